@@ -1,0 +1,202 @@
+"""What can go wrong, as one tree, and how it crosses the wire.
+
+RowloomError
+├── InvalidRequest (ValueError)   the caller's ids, shapes, values or names; nothing changed
+├── TableNotFound (KeyError)      no such table; nothing changed
+├── TableExists                   a table of that name has another spec; nothing changed
+├── Unavailable                   a shard or the coordinator did not answer in time; nothing is known to have changed
+│   └── Overloaded                it answered that it has too much to do
+├── PushUnresolved                a push ended without an answer from every shard: applied at most once, maybe not
+├── StateLost                     a shard restarted without its rows and refuses to serve
+├── SnapshotCorrupt               a snapshot does not verify
+├── Unauthorized                  missing or wrong token
+└── Rerouted                      internal: the client fetches the layout or waits, then tries again
+    ├── WrongLayout  WrongCluster
+    └── Moving  RetryLater
+"""
+
+from __future__ import annotations
+
+from . import rowloom_pb2 as pb
+
+ERROR_KEY = "rowloom-error-bin"
+
+
+class RowloomError(Exception):
+    """The root: `except RowloomError` catches everything that rowloom raises on purpose."""
+
+    kind = pb.ErrorInfo.INTERNAL
+
+    def __init__(self, message: str = "", *, epoch: int = 0, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.message = message
+        self.epoch = epoch
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self):
+        return (_rebuild, (type(self), self.message, self.__dict__))
+
+
+def _rebuild(cls: type[RowloomError], message: str, data: dict) -> RowloomError:
+    error = cls(message)
+    error.__dict__.update(data)
+    return error
+
+
+class InvalidRequest(RowloomError, ValueError):
+    """An argument is wrong; the message names it and its value. Nothing changed."""
+
+    kind = pb.ErrorInfo.INVALID_REQUEST
+
+
+class TableNotFound(RowloomError, KeyError):
+    """There is no table of that name, or it was dropped."""
+
+    kind = pb.ErrorInfo.TABLE_NOT_FOUND
+
+
+class TableExists(RowloomError):
+    """A table of that name exists and its spec differs; the message says where."""
+
+    kind = pb.ErrorInfo.TABLE_EXISTS
+
+
+class Unavailable(RowloomError):
+    """A server did not answer within the deadline. A push that raises this was not applied anywhere."""
+
+    kind = pb.ErrorInfo.UNAVAILABLE
+
+
+class Overloaded(Unavailable):
+    """A server refused because of a limit; nothing changed. Try smaller batches, or later."""
+
+    kind = pb.ErrorInfo.OVERLOADED
+
+
+class PushUnresolved(RowloomError):
+    """A push ended before every shard had answered. Each row got it at most once.
+
+    Attributes:
+        acked_rows: rows that are known to have it.
+        unknown_rows: rows that may or may not have it.
+        unapplied_rows: rows that are known not to have it.
+    """
+
+    kind = pb.ErrorInfo.PUSH_UNRESOLVED
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        acked_rows: int = 0,
+        unknown_rows: int = 0,
+        unapplied_rows: int = 0,
+        **data,
+    ) -> None:
+        super().__init__(message, **data)
+        self.acked_rows = acked_rows
+        self.unknown_rows = unknown_rows
+        self.unapplied_rows = unapplied_rows
+
+
+class StateLost(RowloomError):
+    """A shard has lost its rows and says so instead of serving initial values."""
+
+    kind = pb.ErrorInfo.STATE_LOST
+
+
+class SnapshotCorrupt(RowloomError):
+    """A snapshot is incomplete or does not match its checksums."""
+
+    kind = pb.ErrorInfo.SNAPSHOT_CORRUPT
+
+
+class Unauthorized(RowloomError):
+    """The token is missing or wrong."""
+
+    kind = pb.ErrorInfo.UNAUTHORIZED
+
+
+class Rerouted(RowloomError):
+    """Nothing is wrong with the request; it must go elsewhere or come later. Callers of the client never see it."""
+
+
+class WrongLayout(Rerouted):
+    """The server is not that shard in that epoch: fetch the layout again."""
+
+    kind = pb.ErrorInfo.WRONG_LAYOUT
+
+
+class WrongCluster(Rerouted):
+    """Another cluster answers at this address."""
+
+    kind = pb.ErrorInfo.WRONG_CLUSTER
+
+
+class Moving(Rerouted):
+    """Pushes wait while rows move to a new layout."""
+
+    kind = pb.ErrorInfo.MOVING
+
+
+class RetryLater(Rerouted):
+    """Another change is in progress."""
+
+    kind = pb.ErrorInfo.RETRY_LATER
+
+
+_LEAVES = (
+    InvalidRequest,
+    TableNotFound,
+    TableExists,
+    Unavailable,
+    Overloaded,
+    PushUnresolved,
+    StateLost,
+    SnapshotCorrupt,
+    Unauthorized,
+    WrongLayout,
+    WrongCluster,
+    Moving,
+    RetryLater,
+)
+BY_KIND: dict[int, type[RowloomError]] = {cls.kind: cls for cls in _LEAVES}
+
+# gRPC status names, for clients that know nothing of ErrorInfo.
+STATUS: dict[type[RowloomError], str] = {
+    RowloomError: "INTERNAL",
+    InvalidRequest: "INVALID_ARGUMENT",
+    TableNotFound: "NOT_FOUND",
+    TableExists: "ALREADY_EXISTS",
+    Unavailable: "UNAVAILABLE",
+    Overloaded: "RESOURCE_EXHAUSTED",
+    PushUnresolved: "UNKNOWN",
+    StateLost: "DATA_LOSS",
+    SnapshotCorrupt: "DATA_LOSS",
+    Unauthorized: "UNAUTHENTICATED",
+    Rerouted: "FAILED_PRECONDITION",
+    WrongLayout: "FAILED_PRECONDITION",
+    WrongCluster: "FAILED_PRECONDITION",
+    Moving: "ABORTED",
+    RetryLater: "ABORTED",
+}
+
+
+def encode_error(error: RowloomError) -> bytes:
+    """The error as a serialized `ErrorInfo`."""
+    return pb.ErrorInfo(
+        kind=error.kind,
+        message=error.message,
+        epoch=error.epoch,
+        retry_after_s=error.retry_after_s,
+    ).SerializeToString()
+
+
+def decode_error(data: bytes) -> RowloomError:
+    """The error that `encode_error` was given; an unknown kind becomes a plain `RowloomError`."""
+    info = pb.ErrorInfo.FromString(data)
+    cls = BY_KIND.get(info.kind, RowloomError)
+    return cls(info.message, epoch=info.epoch, retry_after_s=info.retry_after_s)

@@ -1,0 +1,630 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class WireType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FLOAT32: _ClassVar[WireType]
+    BFLOAT16: _ClassVar[WireType]
+    FLOAT16: _ClassVar[WireType]
+    INT8: _ClassVar[WireType]
+FLOAT32: WireType
+BFLOAT16: WireType
+FLOAT16: WireType
+INT8: WireType
+
+class Header(_message.Message):
+    __slots__ = ("cluster_id", "epoch", "protocol", "shard")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    epoch: int
+    protocol: int
+    shard: int
+    def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., protocol: _Optional[int] = ..., shard: _Optional[int] = ...) -> None: ...
+
+class ErrorInfo(_message.Message):
+    __slots__ = ("kind", "message", "epoch", "retry_after_s")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        INTERNAL: _ClassVar[ErrorInfo.Kind]
+        INVALID_REQUEST: _ClassVar[ErrorInfo.Kind]
+        TABLE_NOT_FOUND: _ClassVar[ErrorInfo.Kind]
+        TABLE_EXISTS: _ClassVar[ErrorInfo.Kind]
+        UNAVAILABLE: _ClassVar[ErrorInfo.Kind]
+        OVERLOADED: _ClassVar[ErrorInfo.Kind]
+        PUSH_UNRESOLVED: _ClassVar[ErrorInfo.Kind]
+        STATE_LOST: _ClassVar[ErrorInfo.Kind]
+        SNAPSHOT_CORRUPT: _ClassVar[ErrorInfo.Kind]
+        UNAUTHORIZED: _ClassVar[ErrorInfo.Kind]
+        WRONG_LAYOUT: _ClassVar[ErrorInfo.Kind]
+        WRONG_CLUSTER: _ClassVar[ErrorInfo.Kind]
+        MOVING: _ClassVar[ErrorInfo.Kind]
+        RETRY_LATER: _ClassVar[ErrorInfo.Kind]
+    INTERNAL: ErrorInfo.Kind
+    INVALID_REQUEST: ErrorInfo.Kind
+    TABLE_NOT_FOUND: ErrorInfo.Kind
+    TABLE_EXISTS: ErrorInfo.Kind
+    UNAVAILABLE: ErrorInfo.Kind
+    OVERLOADED: ErrorInfo.Kind
+    PUSH_UNRESOLVED: ErrorInfo.Kind
+    STATE_LOST: ErrorInfo.Kind
+    SNAPSHOT_CORRUPT: ErrorInfo.Kind
+    UNAUTHORIZED: ErrorInfo.Kind
+    WRONG_LAYOUT: ErrorInfo.Kind
+    WRONG_CLUSTER: ErrorInfo.Kind
+    MOVING: ErrorInfo.Kind
+    RETRY_LATER: ErrorInfo.Kind
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]
+    kind: ErrorInfo.Kind
+    message: str
+    epoch: int
+    retry_after_s: float
+    def __init__(self, kind: _Optional[_Union[ErrorInfo.Kind, str]] = ..., message: _Optional[str] = ..., epoch: _Optional[int] = ..., retry_after_s: _Optional[float] = ...) -> None: ...
+
+class Recipe(_message.Message):
+    __slots__ = ("name", "numbers", "words", "recipes")
+    class NumbersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class WordsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class RecipesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Recipe
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Recipe, _Mapping]] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    RECIPES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    numbers: _containers.ScalarMap[str, float]
+    words: _containers.ScalarMap[str, str]
+    recipes: _containers.MessageMap[str, Recipe]
+    def __init__(self, name: _Optional[str] = ..., numbers: _Optional[_Mapping[str, float]] = ..., words: _Optional[_Mapping[str, str]] = ..., recipes: _Optional[_Mapping[str, Recipe]] = ...) -> None: ...
+
+class TableSpec(_message.Message):
+    __slots__ = ("name", "num_embeddings", "row_shape", "dtype", "partition", "hash_ids", "optimizer", "initializer", "frozen", "wire", "constraint", "metadata")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUM_EMBEDDINGS_FIELD_NUMBER: _ClassVar[int]
+    ROW_SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    HASH_IDS_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
+    INITIALIZER_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_FIELD_NUMBER: _ClassVar[int]
+    WIRE_FIELD_NUMBER: _ClassVar[int]
+    CONSTRAINT_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    num_embeddings: int
+    row_shape: _containers.RepeatedScalarFieldContainer[int]
+    dtype: str
+    partition: str
+    hash_ids: bool
+    optimizer: Recipe
+    initializer: Recipe
+    frozen: bool
+    wire: str
+    constraint: Recipe
+    metadata: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., num_embeddings: _Optional[int] = ..., row_shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., partition: _Optional[str] = ..., hash_ids: bool = ..., optimizer: _Optional[_Union[Recipe, _Mapping]] = ..., initializer: _Optional[_Union[Recipe, _Mapping]] = ..., frozen: bool = ..., wire: _Optional[str] = ..., constraint: _Optional[_Union[Recipe, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class TableEntry(_message.Message):
+    __slots__ = ("number", "spec", "lr", "lr_version")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    LR_FIELD_NUMBER: _ClassVar[int]
+    LR_VERSION_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    spec: TableSpec
+    lr: float
+    lr_version: int
+    def __init__(self, number: _Optional[int] = ..., spec: _Optional[_Union[TableSpec, _Mapping]] = ..., lr: _Optional[float] = ..., lr_version: _Optional[int] = ...) -> None: ...
+
+class ShardAddress(_message.Message):
+    __slots__ = ("index", "address", "incarnation")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    address: str
+    incarnation: int
+    def __init__(self, index: _Optional[int] = ..., address: _Optional[str] = ..., incarnation: _Optional[int] = ...) -> None: ...
+
+class Layout(_message.Message):
+    __slots__ = ("cluster_id", "epoch", "shards", "coordinator")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    epoch: int
+    shards: _containers.RepeatedCompositeFieldContainer[ShardAddress]
+    coordinator: str
+    def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardAddress, _Mapping]]] = ..., coordinator: _Optional[str] = ...) -> None: ...
+
+class DescribeLayoutRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DescribeLayoutReply(_message.Message):
+    __slots__ = ("layout", "tables")
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    layout: Layout
+    tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ...) -> None: ...
+
+class HealthRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class HealthReply(_message.Message):
+    __slots__ = ("role", "state", "incarnation", "epoch", "uptime_s", "index", "cluster_id")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    state: str
+    incarnation: int
+    epoch: int
+    uptime_s: float
+    index: int
+    cluster_id: str
+    def __init__(self, role: _Optional[str] = ..., state: _Optional[str] = ..., incarnation: _Optional[int] = ..., epoch: _Optional[int] = ..., uptime_s: _Optional[float] = ..., index: _Optional[int] = ..., cluster_id: _Optional[str] = ...) -> None: ...
+
+class Done(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TableIds(_message.Message):
+    __slots__ = ("table", "ids")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    table: int
+    ids: bytes
+    def __init__(self, table: _Optional[int] = ..., ids: _Optional[bytes] = ...) -> None: ...
+
+class PullRequest(_message.Message):
+    __slots__ = ("header", "tables", "wire")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    WIRE_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    tables: _containers.RepeatedCompositeFieldContainer[TableIds]
+    wire: WireType
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableIds, _Mapping]]] = ..., wire: _Optional[_Union[WireType, str]] = ...) -> None: ...
+
+class TableRows(_message.Message):
+    __slots__ = ("rows", "scales")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    SCALES_FIELD_NUMBER: _ClassVar[int]
+    rows: bytes
+    scales: bytes
+    def __init__(self, rows: _Optional[bytes] = ..., scales: _Optional[bytes] = ...) -> None: ...
+
+class PullReply(_message.Message):
+    __slots__ = ("tables", "wire")
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    WIRE_FIELD_NUMBER: _ClassVar[int]
+    tables: _containers.RepeatedCompositeFieldContainer[TableRows]
+    wire: WireType
+    def __init__(self, tables: _Optional[_Iterable[_Union[TableRows, _Mapping]]] = ..., wire: _Optional[_Union[WireType, str]] = ...) -> None: ...
+
+class PartName(_message.Message):
+    __slots__ = ("epoch", "shard", "seq")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    shard: int
+    seq: int
+    def __init__(self, epoch: _Optional[int] = ..., shard: _Optional[int] = ..., seq: _Optional[int] = ...) -> None: ...
+
+class TableGrads(_message.Message):
+    __slots__ = ("table", "ids", "values", "scales")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    SCALES_FIELD_NUMBER: _ClassVar[int]
+    table: int
+    ids: bytes
+    values: bytes
+    scales: bytes
+    def __init__(self, table: _Optional[int] = ..., ids: _Optional[bytes] = ..., values: _Optional[bytes] = ..., scales: _Optional[bytes] = ...) -> None: ...
+
+class PushRequest(_message.Message):
+    __slots__ = ("header", "client_id", "client_epoch", "names", "low_water", "push", "kind", "wire", "tables")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        GRADIENTS: _ClassVar[PushRequest.Kind]
+        ASSIGN: _ClassVar[PushRequest.Kind]
+    GRADIENTS: PushRequest.Kind
+    ASSIGN: PushRequest.Kind
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    LOW_WATER_FIELD_NUMBER: _ClassVar[int]
+    PUSH_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    WIRE_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    client_id: int
+    client_epoch: int
+    names: _containers.RepeatedCompositeFieldContainer[PartName]
+    low_water: int
+    push: int
+    kind: PushRequest.Kind
+    wire: WireType
+    tables: _containers.RepeatedCompositeFieldContainer[TableGrads]
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., client_id: _Optional[int] = ..., client_epoch: _Optional[int] = ..., names: _Optional[_Iterable[_Union[PartName, _Mapping]]] = ..., low_water: _Optional[int] = ..., push: _Optional[int] = ..., kind: _Optional[_Union[PushRequest.Kind, str]] = ..., wire: _Optional[_Union[WireType, str]] = ..., tables: _Optional[_Iterable[_Union[TableGrads, _Mapping]]] = ...) -> None: ...
+
+class PushReply(_message.Message):
+    __slots__ = ("duplicate",)
+    DUPLICATE_FIELD_NUMBER: _ClassVar[int]
+    duplicate: bool
+    def __init__(self, duplicate: bool = ...) -> None: ...
+
+class StepRequest(_message.Message):
+    __slots__ = ("push", "pull")
+    PUSH_FIELD_NUMBER: _ClassVar[int]
+    PULL_FIELD_NUMBER: _ClassVar[int]
+    push: PushRequest
+    pull: PullRequest
+    def __init__(self, push: _Optional[_Union[PushRequest, _Mapping]] = ..., pull: _Optional[_Union[PullRequest, _Mapping]] = ...) -> None: ...
+
+class StepReply(_message.Message):
+    __slots__ = ("push", "pull")
+    PUSH_FIELD_NUMBER: _ClassVar[int]
+    PULL_FIELD_NUMBER: _ClassVar[int]
+    push: PushReply
+    pull: PullReply
+    def __init__(self, push: _Optional[_Union[PushReply, _Mapping]] = ..., pull: _Optional[_Union[PullReply, _Mapping]] = ...) -> None: ...
+
+class CreateTableRequest(_message.Message):
+    __slots__ = ("header", "table")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    table: TableEntry
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., table: _Optional[_Union[TableEntry, _Mapping]] = ...) -> None: ...
+
+class DropTableRequest(_message.Message):
+    __slots__ = ("header", "table")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    table: int
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., table: _Optional[int] = ...) -> None: ...
+
+class ListTablesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListTablesReply(_message.Message):
+    __slots__ = ("tables",)
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
+    def __init__(self, tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ...) -> None: ...
+
+class SetLearningRateRequest(_message.Message):
+    __slots__ = ("header", "table", "lr", "version")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    LR_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    table: int
+    lr: float
+    version: int
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., table: _Optional[int] = ..., lr: _Optional[float] = ..., version: _Optional[int] = ...) -> None: ...
+
+class StatisticsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TableStatistics(_message.Message):
+    __slots__ = ("table", "name", "rows", "bytes", "step")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    table: int
+    name: str
+    rows: int
+    bytes: int
+    step: int
+    def __init__(self, table: _Optional[int] = ..., name: _Optional[str] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
+
+class StatisticsReply(_message.Message):
+    __slots__ = ("index", "epoch", "tables", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "refused", "clients", "resident_bytes", "uptime_s", "cpu_s")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    PULLS_FIELD_NUMBER: _ClassVar[int]
+    PULLED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    PUSHES_FIELD_NUMBER: _ClassVar[int]
+    PUSHED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATES_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    CLIENTS_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    CPU_S_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    epoch: int
+    tables: _containers.RepeatedCompositeFieldContainer[TableStatistics]
+    pulls: int
+    pulled_rows: int
+    pushes: int
+    pushed_rows: int
+    duplicates: int
+    refused: int
+    clients: int
+    resident_bytes: int
+    uptime_s: float
+    cpu_s: float
+    def __init__(self, index: _Optional[int] = ..., epoch: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableStatistics, _Mapping]]] = ..., pulls: _Optional[int] = ..., pulled_rows: _Optional[int] = ..., pushes: _Optional[int] = ..., pushed_rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., uptime_s: _Optional[float] = ..., cpu_s: _Optional[float] = ...) -> None: ...
+
+class AdoptRequest(_message.Message):
+    __slots__ = ("layout", "index", "fresh", "tables", "retire")
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    FRESH_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    RETIRE_FIELD_NUMBER: _ClassVar[int]
+    layout: Layout
+    index: int
+    fresh: bool
+    tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
+    retire: bool
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., fresh: bool = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., retire: bool = ...) -> None: ...
+
+class PrepareRequest(_message.Message):
+    __slots__ = ("source", "layout", "index", "tables")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    source: Layout
+    layout: Layout
+    index: int
+    tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
+    def __init__(self, source: _Optional[_Union[Layout, _Mapping]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ...) -> None: ...
+
+class FreezeRequest(_message.Message):
+    __slots__ = ("cluster_id", "epoch", "on")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    ON_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    epoch: int
+    on: bool
+    def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., on: bool = ...) -> None: ...
+
+class FreezeReply(_message.Message):
+    __slots__ = ("rows",)
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    def __init__(self, rows: _Optional[int] = ...) -> None: ...
+
+class ReadRowsRequest(_message.Message):
+    __slots__ = ("header", "table", "cursor", "limit_bytes", "new_n", "new_index")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NEW_N_FIELD_NUMBER: _ClassVar[int]
+    NEW_INDEX_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    table: int
+    cursor: int
+    limit_bytes: int
+    new_n: int
+    new_index: int
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., table: _Optional[int] = ..., cursor: _Optional[int] = ..., limit_bytes: _Optional[int] = ..., new_n: _Optional[int] = ..., new_index: _Optional[int] = ...) -> None: ...
+
+class ReadRowsReply(_message.Message):
+    __slots__ = ("ids", "values", "slots", "next", "step")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ids: bytes
+    values: bytes
+    slots: _containers.RepeatedScalarFieldContainer[bytes]
+    next: int
+    step: int
+    def __init__(self, ids: _Optional[bytes] = ..., values: _Optional[bytes] = ..., slots: _Optional[_Iterable[bytes]] = ..., next: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
+
+class ReadLedgerRequest(_message.Message):
+    __slots__ = ("header",)
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ...) -> None: ...
+
+class LedgerOrigin(_message.Message):
+    __slots__ = ("epoch", "shard", "low_water", "applied")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    LOW_WATER_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    shard: int
+    low_water: int
+    applied: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, epoch: _Optional[int] = ..., shard: _Optional[int] = ..., low_water: _Optional[int] = ..., applied: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class LedgerStep(_message.Message):
+    __slots__ = ("table", "push", "step")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    PUSH_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    table: int
+    push: int
+    step: int
+    def __init__(self, table: _Optional[int] = ..., push: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
+
+class LedgerClient(_message.Message):
+    __slots__ = ("client_id", "client_epoch", "origins", "steps")
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    ORIGINS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    client_id: int
+    client_epoch: int
+    origins: _containers.RepeatedCompositeFieldContainer[LedgerOrigin]
+    steps: _containers.RepeatedCompositeFieldContainer[LedgerStep]
+    def __init__(self, client_id: _Optional[int] = ..., client_epoch: _Optional[int] = ..., origins: _Optional[_Iterable[_Union[LedgerOrigin, _Mapping]]] = ..., steps: _Optional[_Iterable[_Union[LedgerStep, _Mapping]]] = ...) -> None: ...
+
+class ReadLedgerReply(_message.Message):
+    __slots__ = ("clients",)
+    CLIENTS_FIELD_NUMBER: _ClassVar[int]
+    clients: _containers.RepeatedCompositeFieldContainer[LedgerClient]
+    def __init__(self, clients: _Optional[_Iterable[_Union[LedgerClient, _Mapping]]] = ...) -> None: ...
+
+class ProgressRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ProgressReply(_message.Message):
+    __slots__ = ("epoch", "done", "rows", "bytes", "error")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    done: bool
+    rows: int
+    bytes: int
+    error: str
+    def __init__(self, epoch: _Optional[int] = ..., done: bool = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
+
+class ShutdownRequest(_message.Message):
+    __slots__ = ("cluster_id",)
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    def __init__(self, cluster_id: _Optional[str] = ...) -> None: ...
+
+class DefineTableRequest(_message.Message):
+    __slots__ = ("spec",)
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    spec: TableSpec
+    def __init__(self, spec: _Optional[_Union[TableSpec, _Mapping]] = ...) -> None: ...
+
+class DefineTableReply(_message.Message):
+    __slots__ = ("table",)
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    table: TableEntry
+    def __init__(self, table: _Optional[_Union[TableEntry, _Mapping]] = ...) -> None: ...
+
+class RemoveTableRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class AdjustTableRequest(_message.Message):
+    __slots__ = ("name", "lr")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    lr: float
+    def __init__(self, name: _Optional[str] = ..., lr: _Optional[float] = ...) -> None: ...
+
+class ScaleRequest(_message.Message):
+    __slots__ = ("shards",)
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    shards: int
+    def __init__(self, shards: _Optional[int] = ...) -> None: ...
+
+class ScaleReply(_message.Message):
+    __slots__ = ("state", "epoch", "pause_s", "rows", "rows_total", "error", "seconds")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_S_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    epoch: int
+    pause_s: float
+    rows: int
+    rows_total: int
+    error: str
+    seconds: float
+    def __init__(self, state: _Optional[str] = ..., epoch: _Optional[int] = ..., pause_s: _Optional[float] = ..., rows: _Optional[int] = ..., rows_total: _Optional[int] = ..., error: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ShardStatus(_message.Message):
+    __slots__ = ("shard", "node", "health", "statistics")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_FIELD_NUMBER: _ClassVar[int]
+    STATISTICS_FIELD_NUMBER: _ClassVar[int]
+    shard: ShardAddress
+    node: str
+    health: str
+    statistics: StatisticsReply
+    def __init__(self, shard: _Optional[_Union[ShardAddress, _Mapping]] = ..., node: _Optional[str] = ..., health: _Optional[str] = ..., statistics: _Optional[_Union[StatisticsReply, _Mapping]] = ...) -> None: ...
+
+class StatusReply(_message.Message):
+    __slots__ = ("layout", "tables", "shards", "name", "config_hash", "launcher", "config")
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_HASH_FIELD_NUMBER: _ClassVar[int]
+    LAUNCHER_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    layout: Layout
+    tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
+    shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
+    name: str
+    config_hash: str
+    launcher: str
+    config: str
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., name: _Optional[str] = ..., config_hash: _Optional[str] = ..., launcher: _Optional[str] = ..., config: _Optional[str] = ...) -> None: ...
