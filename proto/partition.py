@@ -40,6 +40,8 @@ def shard_of(ids: np.ndarray, n: int, strategy: Strategy, num_embeddings: int | 
     if strategy == "mod":
         return ids % n
     q, r = _division(num_embeddings, n)
+    if n == 1:  # Also because q + 1 would be no int64 when V is the largest one.
+        return np.zeros_like(ids)
     longer = ids // (q + 1)
     # With V < n the runs are r ids of length one and then nothing: q is 0 and every id is in a longer run.
     return longer if q == 0 else np.maximum(longer, (ids - r) // q)
