@@ -28,7 +28,7 @@ WIRE_DTYPE = {
 }
 _I64 = np.dtype("<i8")
 _F32 = np.dtype("<f4")
-GRADIENTS, ASSIGN = pb.PushRequest.GRADIENTS, pb.PushRequest.ASSIGN
+GRADIENTS, ASSIGN, RENORM = pb.PushRequest.GRADIENTS, pb.PushRequest.ASSIGN, pb.PushRequest.RENORM
 
 
 # ------------------------------------------------------------------------------------------------------ rows <-> wire
@@ -247,6 +247,9 @@ class Push:
     low_water: int = 0
     kind: int = GRADIENTS
     wire: int = FLOAT32
+    oldest_epoch: int = 0
+    max_norm: float = 0.0
+    norm_type: float = 0.0
 
     def encode(self) -> list[Buffer]:
         """As buffers."""
@@ -259,6 +262,9 @@ class Push:
             push=self.push,
             kind=self.kind,  # type: ignore[arg-type]
             wire=self.wire,  # type: ignore[arg-type]
+            oldest_epoch=self.oldest_epoch,
+            max_norm=self.max_norm,
+            norm_type=self.norm_type,
         ).SerializeToString()
         out: list[Buffer] = [head]
         for table, ids, block in self.tables:
@@ -270,7 +276,7 @@ class Push:
     def decode(cls, data: bytes | memoryview) -> Push:
         """From bytes; ids and values are views. Raises InvalidRequest."""
         view = memoryview(data)
-        head, parts, at = bytearray(), [], 0
+        head, parts = bytearray(), []
         for number, value in _fields(view):
             if number == 9:
                 parts.append(_submessage(value))
@@ -278,14 +284,28 @@ class Push:
                 head += _varint(number << 3) + _varint(value)
             elif number == 2:
                 head += _varint(number << 3 | 1) + bytes(value)
+            elif number in (11, 12):
+                head += _varint(number << 3 | 5) + bytes(value)
             else:
                 head += _varint(number << 3 | 2) + _varint(len(value)) + bytes(value)
-        del at
         h = _message(pb.PushRequest, head)
         wire = _wire(h.wire)
         names = tuple(PartName(p.epoch, p.shard, p.seq) for p in h.names)
         tables = [_grads(part, wire) for part in parts]
-        return cls(h.header, h.client_id, names, h.push, tables, h.client_epoch, h.low_water, h.kind, wire)
+        return cls(
+            header=h.header,
+            client_id=h.client_id,
+            names=names,
+            push=h.push,
+            tables=tables,
+            client_epoch=h.client_epoch,
+            low_water=h.low_water,
+            kind=h.kind,
+            wire=wire,
+            oldest_epoch=h.oldest_epoch,
+            max_norm=h.max_norm,
+            norm_type=h.norm_type,
+        )
 
 
 def _grads(part: memoryview, wire: int) -> tuple[int, np.ndarray, Block]:

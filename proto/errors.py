@@ -185,6 +185,11 @@ STATUS: dict[type[RowloomError], str] = {
 }
 
 
+def status_of(error: RowloomError) -> str:
+    """The gRPC status of an error: its own, or that of the nearest class above it."""
+    return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+
+
 def encode_error(error: RowloomError) -> bytes:
     """The error as a serialized `ErrorInfo`."""
     return pb.ErrorInfo(

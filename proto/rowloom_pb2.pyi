@@ -178,12 +178,14 @@ class DescribeLayoutRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeLayoutReply(_message.Message):
-    __slots__ = ("layout", "tables")
+    __slots__ = ("layout", "tables", "has_tables")
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
+    HAS_TABLES_FIELD_NUMBER: _ClassVar[int]
     layout: Layout
     tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
-    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ...) -> None: ...
+    has_tables: bool
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., has_tables: bool = ...) -> None: ...
 
 class HealthRequest(_message.Message):
     __slots__ = ()
@@ -268,13 +270,15 @@ class TableGrads(_message.Message):
     def __init__(self, table: _Optional[int] = ..., ids: _Optional[bytes] = ..., values: _Optional[bytes] = ..., scales: _Optional[bytes] = ...) -> None: ...
 
 class PushRequest(_message.Message):
-    __slots__ = ("header", "client_id", "client_epoch", "names", "low_water", "push", "kind", "wire", "tables")
+    __slots__ = ("header", "client_id", "client_epoch", "names", "low_water", "push", "kind", "wire", "tables", "oldest_epoch", "max_norm", "norm_type")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         GRADIENTS: _ClassVar[PushRequest.Kind]
         ASSIGN: _ClassVar[PushRequest.Kind]
+        RENORM: _ClassVar[PushRequest.Kind]
     GRADIENTS: PushRequest.Kind
     ASSIGN: PushRequest.Kind
+    RENORM: PushRequest.Kind
     HEADER_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     CLIENT_EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -284,6 +288,9 @@ class PushRequest(_message.Message):
     KIND_FIELD_NUMBER: _ClassVar[int]
     WIRE_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    MAX_NORM_FIELD_NUMBER: _ClassVar[int]
+    NORM_TYPE_FIELD_NUMBER: _ClassVar[int]
     header: Header
     client_id: int
     client_epoch: int
@@ -293,7 +300,10 @@ class PushRequest(_message.Message):
     kind: PushRequest.Kind
     wire: WireType
     tables: _containers.RepeatedCompositeFieldContainer[TableGrads]
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., client_id: _Optional[int] = ..., client_epoch: _Optional[int] = ..., names: _Optional[_Iterable[_Union[PartName, _Mapping]]] = ..., low_water: _Optional[int] = ..., push: _Optional[int] = ..., kind: _Optional[_Union[PushRequest.Kind, str]] = ..., wire: _Optional[_Union[WireType, str]] = ..., tables: _Optional[_Iterable[_Union[TableGrads, _Mapping]]] = ...) -> None: ...
+    oldest_epoch: int
+    max_norm: float
+    norm_type: float
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., client_id: _Optional[int] = ..., client_epoch: _Optional[int] = ..., names: _Optional[_Iterable[_Union[PartName, _Mapping]]] = ..., low_water: _Optional[int] = ..., push: _Optional[int] = ..., kind: _Optional[_Union[PushRequest.Kind, str]] = ..., wire: _Optional[_Union[WireType, str]] = ..., tables: _Optional[_Iterable[_Union[TableGrads, _Mapping]]] = ..., oldest_epoch: _Optional[int] = ..., max_norm: _Optional[float] = ..., norm_type: _Optional[float] = ...) -> None: ...
 
 class PushReply(_message.Message):
     __slots__ = ("duplicate",)

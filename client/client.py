@@ -1,0 +1,370 @@
+"""A client: pull and push over all shards. Route, send, assemble."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from ..proto import codec
+from ..proto import rowloom_pb2 as pb
+from ..proto.errors import InvalidRequest, TableNotFound
+from ..proto.layout import Layout
+from ..proto.spec import TableEntry, TableSpec
+from .assembly import as_rows, latest, spread, summed
+from .parts import PullPart, PushPart, chunks, packed
+from .routing import Route, as_ids, route
+from .session import Exchange, Operation, Session, ask, ask_shards, fetch_layout
+from .table import Table, copied
+from .transport import GrpcTransport, drive
+
+COORDINATOR = "/rowloom.v1.Coordinator/"
+PULL_THREADS = 4
+
+
+def connect(
+    address: str | Sequence[str],
+    *,
+    token: str | None = None,
+    tls: Any = None,
+    timeout_s: float = 60.0,
+    carrier: str = "auto",
+) -> Client:
+    """A client of the cluster at an address.
+
+    Args:
+        address: "host:port" of the coordinator or of any shard, or several of them.
+        token: None; servers of this version ask for none.
+        tls: None; servers of this version speak plain text: keep them on a private network.
+        timeout_s: how long any call may take.
+        carrier: how rows travel: "auto" or "grpc".
+
+    Returns:
+        A client that has found the cluster.
+
+    Raises:
+        Unavailable: nobody answers there within `timeout_s`.
+        InvalidRequest: an argument is wrong.
+
+    Example:
+        >>> from rowloom.client import connect
+        >>> connect("127.0.0.1:1", timeout_s=0.2)
+        Traceback (most recent call last):
+        rowloom.proto.errors.Unavailable: no rowloom cluster answered at 127.0.0.1:1 ...
+    """
+    for name, value in (("token", token), ("tls", tls)):
+        if value is not None:
+            raise InvalidRequest(f"{name}: this version has no {name} support; leave it out and keep the network private")
+    if carrier not in ("auto", "grpc"):
+        raise InvalidRequest(f'carrier must be "auto" or "grpc", got {carrier!r}')
+    client = Client([address] if isinstance(address, str) else list(address), timeout_s=timeout_s)
+    client.refresh()
+    return client
+
+
+class Client:
+    """One trainer's connection to a cluster; made by `connect`.
+
+    Thread-safe. Pushes of one client are applied in the order in which they were called: a push waits for the one
+    before it. Pulls run side by side. After a fork, the child gets connections and a name of its own; a pickled client
+    connects again where it is unpickled.
+
+    Attributes:
+        timeout_s: how long any call may take. Time that pushes wait because rows move does not count.
+    """
+
+    def __init__(self, addresses: Sequence[str], *, timeout_s: float = 60.0) -> None:
+        if not addresses or not all(isinstance(a, str) and ":" in a for a in addresses):
+            raise InvalidRequest(f'address must be "host:port", got {addresses!r}')
+        if not timeout_s > 0:
+            raise InvalidRequest(f"timeout_s must be above 0, got {timeout_s!r}")
+        self.timeout_s = timeout_s
+        self._addresses = tuple(addresses)
+        self._transport = GrpcTransport()
+        self._start(None)
+
+    def _start(self, layout: Layout | None) -> None:
+        """Everything that belongs to one process."""
+        self._pid = os.getpid()
+        system = random.SystemRandom()
+        seed = system.getrandbits(63)
+        self._session = Session(
+            self._addresses, system.getrandbits(63) | 1, random.Random(seed), time.monotonic, threading.Lock()
+        )
+        self._session.layout = layout
+        self._push_turn = threading.Lock()
+        self._pool_lock = threading.Lock()
+        self._pullers: ThreadPoolExecutor | None = None
+        self._pusher: ThreadPoolExecutor | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        layout = self._session.layout
+        where = f"{layout.n} shards, epoch {layout.epoch}" if layout else "not connected yet"
+        return f"<Client {','.join(self._addresses)} {where}>"
+
+    def __reduce__(self):
+        layout = self._session.layout
+        known = [layout.coordinator] if layout and layout.coordinator else []
+        return (_reopen, (tuple(dict.fromkeys([*known, *self._addresses])), self.timeout_s))
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Finish what runs in the background and close the connections."""
+        for pool in (self._pullers, self._pusher):
+            if pool is not None and self._pid == os.getpid():
+                pool.shutdown(wait=True)
+        self._transport.close()
+        self._closed = True
+
+    # ------------------------------------------------------------------------------------------------------ driving
+
+    def _live(self) -> Session:
+        if self._pid != os.getpid():
+            self._start(self._session.layout)
+        if self._closed:
+            raise InvalidRequest("this client is closed: connect again")
+        return self._session
+
+    def _run(self, operation: Operation) -> Any:
+        return drive(operation, self._transport.open(), time.monotonic)
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self.timeout_s
+
+    def _layout(self, session: Session, deadline: float) -> Layout:
+        if session.layout is None:
+            self._run(fetch_layout(session, deadline))
+        assert session.layout is not None
+        return session.layout
+
+    def refresh(self) -> None:
+        """Fetch the layout and the list of tables. Raises Unavailable."""
+        session = self._live()
+        self._run(fetch_layout(session, self._deadline()))
+
+    # ---------------------------------------------------------------------------------------------------- pull, push
+
+    def pull(self, ids: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Rows of several tables, one request to each shard.
+
+        Args:
+            ids: table name -> ids, as for `Table.pull`.
+
+        Returns:
+            table name -> rows, ids.shape + row_shape float32.
+
+        Raises:
+            as `Table.pull`.
+        """
+        wanted = [(self.table(name).entry, some) for name, some in ids.items()]
+        return dict(zip(ids, self.pull_entries(wanted), strict=True))
+
+    def push(self, grads: Mapping[str, tuple[Any, Any]]) -> None:
+        """Apply gradients to several tables, one request to each shard; on each shard all tables change, or none.
+
+        Args:
+            grads: table name -> (ids, gradients), as for `Table.push`.
+
+        Raises:
+            as `Table.push`.
+        """
+        self.push_entries([(self.table(name).entry, *_pair(name, pair)) for name, pair in grads.items()])
+
+    def pull_async(self, ids: Mapping[str, Any]) -> Future[dict[str, np.ndarray]]:
+        """`pull` in the background."""
+        return self.later(self.pull, {name: copied(some) for name, some in ids.items()})
+
+    def push_async(self, grads: Mapping[str, tuple[Any, Any]]) -> Future[None]:
+        """`push` in the background, after the pushes that were started before it. Arrays are copied."""
+        own = {name: tuple(map(copied, _pair(name, pair))) for name, pair in grads.items()}
+        return self.later_in_order(self.push, own)
+
+    def pull_entries(self, wanted: Sequence[tuple[TableEntry, Any]]) -> list[np.ndarray]:
+        """`pull`, by table entry instead of name: what `Table.pull` calls."""
+        session, deadline = self._live(), self._deadline()
+        arrays = [as_ids(ids, entry.spec) for entry, ids in wanted]
+        layout = self._layout(session, deadline)
+        routes = [route(a.reshape(-1), e.spec, layout.n) for (e, _), a in zip(wanted, arrays, strict=True)]
+        rows = [np.empty((len(r.ids), e.spec.width), np.float32) for (e, _), r in zip(wanted, routes, strict=True)]
+        pieces = [
+            piece
+            for (entry, _), r, some in zip(wanted, routes, rows, strict=True)
+            for piece in _pieces(entry, r, some, everywhere=False)
+        ]
+        parts = packed(pieces, lambda shard, tables: PullPart(layout.epoch, shard, tables))
+        with _named(self, [entry for entry, _ in wanted]):
+            self._run(Exchange(session, parts, deadline).run())
+        outs = []
+        for (entry, _), array, r, some in zip(wanted, arrays, routes, rows, strict=True):
+            out = np.empty((array.size, entry.spec.width), np.float32)
+            spread(some, r, out)
+            outs.append(out.reshape(array.shape + entry.spec.row_shape))
+        return outs
+
+    def push_entries(self, given: Sequence[tuple[TableEntry, Any, Any]], kind: int = codec.GRADIENTS) -> None:
+        """`push` or `assign`, by table entry instead of name: what `Table.push` calls."""
+        session, deadline = self._live(), self._deadline()
+        what, combine = ("rows", latest) if kind == codec.ASSIGN else ("grads", summed)
+        checked = []
+        for entry, ids, values in given:
+            array = as_ids(ids, entry.spec)
+            checked.append((entry, array.reshape(-1), as_rows(values, array, entry.spec, what)))
+        layout = self._layout(session, deadline)
+        pieces = []
+        for entry, ids, rows in checked:
+            r = route(ids, entry.spec, layout.n)
+            everywhere = kind == codec.GRADIENTS and entry.spec.optimizer.counts_steps
+            pieces += _pieces(entry, r, combine(rows, r), everywhere)
+        self._push(session, layout, pieces, deadline, kind=kind)
+
+    def renorm_entry(self, entry: TableEntry, ids: Any, max_norm: float, norm_type: float) -> None:
+        """What `Table.renorm` calls."""
+        if not max_norm > 0 or not norm_type > 0:
+            raise InvalidRequest(f"max_norm and norm_type must be above 0, got {max_norm} and {norm_type}")
+        session, deadline = self._live(), self._deadline()
+        array = as_ids(ids, entry.spec).reshape(-1)
+        layout = self._layout(session, deadline)
+        r = route(array, entry.spec, layout.n)
+        none = np.empty((0, entry.spec.width), np.float32)
+        pieces = [(shard, (entry, r.ids[b:e], none)) for shard, b, e in chunks(r.bounds, entry.spec.width)]
+        self._push(
+            session, layout, pieces, deadline, kind=codec.RENORM, max_norm=max_norm, norm_type=norm_type
+        )
+
+    def _push(self, session: Session, layout: Layout, pieces: list, deadline: float, **how: Any) -> None:
+        with self._push_turn:  # pushes of one client are applied in order
+            push = session.next_push()
+            parts = packed(pieces, lambda shard, tables: PushPart(layout.epoch, shard, tables, push, **how))
+            with _named(self, [table[0] for _, table in pieces]):
+                self._run(Exchange(session, parts, deadline).run())
+
+    def later(self, call: Callable, *args: Any) -> Future:
+        """Run a pull in the background."""
+        self._live()
+        with self._pool_lock:
+            if self._pullers is None:
+                self._pullers = ThreadPoolExecutor(PULL_THREADS, thread_name_prefix="rowloom-pull")
+        return self._pullers.submit(call, *args)
+
+    def later_in_order(self, call: Callable, *args: Any) -> Future:
+        """Run a push in the background, after those before it."""
+        self._live()
+        with self._pool_lock:
+            if self._pusher is None:
+                self._pusher = ThreadPoolExecutor(1, thread_name_prefix="rowloom-push")
+        return self._pusher.submit(call, *args)
+
+    # -------------------------------------------------------------------------------------------------------- tables
+
+    def create_table(self, spec: TableSpec) -> Table:
+        """Make a table on every shard; the table that is there if it has the same spec.
+
+        Raises:
+            TableExists: a table of that name has another spec.
+            Unavailable: the coordinator or a shard did not answer.
+        """
+        if not isinstance(spec, TableSpec):
+            raise InvalidRequest(f"spec must be a TableSpec, got {type(spec).__name__}")
+        session = self._live()
+        request = pb.DefineTableRequest(spec=spec.to_message()).SerializeToString()
+        reply = self._run(ask(session, COORDINATOR + "CreateTable", request, self._deadline()))
+        return Table(self, session.keep(TableEntry.from_message(pb.DefineTableReply.FromString(reply).table)))
+
+    def table(self, name: str) -> Table:
+        """The table of that name. Raises TableNotFound, with the names that are nearest."""
+        session = self._live()
+        if name not in session.entries:
+            self.refresh()
+        entry = session.entries.get(name)
+        if entry is None:
+            known = ", ".join(sorted(session.entries)) or "none"
+            raise TableNotFound(f"no table {name!r}; there are: {known}")
+        return Table(self, entry)
+
+    def tables(self) -> list[Table]:
+        """All tables, by name."""
+        self.refresh()
+        return [Table(self, entry) for _, entry in sorted(self._session.entries.items())]
+
+    def drop_table(self, name: str) -> None:
+        """Drop a table and its rows on every shard. Raises TableNotFound, Unavailable."""
+        session = self._live()
+        request = pb.RemoveTableRequest(name=name).SerializeToString()
+        self._run(ask(session, COORDINATOR + "DropTable", request, self._deadline()))
+        session.entries.pop(name, None)
+
+    def set_lr(self, name: str, lr: float) -> TableEntry:
+        """Change a table's learning rate. Raises InvalidRequest, TableNotFound, Unavailable."""
+        if not (isinstance(lr, int | float) and np.isfinite(lr) and lr >= 0):
+            raise InvalidRequest(f"lr must be finite and at least 0, got {lr!r} (table {name!r})")
+        session = self._live()
+        request = pb.AdjustTableRequest(name=name, lr=lr).SerializeToString()
+        self._run(ask(session, COORDINATOR + "SetLearningRate", request, self._deadline()))
+        self.refresh()
+        return self.table(name).entry
+
+    def statistics(self) -> list[dict[str, Any]]:
+        """Counters of every shard: rows, bytes, pulls, pushes, resident_bytes, cpu_s and more. Raises Unavailable."""
+        session, deadline = self._live(), self._deadline()
+        self._layout(session, deadline)
+        request = pb.StatisticsRequest().SerializeToString()
+        replies = self._run(ask_shards(session, "/rowloom.v1.Shard/Statistics", request, deadline))
+        return [_as_dict(pb.StatisticsReply.FromString(reply)) for reply in replies]
+
+
+def _reopen(addresses: tuple[str, ...], timeout_s: float) -> Client:
+    return Client(addresses, timeout_s=timeout_s)
+
+
+def _pair(name: str, pair: Any) -> tuple[Any, Any]:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise InvalidRequest(f"push takes (ids, gradients) for table {name!r}, got {type(pair).__name__}")
+    return pair[0], pair[1]
+
+
+def _pieces(entry: TableEntry, r: Route, rows: np.ndarray, everywhere: bool) -> list[tuple[int, tuple]]:
+    """Chunks of a route with their rows; `everywhere` adds an empty one for each shard that has none."""
+    runs = list(chunks(r.bounds, entry.spec.width))
+    pieces = [(shard, (entry, r.ids[b:e], rows[b:e])) for shard, b, e in runs]
+    if everywhere:
+        without = set(range(len(r.bounds) - 1)) - {shard for shard, _, _ in runs}
+        pieces += [(shard, (entry, r.ids[:0], rows[:0])) for shard in sorted(without)]
+    return pieces
+
+
+def _as_dict(reply: pb.StatisticsReply) -> dict[str, Any]:
+    out: dict[str, Any] = {f.name: getattr(reply, f.name) for f in reply.DESCRIPTOR.fields if f.name != "tables"}
+    out["tables"] = {t.name: {"rows": t.rows, "bytes": t.bytes, "step": t.step} for t in reply.tables}
+    out["rows"] = sum(t.rows for t in reply.tables)
+    out["bytes"] = sum(t.bytes for t in reply.tables)
+    return out
+
+
+class _named:  # noqa: N801  # reads as a clause: with _named(...)
+    """Shards know tables by number; say the name when one is gone, and look it up anew the next time."""
+
+    def __init__(self, client: Client, entries: list[TableEntry]) -> None:
+        self._client = client
+        self._names = sorted({entry.spec.name for entry in entries})
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, TableNotFound):
+            for name in self._names:
+                self._client._session.entries.pop(name, None)
+            raise TableNotFound(f"table {' or '.join(map(repr, self._names))} was dropped") from error
+

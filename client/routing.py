@@ -1,0 +1,144 @@
+"""Split a batch of ids by shard, each id once, and remember how to undo it. Pure.
+
+Letters: N ids in a batch, U distinct ones, n shards. Distinct ids are grouped by shard, in each group in the order of
+their first appearance; `place` in that grouping is where a distinct id's row or gradient lives while it travels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from ..proto.errors import InvalidRequest
+from ..proto.layout import owner
+from ..proto.spec import TableSpec
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where the ids of a batch go.
+
+    Attributes:
+        ids: [U] int64, distinct, grouped by shard.
+        bounds: [n + 1] int64; shard s has ids[bounds[s]:bounds[s + 1]].
+        inverse: [N] int64; batch[k] == ids[inverse[k]].
+    """
+
+    ids: np.ndarray
+    bounds: np.ndarray
+    inverse: np.ndarray
+
+
+def as_ids(ids: object, spec: TableSpec) -> np.ndarray:
+    """Any array-like of integers as int64 of the same shape, checked.
+
+    Raises:
+        InvalidRequest: not integers, or an id out of range; names the first one and where it stands.
+    """
+    given = as_array(ids, "ids")
+    array = np.asarray(given)
+    if array.size == 0 and array.dtype.kind not in "iu":
+        if array.dtype.kind == "f" and not hasattr(given, "dtype"):
+            array = array.astype(np.int64)  # an empty list has no type of its own
+        elif array.dtype.kind not in "iuO":
+            raise InvalidRequest(f"ids must be integers, got {array.dtype} (table {spec.name!r})")
+    if array.dtype.kind not in "iu":
+        raise InvalidRequest(f"ids must be integers, got {array.dtype} (table {spec.name!r})")
+    if array.size:
+        _check_range(array, spec)
+    return np.ascontiguousarray(array, np.int64).reshape(array.shape)
+
+
+def _check_range(array: np.ndarray, spec: TableSpec) -> None:
+    low, high = int(array.min()), int(array.max())
+    if 0 <= low and high < spec.id_limit:
+        return
+    flat = array.reshape(-1)
+    k = int(np.flatnonzero((flat < 0) | (flat >= spec.id_limit))[0])
+    where = tuple(int(i) for i in np.unravel_index(k, array.shape)) if array.ndim else ()
+    raise InvalidRequest(
+        f"ids{list(where) if where else ''} is {int(flat[k])}, table {spec.name!r} has ids in [0, {spec.id_limit})"
+    )
+
+
+def as_array(value: object, what: str) -> np.ndarray:
+    """numpy arrays, lists, scalars and CPU tensors as numpy. Raises InvalidRequest for ragged or foreign input."""
+    if hasattr(value, "detach") and hasattr(value, "cpu"):  # a torch tensor, without importing torch
+        value = value.detach().cpu()  # type: ignore[attr-defined]
+        if str(value.dtype) == "torch.bfloat16":  # numpy has no such type
+            value = value.float()
+        return value.numpy()
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as e:
+        raise InvalidRequest(f"{what} must be an array: {e}") from e
+
+
+def route(ids: np.ndarray, spec: TableSpec, n: int) -> Route:
+    """Where each id goes when there are n shards. ids: [N] int64, valid."""
+    distinct, inverse = _distinct(ids)
+    if n == 1:
+        return Route(distinct, np.array([0, len(distinct)], np.int64), inverse)
+    order, bounds = _group(owner(spec, distinct, n), n)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    _relabel(inverse, place)
+    return Route(distinct[order], bounds, inverse)
+
+
+def _distinct(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # Open addressing beats sorting: 0.45 ms against 3.3 ms for 65,536 ids.
+    bits = max(4, int(len(ids) * 2 - 1).bit_length())
+    return _hash_distinct(ids, bits)
+
+
+@numba.njit(nogil=True, cache=True)
+def _hash_distinct(ids, bits):
+    n = len(ids)
+    mask = (1 << bits) - 1
+    shift = np.uint64(64 - bits)
+    table = np.full(1 << bits, -1, np.int32)
+    distinct = np.empty(n, np.int64)
+    inverse = np.empty(n, np.int64)
+    count = 0
+    for k in range(n):
+        x = ids[k]
+        at = np.int64((np.uint64(x) * np.uint64(0x9E3779B97F4A7C15)) >> shift)
+        while True:
+            u = table[at]
+            if u < 0:
+                table[at] = count
+                distinct[count] = x
+                inverse[k] = count
+                count += 1
+                break
+            if distinct[u] == x:
+                inverse[k] = u
+                break
+            at = (at + 1) & mask
+    return distinct[:count], inverse
+
+
+@numba.njit(nogil=True, cache=True)
+def _group(owners, n):
+    """A stable counting sort: (order [U], bounds [n + 1])."""
+    bounds = np.zeros(n + 1, np.int64)
+    for s in owners:
+        bounds[s + 1] += 1
+    for s in range(n):
+        bounds[s + 1] += bounds[s]
+    at = bounds[:-1].copy()
+    order = np.empty(len(owners), np.int64)
+    for u in range(len(owners)):
+        s = owners[u]
+        order[at[s]] = u
+        at[s] += 1
+    return order, bounds
+
+
+@numba.njit(nogil=True, cache=True)
+def _relabel(inverse, place):
+    for k in range(len(inverse)):
+        inverse[k] = place[inverse[k]]

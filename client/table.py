@@ -1,0 +1,128 @@
+"""A table as a trainer holds it."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..proto import codec
+from ..proto.spec import TableEntry, TableSpec
+
+if TYPE_CHECKING:
+    from .client import Client
+
+
+class Table:
+    """A handle to one table of a cluster. Thread-safe; pickles to one that connects again.
+
+    Attributes:
+        spec: what the table is.
+        client: the client that it came from.
+
+    Example:
+        >>> from rowloom.client import TableSpec, SGD, Zeros
+        >>> from rowloom.deploy import local_cluster
+        >>> with local_cluster(shards=2) as cluster, cluster.connect() as client:
+        ...     users = client.create_table(TableSpec("users", 10, dim=2, optimizer=SGD(lr=1.0), initializer=Zeros()))
+        ...     users.push([3, 3], [[1, 0], [1, 0]])
+        ...     users.pull([3, 4])
+        array([[-2.,  0.],
+               [ 0.,  0.]], dtype=float32)
+    """
+
+    def __init__(self, client: Client, entry: TableEntry) -> None:
+        self.client = client
+        self._entry = entry
+
+    def __repr__(self) -> str:
+        s = self.spec
+        return f"<Table {s.name!r} {s.num_embeddings or 'open-ended'} x {s.row_shape} {s.partition} {s.optimizer}>"
+
+    def __reduce__(self):
+        return (_reopen, (self.client, self._entry))
+
+    @property
+    def spec(self) -> TableSpec:
+        """What the table is."""
+        return self._entry.spec
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.spec.name
+
+    @property
+    def entry(self) -> TableEntry:
+        """The table as the cluster knows it."""
+        return self._entry
+
+    def pull(self, ids: Any) -> np.ndarray:
+        """Rows of ids, in the order of the ids.
+
+        Args:
+            ids: integers of any shape and integer type; arrays, lists, scalars, CPU tensors. May repeat. Not modified.
+
+        Returns:
+            ids.shape + row_shape, float32.
+
+        Raises:
+            InvalidRequest: an id is out of range or no integer.
+            TableNotFound: the table was dropped.
+            StateLost: a shard lost its rows.
+            Unavailable: a shard did not answer within the client's timeout.
+        """
+        return self.client.pull_entries([(self._entry, ids)])[0]
+
+    def push(self, ids: Any, grads: Any) -> None:
+        """Apply the optimizer to rows. Returns when every shard has acked; each gradient counts exactly once.
+
+        Args:
+            ids: as for `pull`; gradients of the same id are summed, in order, in float32.
+            grads: ids.shape + row_shape, finite numbers.
+
+        Raises:
+            InvalidRequest: wrong ids, shape, type, or NaN/infinity; nothing changed.
+            TableNotFound, StateLost, Unavailable: nothing changed.
+            PushUnresolved: some shard did not answer in time; applied at most once.
+        """
+        self.client.push_entries([(self._entry, ids, grads)])
+
+    def pull_async(self, ids: Any) -> Future[np.ndarray]:
+        """`pull` in the background; `.result()` gives the rows."""
+        return self.client.later(self.pull, copied(ids))
+
+    def push_async(self, ids: Any, grads: Any) -> Future[None]:
+        """`push` in the background, after the pushes that were started before it. ids and grads are copied."""
+        return self.client.later_in_order(self.push, copied(ids), copied(grads))
+
+    def assign(self, ids: Any, rows: Any) -> None:
+        """Overwrite rows; the optimizer's slots stay. Of duplicate ids the last counts. Arguments and errors as `push`."""
+        self.client.push_entries([(self._entry, ids, rows)], codec.ASSIGN)
+
+    def renorm(self, ids: Any, max_norm: float, norm_type: float = 2.0) -> None:
+        """Scale rows whose norm exceeds max_norm down to it, in the table, as `torch.nn.Embedding(max_norm=...)` does.
+
+        Args:
+            ids: as for `pull`; each distinct id once.
+            max_norm: above 0.
+            norm_type: p of the p-norm, above 0; inf works.
+
+        Raises:
+            as `push`.
+        """
+        self.client.renorm_entry(self._entry, ids, float(max_norm), float(norm_type))
+
+    def set_lr(self, lr: float) -> None:
+        """Change the learning rate on every shard. Raises InvalidRequest, TableNotFound, Unavailable."""
+        self._entry = self.client.set_lr(self.name, lr)
+
+
+def _reopen(client: Client, entry: TableEntry) -> Table:
+    return Table(client, entry)
+
+
+def copied(value: Any) -> Any:
+    """A copy of an array or tensor, so that the caller may change it while a call is in the background."""
+    return value.copy() if isinstance(value, np.ndarray) else value.clone() if hasattr(value, "clone") else value

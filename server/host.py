@@ -1,0 +1,285 @@
+"""What one server process holds: the shard that it serves now, and the one that it is receiving for the next epoch.
+
+`handle` is the whole surface: method name and request bytes in, reply buffers out, our errors raised. It knows no gRPC,
+no threads and no clock, so the same host runs behind gRPC, behind a plain socket and in the simulator.
+
+    waiting ──Adopt(fresh)──▶ serving ◀──Freeze──▶ moving ──Adopt(next epoch)──▶ serving | retired
+        └──Adopt──▶ lost
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ..proto import rowloom_pb2 as pb
+from ..proto.codec import Buffer, Pull, Push, Step, StepReply, encode_push_reply
+from ..proto.errors import InvalidRequest, RetryLater, RowloomError, StateLost, WrongCluster, WrongLayout
+from ..proto.layout import Layout
+from ..proto.spec import TableEntry
+from .receive import Receive, read_rows
+from .shard import Counters, Shard
+
+
+@dataclass
+class Incoming:
+    """A shard of the next epoch, being filled."""
+
+    shard: Shard
+    receive: Receive
+    error: str = ""
+
+
+@dataclass
+class Process:
+    """What the shell knows of the process: filled in by it, read by statistics."""
+
+    incarnation: int = 0
+    started_s: float = 0.0
+    now: Callable[[], float] = lambda: 0.0
+    resident_bytes: Callable[[], int] = lambda: 0
+    cpu_s: Callable[[], float] = lambda: 0.0
+
+
+@dataclass
+class Host:
+    """One server process. Callers hold one lock around every method."""
+
+    process: Process = field(default_factory=Process)
+    current: Shard | None = None
+    incoming: Incoming | None = None
+    retired: Layout | None = None
+    lost: bool = False
+    refused: int = 0
+    stopping: bool = False
+    # Receives that the shell has yet to start; see `Receive.run`.
+    tasks: list[Incoming] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._methods: dict[str, Callable[[bytes | memoryview], Sequence[Buffer]]] = {
+            "/rowloom.v1.Shard/Pull": self._pull,
+            "/rowloom.v1.Shard/Push": self._push,
+            "/rowloom.v1.Shard/Step": self._step,
+            "/rowloom.v1.Shard/CreateTable": self._on(pb.CreateTableRequest, self._create_table),
+            "/rowloom.v1.Shard/DropTable": self._on(pb.DropTableRequest, self._drop_table),
+            "/rowloom.v1.Shard/ListTables": self._on(pb.ListTablesRequest, self._list_tables),
+            "/rowloom.v1.Shard/SetLearningRate": self._on(pb.SetLearningRateRequest, self._set_lr),
+            "/rowloom.v1.Shard/Statistics": self._on(pb.StatisticsRequest, self._statistics),
+            "/rowloom.v1.Shard/Adopt": self._on(pb.AdoptRequest, self._adopt),
+            "/rowloom.v1.Shard/Prepare": self._on(pb.PrepareRequest, self._prepare),
+            "/rowloom.v1.Shard/Freeze": self._on(pb.FreezeRequest, self._freeze),
+            "/rowloom.v1.Shard/ReadRows": self._on(pb.ReadRowsRequest, self._read_rows),
+            "/rowloom.v1.Shard/ReadLedger": self._on(pb.ReadLedgerRequest, self._read_ledger),
+            "/rowloom.v1.Shard/Progress": self._on(pb.ProgressRequest, self._progress),
+            "/rowloom.v1.Shard/Shutdown": self._on(pb.ShutdownRequest, self._shutdown),
+            "/rowloom.v1.Directory/DescribeLayout": self._on(pb.DescribeLayoutRequest, self._describe_layout),
+            "/rowloom.v1.Directory/Health": self._on(pb.HealthRequest, self._health),
+        }
+
+    def handles(self, method: str) -> bool:
+        """Whether there is such a method."""
+        return method in self._methods
+
+    def handle(self, method: str, data: bytes | memoryview) -> Sequence[Buffer]:
+        """Answer one request: buffers of the reply, in order. Raises RowloomError."""
+        try:
+            return self._methods[method](data)
+        except RowloomError:
+            self.refused += 1
+            raise
+
+    def _on(self, cls: type, answer: Callable) -> Callable[[bytes | memoryview], Sequence[Buffer]]:
+        def method(data: bytes | memoryview) -> Sequence[Buffer]:
+            try:
+                request = cls.FromString(bytes(data))
+            except Exception as e:
+                raise InvalidRequest(f"malformed message: {cls.__name__} does not parse") from e
+            reply = answer(request)
+            return [(reply if reply is not None else pb.Done()).SerializeToString()]
+
+        return method
+
+    @property
+    def state(self) -> str:
+        """One word, as in HealthReply."""
+        if self.lost:
+            return "lost"
+        if self.current is None:
+            return "retired" if self.retired else "waiting"
+        return "moving" if self.current.frozen else "serving"
+
+    def _serving(self) -> Shard:
+        """The shard that serves. Raises WrongLayout or StateLost when there is none."""
+        if self.current is not None:
+            return self.current
+        if self.retired is not None:
+            raise WrongLayout("this server is no shard any more", epoch=self.retired.epoch)
+        raise StateLost(
+            "this shard server started anew and holds no rows: restore a snapshot, or start the cluster "
+            "again (`rowloom down`, `rowloom up`) to train from initial values"
+        )
+
+    # ------------------------------------------------------------------------------------------------- hot path
+
+    def _pull(self, data: bytes | memoryview) -> Sequence[Buffer]:
+        return self._serving().pull(Pull.decode(data)).encode()
+
+    def _push(self, data: bytes | memoryview) -> Sequence[Buffer]:
+        return [encode_push_reply(self._serving().push(Push.decode(data)))]
+
+    def _step(self, data: bytes | memoryview) -> Sequence[Buffer]:
+        step = Step.decode(data)
+        shard = self._serving()
+        duplicate = shard.push(step.push)
+        return StepReply(duplicate, shard.pull(step.pull)).encode()
+
+    # --------------------------------------------------------------------------------------------------- tables
+
+    def _create_table(self, request: pb.CreateTableRequest) -> None:
+        shard = self._serving()
+        shard.check(request.header)
+        shard.create_table(TableEntry.from_message(request.table))
+
+    def _drop_table(self, request: pb.DropTableRequest) -> None:
+        shard = self._serving()
+        shard.check(request.header)
+        shard.drop_table(request.table)
+
+    def _list_tables(self, request: pb.ListTablesRequest) -> pb.ListTablesReply:
+        return pb.ListTablesReply(tables=[e.to_message() for e in self._serving().entries()])
+
+    def _set_lr(self, request: pb.SetLearningRateRequest) -> None:
+        shard = self._serving()
+        shard.check(request.header)
+        shard.table(request.table).set_lr(request.lr, request.version)
+
+    # --------------------------------------------------------------------------------------------- looking inside
+
+    def _describe_layout(self, request: pb.DescribeLayoutRequest) -> pb.DescribeLayoutReply:
+        if self.current is not None:
+            entries = [e.to_message() for e in self.current.entries()]
+            return pb.DescribeLayoutReply(layout=self.current.layout.to_message(), tables=entries, has_tables=True)
+        if self.retired is not None:
+            return pb.DescribeLayoutReply(layout=self.retired.to_message())
+        return pb.DescribeLayoutReply()
+
+    def _health(self, request: pb.HealthRequest) -> pb.HealthReply:
+        shard, process = self.current, self.process
+        return pb.HealthReply(
+            role="shard",
+            state=self.state,
+            incarnation=process.incarnation,
+            epoch=shard.layout.epoch if shard else 0,
+            uptime_s=process.now() - process.started_s,
+            index=shard.index if shard else 0,
+            cluster_id=shard.layout.cluster_id if shard else "",
+        )
+
+    def _statistics(self, request: pb.StatisticsRequest) -> pb.StatisticsReply:
+        reply = self.current.statistics() if self.current else pb.StatisticsReply()
+        process = self.process
+        reply.refused = self.refused
+        reply.resident_bytes = process.resident_bytes()
+        reply.uptime_s = process.now() - process.started_s
+        reply.cpu_s = process.cpu_s()
+        return reply
+
+    # ------------------------------------------------------------------------------------------ change of layout
+
+    def _adopt(self, request: pb.AdoptRequest) -> None:
+        layout = Layout.from_message(request.layout)
+        self._check_cluster(layout.cluster_id)
+        current = self.current
+        if current is not None and current.layout.epoch > layout.epoch:
+            raise WrongLayout(f"epoch {layout.epoch} is over", epoch=current.layout.epoch)
+        if request.retire:
+            self.current, self.incoming, self.retired = None, None, layout
+        elif current is not None and current.layout.epoch == layout.epoch and current.index == request.index:
+            current.layout, current.frozen, self.incoming = layout, False, None
+        elif self._received(layout, request.index):
+            self._activate(layout)
+        elif request.fresh and current is None and self.retired is None:
+            entries = [TableEntry.from_message(m) for m in request.tables]
+            self.current, self.lost = Shard(layout, request.index, entries), False
+        else:
+            self.lost = current is None
+            raise StateLost(
+                f"this server holds no rows of epoch {layout.epoch}: it started anew, or received them only in part"
+            )
+
+    def _received(self, layout: Layout, index: int) -> bool:
+        incoming = self.incoming
+        return (
+            incoming is not None
+            and incoming.receive.done
+            and incoming.shard.layout.epoch == layout.epoch
+            and incoming.shard.index == index
+        )
+
+    def _activate(self, layout: Layout) -> None:
+        assert self.incoming is not None
+        shard = self.incoming.shard
+        shard.layout = layout
+        shard.counters = self.current.counters if self.current else Counters()
+        self.current, self.incoming, self.retired = shard, None, None
+
+    def _prepare(self, request: pb.PrepareRequest) -> None:
+        source, layout = Layout.from_message(request.source), Layout.from_message(request.layout)
+        self._check_cluster(layout.cluster_id)
+        if self.current is not None and self.current.layout.epoch >= layout.epoch:
+            raise WrongLayout(f"epoch {layout.epoch} is over", epoch=self.current.layout.epoch)
+        incoming = self.incoming
+        if incoming is not None and incoming.shard.layout == layout and not incoming.error:
+            return  # the same request again
+        shard = Shard(layout, request.index, [TableEntry.from_message(m) for m in request.tables])
+        self.incoming = Incoming(shard, Receive(source, shard))
+        self.tasks.append(self.incoming)
+
+    def _freeze(self, request: pb.FreezeRequest) -> pb.FreezeReply:
+        self._check_cluster(request.cluster_id)
+        shard = self.current
+        if shard is None or shard.layout.epoch != request.epoch:
+            known = shard.layout.epoch if shard else 0
+            if not request.on:  # rolling back: a server that was started for the epoch only holds what it received
+                self.incoming = None
+                return pb.FreezeReply()
+            raise WrongLayout(f"this server is in epoch {known}, not {request.epoch}", epoch=known)
+        shard.frozen = request.on
+        if not request.on:
+            self.incoming = None
+        return pb.FreezeReply(rows=shard.rows)
+
+    def _read_rows(self, request: pb.ReadRowsRequest) -> pb.ReadRowsReply:
+        shard = self._serving()
+        shard.check(request.header)
+        return read_rows(shard, request)
+
+    def _read_ledger(self, request: pb.ReadLedgerRequest) -> pb.ReadLedgerReply:
+        shard = self._serving()
+        shard.check(request.header)
+        if not shard.frozen:
+            raise RetryLater("a ledger is read while pushes wait: freeze first", retry_after_s=0.05)
+        return shard.ledger.to_message()
+
+    def _progress(self, request: pb.ProgressRequest) -> pb.ProgressReply:
+        if self.incoming is None:
+            return pb.ProgressReply()
+        receive = self.incoming.receive
+        return pb.ProgressReply(
+            epoch=self.incoming.shard.layout.epoch,
+            done=receive.done,
+            rows=receive.rows,
+            bytes=receive.bytes,
+            error=self.incoming.error,
+        )
+
+    def _shutdown(self, request: pb.ShutdownRequest) -> None:
+        self._check_cluster(request.cluster_id)
+        self.stopping = True
+
+    def _check_cluster(self, cluster_id: str) -> None:
+        known = self.current.layout if self.current else self.retired
+        if known is not None and known.cluster_id != cluster_id:
+            raise WrongCluster(f"this is cluster {known.cluster_id!r}, not {cluster_id!r}")
+
+
