@@ -1,11 +1,13 @@
-"""The partition formulas against TensorFlow's own embedding_lookup: rows laid out by ours are found by theirs."""
+"""The partition formulas against TensorFlow's own embedding_lookup: what ours lays out, theirs finds."""
 
 import numpy as np
 import pytest
 
 from rowloom.proto import partition
 
-tf = pytest.importorskip("tensorflow", reason="tensorflow is not installed: pip install 'rowloom[conformance]'")
+tf = pytest.importorskip(
+    "tensorflow", reason="tensorflow is not installed: pip install 'rowloom[conformance]'"
+)
 
 SPLITS = [
     *[(13, n) for n in (1, 2, 3, 4, 5, 7, 13)],
@@ -17,7 +19,8 @@ def shards_of(table: np.ndarray, n: int, strategy) -> list[np.ndarray]:
     """The table cut by our way back: shard i holds the rows of id_of(i, 0), id_of(i, 1) …"""
     v = len(table)
     return [
-        table[partition.id_of(i, np.arange(partition.size_of(i, n, strategy, v)), n, strategy, v)] for i in range(n)
+        table[partition.id_of(i, np.arange(partition.size_of(i, n, strategy, v)), n, strategy, v)]
+        for i in range(n)
     ]
 
 
@@ -36,8 +39,10 @@ def test_tensorflow_finds_every_row_where_we_put_it(strategy, v, n):
 @pytest.mark.parametrize("strategy", ["mod", "div"])
 @pytest.mark.parametrize(("v", "n"), SPLITS)
 def test_we_find_every_row_where_tensorflow_put_its_gradient(strategy, v, n):
-    # The gradient's sparse indices name the shard's rows that TensorFlow read: its own (shard, local) of each id.
-    params = [tf.Variable(np.zeros((s.shape[0], 1), np.float32)) for s in shards_of(np.zeros((v, 1)), n, strategy)]
+    # The gradient lies in the rows that TensorFlow read: its own (shard, local) of each id.
+    params = [
+        tf.Variable(np.zeros((s.shape[0], 1), np.float32)) for s in shards_of(np.zeros((v, 1)), n, strategy)
+    ]
     ids = np.arange(v)
     with tf.GradientTape() as tape:
         looked_up = tf.compat.v1.nn.embedding_lookup(params, tf.constant(ids), partition_strategy=strategy)
@@ -53,9 +58,10 @@ def test_we_find_every_row_where_tensorflow_put_its_gradient(strategy, v, n):
 
 
 @pytest.mark.parametrize("strategy", ["mod", "div"])
-def test_tensorflow_refuses_an_id_beyond_the_table_and_so_do_our_sizes(strategy):
+def test_an_id_beyond_the_table_has_no_place_there_or_here(strategy):
     params = [tf.constant(s) for s in shards_of(np.zeros((13, 1), np.float32), 5, strategy)]
     with pytest.raises(tf.errors.InvalidArgumentError):
         tf.compat.v1.nn.embedding_lookup(params, tf.constant([15]), partition_strategy=strategy)
     shard = int(partition.shard_of(np.array([15]), 5, strategy, 13)[0])
-    assert partition.local_of(np.array([15]), 5, strategy, 13)[0] >= partition.size_of(shard, 5, strategy, 13)
+    local = int(partition.local_of(np.array([15]), 5, strategy, 13)[0])
+    assert shard >= 5 or local >= partition.size_of(shard, 5, strategy, 13)

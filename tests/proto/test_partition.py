@@ -12,7 +12,7 @@ STRATEGIES = ["mod", "div"]
 
 
 def loop(v: int, n: int, strategy: str) -> list[list[int]]:
-    """Which ids each shard owns, in their order there: dealt out like cards, or cut into runs, one id at a time."""
+    """Which ids each shard owns, in their order there: dealt out like cards, or cut into runs."""
     shards: list[list[int]] = [[] for _ in range(n)]
     if strategy == "mod":
         for i in range(v):

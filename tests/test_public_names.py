@@ -1,0 +1,70 @@
+"""What the folders offer is what their __all__ says, and all of it is documented."""
+
+import dataclasses
+import importlib
+import inspect
+import types
+
+import pytest
+
+FACES = ["rowloom.client", "rowloom.server", "rowloom.deploy"]
+
+
+def public_names(face: types.ModuleType) -> set[str]:
+    """Names without an underscore that are not submodules, as `dir` sees them."""
+    return {
+        name
+        for name in dir(face)
+        if not name.startswith("_")
+        and not isinstance(getattr(face, name), types.ModuleType)
+        and name != "annotations"
+    }
+
+
+@pytest.mark.parametrize("name", FACES)
+def test_all_says_exactly_what_a_face_offers(name):
+    face = importlib.import_module(name)
+    declared = list(getattr(face, "__all__", []))
+    assert len(declared) == len(set(declared)), f"{name}.__all__ names something twice"
+    assert declared == sorted(declared, key=str), f"{name}.__all__ is not sorted"
+    missing = [n for n in declared if not hasattr(face, n)]
+    assert not missing, f"{name}.__all__ names what is not there"
+    assert public_names(face) <= set(declared), f"{name} offers what __all__ does not name"
+
+
+@pytest.mark.parametrize("name", FACES)
+def test_everything_offered_has_a_docstring(name):
+    face = importlib.import_module(name)
+    for item in getattr(face, "__all__", []):
+        value = getattr(face, item)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            doc = inspect.getdoc(value) or ""
+            generated = dataclasses.is_dataclass(value) and doc.startswith(f"{value.__name__}(")
+            assert doc, f"{name}.{item} has no docstring"
+            assert not generated, f"{name}.{item} has only the docstring that dataclass makes"
+
+
+def test_a_trainer_finds_everything_it_names_in_the_client():
+    client = importlib.import_module("rowloom.client")
+    trainer = ["connect", "TableSpec", "SGD", "Adagrad", "Adam"]
+    trainer += ["Zeros", "Constant", "Uniform", "Normal", "TruncatedNormal", "TwoSided"]
+    trainer += ["RowloomError", "InvalidRequest", "TableNotFound", "TableExists", "Unavailable", "Overloaded"]
+    trainer += ["PushUnresolved", "StateLost", "SnapshotCorrupt", "Unauthorized"]
+    assert set(trainer) <= set(client.__all__)
+
+
+def test_deploy_offers_the_embedded_cluster_and_the_way_to_find_one():
+    deploy = importlib.import_module("rowloom.deploy")
+    assert {"local_cluster", "address_of"} <= set(deploy.__all__)
+
+
+def test_every_error_of_the_contract_is_offered_by_the_client():
+    client = importlib.import_module("rowloom.client")
+    errors = importlib.import_module("rowloom.proto.errors")
+    for cls in vars(errors).values():
+        if (
+            inspect.isclass(cls)
+            and issubclass(cls, errors.RowloomError)
+            and not issubclass(cls, errors.Rerouted)
+        ):
+            assert cls.__name__ in client.__all__, f"users cannot catch {cls.__name__}"
