@@ -1,8 +1,8 @@
 """Arrays to message bytes and back. The only file that knows byte order and how the hot messages are framed.
 
-A pull of 65,536 rows is 16.8 MB; protobuf would copy it twice on each side. So the messages of `Pull`, `Push` and
-`Step` are framed here by hand, in protobuf's own encoding: what is written is what `rowloom_pb2` would write, and
-arrays are views of the bytes that came in. Encoders return a list of buffers: `b"".join` them, or `sendmsg` them.
+A pull of 65,536 rows is 16.8 MB; protobuf would copy it twice on each side. So the messages of `Pull`, `Push`
+and `Step` are framed here by hand, in protobuf's own encoding: what is written is what `rowloom_pb2` would
+write, and arrays are views of the bytes that came in. Encoders return a list of buffers to join or to send.
 """
 
 from __future__ import annotations
@@ -31,26 +31,31 @@ _F32 = np.dtype("<f4")
 GRADIENTS, ASSIGN, RENORM = pb.PushRequest.GRADIENTS, pb.PushRequest.ASSIGN, pb.PushRequest.RENORM
 
 
-# ------------------------------------------------------------------------------------------------------ rows <-> wire
+# ---------------------------------------------------------------------------------------------- rows <-> wire
 
 
 @dataclass
 class Block:
-    """N rows of one table as they travel. data: [N, width] in the wire's dtype; scales: [N] float32, INT8 only."""
+    """N rows as they travel. data: [N, width] in the wire's dtype; scales: [N] float32, INT8 only."""
 
     data: np.ndarray
     scales: np.ndarray | None = None
 
 
 def to_wire(rows: np.ndarray, wire: int) -> Block:
-    """rows: [N, width] float32. Exact for FLOAT32 (a view); otherwise rounded to nearest, INT8 by the row's largest value."""
+    """Exact for FLOAT32 (a view); otherwise rounded to nearest, INT8 in 127ths of the row's largest value.
+
+    rows: [N, width] float32. What is not finite, or more than the wire can hold, arrives not finite.
+    """
     if wire == FLOAT32:
         return Block(rows)
-    if wire != INT8:
-        return Block(rows.astype(WIRE_DTYPE[wire]))
-    scales = (np.abs(rows).max(axis=1, initial=0.0) / np.float32(127)).astype(np.float32)
-    safe = np.where(scales > 0, scales, np.float32(1))
-    return Block(np.rint(rows / safe[:, None]).astype(np.int8), scales)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if wire != INT8:
+            return Block(rows.astype(WIRE_DTYPE[wire]))
+        scales = (np.abs(rows).max(axis=1, initial=0.0) / np.float32(127)).astype(np.float32)
+        steps = np.rint(rows / np.where(scales > 0, scales, np.float32(1))[:, None])
+        # A subnormal scale is rounded so coarsely that the largest value can be more than 127 steps.
+        return Block(np.clip(steps, -127, 127).astype(np.int8), scales)
 
 
 def from_wire(block: Block, wire: int) -> np.ndarray:
@@ -59,11 +64,12 @@ def from_wire(block: Block, wire: int) -> np.ndarray:
         return block.data
     rows = block.data.astype(np.float32)
     if wire == INT8 and block.scales is not None:
-        rows *= block.scales[:, None]
+        with np.errstate(over="ignore", invalid="ignore"):
+            rows *= block.scales[:, None]
     return rows
 
 
-# --------------------------------------------------------------------------------------------- protobuf's wire format
+# ------------------------------------------------------------------------------------- protobuf's wire format
 
 
 def _varint(value: int) -> bytes:
@@ -91,14 +97,20 @@ def _scalar(number: int, value: int) -> bytes:
 
 def _raw(array: np.ndarray, dtype: np.dtype) -> memoryview:
     flat = np.ascontiguousarray(array, dtype).reshape(-1)
-    return memoryview(flat.view(np.uint8))
+    return flat.view(np.uint8).data
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
-    """(field number, value): ints for varints, memoryviews for everything that has a length or a fixed size."""
+    """(field number, value): ints for varints, memoryviews for what has a length or a fixed size."""
+    return ((number, value) for number, value, _ in _spans(data))
+
+
+def _spans(data: memoryview) -> Iterator[tuple[int, Any, memoryview]]:
+    """(field number, value, the whole field as it stands in the message)."""
     at, end = 0, len(data)
     try:
         while at < end:
+            begin = at
             tag, at = _read_varint(data, at)
             kind = tag & 7
             if kind == 0:
@@ -113,7 +125,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
                 raise InvalidRequest(f"malformed message: wire type {kind} at byte {at}")
             if at > end or tag < 8:
                 raise InvalidRequest(f"malformed message: a field runs past its end at byte {end}")
-            yield tag >> 3, value
+            yield tag >> 3, value, data[begin:at]
     except IndexError:
         raise InvalidRequest("malformed message: cut short in the middle of a number") from None
 
@@ -138,7 +150,9 @@ def _array(value: object, dtype: np.dtype, what: str) -> np.ndarray:
     if not isinstance(value, memoryview):
         raise InvalidRequest(f"malformed message: {what} must be bytes")
     if len(value) % dtype.itemsize:
-        raise InvalidRequest(f"{what} has {len(value)} bytes, which is no multiple of {dtype.itemsize} ({dtype.name})")
+        raise InvalidRequest(
+            f"{what} has {len(value)} bytes, which is no multiple of {dtype.itemsize} ({dtype.name})"
+        )
     return np.frombuffer(value, dtype)
 
 
@@ -150,7 +164,7 @@ def _message(cls: type, value: object) -> Any:
         raise InvalidRequest(f"malformed message: {cls.__name__} does not parse") from e
 
 
-# --------------------------------------------------------------------------------------------------------------- pull
+# ------------------------------------------------------------------------------------------------------- pull
 
 
 @dataclass
@@ -179,7 +193,7 @@ class Pull:
                 table, ids = 0, np.empty(0, _I64)
                 for inner, item in _fields(_submessage(value)):
                     if inner == 1:
-                        table = item
+                        table = _table(item)
                     elif inner == 2:
                         ids = _array(item, _I64, "ids")
                 tables.append((table, ids))
@@ -190,7 +204,7 @@ class Pull:
 
 @dataclass
 class PullReply:
-    """Rows of each table of the request, flat: `blocks[i].data` is 1-d when decoded; the caller knows the width."""
+    """Rows of each table of the request; `blocks[i].data` is 1-d when decoded, the caller knows the width."""
 
     blocks: list[Block]
     wire: int = FLOAT32
@@ -222,7 +236,7 @@ class PullReply:
         return cls([_block(rows, scales, wire, "rows") for rows, scales in raw], wire)
 
 
-# --------------------------------------------------------------------------------------------------------------- push
+# ------------------------------------------------------------------------------------------------------- push
 
 
 @dataclass(frozen=True)
@@ -275,19 +289,12 @@ class Push:
     @classmethod
     def decode(cls, data: bytes | memoryview) -> Push:
         """From bytes; ids and values are views. Raises InvalidRequest."""
-        view = memoryview(data)
         head, parts = bytearray(), []
-        for number, value in _fields(view):
+        for number, value, field_bytes in _spans(memoryview(data)):
             if number == 9:
                 parts.append(_submessage(value))
-            elif isinstance(value, int):
-                head += _varint(number << 3) + _varint(value)
-            elif number == 2:
-                head += _varint(number << 3 | 1) + bytes(value)
-            elif number in (11, 12):
-                head += _varint(number << 3 | 5) + bytes(value)
             else:
-                head += _varint(number << 3 | 2) + _varint(len(value)) + bytes(value)
+                head += field_bytes
         h = _message(pb.PushRequest, head)
         wire = _wire(h.wire)
         names = tuple(PartName(p.epoch, p.shard, p.seq) for p in h.names)
@@ -314,7 +321,7 @@ def _grads(part: memoryview, wire: int) -> tuple[int, np.ndarray, Block]:
     scales: object = None
     for number, item in _fields(part):
         if number == 1:
-            table = item
+            table = _table(item)
         elif number == 2:
             ids = _array(item, _I64, "ids")
         elif number == 3:
@@ -324,7 +331,7 @@ def _grads(part: memoryview, wire: int) -> tuple[int, np.ndarray, Block]:
     return table, ids, _block(values, scales, wire, "values")
 
 
-# --------------------------------------------------------------------------------------------------------------- step
+# ------------------------------------------------------------------------------------------------------- step
 
 
 @dataclass
@@ -380,7 +387,7 @@ def decode_push_reply(data: bytes | memoryview) -> bool:
     return any(number == 1 and bool(value) for number, value in _fields(memoryview(data)))
 
 
-# ------------------------------------------------------------------------------------------------------------- pieces
+# ----------------------------------------------------------------------------------------------------- pieces
 
 
 def _block_fields(block: Block, wire: int, data_field: int, scales_field: int) -> list[Buffer]:
@@ -394,15 +401,22 @@ def _block(data: object, scales: object, wire: int, what: str) -> Block:
     array = _array(data, WIRE_DTYPE[wire], what)
     if wire != INT8:
         return Block(array)
-    if scales is None:
+    if scales is None and array.size:
         raise InvalidRequest(f"{what}: int8 needs scales, one float32 a row")
-    return Block(array, _array(scales, _F32, "scales"))
+    # protobuf writes no empty fields, so no rows come without scales.
+    return Block(array, _array(memoryview(b"") if scales is None else scales, _F32, "scales"))
 
 
 def _wire(value: object) -> int:
     if value not in WIRE_DTYPE:
         raise InvalidRequest(f"unknown wire type {value!r}; known: {', '.join(WIRE_NUMBER)}")
     return int(value)  # type: ignore[call-overload]
+
+
+def _table(value: object) -> int:
+    if not isinstance(value, int) or value >= 1 << 32:
+        raise InvalidRequest("malformed message: table must be a number below 2**32")
+    return value
 
 
 def _submessage(value: object) -> memoryview:

@@ -4,9 +4,9 @@ RowloomError
 ├── InvalidRequest (ValueError)   the caller's ids, shapes, values or names; nothing changed
 ├── TableNotFound (KeyError)      no such table; nothing changed
 ├── TableExists                   a table of that name has another spec; nothing changed
-├── Unavailable                   a shard or the coordinator did not answer in time; nothing is known to have changed
+├── Unavailable                   a server did not answer in time; a push that raises it was applied nowhere
 │   └── Overloaded                it answered that it has too much to do
-├── PushUnresolved                a push ended without an answer from every shard: applied at most once, maybe not
+├── PushUnresolved                a push ended without every shard's answer: applied at most once, maybe not
 ├── StateLost                     a shard restarted without its rows and refuses to serve
 ├── SnapshotCorrupt               a snapshot does not verify
 ├── Unauthorized                  missing or wrong token
@@ -16,6 +16,8 @@ RowloomError
 """
 
 from __future__ import annotations
+
+from google.protobuf.message import DecodeError
 
 from . import rowloom_pb2 as pb
 
@@ -121,7 +123,7 @@ class Unauthorized(RowloomError):
 
 
 class Rerouted(RowloomError):
-    """Nothing is wrong with the request; it must go elsewhere or come later. Callers of the client never see it."""
+    """The request is right, but must go elsewhere or come later. Callers of the client never see it."""
 
 
 class WrongLayout(Rerouted):
@@ -201,7 +203,10 @@ def encode_error(error: RowloomError) -> bytes:
 
 
 def decode_error(data: bytes) -> RowloomError:
-    """The error that `encode_error` was given; an unknown kind becomes a plain `RowloomError`."""
-    info = pb.ErrorInfo.FromString(data)
+    """The error that `encode_error` was given; of an unknown kind, or garbage, a plain `RowloomError`."""
+    try:
+        info = pb.ErrorInfo.FromString(data)
+    except DecodeError:
+        return RowloomError(f"a server answered with an error that does not parse ({len(data)} bytes)")
     cls = BY_KIND.get(info.kind, RowloomError)
     return cls(info.message, epoch=info.epoch, retry_after_s=info.retry_after_s)

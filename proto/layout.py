@@ -47,7 +47,10 @@ class Layout:
             cluster_id=self.cluster_id,
             epoch=self.epoch,
             coordinator=self.coordinator,
-            shards=[pb.ShardAddress(index=s.index, address=s.address, incarnation=s.incarnation) for s in self.shards],
+            shards=[
+                pb.ShardAddress(index=s.index, address=s.address, incarnation=s.incarnation)
+                for s in self.shards
+            ],
         )
 
     @classmethod

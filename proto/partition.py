@@ -1,7 +1,7 @@
 """Which shard owns an id, and what the id is called there.
 
-Two strategies, as TensorFlow has them (`tf.nn.embedding_lookup`): `mod` deals ids out like cards, `div` cuts the id
-range into n runs of nearly equal length, the longer ones first. Every function is pure and vectorised.
+Two strategies, as TensorFlow has them (`tf.nn.embedding_lookup`): `mod` deals ids out like cards, `div` cuts
+the id range into n runs of nearly equal length, the longer ones first. Every function is pure and vectorised.
 V is the number of embeddings, n the number of shards.
 """
 
@@ -15,8 +15,9 @@ Strategy = Literal["mod", "div"]
 
 
 def mix(ids: np.ndarray) -> np.ndarray:
-    """A 63-bit hash of each id, for ids that share factors with n. ids: [N] int64 >= 0. Returns [N] int64 >= 0.
+    """A 63-bit hash of each id, for ids that share factors with n.
 
+    ids: [N] int64 >= 0. Returns [N] int64 >= 0.
     The finalizer of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
     """
     x = ids.astype(np.uint64)

@@ -1,0 +1,63 @@
+"""Who the shards are, and which of them owns an id."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rowloom.proto import partition
+from rowloom.proto import rowloom_pb2 as pb
+from rowloom.proto.layout import Layout, ShardAddress, owner
+from rowloom.proto.spec import TableSpec
+
+addresses = st.builds(
+    ShardAddress, st.integers(0, 2**32 - 1), st.text(max_size=20), st.integers(0, 2**64 - 1)
+)
+layouts = st.builds(
+    Layout,
+    st.text(max_size=20),
+    st.integers(0, 2**64 - 1),
+    st.lists(addresses).map(tuple),
+    st.text(max_size=20),
+)
+
+
+@given(layouts)
+def test_a_layout_crosses_the_wire_unchanged(layout):
+    message = pb.Layout.FromString(layout.to_message().SerializeToString())
+    assert Layout.from_message(message) == layout
+
+
+def test_the_next_layout_is_one_epoch_on_and_keeps_the_rest():
+    first = Layout("c1", 1, (ShardAddress(0, "h:1"), ShardAddress(1, "h:2")), "h:7400")
+    second = first.next((ShardAddress(0, "h:3"),))
+    assert (second.epoch, second.n, second.cluster_id, second.coordinator) == (2, 1, "c1", "h:7400")
+    assert (first.epoch, first.n) == (1, 2)
+
+
+def test_a_layout_is_a_frozen_value():
+    layout = Layout("c1", 1, ())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        layout.epoch = 2  # type: ignore[misc]
+    assert hash(layout) == hash(Layout("c1", 1, ()))
+
+
+def test_owners_follow_the_tables_strategy():
+    ids = np.arange(13)
+    assert owner(TableSpec("t", num_embeddings=13, dim=1), ids, 5).tolist() == [i % 5 for i in range(13)]
+    div = TableSpec("t", num_embeddings=13, dim=1, partition="div")
+    assert owner(div, ids, 5).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 4]
+
+
+def test_owners_of_hashed_ids_are_those_of_the_hash():
+    spec = TableSpec("t", dim=1, hash_ids=True)
+    ids = np.arange(0, 8000, 8)
+    assert owner(spec, ids, 8).tolist() == (partition.mix(ids) % 8).tolist()
+    assert len(set(owner(spec, ids, 8).tolist())) == 8
+
+
+def test_owners_of_an_open_ended_table_reach_the_largest_id():
+    ids = np.array([0, 2**63 - 1, 2**63 - 2])
+    assert owner(TableSpec("t", dim=1), ids, 3).tolist() == [i % 3 for i in ids.tolist()]
