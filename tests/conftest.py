@@ -1,0 +1,26 @@
+"""Fixtures for all tests, and how hypothesis runs here."""
+
+import os
+
+import pytest
+from hypothesis import settings
+
+# No deadline: a busy machine is no bug. On CI the same examples every time: a red run must mean a new fault.
+settings.register_profile("rowloom", deadline=None, print_blob=True, derandomize="CI" in os.environ)
+settings.load_profile("rowloom")
+
+
+@pytest.fixture
+def cluster():
+    """Two shards in this process, gone after the test."""
+    from rowloom.deploy import local_cluster
+
+    with local_cluster(shards=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(cluster):
+    """A client of `cluster`."""
+    with cluster.connect() as client:
+        yield client
