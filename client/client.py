@@ -17,10 +17,8 @@ from ..proto import rowloom_pb2 as pb
 from ..proto.errors import InvalidRequest, TableNotFound
 from ..proto.layout import Layout
 from ..proto.spec import TableEntry, TableSpec
-from .assembly import as_rows, latest, spread, summed
-from .parts import PullPart, PushPart, chunks, packed
-from .routing import Route, as_ids, route
-from .session import Exchange, Operation, Session, ask, ask_shards, fetch_layout
+from . import operations
+from .session import Operation, Session, ask, ask_shards, fetch_layout
 from .table import Table, copied
 from .transport import GrpcTransport, drive
 
@@ -143,12 +141,6 @@ class Client:
     def _deadline(self) -> float:
         return time.monotonic() + self.timeout_s
 
-    def _layout(self, session: Session, deadline: float) -> Layout:
-        if session.layout is None:
-            self._run(fetch_layout(session, deadline))
-        assert session.layout is not None
-        return session.layout
-
     def refresh(self) -> None:
         """Fetch the layout and the list of tables. Raises Unavailable."""
         session = self._live()
@@ -193,62 +185,21 @@ class Client:
 
     def pull_entries(self, wanted: Sequence[tuple[TableEntry, Any]]) -> list[np.ndarray]:
         """`pull`, by table entry instead of name: what `Table.pull` calls."""
-        session, deadline = self._live(), self._deadline()
-        arrays = [as_ids(ids, entry.spec) for entry, ids in wanted]
-        layout = self._layout(session, deadline)
-        routes = [route(a.reshape(-1), e.spec, layout.n) for (e, _), a in zip(wanted, arrays, strict=True)]
-        rows = [np.empty((len(r.ids), e.spec.width), np.float32) for (e, _), r in zip(wanted, routes, strict=True)]
-        pieces = [
-            piece
-            for (entry, _), r, some in zip(wanted, routes, rows, strict=True)
-            for piece in _pieces(entry, r, some, everywhere=False)
-        ]
-        parts = packed(pieces, lambda shard, tables: PullPart(layout.epoch, shard, tables))
+        session = self._live()
         with _named(self, [entry for entry, _ in wanted]):
-            self._run(Exchange(session, parts, deadline).run())
-        outs = []
-        for (entry, _), array, r, some in zip(wanted, arrays, routes, rows, strict=True):
-            out = np.empty((array.size, entry.spec.width), np.float32)
-            spread(some, r, out)
-            outs.append(out.reshape(array.shape + entry.spec.row_shape))
-        return outs
+            return self._run(operations.pull(session, wanted, self._deadline()))
 
     def push_entries(self, given: Sequence[tuple[TableEntry, Any, Any]], kind: int = codec.GRADIENTS) -> None:
         """`push` or `assign`, by table entry instead of name: what `Table.push` calls."""
-        session, deadline = self._live(), self._deadline()
-        what, combine = ("rows", latest) if kind == codec.ASSIGN else ("grads", summed)
-        checked = []
-        for entry, ids, values in given:
-            array = as_ids(ids, entry.spec)
-            checked.append((entry, array.reshape(-1), as_rows(values, array, entry.spec, what)))
-        layout = self._layout(session, deadline)
-        pieces = []
-        for entry, ids, rows in checked:
-            r = route(ids, entry.spec, layout.n)
-            everywhere = kind == codec.GRADIENTS and entry.spec.optimizer.counts_steps
-            pieces += _pieces(entry, r, combine(rows, r), everywhere)
-        self._push(session, layout, pieces, deadline, kind=kind)
+        session = self._live()
+        with _named(self, [entry for entry, _, _ in given]), self._push_turn:
+            self._run(operations.push(session, given, self._deadline(), kind))
 
     def renorm_entry(self, entry: TableEntry, ids: Any, max_norm: float, norm_type: float) -> None:
         """What `Table.renorm` calls."""
-        if not max_norm > 0 or not norm_type > 0:
-            raise InvalidRequest(f"max_norm and norm_type must be above 0, got {max_norm} and {norm_type}")
-        session, deadline = self._live(), self._deadline()
-        array = as_ids(ids, entry.spec).reshape(-1)
-        layout = self._layout(session, deadline)
-        r = route(array, entry.spec, layout.n)
-        none = np.empty((0, entry.spec.width), np.float32)
-        pieces = [(shard, (entry, r.ids[b:e], none)) for shard, b, e in chunks(r.bounds, entry.spec.width)]
-        self._push(
-            session, layout, pieces, deadline, kind=codec.RENORM, max_norm=max_norm, norm_type=norm_type
-        )
-
-    def _push(self, session: Session, layout: Layout, pieces: list, deadline: float, **how: Any) -> None:
-        with self._push_turn:  # pushes of one client are applied in order
-            push = session.next_push()
-            parts = packed(pieces, lambda shard, tables: PushPart(layout.epoch, shard, tables, push, **how))
-            with _named(self, [table[0] for _, table in pieces]):
-                self._run(Exchange(session, parts, deadline).run())
+        session = self._live()
+        with _named(self, [entry]), self._push_turn:
+            self._run(operations.renorm(session, entry, ids, max_norm, norm_type, self._deadline()))
 
     def later(self, call: Callable, *args: Any) -> Future:
         """Run a pull in the background."""
@@ -318,7 +269,6 @@ class Client:
     def statistics(self) -> list[dict[str, Any]]:
         """Counters of every shard: rows, bytes, pulls, pushes, resident_bytes, cpu_s and more. Raises Unavailable."""
         session, deadline = self._live(), self._deadline()
-        self._layout(session, deadline)
         request = pb.StatisticsRequest().SerializeToString()
         replies = self._run(ask_shards(session, "/rowloom.v1.Shard/Statistics", request, deadline))
         return [_as_dict(pb.StatisticsReply.FromString(reply)) for reply in replies]
@@ -332,16 +282,6 @@ def _pair(name: str, pair: Any) -> tuple[Any, Any]:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise InvalidRequest(f"push takes (ids, gradients) for table {name!r}, got {type(pair).__name__}")
     return pair[0], pair[1]
-
-
-def _pieces(entry: TableEntry, r: Route, rows: np.ndarray, everywhere: bool) -> list[tuple[int, tuple]]:
-    """Chunks of a route with their rows; `everywhere` adds an empty one for each shard that has none."""
-    runs = list(chunks(r.bounds, entry.spec.width))
-    pieces = [(shard, (entry, r.ids[b:e], rows[b:e])) for shard, b, e in runs]
-    if everywhere:
-        without = set(range(len(r.bounds) - 1)) - {shard for shard, _, _ in runs}
-        pieces += [(shard, (entry, r.ids[:0], rows[:0])) for shard in sorted(without)]
-    return pieces
 
 
 def _as_dict(reply: pb.StatisticsReply) -> dict[str, Any]:

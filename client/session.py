@@ -439,7 +439,10 @@ def ask(session: Session, method: str, request: bytes, deadline: float) -> Opera
 def ask_shards(session: Session, method: str, request: bytes, deadline: float) -> Operation:
     """One call to every shard, repeated until it is answered. Returns the replies by shard. Raises RowloomError."""
     replies = []
-    for index in range(session.layout.n if session.layout else 0):
+    if session.layout is None:
+        yield from fetch_layout(session, deadline)
+    assert session.layout is not None
+    for index in range(session.layout.n):
         attempts = 0
         while True:
             assert session.layout is not None

@@ -38,6 +38,13 @@ class Coordinator:
         self.clock = clock
         self.address = address
         self._rng = rng
+        self._turn = 0
+        state.term += 1  # stored with the first commit, before the first turn is taken
+
+    def turn(self) -> int:
+        """The number of the next step that servers are told to take; higher than all before, also of coordinators before."""
+        self._turn += 1
+        return self.state.term << 32 | self._turn
 
     @property
     def layout(self) -> Layout:
@@ -53,7 +60,7 @@ class Coordinator:
         launched = yield from self.launch(shards)
         cluster_id = f"{self.state.name}-{self._rng.getrandbits(64):016x}"
         layout = Layout(cluster_id, 1, addresses(launched), self.address)
-        yield from self._adopt(layout, fresh=True)
+        yield from self.adopt(layout, fresh=True)
         self.state.layout = layout
         yield Commit()
 
@@ -81,12 +88,13 @@ class Coordinator:
         self.state.keys = self.state.keys + keys
         return launched
 
-    def _adopt(self, layout: Layout, *, fresh: bool) -> Program:
-        yield from call_all(self._adoptions(layout, fresh=fresh), self.clock)
+    def adopt(self, layout: Layout, limit_s: float = 30.0, *, fresh: bool = False) -> Program:
+        """Every server becomes its shard of the layout; repeated until it has, or `limit_s` is over."""
+        yield from call_all(self._adoptions(layout, fresh=fresh), self.clock, limit_s)
 
     def _adoptions(self, layout: Layout, *, fresh: bool) -> list[Call]:
         tables = [e.to_message() for e in self.state.tables.values()]
-        request = pb.AdoptRequest(layout=layout.to_message(), fresh=fresh, tables=tables)
+        request = pb.AdoptRequest(layout=layout.to_message(), fresh=fresh, tables=tables, turn=self.turn())
         calls = []
         for shard in layout.shards:
             request.index = shard.index

@@ -85,7 +85,8 @@ class Reshard:
         replies = yield from self._freeze(on=True)
         progress.rows_total = sum(pb.FreezeReply.FromString(r).rows for r in replies)
         progress.state = "moving"
-        yield from call_all([self._preparation(target, s) for s in target.shards], coordinator.clock)
+        turn = coordinator.turn()
+        yield from call_all([self._preparation(target, s, turn) for s in target.shards], coordinator.clock)
         yield from self._wait(target)
         if progress.rows != progress.rows_total:
             raise RowloomError(
@@ -93,15 +94,16 @@ class Reshard:
             )
         return target
 
-    def _preparation(self, target: Layout, shard: ShardAddress) -> Call:
+    def _preparation(self, target: Layout, shard: ShardAddress, turn: int) -> Call:
         tables = [e.to_message() for e in self._coordinator.state.tables.values()]
         request = pb.PrepareRequest(
-            source=self._old.to_message(), layout=target.to_message(), index=shard.index, tables=tables
+            source=self._old.to_message(), layout=target.to_message(), index=shard.index, tables=tables, turn=turn
         )
         return Call(shard.address, SHARD + "Prepare", request.SerializeToString())
 
     def _freeze(self, *, on: bool) -> Program:
-        request = pb.FreezeRequest(cluster_id=self._old.cluster_id, epoch=self._old.epoch, on=on)
+        turn = self._coordinator.turn()
+        request = pb.FreezeRequest(cluster_id=self._old.cluster_id, epoch=self._old.epoch, on=on, turn=turn)
         calls = [Call(s.address, SHARD + "Freeze", request.SerializeToString()) for s in self._old.shards]
         return (yield from call_all(calls, self._coordinator.clock))
 
@@ -142,17 +144,8 @@ class Reshard:
     def _finish(self, target: Layout) -> Program:
         """Every new owner serves. Repeated until it does: there is no way back."""
         coordinator = self._coordinator
-        tables = [e.to_message() for e in coordinator.state.tables.values()]
-        calls = [
-            Call(
-                s.address,
-                SHARD + "Adopt",
-                pb.AdoptRequest(layout=target.to_message(), index=s.index, tables=tables).SerializeToString(),
-            )
-            for s in target.shards
-        ]
         try:
-            yield from call_all(calls, coordinator.clock, ADOPT_LIMIT_S)
+            yield from coordinator.adopt(target, ADOPT_LIMIT_S)
         except RowloomError as e:
             self.progress.state, self.progress.error = "failed", f"after the commit: {type(e).__name__}: {e}"
             self.progress.ended_s = coordinator.clock()
@@ -160,7 +153,7 @@ class Reshard:
 
     def _retire(self, target: Layout, keys: list[int]) -> Program:
         """Servers that are no shard any more say so for a moment, then end."""
-        request = pb.AdoptRequest(layout=target.to_message(), retire=True).SerializeToString()
+        request = pb.AdoptRequest(layout=target.to_message(), retire=True, turn=self._coordinator.turn()).SerializeToString()
         calls = [Call(s.address, SHARD + "Adopt", request) for s in self._old.shards[target.n :]]
         if calls:
             yield Calls(calls)

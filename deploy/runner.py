@@ -24,7 +24,7 @@ from ..proto.channel import CHANNEL_OPTIONS, error_of
 from ..proto.errors import InvalidRequest, RetryLater, RowloomError, StateLost, Unavailable
 from ..proto.spec import TableSpec
 from ..server.servicer import GrpcServer
-from .config import DeployConfig
+from .config import DeployConfig, from_json
 from .coordinator import Coordinator
 from .effects import Call, Calls, Commit, Effect, Launch, Program, Sleep, Stop
 from .launcher import Launched, Launcher
@@ -276,6 +276,7 @@ class CoordinatorServer:
     def _run_scaling(self, reshard: Reshard) -> None:
         try:
             self.perform(reshard.run())
+            self.config = self.config.model_copy(update={"shards": reshard.progress.shards})
         except RowloomError as e:
             log.error("scaling to %d shards failed: %s", reshard.progress.shards, e)
         except Exception as e:
@@ -365,12 +366,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config-json", required=True, help="the deploy config, as `DeployConfig.to_json` writes it")
     parser.add_argument("--ready-file", required=True, help="written when the cluster is up")
     args = parser.parse_args(argv)
-    config = DeployConfig.from_json(Path(args.config_json).read_text())
+    config = from_json(Path(args.config_json).read_text())
     ready = Path(args.ready_file)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     launcher = ProcessLauncher(config)
     server = CoordinatorServer(
-        config, launcher, host=config.host, port=config.port, advertise=config.advertise_host
+        config, launcher, host=config.host or "127.0.0.1", port=config.port, advertise=config.advertise_host
     )
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.stop).start())
     try:

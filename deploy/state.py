@@ -28,6 +28,7 @@ class ClusterState:
         keys: by shard index, the launcher's key of its server.
         tables: by name.
         next_key, next_table: never used before.
+        term: counts coordinators of this cluster; turns of a later one are higher.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ClusterState:
     tables: dict[str, TableEntry] = field(default_factory=dict)
     next_key: int = 0
     next_table: int = 1
+    term: int = 0
 
     def to_json(self) -> str:
         """As JSON."""
@@ -48,6 +50,7 @@ class ClusterState:
                 "tables": [json_format.MessageToDict(e.to_message()) for e in self.tables.values()],
                 "next_key": self.next_key,
                 "next_table": self.next_table,
+                "term": self.term,
             },
             indent=1,
         )
@@ -70,6 +73,7 @@ class ClusterState:
                 tables={e.spec.name: e for e in entries},
                 next_key=data["next_key"],
                 next_table=data["next_table"],
+                term=data["term"],
             )
         except (KeyError, ValueError, TypeError, json_format.ParseError) as e:
             raise RowloomError(f"the cluster's state file is damaged: {e}") from e

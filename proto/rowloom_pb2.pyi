@@ -414,40 +414,46 @@ class StatisticsReply(_message.Message):
     def __init__(self, index: _Optional[int] = ..., epoch: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableStatistics, _Mapping]]] = ..., pulls: _Optional[int] = ..., pulled_rows: _Optional[int] = ..., pushes: _Optional[int] = ..., pushed_rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., uptime_s: _Optional[float] = ..., cpu_s: _Optional[float] = ...) -> None: ...
 
 class AdoptRequest(_message.Message):
-    __slots__ = ("layout", "index", "fresh", "tables", "retire")
+    __slots__ = ("layout", "index", "fresh", "tables", "retire", "turn")
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     RETIRE_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
     layout: Layout
     index: int
     fresh: bool
     tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
     retire: bool
-    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., fresh: bool = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., retire: bool = ...) -> None: ...
+    turn: int
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., fresh: bool = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., retire: bool = ..., turn: _Optional[int] = ...) -> None: ...
 
 class PrepareRequest(_message.Message):
-    __slots__ = ("source", "layout", "index", "tables")
+    __slots__ = ("source", "layout", "index", "tables", "turn")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
     source: Layout
     layout: Layout
     index: int
     tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
-    def __init__(self, source: _Optional[_Union[Layout, _Mapping]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ...) -> None: ...
+    turn: int
+    def __init__(self, source: _Optional[_Union[Layout, _Mapping]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., turn: _Optional[int] = ...) -> None: ...
 
 class FreezeRequest(_message.Message):
-    __slots__ = ("cluster_id", "epoch", "on")
+    __slots__ = ("cluster_id", "epoch", "on", "turn")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ON_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     epoch: int
     on: bool
-    def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., on: bool = ...) -> None: ...
+    turn: int
+    def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., on: bool = ..., turn: _Optional[int] = ...) -> None: ...
 
 class FreezeReply(_message.Message):
     __slots__ = ("rows",)

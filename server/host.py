@@ -52,6 +52,7 @@ class Host:
     lost: bool = False
     refused: int = 0
     stopping: bool = False
+    turn: int = 0
     # Receives that the shell has yet to start; see `Receive.run`.
     tasks: list[Incoming] = field(default_factory=list)
 
@@ -114,6 +115,8 @@ class Host:
             return self.current
         if self.retired is not None:
             raise WrongLayout("this server is no shard any more", epoch=self.retired.epoch)
+        if self.incoming is not None:
+            raise WrongLayout("this server is still receiving its rows")
         raise StateLost(
             "this shard server started anew and holds no rows: restore a snapshot, or start the cluster "
             "again (`rowloom down`, `rowloom up`) to train from initial values"
@@ -188,7 +191,7 @@ class Host:
 
     def _adopt(self, request: pb.AdoptRequest) -> None:
         layout = Layout.from_message(request.layout)
-        self._check_cluster(layout.cluster_id)
+        self._take_turn(layout.cluster_id, request.turn)
         current = self.current
         if current is not None and current.layout.epoch > layout.epoch:
             raise WrongLayout(f"epoch {layout.epoch} is over", epoch=current.layout.epoch)
@@ -225,7 +228,7 @@ class Host:
 
     def _prepare(self, request: pb.PrepareRequest) -> None:
         source, layout = Layout.from_message(request.source), Layout.from_message(request.layout)
-        self._check_cluster(layout.cluster_id)
+        self._take_turn(layout.cluster_id, request.turn)
         if self.current is not None and self.current.layout.epoch >= layout.epoch:
             raise WrongLayout(f"epoch {layout.epoch} is over", epoch=self.current.layout.epoch)
         incoming = self.incoming
@@ -236,7 +239,7 @@ class Host:
         self.tasks.append(self.incoming)
 
     def _freeze(self, request: pb.FreezeRequest) -> pb.FreezeReply:
-        self._check_cluster(request.cluster_id)
+        self._take_turn(request.cluster_id, request.turn)
         shard = self.current
         if shard is None or shard.layout.epoch != request.epoch:
             known = shard.layout.epoch if shard else 0
@@ -277,9 +280,14 @@ class Host:
         self._check_cluster(request.cluster_id)
         self.stopping = True
 
+    def _take_turn(self, cluster_id: str, turn: int) -> None:
+        """Refuse a step of the coordinator that was held up on its way until later ones had been taken."""
+        self._check_cluster(cluster_id)
+        if turn < self.turn:
+            raise InvalidRequest(f"step {turn} of the coordinator comes too late: step {self.turn} was taken")
+        self.turn = turn
+
     def _check_cluster(self, cluster_id: str) -> None:
         known = self.current.layout if self.current else self.retired
         if known is not None and known.cluster_id != cluster_id:
             raise WrongCluster(f"this is cluster {known.cluster_id!r}, not {cluster_id!r}")
-
-
