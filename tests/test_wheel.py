@@ -66,12 +66,12 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def bare(wheel, tmp_path_factory) -> Path:
-    """A venv with the wheel, and with what it depends on borrowed from this one. The path of its bin folder."""
+    """A venv with the wheel, and with what it depends on borrowed from this one. Gives its bin folder."""
     home = tmp_path_factory.mktemp("bare")
     venv.create(home, with_pip=True)
     pip = [str(home / "bin/python"), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
     run(*pip, cwd=home)
-    # Folders that a .pth names are searched after the venv's own, and their .pth files are not read: an editable
+    # Folders that a .pth names come after the venv's own, and their .pth files are not read: an editable
     # install of the sources stays unseen.
     theirs = next((home / "lib").glob("python3*/site-packages"))
     (theirs / "borrowed.pth").write_text(f"{Path(numpy.__file__).parents[1]}\n")
