@@ -182,6 +182,11 @@ class Optimizer(Recipe):
 
     lr: float = 1e-3
 
+    @property
+    def counts_steps(self) -> bool:
+        """Whether every push to the table counts as a step of it, on every shard."""
+        return False
+
     def __post_init__(self) -> None:
         self._require(math.isfinite(self.lr) and self.lr >= 0, "lr", "finite and at least 0")
 
@@ -227,6 +232,11 @@ class Adam(Optimizer):
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+
+    @property
+    def counts_steps(self) -> bool:
+        """Bias correction needs the step."""
+        return True
 
     def __post_init__(self) -> None:
         super().__post_init__()
