@@ -314,6 +314,7 @@ def nested(number: int, content: bytes) -> bytes:
         (codec.Pull, nested(2, nested(2, b"1234567")), "ids has 7 bytes, which is no multiple of 8"),
         (codec.Pull, nested(2, field(2, 0, b"\x05")), "ids must be bytes"),
         (codec.Pull, nested(2, nested(1, b"abc")), "table must be a number"),
+        (codec.Pull, nested(2, field(1, 0, b"\x80\x80\x80\x80\x10")), "table must be a number below 2"),
         (codec.Pull, field(2, 0, b"\x05"), "a number where a message should be"),
         (codec.Pull, field(1, 0, b"\x05"), "Header does not parse"),
         (codec.Pull, nested(1, b"\xff\xff"), "Header does not parse"),
