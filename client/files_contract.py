@@ -133,9 +133,9 @@ def as_float32(rows: np.ndarray, ids: Sequence[object] | np.ndarray, what: str) 
         out = np.ascontiguousarray(rows, np.float32)
     if not np.isfinite(out).all():
         place = np.argwhere(~np.isfinite(out))[0]
-        value = rows[tuple(place)]
+        value, name = rows[tuple(place)], ids[place[0]]
         raise InvalidRequest(
-            f"{what}: row {ids[place[0]]!r} has {value} in column {list(map(int, place[1:]))}; "
+            f"{what}: row {name if isinstance(name, np.integer) else repr(name)} has {value} in column {list(map(int, place[1:]))}; "
             "rows must be finite float32"
         )
     return out

@@ -279,13 +279,12 @@ class Vocabulary:
             raise InvalidRequest(
                 f"id {int(array[bad].flat[0])} is not in the vocabulary, which has {len(self)} ids"
             )
-        names = np.array([*self._words, None], object)
-        words = np.asarray(names[np.minimum(array, len(self._words))], object)
-        if self.buckets:
-            for at in zip(*np.nonzero(array >= len(self._words)), strict=True):
-                bucket = f"<bucket {int(array[at]) - len(self._words)}>"
-                words[at] = bucket if self.unk is None else self.unk
-        return words if array.ndim else words.item()
+        names = np.array([*self._words, self.unk], object)
+        words = np.asarray(names[np.minimum(array, len(self._words))], object).reshape(-1)
+        if self.unk is None and self.buckets:
+            for k in np.flatnonzero(array.reshape(-1) >= len(self._words)):
+                words[k] = f"<bucket {int(array.reshape(-1)[k]) - len(self._words)}>"
+        return words.reshape(array.shape) if array.ndim else words.item()
 
 
 class _Pad:
