@@ -13,11 +13,12 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from . import rowloom_pb2 as pb
 from .errors import InvalidRequest
 
-Buffer = bytes | memoryview | np.ndarray
+Buffer = bytes | memoryview
 FLOAT32, BFLOAT16, FLOAT16, INT8 = range(4)
 WIRE_NUMBER = {"float32": FLOAT32, "bfloat16": BFLOAT16, "float16": FLOAT16, "int8": INT8}
 WIRE_DTYPE = {
@@ -158,9 +159,11 @@ def _array(value: object, dtype: np.dtype, what: str) -> np.ndarray:
 
 def _message(cls: type, value: object) -> Any:
     """A small submessage, by protobuf itself."""
+    # bytes() of a number would be that many zeros: what comes from the wire must not choose how many.
+    data = value if isinstance(value, bytearray) else _submessage(value)
     try:
-        return cls.FromString(bytes(value))  # type: ignore[arg-type, attr-defined]
-    except Exception as e:
+        return cls.FromString(bytes(data))  # type: ignore[attr-defined]
+    except DecodeError as e:
         raise InvalidRequest(f"malformed message: {cls.__name__} does not parse") from e
 
 

@@ -316,7 +316,7 @@ def nested(number: int, content: bytes) -> bytes:
         (codec.Pull, nested(2, nested(1, b"abc")), "table must be a number"),
         (codec.Pull, nested(2, field(1, 0, b"\x80\x80\x80\x80\x10")), "table must be a number below 2"),
         (codec.Pull, field(2, 0, b"\x05"), "a number where a message should be"),
-        (codec.Pull, field(1, 0, b"\x05"), "Header does not parse"),
+        (codec.Pull, field(1, 0, b"\xff\xff\xff\xff\xff\x7f"), "a number where a message should be"),
         (codec.Pull, nested(1, b"\xff\xff"), "Header does not parse"),
         (codec.Pull, field(3, 0, b"\x09"), "unknown wire type 9; known: float32, bfloat16, float16, int8"),
         (codec.Pull, nested(3, b"ab"), "unknown wire type"),
