@@ -41,8 +41,8 @@ def as_rows(values: object, ids: np.ndarray, spec: TableSpec, what: str) -> np.n
     if rows.size and not finite(rows):
         n, column = (int(x[0]) for x in np.nonzero(~np.isfinite(rows)))
         raise InvalidRequest(
-            f"{what} of id {int(ids.reshape(-1)[n])} (number {n} of the batch) is {rows[n, column]} in column {column}: "
-            f"table {spec.name!r} takes finite numbers only"
+            f"{what} of id {int(ids.reshape(-1)[n])} (number {n} of the batch) is {rows[n, column]} "
+            f"in column {column}: table {spec.name!r} takes finite numbers only"
         )
     return rows
 

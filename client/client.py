@@ -58,7 +58,9 @@ def connect(
     """
     for name, value in (("token", token), ("tls", tls)):
         if value is not None:
-            raise InvalidRequest(f"{name}: this version has no {name} support; leave it out and keep the network private")
+            raise InvalidRequest(
+                f"{name}: this version has no {name} support; leave it out and keep the network private"
+            )
     if carrier not in ("auto", "grpc"):
         raise InvalidRequest(f'carrier must be "auto" or "grpc", got {carrier!r}')
     client = Client([address] if isinstance(address, str) else list(address), timeout_s=timeout_s)
@@ -285,7 +287,9 @@ def _pair(name: str, pair: Any) -> tuple[Any, Any]:
 
 
 def _as_dict(reply: pb.StatisticsReply) -> dict[str, Any]:
-    out: dict[str, Any] = {f.name: getattr(reply, f.name) for f in reply.DESCRIPTOR.fields if f.name != "tables"}
+    out: dict[str, Any] = {
+        f.name: getattr(reply, f.name) for f in reply.DESCRIPTOR.fields if f.name != "tables"
+    }
     out["tables"] = {t.name: {"rows": t.rows, "bytes": t.bytes, "step": t.step} for t in reply.tables}
     out["rows"] = sum(t.rows for t in reply.tables)
     out["bytes"] = sum(t.bytes for t in reply.tables)
@@ -307,4 +311,3 @@ class _named:  # noqa: N801  # reads as a clause: with _named(...)
             for name in self._names:
                 self._client._session.entries.pop(name, None)
             raise TableNotFound(f"table {' or '.join(map(repr, self._names))} was dropped") from error
-

@@ -48,9 +48,9 @@ def push(
     deadline: float,
     kind: int = codec.GRADIENTS,
 ) -> Generator[Turn, Event | None, None]:
-    """Gradients, or rows to assign, of each table. Everything is checked before anything is sent. Raises as `Table.push`.
+    """Gradients, or rows to assign, of each table; everything is checked before anything is sent.
 
-    Pushes of one session must run one after the other: that is what keeps them in order on every shard.
+    Raises as `Table.push`. Pushes of one session must run one after the other: that is what keeps them in order on every shard.
     """
     what, combine = ("rows", latest) if kind == codec.ASSIGN else ("grads", summed)
     checked = []

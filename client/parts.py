@@ -1,5 +1,6 @@
 """The pieces of a pull or a push, one request each: what it asks, what it does with the answer, how it is split anew
-when the layout changes. Pure: numbers come from the session."""
+when the layout changes. Pure: numbers come from the session.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +65,9 @@ class PullPart:
             for shard in np.unique(owners):
                 where = np.flatnonzero(owners == shard)
                 scratch = np.empty((len(where), entry.spec.width), np.float32)
-                yield _Detour(layout.epoch, int(shard), [(entry, ids[where], scratch)], self.wire, 0, rows, where)
+                yield _Detour(
+                    layout.epoch, int(shard), [(entry, ids[where], scratch)], self.wire, 0, rows, where
+                )
 
 
 @dataclass
@@ -114,7 +117,9 @@ class PushPart:
         """How many rows it changes."""
         return sum(len(ids) for _, ids, _ in self.tables)
 
-    def encode(self, header: pb.Header, *, client_id: int, client_epoch: int, low_water: int, oldest_epoch: int) -> list[Buffer]:
+    def encode(
+        self, header: pb.Header, *, client_id: int, client_epoch: int, low_water: int, oldest_epoch: int
+    ) -> list[Buffer]:
         """The request."""
         blocks = [(e.number, ids, self._block(values)) for e, ids, values in self.tables]
         return codec.Push(

@@ -53,7 +53,7 @@ def as_ids(ids: object, spec: TableSpec) -> np.ndarray:
 
 def _check_range(array: np.ndarray, spec: TableSpec) -> None:
     low, high = int(array.min()), int(array.max())
-    if 0 <= low and high < spec.id_limit:
+    if low >= 0 and high < spec.id_limit:
         return
     flat = array.reshape(-1)
     k = int(np.flatnonzero((flat < 0) | (flat >= spec.id_limit))[0])
@@ -64,7 +64,7 @@ def _check_range(array: np.ndarray, spec: TableSpec) -> None:
 
 
 def as_array(value: object, what: str) -> np.ndarray:
-    """numpy arrays, lists, scalars and CPU tensors as numpy. Raises InvalidRequest for ragged or foreign input."""
+    """Numpy arrays, lists, scalars and CPU tensors as numpy. Raises InvalidRequest for ragged or foreign input."""
     if hasattr(value, "detach") and hasattr(value, "cpu"):  # a torch tensor, without importing torch
         value = value.detach().cpu()  # type: ignore[attr-defined]
         if str(value.dtype) == "torch.bfloat16":  # numpy has no such type

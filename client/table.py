@@ -125,4 +125,6 @@ def _reopen(client: Client, entry: TableEntry) -> Table:
 
 def copied(value: Any) -> Any:
     """A copy of an array or tensor, so that the caller may change it while a call is in the background."""
-    return value.copy() if isinstance(value, np.ndarray) else value.clone() if hasattr(value, "clone") else value
+    return (
+        value.copy() if isinstance(value, np.ndarray) else value.clone() if hasattr(value, "clone") else value
+    )

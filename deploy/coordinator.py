@@ -193,5 +193,3 @@ class Coordinator:
 def addresses(launched: Sequence[Launched]) -> tuple[ShardAddress, ...]:
     """Shard addresses of servers, in order."""
     return tuple(ShardAddress(i, s.address, s.incarnation) for i, s in enumerate(launched))
-
-

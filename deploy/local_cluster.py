@@ -113,5 +113,3 @@ def local_cluster(
         cluster.close()
         raise
     return cluster
-
-

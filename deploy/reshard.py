@@ -97,7 +97,11 @@ class Reshard:
     def _preparation(self, target: Layout, shard: ShardAddress, turn: int) -> Call:
         tables = [e.to_message() for e in self._coordinator.state.tables.values()]
         request = pb.PrepareRequest(
-            source=self._old.to_message(), layout=target.to_message(), index=shard.index, tables=tables, turn=turn
+            source=self._old.to_message(),
+            layout=target.to_message(),
+            index=shard.index,
+            tables=tables,
+            turn=turn,
         )
         return Call(shard.address, SHARD + "Prepare", request.SerializeToString())
 
@@ -118,7 +122,9 @@ class Reshard:
             ]
             for shard, reply in zip(target.shards, replies, strict=True):
                 if reply.error:
-                    raise Unavailable(f"shard {shard.index} at {shard.address} stopped receiving: {reply.error}")
+                    raise Unavailable(
+                        f"shard {shard.index} at {shard.address} stopped receiving: {reply.error}"
+                    )
                 if reply.epoch != target.epoch:
                     raise StateLost(f"shard {shard.index} at {shard.address} started anew while it received")
             self.progress.rows = sum(r.rows for r in replies)
@@ -130,7 +136,9 @@ class Reshard:
     def _roll_back(self, cause: RowloomError) -> Program:
         """Pushes go on in the old layout; what was received and started is dropped."""
         coordinator, progress = self._coordinator, self.progress
-        started = range(coordinator.state.next_key - max(0, progress.shards - self._old.n), coordinator.state.next_key)
+        started = range(
+            coordinator.state.next_key - max(0, progress.shards - self._old.n), coordinator.state.next_key
+        )
         try:
             yield from self._freeze(on=False)
         finally:
@@ -153,7 +161,9 @@ class Reshard:
 
     def _retire(self, target: Layout, keys: list[int]) -> Program:
         """Servers that are no shard any more say so for a moment, then end."""
-        request = pb.AdoptRequest(layout=target.to_message(), retire=True, turn=self._coordinator.turn()).SerializeToString()
+        request = pb.AdoptRequest(
+            layout=target.to_message(), retire=True, turn=self._coordinator.turn()
+        ).SerializeToString()
         calls = [Call(s.address, SHARD + "Adopt", request) for s in self._old.shards[target.n :]]
         if calls:
             yield Calls(calls)

@@ -159,7 +159,9 @@ class CoordinatorServer:
     def _call(self, call: Call, timeout_s: float) -> bytes | RowloomError:
         channel = self._channels.get(call.address)
         if channel is None:
-            channel = self._channels.setdefault(call.address, grpc.insecure_channel(call.address, CHANNEL_OPTIONS))
+            channel = self._channels.setdefault(
+                call.address, grpc.insecure_channel(call.address, CHANNEL_OPTIONS)
+            )
         try:
             return channel.unary_unary(call.method)(call.data, timeout=timeout_s)
         except grpc.RpcError as e:
@@ -267,7 +269,9 @@ class CoordinatorServer:
         try:
             reshard = Reshard(self.coordinator, request.shards)
             self._scaling = reshard.progress
-            threading.Thread(target=self._run_scaling, args=(reshard,), name="rowloom-scale", daemon=True).start()
+            threading.Thread(
+                target=self._run_scaling, args=(reshard,), name="rowloom-scale", daemon=True
+            ).start()
         except BaseException:
             self._change.release()
             raise
@@ -363,7 +367,9 @@ def main(argv: list[str] | None = None) -> None:
     from .local_launcher import ProcessLauncher
 
     parser = argparse.ArgumentParser(description="The coordinator of a rowloom cluster on this machine.")
-    parser.add_argument("--config-json", required=True, help="the deploy config, as `DeployConfig.to_json` writes it")
+    parser.add_argument(
+        "--config-json", required=True, help="the deploy config, as `DeployConfig.to_json` writes it"
+    )
     parser.add_argument("--ready-file", required=True, help="written when the cluster is up")
     args = parser.parse_args(argv)
     config = from_json(Path(args.config_json).read_text())

@@ -62,7 +62,9 @@ class ClusterState:
             data = json.loads(text)
             if data["format"] != FORMAT:
                 raise RowloomError(f"the state has format {data['format']}, this version reads {FORMAT}")
-            layout = data["layout"] and Layout.from_message(json_format.ParseDict(data["layout"], pb.Layout()))
+            layout = data["layout"] and Layout.from_message(
+                json_format.ParseDict(data["layout"], pb.Layout())
+            )
             entries = [
                 TableEntry.from_message(json_format.ParseDict(e, pb.TableEntry())) for e in data["tables"]
             ]

@@ -161,7 +161,9 @@ class Host:
     def _describe_layout(self, request: pb.DescribeLayoutRequest) -> pb.DescribeLayoutReply:
         if self.current is not None:
             entries = [e.to_message() for e in self.current.entries()]
-            return pb.DescribeLayoutReply(layout=self.current.layout.to_message(), tables=entries, has_tables=True)
+            return pb.DescribeLayoutReply(
+                layout=self.current.layout.to_message(), tables=entries, has_tables=True
+            )
         if self.retired is not None:
             return pb.DescribeLayoutReply(layout=self.retired.to_message())
         return pb.DescribeLayoutReply()
@@ -243,7 +245,9 @@ class Host:
         shard = self.current
         if shard is None or shard.layout.epoch != request.epoch:
             known = shard.layout.epoch if shard else 0
-            if not request.on:  # rolling back: a server that was started for the epoch only holds what it received
+            if (
+                not request.on
+            ):  # rolling back: a server that was started for the epoch only holds what it received
                 self.incoming = None
                 return pb.FreezeReply()
             raise WrongLayout(f"this server is in epoch {known}, not {request.epoch}", epoch=known)

@@ -96,9 +96,7 @@ class Receive:
 
     def _header(self, old: ShardAddress) -> pb.Header:
         layout = self._source
-        return pb.Header(
-            cluster_id=layout.cluster_id, epoch=layout.epoch, protocol=PROTOCOL, shard=old.index
-        )
+        return pb.Header(cluster_id=layout.cluster_id, epoch=layout.epoch, protocol=PROTOCOL, shard=old.index)
 
 
 def _rows(data: bytes, ids: np.ndarray) -> np.ndarray:

@@ -162,5 +162,3 @@ def _reindex(keys, count, index, bits):
         while index[at] >= 0:
             at = (at + 1) & mask
         index[at] = row
-
-

@@ -42,7 +42,7 @@ class GrpcServer(grpc.GenericRpcHandler):
         self._handles = handles
         self._handle = handle
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="rowloom-rpc")
-        self._server = grpc.server(self._pool, handlers=(self,), options=SERVER_OPTIONS)
+        self._server = grpc.server(self._pool, handlers=[self], options=SERVER_OPTIONS)
         try:
             self.port = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError as e:

@@ -84,7 +84,9 @@ class Shard:
         wanted = [(self.table(number), ids) for number, ids in request.tables]
         size = sum(len(ids) * table.width * 4 for table, ids in wanted)
         if size > MAX_ROWS_BYTES:
-            raise Overloaded(f"one pull may ask for {MAX_ROWS_BYTES} bytes of rows, got {size}: send smaller chunks")
+            raise Overloaded(
+                f"one pull may ask for {MAX_ROWS_BYTES} bytes of rows, got {size}: send smaller chunks"
+            )
         for table, ids in wanted:
             table.check_ids(ids)
         blocks = []
@@ -117,7 +119,11 @@ class Shard:
             self._apply(request, table, ids, values)
             self.counters.pushed_rows += len(ids)
         self.ledger.record(
-            request.client_id, request.client_epoch, request.names[-1], request.low_water, request.oldest_epoch
+            request.client_id,
+            request.client_epoch,
+            request.names[-1],
+            request.low_water,
+            request.oldest_epoch,
         )
         self.counters.pushes += 1
         return False
@@ -189,7 +195,9 @@ class Shard:
         if known is None:
             self.tables[entry.number] = Table(entry, self.index, self.layout.n)
         elif known.spec != entry.spec:
-            raise TableExists(f"number {entry.number} is table {known.spec.name!r}: {known.spec.differences(entry.spec)}")
+            raise TableExists(
+                f"number {entry.number} is table {known.spec.name!r}: {known.spec.differences(entry.spec)}"
+            )
 
     def drop_table(self, number: int) -> None:
         """Drop a table and its memory. One that is gone is no error."""
@@ -222,5 +230,3 @@ class Shard:
     def entries(self) -> list[TableEntry]:
         """The tables as the cluster knows them."""
         return [table.entry for table in self.tables.values()]
-
-

@@ -45,7 +45,9 @@ class Table:
         return self._rows.count
 
     def __repr__(self) -> str:
-        return f"<Table {self.spec.name!r} shard={self._shard}/{self._n} rows={len(self)} bytes={self.nbytes}>"
+        return (
+            f"<Table {self.spec.name!r} shard={self._shard}/{self._n} rows={len(self)} bytes={self.nbytes}>"
+        )
 
     @property
     def nbytes(self) -> int:
@@ -307,5 +309,3 @@ def compile_kernels() -> None:
         table.install(*table.read(0, 1 << 20)[:3])
         for _ in range(2):  # makes the index grow
             table.reserve(np.arange(8))
-
-

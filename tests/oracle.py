@@ -1,6 +1,7 @@
 """A parameter server as one dict and one loop: too simple to be wrong. Every other one must equal it bit for bit."""
 
 import numpy as np
+
 from rowloom.client import SGD, Adagrad, Adam, TableSpec
 from rowloom.server.initializers import initial_rows
 

@@ -6,14 +6,14 @@ number of pushes at rest. Each push also writes the client's column in a second 
 """
 
 import numpy as np
+from rowloom_simulation.world import CoordinatorNode, World
+
 from rowloom.client import SGD, TableSpec, Zeros
 from rowloom.client import operations as ops
 from rowloom.client.session import ask
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import PushUnresolved, RowloomError, Unavailable
 from rowloom.proto.spec import TableEntry
-
-from rowloom_simulation.world import CoordinatorNode, World
 
 CLIENTS = 3
 ROWS = 40
@@ -159,7 +159,9 @@ class History:
         trainer = self.trainers[0]
         out: list = []
         wanted = [(entry, np.arange(ROWS)) for entry in trainer.entries]
-        self.world.operate(trainer.session, ops.pull(trainer.session, wanted, self.world.now + 600), out.append)
+        self.world.operate(
+            trainer.session, ops.pull(trainer.session, wanted, self.world.now + 600), out.append
+        )
         self.world.run(lambda: bool(out))
         assert not isinstance(out[0], RowloomError), out[0]
         for entry, rows in zip(trainer.entries, out[0], strict=True):
@@ -179,6 +181,3 @@ class History:
                     table = shard.tables[entry.number]
                     seen += table.read(0, 1 << 30)[0].tolist()
             assert len(seen) == len(set(seen))
-
-
-

@@ -1,7 +1,7 @@
 """Seeds through the simulator. A failing seed prints the one line that repeats it.
 
-    ROWLOOM_SEEDS=1000000 pytest tests/simulation      a long run
-    ROWLOOM_FIRST_SEED=85 ROWLOOM_SEEDS=1 pytest ...   one seed again
+ROWLOOM_SEEDS=1000000 pytest tests/simulation      a long run
+ROWLOOM_FIRST_SEED=85 ROWLOOM_SEEDS=1 pytest ...   one seed again
 """
 
 import importlib.util

@@ -59,7 +59,9 @@ class World:
 
     def _delay(self) -> float:
         if self.rng.random() < 0.02:
-            return self.rng.uniform(0, 12.0)  # longer than an attempt waits: an answer nobody expects any more
+            return self.rng.uniform(
+                0, 12.0
+            )  # longer than an attempt waits: an answer nobody expects any more
         return self.rng.expovariate(1 / self.slow)
 
     def post(self, address: str, method: str, data: bytes, timeout_s: float, ended: Ended) -> None:
@@ -107,7 +109,9 @@ class World:
                 started[0] = True
             for send in turn.sends:
                 data = b"".join(bytes(b) for b in send.buffers)
-                self.post(send.address, send.method, data, send.timeout_s, lambda o, t=send.tag: deliver(t, o))
+                self.post(
+                    send.address, send.method, data, send.timeout_s, lambda o, t=send.tag: deliver(t, o)
+                )
             turn_number = asleep[0]
             self.at(turn.wake_at - self.now, lambda: step(None) if asleep[0] == turn_number else None)
 
@@ -182,7 +186,9 @@ class CoordinatorNode:
 
         def step(outcome: Any) -> None:
             try:
-                effect = program.throw(outcome) if isinstance(outcome, RowloomError) else program.send(outcome)
+                effect = (
+                    program.throw(outcome) if isinstance(outcome, RowloomError) else program.send(outcome)
+                )
             except StopIteration as end:
                 self.busy = False
                 ended(end.value)

@@ -1,0 +1,20 @@
+"""The contract on the embedded cluster and on processes. Ray: tests/deploy/test_contract_ray.py."""
+
+import pytest
+from contract import Contract
+
+from rowloom.deploy import local_cluster
+
+
+class TestEmbedded(Contract):
+    @pytest.fixture(scope="class")
+    def cluster(self):
+        with local_cluster(shards=2) as cluster:
+            yield cluster
+
+
+class TestProcesses(Contract):
+    @pytest.fixture(scope="class")
+    def cluster(self):
+        with local_cluster(shards=2, processes=True) as cluster:
+            yield cluster
