@@ -150,7 +150,7 @@ def test_importing_everything_changes_no_environment_starts_no_thread_and_opens_
 
 
 def test_a_client_needs_no_server_and_no_ray(tmp_path):
-    above = ("rowloom.server", "rowloom.deploy", "ray", "typer", "yaml", "pydantic")
+    above = ("rowloom.server", "rowloom.deploy", "ray", "typer", "pydantic")
     code = f"import sys, rowloom.client; print([m for m in sys.modules if m.startswith({above})])"
     done = run(code, tmp_path)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
