@@ -50,7 +50,8 @@ def push(
 ) -> Generator[Turn, Event | None, None]:
     """Gradients, or rows to assign, of each table; everything is checked before anything is sent.
 
-    Raises as `Table.push`. Pushes of one session must run one after the other: that is what keeps them in order on every shard.
+    Raises as `Table.push`. Pushes of one session must run one after the other: that is what keeps them in order on
+    every shard.
     """
     what, combine = ("rows", latest) if kind == codec.ASSIGN else ("grads", summed)
     checked = []

@@ -1,5 +1,6 @@
-"""The pieces of a pull or a push, one request each: what it asks, what it does with the answer, how it is split anew
-when the layout changes. Pure: numbers come from the session.
+"""The pieces of a pull or a push, one request each. Pure: numbers come from the session.
+
+A part knows what it asks, what to do with the answer, and how it is split anew when the layout changes.
 """
 
 from __future__ import annotations
@@ -195,5 +196,5 @@ def packed(pieces: Iterable[tuple[int, tuple]], make: Callable[[int, list[tuple]
         else:
             groups.append([piece])
             used[shard] = size
-    turns = itertools.zip_longest(*([(shard, g) for g in groups] for shard, groups in closed.items()))
-    return [make(*entry) for turn in turns for entry in turn if entry is not None]
+    turns = itertools.zip_longest(*([make(shard, g) for g in groups] for shard, groups in closed.items()))
+    return [part for turn in turns for part in turn if part is not None]

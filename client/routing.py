@@ -7,6 +7,7 @@ their first appearance; `place` in that grouping is where a distinct id's row or
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
@@ -63,10 +64,10 @@ def _check_range(array: np.ndarray, spec: TableSpec) -> None:
     )
 
 
-def as_array(value: object, what: str) -> np.ndarray:
+def as_array(value: Any, what: str) -> np.ndarray:
     """Numpy arrays, lists, scalars and CPU tensors as numpy. Raises InvalidRequest for ragged or foreign input."""
     if hasattr(value, "detach") and hasattr(value, "cpu"):  # a torch tensor, without importing torch
-        value = value.detach().cpu()  # type: ignore[attr-defined]
+        value = value.detach().cpu()
         if str(value.dtype) == "torch.bfloat16":  # numpy has no such type
             value = value.float()
         return value.numpy()

@@ -98,7 +98,10 @@ class Table:
         return self.client.later_in_order(self.push, copied(ids), copied(grads))
 
     def assign(self, ids: Any, rows: Any) -> None:
-        """Overwrite rows; the optimizer's slots stay. Of duplicate ids the last counts. Arguments and errors as `push`."""
+        """Overwrite rows; the optimizer's slots stay. Of duplicate ids the last counts.
+
+        Arguments and errors as `push`.
+        """
         self.client.push_entries([(self._entry, ids, rows)], codec.ASSIGN)
 
     def renorm(self, ids: Any, max_norm: float, norm_type: float = 2.0) -> None:

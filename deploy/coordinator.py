@@ -42,7 +42,7 @@ class Coordinator:
         state.term += 1  # stored with the first commit, before the first turn is taken
 
     def turn(self) -> int:
-        """The number of the next step that servers are told to take; higher than all before, also of coordinators before."""
+        """The number of the next step for servers; higher than all before, also of coordinators before."""
         self._turn += 1
         return self.state.term << 32 | self._turn
 
@@ -110,7 +110,8 @@ class Coordinator:
             differences = known.spec.differences(spec)
             if differences:
                 raise TableExists(
-                    f"table {spec.name!r} exists with another spec ({'; '.join(differences)}; here is the one that exists): "
+                    f"table {spec.name!r} exists with another spec ({'; '.join(differences)}; 'here' is "
+                    f"the one that exists): "
                     "use that spec, another name, or drop the table first"
                 )
             return known

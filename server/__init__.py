@@ -1,0 +1,1 @@
+"""A shard server: rows, optimizers, ledger, and a thin gRPC shell around them."""

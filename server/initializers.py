@@ -1,8 +1,8 @@
 """The first value of a row: a pure function of (seed, table name, id, column), the same on every machine.
 
-Counter-based: SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014) keyed by seed, table
-and id, with the column as its counter. Normal values come from the inverse of the normal distribution (Wichura: AS 241,
-1988) with a logarithm made of +, -, * and / only, so that no machine's library can change a bit.
+Counter-based: SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014), keyed by seed,
+table and id, with the column as its counter. Normal values come from the inverse of the normal distribution (Wichura:
+AS 241, 1988) with a logarithm made of +, -, * and / only, so that no machine's library can change a bit.
 """
 
 from __future__ import annotations

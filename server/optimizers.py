@@ -46,12 +46,15 @@ class SGDRule:
         self._o = optimizer
 
     def slot_widths(self, width: int) -> list[int]:
+        """As `Rule`."""
         return [width] if self._o.momentum else []
 
     def slot_fills(self) -> list[float]:
+        """As `Rule`."""
         return [0.0] if self._o.momentum else []
 
     def apply(self, values, slots, rows, grads, lr: float, step: int) -> None:
+        """As `Rule`."""
         o = self._o
         if o.momentum:
             _momentum(values, slots[0], rows, grads, F(lr), F(o.momentum), F(o.weight_decay), o.nesterov)
@@ -67,12 +70,15 @@ class AdagradRule:
         self._o = optimizer
 
     def slot_widths(self, width: int) -> list[int]:
+        """As `Rule`."""
         return [width]
 
     def slot_fills(self) -> list[float]:
+        """As `Rule`."""
         return [self._o.initial_accumulator]
 
     def apply(self, values, slots, rows, grads, lr: float, step: int) -> None:
+        """As `Rule`."""
         _adagrad(values, slots[0], rows, grads, F(lr), F(self._o.eps))
 
 
@@ -84,12 +90,15 @@ class AdamRule:
         self._o = optimizer
 
     def slot_widths(self, width: int) -> list[int]:
+        """As `Rule`."""
         return [width, width]
 
     def slot_fills(self) -> list[float]:
+        """As `Rule`."""
         return [0.0, 0.0]
 
     def apply(self, values, slots, rows, grads, lr: float, step: int) -> None:
+        """As `Rule`."""
         b1, b2 = self._o.betas
         scale = lr * math.sqrt(1 - b2**step) / (1 - b1**step)
         _adam(values, slots[0], slots[1], rows, grads, F(scale), F(1 - b1), F(1 - b2), F(self._o.eps))

@@ -1,8 +1,8 @@
 """The memory of one table on one shard: which rows exist, their values and their slots.
 
 Rows are numbered in the order in which they came into being. Each array is one anonymous mapping, reserved at its
-largest possible size and backed by the kernel page by page: it grows without ever being copied, and a table of 10^9 rows
-costs nothing until they are pushed. An open-addressing hash leads from id to number.
+largest possible size and backed by the kernel page by page: it grows without ever being copied, and a table of 10^9
+rows costs nothing until they are pushed. An open-addressing hash leads from id to number.
 """
 
 from __future__ import annotations

@@ -69,15 +69,16 @@ class Table:
         if low < 0 or high >= self.spec.id_limit:
             k = int(np.flatnonzero((ids < 0) | (ids >= self.spec.id_limit))[0])
             raise InvalidRequest(
-                f"id {int(ids[k])} (number {k} of the request): table {self.spec.name!r} has ids in [0, {self.spec.id_limit})"
+                f"id {int(ids[k])} (number {k} of the request): table {self.spec.name!r} has ids in "
+                f"[0, {self.spec.id_limit})"
             )
         if self._n > 1:
             strangers = np.flatnonzero(owner(self.spec, ids, self._n) != self._shard)
             if len(strangers):
                 k = int(strangers[0])
                 raise InvalidRequest(
-                    f"id {int(ids[k])} (number {k} of the request) of table {self.spec.name!r} belongs to another shard "
-                    f"than {self._shard} of {self._n}"
+                    f"id {int(ids[k])} (number {k} of the request) of table {self.spec.name!r} belongs to "
+                    f"another shard than {self._shard} of {self._n}"
                 )
 
     def check_push(self, ids: np.ndarray, values: np.ndarray) -> None:
@@ -91,7 +92,8 @@ class Table:
         if values.size and not _finite(_contiguous(values).reshape(-1).view(np.uint32)):
             k, column = (int(x[0]) for x in np.nonzero(~np.isfinite(values)))
             raise InvalidRequest(
-                f"table {self.spec.name!r} takes finite numbers only: id {int(ids[k])} has {values[k, column]} in column {column}"
+                f"table {self.spec.name!r} takes finite numbers only: id {int(ids[k])} has "
+                f"{values[k, column]} in column {column}"
             )
 
     def reserve(self, ids: np.ndarray) -> None:
@@ -163,7 +165,8 @@ class Table:
         Args:
             cursor: 0, then what the call before returned.
             limit_bytes: about how much to return.
-            new_n, new_index: only rows that shard new_index of new_n would own; new_n 0: all.
+            new_n: only rows that shard new_index of new_n would own; 0: all rows.
+            new_index: see new_n.
 
         Returns:
             (ids [M] int64, values [M, width], slots, next cursor; 0 at the end), float32.

@@ -24,3 +24,11 @@ def client(cluster):
     """A client of `cluster`."""
     with cluster.connect() as client:
         yield client
+
+
+@pytest.fixture
+def oracle():
+    """What a cluster must equal: see oracle.py."""
+    from oracle import Oracle
+
+    return Oracle()

@@ -54,7 +54,8 @@ def random_ids(rng: np.random.Generator, spec: TableSpec) -> np.ndarray:
         if rng.random() < 0.3
         else rng.integers(0, min(spec.id_limit, 30), 30)
     )
-    dtype = np.int64 if pool.max() >= 2**31 else rng.choice([np.int64, np.int32, np.uint64, np.int16])
+    dtypes = [d for d in (np.int64, np.int32, np.uint64, np.int16) if pool.max() <= np.iinfo(d).max]
+    dtype = dtypes[rng.integers(len(dtypes))]
     return rng.choice(pool, shape).astype(dtype)
 
 

@@ -8,13 +8,15 @@ from rowloom.deploy import local_cluster
 
 class TestEmbedded(Contract):
     @pytest.fixture(scope="class")
-    def cluster(self):
+    @classmethod
+    def cluster(cls):
         with local_cluster(shards=2) as cluster:
             yield cluster
 
 
 class TestProcesses(Contract):
     @pytest.fixture(scope="class")
-    def cluster(self):
+    @classmethod
+    def cluster(cls):
         with local_cluster(shards=2, processes=True) as cluster:
             yield cluster

@@ -6,7 +6,7 @@ number of pushes at rest. Each push also writes the client's column in a second 
 """
 
 import numpy as np
-from rowloom_simulation.world import CoordinatorNode, World
+from simulation.world import CoordinatorNode, World
 
 from rowloom.client import SGD, TableSpec, Zeros
 from rowloom.client import operations as ops

@@ -4,32 +4,11 @@ ROWLOOM_SEEDS=1000000 pytest tests/simulation      a long run
 ROWLOOM_FIRST_SEED=85 ROWLOOM_SEEDS=1 pytest ...   one seed again
 """
 
-import importlib.util
 import os
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-HERE = Path(__file__).parent
-
-
-def _load(name: str):
-    """The simulator's files, which are no part of an installed package."""
-    full = f"rowloom_simulation.{name}"
-    if full not in sys.modules:
-        spec = importlib.util.spec_from_file_location(full, HERE / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[full] = module
-        spec.loader.exec_module(module)
-    return sys.modules[full]
-
-
-_load("world")
-History = _load("histories").History
+from simulation.histories import History
 
 SEEDS = int(os.environ.get("ROWLOOM_SEEDS", "500"))
 FIRST = int(os.environ.get("ROWLOOM_FIRST_SEED", "0"))

@@ -1,0 +1,39 @@
+"""The seam between the coordinator and what runs its shard servers: processes, threads, Ray actors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A running shard server. A new `incarnation` under an old key: it came back, without its rows."""
+
+    address: str
+    incarnation: int
+    node: str = ""
+    pid: int = 0
+
+
+class Launcher(Protocol):
+    """Starts and stops empty shard servers. Methods may block and are called from any thread.
+
+    A `key` names one server for ever within a cluster; it is never used for another.
+    """
+
+    def start(self, key: int) -> Launched:
+        """Start one more server; returns when it listens. Raises Unavailable if it does not in time."""
+        ...
+
+    def stop(self, key: int, grace_s: float) -> None:
+        """End it and free what it held. No error if it is gone already."""
+        ...
+
+    def find(self, key: int) -> Launched | None:
+        """Where it is now; None if it is gone."""
+        ...
+
+    def close(self) -> None:
+        """End everything that was started here."""
+        ...
