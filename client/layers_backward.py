@@ -1,4 +1,4 @@
-"""What a layer does with a table: pull in the forward pass; in the backward pass gather gradients and push them once."""
+"""What a layer does with a table: pull in the forward pass; gather gradients in the backward pass, push once."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Keras layers over tables: `Embedding`, and `SharedEmbeddings` for features that share one table.
 
-For Keras 3 on TensorFlow and on PyTorch (`tf.keras` of TensorFlow 2.16 and later is Keras 3). The rows live on the shards and
-the table's own optimizer trains them, so the model's optimizer does not see them: what it sees is one number per layer, the
-anchor, which is always 0 and which makes the framework ask for a gradient. Loss scaling would scale the pushed gradients
-too, so a trained layer refuses float16; bfloat16 needs no scaling.
+For Keras 3 on TensorFlow and on PyTorch (`tf.keras` of TensorFlow 2.16 and later is Keras 3). The rows live on the
+shards and the table's own optimizer trains them, so the model's optimizer does not see them: what it sees is one
+number per layer, the anchor, which is always 0 and which makes the framework ask for a gradient. Loss scaling would
+scale the pushed gradients too, so a trained layer refuses float16; bfloat16 needs no scaling.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import keras  # pyright: ignore[reportMissingImports]
-from keras import ops  # pyright: ignore[reportMissingImports]
 
 from ..proto.errors import InvalidRequest
 from .layers_backward import Backward
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from .client import Client
     from .table import Table
 
+# Keras types what its operations return as "a tensor or None"; they never return None.
+ops: Any = keras.ops
 COMBINERS = ("sum", "mean", "sqrtn")
 _BACKENDS = ("tensorflow", "torch")
 _client: contextvars.ContextVar[Client | None] = contextvars.ContextVar("rowloom_client", default=None)
@@ -93,8 +94,8 @@ class _OverTable(keras.layers.Layer):
 class Embedding(_OverTable):
     """`keras.layers.Embedding` with a table in place of the weights.
 
-    The forward pass pulls; the backward pass pushes, once for all uses of the layer in it. The row of id 0 is looked up and
-    trained also with `mask_zero`. A layer with `trainable = False`, and one over a frozen table, pushes nothing.
+    The forward pass pulls; the backward pass pushes, once for all uses of the layer in it. The row of id 0 is looked
+    up and trained also with `mask_zero`. A layer with `trainable = False`, and one over a frozen table, pushes nothing.
 
     Args:
         table: rows of any shape.
@@ -102,13 +103,14 @@ class Embedding(_OverTable):
         **kwargs: `name`, `dtype`, `trainable`, as every Keras layer.
 
     Call with:
-        ids: integers of any shape and type, dense, sparse (positions without a value have id 0) or ragged.
+        ids: numbers of any shape and type, read as int64; dense, sparse (positions without a value have id 0)
+            or ragged.
 
     Returns ids.shape + row_shape, of the layer's compute type; ragged for ragged ids.
 
     Raises:
-        InvalidRequest: an id that the table does not have; inside `tf.function` TensorFlow's InvalidArgumentError with the same
-            message.
+        InvalidRequest: an id that the table does not have; inside `tf.function` TensorFlow's InvalidArgumentError
+            with the same message.
 
     Example:
         >>> items = client.create_table(TableSpec("items", 1_000_000, dim=32, optimizer=Adagrad(lr=0.1)))
@@ -124,12 +126,12 @@ class Embedding(_OverTable):
     def call(self, inputs: Any) -> Any:
         """As the class says."""
         ids, back = self._glue.flat_values(self._glue.dense(inputs))
-        (rows,) = self._lookup(self.anchor, [_checked(ids)], train=self.trainable)
+        (rows,) = self._lookup(self.anchor, [ids], train=self.trainable)
         return back(ops.cast(rows, self.compute_dtype))
 
-    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         """Ids != 0 with `mask_zero`, else None."""
-        del mask
+        del previous_mask
         return ops.not_equal(inputs, 0) if self.mask_zero else None
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
@@ -151,21 +153,21 @@ class Embedding(_OverTable):
 class SharedEmbeddings(_OverTable):
     """Several features over one table, each example's ids combined: what `shared_embedding_columns` were for.
 
-    As feature columns with the safe lookup: negative ids are missing; with "mean" and "sqrtn" so are ids with a weight of 0
-    or less ("sum" keeps them); an example without ids is zeros, or the row of `default_id`. One pull for all features, one
+    As feature columns with the safe lookup: negative ids are missing; with "mean" and "sqrtn" so are ids with a
+    weight of 0 or less ("sum" keeps them); an example without ids is zeros, or the row of `default_id`. One pull for all features, one
     push for all their gradients.
 
     Args:
         table: rows that are vectors.
-        combiner: "sum", "mean" or "sqrtn", or a dict of feature -> combiner. With weights w: the weighted sum; divided by the
-            sum of w; divided by the root of the sum of w squared.
+        combiner: "sum", "mean" or "sqrtn", or a dict of feature -> combiner. With weights w: the weighted sum;
+            divided by the sum of w; divided by the root of the sum of w squared.
         max_norm: longer rows are scaled to this length before they are combined; the table keeps them as they are.
         default_id: the id of examples without ids; None gives zeros.
         **kwargs: as every Keras layer.
 
     Call with:
-        features: a dict of feature -> ids, or of feature -> (ids, weights). ids are [batch, K] integers, ragged, or sparse;
-            weights the same shape.
+        features: a dict of feature -> ids, or of feature -> (ids, weights). ids are [batch, K] integers, ragged, or
+            sparse; weights the same shape.
 
     Returns a dict of feature -> [batch, dim], of the layer's compute type.
 
@@ -208,7 +210,7 @@ class SharedEmbeddings(_OverTable):
     def _bag(self, name: str, value: Any) -> tuple[Any, Any]:
         """Ids [batch, K], -1 where there is none, and their weights, 0 where there is none."""
         ids, weights = value if isinstance(value, list | tuple) else (value, None)
-        ids = ops.cast(_checked(self._glue.padded(ids, -1)), "int64")
+        ids = ops.cast(self._glue.padded(ids, -1), "int64")
         if len(ids.shape) != 2:
             raise InvalidRequest(f"feature {name!r}: ids must be [batch, K], got shape {tuple(ids.shape)}")
         real = ids >= 0
@@ -271,10 +273,3 @@ class SharedEmbeddings(_OverTable):
         """Where the table is, not its rows."""
         mine = {"combiner": self.combiner, "max_norm": self.max_norm, "default_id": self.default_id}
         return {**super().get_config(), **mine}
-
-
-def _checked(ids: Any) -> Any:
-    """Ids of any integer type; floats are refused later than here only by the table. bool is no id."""
-    if keras.backend.standardize_dtype(ids.dtype) == "bool":
-        raise InvalidRequest("ids must be integers, got bool")
-    return ids

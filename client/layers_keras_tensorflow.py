@@ -16,8 +16,8 @@ class Lookup:
     """Differentiable pulls that share one push in each backward pass.
 
     TensorFlow asks for gradients of variables only, and a table is none; so every pull depends on an anchor, a scalar
-    variable that is always 0. Between the anchor and the pulls stands a gate: the tape adds up what comes from all pulls
-    before it goes on to the gate, and that is the moment to push.
+    variable that is always 0. Between the anchor and the pulls stands a gate: the tape adds up what comes from all
+    pulls before it goes on to the gate, and that is the moment to push.
 
     Args:
         backward: gathers the gradients.

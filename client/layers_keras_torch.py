@@ -51,13 +51,13 @@ class _Pulled(torch.autograd.Function):
     """A pull whose gradient goes to the table; the anchor, a parameter that is always 0, makes the engine come by."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: Any, flat: Any, lookup: Lookup) -> Any:  # noqa: D102  # torch's own
+    def forward(ctx: Any, anchor: Any, flat: Any, lookup: Lookup) -> Any:
         ctx.save_for_backward(flat)
         ctx.lookup = lookup
         return lookup._pull(flat, anchor.device)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Any) -> Any:  # noqa: D102  # torch's own
+    def backward(ctx: Any, *upstream: Any) -> Any:
         (flat,) = ctx.saved_tensors
         ctx.lookup._hold(flat, upstream[0])
         return torch.zeros((), device=upstream[0].device), None, None
