@@ -93,8 +93,8 @@ class RayConfig(_Section):
     address: str = "auto"
     """`auto`: the cluster that Ray finds, or a local one; `local`: always a local one; or `host:port`."""
     placement: Literal["SPREAD", "PACK", "STRICT_SPREAD", "STRICT_PACK"] = "SPREAD"
-    num_cpus_per_shard: Number = Field(1.0, gt=0, le=4096)
-    memory_per_shard: Size | None = Field(None, ge=1)
+    num_cpus_per_shard: Number = Field(default=1.0, gt=0, le=4096)
+    memory_per_shard: Size | None = Field(default=None, ge=1)
     """Bytes that Ray sets aside for a shard."""
     resources: dict[str, Number] = Field(default_factory=dict)
     """More that a shard's node must have, as `{ps_node: 1}`."""
@@ -103,9 +103,9 @@ class RayConfig(_Section):
 class Limits(_Section):
     """How long things may take."""
 
-    start_timeout_s: Number = Field(120.0, gt=0, le=86400)
+    start_timeout_s: Number = Field(default=120.0, gt=0, le=86400)
     """A shard server that is not up by then has failed."""
-    stop_grace_s: Number = Field(5.0, ge=0, le=3600)
+    stop_grace_s: Number = Field(default=5.0, ge=0, le=3600)
     """Calls under way get this long when a server stops."""
 
 
@@ -113,20 +113,20 @@ class DeployConfig(_Section):
     """A cluster as its owner wants it."""
 
     name: Annotated[str, BeforeValidator(_name)] = "default"
-    shards: Whole = Field(1, ge=1, le=MAX_SHARDS)
+    shards: Whole = Field(default=1, ge=1, le=MAX_SHARDS)
     launcher: Literal["local", "ray"] = "local"
-    ray: RayConfig = Field(default_factory=RayConfig)
-    storage: str | None = Field(None, min_length=1)
+    ray: RayConfig = Field(default=RayConfig())
+    storage: str | None = Field(default=None, min_length=1)
     """Any fsspec URL; where the layout is kept. None: nowhere."""
     durability: Annotated[Literal["memory"], BeforeValidator(_durability)] = "memory"
     carrier: Literal["auto", "grpc"] = "auto"
-    host: str | None = Field(None, min_length=1)
+    host: str | None = Field(default=None, min_length=1)
     """Interface that servers listen on. None: 127.0.0.1, and on Ray the address that Ray has for the node."""
-    port: Whole = Field(0, ge=0, le=65535)
+    port: Whole = Field(default=0, ge=0, le=65535)
     """The coordinator's port; 0 takes a free one. Shards always take free ones."""
-    advertise_host: str | None = Field(None, min_length=1)
+    advertise_host: str | None = Field(default=None, min_length=1)
     """What others call the machine. On Ray also a network, as 10.1.0.0/16, in which each node has an address."""
-    limits: Limits = Field(default_factory=Limits)
+    limits: Limits = Field(default=Limits())
     tables: tuple[InstanceOf[TableSpec], ...] = ()
 
     def to_mapping(self) -> dict[str, Any]:

@@ -12,6 +12,12 @@ from ..proto.errors import InvalidRequest
 from ..proto.spec import Initializer, Optimizer, Recipe, TableSpec
 
 _CHOICES = {"partition": ("mod", "div"), "dtype": ("float32",)}
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    "num_embeddings": ((int, type(None)), "a whole number, or left out for open-ended ids"),
+    "hash_ids": ((bool,), "true or false"),
+    "frozen": ((bool,), "true or false"),
+    "metadata": ((Mapping,), "a mapping of texts"),
+}
 _FAMILIES: dict[str, type[Recipe]] = {"optimizer": Optimizer, "initializer": Initializer}
 
 
@@ -84,6 +90,9 @@ def _table(value: Any, path: str, faults: list[Fault]) -> TableSpec | None:
             if recipe is not None:
                 arguments[key] = recipe
     arguments = {k: _from_yaml(v, integral=k in ("num_embeddings", "dim")) for k, v in arguments.items()}
+    for key, (wanted, words) in _TYPES.items():
+        if key in arguments and not _is(arguments[key], wanted):
+            faults.append(Fault(f"{path}.{key}", arguments.pop(key), f"must be {words}"))
     # What a lone argument is tried beside: `div` needs an id range, and every table a name.
     usual = {"name": "table", "num_embeddings": 1}
     spec = _build(TableSpec, arguments, usual, path, faults)
@@ -139,14 +148,17 @@ def _recipe_of(found: type[Recipe], value: Mapping, path: str, faults: list[Faul
     arguments = _known(value, list(types), path, faults)
     for name, argument in list(arguments.items()):
         arguments[name] = argument = _from_yaml(argument, integral=types[name] == "int")
-        wanted = {"float": int | float, "int": int, "bool": bool, "str": str}.get(types[name])
-        if wanted is not None and (
-            not isinstance(argument, wanted) or isinstance(argument, bool) != (wanted is bool)
-        ):
+        wanted = {"float": (int, float), "int": (int,), "bool": (bool,), "str": (str,)}.get(types[name])
+        if wanted is not None and not _is(argument, wanted):
             words = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a text"}
             faults.append(Fault(f"{path}.{name}", arguments.pop(name), f"must be {words[types[name]]}"))
     recipe = _build(found, arguments, {}, path, faults)
     return recipe if len(faults) == before else None
+
+
+def _is(value: Any, wanted: tuple[type, ...]) -> bool:
+    """isinstance, but true and false are no numbers."""
+    return isinstance(value, wanted) and (bool in wanted or not isinstance(value, bool))
 
 
 def _from_yaml(value: Any, *, integral: bool) -> Any:
@@ -174,8 +186,21 @@ def _build(
             near = difflib.get_close_matches(str(value).lower(), _CHOICES.get(name, ()), 1, 0.3)
             faults.append(Fault(f"{path}.{name}", value, _reason(e, name, value), near[0] if near else None))
     if len(faults) == before:
-        faults.append(Fault(path, arguments, _reason(whole, "", None)))
+        name = _culprit(make, arguments)
+        where = f"{path}.{name}" if name else path
+        faults.append(Fault(where, arguments.get(name, arguments), _reason(whole, name, None)))
     return None
+
+
+def _culprit(make: Callable[..., Any], arguments: dict[str, Any]) -> str:
+    """The argument without which the rest would do; "" if there is none."""
+    for name in arguments:
+        try:
+            make(**{k: v for k, v in arguments.items() if k != name})
+        except (InvalidRequest, TypeError, ValueError, OverflowError):
+            continue
+        return name
+    return ""
 
 
 def _reason(error: Exception, name: str, value: Any) -> str:
