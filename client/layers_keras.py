@@ -154,8 +154,8 @@ class SharedEmbeddings(_OverTable):
     """Several features over one table, each example's ids combined: what `shared_embedding_columns` were for.
 
     As feature columns with the safe lookup: negative ids are missing; with "mean" and "sqrtn" so are ids with a
-    weight of 0 or less ("sum" keeps them); an example without ids is zeros, or the row of `default_id`. One pull for all features, one
-    push for all their gradients.
+    weight of 0 or less ("sum" keeps them); an example without ids is zeros, or the row of `default_id`. One pull for
+    all features, one push for all their gradients.
 
     Args:
         table: rows that are vectors.

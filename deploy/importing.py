@@ -1,0 +1,223 @@
+"""`rowloom import` and `rowloom export`: files into tables and tables into files, with a bar while it lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from ..client.files import Imported, export_table, from_pretrained, import_table
+from ..client.files import Progress as Told
+from ..client.vocabulary import Vocabulary
+from ..proto.errors import InvalidRequest
+from ..proto.spec import Initializer, Optimizer
+
+if TYPE_CHECKING:
+    from ..client.client import Client
+
+
+def import_file(
+    client: Client,
+    path: Path,
+    name: str,
+    *,
+    create: bool = False,
+    freeze: bool = False,
+    optimizer: str | None = None,
+    initializer: str | None = None,
+    partition: str = "mod",
+    num_embeddings: int | None = None,
+    format: str | None = None,
+    tensor: str | None = None,
+    vocabulary: Path | None = None,
+    save_vocabulary: Path | None = None,
+    unk: str | None = "<unk>",
+    pad: str | None = "<pad>",
+    buckets: int = 0,
+    first_id: int | None = None,
+    mod_parts: int = 1,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """What `rowloom import PATH TABLE` does.
+
+    Args:
+        client: the cluster.
+        path: the file; for a TensorFlow checkpoint its prefix, index or folder.
+        name: the table.
+        create: make the table of the file's shape; otherwise it must be there.
+        freeze: a created table refuses pushes.
+        optimizer: of a created table, as `Adagrad(lr=0.05)` or `SGD`.
+        initializer: of a created table, likewise.
+        partition: "mod" or "div", of a created table.
+        num_embeddings: ids of a created table, if more than the file has.
+        format: one of `rowloom.client.files_formats.FORMATS`; by default what the file looks like.
+        tensor: which tensor or column.
+        vocabulary: a file of words, for files of word vectors.
+        save_vocabulary: where to write the vocabulary that the import made.
+        unk: the word for unknown words, or None; of a vocabulary that is made here, like the next two.
+        pad: the word for padding, or None.
+        buckets: hash buckets.
+        first_id: where the file's first row goes, in a table that is there.
+        mod_parts: see `rowloom.client.files.import_table`.
+        quiet: no bar.
+
+    Returns:
+        `{"table", "path", "rows", "skipped_words", "missing_words", "vocabulary"}`, for `--json`.
+
+    Raises:
+        RowloomError: as `import_table` and `from_pretrained`.
+        FileNotFoundError: no such file.
+    """
+    words = Vocabulary.from_file(vocabulary) if vocabulary is not None else None
+    with _bar(f"{path.name} into {name}", quiet) as told:
+        reading: dict[str, Any] = {"format": format, "tensor": tensor, "vocabulary": words}
+        reading |= {"mod_parts": mod_parts, "progress": told}
+        if not create:
+            _refuse_of_created(
+                freeze=freeze, optimizer=optimizer, initializer=initializer, num_embeddings=num_embeddings
+            )
+            done = import_table(client, path, name=name, first_id=first_id, **reading)
+        else:
+            if first_id is not None:
+                raise InvalidRequest(f"--first-id is for a table that is there, got {first_id} with --create")
+            done = from_pretrained(
+                client,
+                path,
+                name,
+                freeze=freeze,
+                optimizer=None if optimizer is None else Optimizer.from_mapping(parsed(optimizer)),
+                initializer=None if initializer is None else Initializer.from_mapping(parsed(initializer)),
+                partition=partition,
+                num_embeddings=num_embeddings,
+                unk=unk,
+                pad=pad,
+                buckets=buckets,
+                **reading,
+            )
+    return _report(done, path, save_vocabulary)
+
+
+def export_file(
+    client: Client,
+    name: str,
+    path: Path,
+    *,
+    format: str | None = None,
+    tensor: str = "weight",
+    ids: Path | None = None,
+    vocabulary: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """What `rowloom export TABLE PATH` does.
+
+    Args:
+        client: the cluster.
+        name: the table.
+        path: the file to write.
+        format: as for `import_file`; by default by the file's suffix.
+        tensor: what the tensor or column is called.
+        ids: a `.npy` file, or a text file with an id a line; only these rows.
+        vocabulary: the words of the ids, if the table does not have them.
+        quiet: no bar.
+
+    Returns:
+        `{"table", "path", "rows"}`, for `--json`.
+
+    Raises:
+        RowloomError: as `export_table`.
+    """
+    words = Vocabulary.from_file(vocabulary) if vocabulary is not None else None
+    chosen = _ids_in(ids) if ids is not None else None
+    with _bar(f"{name} into {path.name}", quiet) as told:
+        rows = export_table(
+            client,
+            path,
+            name=name,
+            format=format,
+            tensor=tensor,
+            ids=chosen,
+            vocabulary=words,
+            progress=told,
+        )
+    return {"table": name, "path": str(path), "rows": rows}
+
+
+def parsed(recipe: str) -> dict[str, Any]:
+    """`Adagrad(lr=0.05, eps=1e-8)` or `Adagrad` as `{"name": "Adagrad", "lr": 0.05, "eps": 1e-8}`.
+
+    Raises:
+        InvalidRequest: anything else.
+    """
+    name, bracket, rest = recipe.strip().partition("(")
+    found: dict[str, Any] = {"name": name.strip()}
+    if bracket and not rest.endswith(")"):
+        raise InvalidRequest(f"write it as Name(argument=number, ...), got {recipe!r}")
+    for pair in filter(None, (p.strip() for p in rest[:-1].split(","))):
+        argument, equals, value = pair.partition("=")
+        if not equals:
+            raise InvalidRequest(f"{pair!r} in {recipe!r} has no name; write argument=number")
+        found[argument.strip()] = _number(value.strip(), recipe)
+    return found
+
+
+def _number(text: str, recipe: str) -> float | int | bool:
+    if text in ("True", "False", "true", "false"):
+        return text.lower() == "true"
+    try:
+        return int(text) if text.lstrip("+-").isdigit() else float(text)
+    except ValueError as e:
+        raise InvalidRequest(f"{text!r} in {recipe!r} is no number") from e
+
+
+def _refuse_of_created(**arguments: Any) -> None:
+    for name, value in arguments.items():
+        if value not in (None, False):
+            option = "--" + name.replace("_", "-")
+            raise InvalidRequest(f"{option} is for a table that is made here; add --create")
+
+
+def _ids_in(path: Path) -> np.ndarray:
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        return np.array([int(line) for line in path.read_text().split()], np.int64)
+    except ValueError as e:
+        raise InvalidRequest(f"{path} must hold integers, one a line, or be a .npy file: {e}") from e
+
+
+def _report(done: Imported, path: Path, save_vocabulary: Path | None) -> dict[str, Any]:
+    if save_vocabulary is not None:
+        if done.vocabulary is None:
+            raise InvalidRequest(f"{path} has no words; leave --save-vocabulary out")
+        done.vocabulary.save(save_vocabulary)
+    return {
+        "table": done.table.name,
+        "path": str(path),
+        "rows": done.rows,
+        "skipped_words": done.skipped,
+        "missing_words": done.missing,
+        "vocabulary": str(save_vocabulary) if save_vocabulary is not None else None,
+    }
+
+
+@contextmanager
+def _bar(what: str, quiet: bool) -> Iterator[Told | None]:
+    """A bar on stderr, so that stdout has the result alone."""
+    if quiet:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.completed:,.0f} rows"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,0 +1,87 @@
+"""What `rowloom import` and `rowloom export` do."""
+
+import numpy as np
+import pytest
+from memory_client import MemoryClient
+
+from rowloom.client.vocabulary import Vocabulary
+from rowloom.deploy.importing import export_file, import_file, parsed
+from rowloom.proto.errors import InvalidRequest
+from rowloom.proto.spec import Adagrad, Constant
+
+ROWS = np.arange(12, dtype=np.float32).reshape(6, 2)
+
+
+def test_a_file_becomes_a_table_and_a_table_a_file(tmp_path, capfd):
+    np.save(tmp_path / "x.npy", ROWS)
+    client = MemoryClient()
+    done = import_file(
+        client,
+        tmp_path / "x.npy",
+        "t",
+        create=True,
+        optimizer="Adagrad(lr=0.5)",
+        initializer="Constant(value=2)",
+    )
+    assert done == {
+        "table": "t",
+        "path": str(tmp_path / "x.npy"),
+        "rows": 6,
+        "skipped_words": 0,
+        "missing_words": 0,
+        "vocabulary": None,
+    }
+    spec = client.table("t").spec
+    assert (spec.optimizer, spec.initializer, spec.frozen) == (Adagrad(lr=0.5), Constant(2), False)
+    (tmp_path / "ids.txt").write_text("5\n1\n")
+    wanted = export_file(client, "t", tmp_path / "y.npy", ids=tmp_path / "ids.txt")
+    assert wanted["rows"] == 2
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), ROWS[[1, 5]])
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "x.npy into t" in err
+    assert "6 rows" in err
+    import_file(client, tmp_path / "x.npy", "t", quiet=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_words_come_with_their_vocabulary(tmp_path):
+    (tmp_path / "x.txt").write_text("a 1 2\nb 3 4\n")
+    client = MemoryClient()
+    kept = tmp_path / "v.json"
+    done = import_file(client, tmp_path / "x.txt", "w", create=True, save_vocabulary=kept, quiet=True)
+    assert (done["rows"], done["missing_words"], done["vocabulary"]) == (2, 2, str(kept))
+    assert Vocabulary.from_file(kept) == Vocabulary("ab")
+    assert export_file(client, "w", tmp_path / "y.vec", vocabulary=kept, quiet=True)["rows"] == 4
+    np.save(tmp_path / "x.npy", ROWS)
+    with pytest.raises(InvalidRequest, match="has no words; leave --save-vocabulary out"):
+        import_file(client, tmp_path / "x.npy", "t", create=True, save_vocabulary=kept, quiet=True)
+
+
+def test_options_that_do_not_go_together_are_refused(tmp_path):
+    np.save(tmp_path / "x.npy", ROWS)
+    client = MemoryClient()
+    with pytest.raises(InvalidRequest, match="--optimizer is for a table that is made here; add --create"):
+        import_file(client, tmp_path / "x.npy", "t", optimizer="SGD", quiet=True)
+    with pytest.raises(InvalidRequest, match="--first-id is for a table that is there, got 3"):
+        import_file(client, tmp_path / "x.npy", "t", create=True, first_id=3, quiet=True)
+    (tmp_path / "ids.txt").write_text("5\nx\n")
+    with pytest.raises(InvalidRequest, match="must hold integers, one a line"):
+        export_file(client, "t", tmp_path / "y.npy", ids=tmp_path / "ids.txt", quiet=True)
+
+
+def test_recipes_are_written_as_in_python():
+    assert parsed("Adagrad") == {"name": "Adagrad"}
+    assert parsed("SGD(lr=1, nesterov=True, momentum=9e-1)") == {
+        "name": "SGD",
+        "lr": 1,
+        "nesterov": True,
+        "momentum": 0.9,
+    }
+    for wrong, match in [
+        ("SGD(1)", "has no name"),
+        ("SGD(lr=1", "write it as"),
+        ("SGD(lr=x)", "is no number"),
+    ]:
+        with pytest.raises(InvalidRequest, match=match):
+            parsed(wrong)
