@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +22,10 @@ class Launcher(Protocol):
 
     A `key` names one server for ever within a cluster; it is never used for another.
     """
+
+    def reserve(self, keys: Sequence[int]) -> None:
+        """Set room aside for servers that will be started together. Raises Unavailable if there is none."""
+        ...
 
     def start(self, key: int) -> Launched:
         """Start one more server; returns when it listens. Raises Unavailable if it does not in time."""

@@ -11,19 +11,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..proto.errors import Unavailable
 from ..server.serve import Server
 from .config import DeployConfig
 from .launcher import Launched
-
-# Large messages would otherwise be given back to the kernel and page-faulted anew each time: half the throughput.
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-    "MALLOC_TRIM_THRESHOLD_": "4073741824",
-    "MALLOC_ARENA_MAX": "4",
-}
 
 
 class ProcessLauncher:
@@ -39,6 +33,9 @@ class ProcessLauncher:
         self._logs = logs
         self._lock = threading.Lock()
         self._running: dict[int, tuple[subprocess.Popen, Launched]] = {}
+
+    def reserve(self, keys: Sequence[int]) -> None:
+        """As `Launcher`: this machine needs none."""
 
     def start(self, key: int) -> Launched:
         """As `Launcher`."""
@@ -59,14 +56,11 @@ class ProcessLauncher:
         command += ["--host", self._config.host or "127.0.0.1"]
         if self._config.advertise_host:
             command += ["--advertise", self._config.advertise_host]
-        environment = os.environ | ALLOCATOR
         if self._logs is None:
-            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._logs.mkdir(parents=True, exist_ok=True)
         with open(self._logs / f"shard-{key}.log", "ab") as log:
-            return subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment
-            )
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
 
     def stop(self, key: int, grace_s: float) -> None:
         """As `Launcher`."""
@@ -129,6 +123,9 @@ class ThreadLauncher:
 
     def __init__(self) -> None:
         self._running: dict[int, Server] = {}
+
+    def reserve(self, keys: Sequence[int]) -> None:
+        """As `Launcher`: this machine needs none."""
 
     def start(self, key: int) -> Launched:
         """As `Launcher`."""

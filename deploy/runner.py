@@ -65,9 +65,7 @@ class CoordinatorServer:
         self._grpc = GrpcServer(self._methods.__contains__, self._handle, host=host, port=port)
         self.address = f"{advertise or host}:{self._grpc.port}"
         self._file = StateFile(storage if storage is not None else config.storage)
-        stored = self._file.load()
-        state = stored or ClusterState(config.name)
-        self.coordinator = Coordinator(state, time.monotonic, random.SystemRandom(), self.address)
+        self.coordinator = self._coordinator(ClusterState(config.name))
         self._change = threading.Lock()  # held by the one change that runs
         self._scaling: Progress | None = None
         self._health: dict[int, str] = {}
@@ -79,27 +77,39 @@ class CoordinatorServer:
     def __repr__(self) -> str:
         return f"<CoordinatorServer {self.config.name!r} {self.address} {self.coordinator.state.layout}>"
 
+    def _coordinator(self, state: ClusterState) -> Coordinator:
+        return Coordinator(state, time.monotonic, random.SystemRandom(), self.address)
+
     def start(self) -> None:
-        """Start the shards (or take up those of a coordinator that ended), make the tables, open the port."""
+        """Start the shards, make the tables, open the port. Raises Unavailable."""
         try:
-            self._start_cluster()
+            with self._change:
+                self.perform(self.coordinator.up(self.config.shards))
+                for spec in self.config.tables:
+                    self.perform(self.coordinator.create_table(spec))
         except BaseException:
             self._launcher.close()
             raise
+        self._open()
+
+    def take_up(self) -> None:
+        """Go on where a coordinator of this cluster ended. Raises StateLost if nothing is known of it."""
+        stored = self._file.load()
+        if stored is None or stored.layout is None:
+            raise StateLost(
+                f"the coordinator of {self.config.name!r} started anew and finds no layout in storage "
+                f"({self._file!r}): `rowloom down` and `rowloom up` start from initial values"
+            )
+        self.coordinator = self._coordinator(stored)
+        with self._change:
+            found = [self._launcher.find(key) for key in stored.keys]
+            for index, outcome in enumerate(self.perform(self.coordinator.recover(found))):
+                self._health[index] = "lost" if isinstance(outcome, StateLost) else "serving"
+        self._open()
+
+    def _open(self) -> None:
         self._grpc.start()
         threading.Thread(target=self._watch, name="rowloom-watch", daemon=True).start()
-
-    def _start_cluster(self) -> None:
-        coordinator = self.coordinator
-        with self._change:
-            if coordinator.state.layout is not None:
-                found = [self._launcher.find(key) for key in coordinator.state.keys]
-                for index, outcome in enumerate(self.perform(coordinator.recover(found))):
-                    self._health[index] = _health_of(outcome)
-                return
-            self.perform(coordinator.up(self.config.shards))
-            for spec in self.config.tables:
-                self.perform(coordinator.create_table(spec))
 
     def stop(self) -> None:
         """End the shards and close the port. Rows are gone."""
@@ -148,6 +158,7 @@ class CoordinatorServer:
         return None
 
     def _launch(self, keys: list[int]) -> list[Launched]:
+        self._launcher.reserve(keys)
         futures = [self._pool.submit(self._launcher.start, key) for key in keys]
         errors = [e for f in futures if (e := f.exception()) is not None]
         if errors:

@@ -16,6 +16,7 @@ import grpc
 
 from ..proto.channel import CHANNEL_OPTIONS
 from ..proto.errors import RowloomError
+from .allocator import keep_freed_memory
 from .host import Host, Incoming, Process
 from .receive import Call
 from .servicer import GrpcServer
@@ -139,6 +140,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--advertise")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end with the parent process")
     args = parser.parse_args(argv)
+    keep_freed_memory()
     server = Server(args.host, args.port, args.advertise)
     server.start()
     ready = {"address": server.address, "incarnation": server.incarnation, "pid": os.getpid()}
