@@ -14,10 +14,21 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..proto.errors import Unavailable
+from ..proto.errors import RowloomError, Unavailable
 from ..server.serve import Server
 from .config import DeployConfig
+from .directory import (
+    ClusterDirectory,
+    Record,
+    end_process,
+    is_running,
+    spawn_detached,
+    started,
+    wait_for_end,
+    write_whole,
+)
 from .launcher import Launched
+from .remote import Remote
 
 
 class ProcessLauncher:
@@ -41,10 +52,11 @@ class ProcessLauncher:
         """As `Launcher`."""
         process = self._spawn(key)
         try:
-            ready = _first_line(process, time.monotonic() + self._config.limits.start_timeout_s)
+            ready = _first_line(process, self._config.limits.start_timeout_s)
         except BaseException:
             process.kill()
             process.wait()
+            _close_pipes(process)
             raise
         launched = Launched(ready["address"], ready["incarnation"], socket.gethostname(), ready["pid"])
         with self._lock:
@@ -87,19 +99,21 @@ class ProcessLauncher:
             thread.join()
 
 
-def _first_line(process: subprocess.Popen, until: float) -> dict:
+def _first_line(process: subprocess.Popen, timeout_s: float) -> dict:
     """What a server says when it listens."""
     assert process.stdout is not None
+    until = time.monotonic() + timeout_s
     line = b""
     while not line.endswith(b"\n"):
         readable, _, _ = select.select([process.stdout], [], [], max(0.0, until - time.monotonic()))
         if not readable:
-            raise Unavailable("a shard server did not start in time; its log says why")
+            raise Unavailable(
+                f"a shard server did not start within limits.start_timeout_s = {timeout_s:g} s; its log says why"
+            )
         some = os.read(process.stdout.fileno(), 4096)
         if not some:
-            raise Unavailable(
-                f"a shard server ended with code {process.wait()} while it started; its log says why"
-            )
+            code = process.wait()
+            raise Unavailable(f"a shard server ended with code {code} while it started; its log says why")
         line += some
     return json.loads(line)
 
@@ -114,8 +128,14 @@ def _end(process: subprocess.Popen, grace_s: float) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    _close_pipes(process)
+
+
+def _close_pipes(process: subprocess.Popen) -> None:
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):
+            if pipe is not None:
+                pipe.close()
 
 
 class ThreadLauncher:
@@ -151,3 +171,56 @@ class ThreadLauncher:
         """As `Launcher`."""
         for key in list(self._running):
             self.stop(key, 0.0)
+
+
+# ------------------------------------------------------------------------------------------- clusters that stay
+
+
+def up_local(config: DeployConfig, directory: ClusterDirectory) -> Record:
+    """Start a coordinator process that outlives this one, and its shards with it. Returns when all serve.
+
+    Raises:
+        Unavailable: it did not start; nothing is left running.
+    """
+    folder = directory.folder(config.name)
+    ready, log, given = folder / "ready.json", folder / "cluster.log", folder / "config.json"
+    ready.unlink(missing_ok=True)
+    write_whole(given, config.to_json())
+    command = [sys.executable, "-m", "rowloom.deploy.runner"]
+    command += ["--config-json", str(given), "--ready-file", str(ready)]
+    pid = spawn_detached(command, log)
+    began = started(pid)
+    try:
+        answer = _wait_for(ready, pid, began, config.limits.start_timeout_s + 30.0)
+    except BaseException as e:
+        end_process(pid, began, config.limits.stop_grace_s)
+        if isinstance(e, RowloomError):
+            raise Unavailable(f"cluster {config.name!r} did not start: {e} (log: {log})") from None
+        raise
+    record = Record(config.name, "local", answer["address"], pid, began, storage=config.storage or "")
+    directory.put(record)
+    return record
+
+
+def _wait_for(ready: Path, pid: int, began: int, timeout_s: float) -> dict:
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        running = is_running(pid, began)  # before the file: it is written before the process ends
+        if ready.exists():
+            answer = json.loads(ready.read_text())
+            if "error" in answer:
+                raise Unavailable(answer["error"])
+            return answer
+        if not running:
+            raise Unavailable("the coordinator ended while it started")
+        time.sleep(0.02)
+    raise Unavailable(f"the coordinator was not ready after {timeout_s:g} s")
+
+
+def down_local(record: Record, grace_s: float = 10.0) -> None:
+    """End a cluster that `up_local` started; its shards end with it. No error if it is gone already."""
+    with contextlib.suppress(RowloomError), Remote(record.address, timeout_s=5.0) as remote:
+        if is_running(record.pid, record.started):
+            remote.shutdown()
+            wait_for_end(record.pid, record.started, grace_s)
+    end_process(record.pid, record.started, grace_s)
