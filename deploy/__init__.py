@@ -2,5 +2,6 @@
 
 from .config import DeployConfig, load
 from .local_cluster import LocalCluster, local_cluster
+from .ray_launcher import address_of
 
-__all__ = ["DeployConfig", "LocalCluster", "load", "local_cluster"]
+__all__ = ["DeployConfig", "LocalCluster", "address_of", "load", "local_cluster"]

@@ -187,6 +187,10 @@ class Optimizer(Recipe):
         """Whether every push to the table counts as a step of it, on every shard."""
         return False
 
+    def slot_widths(self, width: int) -> list[int]:
+        """Columns of each slot that the optimizer keeps beside a row of `width` columns."""
+        return []
+
     def __post_init__(self) -> None:
         self._require(math.isfinite(self.lr) and self.lr >= 0, "lr", "finite and at least 0")
 
@@ -199,6 +203,10 @@ class SGD(Optimizer):
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
+
+    def slot_widths(self, width: int) -> list[int]:
+        """The momentum buffer."""
+        return [width] if self.momentum else []
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -214,6 +222,10 @@ class Adagrad(Optimizer):
     lr: float = 1e-2
     eps: float = 1e-10
     initial_accumulator: float = 0.0
+
+    def slot_widths(self, width: int) -> list[int]:
+        """The sum of squares."""
+        return [width]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -237,6 +249,10 @@ class Adam(Optimizer):
     def counts_steps(self) -> bool:
         """Bias correction needs the step."""
         return True
+
+    def slot_widths(self, width: int) -> list[int]:
+        """The moments."""
+        return [width, width]
 
     def __post_init__(self) -> None:
         super().__post_init__()

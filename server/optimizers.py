@@ -1,6 +1,6 @@
 """Update rules: fused kernels over rows and slots, float32 throughout, bit-equal to a numpy loop of the same formula.
 
-A rule says how many columns each slot has and what a new row's slots hold, and applies itself in place. No fastmath and
+A rule says what a new row's slots hold, and applies itself in place. No fastmath and
 no float64 in the loops: the first would change bits, the second costs a factor of four.
 """
 
@@ -19,10 +19,6 @@ F = np.float32
 
 class Rule(Protocol):
     """What a table asks of its optimizer."""
-
-    def slot_widths(self, width: int) -> list[int]:
-        """Columns of each slot, for rows of `width` columns."""
-        ...
 
     def slot_fills(self) -> list[float]:
         """What a new row's slots hold."""
@@ -45,10 +41,6 @@ class SGDRule:
         assert isinstance(optimizer, SGD)
         self._o = optimizer
 
-    def slot_widths(self, width: int) -> list[int]:
-        """As `Rule`."""
-        return [width] if self._o.momentum else []
-
     def slot_fills(self) -> list[float]:
         """As `Rule`."""
         return [0.0] if self._o.momentum else []
@@ -69,10 +61,6 @@ class AdagradRule:
         assert isinstance(optimizer, Adagrad)
         self._o = optimizer
 
-    def slot_widths(self, width: int) -> list[int]:
-        """As `Rule`."""
-        return [width]
-
     def slot_fills(self) -> list[float]:
         """As `Rule`."""
         return [self._o.initial_accumulator]
@@ -88,10 +76,6 @@ class AdamRule:
     def __init__(self, optimizer: Optimizer) -> None:
         assert isinstance(optimizer, Adam)
         self._o = optimizer
-
-    def slot_widths(self, width: int) -> list[int]:
-        """As `Rule`."""
-        return [width, width]
 
     def slot_fills(self) -> list[float]:
         """As `Rule`."""

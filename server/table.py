@@ -39,7 +39,7 @@ class Table:
             if spec.num_embeddings is not None and not spec.hash_ids
             else spec.id_limit
         )
-        self._rows = Rows([self.width, *self._rule.slot_widths(self.width)], mine, spec.name)
+        self._rows = Rows([self.width, *spec.optimizer.slot_widths(self.width)], mine, spec.name)
 
     def __len__(self) -> int:
         return self._rows.count
