@@ -55,8 +55,11 @@ class OracleTable:
     def _update(self, w: np.ndarray, g: np.ndarray, slots: list[np.ndarray]) -> None:
         o, lr = self.spec.optimizer, F(self.lr)
         if isinstance(o, SGD):
-            assert not o.momentum
-            assert not o.weight_decay
+            if o.weight_decay:
+                g = g + F(o.weight_decay) * w
+            if o.momentum:
+                slots[0][:] = F(o.momentum) * slots[0] + g
+                g = g + F(o.momentum) * slots[0] if o.nesterov else slots[0]
             w -= lr * g
         elif isinstance(o, Adagrad):
             slots[0] += g * g

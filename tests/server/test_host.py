@@ -1,0 +1,209 @@
+"""What one server process answers, in every state that it can be in."""
+
+import numpy as np
+import pytest
+
+from rowloom.client import SGD, InvalidRequest, StateLost, TableNotFound, TableSpec, Zeros
+from rowloom.proto import rowloom_pb2 as pb
+from rowloom.proto.codec import ASSIGN, Block, PartName, Pull, PullReply, Push
+from rowloom.proto.errors import Moving, Overloaded, RetryLater, RowloomError, WrongCluster, WrongLayout
+from rowloom.proto.layout import Layout, ShardAddress
+from rowloom.proto.spec import TableEntry
+from rowloom.server.host import Host
+
+SHARD = "/rowloom.v1.Shard/"
+ENTRY = TableEntry(1, TableSpec("t", 100, dim=2, optimizer=SGD(lr=1.0), initializer=Zeros()))
+OTHER = TableEntry(2, TableSpec("u", 100, dim=3, optimizer=SGD(lr=1.0), initializer=Zeros()))
+
+
+def layout_of(n: int, epoch: int = 1, cluster: str = "c") -> Layout:
+    return Layout(cluster, epoch, tuple(ShardAddress(i, f"h{i}:1", 1) for i in range(n)))
+
+
+def header(epoch: int = 1, cluster: str = "c", shard: int = 0, protocol: int = 1) -> pb.Header:
+    return pb.Header(cluster_id=cluster, epoch=epoch, protocol=protocol, shard=shard)
+
+
+def serving(n: int = 1) -> Host:
+    host = Host()
+    adopt(host, layout_of(n), fresh=True)
+    return host
+
+
+def adopt(host: Host, layout: Layout, *, fresh: bool = False, retire: bool = False, turn: int = 1) -> None:
+    tables = [ENTRY.to_message(), OTHER.to_message()]
+    call(
+        host,
+        "Adopt",
+        pb.AdoptRequest(layout=layout.to_message(), fresh=fresh, tables=tables, retire=retire, turn=turn),
+    )
+
+
+def call(host: Host, method: str, request) -> bytes:
+    data = b"".join(request.encode()) if hasattr(request, "encode") else request.SerializeToString()
+    return b"".join(bytes(b) for b in host.handle(SHARD + method, data))
+
+
+def pull(host: Host, ids, head: pb.Header | None = None) -> np.ndarray:
+    data = call(host, "Pull", Pull(head or header(), [(1, np.array(ids, np.int64))]))
+    return PullReply.decode(data).blocks[0].data.reshape(-1, 2)
+
+
+def part(ids, values, seq: int = 1, table: int = 1, **more) -> Push:
+    block = Block(np.asarray(values, np.float32))
+    tables = more.pop("tables", [(table, np.array(ids, np.int64), block)])
+    names = more.pop("names", (PartName(1, 0, seq),))
+    return Push(more.pop("head", header()), 7, names, push=seq, tables=tables, **more)
+
+
+def test_a_server_that_nobody_adopted_says_that_it_holds_nothing() -> None:
+    with pytest.raises(StateLost, match="started anew and holds no rows"):
+        pull(Host(), [1])
+
+
+def test_a_part_that_comes_twice_is_applied_once() -> None:
+    host = serving()
+    first = call(host, "Push", part([1], [[1, 1]]))
+    again = call(host, "Push", part([1], [[1, 1]]))
+    assert not pb.PushReply.FromString(first).duplicate
+    assert pb.PushReply.FromString(again).duplicate
+    np.testing.assert_array_equal(pull(host, [1]), [[-1, -1]])
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "message"),
+    [
+        (part([5, 100], [[1, 1], [1, 1]]), InvalidRequest, r"id 100 \(number 1 of the request\).*\[0, 100\)"),
+        (part([5, -1], [[1, 1], [1, 1]]), InvalidRequest, "id -1"),
+        (part([5, 6], [[1, 1], [1, np.nan]]), InvalidRequest, "id 6 has nan in column 1"),
+        (part([5, 6], [[1, 1], [np.inf, 1]]), InvalidRequest, "id 6 has inf in column 0"),
+        (part([5], [[1, 1, 1]]), InvalidRequest, "need 2 values, got 3"),
+        (part([5], [[1, 1]], table=9), TableNotFound, "number 9"),
+        (part([5], [[1, 1]], kind=77), InvalidRequest, "unknown kind of push 77"),
+        (part([5], [[1, 1]], names=()), InvalidRequest, "needs names"),
+        (part([5], [[1, 1]], names=(PartName(1, 3, 1),)), InvalidRequest, "last name of a part"),
+        (part([5], [[1, 1]], head=header(epoch=2)), WrongLayout, "epoch 1"),
+        (part([5], [[1, 1]], head=header(shard=1)), WrongLayout, "shard 0"),
+        (part([5], [[1, 1]], head=header(cluster="d")), WrongCluster, "'c', not 'd'"),
+        (part([5], [[1, 1]], head=header(protocol=2)), InvalidRequest, "protocol 1"),
+    ],
+)
+def test_a_bad_push_changes_nothing(request_: Push, error: type, message: str) -> None:
+    host = serving()
+    call(host, "Push", part([5, 6], [[1, 2], [3, 4]], seq=9))
+    with pytest.raises(error, match=message):
+        call(host, "Push", request_)
+    np.testing.assert_array_equal(pull(host, [5, 6, 7]), [[-1, -2], [-3, -4], [0, 0]])
+    assert host.current is not None
+    assert len(host.current.tables[1]) == 2
+
+
+def test_a_bad_table_keeps_the_good_one_of_the_same_push_from_changing() -> None:
+    host = serving()
+    good = (1, np.array([5]), Block(np.ones((1, 2), np.float32)))
+    for bad in [
+        (2, np.array([5]), Block(np.full((1, 3), np.nan, np.float32))),
+        (2, np.array([500]), Block(np.ones((1, 3), np.float32))),
+        (1, np.array([6]), Block(np.ones((1, 2), np.float32))),
+    ]:
+        with pytest.raises(InvalidRequest):
+            call(host, "Push", part([], [], tables=[good, bad]))
+    np.testing.assert_array_equal(pull(host, [5]), [[0, 0]])
+    # A refused part was not recorded: the same number may still be used.
+    assert not pb.PushReply.FromString(call(host, "Push", part([], [], tables=[good]))).duplicate
+
+
+def test_an_id_of_another_shard_is_refused() -> None:
+    host = serving(2)
+    with pytest.raises(InvalidRequest, match=r"id 3 .*belongs to another shard than 0 of 2"):
+        pull(host, [2, 3])
+
+
+def test_while_rows_move_reads_go_on_and_pushes_wait() -> None:
+    host = serving()
+    freeze = pb.FreezeRequest(cluster_id="c", epoch=1, on=True, turn=2)
+    assert pb.FreezeReply.FromString(call(host, "Freeze", freeze)).rows == 0
+    with pytest.raises(Moving) as caught:
+        call(host, "Push", part([1], [[1, 1]]))
+    assert caught.value.retry_after_s > 0
+    np.testing.assert_array_equal(pull(host, [1]), [[0, 0]])
+    freeze.on, freeze.turn = False, 3
+    call(host, "Freeze", freeze)
+    call(host, "Push", part([1], [[1, 1]]))
+
+
+def test_late_control_steps_change_nothing() -> None:
+    """A duplicated Adopt once unfroze a shard in the middle of a move; found by the simulator."""
+    host = serving()
+    call(host, "Freeze", pb.FreezeRequest(cluster_id="c", epoch=1, on=True, turn=5))
+    with pytest.raises(InvalidRequest, match="step 1 of the coordinator comes too late"):
+        adopt(host, layout_of(1), turn=1)
+    with pytest.raises(InvalidRequest, match="too late"):
+        call(host, "Freeze", pb.FreezeRequest(cluster_id="c", epoch=1, on=False, turn=4))
+    assert host.state == "moving"
+
+
+def test_a_new_server_that_still_receives_sends_clients_back_for_the_layout() -> None:
+    """It once said StateLost, to clients that were quicker than the coordinator; found by the simulator."""
+    host = Host()
+    request = pb.PrepareRequest(
+        source=layout_of(1).to_message(), layout=layout_of(2, 2).to_message(), index=1, turn=1
+    )
+    call(host, "Prepare", request)
+    assert len(host.tasks) == 1
+    with pytest.raises(WrongLayout, match="still receiving"):
+        pull(host, [1], header(epoch=2, shard=1))
+
+
+def test_a_server_that_did_not_receive_everything_cannot_be_adopted() -> None:
+    host = Host()
+    request = pb.PrepareRequest(
+        source=layout_of(1).to_message(), layout=layout_of(2, 2).to_message(), index=1, turn=1
+    )
+    call(host, "Prepare", request)
+    with pytest.raises(StateLost, match="only in part"):
+        adopt(host, layout_of(2, 2), turn=2)
+
+
+def test_a_retired_server_names_the_new_epoch() -> None:
+    host = serving()
+    adopt(host, layout_of(2, 2), retire=True, turn=2)
+    with pytest.raises(WrongLayout) as caught:
+        pull(host, [1])
+    assert caught.value.epoch == 2
+    data = b"".join(host.handle("/rowloom.v1.Directory/DescribeLayout", b""))
+    assert pb.DescribeLayoutReply.FromString(data).layout.epoch == 2
+
+
+def test_a_ledger_is_read_only_while_pushes_wait() -> None:
+    with pytest.raises(RetryLater, match="freeze first"):
+        call(serving(), "ReadLedger", pb.ReadLedgerRequest(header=header()))
+
+
+def test_a_pull_of_more_than_the_limit_is_refused_before_memory_is_taken() -> None:
+    host = serving()
+    ids = np.zeros(40_000_000, np.int64)
+    with pytest.raises(Overloaded, match="send smaller chunks"):
+        call(host, "Pull", Pull(header(), [(1, ids)]))
+
+
+@pytest.mark.parametrize(
+    "method", ["Pull", "Push", "Step", "Adopt", "Prepare", "Freeze", "ReadRows", "CreateTable"]
+)
+def test_garbage_is_an_error_and_changes_nothing(method: str) -> None:
+    rng = np.random.default_rng(0)
+    host = serving()
+    call(host, "Push", part([5], [[1, 2]], seq=9))
+    for size in (1, 3, 17, 100, 1000):
+        for _ in range(50):
+            data = rng.integers(0, 256, size, np.uint8).tobytes()
+            with pytest.raises(RowloomError):
+                host.handle(SHARD + method, data)
+    np.testing.assert_array_equal(pull(host, [5, 6]), [[-1, -2], [0, 0]])
+    assert host.state == "serving"
+
+
+def test_assign_overwrites_and_the_last_of_duplicates_counts() -> None:
+    host = serving()
+    call(host, "Push", part([4, 4, 5], [[1, 1], [2, 2], [3, 3]], kind=ASSIGN))
+    np.testing.assert_array_equal(pull(host, [5, 4]), [[3, 3], [2, 2]])
