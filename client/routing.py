@@ -38,13 +38,9 @@ def as_ids(ids: object, spec: TableSpec) -> np.ndarray:
     Raises:
         InvalidRequest: not integers, or an id out of range; names the first one and where it stands.
     """
-    given = as_array(ids, "ids")
-    array = np.asarray(given)
-    if array.size == 0 and array.dtype.kind not in "iu":
-        if array.dtype.kind == "f" and not hasattr(given, "dtype"):
-            array = array.astype(np.int64)  # an empty list has no type of its own
-        elif array.dtype.kind not in "iuO":
-            raise InvalidRequest(f"ids must be integers, got {array.dtype} (table {spec.name!r})")
+    array = as_array(ids, "ids")
+    if array.size == 0 and array.dtype.kind == "f" and not hasattr(ids, "dtype"):
+        array = array.astype(np.int64)  # an empty list has no type of its own
     if array.dtype.kind not in "iu":
         raise InvalidRequest(f"ids must be integers, got {array.dtype} (table {spec.name!r})")
     if array.size:

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, TypeVar
 
 from . import rowloom_pb2 as pb
@@ -16,7 +17,17 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_WIDTH = 4096
 WIRES = ("float32", "bfloat16", "float16", "int8")
 
+MAX_SEED = 2**53  # Numbers travel as doubles, which are exact up to here.
+
 R = TypeVar("R", bound="Recipe")
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,9 @@ class Recipe:
         if not condition:
             value = getattr(self, argument)
             raise InvalidRequest(f"{type(self).__name__}: {argument} must be {what}, got {value!r}")
+
+    def _require_seed(self, seed: object) -> None:
+        self._require(_whole(seed) and 0 <= seed <= MAX_SEED, "seed", "a whole number in [0, 2**53]")  # type: ignore[operator]
 
     def to_message(self) -> pb.Recipe:
         """As the message."""
@@ -64,6 +78,8 @@ class Recipe:
         for key, value in message.numbers.items():
             name, dot, index = key.partition(".")
             if dot:
+                if not index.isdecimal():
+                    raise InvalidRequest(f"{message.name} has no argument {key!r}")
                 tuples.setdefault(name, {})[int(index)] = value
             else:
                 arguments[key] = value
@@ -72,8 +88,9 @@ class Recipe:
         for name in list(arguments):
             if name not in known:
                 raise InvalidRequest(f"{message.name} has no argument {name!r}; it has: {', '.join(known)}")
-            if isinstance(arguments[name], float) and str(known[name].type) in ("bool", "int", "int | None"):
-                arguments[name] = bool(arguments[name]) if known[name].type == "bool" else int(arguments[name])
+            value, kind = arguments[name], str(known[name].type)
+            if isinstance(value, float) and value.is_integer() and kind in ("bool", "int", "int | None"):
+                arguments[name] = bool(value) if kind == "bool" else int(value)
         return cls(**arguments)
 
     @classmethod
@@ -120,7 +137,7 @@ class Constant(Initializer):
     value: float = 0.0
 
     def __post_init__(self) -> None:
-        self._require(math.isfinite(self.value), "value", "finite")
+        self._require(_finite(self.value), "value", "finite")
 
 
 @dataclass(frozen=True)
@@ -132,8 +149,9 @@ class Uniform(Initializer):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._require(math.isfinite(self.low), "low", "finite")
-        self._require(math.isfinite(self.high) and self.high >= self.low, "high", f"finite and at least low={self.low}")
+        self._require_seed(self.seed)
+        self._require(_finite(self.low), "low", "finite")
+        self._require(_finite(self.high) and self.high >= self.low, "high", f"finite and at least low={self.low}")
 
 
 @dataclass(frozen=True)
@@ -145,8 +163,9 @@ class Normal(Initializer):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._require(math.isfinite(self.mean), "mean", "finite")
-        self._require(math.isfinite(self.std) and self.std >= 0, "std", "at least 0")
+        self._require_seed(self.seed)
+        self._require(_finite(self.mean), "mean", "finite")
+        self._require(_finite(self.std) and self.std >= 0, "std", "at least 0")
 
 
 @dataclass(frozen=True)
@@ -169,8 +188,9 @@ class TwoSided(Initializer):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._require(math.isfinite(self.low) and self.low >= 0, "low", "at least 0")
-        self._require(math.isfinite(self.high) and self.high >= self.low, "high", f"finite and at least low={self.low}")
+        self._require_seed(self.seed)
+        self._require(_finite(self.low) and self.low >= 0, "low", "at least 0")
+        self._require(_finite(self.high) and self.high >= self.low, "high", f"finite and at least low={self.low}")
 
 
 # ------------------------------------------------------------------------------------------------------- optimizers
@@ -192,7 +212,7 @@ class Optimizer(Recipe):
         return []
 
     def __post_init__(self) -> None:
-        self._require(math.isfinite(self.lr) and self.lr >= 0, "lr", "finite and at least 0")
+        self._require(_finite(self.lr) and self.lr >= 0, "lr", "finite and at least 0")
 
 
 @dataclass(frozen=True)
@@ -210,9 +230,10 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require(0 <= self.momentum < 1, "momentum", "in [0, 1)")
+        self._require(_finite(self.momentum) and 0 <= self.momentum < 1, "momentum", "in [0, 1)")
+        self._require(isinstance(self.nesterov, bool), "nesterov", "True or False")
         self._require(not self.nesterov or self.momentum > 0, "nesterov", "False without momentum")
-        self._require(math.isfinite(self.weight_decay) and self.weight_decay >= 0, "weight_decay", "at least 0")
+        self._require(_finite(self.weight_decay) and self.weight_decay >= 0, "weight_decay", "at least 0")
 
 
 @dataclass(frozen=True)
@@ -229,9 +250,9 @@ class Adagrad(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require(math.isfinite(self.eps) and self.eps >= 0, "eps", "at least 0")
+        self._require(_finite(self.eps) and self.eps >= 0, "eps", "at least 0")
         self._require(
-            math.isfinite(self.initial_accumulator) and self.initial_accumulator >= 0,
+            _finite(self.initial_accumulator) and self.initial_accumulator >= 0,
             "initial_accumulator",
             "at least 0",
         )
@@ -256,9 +277,10 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        good = len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas)
+        good = isinstance(self.betas, tuple) and len(self.betas) == 2
+        good = good and all(_finite(b) and 0 <= b < 1 for b in self.betas)
         self._require(good, "betas", "two numbers in [0, 1)")
-        self._require(math.isfinite(self.eps) and self.eps >= 0, "eps", "at least 0")
+        self._require(_finite(self.eps) and self.eps >= 0, "eps", "at least 0")
 
 
 # ------------------------------------------------------------------------------------------------------------ table
@@ -314,15 +336,17 @@ class TableSpec:
             raise self._wrong("optimizer", "an optimizer such as Adagrad(lr=0.05)", self.optimizer)
         if not isinstance(self.initializer, Initializer):
             raise self._wrong("initializer", "an initializer such as Normal(std=0.01)", self.initializer)
+        if not all(isinstance(word, str) for pair in self.metadata.items() for word in pair):
+            raise self._wrong("metadata", "strings by strings", self.metadata)
         if self.dtype != "float32":
             raise self._wrong("dtype", '"float32"', self.dtype)
 
     def _check_size(self) -> None:
         v = self.num_embeddings
-        if v is not None and (isinstance(v, bool) or not 0 <= v <= 2**63 - 1):
+        if v is not None and (not _whole(v) or not 0 <= v <= 2**63 - 1):
             raise self._wrong("num_embeddings", "None or in [0, 2**63)", v)
         shape = self.dim if isinstance(self.dim, tuple | list) else (self.dim,)
-        if any(isinstance(d, bool) or not hasattr(d, "__index__") or d < 1 for d in shape):
+        if any(not _whole(d) or d < 1 for d in shape):
             raise self._wrong("dim", "at least 1", self.dim)
         object.__setattr__(
             self, "dim", tuple(int(d) for d in shape) if isinstance(self.dim, tuple | list) else int(self.dim)
@@ -346,7 +370,7 @@ class TableSpec:
     @property
     def id_limit(self) -> int:
         """Ids are in [0, id_limit)."""
-        return 2**63 - 1 if self.num_embeddings is None else self.num_embeddings
+        return 2**63 if self.num_embeddings is None else self.num_embeddings
 
     def differences(self, other: TableSpec) -> list[str]:
         """What differs, as `dim: 8 here, 16 there`; empty if nothing does."""

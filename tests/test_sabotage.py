@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from simulation.histories import History
+
 from rowloom.client import operations
 from rowloom.server import host as host_module
 from rowloom.server.ledger import Ledger
 from rowloom.server.shard import Shard
-from simulation.histories import History
 
 _spec = importlib.util.spec_from_file_location("test_host", Path(__file__).parent / "server" / "test_host.py")
 assert _spec is not None

@@ -90,17 +90,14 @@ def test_first_values_are_these_for_ever(initializer: Initializer, golden: list[
         Normal(1, 3, seed=2),
         TruncatedNormal(0, 2, seed=3),
         TwoSided(0.5, 1, seed=4),
-        Normal(seed=-1),
+        Normal(seed=2**53),
     ],
 )
 def test_first_values_equal_a_reference_in_plain_python(initializer: Initializer) -> None:
     spec = TableSpec("reference", dim=16, initializer=initializer)
     ids = np.array([0, 1, 2, 7919, 2**31, 2**62, 2**63 - 2], np.int64)
-    if initializer.seed < 0:  # negative seeds wrap to 64 bits
-        return np.testing.assert_array_equal(initial_rows(spec, ids).shape, (7, 16))
     expected = np.array([reference(spec, int(i)) for i in ids])
     np.testing.assert_allclose(initial_rows(spec, ids), expected, rtol=1e-6, atol=1e-7)
-    return None
 
 
 def test_values_depend_on_seed_table_id_and_column_and_on_nothing_else() -> None:
