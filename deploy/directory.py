@@ -139,6 +139,15 @@ def end_process(pid: int, began: int, grace_s: float) -> None:
         os.waitpid(pid, os.WNOHANG)
 
 
+def end_session(leader: int) -> None:
+    """SIGKILL what is left of a session that `spawn_detached` began. Only call it when its leader is gone."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == leader and fields[0] != "Z":
+                os.kill(int(stat.parent.name), signal.SIGKILL)
+
+
 def wait_for_end(pid: int, began: int, timeout_s: float) -> bool:
     """Until the process is gone; False if it is still there after `timeout_s`."""
     until = time.monotonic() + timeout_s

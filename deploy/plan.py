@@ -202,6 +202,4 @@ def _table_memory(spec: TableSpec, shards: int, status: pb.StatusReply | None) -
 
 def row_bytes(spec: TableSpec) -> int:
     """Bytes of one row on its shard: columns, slots, id and index."""
-    from ..server.optimizers import rule_of  # here, because it loads the kernels' compiler
-
-    return 4 * (spec.width + sum(rule_of(spec).slot_widths(spec.width))) + ROW_OVERHEAD_BYTES
+    return 4 * (spec.width + sum(spec.optimizer.slot_widths(spec.width))) + ROW_OVERHEAD_BYTES

@@ -12,8 +12,9 @@ import ipaddress
 import logging
 import os
 import socket
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..proto.errors import InvalidRequest, RowloomError, Unavailable
@@ -38,32 +39,74 @@ def _ray() -> ModuleType:
     return ray
 
 
-def attach(address: str) -> Any:
+def attach(address: str, *, token: bool = False) -> Any:
     """Connect this process to a Ray cluster, unless it is connected. Returns the ray module.
 
     Args:
         address: "auto" or host:port.
+        token: show this user's token there, as Ray does by itself for "auto" only.
 
     Raises:
         Unavailable: no Ray answers there.
-        InvalidRequest: Ray is not installed.
+        InvalidRequest: Ray is not installed; or this process is connected to another Ray.
     """
+    if token and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"  # before the import, which reads it
+        if "ray" in sys.modules:
+            _read_environment_again()
     ray = _ray()
-    if not ray.is_initialized():
-        try:
-            ray.init(
-                address=address,
-                namespace=NAMESPACE,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=False,
+    if ray.is_initialized():
+        here = attached_to()
+        if address not in ("auto", here):
+            raise InvalidRequest(
+                f"this process is attached to the Ray at {here}, not to the one at {address}"
             )
-        except (ConnectionError, RuntimeError) as e:
-            raise Unavailable(
-                f"no Ray cluster answers at {address!r}: start one (`ray start --head`), or set ray.address "
-                f"to 'local' for one on this machine ({e})"
-            ) from e
+        return ray
+    try:
+        ray.init(
+            address=address,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+        )
+    except (ConnectionError, RuntimeError) as e:
+        raise Unavailable(
+            f"no Ray cluster answers at {address!r}: start one (`ray start --head`), or set ray.address "
+            f"to 'local' for one on this machine ({e})"
+        ) from e
     return ray
+
+
+def _read_environment_again() -> None:
+    """Ray reads its settings once, when it is imported."""
+    with contextlib.suppress(ImportError, AttributeError):  # versions without tokens
+        from ray._raylet import Config  # type: ignore[attr-defined]
+
+        Config.initialize("")
+
+
+def attached_to() -> str | None:
+    """host:port of the Ray that this process is attached to, or None."""
+    ray = sys.modules.get("ray")
+    return ray.get_runtime_context().gcs_address if ray is not None and ray.is_initialized() else None
+
+
+@contextlib.contextmanager
+def attached(address: str, *, token: bool = False) -> Iterator[None]:
+    """Attached to a Ray; detached at the end, unless this process was attached before."""
+    before = attached_to()
+    attach(address, token=token)
+    try:
+        yield
+    finally:
+        if before is None:
+            detach()
+
+
+def detach() -> None:
+    """Disconnect this process from Ray."""
+    _ray().shutdown()
 
 
 # ------------------------------------------------------------------------------------------------------- the actors
@@ -87,7 +130,9 @@ def _advertised(wanted: str | None, default: str) -> str:
         return wanted
     if network.num_addresses == 1:
         return wanted
-    mine = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} | {default}
+    mine = {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} | {
+        default
+    }
     inside = sorted(str(a) for a in mine if ipaddress.ip_address(a) in network)
     if not inside:
         raise InvalidRequest(
@@ -187,7 +232,8 @@ class RayLauncher:
             remove_placement_group(group)
             raise Unavailable(
                 f"Ray has no room for {len(keys)} shards of {bundle} each ({options.placement}) within "
-                f"{self._config.limits.start_timeout_s} s; free now: CPU {free.get('CPU', 0)}, memory {free.get('memory', 0):.0f}. "
+                f"{self._config.limits.start_timeout_s} s; free now: CPU {free.get('CPU', 0)}, "
+                f"memory {free.get('memory', 0):.0f}. "
                 "Add nodes, or ask for less: ray.num_cpus_per_shard, ray.memory_per_shard, ray.placement"
             )
 
@@ -287,7 +333,7 @@ def _actors(cluster: str) -> list[str]:
     """Names of the live actors of a cluster."""
     import ray
 
-    listed = ray.util.list_named_actors(all_namespaces=True)
+    listed: Any = ray.util.list_named_actors(all_namespaces=True)
     return [a["name"] for a in listed if a["namespace"] == NAMESPACE and a["name"].startswith(f"{cluster}/")]
 
 
@@ -389,7 +435,7 @@ def clusters() -> list[str]:
     """Names of the clusters on this Ray."""
     import ray
 
-    listed = ray.util.list_named_actors(all_namespaces=True)
+    listed: Any = ray.util.list_named_actors(all_namespaces=True)
     names = [a["name"] for a in listed if a["namespace"] == NAMESPACE]
     return sorted(name.removesuffix("/coordinator") for name in names if name.endswith("/coordinator"))
 

@@ -10,6 +10,7 @@ import grpc
 from ..proto import rowloom_pb2 as pb
 from ..proto.channel import CHANNEL_OPTIONS, error_of
 from ..proto.errors import Rerouted, Unavailable
+from ..proto.spec import TableSpec
 
 SERVICE = "/rowloom.v1.Coordinator/"
 POLL_S = 0.05
@@ -75,6 +76,28 @@ class Remote:
             if reply.state == "failed":
                 raise Unavailable(f"scaling to {shards} shards failed: {reply.error}")
             time.sleep(POLL_S)
+
+    def create_table(self, spec: TableSpec) -> None:
+        """Make a table. No error if it exists with the same spec; TableExists if with another."""
+        request = pb.DefineTableRequest(spec=spec.to_message())
+        self._until_free(SERVICE + "CreateTable", request.SerializeToString())
+
+    def set_lr(self, table: str, lr: float) -> None:
+        """Change a table's learning rate. Raises TableNotFound, InvalidRequest."""
+        request = pb.AdjustTableRequest(name=table, lr=lr)
+        self._until_free(SERVICE + "SetLearningRate", request.SerializeToString())
+
+    def _until_free(self, method: str, request: bytes) -> None:
+        """A call that waits while another change is in progress, for as long as one call may take."""
+        until = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                self.call(method, request)
+                return
+            except Rerouted as e:
+                if time.monotonic() >= until:
+                    raise Unavailable(f"{self.address} is busy: {e}; try again when it is done") from e
+                time.sleep(max(POLL_S, e.retry_after_s))
 
     def shutdown(self) -> None:
         """End the cluster. Its rows are gone."""

@@ -1,0 +1,333 @@
+"""The command `rowloom`: start a cluster, look at it, change it, end it.
+
+Commands only read options and show results; `operate` does the work. What a command needs is imported when it runs, so
+that the command line starts fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..proto.errors import InvalidRequest, RowloomError
+from .terminal import console, moving, show, show_json, working
+
+if TYPE_CHECKING:
+    from ..proto import rowloom_pb2 as pb
+    from .config import DeployConfig
+    from .directory import ClusterDirectory
+    from .remote import Remote
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="rowloom: embedding tables too big for one machine.",
+)
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
+]
+Home = Annotated[
+    Path | None,
+    typer.Option(help="Folder that remembers clusters.", envvar="ROWLOOM_HOME", show_default="~/.rowloom"),
+]
+Name = Annotated[str | None, typer.Option(help="The cluster's name; may be left out if there is one.")]
+Address = Annotated[
+    str | None, typer.Option(help="host:port of the coordinator, for a cluster not known here.")
+]
+ConfigFile = Annotated[Path, typer.Argument(help="The deploy config.")]
+
+
+def main() -> None:
+    """The entry point: every failure of ours is one line on stderr and exit code 1."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    try:
+        app()
+    except RowloomError as e:
+        sys.stderr.write(f"rowloom: {e}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("rowloom: interrupted\n")
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output went away
+        sys.stderr.close()
+        sys.exit(1)
+
+
+# ----------------------------------------------------------------------------------------------------------- commands
+
+
+@app.command()
+def up(
+    config: Annotated[Path | None, typer.Argument(help="The deploy config; none: one shard here.")] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a cluster. It stays when this command has ended."""
+    from .config import parse
+    from .operate import up as start
+
+    wanted = _load(config) if config is not None else parse({})
+    with working(f"starting {wanted.shards} shards of {wanted.name!r}", as_json):
+        result = start(wanted, _directory(home))
+    record = result.record
+    show(
+        as_json,
+        {
+            "name": record.name,
+            "address": record.address,
+            "launcher": record.launcher,
+            "shards": wanted.shards,
+            "started": result.started,
+            "config_hash": wanted.hash,
+        },
+        f"{record.name} {'is up' if result.started else 'runs already'}: {wanted.shards} shards "
+        f"({record.launcher}), coordinator {record.address}\n"
+        f'    client = connect("{record.address}")',
+    )
+
+
+@app.command()
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew until interrupted.")] = False,
+    interval_s: Annotated[
+        float, typer.Option(min=0.1, help="Seconds between two looks; rates are over them.")
+    ] = 1.0,
+    name: Name = None,
+    address: Address = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show each shard's node, address, epoch, rows, bytes, rates and health. Exit code 1 if one is not healthy."""
+    from .status import render_status, summary
+
+    with _cluster(name, address, home) as (remote, now):
+        time.sleep(min(interval_s, 0.5))
+        earlier, now = now, remote.status()
+        state = summary(now, earlier)
+        while watch:
+            if as_json:
+                show_json(state)
+            else:
+                screen = console()
+                screen.clear()
+                screen.print(render_status(state))
+            time.sleep(interval_s)
+            earlier, now = now, remote.status()
+            state = summary(now, earlier)
+    show(as_json, state, render_status(state))
+    if not state["healthy"]:
+        bad = [
+            f"shard {s['index']} at {s['address']} is {s['health']}" for s in state["shards"] if not _good(s)
+        ]
+        raise RowloomError("; ".join(bad))
+
+
+def _good(shard: dict[str, Any]) -> bool:
+    from .status import GOOD
+
+    return shard["health"] in GOOD
+
+
+@app.command()
+def plan(
+    config: ConfigFile = Path("deploy.yaml"),
+    address: Address = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what `apply` would change and the memory that each shard needs. Changes nothing."""
+    from .operate import plan as compare
+    from .plan import refuse
+    from .status import render_plan
+
+    wanted = _load(config)
+    result = compare(wanted, _status_if_it_runs(wanted, address, home))
+    show(
+        as_json,
+        {
+            "changes": [dataclasses.asdict(c) for c in result.changes],
+            "memory": dataclasses.asdict(result.memory),
+            "refused": result.refused,
+        },
+        render_plan(result.changes, result.memory),
+    )
+    refuse(result.changes)
+
+
+@app.command()
+def apply(
+    config: ConfigFile = Path("deploy.yaml"),
+    address: Address = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a running cluster to a config: tables are made, learning rates set, rows moved to the new shards."""
+    from .operate import apply as change
+
+    wanted = _load(config)
+    with _cluster(wanted.name, address, home) as (remote, now), moving(as_json) as on_progress:
+        done, scaled = change(wanted, remote, now, on_progress)
+    made = [c for c in done.changes if c.action in ("create", "set_lr", "scale")]
+    lines = [str(c) for c in made] or ["nothing to change"]
+    if scaled is not None:
+        lines.append(_moved(scaled))
+    show(
+        as_json,
+        {
+            "changes": [dataclasses.asdict(c) for c in made],
+            "scaling": _scaling(scaled) if scaled is not None else None,
+        },
+        "\n".join(lines),
+    )
+
+
+@app.command()
+def scale(
+    shards: Annotated[int, typer.Argument(help="How many shards there shall be.")],
+    name: Name = None,
+    address: Address = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change the number of shards. Every row and slot moves to its new owner; trainers go on."""
+    from .config import MAX_SHARDS
+
+    if not 1 <= shards <= MAX_SHARDS:
+        raise InvalidRequest(f"shards must be in [1, {MAX_SHARDS}], got {shards}")
+    with _cluster(name, address, home) as (remote, now), moving(as_json) as on_progress:
+        before = len(now.layout.shards)
+        done = remote.scale(shards, on_progress)
+    told = (
+        f"{before} -> {shards} shards: {_moved(done)}"
+        if before != shards
+        else f"there are {shards} shards already"
+    )
+    show(as_json, {"before": before, "shards": shards, **_scaling(done)}, told)
+
+
+@app.command()
+def down(name: Name = None, address: Address = None, home: Home = None, as_json: AsJson = False) -> None:
+    """End a cluster: its shards, their rows, its coordinator, its actors and placement groups."""
+    from .operate import down as end
+    from .operate import locate
+
+    directory = _directory(home)
+    record = locate(directory, name, address)
+    with working(f"ending {record.name or record.address}", as_json):
+        end(record, directory)
+    show(as_json, {"name": record.name, "down": True}, f"{record.name or record.address} is down")
+
+
+@app.command()
+def inspect(
+    table: Annotated[str, typer.Argument(help="The table's name.")],
+    row_id: Annotated[int, typer.Argument(metavar="ID", help="The row's id.")],
+    name: Name = None,
+    address: Address = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one row and the shard that owns it. A row that was never pushed shows its initial value."""
+    import numpy as np
+
+    from ..client import connect
+    from ..proto.layout import Layout, owner
+
+    with _cluster(name, address, home) as (remote, now), connect(remote.address) as client:
+        found = client.table(table)
+        row = found.pull([row_id])[0]
+        shard = int(owner(found.spec, np.array([row_id], np.int64), Layout.from_message(now.layout).n)[0])
+    values = np.array2string(row, precision=6, threshold=4096, max_line_width=100)
+    show(
+        as_json,
+        {
+            "table": table,
+            "id": row_id,
+            "shard": shard,
+            "address": now.layout.shards[shard].address,
+            "row": row.tolist(),
+        },
+        f"{table}[{row_id}]  shard {shard} of {len(now.layout.shards)} at {now.layout.shards[shard].address}\n{values}",
+    )
+
+
+@app.command()
+def demo(
+    corpus: Annotated[
+        Path | None, typer.Option(help="A text file or folder; none: Python's own source.")
+    ] = None,
+    plot: Annotated[Path, typer.Option(help="Where the loss curve goes.")] = Path("rowloom-demo.png"),
+    launcher: Annotated[str, typer.Option(help="ray, local (processes) or embedded (threads).")] = "ray",
+    as_json: AsJson = False,
+) -> None:
+    """Train word embeddings on two shards, scale to three in the middle, and check that nothing was lost."""
+    from .demo import run_demo
+
+    result = run_demo(corpus=corpus, plot=plot, launcher=launcher, quiet=as_json)
+    if as_json:
+        show_json(result)
+
+
+# -------------------------------------------------------------------------------------------------------- the cluster
+
+
+def _directory(home: Path | None) -> ClusterDirectory:
+    from .directory import ClusterDirectory
+
+    return ClusterDirectory(home)
+
+
+def _load(path: Path) -> DeployConfig:
+    from .config import load
+
+    return load(path)
+
+
+@contextlib.contextmanager
+def _cluster(
+    name: str | None, address: str | None, home: Path | None
+) -> Iterator[tuple[Remote, pb.StatusReply]]:
+    """The cluster that the options mean: a connection to its coordinator, and its status."""
+    from .operate import locate, reach
+
+    directory = _directory(home)
+    remote, status = reach(locate(directory, name, address), directory)
+    with remote:
+        yield remote, status
+
+
+def _status_if_it_runs(wanted: DeployConfig, address: str | None, home: Path | None) -> pb.StatusReply | None:
+    from .operate import known
+
+    if address is None and known(_directory(home), wanted.name) is None:
+        return None
+    with _cluster(wanted.name, address, home) as (_, status):
+        return status
+
+
+def _scaling(reply: pb.ScaleReply) -> dict[str, Any]:
+    return {
+        "state": reply.state,
+        "epoch": reply.epoch,
+        "pause_s": round(reply.pause_s, 4),
+        "rows": reply.rows,
+        "seconds": round(reply.seconds, 4),
+    }
+
+
+def _moved(reply: pb.ScaleReply) -> str:
+    return (
+        f"{reply.rows:,} rows moved in {reply.seconds:.2f} s, pushes waited {reply.pause_s * 1000:.0f} ms, "
+        f"epoch {reply.epoch}"
+    )
