@@ -1,0 +1,546 @@
+"""The Keras layers beside keras.layers.Embedding, on the backend that KERAS_BACKEND names."""
+
+import importlib.util
+import os
+
+import numpy as np
+import pytest
+from memory_client import MemoryClient, MemoryTable
+
+from rowloom.proto.errors import InvalidRequest
+from rowloom.proto.spec import SGD, Adagrad, TableSpec
+
+if "KERAS_BACKEND" not in os.environ:
+    has_tensorflow = importlib.util.find_spec("tensorflow") is not None
+    os.environ["KERAS_BACKEND"] = "tensorflow" if has_tensorflow else "torch"
+keras = pytest.importorskip("keras", reason="needs Keras with TensorFlow or PyTorch: pip install keras torch")
+
+from rowloom.client.layers_keras import Embedding, SharedEmbeddings, tables_of  # noqa: E402
+
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+only_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="sparse, ragged and tapes are TensorFlow's")
+V, DIM = 20, 4
+
+# Keras itself turns tensors of PyTorch into arrays in a way that numpy 2 warns about.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+
+
+def a_table(optimizer=None, rows=None, **how) -> MemoryTable:
+    spec = TableSpec("t", V if rows is None else len(rows), dim=DIM if rows is None else rows.shape[1:])
+    spec = TableSpec(spec.name, spec.num_embeddings, spec.dim, optimizer=optimizer or SGD(lr=0.1), **how)
+    return MemoryClient().create_table(spec, rows)
+
+
+def numpy(tensor) -> np.ndarray:
+    return keras.ops.convert_to_numpy(tensor)
+
+
+def weights_of(layer) -> np.ndarray:
+    return numpy(layer.embeddings)
+
+
+def beside(table):
+    """keras.layers.Embedding with the table's rows."""
+    layer = keras.layers.Embedding(*table.rows.shape)
+    layer.build()
+    layer.embeddings.assign(table.rows)
+    return layer
+
+
+def fit(model, x, y, optimizer=None, **how):
+    model.compile(optimizer or keras.optimizers.SGD(0.1), "mse", **how)
+    history = model.fit(x, y, batch_size=16, epochs=3, shuffle=False, verbose=0).history
+    return [float(loss) for loss in history["loss"]]
+
+
+# ------------------------------------------------------------------------------------------------------ lookups
+
+
+def test_rows_come_in_the_order_of_the_ids():
+    layer = Embedding(a_table(rows=np.array([[0, 0], [2, 2], [3, 3]], np.float32)))
+    np.testing.assert_array_equal(numpy(layer(np.array([2, 1, 0]))), [[3, 3], [2, 2], [0, 0]])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "int64", "float32"])
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3), (2, 0), (2, 1, 3)])
+def test_every_type_and_shape_of_ids_gives_what_keras_gives(dtype, shape):
+    table = a_table()
+    ids = keras.ops.convert_to_tensor(np.random.default_rng(1).integers(0, V, shape), dtype=dtype)
+    got = Embedding(table)(ids)
+    assert keras.backend.standardize_dtype(got.dtype) == "float32"
+    np.testing.assert_array_equal(numpy(got), numpy(beside(table)(ids)))
+
+
+def test_rows_of_any_shape_are_looked_up():
+    table = a_table(rows=np.arange(24, dtype=np.float32).reshape(4, 2, 3))
+    layer = Embedding(table)
+    assert layer(np.array([[1, 2]])).shape == (1, 2, 2, 3)
+    assert layer.compute_output_shape((None, 7)) == (None, 7, 2, 3)
+
+
+def test_mask_zero_masks_and_still_looks_row_zero_up_and_trains_it():
+    table = a_table()
+    layer = Embedding(table, mask_zero=True)
+    ids = np.array([[2, 1, 0]])
+    assert layer.supports_masking
+    np.testing.assert_array_equal(numpy(layer.compute_mask(ids)), [[True, True, False]])
+    np.testing.assert_array_equal(numpy(layer(ids))[0, 2], table.rows[0])
+    before = table.rows.copy()
+    model = keras.Sequential(
+        [
+            keras.Input((3,), dtype="int32"),
+            layer,
+            keras.layers.GlobalAveragePooling1D(),
+            keras.layers.Dense(1),
+        ]
+    )
+    fit(model, np.array([[0, 0, 0], [2, 1, 0]]), np.ones((2, 1)))
+    assert np.abs(table.rows[0] - before[0]).max() > 0
+    assert Embedding(a_table(), mask_zero=False).compute_mask(ids) is None
+
+
+def test_the_mask_reaches_the_layers_behind():
+    table = a_table()
+    x = np.array([[1, 2, 0], [3, 0, 0]])
+    layer, local = Embedding(table, mask_zero=True), keras.layers.Embedding(V, DIM, mask_zero=True)
+    local.build()
+    local.embeddings.assign(table.rows)
+    got, want = (keras.layers.GlobalAveragePooling1D()(one(x)) for one in (layer, local))
+    np.testing.assert_allclose(numpy(got), numpy(want), rtol=1e-6)
+
+
+def test_an_id_that_the_table_lacks_is_refused_by_name():
+    layer = Embedding(a_table())
+    with pytest.raises(InvalidRequest, match=r"is 20, table 't' has ids in \[0, 20\)"):
+        layer(np.array([3, 20]))
+
+
+def test_a_symbolic_call_pulls_nothing():
+    table = a_table()
+    out = Embedding(table)(keras.Input((None, 7), dtype="int32"))
+    assert out.shape == (None, None, 7, DIM)
+    assert table.pulls == 0
+
+
+@only_tensorflow
+def test_sparse_ids_are_read_as_zero_where_there_is_none():
+    import tensorflow as tf
+
+    layer = Embedding(a_table(rows=np.array([[0, 0], [2, 2], [3, 3]], np.float32)))
+    ids = tf.SparseTensor([[0, 0], [1, 2]], [2, 1], (2, 3))
+    want = [[[3, 3], [0, 0], [0, 0]], [[0, 0], [0, 0], [2, 2]]]
+    np.testing.assert_array_equal(numpy(layer(ids)), want)
+
+
+@only_tensorflow
+def test_ragged_ids_give_ragged_rows():
+    import tensorflow as tf
+
+    table = a_table()
+    ids = tf.ragged.constant([[1, 2], [], [3]])
+    got = Embedding(table)(ids)
+    assert got.shape.as_list() == [3, None, DIM]
+    np.testing.assert_array_equal(got.flat_values.numpy(), table.rows[[1, 2, 3]])
+    symbolic = Embedding(table)(keras.KerasTensor((2, None), dtype="int32", ragged=True))
+    assert symbolic.ragged
+
+
+# ----------------------------------------------------------------------------------------------------- training
+
+
+def two_uses(embed):
+    """One layer on two inputs; the ids of both overlap."""
+    a, b = keras.Input((3,), dtype="int32"), keras.Input((), dtype="int64")
+    score = keras.ops.sum(keras.ops.mean(embed(a), axis=1) * embed(b), axis=-1, keepdims=True)
+    return keras.Model([a, b], keras.layers.Dense(1, kernel_initializer="ones")(score))
+
+
+def two_inputs(n=64):
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, V, (n, 3)), rng.integers(0, V, n)], rng.normal(size=(n, 1)).astype("float32")
+
+
+@pytest.mark.parametrize("eagerly", [False, True])
+def test_fit_with_a_layer_used_twice_has_the_losses_and_rows_of_keras(eagerly):
+    table = a_table()
+    local = beside(table)
+    x, y = two_inputs()
+    got = fit(two_uses(Embedding(table)), x, y, run_eagerly=eagerly)
+    want = fit(two_uses(local), x, y)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(table.rows, weights_of(local), rtol=0, atol=1e-6)
+    assert len(table.pushes) == 4 * 3, "one push a step"
+
+
+@pytest.mark.parametrize("eagerly", [False, True])
+def test_adagrad_sees_the_gradients_of_all_uses_as_one(eagerly):
+    table = a_table(Adagrad(lr=0.1, eps=1e-7, initial_accumulator=0.1))
+    rows, sums = table.rows.copy(), np.full_like(table.rows, 0.1)
+    x, y = two_inputs()
+    fit(two_uses(Embedding(table)), x, y, run_eagerly=eagerly)
+    # Keras' own Adagrad on TensorFlow squares the gradients of duplicate ids one by one, so the reference adds them up.
+    for ids, grads in table.pushes:
+        total = np.zeros_like(rows)
+        np.add.at(total, ids, grads)
+        sums += total * total
+        rows -= np.float32(0.1) * total / (np.sqrt(sums) + np.float32(1e-7))
+    assert len(table.pushes) == 4 * 3
+    np.testing.assert_allclose(table.rows, rows, rtol=0, atol=1e-6)
+
+
+def test_adagrad_matches_keras_where_no_id_repeats():
+    table = a_table(Adagrad(lr=0.1, eps=1e-7, initial_accumulator=0.1))
+    local = beside(table)
+    x = np.stack([np.random.default_rng(k).permutation(V)[:4] for k in range(16)]).astype("int32")
+    y = np.ones((16, 1), "float32")
+
+    def model(layer):
+        inner = keras.Input((4,), dtype="int32")
+        return keras.Model(inner, keras.ops.sum(layer(inner), axis=(1, 2))[:, None])
+
+    losses = []
+    for layer in (Embedding(table), local):
+        m = model(layer)
+        m.compile(keras.optimizers.Adagrad(0.1, initial_accumulator_value=0.1, epsilon=1e-7), "mse")
+        history = m.fit(x, y, batch_size=1, epochs=3, shuffle=False, verbose=0).history
+        losses.append([float(loss) for loss in history["loss"]])
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    np.testing.assert_allclose(table.rows, weights_of(local), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "RMSprop", "Adagrad", "AdamW"])
+def test_any_optimizer_beside_leaves_the_anchor_at_zero(optimizer):
+    table = a_table()
+    layer = Embedding(table)
+    x, y = two_inputs()
+    fit(two_uses(layer), x, y, getattr(keras.optimizers, optimizer)(0.01, clipnorm=1.0))
+    assert len(layer.trainable_weights) == 1
+    assert float(numpy(layer.anchor)) == 0
+    assert len(table.pushes) == 12
+
+
+def test_a_model_without_other_weights_trains():
+    table = a_table()
+    inner = keras.Input((2,), dtype="int32")
+    model = keras.Model(inner, keras.ops.sum(Embedding(table)(inner), axis=(1, 2))[:, None])
+    losses = fit(model, np.array([[1, 2]] * 16), np.ones((16, 1)))
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("why", ["frozen table", "trainable=False", "set later"])
+def test_what_is_frozen_is_not_pushed(why):
+    table = a_table(frozen=why == "frozen table")
+    layer = Embedding(table, **({"trainable": False} if why == "trainable=False" else {}))
+    if why == "set later":
+        layer.trainable = False
+    before = table.rows.copy()
+    x, y = two_inputs()
+    fit(two_uses(layer), x, y)
+    assert layer.trainable_weights == []
+    assert table.pushes == []
+    np.testing.assert_array_equal(table.rows, before)
+
+
+def test_evaluate_and_predict_push_nothing():
+    table = a_table()
+    model = two_uses(Embedding(table))
+    x, y = two_inputs()
+    model.compile("sgd", "mse")
+    model.evaluate(x, y, verbose=0)
+    assert model.predict(x, verbose=0).shape == (64, 1)
+    assert table.pushes == []
+
+
+def test_bfloat16_rows_push_float32_gradients_and_float16_is_refused():
+    table = a_table()
+    layer = Embedding(table, dtype="mixed_bfloat16")
+    assert keras.backend.standardize_dtype(layer(np.array([1])).dtype) == "bfloat16"
+    x, y = two_inputs()
+    fit(two_uses(layer), x, y)
+    assert len(table.pushes) == 12
+    with pytest.raises(InvalidRequest, match="float16 needs loss scaling"):
+        Embedding(table, dtype="mixed_float16")(np.array([1]))
+    Embedding(table, dtype="mixed_float16", trainable=False)(np.array([1]))
+
+
+def test_a_refused_push_ends_fit():
+    table = a_table()
+    model = two_uses(Embedding(table))
+    x, y = two_inputs()
+    y[0] = np.inf
+    table.push = lambda ids, grads: (_ for _ in ()).throw(InvalidRequest("grads must be finite"))
+    with pytest.raises(Exception, match="grads must be finite"):
+        fit(model, x, y)
+
+
+@only_tensorflow
+def test_a_call_before_the_tape_does_not_hide_the_calls_under_it():
+    import tensorflow as tf
+
+    table = a_table()
+    layer = Embedding(table)
+    ids = tf.constant([1, 2])
+
+    @tf.function
+    def step():
+        layer(ids)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(layer(ids)) + tf.reduce_sum(layer(ids))
+        return tape.gradient(loss, layer.trainable_variables)
+
+    for one in (step, step.python_function):
+        table.pushes.clear()
+        assert float(one()[0]) == 0
+        ((pushed, grads),) = table.pushes
+        np.testing.assert_array_equal(np.sort(pushed), [1, 1, 2, 2])
+        np.testing.assert_array_equal(grads, np.ones((4, DIM)))
+
+
+@only_tensorflow
+def test_two_tapes_in_one_program_push_each_for_itself():
+    import tensorflow as tf
+
+    table = a_table()
+    layer = Embedding(table)
+
+    @tf.function
+    def step():
+        for ids in ([1], [2]):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(layer(tf.constant(ids)))
+            tape.gradient(loss, layer.trainable_variables)
+
+    step()
+    assert [ids.tolist() for ids, _ in table.pushes] == [[1], [2]]
+
+
+@only_tensorflow
+def test_a_tape_around_a_function_pushes_once():
+    import tensorflow as tf
+
+    table = a_table()
+    layer = Embedding(table)
+
+    @tf.function
+    def forward():
+        return tf.reduce_sum(layer(tf.constant([1])) * layer(tf.constant([2])))
+
+    for _ in range(2):
+        with tf.GradientTape() as tape:
+            loss = forward()
+        tape.gradient(loss, layer.trainable_variables)
+    assert [ids.tolist() for ids, _ in table.pushes] in ([[1, 2]] * 2, [[2, 1]] * 2)
+
+
+@pytest.mark.skipif(ON_TENSORFLOW, reason="PyTorch's own loop")
+def test_a_loop_of_pytorch_with_its_own_optimizer_pushes_in_backward():
+    import torch
+
+    table = a_table()
+    layer = Embedding(table)
+    first, second = layer(torch.tensor([1, 2])), layer(torch.tensor([2]))
+    (first.sum() + 3 * second.sum()).backward()
+    ((ids, grads),) = table.pushes
+    total = np.zeros((3, DIM))
+    np.add.at(total, ids, grads)
+    np.testing.assert_array_equal(total, [[0] * DIM, [1] * DIM, [4] * DIM])
+    with torch.no_grad():
+        assert not layer(torch.tensor([1])).requires_grad
+
+
+# ------------------------------------------------------------------------------------------------------- saving
+
+
+def test_a_saved_model_says_where_the_table_is(tmp_path):
+    client = MemoryClient()
+    client.create_table(TableSpec("t", V, DIM))
+    table = client.table("t")
+    model = two_uses(Embedding(table, mask_zero=True, name="emb"))
+    model.save(tmp_path / "m.keras")
+    with pytest.raises(InvalidRequest, match="table 't' is on a cluster: load inside"):
+        keras.models.load_model(tmp_path / "m.keras")
+    with tables_of(client):
+        again = keras.models.load_model(tmp_path / "m.keras")
+    assert again.get_layer("emb").table is table
+    assert again.get_layer("emb").mask_zero
+    x, _ = two_inputs()
+    np.testing.assert_array_equal(model.predict(x, verbose=0), again.predict(x, verbose=0))
+    config = SharedEmbeddings(table, combiner={"a": "sum"}, max_norm=2.0, default_id=1).get_config()
+    with tables_of(client):
+        layer = SharedEmbeddings.from_config(config)
+    assert (layer.combiner, layer.max_norm, layer.default_id) == ({"a": "sum"}, 2.0, 1)
+
+
+def test_a_layer_wants_a_table():
+    with pytest.raises(InvalidRequest, match="table must be a Table"):
+        Embedding(1000)
+
+
+# ------------------------------------------------------------------------------------------------------- shared
+
+
+def safe_lookup(rows, ids, weights, combiner, max_norm=None, default_id=None):
+    """The safe sparse lookup of feature columns, in a loop: (pooled, gradient of the rows for ones upstream)."""
+    out, grads = np.zeros((len(ids), rows.shape[1])), np.zeros(rows.shape)
+    for i, (bag, w) in enumerate(zip(ids, weights, strict=True)):
+        kept = [(j, x) for j, x in zip(bag, w, strict=True) if j >= 0 and (x > 0 or combiner == "sum")]
+        if not kept and default_id is not None:
+            kept = [(default_id, 1.0)]
+        if not kept:
+            continue
+        size = {
+            "sum": 1.0,
+            "mean": sum(x for _, x in kept),
+            "sqrtn": np.sqrt(sum(x * x for _, x in kept)),
+        }[combiner]
+        for j, x in kept:
+            row = rows[j].astype(np.float64)
+            norm = np.linalg.norm(row)
+            clip = max_norm is not None and norm > max_norm
+            out[i] += (row * max_norm / norm if clip else row) * x / size
+            g = np.ones(len(row)) * x / size
+            grads[j] += max_norm * (g / norm - row * (row @ g) / norm**3) if clip else g
+    return out, grads
+
+
+GOLDEN_IDS = np.array([[0, 1, -1], [-1, -1, -1], [-1, -1, -1], [2, -1, -1], [0, 1, -1]])
+GOLDEN_WEIGHTS = np.array([[1, 2, 1], [1, 0, 0], [0, 0, 0], [3, 0, 0], [0, -0.5, 0]], np.float32)
+
+
+@pytest.mark.parametrize("default_id", [None, 3])
+def test_the_golden_bags_of_the_safe_lookup(default_id):
+    table = a_table()
+    e = table.rows
+    layer = SharedEmbeddings(table, combiner="mean", default_id=default_id)
+    none = np.zeros(DIM) if default_id is None else e[3]
+    got = numpy(layer({"x": (GOLDEN_IDS, GOLDEN_WEIGHTS)})["x"])
+    np.testing.assert_allclose(got, [(e[0] + 2 * e[1]) / 3, none, none, e[2], none], rtol=1e-6)
+    got = numpy(layer({"x": GOLDEN_IDS})["x"])
+    np.testing.assert_allclose(
+        got, [(e[0] + e[1]) / 2, none, none, e[2], (e[0] + e[1]) / 2], rtol=1e-5, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("combiner", ["sum", "mean", "sqrtn"])
+@pytest.mark.parametrize("max_norm", [None, 0.2])
+@pytest.mark.parametrize("default_id", [None, 5])
+def test_pooled_rows_and_their_gradients_are_those_of_the_safe_lookup(combiner, max_norm, default_id):
+    rng = np.random.default_rng(4)
+    table = a_table(SGD(lr=1.0))
+    before = table.rows.copy()
+    bags = {}
+    for name in ("a", "b"):
+        ids = rng.integers(-3, V, (32, 5))
+        weights = rng.choice(np.array([-0.5, 0, 0.5, 2], np.float32), (32, 5))
+        bags[name] = (ids, np.where(ids < 0, 0, weights) if name == "a" else np.ones_like(weights))
+    want = {k: safe_lookup(before, *v, combiner, max_norm, default_id) for k, v in bags.items()}
+
+    inputs = {k: keras.Input((5,), dtype="int64", name=k) for k in bags}
+    weights = keras.Input((5,), name="w")
+    layer = SharedEmbeddings(table, combiner=combiner, max_norm=max_norm, default_id=default_id)
+    pooled = layer({"a": (inputs["a"], weights), "b": inputs["b"]})
+    model = keras.Model({**inputs, "w": weights}, pooled)
+    feed = {"a": bags["a"][0], "b": bags["b"][0], "w": bags["a"][1]}
+    got = model.predict(feed, batch_size=32, verbose=0)
+    for name in bags:
+        np.testing.assert_allclose(got[name], want[name][0], rtol=0, atol=1e-5)
+
+    total = keras.ops.sum(pooled["a"] + pooled["b"], axis=1)
+    trained = keras.Model({**inputs, "w": weights}, total)
+    trained.compile(keras.optimizers.SGD(1.0), loss=lambda true, out: keras.ops.sum(out))
+    trained.fit(feed, np.zeros(32), batch_size=32, verbose=0)
+    assert len(table.pushes) == 1
+    expected = before - sum(grads for _, grads in want.values())
+    np.testing.assert_allclose(table.rows, expected, rtol=0, atol=2e-4)
+
+
+def test_missing_ids_touch_no_row():
+    table = a_table()
+    layer = SharedEmbeddings(table)
+    inner = keras.Input((2,), dtype="int64")
+    model = keras.Model(inner, keras.layers.Dense(1)(layer({"x": inner})["x"]))
+    fit(model, np.array([[3, -1], [-1, -1]]), np.ones((2, 1)))
+    assert {int(i) for ids, _ in table.pushes for i in ids} == {3}
+
+
+def test_each_feature_can_have_its_combiner():
+    table = a_table()
+    ids = np.array([[1, 2]])
+    got = SharedEmbeddings(table, combiner={"a": "sum", "b": "mean"})({"a": ids, "b": ids})
+    np.testing.assert_allclose(numpy(got["a"]), 2 * numpy(got["b"]), rtol=1e-6)
+    with pytest.raises(InvalidRequest, match="no combiner for feature 'c'"):
+        SharedEmbeddings(table, combiner={"a": "sum"})({"c": ids})
+
+
+def test_shared_embeddings_name_what_is_wrong():
+    with pytest.raises(InvalidRequest, match="combiner must be one of sum, mean, sqrtn, got 'max'"):
+        SharedEmbeddings(a_table(), combiner="max")
+    with pytest.raises(InvalidRequest, match="max_norm must be above 0, got -1"):
+        SharedEmbeddings(a_table(), max_norm=-1)
+    with pytest.raises(InvalidRequest, match=r"rows of \(2, 3\), not vectors"):
+        SharedEmbeddings(a_table(rows=np.zeros((4, 2, 3), np.float32)))
+    with pytest.raises(InvalidRequest, match=r"feature 'x': ids must be \[batch, K\]"):
+        SharedEmbeddings(a_table())({"x": np.array([1, 2])})
+
+
+@only_tensorflow
+def test_ragged_and_sparse_bags_are_read():
+    import tensorflow as tf
+
+    table = a_table()
+    ragged = tf.ragged.constant([[1, 2], [], [3]])
+    got = SharedEmbeddings(table, combiner="sum")({"r": ragged, "s": ragged.to_sparse()})
+    want = [table.rows[1] + table.rows[2], np.zeros(DIM), table.rows[3]]
+    for name in ("r", "s"):
+        np.testing.assert_allclose(numpy(got[name]), want, rtol=1e-6)
+
+
+@only_tensorflow
+@pytest.mark.parametrize("combiner", ["sum", "mean", "sqrtn"])
+@pytest.mark.parametrize("max_norm", [None, 0.15])
+def test_pooled_rows_are_those_of_feature_columns(combiner, max_norm):
+    """tf.feature_column.shared_embeddings still works in graphs, on the column's own methods."""
+    import tensorflow as tf
+    from tensorflow.python.feature_column import feature_column_v2 as fc
+
+    table = a_table()
+    rng = np.random.default_rng(7)
+    ids = {name: rng.integers(-1, V, (16, 3)) for name in ("aaa", "bbb")}
+    weights = rng.choice(np.array([0.5, 1, 2], np.float32), (16, 3))
+    with tf.Graph().as_default():
+        columns = [tf.feature_column.categorical_column_with_identity(name, V) for name in ids]
+        columns[1] = tf.feature_column.weighted_categorical_column(columns[1], "weights")
+        shared = tf.feature_column.shared_embeddings(
+            columns,
+            DIM,
+            combiner=combiner,
+            max_norm=max_norm,
+            initializer=tf.compat.v1.constant_initializer(table.rows),
+        )
+        features = {name: tf.constant(value) for name, value in ids.items()}
+        features["bbb"] = tf.sparse.from_dense(tf.constant(np.where(ids["bbb"] < 0, 0, ids["bbb"] + 1)))
+        features["bbb"] = tf.SparseTensor(
+            features["bbb"].indices, features["bbb"].values - 1, features["bbb"].dense_shape
+        )
+        features["weights"] = tf.SparseTensor(
+            features["bbb"].indices,
+            tf.gather_nd(tf.constant(weights), features["bbb"].indices),
+            features["bbb"].dense_shape,
+        )
+        cache = fc.FeatureTransformationCache(features)
+        pooled = [column.get_dense_tensor(cache, None) for column in shared]
+        with tf.compat.v1.Session() as session:
+            session.run(tf.compat.v1.global_variables_initializer())
+            want = session.run(pooled)
+    layer = SharedEmbeddings(table, combiner=combiner, max_norm=max_norm)
+    got = layer({"aaa": ids["aaa"], "bbb": (ids["bbb"], np.where(ids["bbb"] < 0, 0, weights))})
+    np.testing.assert_allclose(numpy(got["aaa"]), want[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(numpy(got["bbb"]), want[1], rtol=1e-5, atol=1e-6)
+
+
+def test_it_trains_on_a_real_cluster(client):
+    spec = TableSpec("t", V, DIM, partition="div", optimizer=Adagrad(lr=0.1))
+    table = client.create_table(spec)
+    x, y = two_inputs()
+    losses = fit(two_uses(Embedding(table)), x, y)
+    assert losses[-1] < losses[0]
