@@ -18,7 +18,8 @@ from ..proto.errors import InvalidRequest, TableNotFound
 from ..proto.layout import Layout
 from ..proto.spec import TableEntry, TableSpec
 from . import operations
-from .session import Operation, Session, ask, ask_shards, fetch_layout
+from .calls import ask, ask_shards, fetch_layout
+from .session import Operation, Session
 from .table import Table, copied
 from .transport import GrpcTransport, drive
 

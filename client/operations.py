@@ -12,9 +12,11 @@ from ..proto.errors import InvalidRequest
 from ..proto.layout import Layout
 from ..proto.spec import TableEntry
 from .assembly import as_rows, latest, spread, summed
+from .calls import fetch_layout
+from .exchange import Exchange
 from .parts import PullPart, PushPart, chunks, packed
 from .routing import Route, as_ids, route
-from .session import Event, Exchange, Session, Turn, fetch_layout
+from .session import Event, Session, Turn
 
 Pieces = list[tuple[int, tuple[TableEntry, np.ndarray, np.ndarray]]]
 

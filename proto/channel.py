@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from .errors import ERROR_KEY, InvalidRequest, RowloomError, Unauthorized, Unavailable, decode_error
+from .errors import ERROR_KEY, InvalidRequest, NoAnswer, RowloomError, Unauthorized, decode_error
 
 MAX_MESSAGE_BYTES = 64 << 20
 
@@ -43,10 +43,6 @@ _UNKNOWN = (
     grpc.StatusCode.UNKNOWN,
     grpc.StatusCode.INTERNAL,
 )
-
-
-class NoAnswer(Unavailable):
-    """The carrier failed: whether the server did what it was asked is not known."""
 
 
 def error_of(error: grpc.RpcError, address: str) -> RowloomError:

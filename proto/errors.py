@@ -78,6 +78,10 @@ class Overloaded(Unavailable):
     kind = pb.ErrorInfo.OVERLOADED
 
 
+class NoAnswer(Unavailable):
+    """Internal: the carrier failed, so whether the server did what it was asked is not known. The client asks again."""
+
+
 class PushUnresolved(RowloomError):
     """A push ended before every shard had answered. Each row got it at most once.
 

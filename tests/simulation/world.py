@@ -18,8 +18,7 @@ from rowloom.deploy.launcher import Launched
 from rowloom.deploy.reshard import Reshard
 from rowloom.deploy.state import ClusterState
 from rowloom.proto import rowloom_pb2 as pb
-from rowloom.proto.channel import NoAnswer
-from rowloom.proto.errors import RetryLater, RowloomError, Unavailable
+from rowloom.proto.errors import NoAnswer, RetryLater, RowloomError, Unavailable
 from rowloom.proto.spec import TableSpec
 from rowloom.server.host import Host, Incoming, Process
 
