@@ -37,46 +37,31 @@ def up(config: DeployConfig, directory: ClusterDirectory) -> Up:
         Unavailable: it did not start; nothing is left running.
     """
     with directory.lock(config.name):
-        running = _running(config, directory)
+        running = _on_this_machine(config, directory)
         if running is not None:
-            with Remote(running.address) as remote:
-                _must_be_the_same(config, remote.status())
-            return Up(running, started=False)
+            return _same(running, config)
         if config.launcher == "local":
             from .local_launcher import up_local
 
             return Up(up_local(config, directory), started=True)
         with _on_ray(config, directory) as ray_address:
-            from .ray_launcher import up_ray
+            from .ray_launcher import find_ray, up_ray
 
-            record = Record(config.name, "ray", up_ray(config), ray=ray_address, storage=config.storage or "")
+            found = find_ray(config.name)
+            address = found or up_ray(config)
+            record = Record(config.name, "ray", address, ray=ray_address, storage=config.storage or "")
             directory.put(record)
-            return Up(record, started=True)
+            return _same(record, config) if found else Up(record, started=True)
 
 
-def _running(config: DeployConfig, directory: ClusterDirectory) -> Record | None:
-    """The cluster of that name, if one runs: here, or on the Ray that the config means."""
+def _on_this_machine(config: DeployConfig, directory: ClusterDirectory) -> Record | None:
+    """A cluster of that name that was started from here without Ray, or with it if the config is without."""
     record = directory.get(config.name)
-    if record is not None and record.launcher == "local":
-        if is_running(record.pid, record.started):
-            return record
-        directory.remove(config.name)  # its machine was started anew, or someone killed it
-    if (
-        record is not None
-        and record.launcher == "ray"
-        and config.launcher == "local"
-        and _answers(record.address)
-    ):
+    if record is None or (record.launcher == "ray" and config.launcher == "ray"):
+        return None
+    if is_running(record.pid, record.started) if record.pid else _answers(record.address):
         return record
-    if config.launcher == "ray":
-        with _on_ray(config, directory) as ray_address:
-            from .ray_launcher import find_ray
-
-            address = find_ray(config.name)
-            if address is not None:
-                record = Record(config.name, "ray", address, ray=ray_address, storage=config.storage or "")
-                directory.put(record)
-                return record
+    directory.remove(config.name)  # the machine was started anew, or someone killed it
     return None
 
 
@@ -87,14 +72,17 @@ def _answers(address: str) -> bool:
     return False
 
 
-def _must_be_the_same(config: DeployConfig, status: pb.StatusReply) -> None:
-    changes = [c for c in diff(running_config(status), config) if c.action != "keep"]
+def _same(record: Record, config: DeployConfig) -> Up:
+    """A cluster that runs, if it runs with that config."""
+    with Remote(record.address) as remote:
+        changes = [c for c in diff(running_config(remote.status()), config) if c.action != "keep"]
     if changes:
         raise InvalidRequest(
             f"cluster {config.name!r} runs already, with another config; nothing was changed:\n  "
             + "\n  ".join(f"{c.path}: {c.old!r} runs, {c.new!r} asked" for c in changes)
             + "\n`rowloom apply` changes what can be changed, `rowloom down` ends the cluster"
         )
+    return Up(record, started=False)
 
 
 @contextlib.contextmanager

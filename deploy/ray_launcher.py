@@ -366,7 +366,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def up_ray(config: DeployConfig) -> str:
-    """Start a cluster on the Ray that this process is attached to (see `attach`).
+    """Start a cluster on the Ray that this process is attached to; without one, attach to `ray.address` first.
 
     Returns:
         The coordinator's address.
@@ -375,7 +375,7 @@ def up_ray(config: DeployConfig) -> str:
         InvalidRequest: a cluster of that name runs there; the message says what differs from this config.
         Unavailable: there was no room, or a server did not start.
     """
-    ray = attach(config.ray.address)
+    ray = _ray() if attached_to() else attach(config.ray.address)
     running = find_ray(config.name)
     if running is not None:
         raise InvalidRequest(
