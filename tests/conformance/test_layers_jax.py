@@ -1,0 +1,168 @@
+"""JAX lookups beside jax.numpy.take."""
+
+import numpy as np
+import pytest
+from memory_client import MemoryClient, MemoryTable
+
+from rowloom.proto.errors import InvalidRequest
+from rowloom.proto.spec import SGD, Adagrad, TableSpec
+
+jax = pytest.importorskip("jax", reason="needs JAX: pip install jax")
+
+import jax.numpy as jnp  # noqa: E402
+
+from rowloom.client.layers_jax import Lookup  # noqa: E402
+
+V, DIM = 20, 4
+
+
+def a_table(optimizer=None, shape=(V, DIM)) -> MemoryTable:
+    spec = TableSpec("t", shape[0], dim=shape[1:], optimizer=optimizer or SGD(lr=0.1))
+    return MemoryClient().create_table(spec)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int32"])
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3), (2, 0), (2, 1, 3)])
+def test_rows_are_those_of_take(jit, dtype, shape):
+    table = a_table()
+    ids = np.random.default_rng(1).integers(0, V, shape).astype(dtype)
+    embed = Lookup(table)
+    got = (jax.jit(embed) if jit else embed)(ids)
+    assert got.dtype == jnp.float32
+    np.testing.assert_array_equal(got, jnp.take(jnp.array(table.rows), ids, axis=0))
+
+
+def test_rows_of_any_shape():
+    table = a_table(shape=(5, 2, 3))
+    np.testing.assert_array_equal(Lookup(table)([[1, 2]]), table.rows[[[1, 2]]])
+    assert a_table(shape=(5,)).spec.row_shape == ()
+    assert Lookup(a_table(shape=(5,)))([1, 2]).shape == (2,)
+
+
+def test_a_tuple_or_dict_of_ids_is_one_pull():
+    table = a_table()
+    got = Lookup(table)({"a": jnp.array([1, 2]), "b": (np.array([[3]]), 4)})
+    np.testing.assert_array_equal(got["a"], table.rows[[1, 2]])
+    np.testing.assert_array_equal(got["b"][0], table.rows[[[3]]])
+    np.testing.assert_array_equal(got["b"][1], table.rows[4])
+    assert table.pulls == 1
+    assert Lookup(table)({}) == {}
+
+
+def test_negative_ids_are_zeros_and_have_no_gradient():
+    table = a_table()
+    embed = Lookup(table)
+    ids = jnp.array([-1, 3])
+    np.testing.assert_array_equal(embed(ids), [np.zeros(DIM), table.rows[3]])
+    jax.grad(lambda a: embed(ids, a).sum())(embed.anchor)
+    assert [i.tolist() for i, _ in table.pushes] == [[3]]
+
+
+@pytest.mark.parametrize("optimizer", [SGD(lr=0.1), Adagrad(lr=0.1)])
+def test_training_under_jit_has_the_losses_and_rows_of_an_array(optimizer):
+    table = a_table(optimizer)
+    embed = Lookup(table)
+    rng = np.random.default_rng(0)
+
+    def score(a, b, w):
+        return jnp.mean(((a.mean(axis=1) * b) @ w - 1) ** 2)
+
+    def with_table(params, a, b):
+        return score(*embed((a, b), params["rows"]), params["w"])
+
+    def with_array(params, a, b):
+        return score(params["rows"][a], params["rows"][b], params["w"])
+
+    @jax.jit
+    def mine(params, a, b):
+        value, grads = jax.value_and_grad(with_table)(params, a, b)
+        return value, jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+
+    @jax.jit
+    def local(params, sums, a, b):
+        value, grads = jax.value_and_grad(with_array)(params, a, b)
+        g = grads["rows"]
+        sums = sums + g * g
+        step = g if isinstance(optimizer, SGD) else g / (jnp.sqrt(sums) + 1e-10)
+        return value, {"rows": params["rows"] - 0.1 * step, "w": params["w"] - 0.1 * grads["w"]}, sums
+
+    p = {"rows": embed.anchor, "w": jnp.ones(DIM)}
+    q = {"rows": jnp.array(table.rows), "w": jnp.ones(DIM)}
+    sums = jnp.zeros_like(q["rows"])
+    for _ in range(30):
+        a, b = rng.integers(0, V, (8, 3)), rng.integers(0, V, 8)
+        got, p = mine(p, a, b)
+        want, q, sums = local(q, sums, a, b)
+        assert abs(float(got) - float(want)) < 1e-5
+    np.testing.assert_allclose(table.rows, q["rows"], rtol=0, atol=1e-5)
+    assert float(p["rows"]) == 0
+    assert len(table.pushes) == 30
+
+
+def test_the_gradient_is_that_of_finite_differences():
+    table = a_table(SGD(lr=1.0))
+    embed = Lookup(table)
+    ids = np.array([3, 5, 3])
+
+    def loss(rows):
+        return jnp.sum(jnp.sin(rows) * jnp.arange(1.0, 13).reshape(3, 4))
+
+    before = table.rows.astype(np.float64)
+    jax.grad(lambda a: loss(embed(ids, a)))(embed.anchor)
+    got = before - table.rows
+    want = np.zeros_like(before)
+    np.add.at(want, ids, np.cos(before[ids]) * np.arange(1.0, 13).reshape(3, 4))
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+
+
+def test_without_an_anchor_nothing_is_pushed():
+    table = a_table()
+    embed = Lookup(table)
+    jax.grad(lambda w: (embed(jnp.array([1])) @ w).sum())(jnp.ones(DIM))
+    assert table.pushes == []
+
+
+def test_a_pull_sees_the_pushes_of_the_steps_before_also_inside_scan():
+    table = a_table(SGD(lr=0.5))
+    table.rows[:] = 1.0
+    embed = Lookup(table)
+
+    @jax.jit
+    def steps(anchor, ids):
+        def one(anchor, i):
+            value, _ = jax.value_and_grad(lambda a: (embed(i, a) ** 2).sum() / 2)(anchor)
+            return anchor, value
+
+        return jax.lax.scan(one, anchor, ids)[1]
+
+    np.testing.assert_allclose(steps(embed.anchor, jnp.zeros((3, 1), jnp.int32)), [2, 0.5, 0.125])
+
+
+def test_large_batches_pass():
+    table = a_table(shape=(1000, 64))
+    embed = Lookup(table)
+    ids = np.random.default_rng(0).integers(0, 1000, 50_000)
+    step = jax.jit(jax.value_and_grad(lambda a, i: embed(i, a).sum()))
+    want = table.rows[ids].sum()
+    np.testing.assert_allclose(step(embed.anchor, ids)[0], want, rtol=1e-3)
+
+
+def test_what_is_wrong_is_named():
+    embed = Lookup(a_table())
+    with pytest.raises(InvalidRequest, match="ids must be integers, got float32"):
+        embed(jnp.array([1.5]))
+    with pytest.raises(InvalidRequest, match="id 3000000000 is no int32; set jax_enable_x64"):
+        embed(np.array([3_000_000_000]))
+    with pytest.raises(Exception, match=r"is 20, table 't' has ids in \[0, 20\)"):
+        jax.block_until_ready(jax.jit(embed)(jnp.array([20])))
+    with pytest.raises(ValueError, match="vmap"):
+        jax.vmap(embed)(jnp.array([1, 2]))
+
+
+def test_it_trains_on_a_real_cluster(client):
+    table = client.create_table(TableSpec("t", V, DIM, optimizer=Adagrad(lr=0.1)))
+    embed = Lookup(table)
+    step = jax.jit(jax.value_and_grad(lambda a, i: ((embed(i, a) - 1) ** 2).mean()))
+    losses = [float(step(embed.anchor, np.arange(V))[0]) for _ in range(20)]
+    assert losses[-1] < losses[0] / 4
