@@ -1,0 +1,76 @@
+"""Trainers that die by SIGKILL in the middle of a push. `ROWLOOM_KILLS=200 pytest tests/test_kills.py` kills more."""
+
+import contextlib
+import multiprocessing
+import os
+import random
+import signal
+from multiprocessing.connection import Connection
+
+import numpy as np
+import pytest
+
+from rowloom.client import SGD, TableSpec, Zeros, connect
+from rowloom.deploy import local_cluster
+from rowloom.deploy.remote import Remote
+
+KILLS = int(os.environ.get("ROWLOOM_KILLS", "20"))
+ROWS, COLUMNS = 2000, 64
+SPEC = TableSpec("counters", ROWS, dim=COLUMNS, optimizer=SGD(lr=1.0), initializer=Zeros())
+
+
+def train(address: str, column: int, say: Connection) -> None:
+    """Adds 1 to one column of every row for ever; says so before and after each push."""
+    with connect(address) as client:
+        table = client.table("counters")
+        grads = np.zeros((ROWS, COLUMNS), np.float32)
+        grads[:, column] = -1
+        ids = np.arange(ROWS)
+        while True:
+            say.send("attempt")
+            table.push(ids, grads)
+            say.send("acked")
+
+
+def kill_one(context, address: str, column: int, rng: random.Random) -> tuple[int, int]:
+    """Start a trainer, kill it somewhere within a push. Returns how many pushes were (acked, attempted)."""
+    mine, theirs = context.Pipe(duplex=False)
+    trainer = context.Process(target=train, args=(address, column, theirs), daemon=True)
+    trainer.start()
+    theirs.close()
+    said = [mine.recv() for _ in range(rng.randint(1, 6))]
+    mine.poll(rng.uniform(0, 0.01))
+    os.kill(trainer.pid, signal.SIGKILL)
+    trainer.join(20)
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            said.append(mine.recv())
+    mine.close()
+    return said.count("acked"), said.count("attempt")
+
+
+@pytest.mark.timeout(60 + KILLS)
+def test_a_trainer_killed_in_the_middle_of_a_push_leaves_it_applied_once_or_not_at_all() -> None:
+    rng = random.Random(0)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rowloom.client"])
+    with local_cluster(shards=2, processes=True) as cluster, cluster.connect() as client:
+        table = client.create_table(SPEC)
+        before, unheard = table.pull(np.arange(ROWS)), 0
+        for number in range(KILLS):
+            column = number % COLUMNS
+            acked, attempted = kill_one(context, cluster.address, column, rng)
+            after = table.pull(np.arange(ROWS))
+            added = after - before
+            assert not np.delete(added, column, axis=1).any()
+            for shard in range(2):
+                counts = np.unique(added[shard::2, column])
+                assert len(counts) == 1, f"a push was torn: {counts}"
+                assert acked <= counts[0] <= attempted
+                unheard += int(counts[0] > acked)
+            before = after
+        with Remote(cluster.address) as remote:
+            assert [s.health for s in remote.status().shards] == ["serving", "serving"]
+        table.push(np.arange(ROWS), np.ones((ROWS, COLUMNS)))
+        np.testing.assert_array_equal(table.pull(np.arange(ROWS)), before - 1)
+    print(f"{KILLS} kills; {unheard} times a shard had applied a push that its trainer never heard acked")
