@@ -1,4 +1,4 @@
-"""What a push does to a row: optimizers, learning-rate schedules, constraints. Frozen values that check themselves."""
+"""What a push does to a row: optimizers, learning-rate schedules, constraints. Frozen values that check themselves.
 
 Names and defaults are those of the library that each comes from. `mode` says what a push means for the rows that it
 does not name: with "lazy" they stay as they are; with "dense" they move as if they had been given a gradient of
