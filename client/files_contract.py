@@ -135,8 +135,8 @@ def as_float32(rows: np.ndarray, ids: Sequence[object] | np.ndarray, what: str) 
         place = np.argwhere(~np.isfinite(out))[0]
         value, name = rows[tuple(place)], ids[place[0]]
         raise InvalidRequest(
-            f"{what}: row {name if isinstance(name, np.integer) else repr(name)} has {value} in column {list(map(int, place[1:]))}; "
-            "rows must be finite float32"
+            f"{what}: row {name if isinstance(name, np.integer) else repr(name)} has {value} in column "
+            f"{list(map(int, place[1:]))}; rows must be finite float32"
         )
     return out
 
