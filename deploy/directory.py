@@ -158,6 +158,12 @@ def wait_for_end(pid: int, began: int, timeout_s: float) -> bool:
     return True
 
 
+def last_line(log: Path) -> str:
+    """What a process said last: most often why it ended."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
+
+
 def spawn_detached(command: list[str], log: Path, environment: dict[str, str] | None = None) -> int:
     """Start a process that outlives this one, in a session of its own, its output in `log`. Returns its pid."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND

@@ -22,6 +22,7 @@ from .directory import (
     Record,
     end_process,
     is_running,
+    last_line,
     spawn_detached,
     started,
     wait_for_end,
@@ -187,11 +188,11 @@ def up_local(config: DeployConfig, directory: ClusterDirectory) -> Record:
     ready.unlink(missing_ok=True)
     write_whole(given, config.to_json())
     command = [sys.executable, "-m", "rowloom.deploy.runner"]
-    command += ["--config-json", str(given), "--ready-file", str(ready)]
+    command += ["--config-json", str(given), "--ready-file", str(ready), "--logs", str(folder)]
     pid = spawn_detached(command, log)
     began = started(pid)
     try:
-        answer = _wait_for(ready, pid, began, config.limits.start_timeout_s + 30.0)
+        answer = _wait_for(ready, log, pid, began, config.limits.start_timeout_s + 30.0)
     except BaseException as e:
         end_process(pid, began, config.limits.stop_grace_s)
         if isinstance(e, RowloomError):
@@ -202,7 +203,7 @@ def up_local(config: DeployConfig, directory: ClusterDirectory) -> Record:
     return record
 
 
-def _wait_for(ready: Path, pid: int, began: int, timeout_s: float) -> dict:
+def _wait_for(ready: Path, log: Path, pid: int, began: int, timeout_s: float) -> dict:
     until = time.monotonic() + timeout_s
     while time.monotonic() < until:
         running = is_running(pid, began)  # before the file: it is written before the process ends
@@ -212,7 +213,7 @@ def _wait_for(ready: Path, pid: int, began: int, timeout_s: float) -> dict:
                 raise Unavailable(answer["error"])
             return answer
         if not running:
-            raise Unavailable("the coordinator ended while it started")
+            raise Unavailable(f"the coordinator ended while it started: {last_line(log)}")
         time.sleep(0.02)
     raise Unavailable(f"the coordinator was not ready after {timeout_s:g} s")
 

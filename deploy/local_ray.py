@@ -25,6 +25,7 @@ from .directory import (
     end_process,
     end_session,
     is_running,
+    last_line,
     spawn_detached,
     started,
     write_whole,
@@ -181,10 +182,7 @@ def _wait_for(ray: LocalRay, log: Path) -> None:
     until = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < until:
         if not is_running(ray.pid, ray.started):
-            lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-            raise Unavailable(
-                f"Ray ended while it started: {lines[-1] if lines else 'it said nothing'} (log: {log})"
-            )
+            raise Unavailable(f"Ray ended while it started: {last_line(log)} (log: {log})")
         if _listens(ray.address):
             return
         time.sleep(0.05)
