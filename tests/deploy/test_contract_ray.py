@@ -1,0 +1,52 @@
+"""The contract on Ray: shards as actors on a Ray of this machine, scaled as `rowloom scale` does it."""
+
+import pytest
+from contract import Contract
+
+from rowloom.client import Client, connect
+from rowloom.deploy.config import parse
+from rowloom.deploy.directory import ClusterDirectory
+from rowloom.deploy.operate import down, reach, up
+
+pytestmark = pytest.mark.ray
+
+
+class RayCluster:
+    """What `rowloom up` starts with `launcher: ray`."""
+
+    def __init__(self, home) -> None:
+        self._directory = ClusterDirectory(home)
+        ray = {"address": "local", "num_cpus_per_shard": 0.1}
+        config = parse(
+            {
+                "name": "contract",
+                "shards": 2,
+                "launcher": "ray",
+                "ray": ray,
+                "storage": f"file://{home}/state",
+            }
+        )
+        self.record = up(config, self._directory).record
+        self.address = self.record.address
+
+    def connect(self, **options) -> Client:
+        return connect(self.address, **options)
+
+    def scale(self, shards: int) -> None:
+        remote, _ = reach(self.record, self._directory)
+        with remote:
+            remote.scale(shards)
+
+    def close(self) -> None:
+        down(self.record, self._directory)
+
+
+class TestRay(Contract):
+    STEPS = 40
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def cluster(cls, tmp_path_factory):
+        cluster = RayCluster(tmp_path_factory.mktemp("home"))
+        yield cluster
+        cluster.close()
