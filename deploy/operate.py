@@ -89,7 +89,7 @@ def _same(record: Record, config: DeployConfig) -> Up:
 def _on_ray(config: DeployConfig, directory: ClusterDirectory) -> Iterator[str]:
     """Attached to the Ray that a config means; yields its address. One that had to be started ends if this fails."""
     from . import local_ray
-    from .ray_launcher import attached, attached_to
+    from .ray_session import attached, attached_to
 
     address = attached_to() if config.ray.address == "auto" else None
     address = address or local_ray.choose(config.ray.address, directory)
@@ -110,7 +110,7 @@ def _on_ray(config: DeployConfig, directory: ClusterDirectory) -> Iterator[str]:
 def _on_known_ray(address: str, directory: ClusterDirectory) -> Iterator[None]:
     """Attached to a Ray that runs already."""
     from . import local_ray
-    from .ray_launcher import attached
+    from .ray_session import attached
 
     with attached(address, token=local_ray.wants_token(address, directory)):
         yield

@@ -1,4 +1,4 @@
-"""Shards and coordinator as Ray actors. The only file that imports ray.
+"""Shards and coordinator as Ray actors.
 
 Ray places, restarts and finds; rows never ride on it. Every actor is detached and named in the namespace `rowloom`:
 `NAME/coordinator` and `NAME/shard-KEY`. Shards that start together share a placement group, `rowloom/NAME/FIRST-LAST`,
@@ -12,101 +12,22 @@ import ipaddress
 import logging
 import os
 import socket
-import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..proto.errors import InvalidRequest, RowloomError, Unavailable
 from .config import DeployConfig, from_json
 from .launcher import Launched
-
-if TYPE_CHECKING:
-    from types import ModuleType
+from .ray_session import NAMESPACE, attach, attached_to, ray_module, reason
+from .ray_storage import storage_of
+from .state import StateFile
 
 log = logging.getLogger(__name__)
-NAMESPACE = "rowloom"
 THREADS = 4  # of an actor: a long call must not hide the short ones
 GET_TIMEOUT_S = 20.0
 NAME_FREE_S = 20.0
-
-
-def _ray() -> ModuleType:
-    try:
-        import ray
-    except ImportError as e:
-        raise InvalidRequest("launcher: ray needs Ray: pip install 'rowloom[ray]'") from e
-    return ray
-
-
-def attach(address: str, *, token: bool = False) -> Any:
-    """Connect this process to a Ray cluster, unless it is connected. Returns the ray module.
-
-    Args:
-        address: "auto" or host:port.
-        token: show this user's token there, as Ray does by itself for "auto" only.
-
-    Raises:
-        Unavailable: no Ray answers there.
-        InvalidRequest: Ray is not installed; or this process is connected to another Ray.
-    """
-    if token and "RAY_AUTH_MODE" not in os.environ:
-        os.environ["RAY_AUTH_MODE"] = "token"  # before the import, which reads it
-        if "ray" in sys.modules:
-            _read_environment_again()
-    ray = _ray()
-    if ray.is_initialized():
-        here = attached_to()
-        if address not in ("auto", here):
-            raise InvalidRequest(
-                f"this process is attached to the Ray at {here}, not to the one at {address}"
-            )
-        return ray
-    try:
-        ray.init(
-            address=address,
-            namespace=NAMESPACE,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=False,
-        )
-    except (ConnectionError, RuntimeError) as e:
-        raise Unavailable(
-            f"no Ray cluster answers at {address!r}: start one (`ray start --head`), or set ray.address "
-            f"to 'local' for one on this machine ({e})"
-        ) from e
-    return ray
-
-
-def _read_environment_again() -> None:
-    """Ray reads its settings once, when it is imported."""
-    with contextlib.suppress(ImportError, AttributeError):  # versions without tokens
-        from ray._raylet import Config  # type: ignore[attr-defined]
-
-        Config.initialize("")
-
-
-def attached_to() -> str | None:
-    """host:port of the Ray that this process is attached to, or None."""
-    ray = sys.modules.get("ray")
-    return ray.get_runtime_context().gcs_address if ray is not None and ray.is_initialized() else None
-
-
-@contextlib.contextmanager
-def attached(address: str, *, token: bool = False) -> Iterator[None]:
-    """Attached to a Ray; detached at the end, unless this process was attached before."""
-    before = attached_to()
-    attach(address, token=token)
-    try:
-        yield
-    finally:
-        if before is None:
-            detach()
-
-
-def detach() -> None:
-    """Disconnect this process from Ray."""
-    _ray().shutdown()
 
 
 # ------------------------------------------------------------------------------------------------------- the actors
@@ -170,16 +91,30 @@ class CoordinatorActor:
 
         from .runner import CoordinatorServer
 
-        config = from_json(config_json)
+        self._config = config = from_json(config_json)
         host, advertise = _interface(config)
-        storage = config.storage or default_storage(config.name)
+        self._storage = config.storage or storage_of(config.name)
+        self._launcher = RayLauncher(config)
         self._server = CoordinatorServer(
-            config, RayLauncher(config), host=host, port=config.port, advertise=advertise, storage=storage
+            config, self._launcher, host=host, port=config.port, advertise=advertise, storage=self._storage
         )
         if ray.get_runtime_context().was_current_actor_reconstructed:
+            stored = StateFile(self._storage).load()
+            self._launcher.keep(stored.keys if stored is not None else [])
             self._server.take_up()
         else:
             self._server.start()
+        threading.Thread(target=self._end_with_server, name="rowloom-end", daemon=True).start()
+
+    def _end_with_server(self) -> None:
+        """Someone who knows no Ray may end the cluster by a call to the server: the actor must go with it."""
+        self._server.wait()
+        until = time.monotonic() + NAME_FREE_S
+        while self._launcher.keys() and time.monotonic() < until:
+            time.sleep(0.1)
+        StateFile(self._storage).clear()
+        time.sleep(1.0)  # for the answers under way
+        _end_actor(self._launcher.ray, f"{self._config.name}/coordinator", None)
 
     def info(self) -> tuple[str, str, int]:
         """(address, hash of the config that it was started with, pid)."""
@@ -188,11 +123,6 @@ class CoordinatorActor:
     def stop(self) -> None:
         """End the shards, their placement groups, and the server."""
         self._server.stop()
-
-
-def default_storage(name: str) -> str:
-    """Where a cluster's layout is kept when its config does not say: in the home folder of the coordinator's node."""
-    return f"file://{os.path.expanduser('~')}/.rowloom/state/{name}"
 
 
 def _node() -> str:
@@ -209,7 +139,7 @@ class RayLauncher:
 
     def __init__(self, config: DeployConfig) -> None:
         self._config = config
-        self._ray = _ray()
+        self.ray = ray_module()
 
     def reserve(self, keys: Sequence[int]) -> None:
         """As `Launcher`: a placement group with a bundle for each."""
@@ -228,7 +158,7 @@ class RayLauncher:
             lifetime="detached",
         )
         if not group.wait(self._config.limits.start_timeout_s):
-            free = self._ray.available_resources()
+            free = self.ray.available_resources()
             remove_placement_group(group)
             raise Unavailable(
                 f"Ray has no room for {len(keys)} shards of {bundle} each ({options.placement}) within "
@@ -244,7 +174,7 @@ class RayLauncher:
         group, index = self._place(key)
         options = self._config.ray
         actor = (
-            self._ray.remote(ShardActor)
+            self.ray.remote(ShardActor)
             .options(
                 name=f"{self._config.name}/shard-{key}",
                 namespace=NAMESPACE,
@@ -271,14 +201,14 @@ class RayLauncher:
 
     def _info(self, actor: Any, timeout_s: float) -> Launched:
         try:
-            return Launched(*self._ray.get(actor.info.remote(), timeout=timeout_s))
-        except self._ray.exceptions.RayError as e:
-            raise Unavailable(f"a shard server did not start: {_first_line(e)}") from e
+            return Launched(*self.ray.get(actor.info.remote(), timeout=timeout_s))
+        except self.ray.exceptions.RayError as e:
+            raise Unavailable(f"a shard server did not start: {reason(e)}") from e
 
     def find(self, key: int) -> Launched | None:
         """As `Launcher`."""
         try:
-            actor = self._ray.get_actor(f"{self._config.name}/shard-{key}", NAMESPACE)
+            actor = self.ray.get_actor(f"{self._config.name}/shard-{key}", NAMESPACE)
             return self._info(actor, 2.0)
         except (
             ValueError,
@@ -288,18 +218,25 @@ class RayLauncher:
 
     def stop(self, key: int, grace_s: float) -> None:
         """As `Launcher`."""
-        _end_actor(self._ray, f"{self._config.name}/shard-{key}", lambda actor: actor.stop.remote(grace_s))
+        _end_actor(self.ray, f"{self._config.name}/shard-{key}", lambda actor: actor.stop.remote(grace_s))
         self._remove_empty_groups()
 
     def close(self) -> None:
         """As `Launcher`: every shard of this cluster, whoever started it."""
-        for name in _actors(self._config.name):
-            if "/shard-" in name:
-                _end_actor(self._ray, name, None)
+        self.keep([])
+
+    def keep(self, keys: Sequence[int]) -> None:
+        """End the servers under all other keys: what a coordinator left that ended in the middle of a change."""
+        for key in sorted(self.keys() - set(keys)):
+            _end_actor(self.ray, f"{self._config.name}/shard-{key}", None)
         self._remove_empty_groups()
 
+    def keys(self) -> set[int]:
+        """Keys of the servers that exist."""
+        return {int(n.rpartition("-")[2]) for n in _actors(self._config.name) if "/shard-" in n}
+
     def _remove_empty_groups(self) -> None:
-        left = {int(n.rpartition("-")[2]) for n in _actors(self._config.name) if "/shard-" in n}
+        left = self.keys()
         for name, first, last in _groups(self._config.name):
             if not left & set(range(first, last + 1)):
                 _remove_group(name)
@@ -357,11 +294,6 @@ def _end_actor(ray: Any, name: str, ask: Callable[[Any], Any] | None) -> None:
     raise Unavailable(f"Ray did not end actor {name!r} within {NAME_FREE_S} s")
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
 # ----------------------------------------------------------------------------------------------------- whole clusters
 
 
@@ -375,14 +307,18 @@ def up_ray(config: DeployConfig) -> str:
         InvalidRequest: a cluster of that name runs there; the message says what differs from this config.
         Unavailable: there was no room, or a server did not start.
     """
-    ray = _ray() if attached_to() else attach(config.ray.address)
+    ray = ray_module() if attached_to() else attach(config.ray.address)
     running = find_ray(config.name)
     if running is not None:
         raise InvalidRequest(
             f"cluster {config.name!r} runs already, at {running}: `rowloom apply` changes it, `rowloom down` ends it"
         )
-    for name in _actors(config.name):  # shards whose coordinator is gone
-        _end_actor(ray, name, None)
+    left = _actors(config.name)
+    if left:
+        raise InvalidRequest(
+            f"{len(left)} actors of a cluster {config.name!r} without a coordinator are left, maybe with rows: "
+            f"`rowloom down --name {config.name}` ends them"
+        )
     actor = (
         ray.remote(CoordinatorActor)
         .options(
@@ -401,12 +337,12 @@ def up_ray(config: DeployConfig) -> str:
         return address
     except ray.exceptions.RayError as e:
         down_ray(config.name)
-        raise Unavailable(f"cluster {config.name!r} did not start: {_first_line(e)}") from e
+        raise Unavailable(f"cluster {config.name!r} did not start: {reason(e)}") from e
 
 
 def find_ray(name: str) -> str | None:
     """The coordinator's address of a cluster on this Ray, or None if there is none."""
-    ray = _ray()
+    ray = ray_module()
     try:
         actor = ray.get_actor(f"{name}/coordinator", NAMESPACE)
         address, _, _ = ray.get(actor.info.remote(), timeout=GET_TIMEOUT_S)
@@ -414,7 +350,7 @@ def find_ray(name: str) -> str | None:
     except (ValueError, ray.exceptions.RayActorError):
         return None
     except ray.exceptions.RayError as e:
-        raise Unavailable(f"the coordinator of {name!r} does not answer: {_first_line(e)}") from e
+        raise Unavailable(f"the coordinator of {name!r} does not answer: {reason(e)}") from e
 
 
 def address_of(name: str) -> str:
@@ -442,7 +378,7 @@ def clusters() -> list[str]:
 
 def down_ray(name: str) -> None:
     """End a cluster: its actors and placement groups. No error if there is none."""
-    ray = _ray()
+    ray = ray_module()
     coordinator = f"{name}/coordinator"
     try:
         _end_actor(ray, coordinator, lambda actor: actor.stop.remote())
