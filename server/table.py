@@ -13,7 +13,10 @@ from ..proto.layout import owner
 from ..proto.spec import SGD, Adagrad, Adam, Optimizer, TableEntry, TableSpec, Uniform
 from .initializers import fill_row, fill_rows, start_of
 from .optimizers import rule_of
+from .rates import Rates
 from .rows import Rows
+
+_BLOCK_ROWS = 65536
 
 
 class Table:
@@ -29,7 +32,7 @@ class Table:
         self.number = entry.number
         self.width = spec.width
         self.step = 0
-        self.lr = entry.current_lr
+        self._rates = Rates(entry.current_lr)
         self._shard, self._n = shard, n
         self._start = start_of(spec)
         self._rule = rule_of(spec)
@@ -48,6 +51,11 @@ class Table:
         return (
             f"<Table {self.spec.name!r} shard={self._shard}/{self._n} rows={len(self)} bytes={self.nbytes}>"
         )
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next push."""
+        return self._rates.at(self.step + 1)
 
     @property
     def nbytes(self) -> int:
@@ -107,6 +115,20 @@ class Table:
         numbers = self._rows.find(ids)
         s = self._start
         _gather(self._rows.values, numbers, ids, out, s.kind, s.a, s.b, s.key)
+        if self._rule.drifts and len(ids):
+            self._catch_up(numbers, out)
+
+    def _catch_up(self, numbers: np.ndarray, out: np.ndarray) -> None:
+        """Bring pulled rows up to the table's step: copies, so that reading writes nothing."""
+        places = np.arange(len(numbers)) if self._rule.decays else np.flatnonzero(numbers >= 0)
+        slots = []
+        for slot, fill in zip(self._rows.slots, self._fills, strict=True):
+            copy = slot[numbers[places]]
+            copy[numbers[places] < 0] = fill
+            slots.append(copy)
+        rows, values = np.arange(len(places), dtype=np.int32), out[places]
+        self._rule.settle(values, slots, rows, self._rates, self.step, weights_only=True)
+        out[places] = values
 
     def push(self, ids: np.ndarray, grads: np.ndarray, step: int) -> None:
         """Apply the optimizer once to each distinct id, with its gradients summed in order.
@@ -115,24 +137,32 @@ class Table:
         """
         if len(ids):
             grads = _contiguous(grads)
-            numbers = self._rows_for(ids)
+            numbers = self._rows_for(ids, step - 1)
             if _repeats(numbers):
                 numbers, grads = _sum_repeats(numbers, grads)
-            self._rule.apply(self._rows.values, self._rows.slots, numbers, grads, self.lr, step)
+            self._rule.push(self._rows.values, self._rows.slots, numbers, grads, self._rates, step)
 
     def assign(self, ids: np.ndarray, rows: np.ndarray) -> None:
         """Overwrite rows; slots stay. Of duplicates the last counts. rows: [N, width] float32."""
         if len(ids):
-            _scatter(self._rows.values, self._rows_for(ids), _contiguous(rows))
+            numbers = self._rows_for(ids, self.step)
+            self._settle(numbers)
+            _scatter(self._rows.values, numbers, _contiguous(rows))
 
     def renorm(self, ids: np.ndarray, max_norm: float, norm_type: float) -> None:
         """Scale rows whose p-norm exceeds max_norm, as torch.embedding_renorm_: w *= max_norm / (norm + 1e-7)."""
         if len(ids):
-            numbers = np.unique(self._rows_for(ids))
+            numbers = np.unique(self._rows_for(ids, self.step))
+            self._settle(numbers)
             _renorm(self._rows.values, numbers, np.float32(max_norm), np.float64(norm_type))
 
-    def _rows_for(self, ids: np.ndarray) -> np.ndarray:
-        """Numbers of the rows of ids, bringing those into being that do not exist."""
+    def _settle(self, numbers: np.ndarray) -> None:
+        """Bring rows up to the table's step."""
+        if self.spec.optimizer.dense:
+            self._rule.settle(self._rows.values, self._rows.slots, numbers, self._rates, self.step)
+
+    def _rows_for(self, ids: np.ndarray, step: int) -> np.ndarray:
+        """Numbers of the rows of ids, bringing those into being that do not exist, as of a step."""
         self._rows.reserve(ids)
         numbers, first = self._rows.insert(ids)
         end = self._rows.count
@@ -142,6 +172,10 @@ class Table:
             for slot, fill in zip(self._rows.slots, self._fills, strict=True):
                 if fill:
                     slot[first:end] = fill
+            if (
+                self.spec.optimizer.dense and not self._rule.decays
+            ):  # Pushes before the first one of its own have left it as it is.
+                self._rule.stamp(self._rows.slots, np.arange(first, end, dtype=np.int32), step)
         return numbers
 
     def next_step(self) -> int:
@@ -150,10 +184,16 @@ class Table:
         return self.step
 
     def set_lr(self, lr: float, version: int) -> None:
-        """Change the learning rate, unless a later change has been seen."""
+        """Change the learning rate, unless a later change has been seen.
+
+        Steps before it keep the rate that they had for every row that exists: those of a dense optimizer catch up now.
+        """
         if version > self.entry.lr_version:
+            numbers = np.arange(len(self), dtype=np.int32)
+            for begin in range(0, len(numbers), _BLOCK_ROWS):
+                self._settle(numbers[begin : begin + _BLOCK_ROWS])
             self.entry = dataclasses.replace(self.entry, lr=lr, lr_version=version)
-            self.lr = lr
+            self._rates = Rates(lr)
 
     # ------------------------------------------------------------------------------------------- to another shard
 
