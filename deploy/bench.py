@@ -161,9 +161,9 @@ def zipf_ids(n: int, rows: int, rng: np.random.Generator, exponent: float = ZIPF
     Returns:
         [n] int64.
     """
-    # The inverse of the continuous distribution's cumulative function, between 1 and rows.
+    # The inverse of the continuous distribution's cumulative function, on [1, rows + 1).
     power = 1.0 - exponent
-    rank = (1.0 + rng.random(n) * (float(rows) ** power - 1.0)) ** (1.0 / power)
+    rank = (1.0 + rng.random(n) * ((rows + 1.0) ** power - 1.0)) ** (1.0 / power)
     return scattered(np.minimum(rank.astype(np.int64), rows) - 1, rows)
 
 

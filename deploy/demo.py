@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ..client import Adagrad, TableSpec, Uniform, Zeros, connect
+from ..client import Adagrad, Client, TableSpec, Uniform, Zeros, connect
 from .corpus import Corpus, read_corpus
 from .crew import Crew
-from .demo_cluster import DemoCluster, open_cluster
+from .demo_cluster import DemoCluster, check_launcher, open_cluster
 from .digest import digest
 from .plots import Scaling, check_plot, loss_curve
 from .probe import Probe, Watched
@@ -128,6 +128,7 @@ def run_demo(
     plan = plan or Plan()
     plot = None if plot is None else Path(plot)
     check_plot(plot)
+    check_launcher(launcher)
     with tempfile.TemporaryDirectory(prefix="rowloom-demo-") as name, Stages(quiet) as stages:
         folder = Path(name)
         with stages("reading the text"):
@@ -256,12 +257,15 @@ def _neighbours(address: str, text: Corpus) -> dict[str, list[str]]:
         if len(chosen) < len(WORDS) // 2:
             chosen[text.words[i]] = i
     with connect(address) as client:
-        table = client.table(INPUT)
-        parts = [
-            table.pull(np.arange(i, min(i + PULL_ROWS, familiar))) for i in range(0, familiar, PULL_ROWS)
-        ]
-    rows = np.concatenate(parts)
+        # The sum of both rows is near to words in the same places (input) and to words beside it (output).
+        rows = _all_rows(client, INPUT, familiar) + _all_rows(client, OUTPUT, familiar)
     return {word: [text.words[j] for j in nearest(rows, i, NEIGHBOURS)] for word, i in chosen.items()}
+
+
+def _all_rows(client: Client, table: str, n: int) -> np.ndarray:
+    """[n, DIM] float32: the rows of ids 0 to n - 1."""
+    starts = range(0, n, PULL_ROWS)
+    return np.concatenate([client.table(table).pull(np.arange(i, min(i + PULL_ROWS, n))) for i in starts])
 
 
 # ------------------------------------------------------------------------------------------------------- for people

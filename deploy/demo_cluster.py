@@ -86,6 +86,12 @@ class DeployedCluster:
             self._record = None
 
 
+def check_launcher(launcher: str) -> None:
+    """Raises InvalidRequest if there is no such launcher."""
+    if launcher not in LAUNCHERS:
+        raise InvalidRequest(f"launcher must be one of {', '.join(LAUNCHERS)}, got {launcher!r}")
+
+
 def open_cluster(launcher: str, shards: int, folder: Path) -> DemoCluster:
     """Start a cluster.
 
@@ -98,6 +104,5 @@ def open_cluster(launcher: str, shards: int, folder: Path) -> DemoCluster:
         InvalidRequest: there is no such launcher, or what it needs is not installed.
         Unavailable: it did not start.
     """
-    if launcher not in LAUNCHERS:
-        raise InvalidRequest(f"launcher must be one of {', '.join(LAUNCHERS)}, got {launcher!r}")
+    check_launcher(launcher)
     return local_cluster(shards) if launcher == "embedded" else DeployedCluster(launcher, shards, folder)
