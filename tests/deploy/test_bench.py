@@ -52,6 +52,7 @@ def test_popular_ids_are_spread_over_shards_and_ranges():
 def end():
     """A socket whose other end is served from a table of 5 rows whose first column is the id."""
     ours, theirs = socket.socketpair()
+    ours.settimeout(10)
     table = np.arange(10, dtype=np.float32).reshape(5, 2) / 2
     thread = threading.Thread(target=serve, args=(theirs, table, 4))
     thread.start()
@@ -69,11 +70,14 @@ def test_the_yardstick_sends_the_rows_that_were_asked_for(end):
 
 
 def test_the_yardstick_takes_all_bytes_of_a_push_before_it_answers(end):
-    ack = bytearray(ACK.size)
-    send_all(end, HEADER.pack(PUSH, 4), np.arange(4), np.ones((4, 2), np.float32), HEADER.pack(CPU, 0))
+    ack, rows = bytearray(ACK.size), np.empty((1, 2), np.float32)
+    send_all(end, HEADER.pack(PUSH, 3), np.arange(3), np.ones((3, 2), np.float32))
+    send_all(end, HEADER.pack(CPU, 0), HEADER.pack(PULL, 1), np.array([3]))
     assert receive(end, ack)
     assert receive(end, ack)
     assert ACK.unpack(ack)[0] > 0
+    assert receive(end, rows)
+    assert rows.tolist() == [[3, 3.5]]
 
 
 def test_the_yardstick_moves_more_than_a_socket_buffer_holds():
