@@ -272,11 +272,32 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Train word embeddings on two shards, scale to three in the middle, and check that nothing was lost."""
-    from .demo import run_demo
+    from .demo import report, run_demo
 
     result = run_demo(corpus=corpus, plot=plot, launcher=launcher, quiet=as_json)
+    show(as_json, result, report(result))
+
+
+@app.command()
+def bench(
+    address: Address = None,
+    shards: Annotated[
+        int, typer.Option(min=1, help="Of the cluster that is started; not with --address.")
+    ] = 2,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of the table.")] = 1_000_000,
+    dim: Annotated[int, typer.Option(min=1, help="Columns of a row.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are shown.")] = 5,
+    plot: Annotated[Path | None, typer.Option(help="Where a picture goes.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure pull, push and step beside plain sockets that move the same bytes in the same run."""
+    from .bench import report, run_bench
+
+    result = run_bench(address, shards=shards, rows=rows, dim=dim, rounds=rounds, plot=plot, quiet=as_json)
     if as_json:
         show_json(result)
+    else:
+        sys.stdout.write(report(result) + "\n")  # a table as it is wide, not wrapped to the terminal
 
 
 # -------------------------------------------------------------------------------------------------------- the cluster
@@ -331,3 +352,7 @@ def _moved(reply: pb.ScaleReply) -> str:
         f"{reply.rows:,} rows moved in {reply.seconds:.2f} s, pushes waited {reply.pause_s * 1000:.0f} ms, "
         f"epoch {reply.epoch}"
     )
+
+
+if __name__ == "__main__":
+    main()

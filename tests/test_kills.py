@@ -14,7 +14,7 @@ from rowloom.client import SGD, TableSpec, Zeros, connect
 from rowloom.deploy import local_cluster
 from rowloom.deploy.remote import Remote
 
-KILLS = int(os.environ.get("ROWLOOM_KILLS", "20"))
+KILLS = int(os.environ.get("ROWLOOM_KILLS", "12"))
 ROWS, COLUMNS = 2000, 64
 SPEC = TableSpec("counters", ROWS, dim=COLUMNS, optimizer=SGD(lr=1.0), initializer=Zeros())
 
