@@ -31,7 +31,7 @@ class Backward:
         self.table = table
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
-        self._held: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+        self._held: dict[int, list[tuple[int, np.ndarray, np.ndarray]]] = {}
 
     def open(self) -> int:
         """The number of a new pass."""
@@ -48,25 +48,28 @@ class Backward:
             rows[~missing] = self.table.pull(ids[~missing])
         return rows
 
-    def hold(self, number: int, ids: np.ndarray, grads: np.ndarray) -> None:
+    def hold(self, number: int, ids: np.ndarray, grads: np.ndarray, place: int = 0) -> None:
         """Keep gradients for the end of a pass.
 
         Args:
             number: the pass.
             ids: as they were pulled; negative ones are left out.
             grads: ids.shape + row_shape. Copied.
+            place: where they stand in the push, so that it is the same however threads run.
         """
         flat = np.asarray(ids, np.int64).reshape(-1)
         rows = np.array(grads, np.float32).reshape(-1, *self.table.spec.row_shape)
         keep = flat >= 0
         with self._lock:
-            self._held.setdefault(number, []).append((flat[keep], rows[keep]))
+            self._held.setdefault(number, []).append((place, flat[keep], rows[keep]))
             while len(self._held) > _KEPT:
                 del self._held[next(iter(self._held))]
 
     def push(self, number: int) -> None:
         """The pass ended: push what it held. Raises as `Table.push`."""
         with self._lock:
-            held = self._held.pop(number, [])
-        if sum(len(ids) for ids, _ in held):
-            self.table.push(np.concatenate([ids for ids, _ in held]), np.concatenate([g for _, g in held]))
+            held = sorted(self._held.pop(number, []), key=lambda one: one[0])
+        if sum(len(ids) for _, ids, _ in held):
+            self.table.push(
+                np.concatenate([ids for _, ids, _ in held]), np.concatenate([grads for _, _, grads in held])
+            )

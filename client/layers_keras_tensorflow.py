@@ -27,6 +27,7 @@ class Lookup:
         self._backward = backward
         self._row_shape = backward.table.spec.row_shape
         self._gate: tuple[Any, Any, Any] | None = None
+        self._uses = 0  # of this gate
 
     def __call__(self, anchor: Any, ids: Sequence[Any], *, train: bool) -> list[Any]:
         """Rows of several tensors of ids, with one pull.
@@ -51,11 +52,13 @@ class Lookup:
 
     def _differentiable(self, variable: Any, flat: Any) -> Any:
         gate, number = self._opened(tf.convert_to_tensor(variable))
+        self._uses += 1
+        place = np.array(self._uses, np.int64)
 
         @tf.custom_gradient
         def pulled(gate: Any, flat: Any) -> Any:
             def grad(upstream: Any) -> Any:
-                zero = self._call(self._hold, [number, flat, upstream], tf.float32)
+                zero = self._call(self._hold, [number, flat, upstream, tf.constant(place)], tf.float32)
                 return tf.ensure_shape(zero, []), None
 
             del gate
@@ -71,6 +74,7 @@ class Lookup:
             # One that another tape made would be invisible to the tape that is recording now.
             if (its_graph() if its_graph else None) is graph and _recorded(gate) == _recorded(anchor):
                 return gate, number
+        self._uses = 0
         number = self._call(self._open, [], tf.int64)
 
         @tf.custom_gradient
@@ -96,8 +100,10 @@ class Lookup:
     def _open(self) -> np.ndarray:
         return np.array(self._backward.open(), np.int64)
 
-    def _hold(self, number: np.ndarray, flat: np.ndarray, upstream: np.ndarray) -> np.ndarray:
-        self._backward.hold(int(number), flat, upstream)
+    def _hold(
+        self, number: np.ndarray, flat: np.ndarray, upstream: np.ndarray, place: np.ndarray
+    ) -> np.ndarray:
+        self._backward.hold(int(number), flat, upstream, int(place))
         return np.zeros((), np.float32)
 
     def _push(self, number: np.ndarray, upstream: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ def test_an_example_has_less_than_sixty_lines(name):
     assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 60
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")  # Keras' own
 def test_two_tower_in_keras_has_the_loss_curve_of_local_embeddings(client):
     keras = pytest.importorskip("keras")
     from rowloom.client.layers_keras import Embedding, SharedEmbeddings
@@ -52,7 +53,10 @@ def test_two_tower_in_keras_has_the_loss_curve_of_local_embeddings(client):
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
     assert got[-1] < got[0] / 2
     np.testing.assert_allclose(
-        items.pull(np.arange(two_tower.ITEMS)), keras.ops.convert_to_numpy(local_items.embeddings), rtol=0, atol=1e-4
+        items.pull(np.arange(two_tower.ITEMS)),
+        keras.ops.convert_to_numpy(local_items.embeddings),
+        rtol=0,
+        atol=1e-4,
     )
 
 
