@@ -47,7 +47,7 @@ class Plan:
     """
 
     epochs: float = 8.0
-    train_s: float = 100.0
+    train_s: float = 90.0
     min_count: int = 3
     length: int = 1024
 
