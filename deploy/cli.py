@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..proto.errors import InvalidRequest, RowloomError
+from . import cli_files
 from .terminal import console, moving, show, show_json, working
 
 if TYPE_CHECKING:
@@ -225,8 +226,8 @@ def down(name: Name = None, address: Address = None, home: Home = None, as_json:
     directory = _directory(home)
     record = locate(directory, name, address)
     with working(f"ending {record.name or record.address}", as_json):
-        end(record, directory)
-    show(as_json, {"name": record.name, "down": True}, f"{record.name or record.address} is down")
+        ended = end(record, directory)
+    show(as_json, {"name": ended, "down": True}, f"{ended} is down")
 
 
 @app.command()
@@ -298,6 +299,9 @@ def bench(
         show_json(result)
     else:
         sys.stdout.write(report(result) + "\n")  # a table as it is wide, not wrapped to the terminal
+
+
+cli_files.register(app)
 
 
 # -------------------------------------------------------------------------------------------------------- the cluster

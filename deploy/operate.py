@@ -250,10 +250,10 @@ def apply(
 # --------------------------------------------------------------------------------------------------------------- down
 
 
-def down(record: Record, directory: ClusterDirectory) -> None:
+def down(record: Record, directory: ClusterDirectory) -> str:
     """End a cluster and all that belongs to it: servers, actors, placement groups, a Ray that was started for it.
 
-    No error if it is gone already. Raises Unavailable if something of it cannot be ended.
+    Returns its name. No error if it is gone already. Raises Unavailable if something of it cannot be ended.
     """
     if record.launcher == "":
         record = _named(record, directory)
@@ -272,6 +272,7 @@ def down(record: Record, directory: ClusterDirectory) -> None:
 
             StateFile(record.storage).clear()  # also when its process was killed
         directory.remove(record.name)
+    return record.name
 
 
 def _named(record: Record, directory: ClusterDirectory) -> Record:

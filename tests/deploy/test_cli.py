@@ -1,0 +1,263 @@
+"""The command line as its users have it: a process, its output, its exit code."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rowloom.client import connect
+from rowloom.deploy.cli import main
+from rowloom.deploy.directory import ClusterDirectory, is_running
+
+CONFIG = """
+name: ads
+shards: 2
+tables:
+  - {name: users, num_embeddings: 10_000, dim: 4, optimizer: {adagrad: {lr: 0.05}}, initializer: zeros}
+"""
+
+
+class Cli:
+    """Runs `rowloom` with a home of its own in an empty folder; in this process, because that is quick."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+        self.folder = folder
+        self.directory = ClusterDirectory(folder / "home")
+        self._patch, self._capsys = patch, capsys
+        patch.setenv("ROWLOOM_HOME", str(self.directory.home))
+        patch.setenv("COLUMNS", "200")
+        patch.chdir(folder)
+
+    def run(self, *arguments: str, code: int = 0) -> tuple[str, str]:
+        """(stdout, stderr) of a command that must end with `code`."""
+        out, err, ended = self.attempt(*arguments)
+        assert ended == code, f"{arguments}: {out}{err}"
+        return out, err
+
+    def attempt(self, *arguments: str) -> tuple[str, str, int]:
+        """(stdout, stderr, exit code)."""
+        self._patch.setattr(sys, "argv", ["rowloom", *arguments])
+        self._capsys.readouterr()
+        ended = 0
+        try:
+            main()
+        except SystemExit as e:
+            ended = e.code or 0
+        return *self._capsys.readouterr(), ended
+
+    def process(self, *arguments: str) -> str:
+        """stdout of a command in a process of its own, which must succeed."""
+        command = [sys.executable, "-m", "rowloom.deploy.cli", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def json(self, *arguments: str) -> dict:
+        """What a command prints with --json: one object, and nothing beside it."""
+        out, err = self.run(*arguments, "--json")
+        assert (err, out.count("\n")) == ("", 1)
+        return json.loads(out)
+
+    def write(self, text: str) -> None:
+        (self.folder / "deploy.yaml").write_text(text)
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    cli = Cli(tmp_path, monkeypatch, capsys)
+    yield cli
+    for name in cli.directory.names():
+        cli.run("down", "--name", name)
+
+
+def test_a_cluster_from_up_to_down(cli):
+    cli.write(CONFIG)
+    up = cli.json("up", "deploy.yaml")
+    assert (up["name"], up["shards"], up["launcher"], up["started"]) == ("ads", 2, "local", True)
+    record = cli.directory.get("ads")
+
+    out, _ = cli.run("up", "deploy.yaml")
+    assert out.startswith("ads runs already: 2 shards")
+
+    ids = np.arange(1000)
+    with connect(up["address"]) as client:
+        users = client.table("users")
+        users.push(ids, np.ones((1000, 4), np.float32))
+        trained = users.pull(ids)
+
+        state = cli.json("status")
+        assert state["healthy"]
+        assert [(s["index"], s["rows"], s["health"], s["epoch"]) for s in state["shards"]] == [
+            (0, 500, "serving", 1),
+            (1, 500, "serving", 1),
+        ]
+        assert all(re.fullmatch(r"127\.0\.0\.1:\d+", s["address"]) for s in state["shards"])
+        assert state["tables"][0]["rows"] == 1000
+        out, _ = cli.run("status")
+        assert "healthy" in out
+        assert "users" in out
+
+        cli.write(CONFIG.replace("shards: 2", "shards: 3").replace("0.05", "0.5"))
+        planned = cli.json("plan")
+        assert {c["path"]: c["action"] for c in planned["changes"]} == {
+            "shards": "scale",
+            "tables.users.optimizer.lr": "set_lr",
+        }
+        assert planned["memory"]["now_bytes"] > 500 * 32
+        _, err = cli.run("up", "deploy.yaml", code=1)
+        assert err.startswith("rowloom: cluster 'ads' runs already, with another config; nothing was changed")
+        assert "shards: 2 runs, 3 asked" in err
+
+        done = cli.json("apply")
+        assert done["scaling"]["state"] == "done"
+        assert done["scaling"]["rows"] == 1000
+        np.testing.assert_array_equal(users.pull(ids), trained)
+        assert cli.json("status")["tables"][0]["lr"] == 0.5
+        assert cli.json("apply") == {"changes": [], "scaling": None}
+
+        scaled = cli.json("scale", "1")
+        assert (scaled["before"], scaled["shards"], scaled["rows"]) == (3, 1, 1000)
+        assert 0 < scaled["pause_s"] < 30
+        np.testing.assert_array_equal(users.pull(ids), trained)
+        out, _ = cli.run("scale", "1")
+        assert out == "there are 1 shards already\n"
+
+        row = cli.json("inspect", "users", "7")
+        assert (row["shard"], row["id"]) == (0, 7)
+        assert row["row"] == pytest.approx(trained[7].tolist())
+
+    assert cli.json("down") == {"name": "ads", "down": True}
+    assert not is_running(record.pid, record.started)
+    _, err = cli.run("status", code=1)
+    assert err == "rowloom: no cluster is known here: `rowloom up` starts one\n"
+
+
+def test_what_cannot_be_applied_changes_nothing(cli):
+    cli.write(CONFIG)
+    cli.run("up", "deploy.yaml")
+    cli.write(CONFIG.replace("dim: 4", "dim: 8").replace("shards: 2", "shards: 3"))
+    for command in ("plan", "apply"):
+        _, err = cli.run(command, code=1)
+        assert "tables.users.dim: 4 -> 8" in err
+    assert len(cli.json("status")["shards"]) == 2
+    _, err = cli.run("inspect", "user", "1", code=1)
+    assert "user" in err
+    assert "users" in err
+    _, err = cli.run("inspect", "users", "10000", code=1)
+    assert "10000" in err
+    _, err = cli.run("scale", "0", code=1)
+    assert err == "rowloom: shards must be in [1, 1024], got 0\n"
+
+
+def test_a_wrong_config_is_refused_whole(cli):
+    cli.write("nam: ads\nshards: 0\ntables: [{name: users, dims: 4}]\n")
+    for command in (["up", "deploy.yaml"], ["plan"], ["apply"]):
+        out, err = cli.run(*command, code=1)
+        assert out == ""
+        for words in ("nam: ", "did you mean 'name'?", "shards: must be at least 1, got 0", "tables[0].dims"):
+            assert words in err
+    assert cli.directory.names() == []
+
+
+def test_plan_without_a_cluster_shows_the_memory_that_up_will_need(cli):
+    cli.write(CONFIG)
+    need = cli.json("plan")["memory"]
+    assert need["bound_bytes"] == 5000 * (4 * 8 + 20)
+    assert need["now_bytes"] is None
+
+
+def test_a_shard_that_was_killed_makes_status_fail(cli):
+    address = cli.json("up")["address"]
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(cli.directory.get("default").pid)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    os.kill(int(children.stdout), 9)
+    until = time.monotonic() + 30
+    out, err = "", ""
+    while "is unreachable" not in err and time.monotonic() < until:
+        out, err, _ = cli.attempt("status", "--address", address, "--json")
+    assert re.fullmatch(r"rowloom: shard 0 at 127\.0\.0\.1:\d+ is unreachable\n", err)
+    assert not json.loads(out)["healthy"]
+
+
+def test_a_coordinator_that_was_killed_is_reported_and_cleared(cli):
+    cli.run("up")
+    record = cli.directory.get("default")
+    os.kill(record.pid, 9)
+    _, err = cli.run("status", code=1)
+    assert "ended by itself: `rowloom down` clears it" in err
+    cli.run("down")
+    assert cli.json("up")["started"]
+
+
+def test_names_choose_among_clusters_and_near_misses_are_named(cli):
+    cli.write("name: ads\n")
+    cli.run("up", "deploy.yaml")
+    cli.write("name: feed\n")
+    cli.run("up", "deploy.yaml")
+    _, err = cli.run("status", code=1)
+    assert err == "rowloom: several clusters are known here: say which with --name: ads, feed\n"
+    assert cli.json("status", "--name", "feed")["name"] == "feed"
+    _, err = cli.run("status", "--name", "adz", code=1)
+    assert "no cluster 'adz' is known on this machine; did you mean 'ads'?" in err
+    address = cli.directory.get("ads").address
+    assert cli.json("status", "--address", address)["name"] == "ads"
+    assert cli.json("down", "--address", address)["name"] == "ads"
+    assert cli.directory.names() == ["feed"]
+
+
+def test_an_address_where_nothing_answers_is_an_error(cli):
+    _, err = cli.run("status", "--address", "127.0.0.1:9", code=1)
+    assert err.startswith("rowloom: the coordinator at 127.0.0.1:9 does not answer")
+
+
+def test_help_does_not_wait_for_ray_or_a_framework():
+    script = (
+        "import sys; from rowloom.deploy import cli; "
+        "print([m for m in ('ray', 'torch', 'matplotlib', 'rich.progress') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.fixture
+def short_folder():
+    """The paths of Ray's sockets have a limit of 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_on_ray_a_ray_of_our_own_comes_and_goes_with_the_cluster(cli, short_folder, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_TMPDIR", short_folder)
+    cli.write(CONFIG + "launcher: ray\nray: {address: local}\n")
+    cli.process("up", "deploy.yaml")
+    own = json.loads((cli.directory.home / "ray.json").read_text())
+    assert own["address"].startswith("127.0.0.")
+    with connect(cli.directory.get("ads").address) as client:
+        client.table("users").push([1, 2], np.ones((2, 4), np.float32))
+    assert cli.json("scale", "3")["rows"] == 2
+    cli.write(CONFIG.replace("shards: 2", "shards: 3") + "launcher: ray\nray: {address: local}\n")
+    assert "runs already" in cli.process("up", "deploy.yaml")
+    cli.process("down")
+    assert not is_running(own["pid"], own["started"])
+    assert session_of(own["pid"]) == []
+
+
+def session_of(leader: int) -> list[str]:
+    """Processes of the session that one began, without those that only wait to be counted."""
+    command = ["ps", "-o", "stat=,args=", "-s", str(leader)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return [line for line in done.stdout.splitlines() if not line.startswith("Z")]
