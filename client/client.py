@@ -252,6 +252,23 @@ class Client:
         self.refresh()
         return [Table(self, entry) for _, entry in sorted(self._session.entries.items())]
 
+    def from_pretrained(self, source: Any, name: str, **options: Any) -> Table:
+        """Make a table of rows that exist: an array, or a file of the kinds that `rowloom.client.files` reads.
+
+        Args:
+            source: [N, ...] array, or a path. A file larger than memory works.
+            name: what the table will be called.
+            options: as `rowloom.client.files.from_pretrained`: freeze (True by default, as in torch), optimizer,
+                partition, format, tensor, vocabulary, progress.
+
+        Raises:
+            InvalidRequest: the source is no matrix of finite numbers.
+            TableExists: a table of that name has another shape.
+        """
+        from .files import from_pretrained
+
+        return from_pretrained(self, source, name, **options).table
+
     def drop_table(self, name: str) -> None:
         """Drop a table and its rows on every shard. Raises TableNotFound, Unavailable."""
         session = self._live()

@@ -117,6 +117,23 @@ class Table:
         """
         self.client.renorm_entry(self._entry, ids, float(max_norm), float(norm_type))
 
+    def export(self, path: Any, **options: Any) -> int:
+        """Write the rows to a file, block by block; how is told by its suffix.
+
+        Args:
+            path: .npy, .safetensors, .pt, .parquet, .txt and more: see `rowloom.client.files`.
+            options: as `rowloom.client.files.export_table`: format, tensor, ids, vocabulary, progress.
+
+        Returns:
+            Rows written.
+
+        Raises:
+            InvalidRequest: an option is wrong; an open-ended table without ids.
+        """
+        from .files import export_table
+
+        return export_table(self, path, **options)
+
     def set_lr(self, lr: float) -> None:
         """Change the learning rate on every shard. Raises InvalidRequest, TableNotFound, Unavailable."""
         self._entry = self.client.set_lr(self.name, lr)
