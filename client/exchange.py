@@ -143,6 +143,7 @@ class Exchange:
             if self._extended < MOVING_LIMIT_S:
                 self._deadline += error.retry_after_s
                 self._extended += error.retry_after_s
+            part.attempts -= 1
             self._waiting.append((now + error.retry_after_s, part))
         elif isinstance(error, WrongLayout | WrongCluster):
             self._stale_below = max(self._stale_below, error.epoch)
@@ -171,6 +172,9 @@ class Exchange:
             layout = self._session.layout
             if layout is not None and layout.epoch >= self._stale_below:
                 self._ask_at = None
+                # Those that wait for a new layout need not wait any longer.
+                self._ready += [part for _, part in self._waiting if part.epoch < layout.epoch]
+                self._waiting = [(at, part) for at, part in self._waiting if part.epoch >= layout.epoch]
                 return
         self._ask_at = now if self._ask else now + self._pause(self._asked)
 

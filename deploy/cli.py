@@ -277,6 +277,8 @@ def demo(
 
     result = run_demo(corpus=corpus, plot=plot, launcher=launcher, quiet=as_json)
     show(as_json, result, report(result))
+    if not (result["bit_equal_after_scaling"] and result["pushes_exactly_once"]):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -15,9 +15,10 @@ Address = Annotated[
 ]
 Home = Annotated[Path | None, typer.Option(help="Where clusters are remembered; ~/.rowloom by default.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-Format = Annotated[str | None, typer.Option("--format", help="npy, safetensors, torch, tensorflow, parquet, words.")]
-    str | None, typer.Option("--format", help="npy, safetensors, torch, tensorflow, parquet, word2vec ...")
-]
+_FORMATS = (
+    "npy, safetensors, torch, tensorflow, parquet, word2vec, word2vec-binary, glove; else by the suffix."
+)
+Format = Annotated[str | None, typer.Option("--format", help=_FORMATS)]
 Words = Annotated[
     Path | None, typer.Option(help="A file of words, a word a line, for files of word vectors.")
 ]
