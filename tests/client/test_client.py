@@ -137,7 +137,7 @@ def test_importing_opens_no_socket_and_starts_no_thread() -> None:
 
 def test_nobody_at_the_address_is_unavailable_within_the_deadline() -> None:
     began = time.monotonic()
-    with pytest.raises(Unavailable, match="no rowloom cluster answered at 127.0.0.1:1 within the deadline"):
+    with pytest.raises(Unavailable, match=r"no rowloom cluster answered at 127.0.0.1:1 within the deadline"):
         connect("127.0.0.1:1", timeout_s=0.5)
     assert time.monotonic() - began < 5
 
