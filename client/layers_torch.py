@@ -230,6 +230,10 @@ class EmbeddingBag(OverTable):
         if per_sample_weights is not None and self.mode == "max":
             raise NotSupported('per_sample_weights go with mode="sum" or "mean", not with "max"')
         inverse, rows, place = self.rows(input, argmax_only=self.mode == "max")
+        if self.padding_idx is not None and place is None:
+            # PyTorch reads the last of include_last_offset otherwise when there is padding, whether it occurs or not.
+            place = len(rows)
+            rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
         if offsets is not None:
             offsets = offsets.to(rows.device)
 
