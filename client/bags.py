@@ -84,7 +84,8 @@ class Ragged:
 
     def __post_init__(self) -> None:
         splits = integers(self.row_splits, "row_splits")
-        values = ragged_of(self.values) or _array(self.values)
+        inner = ragged_of(self.values)
+        values = _array(self.values) if inner is None else inner
         size = len(values.row_splits) - 1 if isinstance(values, Ragged) else len(values)
         if (
             splits.ndim != 1
@@ -174,9 +175,9 @@ def _read(sp_ids: Any, sp_weights: Any, *, flat: bool) -> Bags:
         raise WrongType(f"sp_ids must be SparseIds or Ragged, got {type(sp_ids).__name__}")
     shape = tuple(int(d) for d in (ids.dense_shape[:-1] if flat else ids.dense_shape[:1]))
     columns = ids.indices[:, : len(shape)]
-    segments = (
-        np.ravel_multi_index(tuple(columns.T), shape) if columns.size else np.zeros(len(columns), np.int64)
-    )
+    segments = np.zeros(len(columns), np.int64)
+    if columns.size:
+        segments = np.asarray(np.ravel_multi_index(tuple(columns.T), shape), np.int64)
     if (np.diff(segments) < 0).any():
         k = int(np.flatnonzero(np.diff(segments) < 0)[0]) + 1
         raise InvalidRequest(f"indices must be in row-major order; indices[{k}] is {ids.indices[k].tolist()}")

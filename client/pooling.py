@@ -5,10 +5,13 @@ Letters: N entries, B bags, `width` columns of a row laid flat. Half precision i
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..proto.errors import InvalidRequest
 from .bags import Bags
+from .refusals import WrongType
 
 COMBINERS = ("sum", "mean", "sqrtn")
 
@@ -24,6 +27,7 @@ def check_combiner(combiner: str | None) -> str:
 
 def pooled(rows: np.ndarray, bags: Bags, combiner: str) -> np.ndarray:
     """Rows combined by bag. rows: [N, *row_shape]. Returns [B, *row_shape] of the rows' type; empty bags are 0."""
+    _check_floats(rows)
     wide = _wide(rows)
     factors = coefficients(bags, combiner).astype(wide.dtype)
     total = segment_sum(wide * _column(factors, wide), bags.segments, bags.count)
@@ -39,8 +43,8 @@ def pooled_gradient(upstream: np.ndarray, bags: Bags, combiner: str) -> np.ndarr
 
 def weights_gradient(rows: np.ndarray, upstream: np.ndarray, bags: Bags, combiner: str) -> np.ndarray:
     """The gradient of each entry's weight. Shapes as above. Returns [N]."""
-    wide = _wide(rows).reshape(len(rows), -1)
-    grads = _wide(upstream).reshape(bags.count, -1)[bags.segments]
+    wide = _flat(rows)
+    grads = _flat(upstream.reshape(bags.count, *rows.shape[1:]))[bags.segments]
     along = (wide * grads).sum(1)  # [N] <g, e>
     if combiner == "sum":
         return along
@@ -76,6 +80,7 @@ def clipped(rows: np.ndarray, max_norm: float | None) -> np.ndarray:
     if max_norm is None:
         return rows
     _check_norm(max_norm)
+    _check_floats(rows)
     norm = _norms(rows)
     scale = max_norm / np.maximum(norm, max_norm)
     wide = _wide(rows)
@@ -85,8 +90,8 @@ def clipped(rows: np.ndarray, max_norm: float | None) -> np.ndarray:
 def clipped_gradient(rows: np.ndarray, upstream: np.ndarray, max_norm: float) -> np.ndarray:
     """The gradient of the rows before they were clipped: rows and upstream [N, *row_shape]."""
     _check_norm(max_norm)
-    e = _wide(rows).reshape(len(rows), -1)
-    g = _wide(upstream).reshape(len(rows), -1)
+    e = _flat(rows)
+    g = _flat(upstream)
     norm = _norms(rows)[:, None]
     long = norm > max_norm
     safe = np.where(long, norm, 1.0)
@@ -100,9 +105,14 @@ def _check_norm(max_norm: float) -> None:
         raise InvalidRequest(f"max_norm must be above 0, got {max_norm!r}")
 
 
+def _check_floats(rows: np.ndarray) -> None:
+    if rows.dtype.kind in "iub":
+        raise WrongType(f"params must be floats to be clipped or combined, got {rows.dtype}")
+
+
 def _norms(rows: np.ndarray) -> np.ndarray:
     """[N]; in float64, where no square of a float32 overflows or vanishes."""
-    return np.sqrt(np.square(rows.reshape(len(rows), -1), dtype=np.float64).sum(1))
+    return np.sqrt(np.square(_flat(rows), dtype=np.float64).sum(1))
 
 
 def _weights(bags: Bags) -> np.ndarray:
@@ -123,6 +133,11 @@ def _divided(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _column(factors: np.ndarray, like: np.ndarray) -> np.ndarray:
     return factors.astype(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _flat(rows: np.ndarray) -> np.ndarray:
+    """[N, width]; also where N is 0."""
+    return _wide(rows).reshape(len(rows), math.prod(rows.shape[1:]))
 
 
 def _wide(values: np.ndarray) -> np.ndarray:

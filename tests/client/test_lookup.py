@@ -140,6 +140,15 @@ def test_empty_examples_train_the_default_row():
     assert ids.tolist() == [0, 1, 3, 3, 2, 3]
 
 
+def test_a_batch_without_any_ids_is_zeros_and_has_no_gradient():
+    nothing = SparseIds([], [], [2, 3])
+    assert not safe_lookup_sparse(E, nothing, max_norm=1.0).any()
+    assert lookup_sparse(E, nothing, max_norm=1.0).shape == (0, 3)
+    ids, grads = safe_lookup_sparse_gradient(E, nothing, None, np.ones((2, 3)), max_norm=1.0)
+    assert ids.shape == (0,)
+    assert grads.shape == (0, 3)
+
+
 @pytest.mark.parametrize("combiner", ["sum", "mean", "sqrtn"])
 def test_an_example_without_ids_in_the_middle_is_zeros_and_at_the_end_is_left_out(combiner):
     got = lookup_sparse(E, SparseIds([[0, 0], [2, 0]], [1, 2], [4, 1]), combiner=combiner)
@@ -194,6 +203,8 @@ def test_a_weighted_sum_adds_values_times_rows_in_any_order_of_examples():
         (lambda: lookup([E, E[:1]], [3]), ValueError, r"ids\[0\] is 3"),
         (lambda: lookup(E, [-1]), ValueError, r"ids\[0\] is -1"),
         (lambda: lookup(E, [0.5]), TypeError, "integers"),
+        (lambda: lookup(np.ones((2, 2), int), [0], max_norm=1.0), TypeError, "floats .* int64"),
+        (lambda: lookup_sparse(np.ones((4, 2), int), Ragged([0], [0, 1])), TypeError, "floats"),
         (lambda: lookup(E, [0], max_norm=0), ValueError, "max_norm"),
         (lambda: lookup_sparse(E, [[0]]), TypeError, "sp_ids"),
         (lambda: lookup_sparse(E, IDS, [1.0]), TypeError, "sp_weights"),
