@@ -218,13 +218,25 @@ def scale(
 
 
 @app.command()
-def down(name: Name = None, address: Address = None, home: Home = None, as_json: AsJson = False) -> None:
+def down(
+    name: Name = None,
+    address: Address = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="End nothing: its machines are gone for good.")
+    ] = False,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
     """End a cluster: its shards, their rows, its coordinator, its actors and placement groups."""
     from .operate import down as end
     from .operate import locate
 
     directory = _directory(home)
     record = locate(directory, name, address)
+    if forget:
+        directory.remove(record.name)
+        show(as_json, {"name": record.name, "down": False}, f"{record.name} is forgotten; nothing was ended")
+        return
     with working(f"ending {record.name or record.address}", as_json):
         ended = end(record, directory)
     show(as_json, {"name": ended, "down": True}, f"{ended} is down")

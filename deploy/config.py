@@ -26,6 +26,7 @@ from ..proto.spec import NAME, TableSpec
 from .tables import Fault, table_to_mapping, tables_from_list
 
 MAX_SHARDS = 1024
+WILDCARDS = ("0.0.0.0", "::")  # listen everywhere; nothing that one can connect to
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {f"{k}iB": 2 ** (10 * (i + 1)) for i, k in enumerate("KMGT")}
 
@@ -180,9 +181,27 @@ def parse(value: Any, source: str = "deploy config") -> DeployConfig:
     except ValidationError as e:
         own = [_fault(error) for error in e.errors(include_url=False)]
         raise _invalid(source, own + faults) from None
+    faults += _unreachable(config)
     if faults:
         raise _invalid(source, faults)
     return config.model_copy(update={"tables": tuple(tables)})
+
+
+def _unreachable(config: DeployConfig) -> list[Fault]:
+    """Addresses that nobody could connect to. On Ray each node has its own, found when a server starts there."""
+    if config.launcher == "ray":
+        return []
+    if config.host in WILDCARDS and config.advertise_host is None:
+        return [
+            Fault("advertise_host", None, f"must say what others call this machine, with host {config.host}")
+        ]
+    if "/" in (config.advertise_host or ""):
+        return [
+            Fault(
+                "advertise_host", config.advertise_host, "must be a name or an address; networks are for Ray"
+            )
+        ]
+    return []
 
 
 def from_json(text: str) -> DeployConfig:

@@ -188,7 +188,7 @@ def up_local(config: DeployConfig, directory: ClusterDirectory) -> Record:
     ready.unlink(missing_ok=True)
     write_whole(given, config.to_json())
     command = [sys.executable, "-m", "rowloom.deploy.runner"]
-    command += ["--config-json", str(given), "--ready-file", str(ready), "--logs", str(folder)]
+    command += ["--config-json", str(given), "--ready-file", str(ready)]
     pid = spawn_detached(command, log)
     began = started(pid)
     try:

@@ -90,7 +90,7 @@ def _announced() -> str | None:
         address = _announcement().read_text().strip()
     except OSError:
         return None
-    return address if _listens(address) else None
+    return address if listens(address) else None
 
 
 def _announcement() -> Path:
@@ -98,7 +98,8 @@ def _announcement() -> Path:
     return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
 
 
-def _listens(address: str) -> bool:
+def listens(address: str) -> bool:
+    """Whether anything does at host:port."""
     host, _, port = address.rpartition(":")
     with contextlib.suppress(OSError, ValueError), socket.create_connection((host, int(port)), 1.0):
         return True
@@ -183,7 +184,7 @@ def _wait_for(ray: LocalRay, log: Path) -> None:
     while time.monotonic() < until:
         if not is_running(ray.pid, ray.started):
             raise Unavailable(f"Ray ended while it started: {last_line(log)} (log: {log})")
-        if _listens(ray.address):
+        if listens(ray.address):
             return
         time.sleep(0.05)
     raise Unavailable(f"Ray did not start within {START_TIMEOUT_S:g} s; its log says why: {log}")

@@ -292,6 +292,11 @@ def _down_ray(record: Record, directory: ClusterDirectory) -> None:
     own = local_ray.find(directory)
     if own is None and local_ray.is_own(record.ray):
         return  # that Ray has ended, and everything on it
+    if not local_ray.listens(record.ray):
+        raise Unavailable(
+            f"the Ray of {record.name!r} at {record.ray} does not answer: try again when it does, or, if it is "
+            f"gone for good, `rowloom down --name {record.name} --forget`"
+        )
     with _on_known_ray(record.ray, directory):
         down_ray(record.name)
         left = clusters()

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from ..proto import rowloom_pb2 as pb
 from ..proto.errors import InvalidRequest
-from ..proto.spec import TableEntry, TableSpec
+from ..proto.spec import Schedule, TableEntry, TableSpec
 from .config import DeployConfig, from_json
-from .tables import table_to_mapping
+from .tables import plain, table_to_mapping
 
 # Beside its columns a row has its id (8 bytes) and, at worst, 11.4 bytes of index: 4-byte slots, at least 35 % full.
 ROW_OVERHEAD_BYTES = 20
@@ -148,10 +148,14 @@ def _plain_changes(path: str, old: Any, new: Any) -> list[Change]:
 
 def _table_changes(old: TableSpec, new: TableSpec) -> list[Change]:
     path, changes = f"tables.{new.name}", []
-    same_lr = dataclasses.replace(new.optimizer, lr=old.optimizer.lr)
-    if old.optimizer == same_lr and old.optimizer.lr != new.optimizer.lr:
-        changes.append(Change(f"{path}.optimizer.lr", old.optimizer.lr, new.optimizer.lr, "set_lr"))
-        new = dataclasses.replace(new, optimizer=same_lr)
+    if type(old.optimizer) is type(new.optimizer) and old.optimizer.lr != new.optimizer.lr:
+        values = plain(old.optimizer.lr), plain(new.optimizer.lr)
+        if isinstance(new.optimizer.lr, Schedule):
+            reason = "a schedule is taken when a table is made; give a number, or another table"
+            changes.append(Change(f"{path}.optimizer.lr", *values, "refused", reason))
+        else:
+            changes.append(Change(f"{path}.optimizer.lr", *values, "set_lr"))
+        new = dataclasses.replace(new, optimizer=dataclasses.replace(new.optimizer, lr=old.optimizer.lr))
     mine, theirs = table_to_mapping(old), table_to_mapping(new)
     reason = "fixed while the table exists: take another name, or drop the table first"
     changes += [

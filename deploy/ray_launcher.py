@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..proto.errors import InvalidRequest, RowloomError, Unavailable
-from .config import DeployConfig, from_json
+from .config import WILDCARDS, DeployConfig, from_json
 from .launcher import Launched
 from .ray_session import NAMESPACE, attach, attached_to, ray_module, reason
 from .ray_storage import storage_of
@@ -38,7 +38,8 @@ def _interface(config: DeployConfig) -> tuple[str, str]:
     import ray
 
     node = ray.util.get_node_ip_address()
-    return config.host or node, _advertised(config.advertise_host, config.host or node)
+    named = config.host if config.host and config.host not in WILDCARDS else node
+    return config.host or node, _advertised(config.advertise_host, named)
 
 
 def _advertised(wanted: str | None, default: str) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..proto import rowloom_pb2 as pb
 from ..proto.spec import TableEntry
+from .tables import plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -74,7 +75,7 @@ def _table(entry: TableEntry, status: pb.StatusReply) -> dict[str, Any]:
         "row_shape": list(spec.row_shape),
         "partition": spec.partition,
         "optimizer": type(spec.optimizer).__name__,
-        "lr": entry.current_lr,
+        "lr": plain(entry.current_lr),
         "rows": sum(t.rows for t in held),
         "bytes": sum(t.bytes for t in held),
         "step": max((t.step for t in held), default=0),
@@ -130,7 +131,8 @@ def _tables_table(tables: list[dict[str, Any]]) -> RenderableType:
     for t in tables:
         ids = "open" if t["num_embeddings"] is None else f"{t['num_embeddings']:,}"
         shape = " x ".join(str(d) for d in t["row_shape"]) or "scalar"
-        numbers = [f"{t['lr']:g}", f"{t['rows']:,}", in_bytes(t["bytes"]), f"{t['step']:,}"]
+        lr = next(iter(t["lr"])) if isinstance(t["lr"], dict) else f"{t['lr']:g}"
+        numbers = [lr, f"{t['rows']:,}", in_bytes(t["bytes"]), f"{t['step']:,}"]
         table.add_row(t["name"], ids, shape, t["partition"], t["optimizer"], *numbers)
     return table
 

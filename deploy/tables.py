@@ -6,19 +6,14 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ..proto.errors import InvalidRequest
-from ..proto.spec import Initializer, Optimizer, Recipe, TableSpec
+from ..proto.spec import Recipe, TableSpec
 
-_CHOICES = {"partition": ("mod", "div"), "dtype": ("float32",)}
-_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
-    "num_embeddings": ((int, type(None)), "a whole number, or left out for open-ended ids"),
-    "hash_ids": ((bool,), "true or false"),
-    "frozen": ((bool,), "true or false"),
-    "metadata": ((Mapping,), "a mapping of texts"),
-}
-_FAMILIES: dict[str, type[Recipe]] = {"optimizer": Optimizer, "initializer": Initializer}
+T = TypeVar("T")
+_CHOICES = {"dtype": ("float32",)}
 
 
 @dataclass(frozen=True)
@@ -61,15 +56,16 @@ def tables_from_list(value: Any, faults: list[Fault]) -> list[TableSpec]:
 
 def table_to_mapping(spec: TableSpec) -> dict[str, Any]:
     """As plain values that `tables_from_list` takes; every argument is written out."""
-    return {f.name: _plain(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
+    return {f.name: plain(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Recipes and tuples as the mappings and lists that a config has."""
     if isinstance(value, Recipe):
-        arguments = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {type(value).__name__.lower(): arguments}
+        arguments = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {type(value).__name__.lower(): arguments} if _kinds(type(value).__bases__[0]) else arguments
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return dict(value) if isinstance(value, Mapping) else value
 
 
@@ -79,24 +75,74 @@ def _table(value: Any, path: str, faults: list[Fault]) -> TableSpec | None:
     if not isinstance(value, Mapping):
         faults.append(Fault(path, value, "must be a mapping such as {name: users, dim: 64}"))
         return None
-    before = len(faults)
-    names = [f.name for f in dataclasses.fields(TableSpec)]
-    arguments = _known(value, names, path, faults)
-    if "name" not in arguments:
+    if "name" not in value:
         faults.append(Fault(f"{path}.name", None, "is required"))
-    for key, family in _FAMILIES.items():
-        if key in arguments:
-            recipe = _recipe(family, arguments.pop(key), f"{path}.{key}", faults)
-            if recipe is not None:
-                arguments[key] = recipe
-    arguments = {k: _from_yaml(v, integral=k in ("num_embeddings", "dim")) for k, v in arguments.items()}
-    for key, (wanted, words) in _TYPES.items():
-        if key in arguments and not _is(arguments[key], wanted):
-            faults.append(Fault(f"{path}.{key}", arguments.pop(key), f"must be {words}"))
     # What a lone argument is tried beside: `div` needs an id range, and every table a name.
-    usual = {"name": "table", "num_embeddings": 1}
-    spec = _build(TableSpec, arguments, usual, path, faults)
-    return spec if len(faults) == before else None
+    return _made(TableSpec, value, {"name": "table", "num_embeddings": 1}, path, faults)
+
+
+def _made(cls: type[T], value: Mapping, usual: dict[str, Any], path: str, faults: list[Fault]) -> T | None:
+    """`cls(**value)`, for one of the dataclasses that say in their annotations what they take."""
+    before = len(faults)
+    hints = get_type_hints(cls)
+    arguments = _known(value, [f.name for f in dataclasses.fields(cls)], path, faults)  # type: ignore[arg-type]
+    for name in list(arguments):
+        found = len(faults)
+        arguments[name] = _value(hints[name], arguments[name], f"{path}.{name}", faults)
+        if len(faults) > found:
+            del arguments[name]
+    made = _build(cls, arguments, usual, path, faults)
+    return made if len(faults) == before else None
+
+
+_WORDS: dict[Any, str] = {
+    float: "a number",
+    int: "a whole number",
+    bool: "true or false",
+    str: "a text",
+    tuple: "a list",
+    Mapping: "a mapping",
+    type(None): "left out",
+}
+
+
+def _value(hint: Any, value: Any, path: str, faults: list[Fault]) -> Any:
+    """What YAML says, as the annotation wants it; else a fault."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = [get_origin(option) or option for option in options]
+    if isinstance(value, list):
+        value = tuple(int(item) if _is_integral(item) else item for item in value)
+    if int in kinds and _is_integral(value):  # 1e9 is a whole number
+        value = int(value)
+    for option, kind in zip(options, kinds, strict=True):
+        if kind is Literal:
+            return _choice(get_args(option), value, path, faults)
+        if isinstance(kind, type) and issubclass(kind, Recipe):
+            if isinstance(value, Mapping | str | kind):
+                return _recipe(kind, value, path, faults)
+        elif _is(value, kind):
+            return value
+    words = [_WORDS.get(k) or f"a mapping with one {k.__name__.lower()}" for k in kinds]
+    faults.append(Fault(path, value, f"must be {' or '.join(words)}"))
+    return None
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """isinstance, but whole numbers are numbers, and true and false are none."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _is_integral(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer()
+
+
+def _choice(choices: tuple[str, ...], value: Any, path: str, faults: list[Fault]) -> Any:
+    if value not in choices:
+        near = difflib.get_close_matches(str(value).lower(), choices, 1, 0.3)
+        faults.append(Fault(path, value, f"must be {' or '.join(choices)}", near[0] if near else None))
+    return value
 
 
 def _known(value: Mapping, names: list[str], path: str, faults: list[Fault]) -> dict[str, Any]:
@@ -110,27 +156,23 @@ def _known(value: Mapping, names: list[str], path: str, faults: list[Fault]) -> 
 
 
 def _recipe(family: type[Recipe], value: Any, path: str, faults: list[Fault]) -> Recipe | None:
-    """From `adagrad`, `{adagrad: {lr: 0.05}}` or `{name: adagrad, lr: 0.05}`."""
+    """From `adagrad`, `{adagrad: {lr: 0.05}}` or `{name: adagrad, lr: 0.05}`; of a family of one, its arguments."""
     if isinstance(value, family):
         return value
-    kind = family.__name__.lower()
+    kinds, kind = _kinds(family), family.__name__.lower()
     if isinstance(value, str):
         name, arguments = value, {}
-    elif isinstance(value, Mapping) and "name" in value:
+    elif not kinds:
+        return _made(family, value, {}, path, faults)
+    elif "name" in value:
         name, arguments = value["name"], {k: v for k, v in value.items() if k != "name"}
-    elif isinstance(value, Mapping) and len(value) == 1:
+    elif len(value) == 1:
         name, arguments = next(iter(value.items()))
         path = f"{path}.{name}"
     else:
-        faults.append(
-            Fault(path, value, f"must be a mapping with one {kind}, such as {{name: {{argument: value}}}}")
-        )
+        problem = f"must be a mapping with one {kind}, such as {{name: {{argument: value}}}}"
+        faults.append(Fault(path, value, problem))
         return None
-    kinds = {
-        k.lower(): cls
-        for k, cls in sorted(Recipe.kinds.items())
-        if issubclass(cls, family) and cls is not family
-    }
     found = kinds.get(str(name).lower())
     if found is None:
         near = difflib.get_close_matches(str(name).lower(), list(kinds), 1, 0.5)
@@ -139,35 +181,15 @@ def _recipe(family: type[Recipe], value: Any, path: str, faults: list[Fault]) ->
     if arguments is not None and not isinstance(arguments, Mapping):
         faults.append(Fault(path, arguments, "must be a mapping of arguments"))
         return None
-    return _recipe_of(found, arguments or {}, path, faults)
+    return _made(found, arguments or {}, {}, path, faults)
 
 
-def _recipe_of(found: type[Recipe], value: Mapping, path: str, faults: list[Fault]) -> Recipe | None:
-    before = len(faults)
-    types = {f.name: str(f.type) for f in dataclasses.fields(found)}
-    arguments = _known(value, list(types), path, faults)
-    for name, argument in list(arguments.items()):
-        arguments[name] = argument = _from_yaml(argument, integral=types[name] == "int")
-        wanted = {"float": (int, float), "int": (int,), "bool": (bool,), "str": (str,)}.get(types[name])
-        if wanted is not None and not _is(argument, wanted):
-            words = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a text"}
-            faults.append(Fault(f"{path}.{name}", arguments.pop(name), f"must be {words[types[name]]}"))
-    recipe = _build(found, arguments, {}, path, faults)
-    return recipe if len(faults) == before else None
-
-
-def _is(value: Any, wanted: tuple[type, ...]) -> bool:
-    """isinstance, but true and false are no numbers."""
-    return isinstance(value, wanted) and (bool in wanted or not isinstance(value, bool))
-
-
-def _from_yaml(value: Any, *, integral: bool) -> Any:
-    """YAML's lists as tuples, and 1e9 as the whole number that it is."""
-    if isinstance(value, list):
-        return tuple(_from_yaml(item, integral=integral) for item in value)
-    if integral and isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
+def _kinds(family: type) -> dict[str, type[Recipe]]:
+    """The members of a family of recipes by their names in lower case; none for Recipe itself."""
+    if family is Recipe:
+        return {}
+    members = sorted(Recipe.kinds.items())
+    return {name.lower(): cls for name, cls in members if issubclass(cls, family) and cls is not family}
 
 
 def _build(

@@ -14,7 +14,7 @@ import pytest
 
 from rowloom.client import connect
 from rowloom.deploy.cli import main
-from rowloom.deploy.directory import ClusterDirectory, is_running
+from rowloom.deploy.directory import ClusterDirectory, Record, is_running
 
 CONFIG = """
 name: ads
@@ -214,6 +214,14 @@ def test_names_choose_among_clusters_and_near_misses_are_named(cli):
     assert cli.json("status", "--address", address)["name"] == "ads"
     assert cli.json("down", "--address", address)["name"] == "ads"
     assert cli.directory.names() == ["feed"]
+
+
+def test_a_cluster_whose_ray_is_gone_can_be_forgotten(cli):
+    cli.directory.put(Record("gone", "ray", "127.0.0.1:9", ray="127.0.0.1:9"))
+    _, err = cli.run("down", code=1)
+    assert "does not answer: try again when it does, or, if it is gone for good" in err
+    assert cli.json("down", "--forget") == {"name": "gone", "down": False}
+    assert cli.directory.names() == []
 
 
 def test_an_address_where_nothing_answers_is_an_error(cli):

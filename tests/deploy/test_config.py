@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from rowloom.client import SGD, Adagrad, Adam, Normal, TableSpec
 from rowloom.deploy.config import DeployConfig, InvalidConfig, from_json, load, parse
 from rowloom.deploy.plan import diff, memory, refuse, row_bytes, running_config
+from rowloom.deploy.status import summary
+from rowloom.deploy.tables import plain
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import InvalidRequest
-from rowloom.proto.spec import Initializer, Optimizer, Recipe, TableEntry
+from rowloom.proto.spec import Constraint, Cosine, Initializer, Optimizer, Recipe, TableEntry, WarmUp
 
 FULL = """
 name: ads
@@ -60,6 +62,30 @@ def test_a_full_config_means_what_it_says(tmp_path):
     )
 
 
+def test_schedules_and_constraints_are_recipes_within_recipes():
+    optimizer = {
+        "sgd": {"lr": {"warmup": {"steps": 10, "after": {"cosine": {"lr": 0.1, "decay_steps": 100}}}}}
+    }
+    table = {"name": "a", "optimizer": optimizer, "constraint": {"clip_norm": 1}}
+    spec = parse({"tables": [table]}).tables[0]
+    assert spec.optimizer == SGD(lr=WarmUp(steps=10, after=Cosine(lr=0.1, decay_steps=100)))
+    assert spec.constraint == Constraint(clip_norm=1)
+    assert summary(status_of(parse({"tables": [spec]})))["tables"][0]["lr"] == plain(spec.optimizer.lr)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("host: 0.0.0.0", "advertise_host"),
+        ("advertise_host: 10.1.0.0/16", "advertise_host"),
+        ("name: a/b", "name"),
+    ],
+)
+def test_addresses_that_nobody_could_connect_to_are_refused(text, path, tmp_path):
+    assert list(faults(text + "\n", tmp_path)) == [path]
+    assert parse({"launcher": "ray", "host": "0.0.0.0"}).host == "0.0.0.0"
+
+
 def test_an_empty_config_is_one_shard_on_this_machine(tmp_path):
     (tmp_path / "deploy.yaml").write_text("# nothing yet\n")
     config = load(tmp_path / "deploy.yaml")
@@ -84,6 +110,10 @@ tables:
   - {name: c, optimizer: {sgd: {nesterov: true}}}
   - {dim: 4}
   - 5
+  - name: d
+    optimizer: {adam: {mode: dens, lr: {cosin: {lr: 0.1}}}}
+    constraint: {clip_nrm: 1, low: x}
+    initializer: 5
 """,
         tmp_path,
     )
@@ -102,7 +132,7 @@ tables:
         "tables[0].dim": "must be at least 1, got 0",
         "tables[0].partition": "got 'modd'; did you mean 'mod'?",
         "tables[0].optimizer.adagrd": "is no optimizer, got 'adagrd'; did you mean 'adagrad'?",
-        "tables[1].num_embeddings": "must be a whole number, or left out for open-ended ids, got 'abc'",
+        "tables[1].num_embeddings": "must be a whole number or left out, got 'abc'",
         "tables[1].optimizer.adagrad.lrr": "got 1; did you mean 'lr'?",
         "tables[1].optimizer.adagrad.lr": "must be finite and at least 0, got -1",
         "tables[1].optimizer.adagrad.eps": "must be at least 0, got -1",
@@ -113,6 +143,11 @@ tables:
         "tables[4].optimizer.sgd.nesterov": "got True",
         "tables[5].name": "is required",
         "tables[6]": "must be a mapping",
+        "tables[7].optimizer.adam.mode": "got 'dens'; did you mean 'dense'?",
+        "tables[7].optimizer.adam.lr.cosin": "is no schedule, got 'cosin'; did you mean 'cosine'?",
+        "tables[7].constraint.clip_nrm": "did you mean 'clip_norm'?",
+        "tables[7].constraint.low": "must be a number or left out, got 'x'",
+        "tables[7].initializer": "must be a mapping with one initializer, got 5",
     }
     assert sorted(found) == sorted(expected)
     for path, words in expected.items():
@@ -285,6 +320,15 @@ def test_what_cannot_change_is_refused_all_at_once_and_says_what_to_do():
     ) as caught:
         refuse(diff(old, new))
     assert "`rowloom down`" in str(caught.value)
+
+
+def test_a_number_replaces_a_schedule_while_it_runs_but_not_the_other_way_round():
+    schedule = dataclasses.replace(USERS, optimizer=Adagrad(lr=Cosine(lr=0.1, decay_steps=100)))
+    number, fixed = parse({"tables": [USERS]}), parse({"tables": [schedule]})
+    assert actions(fixed, number) == {"tables.users.optimizer.lr": "set_lr"}
+    assert actions(number, fixed) == {"tables.users.optimizer.lr": "refused"}
+    for change in (*diff(fixed, number), *diff(number, fixed)):
+        json.dumps(dataclasses.asdict(change))
 
 
 def test_a_table_that_the_config_does_not_list_stays():
