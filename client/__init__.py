@@ -15,37 +15,72 @@ from ..proto.errors import (
     Unauthorized,
     Unavailable,
 )
-from ..proto.spec import (
+from ..proto.optimizers import (
+    FTRL,
     SGD,
+    Adadelta,
     Adagrad,
     Adam,
+    AdamW,
+    Constraint,
+    Cosine,
+    Exponential,
+    Optimizer,
+    RMSprop,
+    RowwiseAdagrad,
+    Schedule,
+    WarmUp,
+)
+from ..proto.recipes import (
     Constant,
     Initializer,
     Normal,
-    Optimizer,
-    TableSpec,
     TruncatedNormal,
     TwoSided,
     Uniform,
     Zeros,
 )
+from ..proto.spec import TableSpec
+from .bags import Ragged, SparseIds
 from .client import Client, connect
+from .lookup import (
+    lookup,
+    lookup_gradient,
+    lookup_sparse,
+    lookup_sparse_gradient,
+    safe_lookup_sparse,
+    safe_lookup_sparse_gradient,
+    weighted_sum,
+    weighted_sum_gradient,
+)
 from .table import Table
+from .vocabulary import Vocabulary
 
 __all__ = [
+    "FTRL",
     "SGD",
+    "Adadelta",
     "Adagrad",
     "Adam",
+    "AdamW",
     "Client",
     "Constant",
+    "Constraint",
+    "Cosine",
+    "Exponential",
     "Initializer",
     "InvalidRequest",
     "Normal",
     "Optimizer",
     "Overloaded",
     "PushUnresolved",
+    "RMSprop",
+    "Ragged",
     "RowloomError",
+    "RowwiseAdagrad",
+    "Schedule",
     "SnapshotCorrupt",
+    "SparseIds",
     "StateLost",
     "Table",
     "TableExists",
@@ -56,6 +91,16 @@ __all__ = [
     "Unauthorized",
     "Unavailable",
     "Uniform",
+    "Vocabulary",
+    "WarmUp",
     "Zeros",
     "connect",
+    "lookup",
+    "lookup_gradient",
+    "lookup_sparse",
+    "lookup_sparse_gradient",
+    "safe_lookup_sparse",
+    "safe_lookup_sparse_gradient",
+    "weighted_sum",
+    "weighted_sum_gradient",
 ]
