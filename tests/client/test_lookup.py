@@ -92,6 +92,16 @@ def test_ragged_ids_give_ragged_rows():
     np.testing.assert_array_equal(got.values.values, lookup(E, [3, 1, 0], max_norm=0.5))
 
 
+def test_a_lookup_pulls_once_and_its_gradient_is_what_a_push_takes():
+    table = MemoryTable(TableSpec("t", 4, dim=3, optimizer=SGD(lr=1.0)), E)
+    out = safe_lookup_sparse(table, IDS, WEIGHTS)
+    assert table.pulls == 1
+    push(table, *safe_lookup_sparse_gradient(table, IDS, WEIGHTS, np.ones_like(out)))
+    assert table.pulls == 1
+    assert len(table.pushes) == 1
+    np.testing.assert_allclose(E - table.rows, np.outer([1 / 3, 2 / 3, 1, 0], np.ones(3)), atol=1e-6)
+
+
 IDS = SparseIds([[0, 0], [0, 1], [0, 2], [1, 0], [3, 0], [4, 0], [4, 1]], [0, 1, -1, -1, 2, 0, 1], [5, 4])
 WEIGHTS = SparseIds(IDS.indices, [1.0, 2.0, 1.0, 1.0, 3.0, 0.0, -0.5], [5, 4])
 ZERO = np.zeros(3, np.float32)
