@@ -86,8 +86,8 @@ class Embedding(OverTable):
         check_tensor(input, "input")
         if input.dtype not in (torch.int64, torch.int32):
             raise WrongInput(f"input must be int64 or int32, got {input.dtype}")
-        inverse, rows, place = self.rows(input)
-        out = F.embedding(inverse, rows, place, scale_grad_by_freq=self.scale_grad_by_freq)
+        inverse, rows, place = self.rows(input, by_frequency=self.scale_grad_by_freq)
+        out = F.embedding(inverse, rows, place)
         return out.reshape(*input.shape, *self.table.spec.row_shape).to(self.anchor.dtype)
 
     def extra_repr(self) -> str:
@@ -229,7 +229,8 @@ class EmbeddingBag(OverTable):
             raise WrongInput(f"input must be integers, got {input.dtype}")
         if per_sample_weights is not None and self.mode == "max":
             raise NotSupported('per_sample_weights go with mode="sum" or "mean", not with "max"')
-        inverse, rows, place = self.rows(input, argmax_only=self.mode == "max")
+        how = {"by_frequency": self.scale_grad_by_freq, "argmax_only": self.mode == "max"}
+        inverse, rows, place = self.rows(input, **how)
         if self.padding_idx is not None and place is None:
             # PyTorch reads the last of include_last_offset otherwise when there is padding, whether it occurs or not.
             place = len(rows)
@@ -241,14 +242,13 @@ class EmbeddingBag(OverTable):
             how |= {"include_last_offset": self.include_last_offset, "padding_idx": place}
             return F.embedding_bag(inverse, rows, offsets, mode=mode, **how)
 
-        scale = {"scale_grad_by_freq": self.scale_grad_by_freq}
         if per_sample_weights is None:
-            return bags(rows, self.mode, **scale).to(self.anchor.dtype)
+            return bags(rows, self.mode).to(self.anchor.dtype)
         if per_sample_weights.dtype != self.anchor.dtype:
             raise WrongInput(
                 f"per_sample_weights must be {self.anchor.dtype} as the layer, got {per_sample_weights.dtype}"
             )
-        out = bags(rows, "sum", per_sample_weights=per_sample_weights.to(rows.dtype), **scale)
+        out = bags(rows, "sum", per_sample_weights=per_sample_weights.to(rows.dtype))
         if self.mode == "mean":
             out = out / bags(rows.new_ones(len(rows), 1), "sum").clamp(min=1)
         return out.to(self.anchor.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
@@ -15,6 +15,22 @@ from .routing import _distinct
 
 if TYPE_CHECKING:
     from .table import Table
+
+
+class _Batch(NamedTuple):
+    """What a backward pass must know of the forward one.
+
+    Attributes:
+        ids: [U] int64, distinct.
+        padding: which of them is padding, or None.
+        counts: [U], how often each was there, if that matters.
+        argmax_only: leave rows of zeros out.
+    """
+
+    ids: np.ndarray
+    padding: int | None
+    counts: np.ndarray | None
+    argmax_only: bool
 
 
 class OverTable(torch.nn.Module):
@@ -78,8 +94,19 @@ class OverTable(torch.nn.Module):
 
     # ----------------------------------------------------------------------------------------------------------- rows
 
-    def rows(self, ids: Any, *, argmax_only: bool = False) -> tuple[Any, Any, int | None]:
-        """(which row each id has, of the ids' shape; [U, width] rows; which of them is padding)."""
+    def rows(
+        self, ids: Any, *, by_frequency: bool = False, argmax_only: bool = False
+    ) -> tuple[Any, Any, int | None]:
+        """The rows of a batch of ids, each once.
+
+        Args:
+            ids: integers of any shape.
+            by_frequency: a row's gradient is divided by how often its id is there.
+            argmax_only: rows whose gradient is zeros are not pushed.
+
+        Returns:
+            (which row each id has, of the ids' shape; [U, width] rows; which of them is padding, or None).
+        """
         flat = ids.detach().to("cpu", torch.int64).reshape(-1).numpy()
         self._check_range(flat)
         distinct, inverse = _distinct(flat)
@@ -88,7 +115,8 @@ class OverTable(torch.nn.Module):
         found = np.flatnonzero(distinct == self.padding_idx) if self.padding_idx is not None else []
         place = int(found[0]) if len(found) else None
         if torch.is_grad_enabled() and self.anchor.requires_grad:
-            rows = _Pulled.apply(self.anchor, self, distinct, place, argmax_only)
+            counts = np.bincount(inverse, minlength=len(distinct)) if by_frequency else None
+            rows = _Pulled.apply(self.anchor, self, _Batch(distinct, place, counts, argmax_only))
         else:
             rows = self._pull(distinct)
         return torch.from_numpy(inverse).to(rows.device).reshape(ids.shape), rows, place
@@ -100,15 +128,15 @@ class OverTable(torch.nn.Module):
         dtype = torch.float64 if self.anchor.dtype == torch.float64 else torch.float32
         return torch.from_numpy(np.ascontiguousarray(pulled).reshape(-1, width)).to(self.anchor.device, dtype)
 
-    def _hold(self, distinct: np.ndarray, place: int | None, argmax_only: bool, upstream: Any) -> None:
+    def _hold(self, batch: _Batch, upstream: Any) -> None:
         """Keep the gradients of a backward pass. Padding has none, not even one of zeros."""
         grads = upstream.detach().to("cpu", torch.float32).numpy()
-        keep = np.ones(len(distinct), bool)
-        if argmax_only:
-            keep = grads.any(axis=1)
-        if place is not None:
-            keep[place] = False
-        self.gradients.hold(distinct[keep], grads[keep], anew=self.anchor.grad is None)
+        if batch.counts is not None:
+            grads = grads / batch.counts.astype(np.float32)[:, None]
+        keep = grads.any(axis=1) if batch.argmax_only else np.ones(len(batch.ids), bool)
+        if batch.padding is not None:
+            keep[batch.padding] = False
+        self.gradients.hold(batch.ids[keep], grads[keep], anew=self.anchor.grad is None)
 
     def _check_range(self, flat: np.ndarray) -> None:
         limit = self.table.spec.id_limit
@@ -165,23 +193,21 @@ class _Pulled(torch.autograd.Function):
     """Distinct rows whose gradient goes to the table; the anchor makes the engine come by."""
 
     @staticmethod
-    def forward(
-        ctx: Any, anchor: Any, layer: Any, distinct: np.ndarray, place: int | None, argmax_only: bool
-    ) -> Any:
-        ctx.held = (layer, distinct, place, argmax_only)
+    def forward(ctx: Any, anchor: Any, layer: Any, batch: _Batch) -> Any:
+        ctx.held = (layer, batch)
         ctx.anchor = (anchor.device, anchor.dtype)
-        return layer._pull(distinct)
+        return layer._pull(batch.ids)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *upstreams: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (upstream,) = upstreams
-        layer, distinct, place, argmax_only = ctx.held
-        layer._hold(distinct, place, argmax_only, upstream)
+        layer, batch = ctx.held
+        layer._hold(batch, upstream)
         device, dtype = ctx.anchor
         # What is not finite must show where GradScaler and clip_grad_norm_(error_if_nonfinite=True) look.
         value = 0.0 if bool(torch.isfinite(upstream).all()) else float("nan")
-        return torch.full((), value, device=device, dtype=dtype), None, None, None, None
+        return torch.full((), value, device=device, dtype=dtype), None, None
 
 
 def _find_compiler() -> None:
