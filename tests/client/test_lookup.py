@@ -172,6 +172,12 @@ def test_weights_that_sum_to_zero_give_zeros():
     assert not lookup_sparse_gradient(E, ids, weights, np.ones((1, 3)), "mean")[1].any()
 
 
+def test_weights_may_sum_to_less_than_zero():
+    ids = SparseIds([[0, 0], [0, 1]], [1, 2], [1, 2])
+    weights = SparseIds(ids.indices, [1.0, -3.0], [1, 2])
+    np.testing.assert_allclose(lookup_sparse(E, ids, weights, "mean"), [(E[1] - 3 * E[2]) / -2], rtol=1e-6)
+
+
 def test_half_precision_is_summed_in_single_precision():
     rows = np.full((1, 1), 1.0, np.float16)
     ids = SparseIds([[0, k] for k in range(4096)], [0] * 4096, [1, 4096])

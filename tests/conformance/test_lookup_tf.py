@@ -178,9 +178,9 @@ def test_missing_rows_in_the_middle_are_zeros_and_at_the_end_are_left_out(combin
 
 
 @pytest.mark.parametrize("combiner", COMBINERS)
-def test_weights_that_cancel_out(combiner):
-    ids = SparseIds([[0, 0], [0, 1], [1, 0]], [2, 1, 3], [2, 2])
-    weights = SparseIds(ids.indices, np.float32([1, -1, 0]), [2, 2])
+def test_weights_that_sum_to_zero_or_less(combiner):
+    ids = SparseIds([[0, 0], [0, 1], [1, 0], [2, 0], [2, 1]], [2, 1, 3, 0, 1], [3, 2])
+    weights = SparseIds(ids.indices, np.float32([1, -1, 0, -3, 1]), [3, 2])
     params = table(np.random.default_rng(4))
     expected = COMPAT.embedding_lookup_sparse(params, theirs(ids), theirs(weights), combiner=combiner)
     close(lookup_sparse(params, ids, weights, combiner), expected)
