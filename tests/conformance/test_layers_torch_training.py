@@ -1,0 +1,323 @@
+"""When the PyTorch layers push: each backward pass, or each step; beside models that hold their rows themselves."""
+
+import numpy as np
+import pytest
+from torch_beside import DIM, V, a_table, equal, pushed, torch, touched, twin
+
+from rowloom.client import SGD, Adagrad, InvalidRequest, Normal, TableSpec
+from rowloom.client.layers_torch import Embedding, EmbeddingBag, push_on_step
+
+
+class Model(torch.nn.Module):
+    """Two features over one embedding, and two dense layers."""
+
+    def __init__(self, embed):
+        super().__init__()
+        self.embed = embed
+        self.dense = torch.nn.Sequential(torch.nn.Linear(2 * DIM, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+
+    def forward(self, a, b):
+        return self.dense(torch.cat([self.embed(a), self.embed(b)], dim=1)).squeeze(1)
+
+
+def batches(n, size=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(n):
+        a, b = torch.randint(0, V, (2, size), generator=generator)
+        yield a, b, torch.rand(size, generator=generator)
+
+
+def loss_of(model, a, b, y):
+    return torch.nn.functional.mse_loss(model(a, b).float(), y)
+
+
+def both(table, **how):
+    """(PyTorch's model, ours over the table): the same weights, and the same loss, everywhere."""
+    torch.manual_seed(1)
+    theirs, ours = Model(twin(torch.nn.Embedding, table, **how)), Model(Embedding(table, **how))
+    ours.dense.load_state_dict(theirs.dense.state_dict())
+    return theirs, ours
+
+
+def optimizers_of(theirs, ours, rows=torch.optim.SGD, dense=torch.optim.Adam, lr=0.1):
+    """(the optimizer of their rows, of their dense part, of our model)."""
+    mine = dense(ours.parameters(), lr=0.01)
+    return rows([theirs.embed.weight], lr=lr), dense(theirs.dense.parameters(), lr=0.01), mine
+
+
+def adagrad(**how):
+    return {"optimizer": Adagrad(lr=0.1), **how}
+
+
+def on_cluster(client, **spec):
+    table = client.create_table(TableSpec("t", V, DIM, initializer=Normal(), **spec))
+    table.rows = table.pull(np.arange(V))  # what `twin` copies
+    return table
+
+
+# ------------------------------------------------------------------------------------------- at each backward pass
+
+
+@pytest.mark.parametrize("dense", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "NAdam"])
+def test_losses_are_those_of_a_local_model_beside_any_dense_optimizer(client, dense):
+    table = on_cluster(client, **adagrad())
+    theirs, ours = both(table)
+    steps = optimizers_of(theirs, ours, torch.optim.Adagrad, getattr(torch.optim, dense))
+    for a, b, y in batches(25):
+        losses = []
+        for model in (theirs, ours):
+            loss = loss_of(model, a, b, y)
+            loss.backward()
+            losses.append(loss.detach())
+        equal(losses[1], losses[0], 1e-5)
+        for step in steps:
+            step.step()
+            step.zero_grad()
+    equal(table.pull(np.arange(V)), theirs.embed.weight, 1e-5)
+    assert not ours.embed.anchor.any()
+
+
+def test_a_layer_used_twice_pushes_once_a_pass():
+    table = a_table(**adagrad())
+    _, ours = both(table)
+    for a, b, y in batches(3):
+        loss_of(ours, a, b, y).backward()
+    assert len(table.pushes) == 3
+
+
+def test_all_tables_of_a_pass_go_in_one_request():
+    users = a_table(name="users")
+    items = users.beside(a_table(name="items"))
+    one, other = Embedding(users), EmbeddingBag(items, mode="sum")
+    again = Embedding(users)
+    ids = torch.tensor([[1, 2]])
+    (one(ids).sum() + other(ids).sum() + again(ids[:, 0]).sum()).backward()
+    assert [sorted(names) for names in users.requests] == [["items", "users"]]
+    assert (len(users.pushes), len(items.pushes)) == (1, 1)
+    equal(pushed(users)[[1, 2]], np.array([[2] * DIM, [1] * DIM], np.float32))
+
+
+def test_nothing_is_pushed_without_a_backward_pass_to_the_layer():
+    table = a_table()
+    layer = Embedding(table)
+    ids = torch.tensor([1, 2])
+    with torch.no_grad():
+        assert not layer(ids).requires_grad
+    with torch.inference_mode():
+        layer(ids)
+    rows = layer(ids)
+    torch.autograd.grad(rows.sum(), rows)
+    weight = torch.ones(DIM, requires_grad=True)
+    (layer(ids) * weight).sum().backward(inputs=[weight])
+    assert table.pushes == []
+
+
+def test_eval_trains_as_in_torch():
+    table = a_table()
+    Embedding(table).eval()(torch.tensor([1])).sum().backward()
+    assert touched(table) == {1}
+
+
+@pytest.mark.parametrize("how", ["module", "parameters", "from_pretrained"])
+def test_a_frozen_layer_pushes_nothing_and_others_train_on(how):
+    table = a_table()
+    layer = Embedding.from_pretrained(table) if how == "from_pretrained" else Embedding(table)
+    model = Model(layer)
+    if how == "module":
+        model.embed.requires_grad_(False)
+    if how == "parameters":
+        for parameter in model.embed.parameters():
+            parameter.requires_grad = False
+    a, b, y = next(batches(1))
+    loss_of(model, a, b, y).backward()
+    assert table.pushes == []
+    assert model.dense[0].weight.grad.any()
+
+
+def test_a_gradient_penalty_on_rows_goes_through():
+    table = a_table()
+    theirs, ours = twin(torch.nn.Embedding, table), Embedding(table)
+    for module in (theirs, ours):
+        rows = module(torch.tensor([3, 4, 3]))
+        (slope,) = torch.autograd.grad((rows**3).sum(), rows, create_graph=True)
+        (slope**2).sum().backward()
+    equal(pushed(table), theirs.weight.grad, 1e-4)
+
+
+def test_a_gradient_of_what_was_pushed_is_refused():
+    rows = Embedding(a_table())(torch.tensor([1]))
+    scale = torch.ones(DIM, requires_grad=True)
+    (grad,) = torch.autograd.grad(((rows * scale) ** 2).sum(), scale, create_graph=True)
+    grad.sum().backward()  # the rows once; that is fine
+    layer = Embedding(a_table())
+    loss = (layer(torch.tensor([1])) * scale).sum()
+    (twice,) = torch.autograd.grad(loss, layer.anchor, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        twice.backward()
+
+
+def test_checkpointed_models_push_once_and_the_same():
+    table = a_table()
+    theirs, ours = both(table)
+    a, b, y = next(batches(1))
+    for model in (theirs, ours):
+        out = torch.utils.checkpoint.checkpoint(model, a, b, use_reentrant=False)
+        torch.nn.functional.mse_loss(out, y).backward()
+    equal(pushed(table), theirs.embed.weight.grad, 1e-6)
+    assert len(table.pushes) == 1
+
+
+def test_what_a_push_raises_comes_out_of_backward(client):
+    table = on_cluster(client)
+    before = table.rows
+    layer = Embedding(table)
+    with pytest.raises(InvalidRequest, match=r"grads of id 3 .*nan"):
+        (layer(torch.tensor([2, 3])) * torch.tensor([[1.0], [float("nan")]])).sum().backward()
+    equal(table.pull(np.arange(V)), before)
+    client.drop_table("t")
+    with pytest.raises(Exception, match="dropped"):
+        layer(torch.tensor([1]))
+
+
+def test_a_backward_pass_that_fails_pushes_nothing_then_or_later():
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise ArithmeticError("on purpose")
+
+    table = a_table()
+    layer, weight = Embedding(table), torch.ones((), requires_grad=True)
+    rows = layer(torch.tensor([1]))
+    with pytest.raises(ArithmeticError, match="on purpose"):
+        (rows.sum() + Fails.apply(weight * 2) * 0 + Fails.apply(rows).sum()).backward()
+    layer(torch.tensor([2])).sum().backward()
+    assert touched(table) == {2}
+
+
+# ------------------------------------------------------------------------------------------------------ at each step
+
+
+def test_accumulated_gradients_are_one_step_of_the_table_as_in_torch(client):
+    table = on_cluster(client, **adagrad())
+    theirs, ours = both(table)
+    steps = optimizers_of(theirs, ours, torch.optim.Adagrad)
+    push_on_step(steps[2], ours)
+    for n, (a, b, y) in enumerate(batches(24), 1):
+        losses = []
+        for model in (theirs, ours):
+            loss = loss_of(model, a, b, y) / 4
+            loss.backward()
+            losses.append(loss.detach())
+        equal(losses[1], losses[0], 1e-5)
+        if n % 4 == 0:
+            for step in steps:
+                step.step()
+                step.zero_grad()
+    equal(table.pull(np.arange(V)), theirs.embed.weight, 1e-5)
+
+
+def test_a_step_pushes_once_and_zero_grad_drops_what_waits():
+    table = a_table()
+    _, ours = both(table)
+    optimizer = torch.optim.SGD(ours.parameters(), lr=0.1)
+    handle = push_on_step(optimizer, ours)
+    for a, b, y in batches(3):
+        loss_of(ours, a, b, y).backward()
+    assert table.pushes == []
+    optimizer.zero_grad()
+    optimizer.step()
+    assert table.pushes == []
+    ours.embed(torch.tensor([5])).sum().backward()
+    ours.embed(torch.tensor([5])).sum().backward()
+    optimizer.step()
+    optimizer.step()
+    assert len(table.pushes) == 1
+    equal(pushed(table)[5], np.full(DIM, 2.0, np.float32))
+    handle.remove()
+    ours.embed(torch.tensor([6])).sum().backward()
+    assert touched(table) == {5, 6}
+
+
+def test_a_step_with_a_closure_pushes_what_the_closure_computed():
+    table = a_table()
+    _, ours = both(table)
+    optimizer = torch.optim.SGD(ours.parameters(), lr=0.1)
+    push_on_step(optimizer, ours)
+    a, b, y = next(batches(1))
+
+    def closure():
+        optimizer.zero_grad()
+        loss = loss_of(ours, a, b, y)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert touched(table) == {*a.tolist(), *b.tolist()}
+
+
+def test_an_optimizer_without_the_layer_is_refused():
+    _, ours = both(a_table())
+    with pytest.raises(InvalidRequest, match=r"make it of all of model.parameters\(\)"):
+        push_on_step(torch.optim.SGD(ours.dense.parameters(), lr=0.1), ours)
+
+
+def test_bfloat16_autocast_gives_the_losses_of_torch():
+    table = a_table(optimizer=SGD(lr=0.1))
+    theirs, ours = both(table)
+    steps = optimizers_of(theirs, ours)
+    for a, b, y in batches(15):
+        losses = []
+        for model in (theirs, ours):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = loss_of(model, a, b, y)
+            loss.backward()
+            losses.append(loss.detach())
+        equal(losses[1], losses[0], 1e-5)
+        for step in steps:
+            step.step()
+            step.zero_grad()
+    equal(table.rows, theirs.embed.weight, 1e-5)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_gradients_are_unscaled_and_skipped_as_grad_scaler_does_it(fused):
+    table = a_table(optimizer=SGD(lr=0.1))
+    theirs, ours = both(table)
+    optimizers = [
+        torch.optim.SGD([theirs.embed.weight, *theirs.dense.parameters()], lr=0.1, fused=fused),
+        torch.optim.SGD(ours.parameters(), lr=0.1, fused=fused),
+    ]
+    scalers = [torch.amp.GradScaler("cpu", init_scale=2.0**16, growth_interval=5) for _ in range(2)]
+    push_on_step(optimizers[1], ours, scaler=scalers[1])
+    skipped = 0
+    for n, (a, b, y) in enumerate(batches(20)):
+        for model, optimizer, scaler in zip((theirs, ours), optimizers, scalers, strict=True):
+            rows = model.embed(a)
+            if n % 6 == 2:  # only the rows' gradient overflows
+                rows.register_hook(lambda grad: grad * float("inf"))
+            extra = (rows.sum(1) * y).mean()
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = loss_of(model, a, b, y) + extra
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        skipped += n % 6 == 2
+        assert scalers[0].get_scale() == scalers[1].get_scale()
+    assert skipped == 3
+    assert len(table.pushes) == 20 - skipped
+    equal(table.rows, theirs.embed.weight, 1e-5)
+
+
+def test_the_anchor_adds_nothing_to_a_norm_that_gradients_are_clipped_to():
+    theirs, ours = both(a_table())
+    a, b, y = next(batches(1))
+    for model in (theirs, ours):
+        loss_of(model, a, b, y).backward()
+    expected = torch.nn.utils.clip_grad_norm_(theirs.dense.parameters(), 0.01)
+    equal(torch.nn.utils.clip_grad_norm_(ours.parameters(), 0.01), expected, 1e-7)
+    equal(ours.dense[0].weight.grad, theirs.dense[0].weight.grad, 1e-7)
