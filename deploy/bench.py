@@ -18,7 +18,7 @@ from rich.table import Table as TextTable
 from ..client import Adagrad, Client, Normal, Table, TableSpec, connect
 from ..proto.errors import InvalidRequest
 from ..server.allocator import keep_freed_memory
-from .local_cluster import local_cluster
+from .embedded import local_cluster
 from .machine import describe, machine
 from .plots import bars, check_plot
 from .stages import Stages

@@ -9,7 +9,7 @@ from typing import Protocol
 from ..proto.errors import InvalidRequest, RowloomError
 from .config import load
 from .directory import ClusterDirectory, Record
-from .local_cluster import local_cluster
+from .embedded import local_cluster
 from .operate import apply, down, reach, up
 
 LAUNCHERS = ("ray", "local", "embedded")

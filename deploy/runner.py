@@ -69,6 +69,7 @@ class CoordinatorServer:
         self._change = threading.Lock()  # held by the one change that runs
         self._scaling: Progress | None = None
         self._health: dict[int, str] = {}
+        self._stopping = threading.Event()
         self._stopped = threading.Event()
         self._pool = ThreadPoolExecutor(32, thread_name_prefix="rowloom-coordinator")
         self._channels: dict[str, grpc.Channel] = {}
@@ -113,15 +114,17 @@ class CoordinatorServer:
 
     def stop(self) -> None:
         """End the shards and close the port. Rows are gone."""
-        if self._stopped.is_set():
+        if self._stopping.is_set():
+            self._stopped.wait()
             return
-        self._stopped.set()
+        self._stopping.set()
         self._launcher.close()
         self._file.clear()
         self._grpc.stop(STOP_GRACE_S)
         for channel in self._channels.values():
             channel.close()
         self._pool.shutdown(wait=False)
+        self._stopped.set()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Until the coordinator has stopped."""
@@ -154,7 +157,7 @@ class CoordinatorServer:
         elif isinstance(effect, Commit):
             self._file.save(self.coordinator.state)
         elif isinstance(effect, Sleep):
-            self._stopped.wait(effect.seconds)
+            self._stopping.wait(effect.seconds)
         return None
 
     def _launch(self, keys: list[int]) -> list[Launched]:
@@ -184,7 +187,7 @@ class CoordinatorServer:
 
     def _watch(self) -> None:
         """Ask shards for their health; look for those that do not answer where the launcher has them now."""
-        while not self._stopped.wait(WATCH_S):
+        while not self._stopping.wait(WATCH_S):
             with contextlib.suppress(RowloomError, OSError):
                 self._look()
 
@@ -386,12 +389,15 @@ def main(argv: list[str] | None = None) -> None:
     config = from_json(Path(args.config_json).read_text())
     ready = Path(args.ready_file)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    launcher = ProcessLauncher(config)
-    server = CoordinatorServer(
-        config, launcher, host=config.host or "127.0.0.1", port=config.port, advertise=config.advertise_host
-    )
-    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.stop).start())
     try:
+        server = CoordinatorServer(
+            config,
+            ProcessLauncher(config),
+            host=config.host or "127.0.0.1",
+            port=config.port,
+            advertise=config.advertise_host,
+        )
+        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.stop).start())
         server.start()
     except Exception as e:
         _write(ready, {"error": f"{type(e).__name__}: {e}"})
