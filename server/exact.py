@@ -5,8 +5,9 @@ float64 in and out, correct to about 1e-15; the arguments are those that rates a
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from .jit import kernel
 
 LN2_HIGH, LN2_LOW = (
     0.69314718055989033,
@@ -14,7 +15,7 @@ LN2_HIGH, LN2_LOW = (
 )  # the sum is ln 2; the first has 11 zero bits at its end
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def power(base, n):
     """Base**n for a whole n >= 0, by squaring."""
     result = 1.0
@@ -26,7 +27,7 @@ def power(base, n):
     return result
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def log(x):
     """Natural logarithm of a finite x > 0."""
     exponent = 0
@@ -44,7 +45,7 @@ def log(x):
     return exponent * LN2_HIGH + (2.0 * s * series + exponent * LN2_LOW)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def exp(y):
     """e**y for |y| < 700."""
     k = np.int64(np.floor(y * 1.4426950408889634 + 0.5))
@@ -55,7 +56,7 @@ def exp(y):
     return series * (power(2.0, k) if k >= 0 else 1.0 / power(2.0, -k))
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def real_power(x, p):
     """x**p for x >= 0 and p >= 0."""
     if p == 0.0:
@@ -63,7 +64,7 @@ def real_power(x, p):
     return 0.0 if x == 0.0 else exp(p * log(x))
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def cosine(x):
     """Cosine of x in [0, pi / 2]."""
     z = x * x

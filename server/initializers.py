@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from ..proto.spec import Constant, Initializer, Normal, TableSpec, TruncatedNormal, TwoSided, Uniform, Zeros
+from .jit import kernel
 
 FILL, UNIFORM, NORMAL, TRUNCATED, TWO_SIDED = range(5)
 # Phi(-2) and Phi(2) - Phi(-2), for values within two standard deviations.
@@ -69,14 +69,14 @@ def _mix_int(x: int) -> int:
     return x ^ (x >> 31)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@kernel
 def _mix(x):
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def fill_row(kind, a, b, key, row_id, out):
     """Write the first value of one row. out: [width] float32."""
     width = len(out)
@@ -105,14 +105,14 @@ def fill_row(kind, a, b, key, row_id, out):
             out[j] = np.float32(a + b * normal_quantile(p))
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def fill_rows(kind, a, b, key, ids, out):
     """Write the first values of rows. ids: [N] int64, out: [N, width] float32."""
     for k in range(len(ids)):
         fill_row(kind, a, b, key, ids[k], out[k])
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _log(x):
     """Natural logarithm of x in (0, 1), from IEEE-exact operations alone."""
     exponent = 0
@@ -127,7 +127,7 @@ def _log(x):
     return 2.0 * s * series - exponent * 0.6931471805599453
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def normal_quantile(p):
     """X with Phi(x) = p, for p in (0, 1), to about 1e-16 (Wichura, AS 241, PPND16)."""
     q = p - 0.5

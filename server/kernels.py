@@ -7,19 +7,22 @@ divided by zero, which only an eps of 0 can bring, leaves the weight as it is.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from .exact import power, real_power
+from .jit import kernel
+from .prefetch import AHEAD, fetch
 
 ZERO = np.float32(0)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def sgd(values, rows, grads, lr, decay):
     """`w -= lr * (g + decay * w)`."""
     width = values.shape[1]
     for k in range(len(rows)):
+        if k + AHEAD < len(rows):
+            fetch(values, rows[k + AHEAD])
         w, g = values[rows[k]], grads[k]
         if decay != ZERO:
             for j in range(width):
@@ -29,11 +32,14 @@ def sgd(values, rows, grads, lr, decay):
                 w[j] -= lr * g[j]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def momentum_sgd(values, buffers, rows, grads, lr, momentum, decay, nesterov):
     """`d = g + decay * w; b = momentum * b + d; w -= lr * (nesterov ? d + momentum * b : b)`."""
     width = values.shape[1]
     for k in range(len(rows)):
+        if k + AHEAD < len(rows):
+            fetch(values, rows[k + AHEAD])
+            fetch(buffers, rows[k + AHEAD])
         w, b, g = values[rows[k]], buffers[rows[k]], grads[k]
         for j in range(width):
             d = g[j] + decay * w[j]
@@ -41,11 +47,14 @@ def momentum_sgd(values, buffers, rows, grads, lr, momentum, decay, nesterov):
             w[j] -= lr * (d + momentum * b[j] if nesterov else b[j])
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def adagrad(values, sums, rows, grads, lr, eps):
     """`s += g * g; w -= lr * g / (sqrt(s) + eps)`."""
     width = values.shape[1]
     for k in range(len(rows)):
+        if k + AHEAD < len(rows):
+            fetch(values, rows[k + AHEAD])
+            fetch(sums, rows[k + AHEAD])
         w, s, g = values[rows[k]], sums[rows[k]], grads[k]
         for j in range(width):
             s[j] += g[j] * g[j]
@@ -53,11 +62,14 @@ def adagrad(values, sums, rows, grads, lr, eps):
             w[j] -= lr * g[j] / below if below > ZERO else ZERO
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def rowwise_adagrad(values, sums, rows, grads, lr, eps):
     """`s += mean(g * g); w -= lr * g / (sqrt(s) + eps)`; the mean in float64, rounded once. sums: [capacity, 1]."""
     width = values.shape[1]
     for k in range(len(rows)):
+        if k + AHEAD < len(rows):
+            fetch(values, rows[k + AHEAD])
+            fetch(sums, rows[k + AHEAD])
         w, g = values[rows[k]], grads[k]
         total = 0.0
         for j in range(width):
@@ -70,11 +82,15 @@ def rowwise_adagrad(values, sums, rows, grads, lr, eps):
                 w[j] -= lr * g[j] / below
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def adam(values, means, squares, rows, grads, scale, b1, b2, eps, keep):
     """`w *= keep; m += b1 (g - m); v += b2 (g * g - v); w -= scale * m / (sqrt(v) + eps)`; b1 and b2 are 1 - beta."""
     width = values.shape[1]
     for k in range(len(rows)):
+        if k + AHEAD < len(rows):
+            fetch(values, rows[k + AHEAD])
+            fetch(means, rows[k + AHEAD])
+            fetch(squares, rows[k + AHEAD])
         w, m, v, g = values[rows[k]], means[rows[k]], squares[rows[k]], grads[k]
         for j in range(width):
             m[j] += b1 * (g[j] - m[j])
@@ -83,12 +99,16 @@ def adam(values, means, squares, rows, grads, scale, b1, b2, eps, keep):
             w[j] = keep * w[j] - (scale * m[j] / below if below > ZERO else ZERO)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def adam_by_row(values, means, squares, counts, rows, grads, lr, beta1, beta2, eps, eps_inside, keep):
     """`adam` with the step that each row counts, up to 2**24, where the rate has settled. counts: [capacity, 1]."""
     width = values.shape[1]
     b1, b2 = np.float32(1.0 - beta1), np.float32(1.0 - beta2)
     for k in range(len(rows)):
+        if k + AHEAD < len(rows):
+            fetch(values, rows[k + AHEAD])
+            fetch(means, rows[k + AHEAD])
+            fetch(squares, rows[k + AHEAD])
         w, m, v, g = values[rows[k]], means[rows[k]], squares[rows[k]], grads[k]
         t = min(np.int64(counts[rows[k], 0]) + 1, 1 << 24)
         counts[rows[k], 0] = t
@@ -102,11 +122,14 @@ def adam_by_row(values, means, squares, counts, rows, grads, lr, beta1, beta2, e
             w[j] = keep * w[j] - (scale * m[j] / below if below > ZERO else ZERO)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def rmsprop(values, squares, rows, grads, lr, alpha, rest, eps):
     """`s = alpha * s + rest * (g * g); w -= lr * g / (sqrt(s) + eps)`; rest is 1 - alpha."""
     width = values.shape[1]
     for k in range(len(rows)):
+        if k + AHEAD < len(rows):
+            fetch(values, rows[k + AHEAD])
+            fetch(squares, rows[k + AHEAD])
         w, s, g = values[rows[k]], squares[rows[k]], grads[k]
         for j in range(width):
             s[j] = alpha * s[j] + rest * (g[j] * g[j])
@@ -114,11 +137,15 @@ def rmsprop(values, squares, rows, grads, lr, alpha, rest, eps):
             w[j] -= lr * g[j] / below if below > ZERO else ZERO
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def momentum_rmsprop(values, squares, buffers, rows, grads, lr, alpha, rest, eps, momentum):
     """`s` as `rmsprop`; `b = momentum * b + g / (sqrt(s) + eps); w -= lr * b`."""
     width = values.shape[1]
     for k in range(len(rows)):
+        if k + AHEAD < len(rows):
+            fetch(values, rows[k + AHEAD])
+            fetch(squares, rows[k + AHEAD])
+            fetch(buffers, rows[k + AHEAD])
         w, s, b, g = values[rows[k]], squares[rows[k]], buffers[rows[k]], grads[k]
         for j in range(width):
             s[j] = alpha * s[j] + rest * (g[j] * g[j])
@@ -127,11 +154,15 @@ def momentum_rmsprop(values, squares, buffers, rows, grads, lr, alpha, rest, eps
             w[j] -= lr * b[j]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def adadelta(values, squares, steps, rows, grads, lr, rho, rest, eps):
     """`s = rho s + rest (g * g); d = sqrt(a + eps) / sqrt(s + eps) * g; a = rho a + rest (d * d); w -= lr * d`."""
     width = values.shape[1]
     for k in range(len(rows)):
+        if k + AHEAD < len(rows):
+            fetch(values, rows[k + AHEAD])
+            fetch(squares, rows[k + AHEAD])
+            fetch(steps, rows[k + AHEAD])
         w, s, a, g = values[rows[k]], squares[rows[k]], steps[rows[k]], grads[k]
         for j in range(width):
             s[j] = rho * s[j] + rest * (g[j] * g[j])
@@ -141,11 +172,15 @@ def adadelta(values, squares, steps, rows, grads, lr, rho, rest, eps):
             w[j] -= lr * d
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def ftrl(values, squares, linear, rows, grads, lr, p, l1, more, shrink):
     """FTRL-proximal. p: -lr_power; more: 2 l2 + beta / lr; shrink: 2 l2_shrinkage; lr is above 0."""
     width = values.shape[1]
     for k in range(len(rows)):
+        if k + AHEAD < len(rows):
+            fetch(values, rows[k + AHEAD])
+            fetch(squares, rows[k + AHEAD])
+            fetch(linear, rows[k + AHEAD])
         w, n, z, g = values[rows[k]], squares[rows[k]], linear[rows[k]], grads[k]
         for j in range(width):
             grown = n[j] + g[j] * g[j]
@@ -160,7 +195,7 @@ def ftrl(values, squares, linear, rows, grads, lr, p, l1, more, shrink):
                 w[j] = (min(max(z[j], -l1), l1) - z[j]) / below
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def clip(grads, limit, out):
     """Each row of grads, scaled down to the Euclidean norm `limit` (float64) if it is longer."""
     width = grads.shape[1]
@@ -174,7 +209,7 @@ def clip(grads, limit, out):
             out[k, j] = grads[k, j] * factor
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def bound(values, rows, low, high):
     """Bring the weights of rows into [low, high]."""
     width = values.shape[1]

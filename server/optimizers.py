@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -329,5 +330,21 @@ _RULES: dict[type[Optimizer], Callable[..., Rule]] = {
 
 
 def rule_of(spec: TableSpec) -> Rule:
-    """The rule of a table's optimizer and constraint."""
+    """The rule of a table's optimizer and constraint, its kernels compiled."""
+    _compile(spec.optimizer, spec.constraint)
     return _RULES[type(spec.optimizer)](spec.optimizer, spec.constraint)
+
+
+@functools.cache
+def _compile(optimizer: Optimizer, constraint: Constraint | None) -> None:
+    """Run everything once on one tiny row, so that no push waits for a compiler."""
+    rule = _RULES[type(optimizer)](optimizer, constraint)
+    values, rows, rates = np.zeros((1, 1), F), np.zeros(1, np.int32), Rates(optimizer.lr)
+    slots = [
+        np.full((1, w), fill, F) for w, fill in zip(optimizer.slot_widths(1), rule.slot_fills(), strict=True)
+    ]
+    grads = np.ones((1, 1), F)
+    for step in (1, 3):  # Step 2 is one to catch up with.
+        rule.push(values, slots, rows, grads, rates, step)
+        grads.flags.writeable = False  # as off the wire: numba takes it for another type
+    rule.push(values, slots, rows, grads, rates, 4)

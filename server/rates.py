@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from ..proto.optimizers import Cosine, Exponential, Schedule, WarmUp
 from .exact import cosine, real_power
+from .jit import kernel
 
 _FIXED, _EXPONENTIAL, _STAIRS, _COSINE = range(4)
 
@@ -42,7 +42,7 @@ def _parameters(lr: float | Schedule) -> tuple[int, np.ndarray]:
     return _FIXED, np.array([lr, 1.0, 0.0])
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _rates(kind, how, warm, first, out):
     warm_steps, start = warm[0], warm[1]
     for k in range(len(out)):
@@ -53,7 +53,7 @@ def _rates(kind, how, warm, first, out):
             out[k] = _rate(kind, how[0], how[1], how[2], step - warm_steps)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _rate(kind, lr, decay_steps, how, step):
     done = step / decay_steps
     if kind in (_EXPONENTIAL, _STAIRS):

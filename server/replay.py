@@ -8,23 +8,23 @@ Arrays of rates hold those of the steps from `first` on. All kernels work in pla
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from .exact import power
+from .jit import kernel
 
 ZERO, ONE = np.float32(0), np.float32(1)
 MANY = 16777216  # 2**24: whole numbers up to here are exact in float32
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def reached(lasts, rows, out):
     """The step that each row has reached. out: [N] int64."""
     for k in range(len(rows)):
         out[k] = np.int64(lasts[rows[k], 0]) * MANY + np.int64(lasts[rows[k], 1])
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def stamp(lasts, rows, step):
     """Note that rows have reached a step, unless they had passed it."""
     for row in rows:
@@ -33,7 +33,7 @@ def stamp(lasts, rows, step):
             lasts[row, 1] = np.float32(step % MANY)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def shrink(slot, since, rows, step, factor):
     """`x *= factor` for each step after since[k]."""
     for k in range(len(rows)):
@@ -45,7 +45,7 @@ def shrink(slot, since, rows, step, factor):
                 x[j] *= factor
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _settled(x, factor):
     same = True
     for j in range(len(x)):
@@ -53,7 +53,7 @@ def _settled(x, factor):
     return same
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def decay(values, since, rows, first, lrs, rate, low, high):
     """`w -= lr * (rate * w)`, kept in [low, high], up to the last of lrs."""
     end = first + len(lrs)
@@ -66,7 +66,7 @@ def decay(values, since, rows, first, lrs, rate, low, high):
                 w[j] = min(max(x, low), high)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def momentum(values, buffers, since, rows, first, lrs, lr_max, factor, rate, nesterov, low, high):
     """`d = rate * w; b = factor * b + d; w -= lr * (nesterov ? d + factor * b : b)`, kept in [low, high]."""
     end = first + len(lrs)
@@ -91,7 +91,7 @@ def momentum(values, buffers, since, rows, first, lrs, lr_max, factor, rate, nes
                 b[j] *= factor
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _at_rest(w, b, lr_max, low, high):
     for j in range(len(w)):
         u = lr_max * abs(b[j])
@@ -100,7 +100,7 @@ def _at_rest(w, b, lr_max, low, high):
     return True
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def adam_rates(lrs, first, beta1, beta2, eps, eps_inside, weight_decay, scales, smalls, keeps):
     """What `kernels.adam` takes at each step. lrs: float64; scales, smalls and keeps are written, float32."""
     for k in range(len(lrs)):
@@ -110,7 +110,7 @@ def adam_rates(lrs, first, beta1, beta2, eps, eps_inside, weight_decay, scales, 
         keeps[k] = 1.0 - lrs[k] * weight_decay
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def adam(
     values,
     means,
@@ -159,7 +159,7 @@ def adam(
             _fade(v, end - step, b2)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _adam_at_rest(w, m, v, scale_max, small_min, floor, contracts, low, high):
     for j in range(len(w)):
         size = abs(m[j])
@@ -173,14 +173,14 @@ def _adam_at_rest(w, m, v, scale_max, small_min, floor, contracts, low, high):
     return True
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _keep(w, keeps, low, high):
     for keep in keeps:
         for j in range(len(w)):
             w[j] = min(max(keep * w[j], low), high)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _fade(x, steps, part):
     """`x += part * (0 - x)`, as a mean does whose samples are zeros."""
     for n in range(steps):

@@ -7,19 +7,21 @@ rows costs nothing until they are pushed. An open-addressing hash leads from id 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import sys
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 
 from ..proto.errors import Overloaded
+from .jit import kernel
 
 _NORESERVE = 0x4000 if sys.platform == "linux" else 0
 _FIRST_BITS = 10
 _MAX_ROWS = 2**31 - 2  # numbers are int32
+_HUGE_FROM = 32 << 20  # bytes; below, pages of 2 MB would cost many small tables more than they gain
 
 
 class Rows:
@@ -41,11 +43,30 @@ class Rows:
         row_bytes = 4 * sum(widths) + 8
         self.capacity = max(1, min(limit, _MAX_ROWS, _memory_bytes() // row_bytes))
         self.count = 0
-        self.ids = _region(self.capacity, 1, np.int64).reshape(-1)
-        self.values = _region(self.capacity, widths[0], np.float32)
-        self.slots = [_region(self.capacity, w, np.float32) for w in widths[1:]]
+        self._small: list[tuple[mmap.mmap, int]] = []  # regions with pages of 4 KB, and their bytes per row
+        self.ids = self._region(1, np.int64).reshape(-1)
+        self.values = self._region(widths[0], np.float32)
+        self.slots = [self._region(w, np.float32) for w in widths[1:]]
         self._row_bytes = row_bytes
         self._start_index(_FIRST_BITS)
+
+    def _region(self, width: int, dtype: type) -> np.ndarray:
+        """[capacity, width] zeros that cost memory only where they are written."""
+        row_bytes = width * np.dtype(dtype).itemsize
+        memory = _reserve(max(1, self.capacity * row_bytes))
+        self._small.append((memory, row_bytes))
+        # numpy holds the mapping; it is unmapped when the last array on it is gone.
+        return np.frombuffer(memory, dtype, count=self.capacity * width).reshape(self.capacity, width)
+
+    def _use_huge_pages(self, count: int) -> None:
+        """Ask for pages of 2 MB in regions that have become large: rows lie all over them, and the TLB is small."""
+        large = [(m, row_bytes) for m, row_bytes in self._small if count * row_bytes >= _HUGE_FROM]
+        for memory, _ in large:
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                with contextlib.suppress(OSError):  # A kernel built without them: slower, not wrong.
+                    memory.madvise(mmap.MADV_HUGEPAGE)
+        if large:
+            self._small = [pair for pair in self._small if pair not in large]
 
     def _start_index(self, bits: int) -> None:
         self._bits = bits
@@ -83,6 +104,7 @@ class Rows:
             index = np.full(1 << bits, -1, np.int32)
             _reindex(self.ids, self.count, index, bits)
             self._index, self._bits = index, bits
+            self._use_huge_pages(self.count)
 
     def insert(self, ids: np.ndarray) -> tuple[np.ndarray, int]:
         """Numbers of rows, new ones for those that did not exist; call `reserve` first.
@@ -101,27 +123,24 @@ def _memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _region(rows: int, width: int, dtype: type) -> np.ndarray:
-    """[rows, width] zeros that cost memory only where they are written."""
-    size = max(1, rows * width) * np.dtype(dtype).itemsize
+def _reserve(size: int) -> mmap.mmap:
+    """Address space; the kernel gives it memory page by page, where it is written."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
     try:
-        memory = mmap.mmap(-1, size, flags=flags)
+        return mmap.mmap(-1, size, flags=flags)
     except OSError as e:
         raise Overloaded(
             f"the system refused to reserve {size} bytes of address space for a table: is overcommit switched off "
             "(vm.overcommit_memory=2) or a limit set (ulimit -v)?"
         ) from e
-    # numpy holds the mapping; it is unmapped when the last array on it is gone.
-    return np.frombuffer(memory, dtype, count=rows * width).reshape(rows, width)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@kernel
 def _slot(row_id, bits):
     return np.int64((np.uint64(row_id) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - bits))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _find(ids, index, bits, keys, out):
     mask = (1 << bits) - 1
     for k in range(len(ids)):
@@ -134,7 +153,7 @@ def _find(ids, index, bits, keys, out):
             at = (at + 1) & mask
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _insert(ids, index, bits, keys, count, out):
     mask = (1 << bits) - 1
     for k in range(len(ids)):
@@ -154,7 +173,7 @@ def _insert(ids, index, bits, keys, count, out):
     return count
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _reindex(keys, count, index, bits):
     mask = (1 << bits) - 1
     for row in range(count):

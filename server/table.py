@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import numba
 import numpy as np
 
 from ..proto import partition
@@ -12,7 +11,9 @@ from ..proto.errors import InvalidRequest
 from ..proto.layout import owner
 from ..proto.spec import SGD, Adagrad, Adam, Optimizer, TableEntry, TableSpec, Uniform
 from .initializers import fill_row, fill_rows, start_of
+from .jit import kernel
 from .optimizers import rule_of
+from .prefetch import AHEAD, fetch
 from .rates import Rates
 from .rows import Rows
 
@@ -243,10 +244,12 @@ def _contiguous(array: np.ndarray) -> np.ndarray:
     return np.require(array, np.float32, ["C", "A"])
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _gather(values, numbers, ids, out, kind, a, b, key):
     width = values.shape[1]
     for k in range(len(numbers)):
+        if k + AHEAD < len(numbers) and numbers[k + AHEAD] >= 0:
+            fetch(values, numbers[k + AHEAD])
         row = numbers[k]
         if row >= 0:
             for j in range(width):
@@ -255,15 +258,17 @@ def _gather(values, numbers, ids, out, kind, a, b, key):
             fill_row(kind, a, b, key, ids[k], out[k])
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _scatter(values, numbers, rows):
     width = values.shape[1]
     for k in range(len(numbers)):
+        if k + AHEAD < len(numbers):
+            fetch(values, numbers[k + AHEAD])
         for j in range(width):
             values[numbers[k], j] = rows[k, j]
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _finite(bits):
     worst = np.uint32(0)
     for x in bits:
@@ -271,7 +276,7 @@ def _finite(bits):
     return worst != np.uint32(0x7F800000)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _repeats(numbers):
     """Whether a number stands twice. A small hash, which stays in the cache."""
     bits = 4
@@ -300,7 +305,7 @@ def _sum_repeats(numbers: np.ndarray, grads: np.ndarray) -> tuple[np.ndarray, np
     return numbers[first[order]], out
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _add_in_order(grads, place, out, seen):
     for k in range(len(grads)):
         u = place[k]
@@ -313,7 +318,7 @@ def _add_in_order(grads, place, out, seen):
                 out[u, j] = grads[k, j]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@kernel
 def _renorm(values, numbers, max_norm, p):
     width = values.shape[1]
     for row in numbers:
@@ -337,7 +342,11 @@ def _renorm(values, numbers, max_norm, p):
 
 
 def compile_kernels() -> None:
-    """Run everything once on a tiny table, so that no request waits for a compiler."""
+    """Run what most tables need once on a tiny one, so that no request waits for a compiler.
+
+    Other optimizers are compiled when the first table that has one is made. Either takes long only once on a machine:
+    numba keeps what it compiled beside the sources, or in the user's cache directory where those are read-only.
+    """
     ids, grads = np.array([1, 2, 2], np.int64), np.ones((3, 2), np.float32)
     ids.flags.writeable = grads.flags.writeable = False
     optimizers: list[Optimizer] = [SGD(), SGD(momentum=0.5), Adagrad(), Adam()]
