@@ -5,31 +5,15 @@ import multiprocessing
 import os
 import random
 import signal
-from multiprocessing.connection import Connection
 
 import numpy as np
 import pytest
+from counting_trainer import COLUMNS, ROWS, SPEC, train
 
-from rowloom.client import SGD, TableSpec, Zeros, connect
 from rowloom.deploy import local_cluster
 from rowloom.deploy.remote import Remote
 
 KILLS = int(os.environ.get("ROWLOOM_KILLS", "12"))
-ROWS, COLUMNS = 2000, 64
-SPEC = TableSpec("counters", ROWS, dim=COLUMNS, optimizer=SGD(lr=1.0), initializer=Zeros())
-
-
-def train(address: str, column: int, say: Connection) -> None:
-    """Adds 1 to one column of every row for ever; says so before and after each push."""
-    with connect(address) as client:
-        table = client.table("counters")
-        grads = np.zeros((ROWS, COLUMNS), np.float32)
-        grads[:, column] = -1
-        ids = np.arange(ROWS)
-        while True:
-            say.send("attempt")
-            table.push(ids, grads)
-            say.send("acked")
 
 
 def kill_one(context, address: str, column: int, rng: random.Random) -> tuple[int, int]:
