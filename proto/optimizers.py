@@ -110,6 +110,7 @@ class Optimizer(Recipe):
     """How a shard turns a gradient into new weights.
 
     `lr` is a number, or a `Schedule` that shards compute from the table's step; `table.set_lr` replaces either.
+    In a dense mode with weight decay, rows that were never pushed then count as decayed at the new rate from the start.
     """
 
     lr: float | Schedule = 1e-3
