@@ -33,7 +33,7 @@ def kill_one(context, address: str, column: int, rng: random.Random) -> tuple[in
     return said.count("acked"), said.count("attempt")
 
 
-@pytest.mark.timeout(60 + KILLS)
+@pytest.mark.timeout(60 + 4 * KILLS)
 def test_a_trainer_killed_in_the_middle_of_a_push_leaves_it_applied_once_or_not_at_all() -> None:
     rng = random.Random(0)
     context = multiprocessing.get_context("forkserver")

@@ -39,7 +39,7 @@ DENSE = [
 
 def trained_by_torch(name: str, arguments: dict, sparse: bool):
     torch.set_num_threads(1)
-    # A sparse momentum buffer has an entry for each gradient ever seen, which torch adds one by one: float32 shows it.
+    # A sparse momentum buffer has an entry for each gradient ever seen; torch adds them one by one, and it shows.
     dtype = torch.float64 if sparse else torch.float32
     weight = torch.nn.Parameter(torch.from_numpy(Ours(SGD()).rows()).to(dtype))
     optimizer = getattr(torch.optim, name)([weight], **arguments)
