@@ -11,7 +11,7 @@ import torch  # pyright: ignore[reportMissingImports]
 from ..proto.errors import InvalidRequest
 from .layers_torch_passes import Gradients
 from .refusals import WrongAssertion, WrongType
-from .routing import _distinct
+from .routing import distinct_of
 
 if TYPE_CHECKING:
     from .table import Table
@@ -109,7 +109,7 @@ class OverTable(torch.nn.Module):
         """
         flat = ids.detach().to("cpu", torch.int64).reshape(-1).numpy()
         self._check_range(flat)
-        distinct, inverse = _distinct(flat)
+        distinct, inverse = distinct_of(flat)
         if self.max_norm is not None and len(distinct):
             self.table.renorm(distinct, self.max_norm, self.norm_type)
         found = np.flatnonzero(distinct == self.padding_idx) if self.padding_idx is not None else []

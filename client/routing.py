@@ -75,7 +75,7 @@ def as_array(value: Any, what: str) -> np.ndarray:
 
 def route(ids: np.ndarray, spec: TableSpec, n: int) -> Route:
     """Where each id goes when there are n shards. ids: [N] int64, valid."""
-    distinct, inverse = _distinct(ids)
+    distinct, inverse = distinct_of(ids)
     if n == 1:
         return Route(distinct, np.array([0, len(distinct)], np.int64), inverse)
     order, bounds = _group(owner(spec, distinct, n), n)
@@ -85,7 +85,8 @@ def route(ids: np.ndarray, spec: TableSpec, n: int) -> Route:
     return Route(distinct[order], bounds, inverse)
 
 
-def _distinct(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def distinct_of(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each id once, in the order of first appearance, and where: ids == distinct[inverse]. ids: [N] int64."""
     # Open addressing beats sorting: 0.45 ms against 3.3 ms for 65,536 ids.
     bits = max(4, int(len(ids) * 2 - 1).bit_length())
     return _hash_distinct(ids, bits)
