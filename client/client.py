@@ -110,10 +110,14 @@ class Client:
         where = f"{layout.n} shards, epoch {layout.epoch}" if layout else "not connected yet"
         return f"<Client {','.join(self._addresses)} {where}>"
 
-    def __reduce__(self):
+    @property
+    def address(self) -> str:
+        """Where the cluster is: its coordinator's host:port, or what the client was given if it knows none."""
         layout = self._session.layout
-        known = [layout.coordinator] if layout and layout.coordinator else []
-        return (_reopen, (tuple(dict.fromkeys([*known, *self._addresses])), self.timeout_s))
+        return layout.coordinator if layout and layout.coordinator else self._addresses[0]
+
+    def __reduce__(self):
+        return (_reopen, (tuple(dict.fromkeys([self.address, *self._addresses])), self.timeout_s))
 
     def __enter__(self) -> Client:
         return self

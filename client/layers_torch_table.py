@@ -150,6 +150,10 @@ class OverTable(torch.nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Where the table is, not its rows."""
+        address = getattr(getattr(self.table, "client", None), "address", None)
+        return self._described() | ({"address": address} if address else {})
+
+    def _described(self) -> dict[str, Any]:
         spec = self.table.spec
         return {
             "table": spec.name,
@@ -158,8 +162,8 @@ class OverTable(torch.nn.Module):
         }
 
     def set_extra_state(self, state: Any) -> None:
-        """Checks that the table is the one that the state names. Raises InvalidRequest."""
-        mine = self.get_extra_state()
+        """Checks that the table is the one that the state names; its cluster may have moved. Raises InvalidRequest."""
+        mine = self._described()
         wrong = [f"{k}: {state.get(k)!r} there, {v!r} here" for k, v in mine.items() if state.get(k) != v]
         if wrong:
             raise InvalidRequest(f"the state is of a layer over another table ({'; '.join(wrong)})")

@@ -5,6 +5,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,14 @@ def test_a_state_dict_says_where_the_table_is_and_has_no_rows():
     state = a_model(a_table()).state_dict()
     assert state["0._extra_state"] == {"table": "t", "num_embeddings": V, "row_shape": [DIM]}
     assert set(state) == {"0._extra_state", "1.weight", "1.bias"}
+
+
+def test_a_state_dict_names_the_address_of_the_cluster_and_loads_on_another():
+    here, there = a_table(), a_table()
+    here.client, there.client = SimpleNamespace(address="a:1"), SimpleNamespace(address="b:2")
+    state = a_model(here).state_dict()
+    assert state["0._extra_state"]["address"] == "a:1"
+    a_model(there).load_state_dict(state)
 
 
 def test_a_saved_state_dict_loads_without_running_code_and_strictly():
