@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import grpc
 import numpy as np
 
 from ..proto import rowloom_pb2 as pb
 from ..proto.channel import CHANNEL_OPTIONS, error_of
-from ..proto.errors import InvalidRequest, TableNotFound
-from ..proto.layout import PROTOCOL, Layout, ShardAddress, owner
+from ..proto.layout import PROTOCOL, Layout, ShardAddress
 from ..proto.spec import TableEntry
 
 BLOCK_BYTES = 4 << 20
@@ -46,12 +44,6 @@ class Reader:
         except grpc.RpcError as e:
             raise error_of(e, address) from None
 
-    def table(self, name: str) -> TableEntry:
-        """A table. Raises TableNotFound."""
-        if name not in self.tables:
-            raise TableNotFound(f"no table {name!r}; there are: {', '.join(sorted(self.tables)) or 'none'}")
-        return self.tables[name]
-
     def blocks(self, entry: TableEntry, shard: ShardAddress) -> Iterator[Block]:
         """(ids [N], values [N, width], slots) of the rows of one shard, float32, block by block."""
         header = pb.Header(
@@ -72,31 +64,3 @@ class Reader:
             cursor = reply.next
             if not cursor:
                 return
-
-
-def look(address: str, table: str, row_id: int) -> dict[str, Any]:
-    """One row: its shard, values, slots, and whether it was ever pushed. Raises TableNotFound, InvalidRequest."""
-    from ..client import connect
-
-    with Reader(address) as reader:
-        entry = reader.table(table)
-        if not 0 <= row_id < entry.spec.id_limit:
-            raise InvalidRequest(f"id {row_id}: table {table!r} has ids in [0, {entry.spec.id_limit})")
-        index = int(owner(entry.spec, np.array([row_id], np.int64), reader.layout.n)[0])
-        slots = None
-        for ids, _, some in reader.blocks(entry, reader.layout.shards[index]):
-            where = np.flatnonzero(ids == row_id)
-            if len(where):
-                slots = [slot[where[0]].tolist() for slot in some]
-                break
-        with connect(address) as client:
-            values = client.table(table).pull(row_id).tolist()
-    return {
-        "table": table,
-        "id": row_id,
-        "shard": index,
-        "address": reader.layout.shards[index].address,
-        "trained": slots is not None,
-        "values": values,
-        "slots": slots or [],
-    }
