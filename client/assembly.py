@@ -2,17 +2,73 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
 from ..proto.errors import InvalidRequest
 from ..proto.spec import TableSpec
 from .routing import Route, as_array
 
 
-def spread(rows: np.ndarray, route: Route, out: np.ndarray) -> None:
-    """out[k] = the row of batch[k]. rows: [U, width] float32 by place; out: [N, width] float32, written."""
-    np.take(rows, route.inverse, axis=0, out=out, mode="clip")
+class Arrived:
+    """Rows that came in from several shards, each wherever its reply lies in memory: nothing is copied twice.
+
+    Args:
+        count: U, how many will come.
+        width: columns of each, float32.
+    """
+
+    def __init__(self, count: int, width: int) -> None:
+        self._width = width
+        self._where = np.zeros(count, np.int64)  # addresses
+        self._kept: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def put(self, rows: np.ndarray, places: slice | np.ndarray) -> None:
+        """Rows [M, width] float32, contiguous, are those at M places of the U."""
+        begin = rows.__array_interface__["data"][0]
+        size = 4 * self._width
+        self._where[places] = np.arange(begin, begin + size * len(rows), size) if size else 0
+        self._kept.append(rows)
+
+    def spread(self, inverse: np.ndarray) -> np.ndarray:
+        """[N, width] float32: the row at place inverse[k] for each k. All rows have been put."""
+        assert self._where.all() or not self._width, "a row was never put"
+        out = np.empty((len(inverse), self._width), np.float32)
+        _copy_rows(self._where, inverse, out)
+        return out
+
+
+def _copy_row(_, address, out, k):
+    """Copy out.shape[1] columns from a place in memory to out[k]."""
+
+    def codegen(context, builder, signature, args):
+        kind = signature.args[1]
+        view = context.make_array(kind)(context, builder, args[1])
+        target = cgutils.get_item_pointer(
+            context, builder, kind, view, [args[2], args[2].type(0)], wraparound=False
+        )
+        source = builder.inttoptr(args[0], target.type)
+        width = builder.extract_value(view.shape, 1)
+        cgutils.raw_memcpy(builder, target, source, width, context.get_abi_sizeof(target.type.pointee))
+        return context.get_dummy_value()
+
+    return types.void(address, out, k), codegen
+
+
+_copy: Any = intrinsic(_copy_row)
+
+
+@numba.njit(nogil=True, cache=True)
+def _copy_rows(where, inverse, out):
+    for k in range(len(inverse)):
+        _copy(where[inverse[k]], out, k)
 
 
 def as_rows(values: object, ids: np.ndarray, spec: TableSpec, what: str) -> np.ndarray:

@@ -21,10 +21,11 @@ from . import operations
 from .calls import ask, ask_shards, fetch_layout
 from .session import Operation, Session
 from .table import Table, copied
-from .transport import GrpcTransport, drive
+from .transport import Transport, drive
 
 COORDINATOR = "/rowloom.v1.Coordinator/"
 PULL_THREADS = 4
+CARRIERS = ("auto", "tcp", "grpc")
 
 
 def connect(
@@ -42,7 +43,8 @@ def connect(
         token: None; servers of this version ask for none.
         tls: None; servers of this version speak plain text: keep them on a private network.
         timeout_s: how long any call may take.
-        carrier: how rows travel: "auto" or "grpc".
+        carrier: how rows travel. "auto": shared memory to shards on this machine, plain sockets to others, gRPC where
+            neither can be had. "tcp": no shared memory. "grpc": nothing else.
 
     Returns:
         A client that has found the cluster.
@@ -62,9 +64,8 @@ def connect(
             raise InvalidRequest(
                 f"{name}: this version has no {name} support; leave it out and keep the network private"
             )
-    if carrier not in ("auto", "grpc"):
-        raise InvalidRequest(f'carrier must be "auto" or "grpc", got {carrier!r}')
-    client = Client([address] if isinstance(address, str) else list(address), timeout_s=timeout_s)
+    addresses = [address] if isinstance(address, str) else list(address)
+    client = Client(addresses, timeout_s=timeout_s, carrier=carrier)
     client.refresh()
     return client
 
@@ -80,14 +81,17 @@ class Client:
         timeout_s: how long any call may take. Time that pushes wait because rows move does not count.
     """
 
-    def __init__(self, addresses: Sequence[str], *, timeout_s: float = 60.0) -> None:
+    def __init__(self, addresses: Sequence[str], *, timeout_s: float = 60.0, carrier: str = "auto") -> None:
         if not addresses or not all(isinstance(a, str) and ":" in a for a in addresses):
             raise InvalidRequest(f'address must be "host:port", got {addresses!r}')
         if not timeout_s > 0:
             raise InvalidRequest(f"timeout_s must be above 0, got {timeout_s!r}")
         self.timeout_s = timeout_s
         self._addresses = tuple(addresses)
-        self._transport = GrpcTransport()
+        if carrier not in CARRIERS:
+            raise InvalidRequest(f"carrier must be one of {', '.join(CARRIERS)}, got {carrier!r}")
+        self._carrier = carrier
+        self._transport = Transport(carrier)
         self._start(None)
 
     def _start(self, layout: Layout | None) -> None:
@@ -117,7 +121,10 @@ class Client:
         return layout.coordinator if layout and layout.coordinator else self._addresses[0]
 
     def __reduce__(self):
-        return (_reopen, (tuple(dict.fromkeys([self.address, *self._addresses])), self.timeout_s))
+        return (
+            _reopen,
+            (tuple(dict.fromkeys([self.address, *self._addresses])), self.timeout_s, self._carrier),
+        )
 
     def __enter__(self) -> Client:
         return self
@@ -298,8 +305,8 @@ class Client:
         return [_as_dict(pb.StatisticsReply.FromString(reply)) for reply in replies]
 
 
-def _reopen(addresses: tuple[str, ...], timeout_s: float) -> Client:
-    return Client(addresses, timeout_s=timeout_s)
+def _reopen(addresses: tuple[str, ...], timeout_s: float, carrier: str) -> Client:
+    return Client(addresses, timeout_s=timeout_s, carrier=carrier)
 
 
 def _pair(name: str, pair: Any) -> tuple[Any, Any]:

@@ -93,7 +93,8 @@ class Exchange:
         part.attempts += 1
         buffers = self._session.encode(part, layout)
         timeout = min(self._deadline - now, ATTEMPT_TIMEOUT_S)
-        return Send(tag, layout.shards[part.shard].address, part.method, buffers, timeout)
+        address = layout.shards[part.shard].address
+        return Send(tag, address, part.method, buffers, timeout, part.reply_bytes)
 
     def _split(self, part: Part, layout: Layout) -> list[Part]:
         if isinstance(part, PullPart):

@@ -11,7 +11,7 @@ from ..proto import codec
 from ..proto.errors import InvalidRequest
 from ..proto.layout import Layout
 from ..proto.spec import TableEntry
-from .assembly import as_rows, latest, spread, summed
+from .assembly import Arrived, as_rows, latest, summed
 from .calls import fetch_layout
 from .exchange import Exchange
 from .parts import PullPart, PushPart, chunks, packed
@@ -27,21 +27,20 @@ def pull(
     """Rows of ids of each table: ids.shape + row_shape, float32. Raises as `Table.pull`."""
     arrays = [as_ids(ids, entry.spec) for entry, ids in wanted]
     layout = yield from _layout(session, deadline)
-    routes, rows, pieces = [], [], []
+    arrived, routes, pieces = [], [], []
     for (entry, _), array in zip(wanted, arrays, strict=True):
         r = route(array.reshape(-1), entry.spec, layout.n)
-        some = np.empty((len(r.ids), entry.spec.width), np.float32)
+        rows = Arrived(len(r.ids), entry.spec.width)
         routes.append(r)
-        rows.append(some)
-        pieces += _pieces(entry, r, some)
+        arrived.append(rows)
+        runs = chunks(r.bounds, entry.spec.width)
+        pieces += [(shard, (entry, r.ids[b:e], (rows, slice(b, e)))) for shard, b, e in runs]
     parts = packed(pieces, lambda shard, tables: PullPart(layout.epoch, shard, tables))
     yield from Exchange(session, parts, deadline).run()
-    outs = []
-    for (entry, _), array, r, some in zip(wanted, arrays, routes, rows, strict=True):
-        out = np.empty((array.size, entry.spec.width), np.float32)
-        spread(some, r, out)
-        outs.append(out.reshape(array.shape + entry.spec.row_shape))
-    return outs
+    return [
+        rows.spread(r.inverse).reshape(array.shape + entry.spec.row_shape)
+        for (entry, _), array, r, rows in zip(wanted, arrays, routes, arrived, strict=True)
+    ]
 
 
 def push(

@@ -19,10 +19,14 @@ from ..proto.codec import Buffer, PartName
 from ..proto.errors import InvalidRequest
 from ..proto.layout import Layout, owner
 from ..proto.spec import TableEntry
+from .assembly import Arrived
 
 CHUNK_BYTES = 1 << 20  # one call carries about this much; several are in flight
 Part = TypeVar("Part")
 _NO_ROWS = np.empty((0, 1), np.float32)
+
+
+Places = slice | np.ndarray
 
 
 @dataclass
@@ -30,12 +34,12 @@ class PullPart:
     """Distinct ids of one shard, of one or more tables.
 
     epoch, shard: the layout that it was routed by, and where to.
-    tables: (entry, ids [M], rows [M, width] to write the answer to).
+    tables: (entry, ids [M], where their rows are to be known: rows [U], and which M of these).
     """
 
     epoch: int
     shard: int
-    tables: list[tuple[TableEntry, np.ndarray, np.ndarray]]
+    tables: list[tuple[TableEntry, np.ndarray, tuple[Arrived, Places]]]
     wire: int = codec.FLOAT32
     attempts: int = 0
 
@@ -46,47 +50,34 @@ class PullPart:
         """How many rows it asks for."""
         return sum(len(ids) for _, ids, _ in self.tables)
 
+    @property
+    def reply_bytes(self) -> int:
+        """How long its reply can be."""
+        return 64 + sum(len(ids) * (e.spec.width * 4 + 4) + 64 for e, ids, _ in self.tables)
+
     def encode(self, header: pb.Header) -> list[Buffer]:
         """The request."""
         return codec.Pull(header, [(e.number, ids) for e, ids, _ in self.tables], self.wire).encode()
 
     def accept(self, data: bytes | memoryview) -> None:
-        """Write the rows of the reply where they belong. Raises InvalidRequest."""
+        """Take the rows of the reply, where they are. Raises InvalidRequest."""
         reply = codec.PullReply.decode(data)
         if len(reply.blocks) != len(self.tables):
             raise InvalidRequest(f"asked for {len(self.tables)} tables, the reply has {len(reply.blocks)}")
-        for block, (entry, ids, rows) in zip(reply.blocks, self.tables, strict=True):
+        for block, (entry, ids, (arrived, places)) in zip(reply.blocks, self.tables, strict=True):
             what = f"rows of table {entry.spec.name!r}"
-            rows[...] = codec.from_wire(codec.shaped(block, len(ids), entry.spec.width, what), reply.wire)
+            rows = codec.from_wire(codec.shaped(block, len(ids), entry.spec.width, what), reply.wire)
+            arrived.put(rows, places)
 
     def split(self, layout: Layout) -> Iterator[PullPart]:
-        """The same rows, asked of the shards of another layout. Answers go through a scratch array."""
-        for entry, ids, rows in self.tables:
+        """The same rows, asked of the shards of another layout."""
+        for entry, ids, (arrived, places) in self.tables:
             owners = owner(entry.spec, ids, layout.n)
+            numbers = np.arange(places.start, places.stop) if isinstance(places, slice) else places
             for shard in np.unique(owners):
-                where = np.flatnonzero(owners == shard)
-                scratch = np.empty((len(where), entry.spec.width), np.float32)
-                yield _Detour(
-                    layout.epoch, int(shard), [(entry, ids[where], scratch)], self.wire, 0, rows, where
-                )
-
-
-@dataclass
-class _Detour(PullPart):
-    """A part of one table whose rows are not next to each other in their destination, final[where]."""
-
-    final: np.ndarray = field(default_factory=lambda: _NO_ROWS)
-    where: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-
-    def accept(self, data: bytes | memoryview) -> None:
-        super().accept(data)
-        self.final[self.where] = self.tables[0][2]
-
-    def split(self, layout: Layout) -> Iterator[PullPart]:
-        for piece in super().split(layout):
-            assert isinstance(piece, _Detour)
-            piece.final, piece.where = self.final, self.where[piece.where]
-            yield piece
+                mine = np.flatnonzero(owners == shard)
+                table = (entry, ids[mine], (arrived, numbers[mine]))
+                yield PullPart(layout.epoch, int(shard), [table], self.wire)
 
 
 @dataclass
@@ -117,6 +108,11 @@ class PushPart:
     def rows(self) -> int:
         """How many rows it changes."""
         return sum(len(ids) for _, ids, _ in self.tables)
+
+    @property
+    def reply_bytes(self) -> int:
+        """How long its reply can be."""
+        return 64
 
     def encode(
         self, header: pb.Header, *, client_id: int, client_epoch: int, low_water: int, oldest_epoch: int
@@ -178,7 +174,7 @@ def packed(pieces: Iterable[tuple[int, tuple]], make: Callable[[int, list[tuple]
     """Put pieces of several tables that go to one shard into as few parts as CHUNK_BYTES allows.
 
     Args:
-        pieces: (shard, (entry, ids, rows or values)); a table stands in a part at most once.
+        pieces: (shard, (entry, ids, values, or where rows go)); a table stands in a part at most once.
         make: makes a part of (shard, pieces).
 
     Returns:
@@ -187,7 +183,7 @@ def packed(pieces: Iterable[tuple[int, tuple]], make: Callable[[int, list[tuple]
     closed: dict[int, list[list[tuple]]] = {}
     used: dict[int, int] = {}
     for shard, piece in pieces:
-        size = 8 * len(piece[1]) + piece[2].nbytes
+        size = len(piece[1]) * (8 + 4 * piece[0].spec.width)
         groups = closed.setdefault(shard, [])
         fits = groups and used[shard] + size <= CHUNK_BYTES and all(p[0] is not piece[0] for p in groups[-1])
         if fits:

@@ -28,13 +28,14 @@ Part = PullPart | PushPart
 
 @dataclass
 class Send:
-    """A request to put on the wire."""
+    """A request to put on the wire. reply_bytes: how long its reply may get, where that is known."""
 
     tag: int
     address: str
     method: str
     buffers: Sequence[Buffer]
     timeout_s: float
+    reply_bytes: int = 0
 
 
 @dataclass

@@ -1,16 +1,27 @@
-"""The seam to the network: operations in, requests on the wire, events back. Here: gRPC."""
+"""The seam to the network: operations in, requests on the wire, events back. Here: gRPC, and the row lane beside it."""
 
 from __future__ import annotations
 
+import math
 import os
 import queue
+import select
 import threading
+import time
+from collections import deque
 from typing import Any, Protocol
 
 import grpc
 
+from ..proto import rowloom_pb2 as pb
 from ..proto.channel import CHANNEL_OPTIONS, error_of
+from ..proto.errors import InvalidRequest, NoAnswer, RowloomError
+from ..proto.lane import NUMBER
+from .lane import Lane, Lanes
 from .session import Event, Operation, Send
+
+DESCRIBE_LANE = "/rowloom.v1.Shard/DescribeLane"
+MIXED_S = 0.002  # how often gRPC is looked after while lanes are waited for; both at once is rare
 
 
 class Wire(Protocol):
@@ -44,10 +55,16 @@ def drive(operation: Operation, wire: Wire, clock) -> Any:
         wire.close()
 
 
-class GrpcTransport:
-    """Channels to every address that was used, made when first needed, made anew after a fork."""
+class Transport:
+    """Connections to every address that was used, made when first needed, made anew after a fork.
 
-    def __init__(self) -> None:
+    Args:
+        carrier: "grpc"; "tcp", the row lane on plain sockets; "auto", the lane on shared memory where that can be had.
+            Whatever cannot be had falls back to gRPC.
+    """
+
+    def __init__(self, carrier: str = "grpc") -> None:
+        self._carrier = carrier
         self._forget()
 
     def _forget(self) -> None:
@@ -55,12 +72,23 @@ class GrpcTransport:
         self._lock = threading.Lock()
         self._channels: dict[str, grpc.Channel] = {}
         self._methods: dict[tuple[str, str], Any] = {}
+        self._lanes = (
+            None if self._carrier == "grpc" else Lanes(self._lane_of, shared=self._carrier == "auto")
+        )
 
-    def open(self) -> GrpcWire:
+    def open(self) -> Wire:
         """A wire for one operation."""
         if self._pid != os.getpid():
             self._forget()  # the parent's channels are of no use here, and closing them could hang
-        return GrpcWire(self)
+        grpc_wire = GrpcWire(self)
+        return grpc_wire if self._lanes is None else LaneWire(self._lanes, grpc_wire)
+
+    def _lane_of(self, address: str, timeout_s: float) -> pb.LaneReply:
+        try:
+            data = self.method(address, DESCRIBE_LANE)(b"", timeout=timeout_s)
+        except grpc.RpcError as e:
+            raise error_of(e, address) from None
+        return pb.LaneReply.FromString(data)
 
     def method(self, address: str, method: str) -> Any:
         """The callable of a method at an address: bytes in, bytes out."""
@@ -81,15 +109,22 @@ class GrpcTransport:
                     channel.close()
                 self._channels.clear()
                 self._methods.clear()
+            if self._lanes is not None:
+                self._lanes.close()
 
 
 class GrpcWire:
     """One operation's calls."""
 
-    def __init__(self, transport: GrpcTransport) -> None:
+    def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._ended: queue.SimpleQueue[tuple[Send, Any]] = queue.SimpleQueue()
         self._under_way: dict[int, Any] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is under way."""
+        return bool(self._under_way)
 
     def send(self, send: Send) -> None:
         """Start the call."""
@@ -117,3 +152,103 @@ class GrpcWire:
         for call in self._under_way.values():
             call.cancel()
         self._under_way.clear()
+
+
+class LaneWire:
+    """One operation's requests: pulls and pushes on lanes that are its own meanwhile, the rest over gRPC."""
+
+    def __init__(self, lanes: Lanes, grpc_wire: GrpcWire) -> None:
+        self._lanes = lanes
+        self._grpc = grpc_wire
+        self._mine: dict[str, Lane] = {}
+        self._at: dict[int, str] = {}  # file descriptor -> address
+        self._poll = select.poll()
+        self._ended: deque[Event] = deque()
+
+    def send(self, send: Send) -> None:
+        """Start the request."""
+        number = NUMBER.get(send.method)
+        lane = None if number is None else self._lane(send.address, send.timeout_s)
+        if lane is None or number is None:
+            self._grpc.send(send)
+            return
+        try:
+            lane.send(send.tag, number, send.buffers, send.reply_bytes, time.monotonic() + send.timeout_s)
+            if lane.clogged:
+                self._poll.modify(lane.fileno(), select.POLLIN | select.POLLOUT)
+        except OSError as e:
+            self._broken(send.address, e)
+
+    def _lane(self, address: str, timeout_s: float) -> Lane | None:
+        lane = self._mine.get(address)
+        if lane is None:
+            lane = self._lanes.take(address, timeout_s)
+            if lane is not None:
+                self._mine[address] = lane
+                self._at[lane.fileno()] = address
+                self._poll.register(lane.fileno(), select.POLLIN)
+        return lane
+
+    def wait(self, timeout_s: float) -> Event | None:
+        """The next request that ends."""
+        until = time.monotonic() + timeout_s
+        while not self._ended:
+            left = until - time.monotonic()
+            waits = [lane.waiting[0][1] for lane in self._mine.values() if lane.waiting]
+            if not waits or self._grpc.busy:
+                event = self._grpc.wait(max(0.0, left if not waits else 0.0))
+                if event is not None or not waits:
+                    return event
+                left = min(left, MIXED_S)
+            self._look(max(0.0, min(left, min(waits) - time.monotonic())))
+            if time.monotonic() >= until:
+                break
+        return self._ended.popleft() if self._ended else None
+
+    def _look(self, seconds: float) -> None:
+        """Wait for the lanes, and take what they bring."""
+        ready = self._poll.poll(math.ceil(seconds * 1000))
+        for descriptor, _ in ready:
+            address = self._at.get(descriptor)
+            if address is None:
+                continue
+            lane = self._mine[address]
+            try:
+                if lane.clogged:
+                    lane.flush()
+                    if not lane.clogged:
+                        self._poll.modify(descriptor, select.POLLIN)
+                for tag, answer in lane.receive():
+                    failed = isinstance(answer, RowloomError)
+                    self._ended.append(Event(tag, error=answer) if failed else Event(tag, answer))
+            except (OSError, InvalidRequest) as e:
+                self._broken(address, e)
+        if not ready:
+            now = time.monotonic()
+            for address, lane in list(self._mine.items()):
+                if lane.waiting and lane.waiting[0][1] <= now:
+                    self._broken(address, TimeoutError("no answer in time"))
+
+    def _broken(self, address: str, error: Exception) -> None:
+        """Nobody knows what became of the requests on a lane."""
+        lane = self._drop(address)
+        self._lanes.lost(address)
+        for tag, _ in lane.waiting:
+            self._ended.append(Event(tag, error=NoAnswer(f"{address}: the connection broke: {error}")))
+
+    def _drop(self, address: str) -> Lane:
+        lane = self._mine.pop(address)
+        self._poll.unregister(lane.fileno())
+        del self._at[lane.fileno()]
+        lane.close()
+        return lane
+
+    def close(self) -> None:
+        """Give the lanes back; those on which answers are still to come are of no use to anybody."""
+        self._grpc.close()
+        for address, lane in list(self._mine.items()):
+            if lane.waiting:
+                self._drop(address)
+            else:
+                self._lanes.give_back(address, lane)
+        self._mine.clear()

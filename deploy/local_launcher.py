@@ -66,7 +66,7 @@ class ProcessLauncher:
 
     def _spawn(self, key: int) -> subprocess.Popen:
         command = [sys.executable, "-m", "rowloom.server.serve", "--until-stdin-closes"]
-        command += ["--host", self._config.host or "127.0.0.1"]
+        command += ["--host", self._config.host or "127.0.0.1", "--carrier", self._config.carrier]
         if self._config.advertise_host:
             command += ["--advertise", self._config.advertise_host]
         if self._logs is None:

@@ -71,8 +71,9 @@ class ShardActor:
         from ..server.serve import Server
 
         keep_freed_memory()
-        host, advertise = _interface(from_json(config_json))
-        self._server = Server(host, advertise=advertise)
+        config = from_json(config_json)
+        host, advertise = _interface(config)
+        self._server = Server(host, advertise=advertise, carrier=config.carrier)
         self._server.start()
 
     def info(self) -> tuple[str, int, str, int]:

@@ -7,7 +7,7 @@ write, and arrays are views of the bytes that came in. Encoders return a list of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -239,6 +239,39 @@ class PullReply:
         return cls([_block(rows, scales, wire, "rows") for rows, scales in raw], wire)
 
 
+@dataclass
+class Room:
+    """Where the rows of a reply go.
+
+    Attributes:
+        space: what the whole reply will be written to, from its beginning; none: arrays of their own.
+        lead: for a number of bytes that the PullReply has, how many stand in front of it in the whole reply.
+    """
+
+    space: memoryview | None = None
+    lead: Callable[[int], int] = lambda size: 0
+
+    def rows(self, shapes: Sequence[tuple[int, int]], wire: int) -> list[np.ndarray]:
+        """Arrays to fill: [N, width] float32 for each table, in the space at the place where `encode` has them."""
+        sizes = [4 * n * width for n, width in shapes]
+        heads = [_head_bytes(size) for size in sizes]
+        total = sum(sizes) + sum(heads)
+        at = self.lead(total)
+        if self.space is None or wire != FLOAT32 or at + total > len(self.space):
+            return [np.empty(shape, np.float32) for shape in shapes]
+        out = []
+        for (n, width), head, size in zip(shapes, heads, sizes, strict=True):
+            out.append(np.frombuffer(self.space, _F32, n * width, at + head).reshape(n, width))
+            at += head + size
+        return out
+
+
+def _head_bytes(size: int) -> int:
+    """Bytes that `PullReply.encode` writes in front of rows of `size` bytes."""
+    inner = 1 + len(_varint(size))
+    return inner + 1 + len(_varint(inner + size))
+
+
 # ------------------------------------------------------------------------------------------------------- push
 
 
@@ -367,6 +400,12 @@ class StepReply:
     def encode(self) -> list[Buffer]:
         """As buffers."""
         return [*_field(1, [encode_push_reply(self.duplicate)]), *_field(2, self.pull.encode())]
+
+    @staticmethod
+    def room(space: memoryview | None, duplicate: bool) -> Room:
+        """The room of its pull."""
+        front = 2 + len(encode_push_reply(duplicate))
+        return Room(space, lambda size: front + 1 + len(_varint(size)))
 
     @classmethod
     def decode(cls, data: bytes | memoryview) -> StepReply:

@@ -187,6 +187,20 @@ class DescribeLayoutReply(_message.Message):
     has_tables: bool
     def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., has_tables: bool = ...) -> None: ...
 
+class LaneRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class LaneReply(_message.Message):
+    __slots__ = ("key", "port", "unix_address")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    UNIX_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    port: int
+    unix_address: str
+    def __init__(self, key: _Optional[bytes] = ..., port: _Optional[int] = ..., unix_address: _Optional[str] = ...) -> None: ...
+
 class HealthRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

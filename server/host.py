@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..proto import rowloom_pb2 as pb
-from ..proto.codec import Buffer, Pull, Push, Step, StepReply, encode_push_reply
+from ..proto.codec import Buffer, Pull, Push, Room, Step, StepReply, encode_push_reply
 from ..proto.errors import InvalidRequest, RetryLater, RowloomError, StateLost, WrongCluster, WrongLayout
 from ..proto.layout import Layout
 from ..proto.spec import TableEntry
@@ -39,6 +39,7 @@ class Process:
     now: Callable[[], float] = lambda: 0.0
     resident_bytes: Callable[[], int] = lambda: 0
     cpu_s: Callable[[], float] = lambda: 0.0
+    lane: Callable[[], pb.LaneReply] = pb.LaneReply
 
 
 @dataclass
@@ -57,10 +58,13 @@ class Host:
     tasks: list[Incoming] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._methods: dict[str, Callable[[bytes | memoryview], Sequence[Buffer]]] = {
+        self._rows: dict[str, Callable[[bytes | memoryview, memoryview | None], Sequence[Buffer]]] = {
             "/rowloom.v1.Shard/Pull": self._pull,
             "/rowloom.v1.Shard/Push": self._push,
             "/rowloom.v1.Shard/Step": self._step,
+        }
+        self._methods: dict[str, Callable[[bytes | memoryview], Sequence[Buffer]]] = {
+            "/rowloom.v1.Shard/DescribeLane": self._on(pb.LaneRequest, lambda _: self.process.lane()),
             "/rowloom.v1.Shard/CreateTable": self._on(pb.CreateTableRequest, self._create_table),
             "/rowloom.v1.Shard/DropTable": self._on(pb.DropTableRequest, self._drop_table),
             "/rowloom.v1.Shard/ListTables": self._on(pb.ListTablesRequest, self._list_tables),
@@ -79,12 +83,21 @@ class Host:
 
     def handles(self, method: str) -> bool:
         """Whether there is such a method."""
-        return method in self._methods
+        return method in self._rows or method in self._methods
 
-    def handle(self, method: str, data: bytes | memoryview) -> Sequence[Buffer]:
-        """Answer one request: buffers of the reply, in order. Raises RowloomError."""
+    def handle(
+        self, method: str, data: bytes | memoryview, space: memoryview | None = None
+    ) -> Sequence[Buffer]:
+        """Answer one request: buffers of the reply, in order. Raises RowloomError.
+
+        Args:
+            method: such as "/rowloom.v1.Shard/Pull".
+            data: the message; what is returned does not refer to it.
+            space: where the reply will lie in the end, if that is known: rows are then written to their places in it.
+        """
         try:
-            return self._methods[method](data)
+            move = self._rows.get(method)
+            return move(data, space) if move else self._methods[method](data)
         except RowloomError:
             self.refused += 1
             raise
@@ -124,17 +137,17 @@ class Host:
 
     # ------------------------------------------------------------------------------------------------- hot path
 
-    def _pull(self, data: bytes | memoryview) -> Sequence[Buffer]:
-        return self._serving().pull(Pull.decode(data)).encode()
+    def _pull(self, data: bytes | memoryview, space: memoryview | None) -> Sequence[Buffer]:
+        return self._serving().pull(Pull.decode(data), Room(space)).encode()
 
-    def _push(self, data: bytes | memoryview) -> Sequence[Buffer]:
+    def _push(self, data: bytes | memoryview, space: memoryview | None) -> Sequence[Buffer]:
         return [encode_push_reply(self._serving().push(Push.decode(data)))]
 
-    def _step(self, data: bytes | memoryview) -> Sequence[Buffer]:
+    def _step(self, data: bytes | memoryview, space: memoryview | None) -> Sequence[Buffer]:
         step = Step.decode(data)
         shard = self._serving()
         duplicate = shard.push(step.push)
-        return StepReply(duplicate, shard.pull(step.pull)).encode()
+        return StepReply(duplicate, shard.pull(step.pull, StepReply.room(space, duplicate))).encode()
 
     # --------------------------------------------------------------------------------------------------- tables
 

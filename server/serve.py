@@ -10,14 +10,16 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import grpc
 
 from ..proto.channel import CHANNEL_OPTIONS
+from ..proto.codec import Buffer
 from ..proto.errors import RowloomError
 from .allocator import keep_freed_memory
 from .host import Host, Incoming, Process
+from .lane import LaneServer
 from .receive import Call
 from .servicer import GrpcServer
 from .table import compile_kernels
@@ -33,9 +35,12 @@ class Server:
         host: interface to listen on.
         port: 0 picks a free one.
         advertise: what others call this machine; the interface by default.
+        carrier: "auto" offers the row lane beside gRPC, "grpc" does not.
     """
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 0, advertise: str | None = None) -> None:
+    def __init__(
+        self, host: str = "127.0.0.1", port: int = 0, advertise: str | None = None, carrier: str = "auto"
+    ) -> None:
         self.incarnation = random.SystemRandom().getrandbits(63) | 1
         self._host = Host(
             Process(
@@ -49,6 +54,9 @@ class Server:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._grpc = GrpcServer(self._host.handles, self.handle, host=host, port=port)
+        self._lane = LaneServer(self.answer, host) if carrier == "auto" else None
+        if self._lane is not None:
+            self._host.process.lane = self._lane.describe
         self.address = f"{advertise or host}:{self._grpc.port}"
 
     def __repr__(self) -> str:
@@ -57,19 +65,27 @@ class Server:
     def start(self) -> None:
         """Compile the kernels, then open the port."""
         compile_kernels()
+        if self._lane is not None:
+            self._lane.start()
         self._grpc.start()
 
     def handle(self, method: str, data: bytes) -> bytes:
-        """One request; every carrier comes through here."""
+        """One request over gRPC."""
+        return b"".join(self.answer(method, data))
+
+    def answer(
+        self, method: str, data: bytes | memoryview, space: memoryview | None = None
+    ) -> Sequence[Buffer]:
+        """One request; every carrier comes through here. Arguments as `Host.handle`."""
         with self._lock:
-            buffers = self._host.handle(method, data)
+            buffers = self._host.handle(method, data, space)
             tasks, self._host.tasks = self._host.tasks, []
             stopping = self._host.stopping
         for task in tasks:
             threading.Thread(target=self._receive, args=(task,), name="rowloom-receive", daemon=True).start()
         if stopping:
             threading.Thread(target=self.stop, args=(1.0,), daemon=True).start()
-        return b"".join(buffers)
+        return buffers
 
     def _receive(self, incoming: Incoming) -> None:
         """Drive one receive to its end. The lock is held while rows are put in, not while they travel."""
@@ -91,6 +107,8 @@ class Server:
 
     def stop(self, grace_s: float = 5.0) -> None:
         """Answer what is under way, then close the port."""
+        if self._lane is not None:
+            self._lane.stop()
         self._grpc.stop(grace_s)
         self._stopped.set()
 
@@ -138,10 +156,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--advertise")
+    parser.add_argument("--carrier", choices=["auto", "grpc"], default="auto")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end with the parent process")
     args = parser.parse_args(argv)
     keep_freed_memory()
-    server = Server(args.host, args.port, args.advertise)
+    server = Server(args.host, args.port, args.advertise, args.carrier)
     server.start()
     ready = {"address": server.address, "incarnation": server.incarnation, "pid": os.getpid()}
     sys.stdout.write(json.dumps(ready) + "\n")

@@ -12,7 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..proto import rowloom_pb2 as pb
-from ..proto.codec import ASSIGN, GRADIENTS, RENORM, Block, Pull, PullReply, Push, from_wire, shaped, to_wire
+from ..proto.codec import (
+    ASSIGN,
+    GRADIENTS,
+    RENORM,
+    Block,
+    Pull,
+    PullReply,
+    Push,
+    Room,
+    from_wire,
+    shaped,
+    to_wire,
+)
 from ..proto.errors import (
     InvalidRequest,
     Moving,
@@ -78,8 +90,13 @@ class Shard:
 
     # ------------------------------------------------------------------------------------------------ pull, push
 
-    def pull(self, request: Pull) -> PullReply:
-        """Rows of every table asked for. Raises InvalidRequest, TableNotFound, Overloaded, WrongLayout."""
+    def pull(self, request: Pull, room: Room | None = None) -> PullReply:
+        """Rows of every table asked for. Raises InvalidRequest, TableNotFound, Overloaded, WrongLayout.
+
+        Args:
+            request: whose rows are wanted.
+            room: where the reply's rows are best put.
+        """
         self.check(request.header)
         wanted = [(self.table(number), ids) for number, ids in request.tables]
         size = sum(len(ids) * table.width * 4 for table, ids in wanted)
@@ -90,8 +107,8 @@ class Shard:
         for table, ids in wanted:
             table.check_ids(ids)
         blocks = []
-        for table, ids in wanted:
-            rows = np.empty((len(ids), table.width), np.float32)
+        arrays = (room or Room()).rows([(len(ids), table.width) for table, ids in wanted], request.wire)
+        for (table, ids), rows in zip(wanted, arrays, strict=True):
             table.pull(ids, rows)
             blocks.append(to_wire(rows, request.wire))
             self.counters.pulled_rows += len(ids)

@@ -63,10 +63,11 @@ class Contract:
     """Inherit it and give a fixture `cluster` with `.connect()`, `.address` and `.scale(n)`."""
 
     STEPS = 60
+    CARRIER = "auto"
 
     @pytest.fixture
     def client(self, cluster):
-        with cluster.connect() as client:
+        with cluster.connect(carrier=self.CARRIER) as client:
             yield client
 
     @pytest.mark.parametrize("seed", range(3))

@@ -1,4 +1,4 @@
-"""The contract on the embedded cluster and on processes. Ray: tests/deploy/test_contract_ray.py."""
+"""The contract on the embedded cluster and on processes, over each carrier. Ray: tests/deploy/test_contract_ray.py."""
 
 import pytest
 from contract import Contract
@@ -20,3 +20,11 @@ class TestProcesses(Contract):
     def cluster(cls):
         with local_cluster(shards=2, processes=True) as cluster:
             yield cluster
+
+
+class TestTcp(TestProcesses):
+    CARRIER = "tcp"
+
+
+class TestGrpc(TestProcesses):
+    CARRIER = "grpc"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from simulation.histories import History
 
-from rowloom.client import operations
+from rowloom.client.assembly import Arrived
 from rowloom.server import host as host_module
 from rowloom.server.ledger import Ledger
 from rowloom.server.shard import Shard
@@ -42,10 +42,12 @@ def test_without_the_duplicate_window_pushes_are_applied_twice(monkeypatch) -> N
 
 
 def test_with_reassembly_shifted_by_one_rows_come_back_as_other_ids_rows(monkeypatch) -> None:
-    def shifted(rows: np.ndarray, route, out: np.ndarray) -> None:
-        out[:] = rows[(route.inverse + 1) % max(1, len(rows))]
+    spread = Arrived.spread
 
-    monkeypatch.setattr(operations, "spread", shifted)
+    def shifted(self, inverse: np.ndarray) -> np.ndarray:
+        return spread(self, (inverse + 1) % max(1, len(self)))
+
+    monkeypatch.setattr(Arrived, "spread", shifted)
     assert seeds_that_fail() == 3
 
 

@@ -1,0 +1,253 @@
+"""The row lane on the client's side: connections to one shard each, and which of them are free."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+from ..proto import rowloom_pb2 as pb
+from ..proto.codec import Buffer
+from ..proto.errors import RowloomError, decode_error
+from ..proto.lane import (
+    ARENA_BYTES,
+    HAS_ARENAS,
+    NOWHERE,
+    OK,
+    REPLY_BYTES,
+    SOCKET_BUFFER_BYTES,
+    WELCOME,
+    Hello,
+    Reply,
+    Request,
+)
+
+CONNECT_TIMEOUT_S = 2.0
+RETRY_S = 5.0  # how long an address goes without a lane after one could not be had
+_ALIGN = 64
+_NOW = socket.MSG_DONTWAIT
+
+Answer = bytes | memoryview | RowloomError
+
+
+class Lane:
+    """One connection. Used by one operation at a time; replies come in the order of the requests.
+
+    Args:
+        end: connected and welcomed.
+        arena: memory shared with the server, or None.
+    """
+
+    def __init__(self, end: socket.socket, arena: mmap.mmap | None) -> None:
+        self._end = end
+        self._arena = memoryview(arena) if arena is not None else memoryview(b"")
+        self._used = 0
+        self.waiting: deque[tuple[int, float]] = deque()  # (tag, until when) of requests without a reply
+        self._unsent: list[memoryview] = []
+        self._head = memoryview(bytearray(REPLY_BYTES))
+        self._got = 0
+        self._reply: Reply | None = None
+        self._body = memoryview(b"")
+
+    def fileno(self) -> int:
+        """For poll."""
+        return self._end.fileno()
+
+    def close(self) -> None:
+        """Close the connection. What it handed out stays readable."""
+        self._end.close()
+
+    @property
+    def clogged(self) -> bool:
+        """Whether something waits for room in the socket's buffer: call `flush` when it can be written to."""
+        return bool(self._unsent)
+
+    def start_anew(self) -> None:
+        """All that was handed out is read: the arena may be written over."""
+        self._used = 0
+
+    def send(self, tag: int, method: int, buffers: Sequence[Buffer], reply_bytes: int, until: float) -> None:
+        """Put a request on its way. Raises OSError."""
+        length = sum(b.nbytes if isinstance(b, memoryview) else len(b) for b in buffers)
+        begin, reply = self._used, self._used + -(-length // _ALIGN) * _ALIGN
+        end = reply + -(-reply_bytes // _ALIGN) * _ALIGN
+        if end <= len(self._arena):
+            at = begin
+            for buffer in buffers:
+                self._arena[at : at + len(buffer)] = buffer
+                at += len(buffer)
+            self._used = end
+            pieces: list[Buffer] = [Request(method, length, begin, reply, reply_bytes).encode()]
+        else:
+            pieces = [Request(method, length).encode(), *buffers]
+        self.waiting.append((tag, until))
+        self._unsent += [memoryview(p) for p in pieces if len(p)]
+        if len(self._unsent) == len(pieces) or len(pieces) == 1:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send as much as the socket takes. Raises OSError."""
+        left = self._unsent
+        while left:
+            try:
+                sent = self._end.sendmsg(left[:64], (), _NOW)
+            except BlockingIOError:
+                return
+            while left and sent >= len(left[0]):
+                sent -= len(left.pop(0))
+            if left and sent:
+                left[0] = left[0][sent:]
+
+    def receive(self) -> Iterator[tuple[int, Answer]]:
+        """What has come in, whole: (tag, reply or error). Raises OSError, InvalidRequest."""
+        while self.waiting:
+            if self._reply is None:
+                if not self._fill(self._head):
+                    return
+                self._reply = reply = Reply.decode(self._head, len(self._arena))
+                if reply.offset == NOWHERE:
+                    self._body = memoryview(bytearray(reply.length))
+                else:
+                    self._body, self._got = (
+                        self._arena[reply.offset : reply.offset + reply.length],
+                        reply.length,
+                    )
+            if self._got < len(self._body) and not self._fill(self._body):
+                return
+            status, body = self._reply.status, self._body
+            self._reply, self._got, self._body = None, 0, memoryview(b"")
+            tag, _ = self.waiting.popleft()
+            yield tag, body if status == OK else decode_error(bytes(body))
+
+    def _fill(self, view: memoryview) -> bool:
+        """Go on filling a view; whether it is full."""
+        while self._got < len(view):
+            try:
+                n = self._end.recv_into(view[self._got :], 0, _NOW)
+            except BlockingIOError:
+                return False
+            if n == 0:
+                raise ConnectionResetError("the server closed the connection")
+            self._got += n
+        if view is self._head:
+            self._got = 0
+        return True
+
+
+def open_lane(description: pb.LaneReply, host: str, *, shared: bool, timeout_s: float) -> Lane:
+    """Connect to a lane, with shared memory if that is wanted and the server is on this machine.
+
+    Raises:
+        OSError: it cannot be reached.
+    """
+    if shared and HAS_ARENAS and description.unix_address:
+        with contextlib.suppress(OSError):  # another machine, or another container
+            return _open_unix(description, timeout_s)
+    if not description.port:
+        raise ConnectionRefusedError("the server has no lane that can be reached from here")
+    end = socket.create_connection((host.strip("[]"), description.port), timeout_s)
+    try:
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        end.sendall(Hello(description.key, 0).encode())
+        return _welcomed(end, None)
+    except BaseException:
+        end.close()
+        raise
+
+
+def _open_unix(description: pb.LaneReply, timeout_s: float) -> Lane:
+    end = socket.socket(socket.AF_UNIX)
+    try:
+        end.settimeout(timeout_s)
+        end.connect("\0" + description.unix_address)
+        descriptor = os.memfd_create("rowloom-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(descriptor, ARENA_BYTES)
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+            arena = mmap.mmap(descriptor, ARENA_BYTES)
+            socket.send_fds(end, [Hello(description.key, ARENA_BYTES).encode()], [descriptor])
+        finally:
+            os.close(descriptor)
+        return _welcomed(end, arena)
+    except BaseException:
+        end.close()
+        raise
+
+
+def _welcomed(end: socket.socket, arena: mmap.mmap | None) -> Lane:
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        end.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+    if end.recv(1) != WELCOME:
+        raise ConnectionRefusedError("the server did not welcome us on its lane")
+    end.settimeout(None)
+    return Lane(end, arena)
+
+
+class Lanes:
+    """Free lanes by address, and which addresses have none.
+
+    Args:
+        ask: asks an address for its LaneReply over gRPC, within seconds; raises RowloomError.
+        shared: use shared memory where it can be had.
+    """
+
+    def __init__(self, ask: Callable[[str, float], pb.LaneReply], *, shared: bool) -> None:
+        self._ask = ask
+        self._shared = shared
+        self._lock = threading.Lock()
+        self._free: dict[str, list[Lane]] = {}
+        self._known: dict[str, pb.LaneReply] = {}
+        self._without: dict[str, float] = {}  # address -> until when
+
+    def take(self, address: str, timeout_s: float) -> Lane | None:
+        """A lane to an address for the caller alone, or None if it has none for now."""
+        with self._lock:
+            free = self._free.get(address)
+            if free:
+                return free.pop()
+            if self._without.get(address, 0.0) > time.monotonic():
+                return None
+            known = self._known.get(address)
+        timeout_s = min(timeout_s, CONNECT_TIMEOUT_S)
+        try:
+            known = known or self._ask(address, timeout_s)
+            if not known.key:
+                raise ConnectionRefusedError(f"{address} has no lane")
+            lane = open_lane(known, address.rpartition(":")[0], shared=self._shared, timeout_s=timeout_s)
+        except (RowloomError, OSError):
+            self.lost(address)
+            with self._lock:
+                self._without[address] = time.monotonic() + RETRY_S
+            return None
+        with self._lock:
+            self._known[address] = known
+        return lane
+
+    def give_back(self, address: str, lane: Lane) -> None:
+        """The caller is done with it, and nothing is under way on it."""
+        lane.start_anew()
+        with self._lock:
+            self._free.setdefault(address, []).append(lane)
+
+    def lost(self, address: str) -> None:
+        """A lane to an address broke: the others probably did too, and it must be asked anew."""
+        with self._lock:
+            self._known.pop(address, None)
+            broken = self._free.pop(address, [])
+        for lane in broken:
+            lane.close()
+
+    def close(self) -> None:
+        """Close all that are free."""
+        with self._lock:
+            lanes = [lane for free in self._free.values() for lane in free]
+            self._free.clear()
+        for lane in lanes:
+            lane.close()
