@@ -188,6 +188,34 @@ class Client:
         """
         self.push_entries([(self.table(name).entry, *_pair(name, pair)) for name, pair in grads.items()])
 
+    def step(self, grads: Mapping[str, tuple[Any, Any]], ids: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """`push`, then `pull`, in one call to each shard: for trainers that fetch the next batch ahead.
+
+        Args:
+            grads: what to push: table name -> (ids, gradients), as for `Table.push`.
+            ids: what to pull: table name -> ids, as for `Table.pull`. The rows are as the push left them.
+
+        Returns:
+            table name -> rows, ids.shape + row_shape float32.
+
+        Raises:
+            as `Table.push` and `Table.pull`. Both are checked before anything changes; if a shard fails in between, the
+            push may have been applied, at most once.
+
+        Example:
+            >>> from rowloom.client import SGD, TableSpec, Zeros
+            >>> from rowloom.deploy import local_cluster
+            >>> with local_cluster(shards=2) as cluster, cluster.connect() as client:
+            ...     spec = TableSpec("users", 10, dim=1, optimizer=SGD(lr=1.0), initializer=Zeros())
+            ...     _ = client.create_table(spec)
+            ...     client.step({"users": ([3], [[1.0]])}, {"users": [3, 4]})["users"]
+            array([[-1.],
+                   [ 0.]], dtype=float32)
+        """
+        given = [(self.table(name).entry, *_pair(name, pair)) for name, pair in grads.items()]
+        wanted = [(self.table(name).entry, some) for name, some in ids.items()]
+        return dict(zip(ids, self.step_entries(given, wanted), strict=True))
+
     def pull_async(self, ids: Mapping[str, Any]) -> Future[dict[str, np.ndarray]]:
         """`pull` in the background."""
         return self.later(self.pull, {name: copied(some) for name, some in ids.items()})
@@ -208,6 +236,15 @@ class Client:
         session = self._live()
         with _named(self, [entry for entry, _, _ in given]), self._push_turn:
             self._run(operations.push(session, given, self._deadline(), kind))
+
+    def step_entries(
+        self, given: Sequence[tuple[TableEntry, Any, Any]], wanted: Sequence[tuple[TableEntry, Any]]
+    ) -> list[np.ndarray]:
+        """`step`, by table entry instead of name: what `Table.step` calls."""
+        session = self._live()
+        entries = [entry for entry, *_ in (*given, *wanted)]
+        with _named(self, entries), self._push_turn:
+            return self._run(operations.step(session, given, wanted, self._deadline()))
 
     def renorm_entry(self, entry: TableEntry, ids: Any, max_norm: float, norm_type: float) -> None:
         """What `Table.renorm` calls."""

@@ -5,7 +5,6 @@ A part knows what it asks, what to do with the answer, and how it is split anew 
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -57,11 +56,18 @@ class PullPart:
 
     def encode(self, header: pb.Header) -> list[Buffer]:
         """The request."""
-        return codec.Pull(header, [(e.number, ids) for e, ids, _ in self.tables], self.wire).encode()
+        return self.message(header).encode()
 
     def accept(self, data: bytes | memoryview) -> None:
         """Take the rows of the reply, where they are. Raises InvalidRequest."""
-        reply = codec.PullReply.decode(data)
+        self.take(codec.PullReply.decode(data))
+
+    def message(self, header: pb.Header) -> codec.Pull:
+        """The request, to be encoded."""
+        return codec.Pull(header, [(e.number, ids) for e, ids, _ in self.tables], self.wire)
+
+    def take(self, reply: codec.PullReply) -> None:
+        """What `accept` does with the reply."""
         if len(reply.blocks) != len(self.tables):
             raise InvalidRequest(f"asked for {len(self.tables)} tables, the reply has {len(reply.blocks)}")
         for block, (entry, ids, (arrived, places)) in zip(reply.blocks, self.tables, strict=True):
@@ -114,10 +120,14 @@ class PushPart:
         """How long its reply can be."""
         return 64
 
-    def encode(
+    def encode(self, header: pb.Header, **numbers: int) -> list[Buffer]:
+        """The request. numbers: what the session gives, see `message`."""
+        return self.message(header, **numbers).encode()
+
+    def message(
         self, header: pb.Header, *, client_id: int, client_epoch: int, low_water: int, oldest_epoch: int
-    ) -> list[Buffer]:
-        """The request."""
+    ) -> codec.Push:
+        """The request, to be encoded."""
         blocks = [(e.number, ids, self._block(values)) for e, ids, values in self.tables]
         return codec.Push(
             header=header,
@@ -132,7 +142,7 @@ class PushPart:
             oldest_epoch=oldest_epoch,
             max_norm=self.max_norm,
             norm_type=self.norm_type,
-        ).encode()
+        )
 
     def _block(self, values: np.ndarray) -> codec.Block:
         return codec.Block(_NO_ROWS[:0]) if self.kind == codec.RENORM else codec.to_wire(values, self.wire)
@@ -156,9 +166,58 @@ class PushPart:
                 some = values if self.kind == codec.RENORM else values[mine]
                 by_shard.setdefault(int(shard), []).append((entry, ids[mine], some))
         for shard, tables in by_shard.items():
-            yield dataclasses.replace(
-                self, epoch=layout.epoch, shard=shard, tables=tables, names=list(self.names), attempts=0
+            yield PushPart(
+                layout.epoch,
+                shard,
+                tables,
+                self.push,
+                self.kind,
+                self.wire,
+                self.max_norm,
+                self.norm_type,
+                names=list(self.names),
+                maybe_applied=self.maybe_applied,
             )
+
+
+@dataclass
+class StepPart(PushPart):
+    """A push to one shard and a pull from it in one request: the pull sees the push.
+
+    pull: from the same shard, routed by the same layout.
+    later: where the pull goes if the layout changes, to be done when all of the push is.
+    """
+
+    pull: PullPart = field(default_factory=lambda: PullPart(0, 0, []))
+    later: list[PullPart] = field(default_factory=list)
+
+    method = "/rowloom.v1.Shard/Step"
+
+    @classmethod
+    def of(cls, push: PushPart, pull: PullPart, later: list[PullPart]) -> StepPart:
+        """The two in one."""
+        return cls(
+            push.epoch, push.shard, push.tables, push.push, push.kind, push.wire, pull=pull, later=later
+        )
+
+    @property
+    def reply_bytes(self) -> int:
+        """How long its reply can be."""
+        return 64 + self.pull.reply_bytes
+
+    def encode(self, header: pb.Header, **numbers: int) -> list[Buffer]:
+        """The request."""
+        return codec.Step(self.message(header, **numbers), self.pull.message(header)).encode()
+
+    def accept(self, data: bytes | memoryview) -> None:
+        """The shard has it; take the rows. Raises InvalidRequest."""
+        self.pull.take(codec.StepReply.decode(data).pull)
+        self.acked = True
+
+    def split(self, layout: Layout) -> Iterator[PushPart]:
+        """The push, split anew; the pull comes later."""
+        self.later.append(self.pull)
+        return super().split(layout)
 
 
 def chunks(bounds: np.ndarray, width: int) -> Iterator[tuple[int, int, int]]:

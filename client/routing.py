@@ -49,8 +49,10 @@ def as_ids(ids: object, spec: TableSpec) -> np.ndarray:
 
 
 def _check_range(array: np.ndarray, spec: TableSpec) -> None:
-    low, high = int(array.min()), int(array.max())
-    if low >= 0 and high < spec.id_limit:
+    if array.dtype == np.int64 and array.flags.c_contiguous:
+        if _inside(array.reshape(-1), spec.id_limit - 1):
+            return
+    elif int(array.min()) >= 0 and int(array.max()) < spec.id_limit:
         return
     flat = array.reshape(-1)
     k = int(np.flatnonzero((flat < 0) | (flat >= spec.id_limit))[0])
@@ -78,11 +80,15 @@ def route(ids: np.ndarray, spec: TableSpec, n: int) -> Route:
     distinct, inverse = distinct_of(ids)
     if n == 1:
         return Route(distinct, np.array([0, len(distinct)], np.int64), inverse)
-    order, bounds = _group(owner(spec, distinct, n), n)
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    _relabel(inverse, place)
-    return Route(distinct[order], bounds, inverse)
+    return Route(*_group(distinct, owner(spec, distinct, n), n, inverse), inverse)
+
+
+@numba.njit(nogil=True, cache=True)
+def _inside(ids, last):
+    outside = False
+    for x in ids:
+        outside |= (x < 0) | (x > last)
+    return not outside
 
 
 def distinct_of(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -120,23 +126,21 @@ def _hash_distinct(ids, bits):
 
 
 @numba.njit(nogil=True, cache=True)
-def _group(owners, n):
-    """A stable counting sort: (order [U], bounds [n + 1])."""
+def _group(distinct, owners, n, inverse):
+    """A stable counting sort by owner: (ids [U], bounds [n + 1]); inverse is changed to fit."""
     bounds = np.zeros(n + 1, np.int64)
     for s in owners:
         bounds[s + 1] += 1
     for s in range(n):
         bounds[s + 1] += bounds[s]
     at = bounds[:-1].copy()
-    order = np.empty(len(owners), np.int64)
+    ids = np.empty(len(owners), np.int64)
+    place = np.empty(len(owners), np.int64)
     for u in range(len(owners)):
         s = owners[u]
-        order[at[s]] = u
+        place[u] = at[s]
+        ids[at[s]] = distinct[u]
         at[s] += 1
-    return order, bounds
-
-
-@numba.njit(nogil=True, cache=True)
-def _relabel(inverse, place):
     for k in range(len(inverse)):
         inverse[k] = place[inverse[k]]
+    return ids, bounds

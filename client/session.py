@@ -7,6 +7,7 @@ the network: `transport.drive` for real ones, the simulator for made-up ones.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
@@ -174,15 +175,14 @@ class Session:
 
     def encode(self, part: Part, layout: Layout) -> list[Buffer]:
         """The request of a part."""
-        header = pb.Header(
-            cluster_id=layout.cluster_id, epoch=layout.epoch, protocol=PROTOCOL, shard=part.shard
-        )
+        header = _header(layout.cluster_id, layout.epoch, part.shard)
         if isinstance(part, PullPart):
             return part.encode(header)
         with self._lock:
             self.name(part, layout)
             oldest = min(name.epoch for name in self._holders)
-            self._numbers = {o: n for o, n in self._numbers.items() if o[0] >= oldest}
+            if min(self._numbers)[0] < oldest:
+                self._numbers = {o: n for o, n in self._numbers.items() if o[0] >= oldest}
             low_water = self._numbers[layout.epoch, part.shard].low_water
         return part.encode(
             header,
@@ -191,6 +191,12 @@ class Session:
             low_water=low_water,
             oldest_epoch=oldest,
         )
+
+
+@functools.lru_cache(4096)
+def _header(cluster_id: str, epoch: int, shard: int) -> pb.Header:
+    """The same for all requests to a shard. Not to be written to."""
+    return pb.Header(cluster_id=cluster_id, epoch=epoch, protocol=PROTOCOL, shard=shard)
 
 
 def backoff_s(attempts: int, rng: random.Random) -> float:

@@ -89,6 +89,10 @@ class Table:
         """
         self.client.push_entries([(self._entry, ids, grads)])
 
+    def step(self, ids: Any, grads: Any, next_ids: Any) -> np.ndarray:
+        """`push(ids, grads)`, then `pull(next_ids)`, in one call to each shard; see `Client.step`."""
+        return self.client.step_entries([(self._entry, ids, grads)], [(self._entry, next_ids)])[0]
+
     def pull_async(self, ids: Any) -> Future[np.ndarray]:
         """`pull` in the background; `.result()` gives the rows."""
         return self.client.later(self.pull, copied(ids))

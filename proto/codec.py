@@ -7,7 +7,8 @@ write, and arrays are views of the bytes that came in. Encoders return a list of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +75,8 @@ def from_wire(block: Block, wire: int) -> np.ndarray:
 
 
 def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return _BYTE[value]
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -82,14 +85,19 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _nbytes(buffer: Buffer) -> int:
-    return len(buffer) if isinstance(buffer, bytes) else buffer.nbytes
+_BYTE = [bytes([i]) for i in range(0x80)]
+
+
+def _varint_bytes(value: int) -> int:
+    return (value.bit_length() + 6) // 7 or 1
 
 
 def _field(number: int, buffers: Sequence[Buffer]) -> list[Buffer]:
     """A length-delimited field whose content is the buffers, one after the other."""
-    size = sum(map(_nbytes, buffers))
-    return [_varint(number << 3 | 2) + _varint(size), *buffers]
+    size = 0
+    for buffer in buffers:
+        size += len(buffer) if isinstance(buffer, bytes) else buffer.nbytes
+    return [_BYTE[number << 3 | 2] + _varint(size), *buffers]
 
 
 def _scalar(number: int, value: int) -> bytes:
@@ -101,34 +109,39 @@ def _raw(array: np.ndarray, dtype: np.dtype) -> memoryview:
     return flat.view(np.uint8).data
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
+def _fields(data: memoryview) -> list[tuple[int, Any]]:
     """(field number, value): ints for varints, memoryviews for what has a length or a fixed size."""
-    return ((number, value) for number, value, _ in _spans(data))
+    return [
+        (number, data[begin:end] if value is None else value) for number, value, begin, end, _ in _spans(data)
+    ]
 
 
-def _spans(data: memoryview) -> Iterator[tuple[int, Any, memoryview]]:
-    """(field number, value, the whole field as it stands in the message)."""
-    at, end = 0, len(data)
+def _spans(data: memoryview) -> list[tuple[int, int | None, int, int, int]]:
+    """(field number, varint or None, where its bytes begin and end, where the field begins) of each field."""
+    out = []
+    at, size = 0, len(data)
     try:
-        while at < end:
-            begin = at
+        while at < size:
+            start = at
             tag, at = _read_varint(data, at)
             kind = tag & 7
-            if kind == 0:
+            value = None
+            begin = at
+            if kind == 2:
+                length, begin = _read_varint(data, at)
+                at = begin + length
+            elif kind == 0:
                 value, at = _read_varint(data, at)
-            elif kind == 2:
-                size, at = _read_varint(data, at)
-                value, at = data[at : at + size], at + size
             elif kind in (1, 5):
-                size = 8 if kind == 1 else 4
-                value, at = data[at : at + size], at + size
+                at += 8 if kind == 1 else 4
             else:
                 raise InvalidRequest(f"malformed message: wire type {kind} at byte {at}")
-            if at > end or tag < 8:
-                raise InvalidRequest(f"malformed message: a field runs past its end at byte {end}")
-            yield tag >> 3, value, data[begin:at]
+            if at > size or tag < 8:
+                raise InvalidRequest(f"malformed message: a field runs past its end at byte {size}")
+            out.append((tag >> 3, value, begin, at, start))
     except IndexError:
         raise InvalidRequest("malformed message: cut short in the middle of a number") from None
+    return out
 
 
 def _read_varint(data: memoryview, at: int) -> tuple[int, int]:
@@ -155,6 +168,12 @@ def _array(value: object, dtype: np.dtype, what: str) -> np.ndarray:
             f"{what} has {len(value)} bytes, which is no multiple of {dtype.itemsize} ({dtype.name})"
         )
     return np.frombuffer(value, dtype)
+
+
+@functools.lru_cache(256)
+def _header(data: bytes) -> pb.Header:
+    """A client's headers are the same until the layout changes. Not to be written to."""
+    return _message(pb.Header, bytearray(data))
 
 
 def _message(cls: type, value: object) -> Any:
@@ -191,7 +210,7 @@ class Pull:
         header, tables, wire = pb.Header(), [], FLOAT32
         for number, value in _fields(memoryview(data)):
             if number == 1:
-                header = _message(pb.Header, value)
+                header = _header(bytes(_submessage(value)))
             elif number == 2:
                 table, ids = 0, np.empty(0, _I64)
                 for inner, item in _fields(_submessage(value)):
@@ -268,8 +287,8 @@ class Room:
 
 def _head_bytes(size: int) -> int:
     """Bytes that `PullReply.encode` writes in front of rows of `size` bytes."""
-    inner = 1 + len(_varint(size))
-    return inner + 1 + len(_varint(inner + size))
+    inner = 1 + _varint_bytes(size)
+    return inner + 1 + _varint_bytes(inner + size)
 
 
 # ------------------------------------------------------------------------------------------------------- push
@@ -326,11 +345,12 @@ class Push:
     def decode(cls, data: bytes | memoryview) -> Push:
         """From bytes; ids and values are views. Raises InvalidRequest."""
         head, parts = bytearray(), []
-        for number, value, field_bytes in _spans(memoryview(data)):
+        view = memoryview(data)
+        for number, value, begin, end, start in _spans(view):
             if number == 9:
-                parts.append(_submessage(value))
+                parts.append(_submessage(view[begin:end] if value is None else value))
             else:
-                head += field_bytes
+                head += view[start:end]
         h = _message(pb.PushRequest, head)
         wire = _wire(h.wire)
         names = tuple(PartName(p.epoch, p.shard, p.seq) for p in h.names)
@@ -405,7 +425,7 @@ class StepReply:
     def room(space: memoryview | None, duplicate: bool) -> Room:
         """The room of its pull."""
         front = 2 + len(encode_push_reply(duplicate))
-        return Room(space, lambda size: front + 1 + len(_varint(size)))
+        return Room(space, lambda size: front + 1 + _varint_bytes(size))
 
     @classmethod
     def decode(cls, data: bytes | memoryview) -> StepReply:

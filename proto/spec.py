@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -152,17 +153,17 @@ class TableSpec:
     def _wrong(self, argument: str, what: str, value: object) -> InvalidRequest:
         return InvalidRequest(f"{argument} must be {what}, got {value!r} (table {self.name!r})")
 
-    @property
+    @functools.cached_property
     def row_shape(self) -> tuple[int, ...]:
         """The shape of one row."""
         return self.dim if isinstance(self.dim, tuple) else (self.dim,)
 
-    @property
+    @functools.cached_property
     def width(self) -> int:
         """Columns of a row when it is laid flat."""
         return math.prod(self.row_shape)
 
-    @property
+    @functools.cached_property
     def id_limit(self) -> int:
         """Ids are in [0, id_limit)."""
         return 2**63 if self.num_embeddings is None else self.num_embeddings

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..proto import rowloom_pb2 as pb
-from ..proto.codec import Buffer, Pull, Push, Room, Step, StepReply, encode_push_reply
+from ..proto.codec import Buffer, Pull, Push, Room, Step, encode_push_reply
 from ..proto.errors import InvalidRequest, RetryLater, RowloomError, StateLost, WrongCluster, WrongLayout
 from ..proto.layout import Layout
 from ..proto.spec import TableEntry
@@ -144,10 +144,7 @@ class Host:
         return [encode_push_reply(self._serving().push(Push.decode(data)))]
 
     def _step(self, data: bytes | memoryview, space: memoryview | None) -> Sequence[Buffer]:
-        step = Step.decode(data)
-        shard = self._serving()
-        duplicate = shard.push(step.push)
-        return StepReply(duplicate, shard.pull(step.pull, StepReply.room(space, duplicate))).encode()
+        return self._serving().step(Step.decode(data), space).encode()
 
     # --------------------------------------------------------------------------------------------------- tables
 

@@ -237,17 +237,19 @@ class _Connection:
 
 def put(space: memoryview, buffers: Sequence[Buffer]) -> None:
     """Write buffers one after the other to the beginning of a space; those that lie there already are left alone."""
-    begin, at = _address(space), 0
+    begin, at, out = _address(space), 0, []
     for buffer in buffers:
         size = len(buffer)
         where = _address(buffer) if size else begin + at
         if where != begin + at:
-            if begin <= where < begin + len(space):  # in the space, and not where it belongs
+            if begin <= where < begin + len(space):  # in the space, but not where it belongs
                 whole = b"".join(buffers)
                 space[: len(whole)] = whole
                 return
-            space[at : at + size] = buffer
+            out.append((at, size, buffer))
         at += size
+    for at, size, buffer in out:
+        space[at : at + size] = buffer
 
 
 def _address(buffer: Buffer) -> int:

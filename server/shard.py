@@ -21,6 +21,8 @@ from ..proto.codec import (
     PullReply,
     Push,
     Room,
+    Step,
+    StepReply,
     from_wire,
     shaped,
     to_wire,
@@ -97,6 +99,16 @@ class Shard:
             request: whose rows are wanted.
             room: where the reply's rows are best put.
         """
+        return self._read(self._wanted(request), request.wire, room)
+
+    def step(self, request: Step, space: memoryview | None = None) -> StepReply:
+        """Push, then pull; both are checked before anything changes. Raises as `push` and `pull`."""
+        wanted = self._wanted(request.pull)
+        duplicate = self.push(request.push)
+        return StepReply(duplicate, self._read(wanted, request.pull.wire, StepReply.room(space, duplicate)))
+
+    def _wanted(self, request: Pull) -> list[tuple[Table, np.ndarray]]:
+        """What a pull asks for, checked."""
         self.check(request.header)
         wanted = [(self.table(number), ids) for number, ids in request.tables]
         size = sum(len(ids) * table.width * 4 for table, ids in wanted)
@@ -106,14 +118,17 @@ class Shard:
             )
         for table, ids in wanted:
             table.check_ids(ids)
+        return wanted
+
+    def _read(self, wanted: list[tuple[Table, np.ndarray]], wire: int, room: Room | None = None) -> PullReply:
         blocks = []
-        arrays = (room or Room()).rows([(len(ids), table.width) for table, ids in wanted], request.wire)
+        arrays = (room or Room()).rows([(len(ids), table.width) for table, ids in wanted], wire)
         for (table, ids), rows in zip(wanted, arrays, strict=True):
             table.pull(ids, rows)
-            blocks.append(to_wire(rows, request.wire))
+            blocks.append(to_wire(rows, wire))
             self.counters.pulled_rows += len(ids)
         self.counters.pulls += 1
-        return PullReply(blocks, request.wire)
+        return PullReply(blocks, wire)
 
     def push(self, request: Push) -> bool:
         """Apply one part of a push, once. Returns whether it had been applied before.

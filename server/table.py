@@ -74,21 +74,19 @@ class Table:
         """Raise InvalidRequest for the first id that is out of range or another shard's. ids: [N] int64."""
         if not len(ids):
             return
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= self.spec.id_limit:
-            k = int(np.flatnonzero((ids < 0) | (ids >= self.spec.id_limit))[0])
+        owners = owner(self.spec, ids, self._n) if self._n > 1 else np.zeros(len(ids), np.int64)
+        k = _first_stranger(ids, owners, self.spec.id_limit - 1, self._shard)
+        if k == len(ids):
+            return
+        if not 0 <= ids[k] < self.spec.id_limit:
             raise InvalidRequest(
                 f"id {int(ids[k])} (number {k} of the request): table {self.spec.name!r} has ids in "
                 f"[0, {self.spec.id_limit})"
             )
-        if self._n > 1:
-            strangers = np.flatnonzero(owner(self.spec, ids, self._n) != self._shard)
-            if len(strangers):
-                k = int(strangers[0])
-                raise InvalidRequest(
-                    f"id {int(ids[k])} (number {k} of the request) of table {self.spec.name!r} belongs to "
-                    f"another shard than {self._shard} of {self._n}"
-                )
+        raise InvalidRequest(
+            f"id {int(ids[k])} (number {k} of the request) of table {self.spec.name!r} belongs to "
+            f"another shard than {self._shard} of {self._n}"
+        )
 
     def check_push(self, ids: np.ndarray, values: np.ndarray) -> None:
         """Raise InvalidRequest if the table is frozen or a value is not finite. values: [N, width] float32."""
@@ -240,8 +238,16 @@ class Table:
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:
-    """As kernels want it; what came off the wire may start at any byte."""
-    return np.require(array, np.float32, ["C", "A"])
+    """As kernels want it. What came off the wire may start at any byte: numba compiles for that too."""
+    return np.ascontiguousarray(array, np.float32)
+
+
+@kernel
+def _first_stranger(ids, owners, last, shard):
+    for k in range(len(ids)):
+        if ids[k] < 0 or ids[k] > last or owners[k] != shard:
+            return k
+    return len(ids)
 
 
 @kernel

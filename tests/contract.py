@@ -79,7 +79,7 @@ class Contract:
         for _ in range(self.STEPS):
             names = list(oracle.tables)
             action = rng.choice(
-                ["create", "pull", "push", "push", "many", "assign", "lr", "scale", "drop"],
+                ["create", "pull", "push", "step", "many", "assign", "lr", "scale", "drop"],
                 p=[0.08, 0.25, 0.2, 0.14, 0.12, 0.08, 0.04, 0.06, 0.03],
             )
             if action == "create" or not names:
@@ -97,6 +97,10 @@ class Contract:
             elif action == "push":
                 table.push(ids, values)
                 expected.push(ids, values)
+            elif action == "step":
+                wanted = random_ids(rng, expected.spec)
+                expected.push(ids, values)
+                np.testing.assert_array_equal(table.step(ids, values, wanted), expected.pull(wanted))
             elif action == "many":
                 self._many(rng, client, oracle)
             elif action == "assign":
@@ -122,8 +126,12 @@ class Contract:
             g = rng.normal(size=ids.shape + expected.spec.row_shape).astype(np.float32)
             grads[name] = (ids, g)
             expected.push(ids, g)
-        client.push(grads)
-        rows = client.pull({name: ids for name, (ids, _) in grads.items()})
+        wanted = {name: ids for name, (ids, _) in grads.items()}
+        if rng.random() < 0.5:
+            rows = client.step(grads, wanted)
+        else:
+            client.push(grads)
+            rows = client.pull(wanted)
         for name, (ids, _) in grads.items():
             np.testing.assert_array_equal(rows[name], oracle[name].pull(ids))
 
@@ -132,6 +140,18 @@ class Contract:
         for name, expected in oracle.tables.items():
             ids = np.array([*expected.rows, *random_ids(rng, expected.spec).reshape(-1).tolist()], np.int64)
             np.testing.assert_array_equal(client.table(name).pull(ids), expected.pull(ids))
+
+    def test_a_step_of_many_chunks_pulls_what_it_pushed(self, client: Client) -> None:
+        """Megabytes both ways at once: neither side may wait for the other to read."""
+        spec = TableSpec("step-order", 100_000, dim=64, optimizer=SGD(lr=1.0), initializer=Zeros())
+        table = client.create_table(spec)
+        rng = np.random.default_rng(1)
+        for n in (10, 3_000, 60_000):
+            ids = rng.permutation(100_000)[:n]
+            grads = rng.integers(-9, 9, (n, 64)).astype(np.float32)
+            before = table.pull(ids)
+            np.testing.assert_array_equal(table.step(ids, grads, ids[::-1]), (before - grads)[::-1])
+        client.drop_table("step-order")
 
     def test_rows_come_back_in_the_callers_order_through_many_chunks(self, client: Client) -> None:
         spec = TableSpec("order", 300_000, dim=64, optimizer=SGD(lr=1.0), initializer=Zeros())

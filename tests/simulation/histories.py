@@ -54,13 +54,14 @@ class Trainer:
         self.actions -= 1
         rng = self.world.rng
         wait = rng.expovariate(20)
-        self.world.at(wait, self._push if rng.random() < 0.6 else self._pull)
+        self.world.at(wait, rng.choices([self._push, self._step, self._pull], [0.4, 0.2, 0.4])[0])
 
     def _ids(self) -> np.ndarray:
         rng = self.world.rng
         return np.array([rng.randrange(ROWS) for _ in range(rng.randint(0, 12))], np.int64)
 
-    def _push(self) -> None:
+    def _gradients(self) -> tuple[list[np.ndarray], list[tuple[TableEntry, np.ndarray, np.ndarray]], float]:
+        """(ids of each table, what to push, for how long to try)."""
         ids = [self._ids() for _ in self.entries]
         timeout = self.world.rng.choice([0.3, 60.0, 60.0, 60.0])
         grads = []
@@ -70,7 +71,35 @@ class Trainer:
             grads.append(g)
         for entry, some in zip(self.entries, ids, strict=True):
             self.history.attempt(entry.spec.name, self.number, some)
-        given = list(zip(self.entries, ids, grads, strict=True))
+        return ids, list(zip(self.entries, ids, grads, strict=True)), timeout
+
+    def _step(self) -> None:
+        """A push and a pull in one: the rows show the push."""
+        ids, given, timeout = self._gradients()
+        wanted = [(entry, self._ids()) for entry in self.entries]
+        low = []
+        for (entry, some), pushed in zip(wanted, ids, strict=True):
+            least = self.history.acked[entry.spec.name].copy()
+            np.add.at(least, (pushed, self.number), 1)
+            low.append(least[some])
+
+        def ended(outcome) -> None:
+            if isinstance(outcome, RowloomError):
+                assert isinstance(outcome, PushUnresolved | Unavailable), outcome
+                self.history.unresolved += 1
+                self._next()
+                return
+            self.history.steps += 1
+            for (entry, some), pushed, rows, least in zip(wanted, ids, outcome, low, strict=True):
+                self.history.ack(entry.spec.name, self.number, pushed)
+                self.history.check(entry.spec.name, some, rows, least)
+            self._next()
+
+        operation = ops.step(self.session, given, wanted, self.world.now + timeout)
+        self.world.operate(self.session, operation, ended)
+
+    def _push(self) -> None:
+        ids, given, timeout = self._gradients()
         operation = ops.push(self.session, given, self.world.now + timeout)
 
         def ended(outcome) -> None:
@@ -116,7 +145,7 @@ class History:
         ]
         self.acked = {s.name: np.zeros((ROWS, CLIENTS), np.float32) for s in self.specs}
         self.attempted = {s.name: np.zeros((ROWS, CLIENTS), np.float32) for s in self.specs}
-        self.pushes = self.pulls = self.unresolved = self.scalings = 0
+        self.pushes = self.pulls = self.steps = self.unresolved = self.scalings = 0
         self.node = CoordinatorNode(self.world)
         up: list = []
         self.node.perform(self.node.coordinator.up(rng.randint(1, 5)), up.append)
