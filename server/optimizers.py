@@ -348,3 +348,4 @@ def _compile(optimizer: Optimizer, constraint: Constraint | None) -> None:
         rule.push(values, slots, rows, grads, rates, step)
         grads.flags.writeable = False  # as off the wire: numba takes it for another type
     rule.push(values, slots, rows, grads, rates, 4)
+    rule.push(values, slots, rows, np.frombuffer(bytes(5), F, offset=1).reshape(1, 1), rates, 5)

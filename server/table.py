@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -353,16 +354,18 @@ def compile_kernels() -> None:
     Other optimizers are compiled when the first table that has one is made. Either takes long only once on a machine:
     numba keeps what it compiled beside the sources, or in the user's cache directory where those are read-only.
     """
-    ids, grads = np.array([1, 2, 2], np.int64), np.ones((3, 2), np.float32)
-    ids.flags.writeable = grads.flags.writeable = False
     optimizers: list[Optimizer] = [SGD(), SGD(momentum=0.5), Adagrad(), Adam()]
-    for optimizer in optimizers:
+    for optimizer, skip in itertools.product(optimizers, (0, 1)):
+        # As off the wire: not to be written to, and at any byte of a message.
+        ids = np.frombuffer(bytes(skip) + np.array([1, 2, 2]).tobytes(), np.int64, offset=skip)
+        grads = np.frombuffer(bytes(skip) + bytes(24), np.float32, offset=skip).reshape(3, 2)
         spec = TableSpec("warm-up", 8, dim=2, optimizer=optimizer, initializer=Uniform())
         table = Table(TableEntry(1, spec), 0, 1)
         table.check_push(ids, grads)
         table.push(ids, grads, 1)
         table.push(ids[:2], grads[:2], 1)
-        table.pull(ids, np.empty((3, 2), np.float32))
+        for at in (0, 1):
+            table.pull(ids, np.frombuffer(bytearray(25), np.float32, 6, at).reshape(3, 2))
         table.renorm(ids, 1.0, 2.0)
         table.install(*table.read(0, 1 << 20)[:3])
         for _ in range(2):  # makes the index grow
