@@ -6,7 +6,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..proto.layout import Layout
 from ..proto.spec import TableEntry, TableSpec
 from . import operations
 from .calls import ask, ask_shards, fetch_layout
+from .prefetching import Prefetch
 from .session import Operation, Session
 from .table import Table, copied
 from .transport import GrpcTransport, drive
@@ -189,6 +190,26 @@ class Client:
         """`push` in the background, after the pushes that were started before it. Arrays are copied."""
         own = {name: tuple(map(copied, _pair(name, pair))) for name, pair in grads.items()}
         return self.later_in_order(self.push, own)
+
+    def prefetch(self, ids: Iterable[Mapping[str, Any]], depth: int = 2) -> Prefetch:
+        """`Table.prefetch` for several tables at once, one request to each shard for a batch.
+
+        Args:
+            ids: batches of table name -> ids.
+            depth: how many batches ahead, at least 1.
+
+        Returns:
+            An iterator of (table name -> ids, table name -> rows).
+
+        Raises:
+            as `Table.prefetch`.
+        """
+
+        def start(some: Mapping[str, Any]) -> tuple[Any, Future]:
+            own = {name: copied(batch) for name, batch in some.items()}
+            return own, self.later(self.pull, own)
+
+        return Prefetch(ids, start, depth)
 
     def pull_entries(self, wanted: Sequence[tuple[TableEntry, Any]]) -> list[np.ndarray]:
         """`pull`, by table entry instead of name: what `Table.pull` calls."""

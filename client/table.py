@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from ..proto import codec
 from ..proto.spec import TableEntry, TableSpec
+from .prefetching import Prefetch
 
 if TYPE_CHECKING:
     from .client import Client
@@ -96,6 +98,36 @@ class Table:
     def push_async(self, ids: Any, grads: Any) -> Future[None]:
         """`push` in the background, after the pushes that were started before it. ids and grads are copied."""
         return self.client.later_in_order(self.push, copied(ids), copied(grads))
+
+    def prefetch(self, ids: Iterable[Any], depth: int = 2) -> Prefetch:
+        """Pull the rows of coming batches while this one is trained.
+
+        Rows are as of the moment when they were pulled. A push made after that is not in them, so rows may be up to
+        `depth` pushes of this loop behind; with `pull` they never are. Order, duplicates and shapes are as for `pull`.
+
+        Args:
+            ids: batches of ids, each as for `pull`; read in the caller's thread, never more than `depth` ahead.
+            depth: how many batches ahead, at least 1. Memory holds the rows of this many.
+
+        Returns:
+            An iterator of (ids, rows), in order; ids as the source gave them, arrays and tensors copied. Close it, or
+            use `with`, to leave a loop early.
+
+        Raises:
+            InvalidRequest: depth is below 1; ids is not iterable. In the loop, at the batch that it belongs to: what
+            the source raises, and what `pull` raises.
+
+        Example:
+            >>> with users.prefetch(batches) as prefetched:
+            ...     for ids, rows in prefetched:
+            ...         users.push(ids, gradients_of(rows))
+        """
+
+        def start(some: Any) -> tuple[Any, Future]:
+            own = copied(some)
+            return own, self.client.later(self.pull, own)
+
+        return Prefetch(ids, start, depth)
 
     def assign(self, ids: Any, rows: Any) -> None:
         """Overwrite rows; the optimizer's slots stay. Of duplicate ids the last counts.
