@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -156,11 +157,12 @@ class Client:
 
     # ---------------------------------------------------------------------------------------------------- pull, push
 
-    def pull(self, ids: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Rows of several tables, one request to each shard.
+    def pull(self, ids: Mapping[str, Any], *, wire: str | None = None) -> dict[str, np.ndarray]:
+        """Rows of several tables, one request to each shard; one for each wire type if tables differ in that.
 
         Args:
             ids: table name -> ids, as for `Table.pull`.
+            wire: as for `Table.pull`, for all of them.
 
         Returns:
             table name -> rows, ids.shape + row_shape float32.
@@ -169,34 +171,42 @@ class Client:
             as `Table.pull`.
         """
         wanted = [(self.table(name).entry, some) for name, some in ids.items()]
-        return dict(zip(ids, self.pull_entries(wanted), strict=True))
+        return dict(zip(ids, self.pull_entries(wanted, wire), strict=True))
 
-    def push(self, grads: Mapping[str, tuple[Any, Any]]) -> None:
+    def push(self, grads: Mapping[str, tuple[Any, Any]], *, wire: str | None = None) -> None:
         """Apply gradients to several tables, one request to each shard; on each shard all tables change, or none.
+
+        Tables of different wire types go in a request for each type.
 
         Args:
             grads: table name -> (ids, gradients), as for `Table.push`.
+            wire: as for `Table.push`, for all of them.
 
         Raises:
             as `Table.push`.
         """
-        self.push_entries([(self.table(name).entry, *_pair(name, pair)) for name, pair in grads.items()])
+        given = [(self.table(name).entry, *_pair(name, pair)) for name, pair in grads.items()]
+        self.push_entries(given, wire=wire)
 
-    def pull_async(self, ids: Mapping[str, Any]) -> Future[dict[str, np.ndarray]]:
+    def pull_async(self, ids: Mapping[str, Any], *, wire: str | None = None) -> Future[dict[str, np.ndarray]]:
         """`pull` in the background."""
-        return self.later(self.pull, {name: copied(some) for name, some in ids.items()})
+        own = {name: copied(some) for name, some in ids.items()}
+        return self.later(partial(self.pull, own, wire=wire))
 
-    def push_async(self, grads: Mapping[str, tuple[Any, Any]]) -> Future[None]:
+    def push_async(self, grads: Mapping[str, tuple[Any, Any]], *, wire: str | None = None) -> Future[None]:
         """`push` in the background, after the pushes that were started before it. Arrays are copied."""
         own = {name: tuple(map(copied, _pair(name, pair))) for name, pair in grads.items()}
-        return self.later_in_order(self.push, own)
+        return self.later_in_order(partial(self.push, own, wire=wire))
 
-    def prefetch(self, ids: Iterable[Mapping[str, Any]], depth: int = 2) -> Prefetch:
+    def prefetch(
+        self, ids: Iterable[Mapping[str, Any]], depth: int = 2, *, wire: str | None = None
+    ) -> Prefetch:
         """`Table.prefetch` for several tables at once, one request to each shard for a batch.
 
         Args:
             ids: batches of table name -> ids.
             depth: how many batches ahead, at least 1.
+            wire: as for `pull`.
 
         Returns:
             An iterator of (table name -> ids, table name -> rows).
@@ -207,21 +217,28 @@ class Client:
 
         def start(some: Mapping[str, Any]) -> tuple[Any, Future]:
             own = {name: copied(batch) for name, batch in some.items()}
-            return own, self.later(self.pull, own)
+            return own, self.later(partial(self.pull, own, wire=wire))
 
         return Prefetch(ids, start, depth)
 
-    def pull_entries(self, wanted: Sequence[tuple[TableEntry, Any]]) -> list[np.ndarray]:
+    def pull_entries(
+        self, wanted: Sequence[tuple[TableEntry, Any]], wire: str | None = None
+    ) -> list[np.ndarray]:
         """`pull`, by table entry instead of name: what `Table.pull` calls."""
         session = self._live()
         with _named(self, [entry for entry, _ in wanted]):
-            return self._run(operations.pull(session, wanted, self._deadline()))
+            return self._run(operations.pull(session, wanted, self._deadline(), wire))
 
-    def push_entries(self, given: Sequence[tuple[TableEntry, Any, Any]], kind: int = codec.GRADIENTS) -> None:
+    def push_entries(
+        self,
+        given: Sequence[tuple[TableEntry, Any, Any]],
+        kind: int = codec.GRADIENTS,
+        wire: str | None = None,
+    ) -> None:
         """`push` or `assign`, by table entry instead of name: what `Table.push` calls."""
         session = self._live()
         with _named(self, [entry for entry, _, _ in given]), self._push_turn:
-            self._run(operations.push(session, given, self._deadline(), kind))
+            self._run(operations.push(session, given, self._deadline(), kind, wire))
 
     def renorm_entry(self, entry: TableEntry, ids: Any, max_norm: float, norm_type: float) -> None:
         """What `Table.renorm` calls."""

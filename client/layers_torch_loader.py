@@ -28,6 +28,7 @@ class PrefetchLoader:
         ids: table name -> where its ids are in a batch: a key, a position, or a function of the batch. Or one function
             of the batch that gives table name -> ids.
         depth: how many batches ahead.
+        wire: as for `Table.pull`.
 
     Each round of a loop gives:
         (batch, rows): the loader's batch, and table name -> rows, a float32 tensor of ids.shape + row_shape on the CPU,
@@ -51,12 +52,14 @@ class PrefetchLoader:
         ids: Mapping[str, Any] | Callable[[Any], Mapping[str, Any]],
         *,
         depth: int = 2,
+        wire: str | None = None,
     ) -> None:
         if not callable(ids) and not (isinstance(ids, Mapping) and ids):
             raise InvalidRequest(
                 f"ids must be a function of the batch, or say where each table's ids are, got {ids!r}"
             )
-        self.loader, self.client, self.ids, self.depth = loader, client, ids, depth
+        self.loader, self.client, self.ids = loader, client, ids
+        self.depth, self.wire = depth, wire
         self._prefetch()  # refuses a wrong depth now rather than in the loop
 
     def __len__(self) -> int:
@@ -79,4 +82,6 @@ class PrefetchLoader:
         return {name: at(batch) if callable(at) else batch[at] for name, at in self.ids.items()}
 
     def _rows(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: torch.from_numpy(rows) for name, rows in self.client.pull(wanted).items()}
+        return {
+            name: torch.from_numpy(rows) for name, rows in self.client.pull(wanted, wire=self.wire).items()
+        }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,30 +15,34 @@ from ..proto.spec import TableEntry
 from .assembly import as_rows, latest, spread, summed
 from .calls import fetch_layout
 from .exchange import Exchange
-from .parts import PullPart, PushPart, chunks, packed
+from .parts import Part, PullPart, PushPart, chunks, packed
 from .routing import Route, as_ids, route
 from .session import Event, Session, Turn
+from .wires import refuse_overflow, refuse_overflown, wire_of
 
 Pieces = list[tuple[int, tuple[TableEntry, np.ndarray, np.ndarray]]]
 
 
 def pull(
-    session: Session, wanted: Sequence[tuple[TableEntry, Any]], deadline: float
+    session: Session, wanted: Sequence[tuple[TableEntry, Any]], deadline: float, wire: str | None = None
 ) -> Generator[Turn, Event | None, list[np.ndarray]]:
     """Rows of ids of each table: ids.shape + row_shape, float32. Raises as `Table.pull`."""
+    wires = [wire_of(entry, wire) for entry, _ in wanted]
     arrays = [as_ids(ids, entry.spec) for entry, ids in wanted]
     layout = yield from _layout(session, deadline)
-    routes, rows, pieces = [], [], []
-    for (entry, _), array in zip(wanted, arrays, strict=True):
+    routes, rows = [], []
+    pieces: dict[int, Pieces] = {}
+    for (entry, _), array, number in zip(wanted, arrays, wires, strict=True):
         r = route(array.reshape(-1), entry.spec, layout.n)
         some = np.empty((len(r.ids), entry.spec.width), np.float32)
         routes.append(r)
         rows.append(some)
-        pieces += _pieces(entry, r, some)
-    parts = packed(pieces, lambda shard, tables: PullPart(layout.epoch, shard, tables))
+        pieces.setdefault(number, []).extend(_pieces(entry, r, some))
+    parts = _packed(pieces, lambda number, shard, tables: PullPart(layout.epoch, shard, tables, wire=number))
     yield from Exchange(session, parts, deadline).run()
     outs = []
-    for (entry, _), array, r, some in zip(wanted, arrays, routes, rows, strict=True):
+    for (entry, _), array, r, some, number in zip(wanted, arrays, routes, rows, wires, strict=True):
+        refuse_overflown(entry, r.ids, some, number)
         out = np.empty((array.size, entry.spec.width), np.float32)
         spread(some, r, out)
         outs.append(out.reshape(array.shape + entry.spec.row_shape))
@@ -49,8 +54,11 @@ def push(
     given: Sequence[tuple[TableEntry, Any, Any]],
     deadline: float,
     kind: int = codec.GRADIENTS,
+    wire: str | None = None,
 ) -> Generator[Turn, Event | None, None]:
     """Gradients, or rows to assign, of each table; everything is checked before anything is sent.
+
+    Rows to assign always travel as float32.
 
     Raises as `Table.push`. Pushes of one session must run one after the other: that is what keeps them in order on
     every shard.
@@ -63,11 +71,14 @@ def push(
     if kind == codec.GRADIENTS:
         _refuse_frozen([entry for entry, _, _ in checked])
     layout = yield from _layout(session, deadline)
-    pieces: Pieces = []
+    pieces: dict[int, Pieces] = {}
     for entry, ids, rows in checked:
         r = route(ids, entry.spec, layout.n)
+        values = combine(rows, r)
+        number = codec.FLOAT32 if kind == codec.ASSIGN else wire_of(entry, wire)
+        refuse_overflow(entry, r.ids, values, number)
         everywhere = kind == codec.GRADIENTS and entry.spec.optimizer.counts_steps
-        pieces += _pieces(entry, r, combine(rows, r), everywhere=everywhere)
+        pieces.setdefault(number, []).extend(_pieces(entry, r, values, everywhere=everywhere))
     yield from _send(session, layout, pieces, deadline, kind=kind)
 
 
@@ -83,15 +94,22 @@ def renorm(
     none = np.empty((0, entry.spec.width), np.float32)
     pieces = [(shard, (entry, r.ids[b:e], none)) for shard, b, e in chunks(r.bounds, entry.spec.width)]
     how = {"kind": codec.RENORM, "max_norm": max_norm, "norm_type": norm_type}
-    yield from _send(session, layout, pieces, deadline, **how)
+    yield from _send(session, layout, {codec.FLOAT32: pieces}, deadline, **how)
 
 
 def _send(
-    session: Session, layout: Layout, pieces: Pieces, deadline: float, **how: Any
+    session: Session, layout: Layout, pieces: dict[int, Pieces], deadline: float, **how: Any
 ) -> Generator[Turn, Event | None, None]:
     number = session.next_push()
-    parts = packed(pieces, lambda shard, tables: PushPart(layout.epoch, shard, tables, number, **how))
+    parts = _packed(
+        pieces, lambda wire, shard, tables: PushPart(layout.epoch, shard, tables, number, wire=wire, **how)
+    )
     yield from Exchange(session, parts, deadline).run()
+
+
+def _packed(pieces: dict[int, Pieces], make: Callable[[int, int, list[tuple]], Part]) -> list[Part]:
+    """Parts of (wire, shard, pieces): a request has one wire type."""
+    return [part for wire, some in pieces.items() for part in packed(some, partial(make, wire))]
 
 
 def _layout(session: Session, deadline: float) -> Generator[Turn, Event | None, Layout]:
