@@ -20,12 +20,15 @@ class Arrived:
     Args:
         count: U, how many will come.
         width: columns of each, float32.
+
+    Attributes:
+        kept: what was put: (rows [M, width], their places).
     """
 
     def __init__(self, count: int, width: int) -> None:
         self._width = width
         self._where = np.zeros(count, np.int64)  # addresses
-        self._kept: list[np.ndarray] = []
+        self.kept: list[tuple[np.ndarray, slice | np.ndarray]] = []
 
     def __len__(self) -> int:
         return len(self._where)
@@ -35,7 +38,7 @@ class Arrived:
         begin = rows.__array_interface__["data"][0]
         size = 4 * self._width
         self._where[places] = np.arange(begin, begin + size * len(rows), size) if size else 0
-        self._kept.append(rows)
+        self.kept.append((rows, places))
 
     def spread(self, inverse: np.ndarray) -> np.ndarray:
         """[N, width] float32: the row at place inverse[k] for each k. All rows have been put."""

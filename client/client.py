@@ -6,8 +6,9 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ..proto.layout import Layout
 from ..proto.spec import TableEntry, TableSpec
 from . import operations
 from .calls import ask, ask_shards, fetch_layout
+from .prefetching import Prefetch
 from .session import Operation, Session
 from .table import Table, copied
 from .transport import Transport, drive
@@ -162,11 +164,12 @@ class Client:
 
     # ---------------------------------------------------------------------------------------------------- pull, push
 
-    def pull(self, ids: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Rows of several tables, one request to each shard.
+    def pull(self, ids: Mapping[str, Any], *, wire: str | None = None) -> dict[str, np.ndarray]:
+        """Rows of several tables, one request to each shard; one for each wire type if tables differ in that.
 
         Args:
             ids: table name -> ids, as for `Table.pull`.
+            wire: as for `Table.pull`, for all of them.
 
         Returns:
             table name -> rows, ids.shape + row_shape float32.
@@ -175,25 +178,32 @@ class Client:
             as `Table.pull`.
         """
         wanted = [(self.table(name).entry, some) for name, some in ids.items()]
-        return dict(zip(ids, self.pull_entries(wanted), strict=True))
+        return dict(zip(ids, self.pull_entries(wanted, wire), strict=True))
 
-    def push(self, grads: Mapping[str, tuple[Any, Any]]) -> None:
+    def push(self, grads: Mapping[str, tuple[Any, Any]], *, wire: str | None = None) -> None:
         """Apply gradients to several tables, one request to each shard; on each shard all tables change, or none.
+
+        Tables of different wire types go in a request for each type.
 
         Args:
             grads: table name -> (ids, gradients), as for `Table.push`.
+            wire: as for `Table.push`, for all of them.
 
         Raises:
             as `Table.push`.
         """
-        self.push_entries([(self.table(name).entry, *_pair(name, pair)) for name, pair in grads.items()])
+        given = [(self.table(name).entry, *_pair(name, pair)) for name, pair in grads.items()]
+        self.push_entries(given, wire=wire)
 
-    def step(self, grads: Mapping[str, tuple[Any, Any]], ids: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def step(
+        self, grads: Mapping[str, tuple[Any, Any]], ids: Mapping[str, Any], *, wire: str | None = None
+    ) -> dict[str, np.ndarray]:
         """`push`, then `pull`, in one call to each shard: for trainers that fetch the next batch ahead.
 
         Args:
             grads: what to push: table name -> (ids, gradients), as for `Table.push`.
             ids: what to pull: table name -> ids, as for `Table.pull`. The rows are as the push left them.
+            wire: as for `pull` and `push`, both ways.
 
         Returns:
             table name -> rows, ids.shape + row_shape float32.
@@ -214,37 +224,71 @@ class Client:
         """
         given = [(self.table(name).entry, *_pair(name, pair)) for name, pair in grads.items()]
         wanted = [(self.table(name).entry, some) for name, some in ids.items()]
-        return dict(zip(ids, self.step_entries(given, wanted), strict=True))
+        return dict(zip(ids, self.step_entries(given, wanted, wire), strict=True))
 
-    def pull_async(self, ids: Mapping[str, Any]) -> Future[dict[str, np.ndarray]]:
+    def pull_async(self, ids: Mapping[str, Any], *, wire: str | None = None) -> Future[dict[str, np.ndarray]]:
         """`pull` in the background."""
-        return self.later(self.pull, {name: copied(some) for name, some in ids.items()})
+        own = {name: copied(some) for name, some in ids.items()}
+        return self.later(partial(self.pull, own, wire=wire))
 
-    def push_async(self, grads: Mapping[str, tuple[Any, Any]]) -> Future[None]:
+    def push_async(self, grads: Mapping[str, tuple[Any, Any]], *, wire: str | None = None) -> Future[None]:
         """`push` in the background, after the pushes that were started before it. Arrays are copied."""
         own = {name: tuple(map(copied, _pair(name, pair))) for name, pair in grads.items()}
-        return self.later_in_order(self.push, own)
+        return self.later_in_order(partial(self.push, own, wire=wire))
 
-    def pull_entries(self, wanted: Sequence[tuple[TableEntry, Any]]) -> list[np.ndarray]:
+    def prefetch(
+        self, ids: Iterable[Mapping[str, Any]], depth: int = 2, *, wire: str | None = None
+    ) -> Prefetch:
+        """`Table.prefetch` for several tables at once, one request to each shard for a batch.
+
+        Args:
+            ids: batches of table name -> ids.
+            depth: how many batches ahead, at least 1.
+            wire: as for `pull`.
+
+        Returns:
+            An iterator of (table name -> ids, table name -> rows).
+
+        Raises:
+            as `Table.prefetch`.
+        """
+
+        def start(some: Mapping[str, Any]) -> tuple[Any, Future]:
+            own = {name: copied(batch) for name, batch in some.items()}
+            return own, self.later(partial(self.pull, own, wire=wire))
+
+        return Prefetch(ids, start, depth)
+
+    def pull_entries(
+        self, wanted: Sequence[tuple[TableEntry, Any]], wire: str | None = None
+    ) -> list[np.ndarray]:
         """`pull`, by table entry instead of name: what `Table.pull` calls."""
         session = self._live()
         with _named(self, [entry for entry, _ in wanted]):
-            return self._run(operations.pull(session, wanted, self._deadline()))
+            return self._run(operations.pull(session, wanted, self._deadline(), wire))
 
-    def push_entries(self, given: Sequence[tuple[TableEntry, Any, Any]], kind: int = codec.GRADIENTS) -> None:
+    def push_entries(
+        self,
+        given: Sequence[tuple[TableEntry, Any, Any]],
+        kind: int = codec.GRADIENTS,
+        wire: str | None = None,
+    ) -> None:
         """`push` or `assign`, by table entry instead of name: what `Table.push` calls."""
         session = self._live()
         with _named(self, [entry for entry, _, _ in given]), self._push_turn:
-            self._run(operations.push(session, given, self._deadline(), kind))
+            self._run(operations.push(session, given, self._deadline(), kind, wire))
 
     def step_entries(
-        self, given: Sequence[tuple[TableEntry, Any, Any]], wanted: Sequence[tuple[TableEntry, Any]]
+        self,
+        given: Sequence[tuple[TableEntry, Any, Any]],
+        wanted: Sequence[tuple[TableEntry, Any]],
+        wire: str | None = None,
     ) -> list[np.ndarray]:
         """`step`, by table entry instead of name: what `Table.step` calls."""
         session = self._live()
         entries = [entry for entry, *_ in (*given, *wanted)]
         with _named(self, entries), self._push_turn:
-            return self._run(operations.step(session, given, wanted, self._deadline()))
+            return self._run(operations.step(session, given, wanted, self._deadline(), wire))
 
     def renorm_entry(self, entry: TableEntry, ids: Any, max_norm: float, norm_type: float) -> None:
         """What `Table.renorm` calls."""

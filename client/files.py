@@ -237,7 +237,7 @@ def export_table(
     try:
         done = 0
         for block in _id_blocks(chosen, rows, block_rows or _block_rows(spec.row_shape)):
-            sink.write(block, table.pull(block))
+            sink.write(block, table.pull(block, wire="float32"))
             done += len(block)
             if progress is not None:
                 progress(done, rows)

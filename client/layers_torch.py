@@ -23,6 +23,7 @@ import torch.nn.functional as F  # noqa: N812  # pyright: ignore[reportMissingIm
 
 from ..proto.errors import InvalidRequest, TableExists, TableNotFound
 from ..proto.spec import SGD, Initializer, Normal, Optimizer, TableSpec
+from .layers_torch_loader import PrefetchLoader
 from .layers_torch_passes import push_on_step
 from .layers_torch_table import OverTable, check_tensor, from_start
 from .refusals import NotSupported, WrongAssertion, WrongIndex, WrongInput
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from .client import Client
     from .table import Table
 
-__all__ = ["Embedding", "EmbeddingBag", "push_on_step"]
+__all__ = ["Embedding", "EmbeddingBag", "PrefetchLoader", "push_on_step"]
 
 _ASSIGNED_VALUES = 1 << 20  # values in one assign
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,51 +20,67 @@ from .exchange import Exchange
 from .parts import PullPart, PushPart, StepPart, chunks, packed
 from .routing import Route, as_ids, route
 from .session import Event, Part, Session, Turn
+from .wires import refuse_overflow, refuse_overflown, wire_of
 
 Pieces = list[tuple[int, tuple[TableEntry, np.ndarray, np.ndarray]]]
 
 
 @dataclass
 class Wanted:
-    """The pull of some tables: where its ids go, and where its rows come in."""
+    """One table of a pull: where its ids go, and where its rows come in.
 
-    parts: list[PullPart]
-    shapes: list[tuple[int, ...]]
-    routes: list[Route]
-    arrived: list[Arrived]
+    shape: of the rows, in the end. wire: as what they travel.
+    """
+
+    entry: TableEntry
+    shape: tuple[int, ...]
+    route: Route
+    arrived: Arrived
+    wire: int
 
     @classmethod
-    def of(cls, arrays: Sequence[np.ndarray], entries: Sequence[TableEntry], layout: Layout) -> Wanted:
-        """Route the ids [any shape] int64 of each table."""
-        shapes, routes, arrived, pieces = [], [], [], []
-        for entry, array in zip(entries, arrays, strict=True):
-            r = route(array.reshape(-1), entry.spec, layout.n)
-            rows = Arrived(len(r.ids), entry.spec.width)
-            shapes.append(array.shape + entry.spec.row_shape)
-            routes.append(r)
-            arrived.append(rows)
-            runs = chunks(r.bounds, entry.spec.width)
-            pieces += [(shard, (entry, r.ids[b:e], (rows, slice(b, e)))) for shard, b, e in runs]
-        parts = packed(pieces, lambda shard, tables: PullPart(layout.epoch, shard, tables))
-        return cls(parts, shapes, routes, arrived)
+    def of(cls, entry: TableEntry, ids: np.ndarray, wire: int, layout: Layout) -> Wanted:
+        """Route ids [any shape] int64."""
+        r = route(ids.reshape(-1), entry.spec, layout.n)
+        return cls(entry, ids.shape + entry.spec.row_shape, r, Arrived(len(r.ids), entry.spec.width), wire)
 
-    def rows(self) -> list[np.ndarray]:
+    def pieces(self) -> list[tuple[int, tuple]]:
+        """(shard, what a PullPart has of the table)."""
+        ids = self.route.ids
+        runs = chunks(self.route.bounds, self.entry.spec.width)
+        return [(shard, (self.entry, ids[b:e], (self.arrived, slice(b, e)))) for shard, b, e in runs]
+
+    def rows(self) -> np.ndarray:
         """What was asked for, when all parts are done."""
-        return [
-            rows.spread(r.inverse).reshape(shape)
-            for shape, r, rows in zip(self.shapes, self.routes, self.arrived, strict=True)
-        ]
+        for rows, places in self.arrived.kept if self.wire != codec.FLOAT32 else ():
+            refuse_overflown(self.entry, self.route.ids[places], rows, self.wire)
+        return self.arrived.spread(self.route.inverse).reshape(self.shape)
 
 
 def pull(
-    session: Session, wanted: Sequence[tuple[TableEntry, Any]], deadline: float
+    session: Session, wanted: Sequence[tuple[TableEntry, Any]], deadline: float, wire: str | None = None
 ) -> Generator[Turn, Event | None, list[np.ndarray]]:
     """Rows of ids of each table: ids.shape + row_shape, float32. Raises as `Table.pull`."""
-    arrays = [as_ids(ids, entry.spec) for entry, ids in wanted]
+    arrays = _arrays(wanted, wire)
     layout = yield from _layout(session, deadline)
-    coming = Wanted.of(arrays, [entry for entry, _ in wanted], layout)
-    yield from Exchange(session, coming.parts, deadline).run()
-    return coming.rows()
+    coming = [Wanted.of(*one, layout) for one in arrays]
+    yield from Exchange(session, _pulls(coming, layout), deadline).run()
+    return [one.rows() for one in coming]
+
+
+def _arrays(
+    wanted: Sequence[tuple[TableEntry, Any]], wire: str | None
+) -> list[tuple[TableEntry, np.ndarray, int]]:
+    """(entry, ids, wire). Raises InvalidRequest."""
+    return [(entry, as_ids(ids, entry.spec), wire_of(entry, wire)) for entry, ids in wanted]
+
+
+def _pulls(coming: Sequence[Wanted], layout: Layout) -> list[PullPart]:
+    """The parts of a pull."""
+    pieces: dict[int, list] = {}
+    for one in coming:
+        pieces.setdefault(one.wire, []).extend(one.pieces())
+    return _packed(pieces, lambda wire, shard, tables: PullPart(layout.epoch, shard, tables, wire))
 
 
 def push(
@@ -71,6 +88,7 @@ def push(
     given: Sequence[tuple[TableEntry, Any, Any]],
     deadline: float,
     kind: int = codec.GRADIENTS,
+    wire: str | None = None,
 ) -> Generator[Turn, Event | None, None]:
     """Gradients, or rows to assign, of each table; everything is checked before anything is sent.
 
@@ -79,7 +97,7 @@ def push(
     """
     checked = _checked(given, kind)
     layout = yield from _layout(session, deadline)
-    parts = _pushes(session, checked, layout, kind)
+    parts = _pushes(session, checked, layout, kind, wire)
     yield from Exchange(session, parts, deadline).run()
 
 
@@ -88,28 +106,30 @@ def step(
     given: Sequence[tuple[TableEntry, Any, Any]],
     wanted: Sequence[tuple[TableEntry, Any]],
     deadline: float,
+    wire: str | None = None,
 ) -> Generator[Turn, Event | None, list[np.ndarray]]:
     """Push gradients, then pull: one request to each shard that takes part in both, if that is not too long.
 
     Raises as `push` and `pull`.
     """
     checked = _checked(given, codec.GRADIENTS)
-    arrays = [as_ids(ids, entry.spec) for entry, ids in wanted]
+    arrays = _arrays(wanted, wire)
     layout = yield from _layout(session, deadline)
-    coming = Wanted.of(arrays, [entry for entry, _ in wanted], layout)
+    coming = [Wanted.of(*one, layout) for one in arrays]
     later: list[PullPart] = []
-    parts = _fused(_pushes(session, checked, layout, codec.GRADIENTS), coming.parts, later)
+    pushes = _pushes(session, checked, layout, codec.GRADIENTS, wire)
+    parts = _fused(pushes, _pulls(coming, layout), later)
     yield from Exchange(session, parts, deadline).run()
     if later:
         yield from Exchange(session, later, deadline).run()
-    return coming.rows()
+    return [one.rows() for one in coming]
 
 
 def _fused(pushes: list[PushPart], pulls: list[PullPart], later: list[PullPart]) -> list[Part]:
     """What can go at once. A shard's pulls go with its only push, or else `later`: when its pushes are done."""
     out: list[Part] = []
     pushed = Counter(part.shard for part in pushes)
-    alone = {part.shard: part for part in pulls if pushed[part.shard] == 1}
+    alone = {part.shard: part for part in reversed(pulls) if pushed[part.shard] == 1}
     for part in pushes:
         pull_part = alone.get(part.shard)
         out.append(part if pull_part is None else StepPart.of(part, pull_part, later))
@@ -136,17 +156,31 @@ def _checked(
 
 
 def _pushes(
-    session: Session, checked: list[tuple[TableEntry, np.ndarray, np.ndarray]], layout: Layout, kind: int
+    session: Session,
+    checked: list[tuple[TableEntry, np.ndarray, np.ndarray]],
+    layout: Layout,
+    kind: int,
+    wire: str | None,
 ) -> list[PushPart]:
     """The parts of a push, numbered; each id once."""
     combine = latest if kind == codec.ASSIGN else summed
-    pieces: Pieces = []
+    pieces: dict[int, Pieces] = {}
     for entry, ids, rows in checked:
         r = route(ids, entry.spec, layout.n)
+        values = combine(rows, r)
+        wire_number = codec.FLOAT32 if kind == codec.ASSIGN else wire_of(entry, wire)
+        refuse_overflow(entry, r.ids, values, wire_number)
         everywhere = kind == codec.GRADIENTS and entry.spec.optimizer.counts_steps
-        pieces += _pieces(entry, r, combine(rows, r), everywhere=everywhere)
+        pieces.setdefault(wire_number, []).extend(_pieces(entry, r, values, everywhere=everywhere))
     number = session.next_push()
-    return packed(pieces, lambda shard, tables: PushPart(layout.epoch, shard, tables, number, kind))
+    return _packed(
+        pieces, lambda wire, shard, tables: PushPart(layout.epoch, shard, tables, number, kind, wire)
+    )
+
+
+def _packed(pieces: dict[int, Any], make: Callable[[int, int, list[tuple]], Any]) -> list[Any]:
+    """Parts of (wire, shard, pieces): a request has one wire type."""
+    return [part for wire, some in pieces.items() for part in packed(some, partial(make, wire))]
 
 
 def renorm(

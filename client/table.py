@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..proto import codec
 from ..proto.spec import TableEntry, TableSpec
+from .prefetching import Prefetch
 
 if TYPE_CHECKING:
     from .client import Client
@@ -58,51 +61,85 @@ class Table:
         """The table as the cluster knows it."""
         return self._entry
 
-    def pull(self, ids: Any) -> np.ndarray:
+    def pull(self, ids: Any, *, wire: str | None = None) -> np.ndarray:
         """Rows of ids, in the order of the ids.
 
         Args:
             ids: integers of any shape and integer type; arrays, lists, scalars, CPU tensors. May repeat. Not modified.
+            wire: how the rows travel: "float32", "bfloat16", "float16" or "int8"; None: as the table's spec says. Of
+                "float32" they are exact, else rounded, see docs/wire.md.
 
         Returns:
             ids.shape + row_shape, float32.
 
         Raises:
-            InvalidRequest: an id is out of range or no integer.
+            InvalidRequest: an id is out of range or no integer; a row has a value that `wire` cannot carry.
             TableNotFound: the table was dropped.
             StateLost: a shard lost its rows.
             Unavailable: a shard did not answer within the client's timeout.
         """
-        return self.client.pull_entries([(self._entry, ids)])[0]
+        return self.client.pull_entries([(self._entry, ids)], wire)[0]
 
-    def push(self, ids: Any, grads: Any) -> None:
+    def push(self, ids: Any, grads: Any, *, wire: str | None = None) -> None:
         """Apply the optimizer to rows. Returns when every shard has acked; each gradient counts exactly once.
 
         Args:
             ids: as for `pull`; gradients of the same id are summed, in order, in float32.
             grads: ids.shape + row_shape, finite numbers.
+            wire: how the sums travel, as for `pull`; rounded after they were summed.
 
         Raises:
-            InvalidRequest: wrong ids, shape, type, or NaN/infinity; nothing changed.
+            InvalidRequest: wrong ids, shape, type, NaN/infinity, or a sum that `wire` cannot carry; nothing changed.
             TableNotFound, StateLost, Unavailable: nothing changed.
             PushUnresolved: some shard did not answer in time; applied at most once.
         """
-        self.client.push_entries([(self._entry, ids, grads)])
+        self.client.push_entries([(self._entry, ids, grads)], wire=wire)
 
-    def step(self, ids: Any, grads: Any, next_ids: Any) -> np.ndarray:
+    def step(self, ids: Any, grads: Any, next_ids: Any, *, wire: str | None = None) -> np.ndarray:
         """`push(ids, grads)`, then `pull(next_ids)`, in one call to each shard; see `Client.step`."""
-        return self.client.step_entries([(self._entry, ids, grads)], [(self._entry, next_ids)])[0]
+        return self.client.step_entries([(self._entry, ids, grads)], [(self._entry, next_ids)], wire)[0]
 
-    def pull_async(self, ids: Any) -> Future[np.ndarray]:
+    def pull_async(self, ids: Any, *, wire: str | None = None) -> Future[np.ndarray]:
         """`pull` in the background; `.result()` gives the rows."""
-        return self.client.later(self.pull, copied(ids))
+        return self.client.later(partial(self.pull, copied(ids), wire=wire))
 
-    def push_async(self, ids: Any, grads: Any) -> Future[None]:
+    def push_async(self, ids: Any, grads: Any, *, wire: str | None = None) -> Future[None]:
         """`push` in the background, after the pushes that were started before it. ids and grads are copied."""
-        return self.client.later_in_order(self.push, copied(ids), copied(grads))
+        return self.client.later_in_order(partial(self.push, copied(ids), copied(grads), wire=wire))
+
+    def prefetch(self, ids: Iterable[Any], depth: int = 2, *, wire: str | None = None) -> Prefetch:
+        """Pull the rows of coming batches while this one is trained.
+
+        Rows are as of the moment when they were pulled. A push made after that is not in them, so rows may be up to
+        `depth` pushes of this loop behind; with `pull` they never are. Order, duplicates and shapes are as for `pull`.
+
+        Args:
+            ids: batches of ids, each as for `pull`; read in the caller's thread, never more than `depth` ahead.
+            depth: how many batches ahead, at least 1. Memory holds the rows of this many.
+            wire: as for `pull`.
+
+        Returns:
+            An iterator of (ids, rows), in order; ids as the source gave them, arrays and tensors copied. Close it, or
+            use `with`, to leave a loop early.
+
+        Raises:
+            InvalidRequest: depth is below 1; ids is not iterable. In the loop, at the batch that it belongs to: what
+            the source raises, and what `pull` raises.
+
+        Example:
+            >>> with users.prefetch(batches) as prefetched:
+            ...     for ids, rows in prefetched:
+            ...         users.push(ids, gradients_of(rows))
+        """
+
+        def start(some: Any) -> tuple[Any, Future]:
+            own = copied(some)
+            return own, self.client.later(partial(self.pull, own, wire=wire))
+
+        return Prefetch(ids, start, depth)
 
     def assign(self, ids: Any, rows: Any) -> None:
-        """Overwrite rows; the optimizer's slots stay. Of duplicate ids the last counts.
+        """Overwrite rows, exactly; the optimizer's slots stay. Of duplicate ids the last counts.
 
         Arguments and errors as `push`.
         """

@@ -259,7 +259,7 @@ def inspect(
 
     with _cluster(name, address, home) as (remote, now), connect(remote.address) as client:
         found = client.table(table)
-        row = found.pull([row_id])[0]
+        row = found.pull([row_id], wire="float32")[0]
         shard = int(owner(found.spec, np.array([row_id], np.int64), Layout.from_message(now.layout).n)[0])
     values = np.array2string(row, precision=6, threshold=4096, max_line_width=100)
     show(

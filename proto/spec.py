@@ -91,6 +91,8 @@ class TableSpec:
         hash_ids: split by a hash of the id; for ids that share factors. Only with "mod".
         frozen: pushes are refused.
         constraint: what a push may do to a row at most: clipped gradients, bounded weights. None: anything.
+        wire: how rows and gradients travel, unless a call says otherwise: "float32" (exact), or rounded as "bfloat16",
+            "float16" or "int8"; see docs/wire.md. At rest they are of `dtype`.
         metadata: strings for the user; kept, not interpreted.
 
     Raises:
@@ -112,6 +114,7 @@ class TableSpec:
     frozen: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
     constraint: Constraint | None = None
+    wire: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
@@ -136,6 +139,8 @@ class TableSpec:
             raise self._wrong("metadata", "strings by strings", self.metadata)
         if self.dtype != "float32":
             raise self._wrong("dtype", '"float32"', self.dtype)
+        if self.wire not in WIRES:
+            raise self._wrong("wire", f"one of {', '.join(WIRES)}", self.wire)
 
     def _check_size(self) -> None:
         v = self.num_embeddings
@@ -187,6 +192,7 @@ class TableSpec:
             frozen=self.frozen,
             constraint=None if self.constraint is None else self.constraint.to_message(),
             metadata=dict(self.metadata),
+            wire=self.wire,
         )
 
     @classmethod
@@ -205,6 +211,7 @@ class TableSpec:
             frozen=message.frozen,
             metadata=dict(message.metadata),
             constraint=Recipe.from_message(message.constraint) if message.HasField("constraint") else None,  # type: ignore[arg-type]
+            wire=message.wire or "float32",  # type: ignore[arg-type]
         )
 
 

@@ -21,7 +21,7 @@ class MemoryTable:
         self.pulls = 0
         self.pushes: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def pull(self, ids):
+    def pull(self, ids, *, wire=None):
         self.pulls += 1
         return self.rows[as_ids(ids, self.spec)]
 

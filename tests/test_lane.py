@@ -115,11 +115,12 @@ def test_a_client_that_falls_silent_half_way_through_a_message_holds_nobody_up(c
     ],
 )
 def test_strangers_are_shown_the_door(cluster, junk: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", describe(cluster).port), 10) as end:
-        with contextlib.suppress(ConnectionError):  # closed with our bytes unread
-            end.sendall(junk)
-            end.shutdown(socket.SHUT_WR)
-            assert end.recv(100) == b""
+    address = ("127.0.0.1", describe(cluster).port)
+    # A connection that is closed with our bytes unread is reset.
+    with contextlib.suppress(ConnectionError), socket.create_connection(address, 10) as end:
+        end.sendall(junk)
+        end.shutdown(socket.SHUT_WR)
+        assert end.recv(100) == b""
     with connect(cluster.address) as client:
         assert (client.table("t").pull(IDS) == 0).all()
         assert lanes(client) == 2

@@ -272,7 +272,7 @@ def test_shapes_formats_and_paths_that_do_not_fit_say_so(tmp_path, table):
 def test_an_export_that_fails_leaves_the_old_file_and_no_other(tmp_path, table, monkeypatch):
     for name in ("x.npy", "x.safetensors", "x.vec"):
         (tmp_path / name).write_bytes(b"old")
-        monkeypatch.setattr(table, "pull", lambda ids: 1 / 0)
+        monkeypatch.setattr(table, "pull", lambda ids, **_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             export_table(table, tmp_path / name, vocabulary=Vocabulary("abc"))
         assert (tmp_path / name).read_bytes() == b"old"

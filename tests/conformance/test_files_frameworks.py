@@ -307,7 +307,7 @@ def test_faults_in_parquet_are_named(tmp_path, table, pa):
 
 
 def test_an_export_that_fails_leaves_nothing(tmp_path, table, torch, tf, pa, monkeypatch):
-    monkeypatch.setattr(table, "pull", lambda ids: 1 / 0)
+    monkeypatch.setattr(table, "pull", lambda ids, **_: 1 / 0)
     for name in ("x.pt", "x.ckpt", "x.parquet"):
         with pytest.raises(ZeroDivisionError):
             export_table(table, tmp_path / name)

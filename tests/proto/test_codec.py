@@ -378,6 +378,36 @@ def test_float16_is_within_half_a_unit_of_its_eleven_bits(rows):
     assert (error <= np.maximum(np.abs(rows.astype(np.float64)) * 2**-11, 2**-25)).all()
 
 
+def nearest(values: np.ndarray, kept_bits: int, smallest_exponent: int, largest: float) -> np.ndarray:
+    """Round to nearest, ties to even, by exact arithmetic in float64; beyond the largest by half a unit: infinite."""
+    wide = values.astype(np.float64)
+    exponent = np.maximum(np.frexp(wide)[1] - 1, smallest_exponent)
+    unit = np.ldexp(1.0, exponent - (kept_bits - 1))
+    out = np.rint(wide / unit) * unit
+    return np.where(np.abs(out) > largest, np.copysign(np.inf, wide), out)
+
+
+@pytest.mark.parametrize(
+    ("wire", "how"),
+    [(codec.BFLOAT16, (8, -126, 255 * 2.0**120)), (codec.FLOAT16, (11, -14, 65504.0))],
+)
+def test_every_float32_is_rounded_to_the_nearest_and_ties_to_even(wire, how):
+    rng = np.random.default_rng(0)
+    anything = rng.integers(0, 1 << 32, 200_000, np.uint32)
+    exponents = np.arange(0, 256, dtype=np.uint32)[:, None] << np.uint32(23)
+    dropped = np.array([0, 1, 0xFFF, 0x1000, 0x1001, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
+    kept = np.array([0, 1 << 13, 1 << 16, 0x7F << 16, 0x7FE000], np.uint32)[:, None]
+    ties = (exponents + (dropped + kept).reshape(-1)).reshape(-1)
+    bits = np.concatenate([anything, ties, ties | np.uint32(1 << 31)])
+    values = bits.view(np.float32)[:, None]
+    back = there_and_back(values, wire)
+    finite = np.isfinite(values)
+    np.testing.assert_array_equal(back[finite], nearest(values[finite], *how).astype(np.float32))
+    np.testing.assert_array_equal(np.signbit(back), np.signbit(values))
+    np.testing.assert_array_equal(np.isnan(back), np.isnan(values))
+    np.testing.assert_array_equal(back[np.isinf(values)], values[np.isinf(values)])
+
+
 @settings(deadline=None, max_examples=300)
 @given(matrices(2.0**127))
 def test_int8_is_within_half_a_step_of_the_rows_largest_value(rows):

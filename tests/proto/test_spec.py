@@ -190,6 +190,7 @@ def table_specs(draw):
         hash_ids=draw(st.booleans()) and partition == "mod",
         frozen=draw(st.booleans()),
         metadata=draw(st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2)),
+        wire=draw(st.sampled_from(specs.WIRES)),
     )
 
 
@@ -222,6 +223,9 @@ def test_an_open_ended_table_is_not_an_empty_one_on_the_wire():
 
 
 def test_what_a_message_leaves_out_takes_the_documented_default():
+    message = TableSpec("t").to_message()
+    message.ClearField("wire")
+    assert TableSpec.from_message(message) == TableSpec("t", wire="float32")
     assert Recipe.from_message(pb.Recipe(name="Adam")) == Adam()
     assert Recipe.from_message(pb.Recipe(name="Adagrad", numbers={"lr": 0.5})) == Adagrad(lr=0.5)
 

@@ -1,0 +1,75 @@
+"""How rows travel: which wire type a call uses, and what such a type cannot hold. Pure."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from ..proto import codec
+from ..proto.errors import InvalidRequest
+from ..proto.spec import TableEntry
+
+# The bits of the largest float32 that arrives finite. Above it bfloat16 and float16 round to infinity, and so does
+# int8's scale when it is multiplied by 127.
+_LARGEST = {
+    codec.FLOAT32: 0x7F7FFFFF,
+    codec.BFLOAT16: 0x7F7F7FFF,
+    codec.FLOAT16: 0x477FEFFF,
+    codec.INT8: 0x7F7FFFFE,
+}
+_NAME = {number: name for name, number in codec.WIRE_NUMBER.items()}
+
+
+def wire_of(entry: TableEntry, wire: str | None) -> int:
+    """The number of the wire type that a call asks for, or of the table's own. Raises InvalidRequest."""
+    number = codec.WIRE_NUMBER.get(entry.spec.wire if wire is None else wire)
+    if number is None:
+        raise InvalidRequest(f"wire must be one of {', '.join(codec.WIRE_NUMBER)}, got {wire!r}")
+    return number
+
+
+def refuse_overflow(entry: TableEntry, ids: np.ndarray, grads: np.ndarray, wire: int) -> None:
+    """Refuse gradients that would not arrive finite. For FLOAT32 the shards look.
+
+    Args:
+        entry: the table.
+        ids: [U] int64.
+        grads: [U, width] float32, contiguous; summed.
+        wire: the wire type that they will travel as.
+
+    Raises:
+        InvalidRequest: names the first.
+    """
+    if wire != codec.FLOAT32:
+        _refuse_above(_LARGEST[wire], entry, ids, grads, "the summed gradient", wire)
+
+
+def refuse_overflown(entry: TableEntry, ids: np.ndarray, rows: np.ndarray, wire: int) -> None:
+    """Refuse rows that did not arrive finite. Arguments and errors as `refuse_overflow`.
+
+    In FLOAT32 rows are what they are.
+    """
+    if wire != codec.FLOAT32:
+        _refuse_above(_LARGEST[codec.FLOAT32], entry, ids, rows, "the row", wire)
+
+
+def _refuse_above(
+    limit: int, entry: TableEntry, ids: np.ndarray, rows: np.ndarray, what: str, wire: int
+) -> None:
+    if _largest(rows.reshape(-1).view(np.uint32)) <= limit:
+        return
+    bits = rows.view(np.uint32) & np.uint32(0x7FFFFFFF)
+    k, column = (int(x[0]) for x in np.nonzero(bits > limit))
+    raise InvalidRequest(
+        f"{what} of id {int(ids[k])} is {rows[k, column]:g} in column {column}, which {_NAME[wire]} cannot carry "
+        f'(table {entry.spec.name!r}): use wire="float32"'
+    )
+
+
+@numba.njit(nogil=True, cache=True)
+def _largest(bits):
+    # Floats without their sign are ordered as their bits are; NaN comes last.
+    worst = np.uint32(0)
+    for x in bits:
+        worst = max(worst, x & np.uint32(0x7FFFFFFF))
+    return worst
