@@ -84,7 +84,11 @@ class Rival:
     def _serve(self, command: Sequence[str], env: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """Start a server; it must end when its stdin closes, and its first line is for us to read."""
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(env or {})},
         )
         self._stack.callback(_end, process)
         self._pids.append(process.pid)
