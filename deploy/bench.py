@@ -196,7 +196,7 @@ class Sockets:
 
     def __init__(self, yardstick: Yardstick) -> None:
         self.pull, self.push = yardstick.pull, yardstick.push
-        self.server_cpu_s = yardstick.server_cpu_s
+        self.server_cpu_s, self.server_rss_bytes = yardstick.server_cpu_s, yardstick.server_rss_bytes
 
     def step(self, ids: np.ndarray, grads: np.ndarray) -> np.ndarray:
         """Pull rows, then push gradients for them."""

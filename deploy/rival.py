@@ -117,7 +117,8 @@ def end_with_stdin() -> None:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     process.stdin.close()
     try:
         process.wait(3)

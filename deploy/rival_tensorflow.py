@@ -1,4 +1,4 @@
-"""TensorFlow's parameter servers, run as its session mode does: partitioned variables, `mod`, Adagrad where they lie."""
+"""TensorFlow's parameter servers, as its session mode runs them: variables split by `mod`, Adagrad where they lie."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenEmbedding 0.1.2: its C++ client and servers, by the C functions of the library that its source archive carries."""
+"""OpenEmbedding 0.1.2: its C++ client and servers, by the C functions of the library in its source archive."""
 
 import ctypes
 import os
@@ -123,7 +123,7 @@ def _download(folder: Path) -> None:
 
 def load(path: Path) -> ctypes.CDLL:
     """The library with its functions declared. Raises InvalidRequest if it is not made for this machine."""
-    os.environ["GLOG_minloglevel"] = "2"
+    os.environ["GLOG_minloglevel"] = "2"  # noqa: SIM112  # its name
     try:
         lib = ctypes.CDLL(str(path))
     except OSError as e:
