@@ -80,7 +80,7 @@ def compare(
         for name in [*(OURS + carrier for carrier in carriers), *rivals]:
             with stages(f"starting {name}"):
                 try:
-                    _check_memory(name, rows, dim)
+                    check_memory(name, rows, dim)
                     seat = stack.enter_context(Seat(name, plan | {"address": address}))
                 except (RowloomError, RuntimeError) as e:
                     skipped[name] = str(e)
@@ -111,7 +111,7 @@ def compare(
     }
 
 
-def _check_memory(name: str, rows: int, dim: int) -> None:
+def check_memory(name: str, rows: int, dim: int) -> None:
     """Rather than let the machine run out of it. Rowloom's table is there already."""
     if name.startswith(OURS):
         return

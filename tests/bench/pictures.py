@@ -1,12 +1,15 @@
 """Pictures of a comparison: bars beside rivals, time against batch size, rate against number of servers."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-COLOURS = ("#1f6fb4", "#3a9ad9", "#9dc3e6", "#d1495b", "#edae49", "#66a182", "#8d6a9f", "#6c757d", "#b8b8b8")
+OURS = ("#1f6fb4", "#3a9ad9", "#9dc3e6")  # a carrier each
+THEIRS = ("#d1495b", "#edae49", "#66a182", "#8d6a9f", "#a0522d")
+SOCKETS = "#b8b8b8"
 
 
 def draw(results: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
@@ -19,7 +22,7 @@ def draw(results: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
 
 def bars(result: dict[str, Any], path: Path) -> Path:
     """Million rows a second of every system, one panel for each op and distribution."""
-    figure, axes = _panels(result)
+    (figure, axes), colours = _panels(result), _colours(result)
     names = list(result["systems"])
     for (op, kind), panel in axes.items():
         some = [row for row in result["results"] if (row["op"], row["distribution"]) == (op, kind)]
@@ -30,7 +33,7 @@ def bars(result: dict[str, Any], path: Path) -> Path:
                 np.arange(len(some)) + (at - len(names) / 2) * width,
                 rates,
                 width,
-                color=_colour(at),
+                color=colours[name],
                 label=name,
             )
         panel.set_xticks(range(len(some)), [f"{row['batch']:,}" for row in some])
@@ -40,19 +43,19 @@ def bars(result: dict[str, Any], path: Path) -> Path:
 
 def latency(result: dict[str, Any], path: Path) -> Path:
     """p50 in ms against batch size, with p99 as a faint line above it."""
-    figure, axes = _panels(result)
+    (figure, axes), colours = _panels(result), _colours(result)
     for (op, kind), panel in axes.items():
         some = [row for row in result["results"] if (row["op"], row["distribution"]) == (op, kind)]
-        for at, name in enumerate(result["systems"]):
+        for name in result["systems"]:
             mine = [(row["batch"], row["systems"][name]) for row in some if name in row["systems"]]
             if not mine:
                 continue
             batches = [batch for batch, _ in mine]
             panel.plot(
-                batches, [f["p50_ms"] for _, f in mine], marker="o", ms=3, color=_colour(at), label=name
+                batches, [f["p50_ms"] for _, f in mine], marker="o", ms=3, color=colours[name], label=name
             )
             panel.plot(
-                batches, [f["p99_ms"] for _, f in mine], color=_colour(at), alpha=0.35, lw=0.8, ls="--"
+                batches, [f["p99_ms"] for _, f in mine], color=colours[name], alpha=0.35, lw=0.8, ls="--"
             )
         panel.set(
             title=f"{op}, {kind} ids",
@@ -66,10 +69,10 @@ def latency(result: dict[str, Any], path: Path) -> Path:
 
 def shards(results: Sequence[dict[str, Any]], path: Path) -> Path:
     """Million rows a second of the largest batch against the number of server processes."""
-    figure, axes = _panels(results[0])
+    (figure, axes), colours = _panels(results[0]), _colours(results[0])
     largest = max(row["batch"] for row in results[0]["results"])
     for (op, kind), panel in axes.items():
-        for at, name in enumerate(results[0]["systems"]):
+        for name in results[0]["systems"]:
             points = [
                 (result["config"]["servers"], row["systems"][name]["rows_per_s"] / 1e6)
                 for result in results
@@ -78,7 +81,7 @@ def shards(results: Sequence[dict[str, Any]], path: Path) -> Path:
                 and name in row["systems"]
             ]
             if points:
-                panel.plot(*zip(*points, strict=True), marker="o", color=_colour(at), label=name)
+                panel.plot(*zip(*points, strict=True), marker="o", color=colours[name], label=name)
         panel.set(title=f"{op}, {kind} ids, batch {largest:,}", xlabel="servers", ylabel="million rows/s")
     return _save(figure, axes, path, results[0])
 
@@ -93,8 +96,13 @@ def _panels(result: dict[str, Any]) -> tuple[Any, dict[tuple[str, str], Any]]:
     return figure, {(op, kind): grid[i][j] for i, kind in enumerate(kinds) for j, op in enumerate(ops)}
 
 
-def _colour(at: int) -> str:
-    return COLOURS[at % len(COLOURS)]
+def _colours(result: dict[str, Any]) -> dict[str, str]:
+    """Blues for rowloom, grey for the sockets, anything else for rivals."""
+    ours, theirs = itertools.cycle(OURS), itertools.cycle(THEIRS)
+    return {
+        name: SOCKETS if name == "sockets" else next(ours if name.startswith("rowloom") else theirs)
+        for name in result["systems"]
+    }
 
 
 def _save(figure: Any, axes: dict[Any, Any], path: Path, result: dict[str, Any]) -> Path:

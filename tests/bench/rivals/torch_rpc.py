@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 
 import numpy as np
 
@@ -62,6 +63,8 @@ class TorchRpc(Rival):
 
 
 def _torch():
+    os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"
+    warnings.filterwarnings("ignore", module="torch")
     try:
         import torch
         import torch.distributed.rpc
@@ -69,6 +72,8 @@ def _torch():
         raise InvalidRequest("torch is not installed here: pip install 'rowloom[torch]'") from e
     if not torch.distributed.rpc.is_available():
         raise InvalidRequest(f"torch {torch.__version__} was built without rpc")
+    # More threads than cores, in three processes, made every op slower.
+    torch.set_num_threads(1)
     return torch
 
 
@@ -76,7 +81,9 @@ def _join(name: str, rank: int, world: int, port: int) -> None:
     from torch.distributed import rpc
 
     options = rpc.TensorPipeRpcBackendOptions(
-        num_worker_threads=THREADS, rpc_timeout=120, init_method=f"tcp://127.0.0.1:{port}"
+        num_worker_threads=THREADS,
+        rpc_timeout=120,
+        init_method=f"tcp://127.0.0.1:{port}",
     )
     rpc.init_rpc(name, rank=rank, world_size=world, rpc_backend_options=options)
 
