@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,15 @@ from ..server.allocator import keep_freed_memory
 from .embedded import local_cluster
 from .machine import describe, machine
 from .plots import bars, check_plot
+from .rival_tensorflow import TensorFlow
 from .stages import Stages
+from .turns import BLOCK_S, Here, System, Turns, fill, measure, row_bytes
+from .workload import BATCHES, OPS, ZIPF, Case, make_cases
 from .yardstick import Yardstick
 
 TABLE = "rowloom-bench"
-BATCHES = (1024, 16_384, 65_536)
-OPS = ("pull", "push", "step")
-ZIPF = 1.05
-FILL_ROWS = 65_536
-BLOCK_S = 0.25  # one system's turn
-BATCHES_MADE = 8  # of each size, used in turn
+OURS, YARDSTICK = "rowloom", "yardstick"
+RIVALS = {"tensorflow": TensorFlow}
 
 
 def run_bench(
@@ -42,6 +40,7 @@ def run_bench(
     rounds: int = 5,
     batches: Sequence[int] = BATCHES,
     block_s: float = BLOCK_S,
+    against: str | None = None,
     plot: Path | None = None,
     quiet: bool = False,
     seed: int = 0,
@@ -53,12 +52,14 @@ def run_bench(
 
     Args:
         address: of a running cluster, where a table is made and dropped; none: one is started, a process a shard.
-        shards: of the cluster that is started.
+        shards: of the cluster that is started, and of the rival.
         rows: of the table; all are filled before anything is measured.
         dim: columns, float32.
         rounds: interleaved rounds.
         batches: ids in a call.
         block_s: seconds of a turn.
+        against: a rival that takes its turns too: "tensorflow", whose step is one run of a session; none: only the
+            yardstick does.
         plot: where a picture goes; none: nowhere.
         quiet: show no progress.
         seed: of the ids.
@@ -67,39 +68,48 @@ def run_bench(
         machine, config (arguments and shards), seconds, plot, and results. Each of these holds distribution, op, batch,
         distinct (ids of a batch), rows_per_s (ids asked for), mb_per_s (their rows' bytes), p50_ms, p99_ms,
         client_cpu_s_per_million and server_cpu_s_per_million (CPU seconds for a million ids), the same figures with
-        yardstick_ in front, and ratio (to the yardstick's rows_per_s).
+        yardstick_ in front, and ratio (to the yardstick's rows_per_s). With a rival also its figures with its name in
+        front, and its name with _ratio (to its rows_per_s).
 
     Raises:
-        InvalidRequest: an argument is wrong.
+        InvalidRequest: an argument is wrong, or the rival is not installed.
         RowloomError: the cluster failed.
     """
     began = time.monotonic()
-    _at_least_one(
+    check_at_least_one(
         shards=shards,
         rows=rows,
         dim=dim,
         rounds=rounds,
         **{f"batches[{i}]": b for i, b in enumerate(batches)},
     )
+    if against is not None and against not in RIVALS:
+        raise InvalidRequest(f"against must be one of {', '.join(RIVALS)}, got {against!r}")
     plot = None if plot is None else Path(plot)
     check_plot(plot)
     keep_freed_memory()
     with ExitStack() as stack:
         stages = stack.enter_context(Stages(quiet))
         with stages("starting"):
+            systems: dict[str, System] = {}
+            if against is not None:
+                systems[against] = stack.enter_context(RIVALS[against](rows, dim, shards))
             client = stack.enter_context(_client(stack, address, shards))
-            table = stack.enter_context(_table(client, rows, dim))
+            table = stack.enter_context(bench_table(client, rows, dim))
             yardstick = stack.enter_context(Yardstick(rows, dim, max(batches)))
-        _fill(table, rows, dim, stages)
-        ours, theirs = _Rowloom(client, table), _Sockets(yardstick)
-        cases = _cases(batches, rows, dim, np.random.default_rng(seed))
-        _measure(cases, ours, theirs, rounds, block_s, stages)
-        results = [case.result(dim) for case in cases]
-        found, count = machine(), len(client.statistics())
+        systems = {OURS: Rowloom(client, table), YARDSTICK: Sockets(yardstick)} | systems
+        for name in systems:
+            if name != YARDSTICK:
+                fill_with_progress(name, systems[name], rows, dim, stages)
+        cases = make_cases(batches, rows, dim, seed)
+        seats = {name: Here(system, cases) for name, system in systems.items()}
+        found = measure(cases, seats, rounds, block_s, stages)
+        results = [_result(case, turns, dim) for case, turns in zip(cases, found, strict=True)]
+        there, count = machine(), len(client.statistics())
         if plot is not None:
-            bars(plot, results, f"{rows:,} rows x {dim}, {count} shards, 1 trainer\n{describe(found)}")
+            bars(plot, results, f"{rows:,} rows x {dim}, {count} shards, 1 trainer\n{describe(there)}")
         return {
-            "machine": found,
+            "machine": there,
             "config": {
                 "address": address,
                 "shards": count,
@@ -108,6 +118,7 @@ def run_bench(
                 "rounds": rounds,
                 "block_s": block_s,
                 "zipf": ZIPF,
+                "against": against,
             },
             "results": results,
             "seconds": time.monotonic() - began,
@@ -115,7 +126,8 @@ def run_bench(
         }
 
 
-def _at_least_one(**values: int) -> None:
+def check_at_least_one(**values: int) -> None:
+    """Raise InvalidRequest for a value below 1, with its name."""
     for name, value in values.items():
         if value < 1:
             raise InvalidRequest(f"{name} must be at least 1, got {value!r}")
@@ -128,7 +140,7 @@ def _client(stack: ExitStack, address: str | None, shards: int) -> Client:
 
 
 @contextmanager
-def _table(client: Client, rows: int, dim: int) -> Iterator[Table]:
+def bench_table(client: Client, rows: int, dim: int) -> Iterator[Table]:
     """A table that is gone afterwards."""
     spec = TableSpec(TABLE, rows, dim=dim, optimizer=Adagrad(lr=0.05), initializer=Normal(std=0.01, seed=1))
     table = client.create_table(spec)
@@ -138,187 +150,75 @@ def _table(client: Client, rows: int, dim: int) -> Iterator[Table]:
         client.drop_table(TABLE)
 
 
-def _fill(table: Table, rows: int, dim: int, stages: Stages) -> None:
-    """Make every row. By push and not by assign, so that the slots' memory is not touched for the first time later."""
-    nothing = np.zeros((FILL_ROWS, dim), np.float32)
-    with stages(f"filling {rows:,} rows", total=rows) as advance:
-        for begin in range(0, rows, FILL_ROWS):
-            ids = np.arange(begin, min(begin + FILL_ROWS, rows))
-            table.push(ids, nothing[: len(ids)])
-            advance(len(ids))
+def fill_with_progress(name: str, system: System, rows: int, dim: int, stages: Stages) -> None:
+    """Make every row of a system."""
+    with stages(f"filling {name}", total=rows) as advance:
+        for more in fill(system.push, rows, dim):
+            advance(more)
 
 
-# ------------------------------------------------------------------------------------------------------------- ids
-
-
-def zipf_ids(n: int, rows: int, rng: np.random.Generator, exponent: float = ZIPF) -> np.ndarray:
-    """Ids with a bounded Zipf distribution, the popular ones scattered over the whole range.
+class Rowloom:
+    """What is measured.
 
     Args:
-        n: how many.
-        rows: ids are in [0, rows).
-        rng: draws them.
-        exponent: above 1: the id of rank k comes in proportion to k ** -exponent.
-
-    Returns:
-        [n] int64.
+        client: counts the shards' CPU and memory.
+        table: of that client.
     """
-    # The inverse of the continuous distribution's cumulative function, on [1, rows + 1).
-    power = 1.0 - exponent
-    rank = (1.0 + rng.random(n) * ((rows + 1.0) ** power - 1.0)) ** (1.0 / power)
-    return scattered(np.minimum(rank.astype(np.int64), rows) - 1, rows)
-
-
-def scattered(ranks: np.ndarray, rows: int) -> np.ndarray:
-    """Another order of [0, rows): ranks [N] int64 in it become ids in it, each its own."""
-    factor = max(1, int(rows * 0.6180339887))
-    while np.gcd(factor, rows) != 1:
-        factor += 1
-    return (ranks * factor + rows // 3) % rows
-
-
-def uniform_ids(n: int, rows: int, rng: np.random.Generator) -> np.ndarray:
-    """[n] int64 ids, each of [0, rows) as likely."""
-    return rng.integers(0, rows, n)
-
-
-DISTRIBUTIONS: dict[str, Callable[[int, int, np.random.Generator], np.ndarray]] = {
-    "zipf": zipf_ids,
-    "uniform": uniform_ids,
-}
-
-
-# -------------------------------------------------------------------------------------------------------- the turns
-
-
-class _Rowloom:
-    """What is measured."""
 
     def __init__(self, client: Client, table: Table) -> None:
         self._client = client
         self.pull, self.push = table.pull, table.push
+        # Pushing one batch and pulling the next in one call, by clients that can.
+        self._step: Any = getattr(table, "step", None)
+        if self._step is not None:
+            self.fused = self._fused
+
+    def step(self, ids: np.ndarray, grads: np.ndarray) -> np.ndarray:
+        """Pull rows, then push gradients for them."""
+        rows = self.pull(ids)
+        self.push(ids, grads)
+        return rows
+
+    def _fused(self, ids: np.ndarray, grads: np.ndarray, following: np.ndarray) -> np.ndarray:
+        return self._step(ids, grads, following)
 
     def server_cpu_s(self) -> float:
         """CPU seconds that all shards have used."""
         return sum(shard["cpu_s"] for shard in self._client.statistics())
 
+    def server_rss_bytes(self) -> int:
+        """Resident memory of all shards."""
+        return sum(shard["resident_bytes"] for shard in self._client.statistics())
 
-class _Sockets:
+
+class Sockets:
     """What it is measured against."""
 
     def __init__(self, yardstick: Yardstick) -> None:
         self.pull, self.push = yardstick.pull, yardstick.push
-        self.server_cpu_s = yardstick.server_cpu_s
+        self.server_cpu_s, self.server_rss_bytes = yardstick.server_cpu_s, yardstick.server_rss_bytes
+
+    def step(self, ids: np.ndarray, grads: np.ndarray) -> np.ndarray:
+        """Pull rows, then push gradients for them."""
+        rows = self.pull(ids)
+        self.push(ids, grads)
+        return rows
 
 
-@dataclass
-class _Turns:
-    """What one system did with one case.
-
-    Attributes:
-        rates: ids per second, one for each round.
-        times: seconds of each call of all rounds.
-        client_cpu_s, server_cpu_s, ids: in all.
-    """
-
-    rates: list[float] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    client_cpu_s: float = 0.0
-    server_cpu_s: float = 0.0
-    ids: int = 0
-
-    def run(self, system: _Rowloom | _Sockets, case: _Case, block_s: float) -> None:
-        """One turn: at least three calls, and as many as fit."""
-        call = getattr(case, case.op)
-        server, client, began = system.server_cpu_s(), time.process_time(), time.perf_counter()
-        times: list[float] = []
-        while len(times) < 3 or sum(times) < block_s:
-            start = time.perf_counter()
-            call(system, case.ids[len(times) % len(case.ids)])
-            times.append(time.perf_counter() - start)
-        seconds = time.perf_counter() - began
-        self.client_cpu_s += time.process_time() - client
-        self.server_cpu_s += system.server_cpu_s() - server
-        ids = len(times) * case.batch
-        self.ids += ids
-        self.times += times
-        self.rates.append(ids / seconds)
-
-    def figures(self, row_bytes: int) -> dict[str, float]:
-        """As `run_bench` returns them."""
-        rate = float(np.median(self.rates))
-        p50, p99 = np.percentile(self.times, [50, 99]) * 1000
-        return {
-            "rows_per_s": rate,
-            "mb_per_s": rate * row_bytes / 1e6,
-            "p50_ms": float(p50),
-            "p99_ms": float(p99),
-            "client_cpu_s_per_million": self.client_cpu_s / self.ids * 1e6,
-            "server_cpu_s_per_million": self.server_cpu_s / self.ids * 1e6,
-        }
-
-
-@dataclass
-class _Case:
-    """One measurement: an op on ids of one distribution and number."""
-
-    distribution: str
-    op: str
-    batch: int
-    ids: list[np.ndarray]
-    grads: np.ndarray
-    ours: _Turns = field(default_factory=_Turns)
-    theirs: _Turns = field(default_factory=_Turns)
-
-    def pull(self, system: _Rowloom | _Sockets, ids: np.ndarray) -> None:
-        system.pull(ids)
-
-    def push(self, system: _Rowloom | _Sockets, ids: np.ndarray) -> None:
-        system.push(ids, self.grads)
-
-    def step(self, system: _Rowloom | _Sockets, ids: np.ndarray) -> None:
-        system.pull(ids)
-        system.push(ids, self.grads)
-
-    def result(self, dim: int) -> dict[str, Any]:
-        # A step moves the rows there and their gradients back.
-        row_bytes = 4 * dim * (2 if self.op == "step" else 1)
-        ours, theirs = self.ours.figures(row_bytes), self.theirs.figures(row_bytes)
-        return {
-            "distribution": self.distribution,
-            "op": self.op,
-            "batch": self.batch,
-            "distinct": float(np.median([len(np.unique(some)) for some in self.ids])),
-            **ours,
-            **{f"yardstick_{name}": value for name, value in theirs.items()},
-            "ratio": ours["rows_per_s"] / theirs["rows_per_s"],
-        }
-
-
-def _cases(batches: Sequence[int], rows: int, dim: int, rng: np.random.Generator) -> list[_Case]:
-    cases = []
-    for distribution, draw in DISTRIBUTIONS.items():
-        for batch in batches:
-            ids = [draw(batch, rows, rng) for _ in range(BATCHES_MADE)]
-            grads = rng.standard_normal((batch, dim), np.float32) * np.float32(1e-3)
-            cases += [_Case(distribution, op, batch, ids, grads) for op in OPS]
-    return cases
-
-
-def _measure(
-    cases: Sequence[_Case], ours: _Rowloom, theirs: _Sockets, rounds: int, block_s: float, stages: Stages
-) -> None:
-    with stages("warming up", total=len(cases)) as advance:
-        for case in cases:
-            for system in (ours, theirs):
-                _Turns().run(system, case, block_s / 4)
-            advance(1)
-    with stages(f"measuring, {rounds} rounds", total=rounds * len(cases)) as advance:
-        for _ in range(rounds):
-            for case in cases:
-                case.ours.run(ours, case, block_s)
-                case.theirs.run(theirs, case, block_s)
-                advance(1, f"{case.distribution} {case.op} {case.batch:,}")
+def _result(case: Case, turns: dict[str, Turns], dim: int) -> dict[str, Any]:
+    figures = {name: mine.figures(row_bytes(case.op, dim)) for name, mine in turns.items()}
+    ours = figures.pop(OURS)
+    result: dict[str, Any] = {
+        "distribution": case.distribution,
+        "op": case.op,
+        "batch": case.batch,
+        "distinct": case.distinct(),
+        **ours,
+    }
+    for name, theirs in figures.items():
+        result |= {f"{name}_{key}": value for key, value in theirs.items()}
+        result["ratio" if name == YARDSTICK else f"{name}_ratio"] = ours["rows_per_s"] / theirs["rows_per_s"]
+    return result
 
 
 # ------------------------------------------------------------------------------------------------------- for people
@@ -338,21 +238,22 @@ def report(result: dict[str, Any]) -> str:
     )
     for name in ("ids", "op", "batch", "distinct", "M rows/s", "MB/s", "p50 ms", "p99 ms", "CPU"):
         table.add_column(name, justify="left" if name in ("ids", "op") else "right")
-    for name in ("sockets M rows/s", "p50 ms", "CPU", "ratio"):
+    against = config["against"]
+    for name in ["sockets M rows/s", "p50 ms", "CPU", "ratio"] + (
+        [f"{against} M rows/s", "p50 ms", "CPU", "ratio"] if against else []
+    ):
         table.add_column(name, justify="right")
     for row in result["results"]:
-        table.add_row(*_cells(row), end_section=row["op"] == OPS[-1])
-    out = Console(file=io.StringIO(), width=160)
+        cells = _cells(row) + _beside(row, f"{YARDSTICK}_", "ratio")
+        cells += _beside(row, f"{against}_", f"{against}_ratio") if against else []
+        table.add_row(*cells, end_section=row["op"] == OPS[-1])
+    out = Console(file=io.StringIO(), width=160 + 40 * bool(against))
     out.print(table)
     assert isinstance(out.file, io.StringIO)
     return out.file.getvalue().rstrip() + (f"\nplot in {result['plot']}" if result["plot"] else "")
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    def cpu(front: str) -> str:
-        client, server = row[f"{front}client_cpu_s_per_million"], row[f"{front}server_cpu_s_per_million"]
-        return f"{client:.2f} + {server:.2f}"
-
     return [
         row["distribution"],
         row["op"],
@@ -362,9 +263,18 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['mb_per_s']:,.0f}",
         f"{row['p50_ms']:.2f}",
         f"{row['p99_ms']:.2f}",
-        cpu(""),
-        f"{row['yardstick_rows_per_s'] / 1e6:.2f}",
-        f"{row['yardstick_p50_ms']:.2f}",
-        cpu("yardstick_"),
-        f"{row['ratio']:.2f}",
+        _cpu(row, ""),
     ]
+
+
+def _beside(row: dict[str, Any], front: str, ratio: str) -> list[str]:
+    return [
+        f"{row[f'{front}rows_per_s'] / 1e6:.2f}",
+        f"{row[f'{front}p50_ms']:.2f}",
+        _cpu(row, front),
+        f"{row[ratio]:.2f}",
+    ]
+
+
+def _cpu(row: dict[str, Any], front: str) -> str:
+    return f"{row[f'{front}client_cpu_s_per_million']:.2f} + {row[f'{front}server_cpu_s_per_million']:.2f}"

@@ -302,13 +302,25 @@ def bench(
     rows: Annotated[int, typer.Option(min=1, help="Rows of the table.")] = 1_000_000,
     dim: Annotated[int, typer.Option(min=1, help="Columns of a row.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are shown.")] = 5,
+    against: Annotated[
+        str | None, typer.Option(help="A rival that takes its turns in the same run: tensorflow.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Where a picture goes.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure pull, push and step beside plain sockets that move the same bytes in the same run."""
     from .bench import report, run_bench
 
-    result = run_bench(address, shards=shards, rows=rows, dim=dim, rounds=rounds, plot=plot, quiet=as_json)
+    result = run_bench(
+        address,
+        shards=shards,
+        rows=rows,
+        dim=dim,
+        rounds=rounds,
+        against=against,
+        plot=plot,
+        quiet=as_json,
+    )
     if as_json:
         show_json(result)
     else:

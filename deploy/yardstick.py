@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..server.allocator import keep_freed_memory
+from .rival import rss_bytes
 
 HEADER = struct.Struct("<BxxxI")  # op, N
 ACK = struct.Struct("<d")  # CPU seconds that the server has used
@@ -70,6 +71,10 @@ class Yardstick:
         send_all(self._socket, HEADER.pack(CPU, 0))
         receive(self._socket, self._ack)
         return ACK.unpack(self._ack)[0]
+
+    def server_rss_bytes(self) -> int:
+        """Resident memory of the server."""
+        return rss_bytes(self._process.pid)
 
 
 def _tune(end: socket.socket) -> None:

@@ -4,7 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from rowloom.deploy.bench import BATCHES, report, run_bench
+from rowloom.deploy.bench import report, run_bench
+from rowloom.deploy.workload import BATCHES
 
 
 def main() -> None:

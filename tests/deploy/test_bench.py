@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from rowloom.client import InvalidRequest
-from rowloom.deploy.bench import report, run_bench, scattered, uniform_ids, zipf_ids
+from rowloom.deploy.bench import report, run_bench
 from rowloom.deploy.machine import describe, machine
+from rowloom.deploy.workload import scattered, uniform_ids, zipf_ids
 from rowloom.deploy.yardstick import ACK, CPU, HEADER, PULL, PUSH, Yardstick, receive, send_all, serve
 
 FIGURES = (
@@ -125,8 +126,13 @@ def test_every_row_exists_before_anything_is_measured(cluster, monkeypatch):
     from rowloom.deploy import bench
 
     seen = []
-    monkeypatch.setattr(bench, "_measure", lambda cases, ours, *rest: seen.append(ours._client.statistics()))
-    monkeypatch.setattr(bench._Case, "result", lambda case, dim: {})
+
+    def look(cases, seats, *rest):
+        seen.append(seats["rowloom"].system._client.statistics())
+        return [{} for _ in cases]
+
+    monkeypatch.setattr(bench, "measure", look)
+    monkeypatch.setattr(bench, "_result", lambda case, turns, dim: {})
     run_bench(cluster.address, rows=1001, dim=4, batches=(8,), quiet=True)
     assert sum(shard["rows"] for shard in seen[0]) == 1001
 
