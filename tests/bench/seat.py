@@ -79,17 +79,23 @@ class Seat:
         return self._ask("rss")
 
     def _ask(self, *words):
-        self._end.send(words)
+        try:
+            self._end.send(words)
+        except OSError:
+            raise self._gone() from None
         return self._answer()
 
     def _answer(self):
         try:
             refused, value = self._end.recv()
-        except EOFError:
-            raise RuntimeError(f"the process of {self.name} is gone") from None
+        except (EOFError, OSError):
+            raise self._gone() from None
         if refused:
             raise InvalidRequest(value)
         return value
+
+    def _gone(self) -> RuntimeError:
+        return RuntimeError(f"the process of {self.name} is gone")
 
 
 def _sit(name: str, plan: dict, end) -> None:
