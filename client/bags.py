@@ -147,6 +147,50 @@ def bags_of(sp_ids: Any, sp_weights: Any = None) -> Bags:
     return Bags(bags.ids, bags.segments, bags.weights, (last,))
 
 
+def bags_in(ids: Any, offsets: Any = None, weights: Any = None) -> Bags:
+    """Bags as users of torch and TensorFlow have them.
+
+    Args:
+        ids: Ragged or SparseIds, or TensorFlow's own: a bag for each row of the last axis. Or an array [..., L]: L ids
+            in each bag. Or [N], with offsets.
+        offsets: [B] integers, where each bag begins, as `torch.nn.EmbeddingBag` has them: the first is 0, and the last
+            bag ends with the ids. Only with ids [N].
+        weights: a number for each id, of the ids' kind and shape; None for 1.
+
+    Raises:
+        InvalidRequest: what does not fit; also a TypeError for a wrong type.
+    """
+    if isinstance(ids, Bags):
+        return ids
+    if ragged_of(ids) is not None or _sparse_of(ids) is not None:
+        if offsets is not None:
+            raise InvalidRequest(f"offsets go with ids [N], not with {type(ids).__name__}")
+        return _read(ids, weights, flat=True)
+    array = integers(ids, "ids")
+    if weights is not None:
+        weights = _weights(as_array(weights, "weights"), array.shape, "weights").reshape(-1)
+    if offsets is None:
+        if array.ndim < 2:
+            raise InvalidRequest(f"ids of shape {array.shape} need offsets, which say where each bag begins")
+        shape = array.shape[:-1]
+        segments = np.repeat(np.arange(math.prod(shape)), array.shape[-1])
+    else:
+        begins = _begins(offsets, array)
+        shape = begins.shape
+        segments = np.repeat(np.arange(len(begins)), np.diff(begins, append=array.size))
+    return Bags(array.reshape(-1), segments, weights, shape)
+
+
+def _begins(offsets: Any, ids: np.ndarray) -> np.ndarray:
+    begins = integers(offsets, "offsets")
+    if ids.ndim != 1 or begins.ndim != 1:
+        raise InvalidRequest(f"offsets [B] go with ids [N]; got {begins.shape} and {ids.shape}")
+    ends = np.append(begins, ids.size)
+    if ends[0] != 0 or (np.diff(ends) < 0).any():
+        raise InvalidRequest(f"offsets must rise from 0 to at most {ids.size}, got {begins.tolist()}")
+    return begins
+
+
 def safe_bags_of(sp_ids: Any, sp_weights: Any, combiner: str, default_id: int | None) -> Bags:
     """A bag for each row of the last axis, without what is missing: see `lookup.safe_lookup_sparse`."""
     bags = _read(sp_ids, sp_weights, flat=True)
@@ -187,7 +231,7 @@ def _read(sp_ids: Any, sp_weights: Any, *, flat: bool) -> Bags:
         if other is None:
             raise WrongType(f"sp_weights must be None or SparseIds, got {type(sp_weights).__name__}")
         # As in TensorFlow only the number of weights counts: they belong to the ids in their order.
-        weights = _weights(other.values, len(segments))
+        weights = _weights(other.values, (len(segments),))
     return Bags(integers(ids.values, "sp_ids.values"), segments, weights, shape)
 
 
@@ -199,7 +243,7 @@ def _from_ragged(ids: Ragged, sp_weights: Any) -> Bags:
         other = ragged_of(sp_weights)
         if other is None:
             raise WrongType(f"sp_weights must be None or Ragged as sp_ids, got {type(sp_weights).__name__}")
-        weights = _weights(other.values, len(ids.values))
+        weights = _weights(other.values, (len(ids.values),))
     count = len(ids.row_splits) - 1
     segments = np.repeat(np.arange(count), np.diff(ids.row_splits))
     return Bags(integers(ids.values, "sp_ids.values"), segments, weights, (count,))
@@ -213,10 +257,11 @@ def _sparse_of(value: Any) -> SparseIds | None:
     return None
 
 
-def _weights(values: Any, size: int) -> np.ndarray:
-    weights = as_array(values, "sp_weights.values")
-    if weights.shape != (size,):
-        raise InvalidRequest(f"sp_weights must have a value for each id: {size}, got shape {weights.shape}")
+def _weights(values: Any, shape: tuple[int, ...], what: str = "sp_weights") -> np.ndarray:
+    weights = as_array(values, f"{what}.values")
+    if weights.shape != shape:
+        size = math.prod(shape) if len(shape) == 1 else shape
+        raise InvalidRequest(f"{what} must have a value for each id: {size}, got shape {weights.shape}")
     if weights.dtype.kind in "iub":
         weights = weights.astype(np.float32)
     return weights

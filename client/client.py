@@ -18,7 +18,8 @@ from ..proto import rowloom_pb2 as pb
 from ..proto.errors import InvalidRequest, TableNotFound
 from ..proto.layout import Layout
 from ..proto.spec import TableEntry, TableSpec
-from . import operations
+from . import bag_operations, operations
+from .bags import Bags
 from .calls import ask, ask_shards, fetch_layout
 from .prefetching import Prefetch
 from .session import Operation, Session
@@ -295,6 +296,18 @@ class Client:
         session = self._live()
         with _named(self, [entry]), self._push_turn:
             self._run(operations.renorm(session, entry, ids, max_norm, norm_type, self._deadline()))
+
+    def pull_entry_bags(self, entry: TableEntry, bags: Bags, combiner: str) -> np.ndarray:
+        """What `Table.pull_bags` calls."""
+        session = self._live()
+        with _named(self, [entry]):
+            return self._run(bag_operations.pull_bags(session, entry, bags, combiner, self._deadline()))
+
+    def push_entry_bags(self, entry: TableEntry, bags: Bags, grads: Any, combiner: str) -> None:
+        """What `Table.push_bags` calls."""
+        session = self._live()
+        with _named(self, [entry]), self._push_turn:
+            self._run(bag_operations.push_bags(session, entry, bags, grads, combiner, self._deadline()))
 
     def later(self, call: Callable, *args: Any) -> Future:
         """Run a pull in the background."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..proto import codec
 from ..proto.spec import TableEntry, TableSpec
+from .bags import bags_in
 from .prefetching import Prefetch
 
 if TYPE_CHECKING:
@@ -98,6 +99,56 @@ class Table:
     def step(self, ids: Any, grads: Any, next_ids: Any, *, wire: str | None = None) -> np.ndarray:
         """`push(ids, grads)`, then `pull(next_ids)`, in one call to each shard; see `Client.step`."""
         return self.client.step_entries([(self._entry, ids, grads)], [(self._entry, next_ids)], wire)[0]
+
+    def pull_bags(
+        self, ids: Any, offsets: Any = None, *, combiner: str = "sum", weights: Any = None
+    ) -> np.ndarray:
+        """Rows of ids combined by bag, on the shards: one sum of each bag travels from each shard, in place of rows.
+
+        Every shard adds up its own rows, and the client adds these sums in the order of the shards. So the last bits
+        depend on how many shards there are, and on where a bag is cut when there is more than about 1 MB for a shard.
+        Where bits must not depend on that, pull the rows and combine them here: `lookup_sparse` and the layers do.
+
+        Args:
+            ids: Ragged or SparseIds, or TensorFlow's own; an array [..., L], L ids in each bag; or [N] with offsets.
+            offsets: [B] integers, where each bag of ids [N] begins, as `torch.nn.EmbeddingBag` has them.
+            combiner: "sum" is the sum of w * row; "mean" divides it by the sum of w; "sqrtn" by the root of the sum of
+                w squared. Divided by 0 is 0. Factors w / size and sums are float32.
+            weights: w of each id, of the kind and shape of ids; None for 1.
+
+        Returns:
+            [B] + row_shape float32 ([...] + row_shape for ids of more axes); a bag without ids is zeros.
+
+        Raises:
+            as `pull`; InvalidRequest also for an unknown combiner, offsets or weights that do not fit.
+        """
+        return self.client.pull_entry_bags(self._entry, bags_in(ids, offsets, weights), combiner)
+
+    def push_bags(
+        self,
+        ids: Any,
+        offsets: Any,
+        grads: Any,
+        *,
+        combiner: str = "sum",
+        weights: Any = None,
+    ) -> None:
+        """Apply the gradients of `pull_bags`: one for each bag travels, and the shards work out those of the ids.
+
+        As pushing factor * grads[bag] for each id, in their order: bit for bit, on any number of shards, and exactly
+        once. The weights themselves get no gradient.
+
+        Args:
+            ids: as there.
+            offsets: as there; None where there are none.
+            grads: [B] + row_shape, as `pull_bags` returns it; finite numbers.
+            combiner: as there.
+            weights: as there.
+
+        Raises:
+            as `push` and `pull_bags`.
+        """
+        self.client.push_entry_bags(self._entry, bags_in(ids, offsets, weights), grads, combiner)
 
     def pull_async(self, ids: Any, *, wire: str | None = None) -> Future[np.ndarray]:
         """`pull` in the background; `.result()` gives the rows."""

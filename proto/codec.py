@@ -29,6 +29,7 @@ WIRE_DTYPE = {
     INT8: np.dtype("i1"),
 }
 _I64 = np.dtype("<i8")
+_I32 = np.dtype("<i4")
 _F32 = np.dtype("<f4")
 GRADIENTS, ASSIGN, RENORM = pb.PushRequest.GRADIENTS, pb.PushRequest.ASSIGN, pb.PushRequest.RENORM
 
@@ -38,10 +39,15 @@ GRADIENTS, ASSIGN, RENORM = pb.PushRequest.GRADIENTS, pb.PushRequest.ASSIGN, pb.
 
 @dataclass
 class Block:
-    """N rows as they travel. data: [N, width] in the wire's dtype; scales: [N] float32, INT8 only."""
+    """N rows as they travel. data: [N, width] in the wire's dtype; scales: [N] float32, INT8 only.
+
+    With bags [M] int32 these are gradients of N bags for M ids; factors: [M] float32, or None for 1.
+    """
 
     data: np.ndarray
     scales: np.ndarray | None = None
+    bags: np.ndarray | None = None
+    factors: np.ndarray | None = None
 
 
 def to_wire(rows: np.ndarray, wire: int) -> Block:
@@ -338,7 +344,7 @@ class Push:
         out: list[Buffer] = [head]
         for table, ids, block in self.tables:
             fields = [_scalar(1, table), *_field(2, [_raw(ids, _I64)])]
-            out += _field(9, fields + _block_fields(block, self.wire, 3, 4))
+            out += _field(9, fields + _block_fields(block, self.wire, 3, 4) + bag_fields(block, 5, 6))
         return out
 
     @classmethod
@@ -375,6 +381,7 @@ def _grads(part: memoryview, wire: int) -> tuple[int, np.ndarray, Block]:
     table, ids = 0, np.empty(0, _I64)
     values: object = memoryview(b"")
     scales: object = None
+    bags, factors = None, None
     for number, item in _fields(part):
         if number == 1:
             table = _table(item)
@@ -384,7 +391,13 @@ def _grads(part: memoryview, wire: int) -> tuple[int, np.ndarray, Block]:
             values = item
         elif number == 4:
             scales = item
-    return table, ids, _block(values, scales, wire, "values")
+        elif number == 5:
+            bags = _array(item, _I32, "bags")
+        elif number == 6:
+            factors = _array(item, _F32, "factors")
+    block = _block(values, scales, wire, "values")
+    block.bags, block.factors = bags, factors
+    return table, ids, block
 
 
 # ------------------------------------------------------------------------------------------------------- step
@@ -456,6 +469,16 @@ def _block_fields(block: Block, wire: int, data_field: int, scales_field: int) -
     out = _field(data_field, [_raw(block.data, WIRE_DTYPE[wire])])
     if block.scales is not None:
         out += _field(scales_field, [_raw(block.scales, _F32)])
+    return out
+
+
+def bag_fields(block: Block, bags_field: int, factors_field: int) -> list[Buffer]:
+    """The fields of a block's bags, if it has any."""
+    out: list[Buffer] = []
+    if block.bags is not None:
+        out += _field(bags_field, [_raw(block.bags, _I32)])
+    if block.factors is not None:
+        out += _field(factors_field, [_raw(block.factors, _F32)])
     return out
 
 

@@ -19,7 +19,7 @@ from .errors import InvalidRequest
 
 MAGIC = b"rowloom1"
 WELCOME = b"w"
-METHODS = ("/rowloom.v1.Shard/Pull", "/rowloom.v1.Shard/Push", "/rowloom.v1.Shard/Step")
+METHODS = tuple("/rowloom.v1.Shard/" + name for name in ("Pull", "Push", "Step", "PullBags"))
 NUMBER = {method: i for i, method in enumerate(METHODS)}
 SOCKET_BUFFER_BYTES = 4 << 20
 ARENA_BYTES = 32 << 20  # of address space; memory is taken where it is used

@@ -261,6 +261,36 @@ class PullReply(_message.Message):
     wire: WireType
     def __init__(self, tables: _Optional[_Iterable[_Union[TableRows, _Mapping]]] = ..., wire: _Optional[_Union[WireType, str]] = ...) -> None: ...
 
+class TableBags(_message.Message):
+    __slots__ = ("table", "ids", "bags", "factors")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    BAGS_FIELD_NUMBER: _ClassVar[int]
+    FACTORS_FIELD_NUMBER: _ClassVar[int]
+    table: int
+    ids: bytes
+    bags: bytes
+    factors: bytes
+    def __init__(self, table: _Optional[int] = ..., ids: _Optional[bytes] = ..., bags: _Optional[bytes] = ..., factors: _Optional[bytes] = ...) -> None: ...
+
+class PullBagsRequest(_message.Message):
+    __slots__ = ("header", "tables", "wire")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    WIRE_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    tables: _containers.RepeatedCompositeFieldContainer[TableBags]
+    wire: WireType
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableBags, _Mapping]]] = ..., wire: _Optional[_Union[WireType, str]] = ...) -> None: ...
+
+class PullBagsReply(_message.Message):
+    __slots__ = ("tables", "wire")
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    WIRE_FIELD_NUMBER: _ClassVar[int]
+    tables: _containers.RepeatedCompositeFieldContainer[TableRows]
+    wire: WireType
+    def __init__(self, tables: _Optional[_Iterable[_Union[TableRows, _Mapping]]] = ..., wire: _Optional[_Union[WireType, str]] = ...) -> None: ...
+
 class PartName(_message.Message):
     __slots__ = ("epoch", "shard", "seq")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -272,16 +302,20 @@ class PartName(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., shard: _Optional[int] = ..., seq: _Optional[int] = ...) -> None: ...
 
 class TableGrads(_message.Message):
-    __slots__ = ("table", "ids", "values", "scales")
+    __slots__ = ("table", "ids", "values", "scales", "bags", "factors")
     TABLE_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
     SCALES_FIELD_NUMBER: _ClassVar[int]
+    BAGS_FIELD_NUMBER: _ClassVar[int]
+    FACTORS_FIELD_NUMBER: _ClassVar[int]
     table: int
     ids: bytes
     values: bytes
     scales: bytes
-    def __init__(self, table: _Optional[int] = ..., ids: _Optional[bytes] = ..., values: _Optional[bytes] = ..., scales: _Optional[bytes] = ...) -> None: ...
+    bags: bytes
+    factors: bytes
+    def __init__(self, table: _Optional[int] = ..., ids: _Optional[bytes] = ..., values: _Optional[bytes] = ..., scales: _Optional[bytes] = ..., bags: _Optional[bytes] = ..., factors: _Optional[bytes] = ...) -> None: ...
 
 class PushRequest(_message.Message):
     __slots__ = ("header", "client_id", "client_epoch", "names", "low_water", "push", "kind", "wire", "tables", "oldest_epoch", "max_norm", "norm_type")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from ..proto import rowloom_pb2 as pb
 from ..proto.codec import Buffer, Pull, Push, Room, Step, encode_push_reply
+from ..proto.codec_bags import PullBags
 from ..proto.errors import InvalidRequest, RetryLater, RowloomError, StateLost, WrongCluster, WrongLayout
 from ..proto.layout import Layout
 from ..proto.spec import TableEntry
@@ -60,6 +61,7 @@ class Host:
     def __post_init__(self) -> None:
         self._rows: dict[str, Callable[[bytes | memoryview, memoryview | None], Sequence[Buffer]]] = {
             "/rowloom.v1.Shard/Pull": self._pull,
+            "/rowloom.v1.Shard/PullBags": self._pull_bags,
             "/rowloom.v1.Shard/Push": self._push,
             "/rowloom.v1.Shard/Step": self._step,
         }
@@ -139,6 +141,9 @@ class Host:
 
     def _pull(self, data: bytes | memoryview, space: memoryview | None) -> Sequence[Buffer]:
         return self._serving().pull(Pull.decode(data), Room(space)).encode()
+
+    def _pull_bags(self, data: bytes | memoryview, space: memoryview | None) -> Sequence[Buffer]:
+        return self._serving().pull_bags(PullBags.decode(data)).encode()
 
     def _push(self, data: bytes | memoryview, space: memoryview | None) -> Sequence[Buffer]:
         return [encode_push_reply(self._serving().push(Push.decode(data)))]

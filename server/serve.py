@@ -17,6 +17,7 @@ import grpc
 from ..proto.channel import CHANNEL_OPTIONS
 from ..proto.codec import Buffer
 from ..proto.errors import RowloomError
+from . import bags
 from .allocator import keep_freed_memory
 from .host import Host, Incoming, Process
 from .lane import LaneServer
@@ -65,6 +66,7 @@ class Server:
     def start(self) -> None:
         """Compile the kernels, then open the port."""
         compile_kernels()
+        bags.compile_kernels()
         if self._lane is not None:
             self._lane.start()
         self._grpc.start()

@@ -27,6 +27,7 @@ from ..proto.codec import (
     shaped,
     to_wire,
 )
+from ..proto.codec_bags import PullBags, PullBagsReply
 from ..proto.errors import (
     InvalidRequest,
     Moving,
@@ -38,6 +39,7 @@ from ..proto.errors import (
 )
 from ..proto.layout import PROTOCOL, Layout
 from ..proto.spec import TableEntry
+from .bags import count_of, expanded, pooled
 from .ledger import Ledger
 from .table import Table
 
@@ -130,6 +132,24 @@ class Shard:
         self.counters.pulls += 1
         return PullReply(blocks, wire)
 
+    def pull_bags(self, request: PullBags) -> PullBagsReply:
+        """What the rows here add to the bags of a request. Raises as `pull`."""
+        self.check(request.header)
+        wanted = []
+        for entries in request.tables:
+            table = self.table(entries.table)
+            table.check_ids(entries.ids)
+            wanted.append((table, entries, count_of(entries, f"table {table.spec.name!r}")))
+        size = sum(count * table.width * 4 for table, _, count in wanted)
+        if size > MAX_ROWS_BYTES:
+            raise Overloaded(
+                f"one pull may ask for {MAX_ROWS_BYTES} bytes of sums, got {size}: send smaller chunks"
+            )
+        blocks = [to_wire(pooled(table, entries, count), request.wire) for table, entries, count in wanted]
+        self.counters.pulls += 1
+        self.counters.pulled_rows += sum(len(entries.ids) for entries in request.tables)
+        return PullBagsReply(blocks, request.wire)
+
     def push(self, request: Push) -> bool:
         """Apply one part of a push, once. Returns whether it had been applied before.
 
@@ -177,10 +197,24 @@ class Shard:
                 raise InvalidRequest(f"table {table.spec.name!r} stands twice in one push")
             seen.add(number)
             table.check_ids(ids)
+            if block.bags is not None:
+                work.append((table, *self._from_bags(request, table, ids, block)))
+                continue
             work.append((table, ids, self._values(request, table, ids, block)))
         for table, ids, _ in work:
             table.reserve(ids)
         return work
+
+    @staticmethod
+    def _from_bags(
+        request: Push, table: Table, ids: np.ndarray, block: Block
+    ) -> tuple[np.ndarray, np.ndarray]:
+        what = f"table {table.spec.name!r}"
+        if request.kind != GRADIENTS:
+            raise InvalidRequest(f"{what}: only gradients come by bag, got a push of kind {request.kind}")
+        ids, grads = expanded(ids, block, request.wire, table.width, what)
+        table.check_push(ids, grads)
+        return ids, grads
 
     @staticmethod
     def _values(request: Push, table: Table, ids: np.ndarray, block: Block) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rowloom.proto import codec
+from rowloom.proto import codec, codec_bags
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import InvalidRequest
 
@@ -52,10 +52,35 @@ def pull_replies(draw):
 
 
 @st.composite
+def shares(draw, n):
+    """Bags and factors of n entries."""
+    bags = draw(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=n, max_size=n))
+    factors = draw(st.lists(FLOAT, min_size=n, max_size=n)) if draw(st.booleans()) else None
+    return np.array(bags, np.int32), None if factors is None else np.array(factors, np.float32)
+
+
+@st.composite
+def pulls_of_bags(draw):
+    all_ids = draw(st.lists(st.tuples(U32, IDS), max_size=3))
+    tables = [codec_bags.Entries(table, ids, *draw(shares(len(ids)))) for table, ids in all_ids]
+    return codec_bags.PullBags(draw(headers()), tables, draw(st.sampled_from(WIRES)))
+
+
+@st.composite
+def grads(draw, n, wire):
+    """Gradients of n ids, or of some bags that these are in."""
+    if draw(st.booleans()):
+        return draw(blocks(n, wire))
+    block = draw(blocks(draw(st.integers(0, 5)), wire))
+    block.bags, block.factors = draw(shares(n))
+    return block
+
+
+@st.composite
 def pushes(draw):
     wire = draw(st.sampled_from(WIRES))
     all_ids = draw(st.lists(st.tuples(U32, IDS), max_size=3))
-    tables = [(table, ids, draw(blocks(len(ids), wire))) for table, ids in all_ids]
+    tables = [(table, ids, draw(grads(len(ids), wire))) for table, ids in all_ids]
     names = draw(st.lists(st.builds(codec.PartName, U64, U32, U64), max_size=3))
     return codec.Push(
         header=draw(headers()),
@@ -78,6 +103,7 @@ step_replies = st.builds(codec.StepReply, st.booleans(), pull_replies())
 MESSAGES = [
     (codec.Pull, pulls(), pb.PullRequest),
     (codec.PullReply, pull_replies(), pb.PullReply),
+    (codec_bags.PullBags, pulls_of_bags(), pb.PullBagsRequest),
     (codec.Push, pushes(), pb.PushRequest),
     (codec.Step, steps, pb.StepRequest),
     (codec.StepReply, step_replies, pb.StepReply),
@@ -101,11 +127,22 @@ def pull_reply_message(reply: codec.PullReply) -> pb.PullReply:
     return pb.PullReply(tables=tables, wire=reply.wire)  # type: ignore[arg-type]
 
 
-def push_message(push: codec.Push) -> pb.PushRequest:
-    grads = [
-        pb.TableGrads(table=table, ids=raw(ids), values=raw(block.data), scales=raw(block.scales))
-        for table, ids, block in push.tables
+def pull_bags_message(pull: codec_bags.PullBags) -> pb.PullBagsRequest:
+    tables = [
+        pb.TableBags(table=t.table, ids=raw(t.ids), bags=raw(t.bags), factors=raw(t.factors))
+        for t in pull.tables
     ]
+    return pb.PullBagsRequest(header=pull.header, tables=tables, wire=pull.wire)  # type: ignore[arg-type]
+
+
+def grads_message(table: int, ids: np.ndarray, block: codec.Block) -> pb.TableGrads:
+    arrays = {"ids": ids, "values": block.data, "scales": block.scales, "bags": block.bags}
+    fields = {name: raw(array) for name, array in arrays.items()}
+    return pb.TableGrads(table=table, factors=raw(block.factors), **fields)
+
+
+def push_message(push: codec.Push) -> pb.PushRequest:
+    grads = [grads_message(*table) for table in push.tables]
     plain = (
         "client_id",
         "push",
@@ -131,6 +168,8 @@ def as_message(value):
         return pull_reply_message(value)
     if isinstance(value, codec.Push):
         return push_message(value)
+    if isinstance(value, codec_bags.PullBags):
+        return pull_bags_message(value)
     if isinstance(value, codec.Step):
         return pb.StepRequest(push=push_message(value.push), pull=pull_message(value.pull))
     return pb.StepReply(push=pb.PushReply(duplicate=value.duplicate), pull=pull_reply_message(value.pull))
@@ -205,9 +244,24 @@ def sample(cls):
     reply = codec.PullReply([codec.to_wire(rows, codec.INT8), codec.to_wire(rows, codec.INT8)], codec.INT8)
     pull = codec.Pull(header, [(1, ids), (200, ids)], codec.FLOAT16)
     tables = [(1, ids, codec.to_wire(rows, codec.INT8)), (2, ids[:0], codec.to_wire(rows[:0], codec.INT8))]
+    bags, factors = np.array([2, 0, 2], np.int32), np.array([0.5, 1, 2], np.float32)
+    of_bags = codec.to_wire(rows, codec.INT8)
+    of_bags.bags, of_bags.factors = bags, factors
+    tables.append((3, ids, of_bags))
+    entries = [codec_bags.Entries(1, ids, bags, factors), codec_bags.Entries(2, ids, bags)]
+    pull_bags = codec_bags.PullBags(header, entries, codec.FLOAT16)
     push = codec.Push(header, 2**64 - 1, (codec.PartName(1, 2, 3),), 9, tables, wire=codec.INT8, max_norm=1.5)
     step, step_reply = codec.Step(push, pull), codec.StepReply(True, reply)
-    return next(v for v in (pull, reply, push, step, step_reply) if type(v) is cls)
+    return next(v for v in (pull, pull_bags, reply, push, step, step_reply) if type(v) is cls)
+
+
+def as_tuple(table) -> tuple:
+    """A table of a request. Bags and factors are checked on the way."""
+    entries = table if isinstance(table, codec_bags.Entries) else table[-1]
+    bags, factors = getattr(entries, "bags", None), getattr(entries, "factors", None)
+    assert bags is None or bags.dtype == np.int32
+    assert factors is None or factors.dtype == np.float32
+    return (entries.table, entries.ids) if isinstance(table, codec_bags.Entries) else table
 
 
 def check_decoded(value) -> None:
@@ -225,7 +279,7 @@ def check_decoded(value) -> None:
     else:
         assert isinstance(value.wire, int)
         assert value.wire in codec.WIRE_DTYPE
-        for table, ids, *_ in value.tables:
+        for table, ids, *_ in map(as_tuple, value.tables):
             assert isinstance(table, int)
             assert 0 <= table < 2**32
             assert ids.dtype == np.int64
@@ -322,6 +376,11 @@ def nested(number: int, content: bytes) -> bytes:
         (codec.Pull, nested(3, b"ab"), "unknown wire type"),
         (codec.Pull, field(4, 3, b""), "wire type 3"),
         (codec.Pull, b"\x00\x00", "malformed message"),
+        (codec_bags.PullBags, nested(2, nested(3, b"123")), "bags has 3 bytes, which is no multiple of 4"),
+        (codec_bags.PullBags, nested(2, nested(4, b"123")), "factors has 3 bytes"),
+        (codec_bags.PullBags, field(2, 0, b"\x05"), "a number where a message should be"),
+        (codec.Push, nested(9, nested(5, b"123")), "bags has 3 bytes, which is no multiple of 4"),
+        (codec.Push, nested(9, field(6, 0, b"\x05")), "factors must be bytes"),
         (codec.PullReply, nested(1, nested(1, b"12345")), "rows has 5 bytes, which is no multiple of 4"),
         (codec.PullReply, nested(1, nested(1, b"1")) + field(2, 0, b"\x03"), "int8 needs scales"),
         (codec.Push, nested(9, nested(3, b"123")), "values has 3 bytes, which is no multiple of 4"),

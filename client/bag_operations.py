@@ -1,0 +1,128 @@
+"""Pull and push by bag from end to end, as operations of a session. No I/O, no threads.
+
+Letters: N entries (one id of one bag), B bags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+
+from ..proto.errors import InvalidRequest
+from ..proto.layout import Layout, owner
+from ..proto.spec import TableEntry, TableSpec
+from .assembly import finite
+from .bag_parts import BagGrads, PullBagsPart, PushBagsPart, Shares, Sums, pull_runs, push_runs
+from .bags import Bags
+from .calls import fetch_layout
+from .exchange import Exchange
+from .parts import packed
+from .pooling import check_combiner, coefficients
+from .routing import as_array, as_ids, route
+from .session import Event, Session, Turn
+
+
+def pull_bags(
+    session: Session, entry: TableEntry, bags: Bags, combiner: str, deadline: float
+) -> Generator[Turn, Event | None, np.ndarray]:
+    """Rows combined by bag: bags.shape + row_shape, float32. Raises as `Table.pull_bags`."""
+    spec = entry.spec
+    shares = Shares(bags.segments, _factors(bags, combiner))
+    ids = as_ids(bags.ids, spec)
+    layout = yield from _layout(session, deadline)
+    sums: Sums = []
+    parts = []
+    owners = owner(spec, ids, layout.n)
+    for shard in range(layout.n):
+        mine = np.flatnonzero(owners == shard)
+        for number, run in enumerate(pull_runs(shares.bags[mine], spec.width)):
+            tables = [(entry, ids[mine[run]], shares[mine[run]])]
+            parts.append(PullBagsPart(layout.epoch, shard, tables, key=(shard, number), sums=sums))
+    parts.sort(key=lambda part: part.key[::-1])  # shards take turns, so that all start at once
+    yield from Exchange(session, parts, deadline).run()
+    out = np.zeros((bags.count, spec.width), np.float32)
+    for _, some, partial in sorted(sums, key=lambda s: s[0]):
+        out[some] += partial
+    return out.reshape(bags.shape + spec.row_shape)
+
+
+def push_bags(
+    session: Session, entry: TableEntry, bags: Bags, grads: Any, combiner: str, deadline: float
+) -> Generator[Turn, Event | None, None]:
+    """Apply gradients of bags; everything is checked before anything is sent. Raises as `Table.push_bags`.
+
+    Like any push: those of one session must run one after the other.
+    """
+    spec = entry.spec
+    shares = Shares(bags.segments, _factors(bags, combiner))
+    ids = as_ids(bags.ids, spec)
+    rows = _as_grads(grads, bags, spec)
+    _check_products(shares, rows, ids, spec)
+    if spec.frozen:
+        raise InvalidRequest(f"table {spec.name!r} is frozen: it takes no gradients (assign works)")
+    layout = yield from _layout(session, deadline)
+    values = BagGrads(shares, rows)
+    r = route(ids, spec, layout.n)
+    runs = list(push_runs(r, shares.bags, bags.count, spec.width))
+    if spec.optimizer.counts_steps:
+        without = set(range(layout.n)) - {shard for shard, _ in runs}
+        runs += [(shard, np.empty(0, np.int64)) for shard in sorted(without)]
+    pieces = [(shard, (entry, ids[places], values[places])) for shard, places in runs]
+    number = session.next_push()
+    parts = packed(pieces, lambda shard, tables: PushBagsPart(layout.epoch, shard, tables, number))
+    yield from Exchange(session, parts, deadline).run()
+
+
+def _factors(bags: Bags, combiner: str) -> np.ndarray | None:
+    combiner = check_combiner(combiner)
+    if combiner == "sum" and bags.weights is None:
+        return None
+    with np.errstate(over="ignore"):
+        return coefficients(bags, combiner).astype(np.float32)
+
+
+def _as_grads(grads: Any, bags: Bags, spec: TableSpec) -> np.ndarray:
+    """Gradients of bags as [B, width] float32. Raises InvalidRequest for a wrong shape or type."""
+    array = as_array(grads, "grads")
+    shape = bags.shape + spec.row_shape
+    if array.shape != shape:
+        raise InvalidRequest(
+            f"grads must have shape {shape}: bags {bags.shape} and rows {spec.row_shape} of table {spec.name!r}; "
+            f"got {array.shape}"
+        )
+    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+        raise InvalidRequest(f"grads must be numbers, got {array.dtype} (table {spec.name!r})")
+    with np.errstate(over="ignore"):
+        rows = np.ascontiguousarray(array, np.float32).reshape(bags.count, spec.width)
+    if rows.size and not finite(rows):
+        bag, column = (int(x[0]) for x in np.nonzero(~np.isfinite(rows)))
+        raise InvalidRequest(
+            f"grads of bag {bag} is {rows[bag, column]} in column {column}: table {spec.name!r} takes finite "
+            "numbers only"
+        )
+    return rows
+
+
+def _check_products(shares: Shares, rows: np.ndarray, ids: np.ndarray, spec: TableSpec) -> None:
+    """Raise InvalidRequest where a factor is not finite, or too large for its gradient."""
+    if shares.factors is None:
+        return
+    # The largest product of an entry is that of the largest value of its bag: rounding keeps the order.
+    largest = np.abs(rows).max(axis=1, initial=0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        bad = ~np.isfinite(shares.factors * largest[shares.bags])
+    if bad.any():
+        k = int(bad.argmax())
+        raise InvalidRequest(
+            f"the gradient of id {int(ids[k])} in bag {int(shares.bags[k])} is not finite: its factor is "
+            f"{shares.factors[k]}; table {spec.name!r} takes finite numbers only"
+        )
+
+
+def _layout(session: Session, deadline: float) -> Generator[Turn, Event | None, Layout]:
+    if session.layout is None:
+        yield from fetch_layout(session, deadline)
+    assert session.layout is not None
+    return session.layout

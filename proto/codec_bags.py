@@ -1,0 +1,86 @@
+"""The messages of `PullBags` to bytes and back, framed by hand as those in `codec` are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import codec
+from . import rowloom_pb2 as pb
+from .codec import FLOAT32, Buffer, PullReply
+
+I32 = np.dtype("<i4")
+_I64 = np.dtype("<i8")
+_F32 = np.dtype("<f4")
+
+# The reply is framed as a PullReply is: sums in place of rows.
+PullBagsReply = PullReply
+
+
+@dataclass
+class Entries:
+    """Ids of one table with the bag of each.
+
+    Attributes:
+        table: its number.
+        ids: [N] int64.
+        bags: [N] integers; int32 when decoded.
+        factors: [N] float32, or None for all 1.
+    """
+
+    table: int
+    ids: np.ndarray
+    bags: np.ndarray
+    factors: np.ndarray | None = None
+
+
+@dataclass
+class PullBags:
+    """A PullBagsRequest."""
+
+    header: pb.Header
+    tables: list[Entries]
+    wire: int = FLOAT32
+
+    def encode(self) -> list[Buffer]:
+        """As buffers."""
+        out = codec._field(1, [self.header.SerializeToString()])
+        for table in self.tables:
+            out += codec._field(2, _encoded(table))
+        return [*out, codec._scalar(3, self.wire)]
+
+    @classmethod
+    def decode(cls, data: bytes | memoryview) -> PullBags:
+        """From bytes; arrays are views. Raises InvalidRequest."""
+        header, tables, wire = pb.Header(), [], FLOAT32
+        for number, value in codec._fields(memoryview(data)):
+            if number == 1:
+                header = codec._message(pb.Header, value)
+            elif number == 2:
+                tables.append(_decoded(codec._submessage(value)))
+            elif number == 3:
+                wire = codec._wire(value)
+        return cls(header, tables, wire)
+
+
+def _encoded(table: Entries) -> list[Buffer]:
+    out = [codec._scalar(1, table.table), *codec._field(2, [codec._raw(table.ids, _I64)])]
+    out += codec._field(3, [codec._raw(table.bags, I32)])
+    if table.factors is not None:
+        out += codec._field(4, [codec._raw(table.factors, _F32)])
+    return out
+
+
+def _decoded(data: memoryview) -> Entries:
+    table = Entries(0, np.empty(0, _I64), np.empty(0, I32))
+    for number, item in codec._fields(data):
+        if number == 1:
+            table.table = codec._table(item)
+        elif number == 2:
+            table.ids = codec._array(item, _I64, "ids")
+        elif number == 3:
+            table.bags = codec._array(item, I32, "bags")
+        elif number == 4:
+            table.factors = codec._array(item, _F32, "factors")
+    return table

@@ -1,0 +1,118 @@
+"""Bags of rows on a shard: sums of a pull, and gradients of bags as gradients of ids.
+
+Letters: N entries (one id of one bag), K bags. Everything is float32, in the order of the entries, each product and
+each sum rounded once: the bits that numpy has for `factors[:, None] * rows`, added one row after the other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..proto.codec import Block, from_wire, shaped
+from ..proto.codec_bags import Entries
+from ..proto.errors import InvalidRequest
+from ..proto.spec import SGD, TableEntry, TableSpec
+from .jit import kernel
+from .table import Table
+
+_BLOCK_BYTES = 1 << 18  # rows that are gathered before they are added: what stays in the cache
+
+
+def count_of(entries: Entries, what: str) -> int:
+    """K, the number of bags of a pull. Raises InvalidRequest for bags and factors that do not fit the ids."""
+    n = len(entries.ids)
+    _check(n, entries.bags, entries.factors, n, what)
+    return int(entries.bags.max()) + 1 if n else 0
+
+
+def pooled(table: Table, entries: Entries, count: int) -> np.ndarray:
+    """The sum of each bag: [K, width] float32. Entries and their ids have been checked."""
+    out = np.zeros((count, table.width), np.float32)
+    ids, bags, factors = entries.ids, _own(entries.bags), _factors(entries.factors, len(entries.ids))
+    step = max(1, _BLOCK_BYTES // (4 * table.width))
+    rows = np.empty((min(step, len(ids)), table.width), np.float32)
+    for begin in range(0, len(ids), step):
+        end = min(begin + step, len(ids))
+        some = rows[: end - begin]
+        table.pull(ids[begin:end], some)
+        _add(some, bags[begin:end], factors[begin:end], out)
+    return out
+
+
+def expanded(
+    ids: np.ndarray, block: Block, wire: int, width: int, what: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gradients of bags as gradients of ids, one for each run of equal ids.
+
+    Args:
+        ids: [N] int64; those of one id stand next to each other, or are several runs.
+        block: gradients of K bags, flat; bags [N]; factors [N] or None.
+        wire: how the gradients travelled.
+        width: columns.
+        what: what to call them in messages.
+
+    Returns:
+        ids [U] int64 and gradients [U, width] float32; not checked for NaN.
+
+    Raises:
+        InvalidRequest: sizes that do not fit, or a bag that is not there.
+    """
+    assert block.bags is not None
+    if block.data.size % width:
+        raise InvalidRequest(
+            f"{what}: gradients of bags need a multiple of {width} values, got {block.data.size}"
+        )
+    count = block.data.size // width
+    _check(len(ids), block.bags, block.factors, count, what)
+    grads = _own(from_wire(shaped(block, count, width, what), wire))
+    begins = np.flatnonzero(np.concatenate([ids[:1] == ids[:1], ids[1:] != ids[:-1]]))
+    ends = np.append(begins[1:], len(ids))
+    out = np.empty((len(begins), width), np.float32)
+    _sum_runs(grads, begins, ends, _own(block.bags), _factors(block.factors, len(ids)), out)
+    return ids[begins], out
+
+
+def _check(n: int, bags: np.ndarray, factors: np.ndarray | None, count: int, what: str) -> None:
+    for name, array in (("bags", bags), ("factors", factors)):
+        if array is not None and len(array) != n:
+            raise InvalidRequest(f"{what}: {n} ids need {n} {name}, got {len(array)}")
+    if n and (bags.min() < 0 or bags.max() >= count):
+        k = int(np.flatnonzero((bags < 0) | (bags >= count))[0])
+        raise InvalidRequest(f"{what}: bag {int(bags[k])} (number {k} of the request) is not in [0, {count})")
+
+
+def _own(array: np.ndarray) -> np.ndarray:
+    """A copy: what came off the wire may start at any byte, and a kernel is compiled for one kind of array only."""
+    return np.array(array, array.dtype.newbyteorder("="), order="C")
+
+
+def _factors(factors: np.ndarray | None, n: int) -> np.ndarray:
+    return np.ones(n, np.float32) if factors is None else _own(factors)
+
+
+@kernel
+def _add(rows, bags, factors, out):
+    for k in range(len(bags)):
+        total, factor = out[bags[k]], factors[k]
+        for j in range(rows.shape[1]):
+            total[j] += factor * rows[k, j]
+
+
+@kernel
+def _sum_runs(grads, begins, ends, bags, factors, out):
+    for u in range(len(begins)):
+        total = out[u]
+        first = begins[u]
+        for j in range(grads.shape[1]):
+            total[j] = factors[first] * grads[bags[first], j]
+        for k in range(first + 1, ends[u]):
+            for j in range(grads.shape[1]):
+                total[j] += factors[k] * grads[bags[k], j]
+
+
+def compile_kernels() -> None:
+    """Run the kernels once, so that no request waits for a compiler. See `table.compile_kernels`."""
+    table = Table(TableEntry(1, TableSpec("warm-up", 8, dim=2, optimizer=SGD())), 0, 1)
+    ids, bags = np.array([1, 1, 2], np.int64), np.array([0, 1, 1], np.int32)
+    pooled(table, Entries(1, ids, bags), 2)
+    expanded(ids, Block(np.ones(4, np.float32), bags=bags), 0, 2, "warm-up")
