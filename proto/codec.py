@@ -18,8 +18,8 @@ from google.protobuf.message import DecodeError
 
 from . import rowloom_pb2 as pb
 from .errors import InvalidRequest
+from .framing import Buffer, array_of, fields, framed, raw, scalar, spans, submessage, varint_bytes
 
-Buffer = bytes | memoryview
 FLOAT32, BFLOAT16, FLOAT16, INT8 = range(4)
 WIRE_NUMBER = {"float32": FLOAT32, "bfloat16": BFLOAT16, "float16": FLOAT16, "int8": INT8}
 WIRE_DTYPE = {
@@ -77,122 +77,23 @@ def from_wire(block: Block, wire: int) -> np.ndarray:
     return rows
 
 
-# ------------------------------------------------------------------------------------- protobuf's wire format
-
-
-def _varint(value: int) -> bytes:
-    if value < 0x80:
-        return _BYTE[value]
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-_BYTE = [bytes([i]) for i in range(0x80)]
-
-
-def _varint_bytes(value: int) -> int:
-    return (value.bit_length() + 6) // 7 or 1
-
-
-def _field(number: int, buffers: Sequence[Buffer]) -> list[Buffer]:
-    """A length-delimited field whose content is the buffers, one after the other."""
-    size = 0
-    for buffer in buffers:
-        size += len(buffer) if isinstance(buffer, bytes) else buffer.nbytes
-    return [_BYTE[number << 3 | 2] + _varint(size), *buffers]
-
-
-def _scalar(number: int, value: int) -> bytes:
-    return _varint(number << 3) + _varint(value) if value else b""
-
-
-def _raw(array: np.ndarray, dtype: np.dtype) -> memoryview:
-    flat = np.ascontiguousarray(array, dtype).reshape(-1)
-    return flat.view(np.uint8).data
-
-
-def _fields(data: memoryview) -> list[tuple[int, Any]]:
-    """(field number, value): ints for varints, memoryviews for what has a length or a fixed size."""
-    return [
-        (number, data[begin:end] if value is None else value) for number, value, begin, end, _ in _spans(data)
-    ]
-
-
-def _spans(data: memoryview) -> list[tuple[int, int | None, int, int, int]]:
-    """(field number, varint or None, where its bytes begin and end, where the field begins) of each field."""
-    out = []
-    at, size = 0, len(data)
-    try:
-        while at < size:
-            start = at
-            tag, at = _read_varint(data, at)
-            kind = tag & 7
-            value = None
-            begin = at
-            if kind == 2:
-                length, begin = _read_varint(data, at)
-                at = begin + length
-            elif kind == 0:
-                value, at = _read_varint(data, at)
-            elif kind in (1, 5):
-                at += 8 if kind == 1 else 4
-            else:
-                raise InvalidRequest(f"malformed message: wire type {kind} at byte {at}")
-            if at > size or tag < 8:
-                raise InvalidRequest(f"malformed message: a field runs past its end at byte {size}")
-            out.append((tag >> 3, value, begin, at, start))
-    except IndexError:
-        raise InvalidRequest("malformed message: cut short in the middle of a number") from None
-    return out
-
-
-def _read_varint(data: memoryview, at: int) -> tuple[int, int]:
-    byte = data[at]
-    if byte < 0x80:
-        return byte, at + 1
-    value, shift = byte & 0x7F, 7
-    while True:
-        at += 1
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, at + 1
-        shift += 7
-        if shift > 63:
-            raise InvalidRequest(f"malformed message: a number longer than 10 bytes at byte {at}")
-
-
-def _array(value: object, dtype: np.dtype, what: str) -> np.ndarray:
-    if not isinstance(value, memoryview):
-        raise InvalidRequest(f"malformed message: {what} must be bytes")
-    if len(value) % dtype.itemsize:
-        raise InvalidRequest(
-            f"{what} has {len(value)} bytes, which is no multiple of {dtype.itemsize} ({dtype.name})"
-        )
-    return np.frombuffer(value, dtype)
+# ------------------------------------------------------------------------------------------------------- pull
 
 
 @functools.lru_cache(256)
 def _header(data: bytes) -> pb.Header:
     """A client's headers are the same until the layout changes. Not to be written to."""
-    return _message(pb.Header, bytearray(data))
+    return message_of(pb.Header, bytearray(data))
 
 
-def _message(cls: type, value: object) -> Any:
+def message_of(cls: type, value: object) -> Any:
     """A small submessage, by protobuf itself."""
     # bytes() of a number would be that many zeros: what comes from the wire must not choose how many.
-    data = value if isinstance(value, bytearray) else _submessage(value)
+    data = value if isinstance(value, bytearray) else submessage(value)
     try:
         return cls.FromString(bytes(data))  # type: ignore[attr-defined]
     except DecodeError as e:
         raise InvalidRequest(f"malformed message: {cls.__name__} does not parse") from e
-
-
-# ------------------------------------------------------------------------------------------------------- pull
 
 
 @dataclass
@@ -205,28 +106,28 @@ class Pull:
 
     def encode(self) -> list[Buffer]:
         """As buffers."""
-        out = _field(1, [self.header.SerializeToString()])
+        out = framed(1, [self.header.SerializeToString()])
         for table, ids in self.tables:
-            out += _field(2, [_scalar(1, table), *_field(2, [_raw(ids, _I64)])])
-        return [*out, _scalar(3, self.wire)]
+            out += framed(2, [scalar(1, table), *framed(2, [raw(ids, _I64)])])
+        return [*out, scalar(3, self.wire)]
 
     @classmethod
     def decode(cls, data: bytes | memoryview) -> Pull:
         """From bytes; ids are views. Raises InvalidRequest."""
         header, tables, wire = pb.Header(), [], FLOAT32
-        for number, value in _fields(memoryview(data)):
+        for number, value in fields(memoryview(data)):
             if number == 1:
-                header = _header(bytes(_submessage(value)))
+                header = _header(bytes(submessage(value)))
             elif number == 2:
                 table, ids = 0, np.empty(0, _I64)
-                for inner, item in _fields(_submessage(value)):
+                for inner, item in fields(submessage(value)):
                     if inner == 1:
-                        table = _table(item)
+                        table = table_of_field(item)
                     elif inner == 2:
-                        ids = _array(item, _I64, "ids")
+                        ids = array_of(item, _I64, "ids")
                 tables.append((table, ids))
             elif number == 3:
-                wire = _wire(value)
+                wire = wire_of_field(value)
         return cls(header, tables, wire)
 
 
@@ -241,26 +142,26 @@ class PullReply:
         """As buffers."""
         out: list[Buffer] = []
         for block in self.blocks:
-            out += _field(1, _block_fields(block, self.wire, 1, 2))
-        return [*out, _scalar(2, self.wire)]
+            out += framed(1, _block_fields(block, self.wire, 1, 2))
+        return [*out, scalar(2, self.wire)]
 
     @classmethod
     def decode(cls, data: bytes | memoryview) -> PullReply:
         """From bytes; rows are views. Raises InvalidRequest."""
         raw: list[tuple[object, object]] = []
         wire = FLOAT32
-        for number, value in _fields(memoryview(data)):
+        for number, value in fields(memoryview(data)):
             if number == 1:
                 rows: object = memoryview(b"")
                 scales: object = None
-                for inner, item in _fields(_submessage(value)):
+                for inner, item in fields(submessage(value)):
                     if inner == 1:
                         rows = item
                     elif inner == 2:
                         scales = item
                 raw.append((rows, scales))
             elif number == 2:
-                wire = _wire(value)
+                wire = wire_of_field(value)
         return cls([_block(rows, scales, wire, "rows") for rows, scales in raw], wire)
 
 
@@ -293,8 +194,8 @@ class Room:
 
 def _head_bytes(size: int) -> int:
     """Bytes that `PullReply.encode` writes in front of rows of `size` bytes."""
-    inner = 1 + _varint_bytes(size)
-    return inner + 1 + _varint_bytes(inner + size)
+    inner = 1 + varint_bytes(size)
+    return inner + 1 + varint_bytes(inner + size)
 
 
 # ------------------------------------------------------------------------------------------------------- push
@@ -343,8 +244,8 @@ class Push:
         ).SerializeToString()
         out: list[Buffer] = [head]
         for table, ids, block in self.tables:
-            fields = [_scalar(1, table), *_field(2, [_raw(ids, _I64)])]
-            out += _field(9, fields + _block_fields(block, self.wire, 3, 4) + bag_fields(block, 5, 6))
+            fields = [scalar(1, table), *framed(2, [raw(ids, _I64)])]
+            out += framed(9, fields + _block_fields(block, self.wire, 3, 4) + bag_fields(block, 5, 6))
         return out
 
     @classmethod
@@ -352,13 +253,13 @@ class Push:
         """From bytes; ids and values are views. Raises InvalidRequest."""
         head, parts = bytearray(), []
         view = memoryview(data)
-        for number, value, begin, end, start in _spans(view):
+        for number, value, begin, end, start in spans(view):
             if number == 9:
-                parts.append(_submessage(view[begin:end] if value is None else value))
+                parts.append(submessage(view[begin:end] if value is None else value))
             else:
                 head += view[start:end]
-        h = _message(pb.PushRequest, head)
-        wire = _wire(h.wire)
+        h = message_of(pb.PushRequest, head)
+        wire = wire_of_field(h.wire)
         names = tuple(PartName(p.epoch, p.shard, p.seq) for p in h.names)
         tables = [_grads(part, wire) for part in parts]
         return cls(
@@ -382,19 +283,19 @@ def _grads(part: memoryview, wire: int) -> tuple[int, np.ndarray, Block]:
     values: object = memoryview(b"")
     scales: object = None
     bags, factors = None, None
-    for number, item in _fields(part):
+    for number, item in fields(part):
         if number == 1:
-            table = _table(item)
+            table = table_of_field(item)
         elif number == 2:
-            ids = _array(item, _I64, "ids")
+            ids = array_of(item, _I64, "ids")
         elif number == 3:
             values = item
         elif number == 4:
             scales = item
         elif number == 5:
-            bags = _array(item, _I32, "bags")
+            bags = array_of(item, _I32, "bags")
         elif number == 6:
-            factors = _array(item, _F32, "factors")
+            factors = array_of(item, _F32, "factors")
     block = _block(values, scales, wire, "values")
     block.bags, block.factors = bags, factors
     return table, ids, block
@@ -412,12 +313,12 @@ class Step:
 
     def encode(self) -> list[Buffer]:
         """As buffers."""
-        return [*_field(1, self.push.encode()), *_field(2, self.pull.encode())]
+        return [*framed(1, self.push.encode()), *framed(2, self.pull.encode())]
 
     @classmethod
     def decode(cls, data: bytes | memoryview) -> Step:
         """From bytes. Raises InvalidRequest."""
-        parts = {number: _submessage(value) for number, value in _fields(memoryview(data))}
+        parts = {number: submessage(value) for number, value in fields(memoryview(data))}
         if 1 not in parts or 2 not in parts:
             raise InvalidRequest("a StepRequest needs push and pull")
         return cls(Push.decode(parts[1]), Pull.decode(parts[2]))
@@ -432,43 +333,43 @@ class StepReply:
 
     def encode(self) -> list[Buffer]:
         """As buffers."""
-        return [*_field(1, [encode_push_reply(self.duplicate)]), *_field(2, self.pull.encode())]
+        return [*framed(1, [encode_push_reply(self.duplicate)]), *framed(2, self.pull.encode())]
 
     @staticmethod
     def room(space: memoryview | None, duplicate: bool) -> Room:
         """The room of its pull."""
         front = 2 + len(encode_push_reply(duplicate))
-        return Room(space, lambda size: front + 1 + _varint_bytes(size))
+        return Room(space, lambda size: front + 1 + varint_bytes(size))
 
     @classmethod
     def decode(cls, data: bytes | memoryview) -> StepReply:
         """From bytes."""
         duplicate, pull = False, PullReply([])
-        for number, value in _fields(memoryview(data)):
+        for number, value in fields(memoryview(data)):
             if number == 1:
-                duplicate = decode_push_reply(_submessage(value))
+                duplicate = decode_push_reply(submessage(value))
             elif number == 2:
-                pull = PullReply.decode(_submessage(value))
+                pull = PullReply.decode(submessage(value))
         return cls(duplicate, pull)
 
 
 def encode_push_reply(duplicate: bool) -> bytes:
     """A PushReply."""
-    return _scalar(1, int(duplicate))
+    return scalar(1, int(duplicate))
 
 
 def decode_push_reply(data: bytes | memoryview) -> bool:
     """Whether the part had been applied before."""
-    return any(number == 1 and bool(value) for number, value in _fields(memoryview(data)))
+    return any(number == 1 and bool(value) for number, value in fields(memoryview(data)))
 
 
 # ----------------------------------------------------------------------------------------------------- pieces
 
 
 def _block_fields(block: Block, wire: int, data_field: int, scales_field: int) -> list[Buffer]:
-    out = _field(data_field, [_raw(block.data, WIRE_DTYPE[wire])])
+    out = framed(data_field, [raw(block.data, WIRE_DTYPE[wire])])
     if block.scales is not None:
-        out += _field(scales_field, [_raw(block.scales, _F32)])
+        out += framed(scales_field, [raw(block.scales, _F32)])
     return out
 
 
@@ -476,37 +377,33 @@ def bag_fields(block: Block, bags_field: int, factors_field: int) -> list[Buffer
     """The fields of a block's bags, if it has any."""
     out: list[Buffer] = []
     if block.bags is not None:
-        out += _field(bags_field, [_raw(block.bags, _I32)])
+        out += framed(bags_field, [raw(block.bags, _I32)])
     if block.factors is not None:
-        out += _field(factors_field, [_raw(block.factors, _F32)])
+        out += framed(factors_field, [raw(block.factors, _F32)])
     return out
 
 
 def _block(data: object, scales: object, wire: int, what: str) -> Block:
-    array = _array(data, WIRE_DTYPE[wire], what)
+    array = array_of(data, WIRE_DTYPE[wire], what)
     if wire != INT8:
         return Block(array)
     if scales is None and array.size:
         raise InvalidRequest(f"{what}: int8 needs scales, one float32 a row")
     # protobuf writes no empty fields, so no rows come without scales.
-    return Block(array, _array(memoryview(b"") if scales is None else scales, _F32, "scales"))
+    return Block(array, array_of(memoryview(b"") if scales is None else scales, _F32, "scales"))
 
 
-def _wire(value: object) -> int:
+def wire_of_field(value: object) -> int:
+    """A wire type that exists. Raises InvalidRequest."""
     if value not in WIRE_DTYPE:
         raise InvalidRequest(f"unknown wire type {value!r}; known: {', '.join(WIRE_NUMBER)}")
     return int(value)  # type: ignore[call-overload]
 
 
-def _table(value: object) -> int:
+def table_of_field(value: object) -> int:
+    """A table's number. Raises InvalidRequest."""
     if not isinstance(value, int) or value >= 1 << 32:
         raise InvalidRequest("malformed message: table must be a number below 2**32")
-    return value
-
-
-def _submessage(value: object) -> memoryview:
-    if not isinstance(value, memoryview):
-        raise InvalidRequest("malformed message: a number where a message should be")
     return value
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import codec
+from . import codec, framing
 from . import rowloom_pb2 as pb
 from .codec import FLOAT32, Buffer, PullReply
 
@@ -45,42 +45,42 @@ class PullBags:
 
     def encode(self) -> list[Buffer]:
         """As buffers."""
-        out = codec._field(1, [self.header.SerializeToString()])
+        out = framing.framed(1, [self.header.SerializeToString()])
         for table in self.tables:
-            out += codec._field(2, _encoded(table))
-        return [*out, codec._scalar(3, self.wire)]
+            out += framing.framed(2, _encoded(table))
+        return [*out, framing.scalar(3, self.wire)]
 
     @classmethod
     def decode(cls, data: bytes | memoryview) -> PullBags:
         """From bytes; arrays are views. Raises InvalidRequest."""
         header, tables, wire = pb.Header(), [], FLOAT32
-        for number, value in codec._fields(memoryview(data)):
+        for number, value in framing.fields(memoryview(data)):
             if number == 1:
-                header = codec._message(pb.Header, value)
+                header = codec.message_of(pb.Header, value)
             elif number == 2:
-                tables.append(_decoded(codec._submessage(value)))
+                tables.append(_decoded(framing.submessage(value)))
             elif number == 3:
-                wire = codec._wire(value)
+                wire = codec.wire_of_field(value)
         return cls(header, tables, wire)
 
 
 def _encoded(table: Entries) -> list[Buffer]:
-    out = [codec._scalar(1, table.table), *codec._field(2, [codec._raw(table.ids, _I64)])]
-    out += codec._field(3, [codec._raw(table.bags, I32)])
+    out = [framing.scalar(1, table.table), *framing.framed(2, [framing.raw(table.ids, _I64)])]
+    out += framing.framed(3, [framing.raw(table.bags, I32)])
     if table.factors is not None:
-        out += codec._field(4, [codec._raw(table.factors, _F32)])
+        out += framing.framed(4, [framing.raw(table.factors, _F32)])
     return out
 
 
 def _decoded(data: memoryview) -> Entries:
     table = Entries(0, np.empty(0, _I64), np.empty(0, I32))
-    for number, item in codec._fields(data):
+    for number, item in framing.fields(data):
         if number == 1:
-            table.table = codec._table(item)
+            table.table = codec.table_of_field(item)
         elif number == 2:
-            table.ids = codec._array(item, _I64, "ids")
+            table.ids = framing.array_of(item, _I64, "ids")
         elif number == 3:
-            table.bags = codec._array(item, I32, "bags")
+            table.bags = framing.array_of(item, I32, "bags")
         elif number == 4:
-            table.factors = codec._array(item, _F32, "factors")
+            table.factors = framing.array_of(item, _F32, "factors")
     return table

@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +56,17 @@ def welcomed(description: pb.LaneReply) -> socket.socket:
     end.sendall(Hello(description.key, 0).encode())
     assert end.recv(1) == WELCOME
     return end
+
+
+def until_stopped(pid: int) -> None:
+    """A signal takes a moment to reach every thread of a process."""
+
+    def running() -> bool:
+        tasks = Path(f"/proc/{pid}/task").glob("*/stat")
+        return any(task.read_text().rpartition(")")[2].split()[0] != "T" for task in tasks)
+
+    while running():
+        time.sleep(0.001)
 
 
 @pytest.mark.parametrize(("carrier", "expected"), [("auto", 2), ("tcp", 2), ("grpc", 0)])
@@ -182,6 +194,7 @@ def test_a_shard_that_stops_answering_is_given_up_at_the_deadline(carrier: str) 
             pid = cluster.launcher.pid(next(iter(cluster.launcher._running)))
             os.kill(pid, signal.SIGSTOP)
             try:
+                until_stopped(pid)
                 began = time.monotonic()
                 with pytest.raises(PushUnresolved):
                     table.push(IDS, np.ones((100, 4)))

@@ -1,0 +1,121 @@
+"""Protobuf's wire format, as far as the hot messages need it: fields out, fields in, arrays without a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .errors import InvalidRequest
+
+Buffer = bytes | memoryview
+
+
+def varint(value: int) -> bytes:
+    """A number as protobuf writes it: seven bits a byte, lowest first."""
+    if value < 0x80:
+        return _BYTE[value]
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+_BYTE = [bytes([i]) for i in range(0x80)]
+
+
+def varint_bytes(value: int) -> int:
+    """How long `varint` is."""
+    return (value.bit_length() + 6) // 7 or 1
+
+
+def framed(number: int, buffers: Sequence[Buffer]) -> list[Buffer]:
+    """A length-delimited field whose content is the buffers, one after the other."""
+    size = 0
+    for buffer in buffers:
+        size += len(buffer) if isinstance(buffer, bytes) else buffer.nbytes
+    return [_BYTE[number << 3 | 2] + varint(size), *buffers]
+
+
+def scalar(number: int, value: int) -> bytes:
+    """A number's field; nothing for 0."""
+    return varint(number << 3) + varint(value) if value else b""
+
+
+def raw(array: np.ndarray, dtype: np.dtype) -> memoryview:
+    """An array's bytes in C order; a view if it lies so."""
+    flat = np.ascontiguousarray(array, dtype).reshape(-1)
+    return flat.view(np.uint8).data
+
+
+def fields(data: memoryview) -> list[tuple[int, Any]]:
+    """(field number, value): ints for varints, memoryviews for what has a length or a fixed size."""
+    return [
+        (number, data[begin:end] if value is None else value) for number, value, begin, end, _ in spans(data)
+    ]
+
+
+def spans(data: memoryview) -> list[tuple[int, int | None, int, int, int]]:
+    """(field number, varint or None, where its bytes begin and end, where the field begins) of each field."""
+    out = []
+    at, size = 0, len(data)
+    try:
+        while at < size:
+            start = at
+            tag, at = read_varint(data, at)
+            kind = tag & 7
+            value = None
+            begin = at
+            if kind == 2:
+                length, begin = read_varint(data, at)
+                at = begin + length
+            elif kind == 0:
+                value, at = read_varint(data, at)
+            elif kind in (1, 5):
+                at += 8 if kind == 1 else 4
+            else:
+                raise InvalidRequest(f"malformed message: wire type {kind} at byte {at}")
+            if at > size or tag < 8:
+                raise InvalidRequest(f"malformed message: a field runs past its end at byte {size}")
+            out.append((tag >> 3, value, begin, at, start))
+    except IndexError:
+        raise InvalidRequest("malformed message: cut short in the middle of a number") from None
+    return out
+
+
+def read_varint(data: memoryview, at: int) -> tuple[int, int]:
+    """(number, where it ends). Raises IndexError at the end of data, InvalidRequest."""
+    byte = data[at]
+    if byte < 0x80:
+        return byte, at + 1
+    value, shift = byte & 0x7F, 7
+    while True:
+        at += 1
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & 0xFFFFFFFFFFFFFFFF, at + 1
+        shift += 7
+        if shift > 63:
+            raise InvalidRequest(f"malformed message: a number longer than 10 bytes at byte {at}")
+
+
+def array_of(value: object, dtype: np.dtype, what: str) -> np.ndarray:
+    """A field's bytes as a flat array, a view that is not to be written to. Raises InvalidRequest."""
+    if not isinstance(value, memoryview):
+        raise InvalidRequest(f"malformed message: {what} must be bytes")
+    if len(value) % dtype.itemsize:
+        raise InvalidRequest(
+            f"{what} has {len(value)} bytes, which is no multiple of {dtype.itemsize} ({dtype.name})"
+        )
+    return np.frombuffer(value, dtype)
+
+
+def submessage(value: object) -> memoryview:
+    """A field's bytes. Raises InvalidRequest for a number."""
+    if not isinstance(value, memoryview):
+        raise InvalidRequest("malformed message: a number where a message should be")
+    return value
