@@ -107,7 +107,9 @@ def run_bench(
         results = [_result(case, turns, dim) for case, turns in zip(cases, found, strict=True)]
         there, count = machine(), len(client.statistics())
         if plot is not None:
-            bars(plot, results, f"{rows:,} rows x {dim}, {count} shards, 1 trainer\n{describe(there)}")
+            bars(
+                plot, results, f"{rows:,} rows x {dim}, {count} shards, 1 trainer\n{describe(there)}", against
+            )
         return {
             "machine": there,
             "config": {

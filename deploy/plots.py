@@ -79,27 +79,27 @@ def smooth(seconds: np.ndarray, losses: np.ndarray, width: int = 15) -> tuple[np
     return np.convolve(seconds, window, "valid"), np.convolve(losses, window, "valid")
 
 
-def bars(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
+def bars(path: Path, rows: Sequence[dict[str, Any]], title: str, against: str | None = None) -> None:
     """Draw rates beside those of the yardstick, one panel for each distribution of ids.
 
     Args:
         path: where to.
         rows: one for each measurement: distribution, op, batch, rows_per_s, yardstick_rows_per_s.
         title: above all panels.
+        against: a rival's name, whose rate is in front of _rows_per_s; none: no such bars.
     """
+    shown = [("", OURS, "rowloom"), ("yardstick_", YARDSTICK, "plain sockets")]
+    if against is not None:
+        shown.insert(1, (f"{against}_", MARK, against))
+    width = 0.8 / len(shown)
     kinds = list(dict.fromkeys(row["distribution"] for row in rows))
     figure, panels = _figure(len(kinds))
     for axes, kind in zip(panels, kinds, strict=True):
         some = [row for row in rows if row["distribution"] == kind]
         place = np.arange(len(some))
-        axes.bar(place - 0.2, [r["rows_per_s"] / 1e6 for r in some], 0.4, color=OURS, label="rowloom")
-        axes.bar(
-            place + 0.2,
-            [r["yardstick_rows_per_s"] / 1e6 for r in some],
-            0.4,
-            color=YARDSTICK,
-            label="plain sockets",
-        )
+        for at, (front, colour, label) in enumerate(shown):
+            rates = [row[f"{front}rows_per_s"] / 1e6 for row in some]
+            axes.bar(place + (at - (len(shown) - 1) / 2) * width, rates, width, color=colour, label=label)
         axes.set_xticks(place, [f"{r['op']}\n{r['batch']:,}" for r in some], fontsize=7)
         axes.set(title=f"{kind} ids", ylabel="million rows/s")
         axes.grid(axis="y", alpha=0.3)

@@ -17,7 +17,7 @@ from rivals.numpy_shard import Split, rows_of
 from seat import RIVALS, Seat
 
 from rowloom.client import InvalidRequest
-from rowloom.deploy.bench import run_bench
+from rowloom.deploy import bench
 from rowloom.deploy.rival import first_line, python
 from rowloom.deploy.turns import LEAST_CALLS, Turn, Turns, fill, take_turn
 from rowloom.deploy.workload import make_cases
@@ -171,7 +171,27 @@ def test_an_unknown_rival_is_refused_by_the_command_and_by_the_function():
     assert done.returncode == 2
     assert "no rival is called 'pigeon'; there are openembedding, tensorflow" in done.stderr
     with pytest.raises(InvalidRequest, match="against must be one of tensorflow, got 'pigeon'"):
-        run_bench(against="pigeon")
+        bench.run_bench(against="pigeon")
+
+
+def test_bench_shows_a_rival_beside_the_sockets(cluster, monkeypatch, tmp_path):
+    monkeypatch.setitem(bench.RIVALS, "fake", Fake)
+    found = bench.run_bench(
+        cluster.address,
+        rows=300,
+        dim=4,
+        rounds=1,
+        batches=(8,),
+        block_s=0.005,
+        against="fake",
+        plot=tmp_path / "bench.png",
+        quiet=True,
+    )
+    for row in found["results"]:
+        assert row["fake_ratio"] == pytest.approx(row["rows_per_s"] / row["fake_rows_per_s"])
+        assert row["fake_p50_ms"] <= row["fake_p99_ms"]
+    assert "fake M rows/s" in " ".join(bench.report(found).split())
+    assert (tmp_path / "bench.png").exists()
 
 
 def test_without_tensorflow_the_command_to_install_it_is_named(monkeypatch):
@@ -179,7 +199,7 @@ def test_without_tensorflow_the_command_to_install_it_is_named(monkeypatch):
     with pytest.raises(
         InvalidRequest, match=r"pip install 'rowloom\[bench\]', or pip install tensorflow-cpu"
     ):
-        run_bench(against="tensorflow", rows=10, quiet=True)
+        bench.run_bench(against="tensorflow", rows=10, quiet=True)
 
 
 @pytest.mark.slow
