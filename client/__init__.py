@@ -42,6 +42,7 @@ from ..proto.recipes import (
 )
 from ..proto.spec import TableSpec
 from .bags import Ragged, SparseIds
+from .cache import HotRows
 from .client import Client, connect
 from .lookup import (
     lookup,
@@ -68,6 +69,7 @@ __all__ = [
     "Constraint",
     "Cosine",
     "Exponential",
+    "HotRows",
     "Initializer",
     "InvalidRequest",
     "Normal",

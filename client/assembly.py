@@ -13,6 +13,8 @@ from ..proto.errors import InvalidRequest
 from ..proto.spec import TableSpec
 from .routing import Route, as_array
 
+LARGEST = np.finfo(np.float32).max
+
 
 class Arrived:
     """Rows that came in from several shards, each wherever its reply lies in memory: nothing is copied twice.
@@ -120,35 +122,37 @@ def _finite(bits):
     return worst != np.uint32(0x7F800000)
 
 
-def summed(rows: np.ndarray, route: Route) -> np.ndarray:
+def summed(rows: np.ndarray, route: Route) -> tuple[np.ndarray, bool]:
     """One gradient for each distinct id: the sum in the batch's order, in float32.
 
-    rows: [N, width] float32. Returns [U, width] float32 by place.
+    rows: [N, width] float32, finite. Returns ([U, width] float32 by place, whether a sum is too large for float32).
     """
     out = np.empty((len(route.ids), rows.shape[1]), np.float32)
-    _sum_into(rows, route.inverse, out)
-    return out
+    return out, bool(_sum_into(rows, route.inverse, out))
 
 
-def latest(rows: np.ndarray, route: Route) -> np.ndarray:
-    """One row for each distinct id: the last in the batch. Shapes as `summed`."""
+def latest(rows: np.ndarray, route: Route) -> tuple[np.ndarray, bool]:
+    """One row for each distinct id: the last in the batch. As `summed`; nothing is ever too large."""
     out = np.empty((len(route.ids), rows.shape[1]), np.float32)
     last = np.zeros(len(route.ids), np.int64)
     np.maximum.at(last, route.inverse, np.arange(len(rows)))
     np.take(rows, last, axis=0, out=out, mode="clip")
-    return out
+    return out, False
 
 
 @numba.njit(nogil=True, cache=True)
 def _sum_into(rows, inverse, out):
     width = rows.shape[1]
     seen = np.zeros(len(out), np.bool_)
+    overflown = False
     for k in range(len(rows)):
         u = inverse[k]
         if seen[u]:
             for j in range(width):
                 out[u, j] += rows[k, j]
+                overflown |= not abs(out[u, j]) <= LARGEST
         else:
             seen[u] = True
             for j in range(width):
                 out[u, j] = rows[k, j]
+    return overflown

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,8 @@ from ..proto.layout import Layout
 from ..proto.spec import TableEntry, TableSpec
 from . import bag_operations, operations
 from .bags import Bags
+from .cache import HotRows
+from .cached_pulls import CachedPulls
 from .calls import ask, ask_shards, fetch_layout
 from .prefetching import Prefetch
 from .session import Operation, Session
@@ -38,6 +41,7 @@ def connect(
     tls: Any = None,
     timeout_s: float = 60.0,
     carrier: str = "auto",
+    cache: HotRows | None = None,
 ) -> Client:
     """A client of the cluster at an address.
 
@@ -48,6 +52,7 @@ def connect(
         timeout_s: how long any call may take.
         carrier: how rows travel. "auto": shared memory to shards on this machine, plain sockets to others, gRPC where
             neither can be had. "tcp": no shared memory. "grpc": nothing else.
+        cache: which pulled rows the client may keep, and for how long; None: none.
 
     Returns:
         A client that has found the cluster.
@@ -68,7 +73,7 @@ def connect(
                 f"{name}: this version has no {name} support; leave it out and keep the network private"
             )
     addresses = [address] if isinstance(address, str) else list(address)
-    client = Client(addresses, timeout_s=timeout_s, carrier=carrier)
+    client = Client(addresses, timeout_s=timeout_s, carrier=carrier, cache=cache)
     client.refresh()
     return client
 
@@ -84,12 +89,24 @@ class Client:
         timeout_s: how long any call may take. Time that pushes wait because rows move does not count.
     """
 
-    def __init__(self, addresses: Sequence[str], *, timeout_s: float = 60.0, carrier: str = "auto") -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        *,
+        timeout_s: float = 60.0,
+        carrier: str = "auto",
+        cache: HotRows | None = None,
+    ) -> None:
         if not addresses or not all(isinstance(a, str) and ":" in a for a in addresses):
             raise InvalidRequest(f'address must be "host:port", got {addresses!r}')
         if not timeout_s > 0:
             raise InvalidRequest(f"timeout_s must be above 0, got {timeout_s!r}")
+        if not isinstance(cache, HotRows | None):
+            raise InvalidRequest(
+                f"cache must be None or such as HotRows(100_000, max_age_s=5.0), got {cache!r}"
+            )
         self.timeout_s = timeout_s
+        self._limits = cache
         self._addresses = tuple(addresses)
         if carrier not in CARRIERS:
             raise InvalidRequest(f"carrier must be one of {', '.join(CARRIERS)}, got {carrier!r}")
@@ -110,6 +127,7 @@ class Client:
         self._pool_lock = threading.Lock()
         self._pullers: ThreadPoolExecutor | None = None
         self._pusher: ThreadPoolExecutor | None = None
+        self._hot = None if self._limits is None else CachedPulls(self._limits, time.monotonic)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -124,10 +142,8 @@ class Client:
         return layout.coordinator if layout and layout.coordinator else self._addresses[0]
 
     def __reduce__(self):
-        return (
-            _reopen,
-            (tuple(dict.fromkeys([self.address, *self._addresses])), self.timeout_s, self._carrier),
-        )
+        addresses = tuple(dict.fromkeys([self.address, *self._addresses]))
+        return (_reopen, (addresses, self.timeout_s, self._carrier, self._limits))
 
     def __enter__(self) -> Client:
         return self
@@ -265,8 +281,15 @@ class Client:
     ) -> list[np.ndarray]:
         """`pull`, by table entry instead of name: what `Table.pull` calls."""
         session = self._live()
+
+        def fetch(some: Sequence[tuple[TableEntry, Any]]) -> list[np.ndarray]:
+            return self._run(operations.pull(session, some, self._deadline(), wire))
+
         with _named(self, [entry for entry, _ in wanted]):
-            return self._run(operations.pull(session, wanted, self._deadline(), wire))
+            # Kept rows travelled as their table's spec says.
+            if self._hot is None or any(wire not in (None, entry.spec.wire) for entry, _ in wanted):
+                return fetch(wanted)
+            return self._hot.pull(wanted, session.layout.epoch if session.layout else 0, fetch)
 
     def push_entries(
         self,
@@ -276,7 +299,8 @@ class Client:
     ) -> None:
         """`push` or `assign`, by table entry instead of name: what `Table.push` calls."""
         session = self._live()
-        with _named(self, [entry for entry, _, _ in given]), self._push_turn:
+        touched = [(entry, ids) for entry, ids, _ in given]
+        with _named(self, [entry for entry, _ in touched]), self._push_turn, self._changing(touched):
             self._run(operations.push(session, given, self._deadline(), kind, wire))
 
     def step_entries(
@@ -288,13 +312,14 @@ class Client:
         """`step`, by table entry instead of name: what `Table.step` calls."""
         session = self._live()
         entries = [entry for entry, *_ in (*given, *wanted)]
-        with _named(self, entries), self._push_turn:
+        touched = [(entry, ids) for entry, ids, _ in given]
+        with _named(self, entries), self._push_turn, self._changing(touched):
             return self._run(operations.step(session, given, wanted, self._deadline(), wire))
 
     def renorm_entry(self, entry: TableEntry, ids: Any, max_norm: float, norm_type: float) -> None:
         """What `Table.renorm` calls."""
         session = self._live()
-        with _named(self, [entry]), self._push_turn:
+        with _named(self, [entry]), self._push_turn, self._changing([(entry, ids)]):
             self._run(operations.renorm(session, entry, ids, max_norm, norm_type, self._deadline()))
 
     def pull_entry_bags(self, entry: TableEntry, bags: Bags, combiner: str) -> np.ndarray:
@@ -306,8 +331,12 @@ class Client:
     def push_entry_bags(self, entry: TableEntry, bags: Bags, grads: Any, combiner: str) -> None:
         """What `Table.push_bags` calls."""
         session = self._live()
-        with _named(self, [entry]), self._push_turn:
+        with _named(self, [entry]), self._push_turn, self._changing([(entry, bags.ids)]):
             self._run(bag_operations.push_bags(session, entry, bags, grads, combiner, self._deadline()))
+
+    def _changing(self, touched: Sequence[tuple[TableEntry, Any]]) -> AbstractContextManager[None]:
+        """Around every call that changes rows: kept ones are dropped when it ends."""
+        return nullcontext() if self._hot is None else self._hot.changing(touched)
 
     def later(self, call: Callable, *args: Any) -> Future:
         """Run a pull in the background."""
@@ -380,6 +409,8 @@ class Client:
         request = pb.RemoveTableRequest(name=name).SerializeToString()
         self._run(ask(session, COORDINATOR + "DropTable", request, self._deadline()))
         session.entries.pop(name, None)
+        if self._hot is not None:
+            self._hot.forget(name)
 
     def set_lr(self, name: str, lr: float) -> TableEntry:
         """Change a table's learning rate. Raises InvalidRequest, TableNotFound, Unavailable."""
@@ -388,6 +419,8 @@ class Client:
         session = self._live()
         request = pb.AdjustTableRequest(name=name, lr=lr).SerializeToString()
         self._run(ask(session, COORDINATOR + "SetLearningRate", request, self._deadline()))
+        if self._hot is not None:
+            self._hot.clear(name)
         self.refresh()
         return self.table(name).entry
 
@@ -398,9 +431,17 @@ class Client:
         replies = self._run(ask_shards(session, "/rowloom.v1.Shard/Statistics", request, deadline))
         return [_as_dict(pb.StatisticsReply.FromString(reply)) for reply in replies]
 
+    def cache_statistics(self) -> dict[str, dict[str, Any]]:
+        """What the cache of this client did: table name -> hits, misses, hit_rate, rows and bytes.
 
-def _reopen(addresses: tuple[str, ...], timeout_s: float, carrier: str) -> Client:
-    return Client(addresses, timeout_s=timeout_s, carrier=carrier)
+        Hits and misses count each distinct id of a pull once. Empty without a cache, and for tables not pulled yet.
+        """
+        self._live()
+        return {} if self._hot is None else self._hot.statistics()
+
+
+def _reopen(addresses: tuple[str, ...], timeout_s: float, carrier: str, cache: HotRows | None) -> Client:
+    return Client(addresses, timeout_s=timeout_s, carrier=carrier, cache=cache)
 
 
 def _pair(name: str, pair: Any) -> tuple[Any, Any]:

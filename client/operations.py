@@ -167,9 +167,10 @@ def _pushes(
     pieces: dict[int, Pieces] = {}
     for entry, ids, rows in checked:
         r = route(ids, entry.spec, layout.n)
-        values = combine(rows, r)
+        values, overflown = combine(rows, r)
         wire_number = codec.FLOAT32 if kind == codec.ASSIGN else wire_of(entry, wire)
-        refuse_overflow(entry, r.ids, values, wire_number)
+        if wire_number != codec.FLOAT32 or overflown:
+            refuse_overflow(entry, r.ids, values, wire_number)
         everywhere = kind == codec.GRADIENTS and entry.spec.optimizer.counts_steps
         pieces.setdefault(wire_number, []).extend(_pieces(entry, r, values, everywhere=everywhere))
     number = session.next_push()

@@ -29,7 +29,7 @@ def wire_of(entry: TableEntry, wire: str | None) -> int:
 
 
 def refuse_overflow(entry: TableEntry, ids: np.ndarray, grads: np.ndarray, wire: int) -> None:
-    """Refuse gradients that would not arrive finite. For FLOAT32 the shards look.
+    """Refuse gradients that would not arrive finite.
 
     Args:
         entry: the table.
@@ -40,8 +40,7 @@ def refuse_overflow(entry: TableEntry, ids: np.ndarray, grads: np.ndarray, wire:
     Raises:
         InvalidRequest: names the first.
     """
-    if wire != codec.FLOAT32:
-        _refuse_above(_LARGEST[wire], entry, ids, grads, "the summed gradient", wire)
+    _refuse_above(_LARGEST[wire], entry, ids, grads, "the summed gradient", wire)
 
 
 def refuse_overflown(entry: TableEntry, ids: np.ndarray, rows: np.ndarray, wire: int) -> None:
@@ -60,9 +59,10 @@ def _refuse_above(
         return
     bits = rows.view(np.uint32) & np.uint32(0x7FFFFFFF)
     k, column = (int(x[0]) for x in np.nonzero(bits > limit))
+    hint = "" if wire == codec.FLOAT32 else ': use wire="float32"'
     raise InvalidRequest(
         f"{what} of id {int(ids[k])} is {rows[k, column]:g} in column {column}, which {_NAME[wire]} cannot carry "
-        f'(table {entry.spec.name!r}): use wire="float32"'
+        f"(table {entry.spec.name!r}){hint}"
     )
 
 

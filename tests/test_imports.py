@@ -15,7 +15,7 @@ FRAMEWORKS = {"torch", "keras", "tensorflow", "jax", "ray", "matplotlib", "pyarr
 DECIDES = {
     "proto": {"partition", "layout", "spec", "codec", "errors"},
     "server": {"initializers", "optimizers", "kernels", "rows", "table", "ledger", "shard", "receive"},
-    "client": {"routing", "assembly", "parts", "session"},
+    "client": {"routing", "assembly", "parts", "session", "operations", "exchange", "wires", "cache"},
     "deploy": {"coordinator", "reshard", "config"},
 }
 OUTSIDE = {"grpc", "socket", "threading", "asyncio", "time", "secrets", "subprocess", "multiprocessing"}

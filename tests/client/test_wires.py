@@ -163,6 +163,16 @@ def test_a_sum_that_cannot_travel_is_refused_and_nothing_changes(
     np.testing.assert_array_equal(table.pull(np.arange(V), wire="float32"), before)
 
 
+def test_a_sum_beyond_float32_is_refused_before_any_shard_has_a_part_of_it(client: Client) -> None:
+    table = client.create_table(a_spec(optimizer=SGD(lr=1.0)))
+    before = table.pull(np.arange(V))
+    with pytest.raises(
+        InvalidRequest, match=r"the summed gradient of id 1 is inf in column 0, which float32"
+    ):
+        table.push([0, 1, 1, 2], np.array([[1], [3e38], [3e38], [1]]) * np.ones(6))
+    np.testing.assert_array_equal(table.pull(np.arange(V)), before)
+
+
 def test_a_row_that_float16_cannot_carry_is_not_served_as_infinite(client: Client) -> None:
     table = client.create_table(TableSpec("t", 10, dim=2, initializer=Zeros()))
     table.assign([3], [[1.0, -7e4]])
