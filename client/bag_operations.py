@@ -5,7 +5,7 @@ Letters: N entries (one id of one bag), B bags.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from .bag_parts import BagGrads, PullBagsPart, PushBagsPart, Shares, Sums, pull_
 from .bags import Bags
 from .calls import fetch_layout
 from .exchange import Exchange
-from .parts import packed
+from .parts import PushPart, chunks, packed
 from .pooling import check_combiner, coefficients
 from .routing import as_array, as_ids, route
 from .session import Event, Session, Turn
@@ -65,14 +65,27 @@ def push_bags(
     layout = yield from _layout(session, deadline)
     values = BagGrads(shares, rows)
     r = route(ids, spec, layout.n)
-    runs = list(push_runs(r, shares.bags, bags.count, spec.width))
+    runs = push_runs(r, shares.bags, bags.count, spec.width)
+    by_bag, by_id = runs.by_bag, runs.by_id
     if spec.optimizer.counts_steps:
-        without = set(range(layout.n)) - {shard for shard, _ in runs}
-        runs += [(shard, np.empty(0, np.int64)) for shard in sorted(without)]
-    pieces = [(shard, (entry, ids[places], values[places])) for shard, places in runs]
+        without = set(range(layout.n)) - {shard for shard, _ in [*by_bag, *by_id]}
+        by_bag += [(shard, np.empty(0, np.int64)) for shard in sorted(without)]
     number = session.next_push()
-    parts = packed(pieces, lambda shard, tables: PushBagsPart(layout.epoch, shard, tables, number))
+    pieces = [(shard, (entry, ids[places], values[places])) for shard, places in by_bag]
+    parts: list[PushPart] = []
+    parts += packed(pieces, lambda shard, tables: PushBagsPart(layout.epoch, shard, tables, number))
+    pieces = [piece for run in by_id for piece in _expanded(entry, ids, values, *run)]
+    parts += packed(pieces, lambda shard, tables: PushPart(layout.epoch, shard, tables, number))
     yield from Exchange(session, parts, deadline).run()
+
+
+def _expanded(
+    entry: TableEntry, ids: np.ndarray, values: BagGrads, shard: int, places: np.ndarray
+) -> Iterator[tuple[int, tuple[TableEntry, np.ndarray, np.ndarray]]]:
+    """Entries as gradients of ids, in chunks."""
+    distinct, grads = values[places].by_id(ids[places])
+    for _, begin, end in chunks(np.array([0, len(distinct)]), entry.spec.width):
+        yield shard, (entry, distinct[begin:end], grads[begin:end])
 
 
 def _factors(bags: Bags, combiner: str) -> np.ndarray | None:

@@ -21,10 +21,12 @@ from ..proto.codec_bags import Entries, PullBags, PullBagsReply
 from ..proto.errors import InvalidRequest
 from ..proto.layout import Layout, owner
 from ..proto.spec import TableEntry
+from .assembly import summed
 from .parts import CHUNK_BYTES, PullPart, PushPart
 from .routing import Route, distinct_of
 
 _ENTRY_BYTES = 16  # id, bag, factor
+_WHOLE_CHUNKS = 4  # cutting sends gradients of bags more than once: what is no longer than this is not cut
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,14 @@ class BagGrads:
         shares = self.shares[some]
         bags, numbers = shares.numbered
         return BagGrads(Shares(numbers, shares.factors), self.grads[bags])
+
+    def by_id(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the shards make of it: distinct ids [U] of these [N], and the summed gradient of each [U, width]."""
+        rows = self.grads[self.shares.bags]
+        if self.shares.factors is not None:
+            rows *= self.shares.factors[:, None]
+        distinct, inverse = distinct_of(ids)
+        return distinct, summed(rows, Route(distinct, np.array([0, len(distinct)]), inverse))
 
 
 Sums = list[tuple[tuple[int, ...], np.ndarray, np.ndarray]]
@@ -153,23 +163,40 @@ def pull_runs(bags: np.ndarray, width: int) -> Iterator[slice]:
     yield from _slices(np.flatnonzero(np.diff(cost // CHUNK_BYTES)) + 1, len(bags))
 
 
-def push_runs(route: Route, bags: np.ndarray, count: int, width: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(shard, entries) of each part of a push: of about CHUNK_BYTES with the gradients of their bags.
+@dataclass
+class PushRuns:
+    """How a push by bag is cut: (shard, places of entries grouped by id) of each piece. No id is torn apart.
+
+    Attributes:
+        by_bag: pieces that travel with the gradients of their bags.
+        by_id: entries whose ids are in too many bags: one summed gradient for each such id is less to send.
+    """
+
+    by_bag: list[tuple[int, np.ndarray]] = field(default_factory=list)
+    by_id: list[tuple[int, np.ndarray]] = field(default_factory=list)
+
+
+def push_runs(route: Route, bags: np.ndarray, count: int, width: int) -> PushRuns:
+    """Cut a push: a shard's entries in one piece if that is a few CHUNK_BYTES, else in several of about CHUNK_BYTES.
 
     Args:
         route: of the ids of N entries.
         bags: [N] int64 in [0, count).
         count: B.
         width: columns of a gradient.
-
-    Returns:
-        Places of entries, grouped by id. An id is not torn apart, however many bags it is in.
     """
     order, begins = _by_id(route.inverse, len(route.ids))
-    cuts = _cuts(order, begins, route.bounds, bags, count, _ENTRY_BYTES, 4 * width, CHUNK_BYTES)
+    limits = (_WHOLE_CHUNKS * CHUNK_BYTES, CHUNK_BYTES)
+    cuts, alone = _cuts(order, begins, route.bounds, bags, count, _ENTRY_BYTES, 4 * width, limits)
+    runs = PushRuns()
     for run in _slices(np.flatnonzero(cuts), len(route.ids)):
         shard = int(np.searchsorted(route.bounds, run.start, side="right")) - 1
-        yield shard, order[begins[run.start] : begins[run.stop]]
+        places = order[begins[run.start] : begins[run.stop]]
+        apart = alone[route.inverse[places]]
+        for pieces, some in ((runs.by_bag, places[~apart]), (runs.by_id, places[apart])):
+            if len(some):
+                pieces.append((shard, some))
+    return runs
 
 
 def _slices(cuts: np.ndarray, size: int) -> Iterator[slice]:
@@ -197,30 +224,51 @@ def _by_id(inverse, count):
 
 
 @numba.njit(nogil=True, cache=True)
-def _cuts(order, begins, bounds, bags, count, entry_bytes, row_bytes, limit):
-    """[U] whether a part begins at each distinct id: at each shard's first, and where a part would get too long."""
+def _cuts(order, begins, bounds, bags, count, entry_bytes, row_bytes, limits):
+    """([U] whether a piece begins at each distinct id, [U] whether the id is better sent alone).
+
+    limits: bytes of a shard's only piece, and of one of several.
+    """
     cuts = np.zeros(len(begins) - 1, np.bool_)
-    has = np.full(count, -1, np.int64)  # the part that a bag's gradient is in
-    part = 0
+    alone = np.zeros(len(begins) - 1, np.bool_)
+    has = np.full(count, -1, np.int64)  # the piece that a bag's gradient is in
+    piece = 0
     for shard in range(len(bounds) - 1):
-        size = limit
-        for u in range(bounds[shard], bounds[shard + 1]):
+        first, end = bounds[shard], bounds[shard + 1]
+        if first == end:
+            continue
+        piece, cuts[first] = piece + 1, True
+        entries = order[begins[first] : begins[end]]
+        whole = entry_bytes * len(entries) + row_bytes * _take(entries, bags, has, piece)
+        if row_bytes * (end - first) < whole:
+            alone[first:end] = True
+            continue
+        if whole <= limits[0]:
+            continue
+        piece, size = piece + 1, 0
+        for u in range(first, end):
             entries = order[begins[u] : begins[u + 1]]
-            more = entry_bytes * len(entries) + row_bytes * _take(entries, bags, has, part)
-            if size + more > limit:
-                part += 1
-                size, more = 0, entry_bytes * len(entries) + row_bytes * _take(entries, bags, has, part)
-                cuts[u] = True
+            # Ids come in the order of their first bags, which others share; further bags are fetched for this id alone.
+            further = 0
+            for k in entries[1:]:
+                further += has[bags[k]] != piece
+            if entry_bytes * len(entries) + row_bytes * further > row_bytes:
+                alone[u] = True
+                continue
+            more = entry_bytes * len(entries) + row_bytes * _take(entries, bags, has, piece)
+            if size + more > limits[1]:
+                piece, size, cuts[u] = piece + 1, 0, True
+                more = entry_bytes * len(entries) + row_bytes * _take(entries, bags, has, piece)
             size += more
-    return cuts
+    return cuts, alone
 
 
 @numba.njit(nogil=True, cache=True)
-def _take(entries, bags, has, part):
-    """How many bags of some entries a part did not have; now it has them."""
+def _take(entries, bags, has, piece):
+    """How many bags of some entries a piece did not have; now it has them."""
     new = 0
     for k in entries:
-        if has[bags[k]] != part:
-            has[bags[k]] = part
+        if has[bags[k]] != piece:
+            has[bags[k]] = piece
             new += 1
     return new

@@ -18,8 +18,9 @@ from rowloom.client import (
     Zeros,
     bag_parts,
 )
-from rowloom.client.bags import Bags, bags_in
+from rowloom.client.bags import bags_in
 from rowloom.client.pooling import COMBINERS, pooled, pooled_gradient
+from rowloom.client.routing import route
 from rowloom.deploy import local_cluster
 
 ROWS = 50
@@ -200,22 +201,25 @@ def test_rows_are_counted_once_for_each_id_that_a_push_changes(client) -> None:
     assert part.rows == 2
 
 
-def test_parts_of_a_push_hold_an_id_whole_and_are_about_as_long_as_they_may_be(client) -> None:
-    from rowloom.client.routing import route
-
-    table = client.create_table(spec_of("wide", num_embeddings=10**6, dim=64))
+@pytest.mark.parametrize(("bags", "pool"), [(3000, 3000), (6000, 10**6), (20_000, 2000), (20_000, 200_000)])
+def test_a_push_is_cut_between_ids_and_sends_no_more_than_gradients_of_ids_would(
+    bags: int, pool: int
+) -> None:
     rng = np.random.default_rng(0)
-    ids = rng.integers(0, 3000, 60_000)
-    bags = Bags(ids, np.repeat(np.arange(3000), 20), None, (3000,))
-    r = route(ids, table.spec, 2)
-    runs = list(bag_parts.push_runs(r, bags.segments, bags.count, 64))
-    places = np.concatenate([some for _, some in runs])
+    spec = TableSpec("wide", num_embeddings=10**6, dim=64)
+    ids = (pool * rng.random(20 * bags) ** 4).astype(np.int64)
+    segments = np.repeat(np.arange(bags), 20)
+    r = route(ids, spec, 2)
+    runs = bag_parts.push_runs(r, segments, bags, 64)
+    every = [*runs.by_bag, *runs.by_id]
+    places = np.concatenate([some for _, some in every])
     assert np.array_equal(np.sort(places), np.arange(len(ids)))
-    for shard, some in runs:
+    for shard, some in every:
         assert (ids[some] % 2 == shard).all()
-        size = 16 * len(some) + 256 * len(np.unique(bags.segments[some]))
-        assert size <= bag_parts.CHUNK_BYTES
-        assert (np.diff(some)[np.diff(ids[some]) == 0] > 0).all()  # in order
-    whose = [set(ids[some].tolist()) for _, some in runs]
-    assert sum(map(len, whose)) == len(set().union(*whose))
-    assert len(runs) < 8
+        assert (np.diff(some)[np.diff(ids[some]) == 0] > 0).all()  # an id's entries are in order
+    whose = [set(ids[some].tolist()) for _, some in every]
+    assert sum(map(len, whose)) == len(r.ids)
+    sizes = [16 * len(some) + 256 * len(np.unique(segments[some])) for _, some in runs.by_bag]
+    assert max(sizes, default=0) <= (1 if len(runs.by_bag) > 2 else 4) * bag_parts.CHUNK_BYTES
+    alone = sum(len(np.unique(ids[some])) for _, some in runs.by_id)
+    assert sum(sizes) + 264 * alone < 1.1 * 264 * len(r.ids)
