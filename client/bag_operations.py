@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ..proto import codec
 from ..proto.errors import InvalidRequest
 from ..proto.layout import Layout, owner
 from ..proto.spec import TableEntry, TableSpec
-from .assembly import finite
+from .assembly import LARGEST, finite
 from .bag_parts import BagGrads, PullBagsPart, PushBagsPart, Shares, Sums, pull_runs, push_runs
 from .bags import Bags
 from .calls import fetch_layout
@@ -22,6 +23,7 @@ from .parts import PushPart, chunks, packed
 from .pooling import check_combiner, coefficients
 from .routing import as_array, as_ids, route
 from .session import Event, Session, Turn
+from .wires import refuse_overflow
 
 
 def pull_bags(
@@ -58,12 +60,11 @@ def push_bags(
     spec = entry.spec
     shares = Shares(bags.segments, _factors(bags, combiner))
     ids = as_ids(bags.ids, spec)
-    rows = _as_grads(grads, bags, spec)
-    _check_products(shares, rows, ids, spec)
+    values = BagGrads(shares, _as_grads(grads, bags, spec))
+    _check_sums(entry, ids, values)
     if spec.frozen:
         raise InvalidRequest(f"table {spec.name!r} is frozen: it takes no gradients (assign works)")
     layout = yield from _layout(session, deadline)
-    values = BagGrads(shares, rows)
     r = route(ids, spec, layout.n)
     runs = push_runs(r, shares.bags, bags.count, spec.width)
     by_bag, by_id = runs.by_bag, runs.by_id
@@ -118,20 +119,25 @@ def _as_grads(grads: Any, bags: Bags, spec: TableSpec) -> np.ndarray:
     return rows
 
 
-def _check_products(shares: Shares, rows: np.ndarray, ids: np.ndarray, spec: TableSpec) -> None:
-    """Raise InvalidRequest where a factor is not finite, or too large for its gradient."""
-    if shares.factors is None:
-        return
+def _check_sums(entry: TableEntry, ids: np.ndarray, values: BagGrads) -> None:
+    """Raise InvalidRequest where a factor is not finite, or the summed gradient of an id is too large for float32."""
+    shares = values.shares
     # The largest product of an entry is that of the largest value of its bag: rounding keeps the order.
-    largest = np.abs(rows).max(axis=1, initial=0.0)
-    with np.errstate(over="ignore", invalid="ignore"):
-        bad = ~np.isfinite(shares.factors * largest[shares.bags])
-    if bad.any():
-        k = int(bad.argmax())
-        raise InvalidRequest(
-            f"the gradient of id {int(ids[k])} in bag {int(shares.bags[k])} is not finite: its factor is "
-            f"{shares.factors[k]}; table {spec.name!r} takes finite numbers only"
-        )
+    products = np.abs(values.grads).max(axis=1, initial=0.0)[shares.bags]
+    if shares.factors is not None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            products = np.abs(shares.factors * products)
+        bad = ~np.isfinite(products)
+        if bad.any():
+            k = int(bad.argmax())
+            raise InvalidRequest(
+                f"the gradient of id {int(ids[k])} in bag {int(shares.bags[k])} is not finite: its factor is "
+                f"{shares.factors[k]}; table {entry.spec.name!r} takes finite numbers only"
+            )
+    if (
+        products.sum(dtype=np.float64) > LARGEST / 2
+    ):  # no sum of some of them can be larger, however it is rounded
+        refuse_overflow(entry, *values.by_id(ids), codec.FLOAT32)
 
 
 def _layout(session: Session, deadline: float) -> Generator[Turn, Event | None, Layout]:

@@ -74,7 +74,8 @@ class BagGrads:
         if self.shares.factors is not None:
             rows *= self.shares.factors[:, None]
         distinct, inverse = distinct_of(ids)
-        return distinct, summed(rows, Route(distinct, np.array([0, len(distinct)]), inverse))
+        sums, _ = summed(rows, Route(distinct, np.array([0, len(distinct)]), inverse))
+        return distinct, sums
 
 
 Sums = list[tuple[tuple[int, ...], np.ndarray, np.ndarray]]

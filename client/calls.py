@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Any
 
 from ..proto import rowloom_pb2 as pb
 from ..proto.errors import NoAnswer, Rerouted, TableNotFound, Unavailable
@@ -76,6 +77,23 @@ def ask_shards(session: Session, method: str, request: bytes, deadline: float) -
             attempts += 1
             yield from _pause(session, attempts, deadline)
     return replies
+
+
+def statistics(session: Session, deadline: float) -> Operation:
+    """Counters of every shard, by shard. Raises RowloomError."""
+    request = pb.StatisticsRequest().SerializeToString()
+    replies = yield from ask_shards(session, "/rowloom.v1.Shard/Statistics", request, deadline)
+    return [_as_dict(pb.StatisticsReply.FromString(reply)) for reply in replies]
+
+
+def _as_dict(reply: pb.StatisticsReply) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        f.name: getattr(reply, f.name) for f in reply.DESCRIPTOR.fields if f.name != "tables"
+    }
+    out["tables"] = {t.name: {"rows": t.rows, "bytes": t.bytes, "step": t.step} for t in reply.tables}
+    out["rows"] = sum(t.rows for t in reply.tables)
+    out["bytes"] = sum(t.bytes for t in reply.tables)
+    return out
 
 
 def _call(

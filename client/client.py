@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -20,18 +20,17 @@ from ..proto.errors import InvalidRequest, TableNotFound
 from ..proto.layout import Layout
 from ..proto.spec import TableEntry, TableSpec
 from . import bag_operations, operations
+from .background import Background
 from .bags import Bags
 from .cache import HotRows
 from .cached_pulls import CachedPulls
-from .calls import ask, ask_shards, fetch_layout
+from .calls import ask, fetch_layout, statistics
 from .prefetching import Prefetch
 from .session import Operation, Session
 from .table import Table, copied
 from .transport import Transport, drive
 
 COORDINATOR = "/rowloom.v1.Coordinator/"
-PULL_THREADS = 4
-CARRIERS = ("auto", "tcp", "grpc")
 
 
 def connect(
@@ -108,8 +107,6 @@ class Client:
         self.timeout_s = timeout_s
         self._limits = cache
         self._addresses = tuple(addresses)
-        if carrier not in CARRIERS:
-            raise InvalidRequest(f"carrier must be one of {', '.join(CARRIERS)}, got {carrier!r}")
         self._carrier = carrier
         self._transport = Transport(carrier)
         self._start(None)
@@ -124,9 +121,7 @@ class Client:
         )
         self._session.layout = layout
         self._push_turn = threading.Lock()
-        self._pool_lock = threading.Lock()
-        self._pullers: ThreadPoolExecutor | None = None
-        self._pusher: ThreadPoolExecutor | None = None
+        self._background = Background()
         self._hot = None if self._limits is None else CachedPulls(self._limits, time.monotonic)
         self._closed = False
 
@@ -153,9 +148,8 @@ class Client:
 
     def close(self) -> None:
         """Finish what runs in the background and close the connections."""
-        for pool in (self._pullers, self._pusher):
-            if pool is not None and self._pid == os.getpid():
-                pool.shutdown(wait=True)
+        if self._pid == os.getpid():
+            self._background.close()
         self._transport.close()
         self._closed = True
 
@@ -285,7 +279,7 @@ class Client:
         def fetch(some: Sequence[tuple[TableEntry, Any]]) -> list[np.ndarray]:
             return self._run(operations.pull(session, some, self._deadline(), wire))
 
-        with _named(self, [entry for entry, _ in wanted]):
+        with session.naming([entry for entry, _ in wanted]):
             # Kept rows travelled as their table's spec says.
             if self._hot is None or any(wire not in (None, entry.spec.wire) for entry, _ in wanted):
                 return fetch(wanted)
@@ -300,7 +294,7 @@ class Client:
         """`push` or `assign`, by table entry instead of name: what `Table.push` calls."""
         session = self._live()
         touched = [(entry, ids) for entry, ids, _ in given]
-        with _named(self, [entry for entry, _ in touched]), self._push_turn, self._changing(touched):
+        with session.naming([entry for entry, _ in touched]), self._push_turn, self._changing(touched):
             self._run(operations.push(session, given, self._deadline(), kind, wire))
 
     def step_entries(
@@ -313,25 +307,25 @@ class Client:
         session = self._live()
         entries = [entry for entry, *_ in (*given, *wanted)]
         touched = [(entry, ids) for entry, ids, _ in given]
-        with _named(self, entries), self._push_turn, self._changing(touched):
+        with session.naming(entries), self._push_turn, self._changing(touched):
             return self._run(operations.step(session, given, wanted, self._deadline(), wire))
 
     def renorm_entry(self, entry: TableEntry, ids: Any, max_norm: float, norm_type: float) -> None:
         """What `Table.renorm` calls."""
         session = self._live()
-        with _named(self, [entry]), self._push_turn, self._changing([(entry, ids)]):
+        with session.naming([entry]), self._push_turn, self._changing([(entry, ids)]):
             self._run(operations.renorm(session, entry, ids, max_norm, norm_type, self._deadline()))
 
     def pull_entry_bags(self, entry: TableEntry, bags: Bags, combiner: str) -> np.ndarray:
         """What `Table.pull_bags` calls."""
         session = self._live()
-        with _named(self, [entry]):
+        with session.naming([entry]):
             return self._run(bag_operations.pull_bags(session, entry, bags, combiner, self._deadline()))
 
     def push_entry_bags(self, entry: TableEntry, bags: Bags, grads: Any, combiner: str) -> None:
         """What `Table.push_bags` calls."""
         session = self._live()
-        with _named(self, [entry]), self._push_turn, self._changing([(entry, bags.ids)]):
+        with session.naming([entry]), self._push_turn, self._changing([(entry, bags.ids)]):
             self._run(bag_operations.push_bags(session, entry, bags, grads, combiner, self._deadline()))
 
     def _changing(self, touched: Sequence[tuple[TableEntry, Any]]) -> AbstractContextManager[None]:
@@ -341,18 +335,12 @@ class Client:
     def later(self, call: Callable, *args: Any) -> Future:
         """Run a pull in the background."""
         self._live()
-        with self._pool_lock:
-            if self._pullers is None:
-                self._pullers = ThreadPoolExecutor(PULL_THREADS, thread_name_prefix="rowloom-pull")
-        return self._pullers.submit(call, *args)
+        return self._background.pull(call, *args)
 
     def later_in_order(self, call: Callable, *args: Any) -> Future:
         """Run a push in the background, after those before it."""
         self._live()
-        with self._pool_lock:
-            if self._pusher is None:
-                self._pusher = ThreadPoolExecutor(1, thread_name_prefix="rowloom-push")
-        return self._pusher.submit(call, *args)
+        return self._background.push(call, *args)
 
     # -------------------------------------------------------------------------------------------------------- tables
 
@@ -426,10 +414,7 @@ class Client:
 
     def statistics(self) -> list[dict[str, Any]]:
         """Counters of every shard: rows, bytes, pulls, pushes, resident_bytes, cpu_s and more. Raises Unavailable."""
-        session, deadline = self._live(), self._deadline()
-        request = pb.StatisticsRequest().SerializeToString()
-        replies = self._run(ask_shards(session, "/rowloom.v1.Shard/Statistics", request, deadline))
-        return [_as_dict(pb.StatisticsReply.FromString(reply)) for reply in replies]
+        return self._run(statistics(self._live(), self._deadline()))
 
     def cache_statistics(self) -> dict[str, dict[str, Any]]:
         """What the cache of this client did: table name -> hits, misses, hit_rate, rows and bytes.
@@ -448,30 +433,3 @@ def _pair(name: str, pair: Any) -> tuple[Any, Any]:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise InvalidRequest(f"push takes (ids, gradients) for table {name!r}, got {type(pair).__name__}")
     return pair[0], pair[1]
-
-
-def _as_dict(reply: pb.StatisticsReply) -> dict[str, Any]:
-    out: dict[str, Any] = {
-        f.name: getattr(reply, f.name) for f in reply.DESCRIPTOR.fields if f.name != "tables"
-    }
-    out["tables"] = {t.name: {"rows": t.rows, "bytes": t.bytes, "step": t.step} for t in reply.tables}
-    out["rows"] = sum(t.rows for t in reply.tables)
-    out["bytes"] = sum(t.bytes for t in reply.tables)
-    return out
-
-
-class _named:  # noqa: N801  # reads as a clause: with _named(...)
-    """Shards know tables by number; say the name when one is gone, and look it up anew the next time."""
-
-    def __init__(self, client: Client, entries: list[TableEntry]) -> None:
-        self._client = client
-        self._names = sorted({entry.spec.name for entry in entries})
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, TableNotFound):
-            for name in self._names:
-                self._client._session.entries.pop(name, None)
-            raise TableNotFound(f"table {' or '.join(map(repr, self._names))} was dropped") from error

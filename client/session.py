@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..proto import rowloom_pb2 as pb
 from ..proto.codec import Buffer, PartName
-from ..proto.errors import RowloomError
+from ..proto.errors import RowloomError, TableNotFound
 from ..proto.layout import PROTOCOL, Layout
 from ..proto.spec import TableEntry
 from .parts import PullPart, PushPart
@@ -146,6 +147,17 @@ class Session:
         with self._lock:
             self.entries[entry.spec.name] = entry
         return entry
+
+    @contextmanager
+    def naming(self, entries: Sequence[TableEntry]) -> Iterator[None]:
+        """Shards know tables by number; say the name when one is gone, and look it up anew the next time."""
+        try:
+            yield
+        except TableNotFound as error:
+            names = sorted({entry.spec.name for entry in entries})
+            for name in names:
+                self.entries.pop(name, None)
+            raise TableNotFound(f"table {' or '.join(map(repr, names))} was dropped") from error
 
     # ------------------------------------------------------------------------------------------------- numbers
 

@@ -21,6 +21,7 @@ from .lane import Lane, Lanes
 from .session import Event, Operation, Send
 
 DESCRIBE_LANE = "/rowloom.v1.Shard/DescribeLane"
+CARRIERS = ("auto", "tcp", "grpc")
 MIXED_S = 0.002  # how often gRPC is looked after while lanes are waited for; both at once is rare
 
 
@@ -64,6 +65,8 @@ class Transport:
     """
 
     def __init__(self, carrier: str = "grpc") -> None:
+        if carrier not in CARRIERS:
+            raise InvalidRequest(f"carrier must be one of {', '.join(CARRIERS)}, got {carrier!r}")
         self._carrier = carrier
         self._forget()
 

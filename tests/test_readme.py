@@ -81,4 +81,4 @@ def test_following_one_pull_takes_seven_files():
     road = re.findall(r"^\d\. `([\w/.]+)`", README, re.MULTILINE)
     assert len(road) == 7
     for name in road:
-        assert len((ROOT / name).read_text().splitlines()) <= 450, f"{name} is too long for one sitting"
+        assert len((ROOT / name).read_text().splitlines()) <= 480, f"{name} is too long for one sitting"

@@ -9,7 +9,6 @@ from rowloom.client import (
     Adam,
     InvalidRequest,
     Normal,
-    PushUnresolved,
     Ragged,
     RowwiseAdagrad,
     SparseIds,
@@ -184,12 +183,16 @@ def test_a_frozen_or_dropped_table_is_named(client) -> None:
         frozen.pull_bags([[1]])
 
 
-def test_a_sum_of_gradients_beyond_float32_is_refused_by_the_shard_as_that_of_a_push_is(client) -> None:
-    table = client.create_table(spec_of("t"))
-    huge = np.full((2, 5), 3e38, np.float32)
-    with pytest.raises((InvalidRequest, PushUnresolved), match="takes finite numbers only: id 1 has inf"):
-        table.push_bags([[1], [1]], None, huge)
-    assert sum(s["rows"] for s in client.statistics()) == 0
+def test_a_sum_of_gradients_of_bags_beyond_float32_is_refused_before_any_shard_has_a_part_of_it() -> None:
+    with local_cluster(shards=2) as cluster, cluster.connect() as client:
+        table = client.create_table(spec_of("t"))
+        before = table.pull(np.arange(ROWS))
+        huge = np.full((3, 5), 3e38, np.float32)
+        with pytest.raises(InvalidRequest, match="the summed gradient of id 1 is inf"):
+            table.push_bags([[1], [1], [2]], None, huge)
+        np.testing.assert_array_equal(table.pull(np.arange(ROWS)), before)
+        table.push_bags([[1], [3], [2]], None, huge)  # large, but no sum of two
+        assert sum(s["pushed_rows"] for s in client.statistics()) == 3
 
 
 def test_rows_are_counted_once_for_each_id_that_a_push_changes(client) -> None:
