@@ -76,8 +76,8 @@ def _copy_rows(where, inverse, out):
         _copy(where[inverse[k]], out, k)
 
 
-def as_rows(values: object, ids: np.ndarray, spec: TableSpec, what: str) -> np.ndarray:
-    """Gradients or rows as [N, width] float32, checked.
+def as_rows(values: object, ids: np.ndarray, spec: TableSpec, what: str) -> tuple[np.ndarray, float]:
+    """Gradients or rows as [N, width] float32, checked, and the largest absolute value.
 
     Args:
         values: ids.shape + row_shape, any float or integer type.
@@ -99,60 +99,31 @@ def as_rows(values: object, ids: np.ndarray, spec: TableSpec, what: str) -> np.n
         raise InvalidRequest(f"{what} must be numbers, got {array.dtype} (table {spec.name!r})")
     with np.errstate(over="ignore"):
         rows = np.ascontiguousarray(array, np.float32).reshape(ids.size, spec.width)
-    if rows.size and not finite(rows):
+    biggest = largest(rows)
+    if not biggest <= LARGEST:
         n, column = (int(x[0]) for x in np.nonzero(~np.isfinite(rows)))
         raise InvalidRequest(
             f"{what} of id {int(ids.reshape(-1)[n])} (number {n} of the batch) is {rows[n, column]} "
             f"in column {column}: table {spec.name!r} takes finite numbers only"
         )
-    return rows
+    return rows, biggest
 
 
-def finite(rows: np.ndarray) -> bool:
-    """Whether no value is NaN or infinite. rows: float32, contiguous."""
-    return bool(_finite(rows.reshape(-1).view(np.uint32)))
+def largest(rows: np.ndarray) -> float:
+    """The largest absolute value; not finite if one is not. rows: float32, contiguous."""
+    return float(np.uint32(_largest(rows.reshape(-1).view(np.uint32))).view(np.float32))
 
 
 @numba.njit(nogil=True, cache=True)
-def _finite(bits):
-    # All exponent bits set is NaN or infinity. No early exit, so that the loop runs on whole vectors.
+def _largest(bits):
+    # Floats without their sign are ordered as their bits are; NaN comes last. No early exit: whole vectors.
     worst = np.uint32(0)
     for x in bits:
-        worst = max(worst, x & np.uint32(0x7F800000))
-    return worst != np.uint32(0x7F800000)
+        worst = max(worst, x & np.uint32(0x7FFFFFFF))
+    return worst
 
 
-def summed(rows: np.ndarray, route: Route) -> tuple[np.ndarray, bool]:
-    """One gradient for each distinct id: the sum in the batch's order, in float32.
-
-    rows: [N, width] float32, finite. Returns ([U, width] float32 by place, whether a sum is too large for float32).
-    """
-    out = np.empty((len(route.ids), rows.shape[1]), np.float32)
-    return out, bool(_sum_into(rows, route.inverse, out))
-
-
-def latest(rows: np.ndarray, route: Route) -> tuple[np.ndarray, bool]:
-    """One row for each distinct id: the last in the batch. As `summed`; nothing is ever too large."""
-    out = np.empty((len(route.ids), rows.shape[1]), np.float32)
-    last = np.zeros(len(route.ids), np.int64)
-    np.maximum.at(last, route.inverse, np.arange(len(rows)))
-    np.take(rows, last, axis=0, out=out, mode="clip")
-    return out, False
-
-
-@numba.njit(nogil=True, cache=True)
-def _sum_into(rows, inverse, out):
-    width = rows.shape[1]
-    seen = np.zeros(len(out), np.bool_)
-    overflown = False
-    for k in range(len(rows)):
-        u = inverse[k]
-        if seen[u]:
-            for j in range(width):
-                out[u, j] += rows[k, j]
-                overflown |= not abs(out[u, j]) <= LARGEST
-        else:
-            seen[u] = True
-            for j in range(width):
-                out[u, j] = rows[k, j]
-    return overflown
+def latest(rows: np.ndarray, route: Route) -> np.ndarray:
+    """One row for each distinct id, [U, width] float32 by place: the last in the batch. rows: [N, width] float32."""
+    order, begins = route.groups
+    return rows[order[begins[1:] - 1]]

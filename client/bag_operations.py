@@ -14,8 +14,8 @@ from ..proto import codec
 from ..proto.errors import InvalidRequest
 from ..proto.layout import Layout, owner
 from ..proto.spec import TableEntry, TableSpec
-from .assembly import LARGEST, finite
-from .bag_parts import BagGrads, PullBagsPart, PushBagsPart, Shares, Sums, pull_runs, push_runs
+from .assembly import LARGEST, largest
+from .bag_parts import BagGrads, Partial, PullBagsPart, PushBagsPart, Shares, pull_runs, push_runs
 from .bags import Bags
 from .calls import fetch_layout
 from .exchange import Exchange
@@ -34,7 +34,7 @@ def pull_bags(
     shares = Shares(bags.segments, _factors(bags, combiner))
     ids = as_ids(bags.ids, spec)
     layout = yield from _layout(session, deadline)
-    sums: Sums = []
+    sums: Partial = []
     parts = []
     owners = owner(spec, ids, layout.n)
     for shard in range(layout.n):
@@ -110,7 +110,7 @@ def _as_grads(grads: Any, bags: Bags, spec: TableSpec) -> np.ndarray:
         raise InvalidRequest(f"grads must be numbers, got {array.dtype} (table {spec.name!r})")
     with np.errstate(over="ignore"):
         rows = np.ascontiguousarray(array, np.float32).reshape(bags.count, spec.width)
-    if rows.size and not finite(rows):
+    if not largest(rows) <= LARGEST:
         bag, column = (int(x[0]) for x in np.nonzero(~np.isfinite(rows)))
         raise InvalidRequest(
             f"grads of bag {bag} is {rows[bag, column]} in column {column}: table {spec.name!r} takes finite "

@@ -21,9 +21,9 @@ from ..proto.codec_bags import Entries, PullBags, PullBagsReply
 from ..proto.errors import InvalidRequest
 from ..proto.layout import Layout, owner
 from ..proto.spec import TableEntry
-from .assembly import summed
 from .parts import CHUNK_BYTES, PullPart, PushPart
 from .routing import Route, distinct_of
+from .sums import Sums
 
 _ENTRY_BYTES = 16  # id, bag, factor
 _WHOLE_CHUNKS = 4  # cutting sends gradients of bags more than once: what is no longer than this is not cut
@@ -74,11 +74,10 @@ class BagGrads:
         if self.shares.factors is not None:
             rows *= self.shares.factors[:, None]
         distinct, inverse = distinct_of(ids)
-        sums, _ = summed(rows, Route(distinct, np.array([0, len(distinct)]), inverse))
-        return distinct, sums
+        return distinct, Sums.of(rows, Route(distinct, np.array([0, len(distinct)]), inverse)).array()
 
 
-Sums = list[tuple[tuple[int, ...], np.ndarray, np.ndarray]]
+Partial = list[tuple[tuple[int, ...], np.ndarray, np.ndarray]]
 
 
 @dataclass
@@ -92,7 +91,7 @@ class PullBagsPart(PullPart):
 
     tables: list[tuple[TableEntry, np.ndarray, Shares]]  # type: ignore[assignment]
     key: tuple[int, ...] = ()
-    sums: Sums = field(default_factory=list)
+    sums: Partial = field(default_factory=list)
 
     method = "/rowloom.v1.Shard/PullBags"
 
@@ -186,7 +185,7 @@ def push_runs(route: Route, bags: np.ndarray, count: int, width: int) -> PushRun
         count: B.
         width: columns of a gradient.
     """
-    order, begins = _by_id(route.inverse, len(route.ids))
+    order, begins = route.groups
     limits = (_WHOLE_CHUNKS * CHUNK_BYTES, CHUNK_BYTES)
     cuts, alone = _cuts(order, begins, route.bounds, bags, count, _ENTRY_BYTES, 4 * width, limits)
     runs = PushRuns()
@@ -205,23 +204,6 @@ def _slices(cuts: np.ndarray, size: int) -> Iterator[slice]:
     for begin, end in itertools.pairwise(edges):
         if end > begin:
             yield slice(begin, end)
-
-
-@numba.njit(nogil=True, cache=True)
-def _by_id(inverse, count):
-    """A stable counting sort: (places of the entries by distinct id [N], where each id's begin [count + 1])."""
-    begins = np.zeros(count + 1, np.int64)
-    for u in inverse:
-        begins[u + 1] += 1
-    for u in range(count):
-        begins[u + 1] += begins[u]
-    at = begins[:-1].copy()
-    order = np.empty(len(inverse), np.int64)
-    for k in range(len(inverse)):
-        u = inverse[k]
-        order[at[u]] = k
-        at[u] += 1
-    return order, begins
 
 
 @numba.njit(nogil=True, cache=True)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from ..proto import rowloom_pb2 as pb
 from ..proto.codec import Buffer
 from ..proto.errors import RowloomError, decode_error
+from ..proto.framing import Deferred, made, size_of
 from ..proto.lane import (
     ARENA_BYTES,
     HAS_ARENAS,
@@ -74,18 +75,22 @@ class Lane:
 
     def send(self, tag: int, method: int, buffers: Sequence[Buffer], reply_bytes: int, until: float) -> None:
         """Put a request on its way. Raises OSError."""
-        length = sum(b.nbytes if isinstance(b, memoryview) else len(b) for b in buffers)
+        length = size_of(buffers)
         begin, reply = self._used, self._used + -(-length // _ALIGN) * _ALIGN
         end = reply + -(-reply_bytes // _ALIGN) * _ALIGN
         if end <= len(self._arena):
             at = begin
             for buffer in buffers:
-                self._arena[at : at + len(buffer)] = buffer
-                at += len(buffer)
+                size = len(buffer) if isinstance(buffer, bytes) else buffer.nbytes
+                if isinstance(buffer, Deferred):
+                    buffer.fill(self._arena[at : at + size])
+                else:
+                    self._arena[at : at + size] = buffer
+                at += size
             self._used = end
-            pieces: list[Buffer] = [Request(method, length, begin, reply, reply_bytes).encode()]
+            pieces: list[bytes | memoryview] = [Request(method, length, begin, reply, reply_bytes).encode()]
         else:
-            pieces = [Request(method, length).encode(), *buffers]
+            pieces = [Request(method, length).encode(), *map(made, buffers)]
         self.waiting.append((tag, until))
         self._unsent += [memoryview(p) for p in pieces if len(p)]
         if len(self._unsent) == len(pieces) or len(pieces) == 1:

@@ -14,15 +14,17 @@ from ..proto import codec
 from ..proto.errors import InvalidRequest
 from ..proto.layout import Layout
 from ..proto.spec import TableEntry
-from .assembly import Arrived, as_rows, latest, summed
+from .assembly import Arrived, as_rows, latest
 from .calls import fetch_layout
 from .exchange import Exchange
 from .parts import PullPart, PushPart, StepPart, chunks, packed
 from .routing import Route, as_ids, route
 from .session import Event, Part, Session, Turn
-from .wires import refuse_overflow, refuse_overflown, wire_of
+from .sums import Sums
+from .wires import LARGEST, refuse_overflow, refuse_overflown, wire_of
 
-Pieces = list[tuple[int, tuple[TableEntry, np.ndarray, np.ndarray]]]
+Values = np.ndarray | Sums
+Pieces = list[tuple[int, tuple[TableEntry, np.ndarray, Values]]]
 
 
 @dataclass
@@ -55,6 +57,24 @@ class Wanted:
         for rows, places in self.arrived.kept if self.wire != codec.FLOAT32 else ():
             refuse_overflown(self.entry, self.route.ids[places], rows, self.wire)
         return self.arrived.spread(self.route.inverse).reshape(self.shape)
+
+
+@dataclass
+class Checked:
+    """One table of a push or an assign: ids [N], rows or gradients [N, width], their largest absolute value."""
+
+    entry: TableEntry
+    ids: np.ndarray
+    rows: np.ndarray
+    largest: float
+
+    def sums(self, r: Route, wire: int) -> Sums:
+        """The gradient of each distinct id. Raises InvalidRequest if one is more than the wire type holds."""
+        sums = Sums.of(self.rows, r)
+        safe = LARGEST[wire] / 2  # however a sum is rounded on its way
+        if self.largest * len(self.ids) > safe and self.largest * sums.most > safe:
+            refuse_overflow(self.entry, r.ids, sums.array(), wire)
+        return sums
 
 
 def pull(
@@ -141,38 +161,35 @@ def _fused(pushes: list[PushPart], pulls: list[PullPart], later: list[PullPart])
     return out
 
 
-def _checked(
-    given: Sequence[tuple[TableEntry, Any, Any]], kind: int
-) -> list[tuple[TableEntry, np.ndarray, np.ndarray]]:
-    """(entry, ids [N], gradients or rows [N, width]). Raises InvalidRequest."""
+def _checked(given: Sequence[tuple[TableEntry, Any, Any]], kind: int) -> list[Checked]:
+    """What is to be pushed. Raises InvalidRequest."""
     checked = []
     for entry, ids, values in given:
         array = as_ids(ids, entry.spec)
-        rows = as_rows(values, array, entry.spec, "rows" if kind == codec.ASSIGN else "grads")
-        checked.append((entry, array.reshape(-1), rows))
+        rows, largest = as_rows(values, array, entry.spec, "rows" if kind == codec.ASSIGN else "grads")
+        checked.append(Checked(entry, array.reshape(-1), rows, largest))
     if kind == codec.GRADIENTS:
-        _refuse_frozen([entry for entry, _, _ in checked])
+        _refuse_frozen([one.entry for one in checked])
     return checked
 
 
 def _pushes(
     session: Session,
-    checked: list[tuple[TableEntry, np.ndarray, np.ndarray]],
+    checked: list[Checked],
     layout: Layout,
     kind: int,
     wire: str | None,
 ) -> list[PushPart]:
     """The parts of a push, numbered; each id once."""
-    combine = latest if kind == codec.ASSIGN else summed
     pieces: dict[int, Pieces] = {}
-    for entry, ids, rows in checked:
-        r = route(ids, entry.spec, layout.n)
-        values, overflown = combine(rows, r)
-        wire_number = codec.FLOAT32 if kind == codec.ASSIGN else wire_of(entry, wire)
-        if wire_number != codec.FLOAT32 or overflown:
-            refuse_overflow(entry, r.ids, values, wire_number)
-        everywhere = kind == codec.GRADIENTS and entry.spec.optimizer.counts_steps
-        pieces.setdefault(wire_number, []).extend(_pieces(entry, r, values, everywhere=everywhere))
+    for one in checked:
+        r = route(one.ids, one.entry.spec, layout.n)
+        if kind == codec.ASSIGN:
+            number, values, everywhere = codec.FLOAT32, latest(one.rows, r), False
+        else:
+            number, everywhere = wire_of(one.entry, wire), one.entry.spec.optimizer.counts_steps
+            values = one.sums(r, number)
+        pieces.setdefault(number, []).extend(_pieces(one.entry, r, values, everywhere=everywhere))
     number = session.next_push()
     return _packed(
         pieces, lambda wire, shard, tables: PushPart(layout.epoch, shard, tables, number, kind, wire)
@@ -208,7 +225,7 @@ def _layout(session: Session, deadline: float) -> Generator[Turn, Event | None, 
     return session.layout
 
 
-def _pieces(entry: TableEntry, r: Route, rows: np.ndarray, *, everywhere: bool = False) -> Pieces:
+def _pieces(entry: TableEntry, r: Route, rows: Values, *, everywhere: bool = False) -> Pieces:
     """Chunks of a route with their rows; `everywhere` adds an empty one for each shard that has none."""
     runs = list(chunks(r.bounds, entry.spec.width))
     pieces = [(shard, (entry, r.ids[b:e], rows[b:e])) for shard, b, e in runs]

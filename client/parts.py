@@ -19,6 +19,7 @@ from ..proto.errors import InvalidRequest
 from ..proto.layout import Layout, owner
 from ..proto.spec import TableEntry
 from .assembly import Arrived
+from .sums import Sums
 
 CHUNK_BYTES = 1 << 20  # one call carries about this much; several are in flight
 Part = TypeVar("Part")
@@ -90,14 +91,14 @@ class PullPart:
 class PushPart:
     """Distinct ids of one shard with their gradients or rows, of one or more tables; applied once.
 
-    epoch, shard, tables: as PullPart's; values [M, width] float32 instead of rows, empty for RENORM.
+    epoch, shard, tables: as PullPart's; values [M, width] float32, or Sums, instead of rows; empty for RENORM.
     names: what it was sent as, newest last; the session adds one for each layout.
     maybe_applied: an attempt ended without an answer.
     """
 
     epoch: int
     shard: int
-    tables: list[tuple[TableEntry, np.ndarray, np.ndarray]]
+    tables: list[tuple[TableEntry, np.ndarray, np.ndarray | Sums]]
     push: int
     kind: int = codec.GRADIENTS
     wire: int = codec.FLOAT32
@@ -144,7 +145,9 @@ class PushPart:
             norm_type=self.norm_type,
         )
 
-    def _block(self, values: np.ndarray) -> codec.Block:
+    def _block(self, values: np.ndarray | Sums) -> codec.Block:
+        if isinstance(values, Sums):
+            return values.block(self.wire)
         return codec.Block(_NO_ROWS[:0]) if self.kind == codec.RENORM else codec.to_wire(values, self.wire)
 
     def accept(self, data: bytes | memoryview) -> None:
@@ -157,7 +160,7 @@ class PushPart:
 
         A table that counts steps goes to every shard, with or without rows, so that all count the same.
         """
-        by_shard: dict[int, list[tuple[TableEntry, np.ndarray, np.ndarray]]] = {}
+        by_shard: dict[int, list[tuple[TableEntry, np.ndarray, np.ndarray | Sums]]] = {}
         for entry, ids, values in self.tables:
             owners = owner(entry.spec, ids, layout.n)
             everywhere = self.kind == codec.GRADIENTS and entry.spec.optimizer.counts_steps

@@ -7,6 +7,7 @@ their first appearance; `place` in that grouping is where a distinct id's row or
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numba
@@ -30,6 +31,11 @@ class Route:
     ids: np.ndarray
     bounds: np.ndarray
     inverse: np.ndarray
+
+    @cached_property
+    def groups(self) -> tuple[np.ndarray, np.ndarray]:
+        """(order [N], begins [U + 1]): places[u] is that of batch[order[begins[u]:begins[u + 1]]], in their order."""
+        return _by_place(self.inverse, len(self.ids))
 
 
 def as_ids(ids: object, spec: TableSpec) -> np.ndarray:
@@ -144,3 +150,20 @@ def _group(distinct, owners, n, inverse):
     for k in range(len(inverse)):
         inverse[k] = place[inverse[k]]
     return ids, bounds
+
+
+@numba.njit(nogil=True, cache=True)
+def _by_place(inverse, count):
+    """A stable counting sort: (places of the entries by distinct id [N], where each id's begin [count + 1])."""
+    begins = np.zeros(count + 1, np.int64)
+    for u in inverse:
+        begins[u + 1] += 1
+    for u in range(count):
+        begins[u + 1] += begins[u]
+    at = begins[:-1].copy()
+    order = np.empty(len(inverse), np.int64)
+    for k in range(len(inverse)):
+        u = inverse[k]
+        order[at[u]] = k
+        at[u] += 1
+    return order, begins

@@ -16,6 +16,7 @@ import grpc
 from ..proto import rowloom_pb2 as pb
 from ..proto.channel import CHANNEL_OPTIONS, error_of
 from ..proto.errors import InvalidRequest, NoAnswer, RowloomError
+from ..proto.framing import joined
 from ..proto.lane import NUMBER
 from .lane import Lane, Lanes
 from .session import Event, Operation, Send
@@ -132,7 +133,7 @@ class GrpcWire:
     def send(self, send: Send) -> None:
         """Start the call."""
         method = self._transport.method(send.address, send.method)
-        call = method.future(b"".join(send.buffers), timeout=max(send.timeout_s, 0.001))
+        call = method.future(joined(send.buffers), timeout=max(send.timeout_s, 0.001))
         self._under_way[send.tag] = call
         call.add_done_callback(lambda done: self._ended.put((send, done)))
 

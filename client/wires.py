@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from ..proto import codec
 from ..proto.errors import InvalidRequest
 from ..proto.spec import TableEntry
+from .assembly import largest
 
-# The bits of the largest float32 that arrives finite. Above it bfloat16 and float16 round to infinity, and so does
+# The largest float32 that arrives finite, by its bits. Above it bfloat16 and float16 round to infinity, and so does
 # int8's scale when it is multiplied by 127.
-_LARGEST = {
-    codec.FLOAT32: 0x7F7FFFFF,
-    codec.BFLOAT16: 0x7F7F7FFF,
-    codec.FLOAT16: 0x477FEFFF,
-    codec.INT8: 0x7F7FFFFE,
+LARGEST = {
+    wire: float(np.uint32(bits).view(np.float32))
+    for wire, bits in {
+        codec.FLOAT32: 0x7F7FFFFF,
+        codec.BFLOAT16: 0x7F7F7FFF,
+        codec.FLOAT16: 0x477FEFFF,
+        codec.INT8: 0x7F7FFFFE,
+    }.items()
 }
 _NAME = {number: name for name, number in codec.WIRE_NUMBER.items()}
 
@@ -40,7 +43,7 @@ def refuse_overflow(entry: TableEntry, ids: np.ndarray, grads: np.ndarray, wire:
     Raises:
         InvalidRequest: names the first.
     """
-    _refuse_above(_LARGEST[wire], entry, ids, grads, "the summed gradient", wire)
+    _refuse_above(LARGEST[wire], entry, ids, grads, "the summed gradient", wire)
 
 
 def refuse_overflown(entry: TableEntry, ids: np.ndarray, rows: np.ndarray, wire: int) -> None:
@@ -49,27 +52,17 @@ def refuse_overflown(entry: TableEntry, ids: np.ndarray, rows: np.ndarray, wire:
     In FLOAT32 rows are what they are.
     """
     if wire != codec.FLOAT32:
-        _refuse_above(_LARGEST[codec.FLOAT32], entry, ids, rows, "the row", wire)
+        _refuse_above(LARGEST[codec.FLOAT32], entry, ids, rows, "the row", wire)
 
 
 def _refuse_above(
-    limit: int, entry: TableEntry, ids: np.ndarray, rows: np.ndarray, what: str, wire: int
+    limit: float, entry: TableEntry, ids: np.ndarray, rows: np.ndarray, what: str, wire: int
 ) -> None:
-    if _largest(rows.reshape(-1).view(np.uint32)) <= limit:
+    if largest(rows) <= limit:
         return
-    bits = rows.view(np.uint32) & np.uint32(0x7FFFFFFF)
-    k, column = (int(x[0]) for x in np.nonzero(bits > limit))
+    k, column = (int(x[0]) for x in np.nonzero(~(np.abs(rows) <= limit)))
     hint = "" if wire == codec.FLOAT32 else ': use wire="float32"'
     raise InvalidRequest(
         f"{what} of id {int(ids[k])} is {rows[k, column]:g} in column {column}, which {_NAME[wire]} cannot carry "
         f"(table {entry.spec.name!r}){hint}"
     )
-
-
-@numba.njit(nogil=True, cache=True)
-def _largest(bits):
-    # Floats without their sign are ordered as their bits are; NaN comes last.
-    worst = np.uint32(0)
-    for x in bits:
-        worst = max(worst, x & np.uint32(0x7FFFFFFF))
-    return worst

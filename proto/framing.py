@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .errors import InvalidRequest
 
-Buffer = bytes | memoryview
+
+@dataclass(frozen=True)
+class Deferred:
+    """Bytes that are made when they are sent, in the place where they are sent from.
+
+    fill: writes all `nbytes` of them to a memoryview of that length; the same bytes each time.
+    """
+
+    nbytes: int
+    fill: Callable[[memoryview], None]
+
+
+Buffer = bytes | memoryview | Deferred
+
+
+def made(buffer: Buffer) -> bytes | memoryview:
+    """A buffer's bytes."""
+    if not isinstance(buffer, Deferred):
+        return buffer
+    space = np.empty(buffer.nbytes, np.uint8).data
+    buffer.fill(space)
+    return space
+
+
+def joined(buffers: Sequence[Buffer]) -> bytes:
+    """All of their bytes, one after the other."""
+    return b"".join(map(made, buffers))
+
+
+def size_of(buffers: Sequence[Buffer]) -> int:
+    """How many bytes they have together."""
+    size = 0
+    for buffer in buffers:
+        size += len(buffer) if isinstance(buffer, bytes) else buffer.nbytes
+    return size
 
 
 def varint(value: int) -> bytes:
@@ -34,10 +69,7 @@ def varint_bytes(value: int) -> int:
 
 def framed(number: int, buffers: Sequence[Buffer]) -> list[Buffer]:
     """A length-delimited field whose content is the buffers, one after the other."""
-    size = 0
-    for buffer in buffers:
-        size += len(buffer) if isinstance(buffer, bytes) else buffer.nbytes
-    return [_BYTE[number << 3 | 2] + varint(size), *buffers]
+    return [_BYTE[number << 3 | 2] + varint(size_of(buffers)), *buffers]
 
 
 def scalar(number: int, value: int) -> bytes:
@@ -45,8 +77,10 @@ def scalar(number: int, value: int) -> bytes:
     return varint(number << 3) + varint(value) if value else b""
 
 
-def raw(array: np.ndarray, dtype: np.dtype) -> memoryview:
+def raw(array: np.ndarray | Deferred, dtype: np.dtype) -> memoryview | Deferred:
     """An array's bytes in C order; a view if it lies so."""
+    if isinstance(array, Deferred):
+        return array
     flat = np.ascontiguousarray(array, dtype).reshape(-1)
     return flat.view(np.uint8).data
 

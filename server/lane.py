@@ -22,6 +22,7 @@ import numpy as np
 from ..proto import rowloom_pb2 as pb
 from ..proto.codec import Buffer
 from ..proto.errors import InvalidRequest, RowloomError, encode_error
+from ..proto.framing import made, size_of
 from ..proto.lane import (
     ARENA_BYTES,
     HAS_ARENAS,
@@ -221,12 +222,12 @@ class _Connection:
             )
 
     def _reply(self, head: Request, status: int, buffers: Sequence[Buffer], space: memoryview | None) -> None:
-        length = sum(b.nbytes if isinstance(b, memoryview) else len(b) for b in buffers)
+        length, pieces = size_of(buffers), [made(b) for b in buffers]
         if space is not None and length <= len(space):
-            put(space, buffers)
+            put(space, pieces)
             self._end.sendall(Reply(status, length, head.reply_offset).encode())
             return
-        left = [memoryview(Reply(status, length).encode()), *map(memoryview, buffers)]
+        left = [memoryview(Reply(status, length).encode()), *map(memoryview, pieces)]
         while left:
             sent = self._end.sendmsg(left)
             while left and sent >= len(left[0]):
@@ -235,22 +236,30 @@ class _Connection:
                 left[0] = left[0][sent:]
 
 
-def put(space: memoryview, buffers: Sequence[Buffer]) -> None:
-    """Write buffers one after the other to the beginning of a space; those that lie there already are left alone."""
-    begin, at, out = _address(space), 0, []
-    for buffer in buffers:
-        size = len(buffer)
-        where = _address(buffer) if size else begin + at
-        if where != begin + at:
-            if begin <= where < begin + len(space):  # in the space, but not where it belongs
-                whole = b"".join(buffers)
+def put(space: memoryview, pieces: Sequence[bytes | memoryview]) -> None:
+    """Write pieces one after the other to the beginning of a space; those that lie there already are left alone."""
+    begin, at, out = -1, 0, []
+    for piece in pieces:
+        size = len(piece)
+        if size and not isinstance(piece, bytes):
+            begin = _address(space) if begin < 0 else begin
+            where = _address(piece) - begin
+            if where != at and 0 <= where < len(space):  # in the space, but not where it belongs
+                whole = b"".join(pieces)
                 space[: len(whole)] = whole
                 return
-            out.append((at, size, buffer))
+            if where != at:
+                out.append((at, size, piece))
+        elif size:
+            out.append((at, size, piece))
         at += size
-    for at, size, buffer in out:
-        space[at : at + size] = buffer
+    for at, size, piece in out:
+        space[at : at + size] = piece
 
 
-def _address(buffer: Buffer) -> int:
-    return np.frombuffer(buffer, np.uint8).__array_interface__["data"][0]
+def _address(view: memoryview) -> int:
+    """Where a view's bytes begin."""
+    array = view.obj
+    if not isinstance(array, np.ndarray) or array.nbytes != view.nbytes:
+        array = np.frombuffer(view, np.uint8)
+    return array.__array_interface__["data"][0]

@@ -17,6 +17,7 @@ import grpc
 from ..proto.channel import CHANNEL_OPTIONS
 from ..proto.codec import Buffer
 from ..proto.errors import RowloomError
+from ..proto.framing import joined
 from . import bags
 from .allocator import keep_freed_memory
 from .host import Host, Incoming, Process
@@ -73,7 +74,7 @@ class Server:
 
     def handle(self, method: str, data: bytes) -> bytes:
         """One request over gRPC."""
-        return b"".join(self.answer(method, data))
+        return joined(self.answer(method, data))
 
     def answer(
         self, method: str, data: bytes | memoryview, space: memoryview | None = None

@@ -10,11 +10,11 @@ import numpy as np
 from ..proto import partition
 from ..proto.errors import InvalidRequest
 from ..proto.layout import owner
+from ..proto.prefetch import AHEAD, fetch
 from ..proto.spec import SGD, Adagrad, Adam, Optimizer, TableEntry, TableSpec, Uniform
 from .initializers import fill_row, fill_rows, start_of
 from .jit import kernel
 from .optimizers import rule_of
-from .prefetch import AHEAD, fetch
 from .rates import Rates
 from .rows import Rows
 

@@ -14,6 +14,7 @@ from rowloom.client import Adagrad, TableSpec, connect
 from rowloom.client.bags import bags_in
 from rowloom.client.pooling import pooled, pooled_gradient
 from rowloom.deploy import local_cluster
+from rowloom.proto.framing import size_of
 
 ROWS, DIM, ROUNDS = 1_000_000, 64, 15
 MB = 1e6
@@ -34,7 +35,7 @@ class Bytes:
                 turn = operation.send(event)
             except StopIteration as end:
                 return end.value
-            self.count += sum(len(b) for send in turn.sends for b in send.buffers)
+            self.count += sum(size_of(send.buffers) for send in turn.sends)
             event = yield turn
             self.count += len(event.data) if event is not None else 0
 

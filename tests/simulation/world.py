@@ -19,6 +19,7 @@ from rowloom.deploy.reshard import Reshard
 from rowloom.deploy.state import ClusterState
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import NoAnswer, RetryLater, RowloomError, Unavailable
+from rowloom.proto.framing import joined
 from rowloom.proto.spec import TableSpec
 from rowloom.server.host import Host, Incoming, Process
 
@@ -107,7 +108,7 @@ class World:
             finally:
                 started[0] = True
             for send in turn.sends:
-                data = b"".join(bytes(b) for b in send.buffers)
+                data = joined(send.buffers)
                 self.post(
                     send.address, send.method, data, send.timeout_s, lambda o, t=send.tag: deliver(t, o)
                 )
