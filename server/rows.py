@@ -29,7 +29,7 @@ class Rows:
 
     Args:
         widths: columns of the values, then of each slot.
-        limit: how many rows there can be at most.
+        limit: how many different ids there can be.
         what: the table's name, for messages.
 
     Attributes:
@@ -42,6 +42,7 @@ class Rows:
         self._what = what
         row_bytes = 4 * sum(widths) + 8
         self.capacity = max(1, min(limit, _MAX_ROWS, _memory_bytes() // row_bytes))
+        self._limit = limit
         self.count = 0
         self._small: list[tuple[mmap.mmap, int]] = []  # regions with pages of 4 KB, and their bytes per row
         self.ids = self._region(1, np.int64).reshape(-1)
@@ -89,14 +90,15 @@ class Rows:
         Raises:
             Overloaded: the machine's memory cannot hold so many rows.
         """
-        if self.count + len(ids) > self.capacity:
+        # Never of a table that the machine can hold whole: looking rows up costs as much as inserting them.
+        if self.capacity < self._limit and self.count + len(ids) > self.capacity:
             new = len(np.unique(ids[self.find(ids) < 0]))
             if self.count + new > self.capacity:
                 raise Overloaded(
                     f"table {self._what!r} has {self.count} rows on this shard and cannot hold {new} more: this "
                     f"machine's memory is good for {self.capacity}. Add shards (`rowloom scale`) on more machines"
                 )
-        need = self.count + len(ids)
+        need = min(self.count + len(ids), self.capacity)
         bits = self._bits
         while need * 10 > (1 << bits) * 7:  # at most 70 % full
             bits += 1

@@ -165,8 +165,9 @@ def test_a_table_of_a_billion_rows_is_made_at_once_and_costs_what_is_pushed() ->
         assert table.nbytes < len(ids) * 64 * 4 * 2 * 1.2
 
 
-def test_a_full_table_says_so_and_stays_as_it_was() -> None:
-    rows = Rows([2], 100, "small")
+def test_a_table_beyond_the_memory_says_so_and_stays_as_it_was(monkeypatch) -> None:
+    monkeypatch.setattr("rowloom.server.rows._memory_bytes", lambda: 100 * (2 * 4 + 8))
+    rows = Rows([2], 10**6, "small")
     ids = np.arange(100)
     rows.reserve(ids)
     rows.insert(ids)
