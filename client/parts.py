@@ -21,7 +21,7 @@ from ..proto.spec import TableEntry
 from .assembly import Arrived
 from .sums import Sums
 
-CHUNK_BYTES = 1 << 20  # one call carries about this much; several are in flight
+CHUNK_BYTES = 4 << 20  # one call carries about this much; several are in flight
 Part = TypeVar("Part")
 _NO_ROWS = np.empty((0, 1), np.float32)
 

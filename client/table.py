@@ -106,7 +106,7 @@ class Table:
         """Rows of ids combined by bag, on the shards: one sum of each bag travels from each shard, in place of rows.
 
         Every shard adds up its own rows, and the client adds these sums in the order of the shards. So the last bits
-        depend on how many shards there are, and on where a bag is cut when there is more than about 1 MB for a shard.
+        depend on how many shards there are, and on where a bag is cut when there is more than about 4 MB for a shard.
         Where bits must not depend on that, pull the rows and combine them here: `lookup_sparse` and the layers do.
 
         Args:

@@ -43,7 +43,7 @@ from .bags import count_of, expanded, pooled
 from .ledger import Ledger
 from .table import Table
 
-MAX_ROWS_BYTES = 256 << 20  # rows that one pull may ask for; clients ask for about 1 MB
+MAX_ROWS_BYTES = 256 << 20  # rows that one pull may ask for; clients ask for about 4 MB
 MOVING_RETRY_S = 0.02
 
 
