@@ -11,6 +11,7 @@ from numba.extending import intrinsic
 
 from ..proto.errors import InvalidRequest
 from ..proto.spec import TableSpec
+from .helpers import in_pieces
 from .routing import Route, as_array
 
 LARGEST = np.finfo(np.float32).max
@@ -46,7 +47,7 @@ class Arrived:
         """[N, width] float32: the row at place inverse[k] for each k. All rows have been put."""
         assert self._where.all() or not self._width, "a row was never put"
         out = np.empty((len(inverse), self._width), np.float32)
-        _copy_rows(self._where, inverse, out)
+        in_pieces(lambda b, e: _copy_rows(self._where, inverse[b:e], out[b:e]), len(out), out.nbytes)
         return out
 
 
@@ -111,7 +112,9 @@ def as_rows(values: object, ids: np.ndarray, spec: TableSpec, what: str) -> tupl
 
 def largest(rows: np.ndarray) -> float:
     """The largest absolute value; not finite if one is not. rows: float32, contiguous."""
-    return float(np.uint32(_largest(rows.reshape(-1).view(np.uint32))).view(np.float32))
+    bits = rows.reshape(-1).view(np.uint32)
+    found = max(in_pieces(lambda b, e: _largest(bits[b:e]), len(bits), bits.nbytes))
+    return float(np.uint32(found).view(np.float32))
 
 
 @numba.njit(nogil=True, cache=True)

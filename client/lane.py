@@ -12,6 +12,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+
 from ..proto import rowloom_pb2 as pb
 from ..proto.codec import Buffer
 from ..proto.errors import RowloomError, decode_error
@@ -117,7 +119,9 @@ class Lane:
                     return
                 self._reply = reply = Reply.decode(self._head, len(self._arena))
                 if reply.offset == NOWHERE:
-                    self._body = memoryview(bytearray(reply.length))
+                    self._body = np.empty(
+                        reply.length, np.uint8
+                    ).data  # unlike a bytearray, not filled with zeros
                 else:
                     self._body, self._got = (
                         self._arena[reply.offset : reply.offset + reply.length],

@@ -10,6 +10,7 @@ import numpy as np
 from ..proto import codec
 from ..proto.framing import Deferred
 from ..proto.prefetch import AHEAD, fetch
+from .helpers import in_pieces
 from .routing import Route
 
 
@@ -47,8 +48,14 @@ class Sums:
     def array(self) -> np.ndarray:
         """[M, width] float32."""
         out = np.empty((len(self), self.grads.shape[1]), np.float32)
-        _sum_into(self.grads, self.order, self.begins, self.places, out)
+        self._sum(out)
         return out
+
+    def _sum(self, out: np.ndarray) -> None:
+        def piece(begin: int, end: int) -> None:
+            _sum_into(self.grads, self.order, self.begins, self.places[begin:end], out[begin:end])
+
+        in_pieces(piece, len(self), out.nbytes)
 
     def block(self, wire: int) -> codec.Block:
         """What travels, made when it is sent; of int8 at once: its scales come from all that there is."""
@@ -60,7 +67,7 @@ class Sums:
     def _write(self, space: memoryview, wire: int) -> None:
         out = np.frombuffer(space, codec.WIRE_DTYPE[wire]).reshape(len(self), self.grads.shape[1])
         if wire == codec.FLOAT32:
-            _sum_into(self.grads, self.order, self.begins, self.places, out)
+            self._sum(out)
         else:
             out[:] = codec.to_wire(self.array(), wire).data
 

@@ -42,7 +42,7 @@ from ..proto.lane import (
 log = logging.getLogger(__name__)
 HELLO_TIMEOUT_S = 5.0
 MAX_CONNECTIONS = 1024  # what comes beyond them is closed at once, and goes on over gRPC
-KEEP_BYTES = 4 << 20  # a receive buffer that grew larger than this is not kept
+KEEP_BYTES = 8 << 20  # a receive buffer that grew larger than this is not kept
 
 Handle = Callable[[str, memoryview, memoryview | None], Sequence[Buffer]]
 
@@ -175,7 +175,7 @@ class _Connection:
         self._arena = memoryview(arena) if arena is not None else memoryview(b"")
         self._handle = handle
         self._head = bytearray(REQUEST_BYTES)
-        self._buffer = memoryview(bytearray(1 << 16))
+        self._buffer = np.empty(1 << 16, np.uint8).data
 
     def run(self) -> None:
         """Until the client closes. Raises OSError, InvalidRequest."""
@@ -199,7 +199,7 @@ class _Connection:
         if head.offset != NOWHERE:
             return self._arena[head.offset : head.offset + head.length]
         if len(self._buffer) < head.length or len(self._buffer) > KEEP_BYTES:
-            self._buffer = memoryview(bytearray(max(head.length, 1 << 16)))
+            self._buffer = np.empty(max(head.length, 1 << 16), np.uint8).data
         message = self._buffer[: head.length]
         if head.length and not self._receive(message):
             raise ConnectionResetError("the client closed between head and message")
