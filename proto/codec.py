@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -201,8 +201,7 @@ def _head_bytes(size: int) -> int:
 # ------------------------------------------------------------------------------------------------------- push
 
 
-@dataclass(frozen=True)
-class PartName:
+class PartName(NamedTuple):
     """The name of one part of a push: its origin (epoch, shard) and its number there."""
 
     epoch: int

@@ -94,10 +94,12 @@ class Ledger:
     ) -> None:
         """Note that the part was applied. `low_water` and `oldest_epoch` as in PushRequest."""
         client = self._client(client_id, client_epoch)
-        window = client.windows.setdefault((name.epoch, name.shard), Window())
+        window = client.windows.get((name.epoch, name.shard))
+        if window is None:
+            window = client.windows[name.epoch, name.shard] = Window()
         window.applied.add(name.seq)
         window.advance(low_water)
-        if any(epoch < oldest_epoch for epoch, _ in client.windows):
+        if len(client.windows) > 1 or name.epoch < oldest_epoch:
             client.windows = {o: w for o, w in client.windows.items() if o[0] >= oldest_epoch}
 
     def step(self, client_id: int, client_epoch: int, push: int, table: int, count: Callable[[], int]) -> int:

@@ -21,7 +21,9 @@ def draw(results: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
 
 
 def bars(result: dict[str, Any], path: Path) -> Path:
-    """Million rows a second of every system, one panel for each op and distribution."""
+    """Million rows a second of every system, one panel for each op that rivals have too, and distribution."""
+    shared = [row for row in result["results"] if any(not n.startswith("rowloom") for n in row["systems"])]
+    result = {**result, "results": shared or result["results"]}
     (figure, axes), colours = _panels(result), _colours(result)
     names = list(result["systems"])
     for (op, kind), panel in axes.items():

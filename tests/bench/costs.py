@@ -1,0 +1,173 @@
+"""What single parts cost: the Adagrad kernel, exactly-once, wire types. Prints one line of JSON for each figure.
+
+`python tests/bench/costs.py [kernel] [ledger] [wires]`
+"""
+
+import argparse
+import json
+import random
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from rowloom.client import Adagrad, TableSpec, Zeros, operations
+from rowloom.client.session import Event, Session
+from rowloom.deploy import local_cluster
+from rowloom.deploy.turns import fill
+from rowloom.deploy.workload import zipf_ids
+from rowloom.proto.framing import joined
+from rowloom.proto.layout import Layout, ShardAddress
+from rowloom.proto.spec import TableEntry
+from rowloom.server.allocator import keep_freed_memory
+from rowloom.server.host import Host
+from rowloom.server.ledger import Ledger
+from rowloom.server.shard import Shard
+from rowloom.server.table import Table
+
+DIM, ROUNDS = 64, 15
+
+
+def medians(calls: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Seconds of each call: medians of rounds in which they take turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - began)
+    return {name: float(np.median(some)) for name, some in times.items()}
+
+
+def kernel(rows: int = 2_000_000, batch: int = 65_536) -> None:
+    """Rows a second that one core updates: a shard's table, without requests around it."""
+    spec = TableSpec("kernel", rows, dim=DIM, optimizer=Adagrad(lr=0.01), initializer=Zeros())
+    table = Table(TableEntry(1, spec), 0, 1)
+    for begin in range(0, rows, batch):
+        ids = np.arange(begin, min(begin + batch, rows))
+        table.push(ids, np.zeros((len(ids), DIM), np.float32), 1)
+    rng = np.random.default_rng(0)
+    grads = rng.standard_normal((batch, DIM)).astype(np.float32)
+    # Distinct, as they come from a client: what is looked up and checked beside the kernel is not in this figure.
+    numbers = [rng.permutation(rows)[:batch].astype(np.int32) for _ in range(8)]
+    store, turn = table._rows, iter(range(1 << 30))
+
+    def update() -> None:
+        table._rule.push(store.values, store.slots, numbers[next(turn) % 8], grads, table._rates, 2)
+
+    took = medians(
+        {"update": update, "push": lambda: table.push(numbers[next(turn) % 8].astype(np.int64), grads, 2)}
+    )
+    found = {name: round(batch / seconds / 1e6, 2) for name, seconds in took.items()}
+    print(json.dumps({"what": "Adagrad on one core, million rows/s, uniform", **found}))
+
+
+class Forgetful(Ledger):
+    """Keeps nothing."""
+
+    def has(self, *_: object) -> bool:
+        return False
+
+    def record(self, *_: object, **__: object) -> None:
+        return None
+
+
+def ledger(rows: int = 1_000_000) -> None:
+    """What numbers and window add to a push: client and shards in one process, without a network, which would hide it.
+
+    Without: shards whose ledger keeps nothing, and a client that gives every part the same number.
+    """
+    layout = Layout("c", 1, tuple(ShardAddress(i, f"s:{i}", i + 1) for i in range(2)), "c:1")
+    entry = TableEntry(1, TableSpec("t", rows, dim=DIM, optimizer=Adagrad(lr=0.01)))
+    hosts = {f"s:{i}": Host(current=Shard(layout, i, [entry])) for i in range(2)}
+    with_it = Session(["s:0"], 5, random.Random(1), time.monotonic, threading.Lock())
+    without = Session(["s:0"], 6, random.Random(1), time.monotonic, threading.Lock())
+    name_of: dict = {}
+
+    def name(part, layout) -> None:
+        if (layout.epoch, part.shard) not in name_of:
+            Session.name(without, part, layout)
+            name_of[layout.epoch, part.shard] = part.names[-1]
+            without._holders[part.names[-1]] = 1 << 60
+        part.names[:] = [name_of[layout.epoch, part.shard]]
+
+    without.name = name  # type: ignore[method-assign]
+    without.finish = lambda part: None  # type: ignore[method-assign]
+    ledgers = {
+        session: {address: kind() for address in hosts}
+        for session, kind in ((with_it, Ledger), (without, Forgetful))
+    }
+
+    def push(session: Session, ids: np.ndarray, grads: np.ndarray) -> None:
+        for address, host in hosts.items():
+            assert host.current is not None
+            host.current.ledger = ledgers[session][address]
+        operation = operations.push(session, [(entry, ids, grads)], time.monotonic() + 60)
+        answers: list[Event] = []
+        try:
+            turn = next(operation)
+            while True:
+                for send in turn.sends:
+                    reply = hosts[send.address].handle(send.method, joined(send.buffers))
+                    answers.append(Event(send.tag, joined(reply)))
+                turn = operation.send(answers.pop(0))
+        except StopIteration:
+            return
+
+    rng = np.random.default_rng(0)
+    for session in (with_it, without):
+        session.layout = layout
+    for batch in (1024, 16_384, 65_536):
+        ids = [zipf_ids(batch, rows, rng) for _ in range(8)]
+        grads = rng.standard_normal((batch, DIM)).astype(np.float32) * 1e-3
+        turn = iter(range(1 << 30))
+
+        def some(session: Session, times: int = 65_536 * 2 // batch, ids=ids, grads=grads, turn=turn) -> None:
+            for _ in range(times):
+                push(session, ids[next(turn) % 8], grads)
+
+        some(with_it)
+        some(without)
+        took = medians({"with": lambda f=some: f(with_it), "without": lambda f=some: f(without)}, 41)
+        found = round((took["with"] / took["without"] - 1) * 100, 1)
+        print(json.dumps({"what": "exactly-once, percent of a push", "batch": batch, "percent": found}))
+
+
+def wires(rows: int = 1_000_000, batch: int = 65_536) -> None:
+    """A pull and a push of one batch as each wire type, by carrier."""
+    rng = np.random.default_rng(0)
+    spec = TableSpec("wires", rows, dim=DIM, optimizer=Adagrad(lr=0.01))
+    with local_cluster(shards=2, processes=True, tables=[spec]) as cluster:
+        with cluster.connect() as client:
+            for _ in fill(client.table("wires").push, rows, DIM):
+                pass
+        ids = zipf_ids(batch, rows, rng)
+        grads = rng.standard_normal((batch, DIM)).astype(np.float32) * 1e-3
+        for carrier in ("grpc", "tcp", "auto"):
+            with cluster.connect(carrier=carrier) as client:
+                table = client.table("wires")
+                for op, call in (
+                    ("pull", lambda w, t=table: t.pull(ids, wire=w)),
+                    ("push", lambda w, t=table: t.push(ids, grads, wire=w)),
+                ):
+                    took = medians(
+                        {w: (lambda w=w, c=call: c(w)) for w in ("float32", "bfloat16", "float16", "int8")},
+                        31,
+                    )
+                    found = {w: round(s * 1e3, 2) for w, s in took.items()}
+                    print(json.dumps({"what": f"{op} of {batch:,}, ms", "carrier": carrier, **found}))
+
+
+def main() -> None:
+    """All that are named, or all."""
+    keep_freed_memory()
+    known = {"kernel": kernel, "ledger": ledger, "wires": wires}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("which", nargs="*", choices=[*known, []], default=[])
+    for name in parser.parse_args().which or known:
+        known[name]()
+
+
+if __name__ == "__main__":
+    main()
