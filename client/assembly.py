@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numba
@@ -89,17 +90,7 @@ def as_rows(values: object, ids: np.ndarray, spec: TableSpec, what: str) -> tupl
     Raises:
         InvalidRequest: wrong shape or type, NaN or infinity; says where.
     """
-    array = as_array(values, what)
-    shape = ids.shape + spec.row_shape
-    if array.shape != shape:
-        raise InvalidRequest(
-            f"{what} must have shape {shape}: ids {ids.shape} and rows {spec.row_shape} of table {spec.name!r}; "
-            f"got {array.shape}"
-        )
-    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
-        raise InvalidRequest(f"{what} must be numbers, got {array.dtype} (table {spec.name!r})")
-    with np.errstate(over="ignore"):
-        rows = np.ascontiguousarray(array, np.float32).reshape(ids.size, spec.width)
+    rows = as_float32(values, ids.shape, "ids", spec, what)
     biggest = largest(rows)
     if not biggest <= LARGEST:
         n, column = (int(x[0]) for x in np.nonzero(~np.isfinite(rows)))
@@ -108,6 +99,24 @@ def as_rows(values: object, ids: np.ndarray, spec: TableSpec, what: str) -> tupl
             f"in column {column}: table {spec.name!r} takes finite numbers only"
         )
     return rows, biggest
+
+
+def as_float32(values: object, shape: tuple[int, ...], of: str, spec: TableSpec, what: str) -> np.ndarray:
+    """Values of shape + row_shape as [N, width] float32. Raises InvalidRequest for another shape, or no numbers.
+
+    of: what has that shape, for the message.
+    """
+    array = as_array(values, what)
+    wanted = shape + spec.row_shape
+    if array.shape != wanted:
+        raise InvalidRequest(
+            f"{what} must have shape {wanted}: {of} {shape} and rows {spec.row_shape} of table {spec.name!r}; "
+            f"got {array.shape}"
+        )
+    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+        raise InvalidRequest(f"{what} must be numbers, got {array.dtype} (table {spec.name!r})")
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, np.float32).reshape(math.prod(shape), spec.width)
 
 
 def largest(rows: np.ndarray) -> float:

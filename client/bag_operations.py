@@ -14,14 +14,14 @@ from ..proto import codec
 from ..proto.errors import InvalidRequest
 from ..proto.layout import Layout, owner
 from ..proto.spec import TableEntry, TableSpec
-from .assembly import LARGEST, largest
+from .assembly import LARGEST, as_float32, largest
 from .bag_parts import BagGrads, Partial, PullBagsPart, PushBagsPart, Shares, pull_runs, push_runs
 from .bags import Bags
 from .calls import fetch_layout
 from .exchange import Exchange
 from .parts import PushPart, chunks, packed
 from .pooling import check_combiner, coefficients
-from .routing import as_array, as_ids, route
+from .routing import as_ids, route
 from .session import Event, Session, Turn
 from .wires import refuse_overflow
 
@@ -99,17 +99,7 @@ def _factors(bags: Bags, combiner: str) -> np.ndarray | None:
 
 def _as_grads(grads: Any, bags: Bags, spec: TableSpec) -> np.ndarray:
     """Gradients of bags as [B, width] float32. Raises InvalidRequest for a wrong shape or type."""
-    array = as_array(grads, "grads")
-    shape = bags.shape + spec.row_shape
-    if array.shape != shape:
-        raise InvalidRequest(
-            f"grads must have shape {shape}: bags {bags.shape} and rows {spec.row_shape} of table {spec.name!r}; "
-            f"got {array.shape}"
-        )
-    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
-        raise InvalidRequest(f"grads must be numbers, got {array.dtype} (table {spec.name!r})")
-    with np.errstate(over="ignore"):
-        rows = np.ascontiguousarray(array, np.float32).reshape(bags.count, spec.width)
+    rows = as_float32(grads, bags.shape, "bags", spec, "grads")
     if not largest(rows) <= LARGEST:
         bag, column = (int(x[0]) for x in np.nonzero(~np.isfinite(rows)))
         raise InvalidRequest(

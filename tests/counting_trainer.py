@@ -10,9 +10,9 @@ ROWS, COLUMNS = 2000, 64
 SPEC = TableSpec("counters", ROWS, dim=COLUMNS, optimizer=SGD(lr=1.0), initializer=Zeros())
 
 
-def train(address: str, column: int, say: Connection) -> None:
+def train(address: str, carrier: str, column: int, say: Connection) -> None:
     """Adds 1 to one column of every row for ever; says so before and after each push."""
-    with connect(address) as client:
+    with connect(address, carrier=carrier) as client:
         table = client.table("counters")
         grads = np.zeros((ROWS, COLUMNS), np.float32)
         grads[:, column] = -1

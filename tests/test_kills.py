@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from counting_trainer import COLUMNS, ROWS, SPEC, train
 
+from rowloom.client.transport import CARRIERS
 from rowloom.deploy import local_cluster
 from rowloom.deploy.remote import Remote
 
 KILLS = int(os.environ.get("ROWLOOM_KILLS", "12"))
 
 
-def kill_one(context, address: str, column: int, rng: random.Random) -> tuple[int, int]:
+def kill_one(context, address: str, carrier: str, column: int, rng: random.Random) -> tuple[int, int]:
     """Start a trainer, kill it somewhere within a push. Returns how many pushes were (acked, attempted)."""
     mine, theirs = context.Pipe(duplex=False)
-    trainer = context.Process(target=train, args=(address, column, theirs), daemon=True)
+    trainer = context.Process(target=train, args=(address, carrier, column, theirs), daemon=True)
     trainer.start()
     theirs.close()
     said = [mine.recv() for _ in range(rng.randint(1, 6))]
@@ -43,7 +44,8 @@ def test_a_trainer_killed_in_the_middle_of_a_push_leaves_it_applied_once_or_not_
         before, unheard = table.pull(np.arange(ROWS)), 0
         for number in range(KILLS):
             column = number % COLUMNS
-            acked, attempted = kill_one(context, cluster.address, column, rng)
+            carrier = CARRIERS[number % len(CARRIERS)]
+            acked, attempted = kill_one(context, cluster.address, carrier, column, rng)
             after = table.pull(np.arange(ROWS))
             added = after - before
             assert not np.delete(added, column, axis=1).any()
