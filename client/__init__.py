@@ -3,6 +3,7 @@
 Everything that a training script names is here; see `connect`, `Client`, `Table` and `TableSpec`.
 """
 
+from ..proto.allocator import keep_freed_memory
 from ..proto.errors import (
     InvalidRequest,
     Overloaded,
@@ -97,6 +98,7 @@ __all__ = [
     "WarmUp",
     "Zeros",
     "connect",
+    "keep_freed_memory",
     "lookup",
     "lookup_gradient",
     "lookup_sparse",

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table as TextTable
 
 from ..client import Adagrad, Client, Normal, Table, TableSpec, connect
+from ..proto.allocator import keep_freed_memory
 from ..proto.errors import InvalidRequest
-from ..server.allocator import keep_freed_memory
 from .embedded import local_cluster
 from .machine import describe, machine
 from .plots import bars, check_plot

@@ -67,7 +67,7 @@ class ShardActor:
     """One shard server. Ray runs the constructor again after a crash: the server then comes back empty and says so."""
 
     def __init__(self, config_json: str) -> None:
-        from ..server.allocator import keep_freed_memory
+        from ..proto.allocator import keep_freed_memory
         from ..server.serve import Server
 
         keep_freed_memory()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..client import Client, connect
-from ..server.allocator import keep_freed_memory
+from ..proto.allocator import keep_freed_memory
 from .skipgram import Negatives, chances, gradients, kept
 
 INPUT, OUTPUT = "demo-input", "demo-output"

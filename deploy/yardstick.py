@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..server.allocator import keep_freed_memory
+from ..proto.allocator import keep_freed_memory
 from .rival import rss_bytes
 
 HEADER = struct.Struct("<BxxxI")  # op, N

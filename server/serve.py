@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 
 import grpc
 
+from ..proto.allocator import keep_freed_memory
 from ..proto.channel import CHANNEL_OPTIONS
 from ..proto.codec import Buffer
 from ..proto.errors import RowloomError
 from ..proto.framing import joined
 from . import bags
-from .allocator import keep_freed_memory
 from .host import Host, Incoming, Process
 from .lane import LaneServer
 from .receive import Call

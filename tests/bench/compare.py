@@ -28,7 +28,7 @@ from rowloom.deploy.machine import describe, machine
 from rowloom.deploy.stages import Stages
 from rowloom.deploy.turns import BLOCK_S, Turns, measure, row_bytes
 from rowloom.deploy.workload import BATCHES, OPS, ZIPF, Case, make_cases
-from rowloom.server.allocator import keep_freed_memory
+from rowloom.proto.allocator import keep_freed_memory
 
 OURS = "rowloom-"
 

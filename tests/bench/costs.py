@@ -17,10 +17,10 @@ from rowloom.client.session import Event, Session
 from rowloom.deploy import local_cluster
 from rowloom.deploy.turns import fill
 from rowloom.deploy.workload import zipf_ids
+from rowloom.proto.allocator import keep_freed_memory
 from rowloom.proto.framing import joined
 from rowloom.proto.layout import Layout, ShardAddress
 from rowloom.proto.spec import TableEntry
-from rowloom.server.allocator import keep_freed_memory
 from rowloom.server.host import Host
 from rowloom.server.ledger import Ledger
 from rowloom.server.shard import Shard

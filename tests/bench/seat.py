@@ -12,7 +12,7 @@ from rowloom.deploy.bench import TABLE, Rowloom, Sockets
 from rowloom.deploy.turns import Turn, fill, take_turn
 from rowloom.deploy.workload import make_cases
 from rowloom.deploy.yardstick import Yardstick
-from rowloom.server.allocator import keep_freed_memory
+from rowloom.proto.allocator import keep_freed_memory
 
 RIVALS = {
     "openembedding": "rivals.openembedding:OpenEmbedding",

@@ -16,7 +16,14 @@ ARENAS = 4
 
 
 def keep_freed_memory() -> bool:
-    """Let the allocator of this process keep what was freed for the next message. Returns whether it could be told."""
+    """Let the allocator of this process keep what was freed, for the next batch.
+
+    Shard servers do it. A trainer that pulls large batches (from about 4 MB of rows) gains from it too; what the
+    process frees stays with it, whoever freed it. Call it once, at the start. Linux with glibc.
+
+    Returns:
+        Whether the allocator could be told.
+    """
     if sys.platform != "linux":
         return False
     try:
