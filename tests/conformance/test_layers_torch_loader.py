@@ -28,6 +28,7 @@ class Pairs(torch.utils.data.Dataset):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*fork.*:RuntimeWarning")  # of JAX, if another test has imported it
 def test_batches_are_those_of_the_loader_with_their_rows(tables, workers: int) -> None:
     loader = torch.utils.data.DataLoader(Pairs(), 16, num_workers=workers)
     with_rows = PrefetchLoader(loader, tables, {"users": "user", "items": lambda batch: batch["items"]})
