@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ..proto.errors import InvalidRequest
+
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The trainers of one system, each a process of its own, and which of them this is.
+
+    Attributes:
+        rank: 0 starts the servers and makes the table.
+        trainers: how many there are.
+        ports: free ones that all of them know, one for each server and each trainer.
+    """
+
+    rank: int
+    trainers: int
+    ports: tuple[int, ...]
+
+    @classmethod
+    def of(cls, trainers: int, servers: int) -> list[Crew]:
+        """A crew, by rank."""
+        ports = tuple(free_ports(servers + trainers))
+        return [cls(rank, trainers, ports) for rank in range(trainers)]
 
 
 class Rival:
@@ -24,23 +49,29 @@ class Rival:
         name, version: of the system.
         ops: what it can do of pull, push and step.
         keeps: float32 values that the servers hold for each value of a row: 2 with Adagrad's slot.
+        takes_crews: whether several trainers can share its servers here.
 
     Args:
         rows: ids are in [0, rows).
         dim: columns.
         servers: server processes.
+        crew: None for a trainer alone.
 
     Raises:
-        InvalidRequest: on entering: it is not installed. The message says how to get it.
+        InvalidRequest: it takes one trainer and got several; on entering: it is not installed, and how to get it.
     """
 
     name = ""
     version = ""
     ops: Sequence[str] = ("pull", "push", "step")
     keeps = 2
+    takes_crews = False
 
-    def __init__(self, rows: int, dim: int, servers: int) -> None:
+    def __init__(self, rows: int, dim: int, servers: int, crew: Crew | None = None) -> None:
         self.rows, self.dim, self.servers = rows, dim, servers
+        self.crew = crew or Crew.of(1, servers)[0]
+        if self.crew.trainers > 1 and not self.takes_crews:
+            raise InvalidRequest(f"{self.name} takes one trainer here, not {self.crew.trainers}")
         self._stack = ExitStack()
         self._pids: list[int] = []
 
@@ -93,6 +124,15 @@ class Rival:
         self._stack.callback(_end, process)
         self._pids.append(process.pid)
         return process
+
+
+def free_ports(n: int) -> list[int]:
+    """Ports of this machine that nobody listened on a moment ago."""
+    ends = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
+    ports = [end.getsockname()[1] for end in ends]
+    for end in ends:
+        end.close()
+    return ports
 
 
 def python(*arguments: str) -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -25,20 +25,24 @@ class TensorFlow(Rival):
     """
 
     name = "tensorflow"
+    takes_crews = True
 
     def _start(self) -> None:
         os.environ.update(QUIET)
         tf = _tensorflow()
         self.version = tf.__version__
-        ports = free_ports(self.servers + 1)
-        tasks = {"ps": [f"127.0.0.1:{port}" for port in ports[1:]], "worker": [f"127.0.0.1:{ports[0]}"]}
+        rank, addresses = self.crew.rank, [f"127.0.0.1:{port}" for port in self.crew.ports]
+        tasks = {"ps": addresses[: self.servers], "worker": addresses[self.servers :]}
         command = python("-m", "rowloom.deploy.rival_tensorflow", json.dumps(tasks))
-        for server in [self._serve([*command, str(i)]) for i in range(self.servers)]:
-            first_line(server)
-        worker = tf.compat.v1.train.Server(tasks, job_name="worker", task_index=0)
-        session = tf.compat.v1.Session(worker.target, graph=tf.Graph())
+        if rank == 0:
+            for server in [self._serve([*command, str(i)]) for i in range(self.servers)]:
+                first_line(server)
+        worker = tf.compat.v1.train.Server(tasks, job_name="worker", task_index=rank)
+        # Trainers know the servers, not each other.
+        filters = tf.compat.v1.ConfigProto(device_filters=["/job:ps", f"/job:worker/task:{rank}"])
+        session = tf.compat.v1.Session(worker.target, graph=tf.Graph(), config=filters)
         self._stack.callback(session.close)
-        with session.graph.as_default(), tf.device("/job:worker/task:0"):
+        with session.graph.as_default(), tf.device(f"/job:worker/task:{rank}"):
             self._build(tf, session)
 
     def _build(self, tf: Any, session: Any) -> None:
@@ -56,7 +60,11 @@ class TensorFlow(Rival):
             return adagrad.apply_gradients(list(zip(slices, shards, strict=True)))
 
         push, step = apply([]), apply([rows])
-        session.run(v1.global_variables_initializer())
+        missing = v1.report_uninitialized_variables()
+        if self.crew.rank == 0:
+            session.run(v1.global_variables_initializer())
+        while len(session.run(missing)):
+            time.sleep(0.05)
         self._pull = session.make_callable(rows, feed_list=[ids])
         self._push = session.make_callable(push, feed_list=[ids, grads])
         self._step = session.make_callable([rows, step], feed_list=[ids, grads])
@@ -90,15 +98,6 @@ def _tensorflow() -> Any:
         ) from e
     tf.compat.v1.logging.set_verbosity(tf.compat.v1.logging.ERROR)
     return tf
-
-
-def free_ports(n: int) -> list[int]:
-    """Ports of this machine that nobody listened on a moment ago."""
-    ends = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
-    ports = [end.getsockname()[1] for end in ends]
-    for end in ends:
-        end.close()
-    return ports
 
 
 def main() -> None:

@@ -27,6 +27,16 @@ class Fake(Rival):
             shard.push(at, part)
 
 
+class Shared(Fake):
+    """Lets several trainers in."""
+
+    takes_crews = True
+
+    def _start(self) -> None:
+        assert len(self.crew.ports) == self.servers + self.crew.trainers
+        super()._start()
+
+
 class NotThere(Rival):
     def _start(self) -> None:
         raise InvalidRequest("it is not installed here: pip install it")

@@ -2,7 +2,7 @@
 
 `python tests/bench/compare.py --rivals openembedding tensorflow --rows 10000000 --json out.json --plots pictures`
 
-Every system has a trainer process of its own and two server processes; only one trainer works at a time. A step is a
+Every system has trainer processes of its own and two server processes; only one system works at a time. A step is a
 pull and then a push of gradients for the same ids; TensorFlow's is one run of its session. The op "fused", where
 rowloom has it, pushes one batch and pulls the next in one call.
 """
@@ -19,7 +19,7 @@ import pictures
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from seat import RIVALS, SOCKETS, Seat
+from seat import RIVALS, SOCKETS, Team
 
 from rowloom.client import InvalidRequest, RowloomError, connect
 from rowloom.deploy import local_cluster
@@ -40,6 +40,7 @@ def compare(
     rows: int = 1_000_000,
     dim: int = 64,
     servers: int = 2,
+    trainers: int = 1,
     rounds: int = 5,
     batches: Sequence[int] = BATCHES,
     block_s: float = BLOCK_S,
@@ -53,7 +54,8 @@ def compare(
         carriers: of rowloom, each of them a system; all use one cluster and one table.
         rows: of the table; all are filled before anything is measured.
         dim: columns, float32.
-        servers: server processes of each system; the sockets have one.
+        servers: server processes of each system; the sockets have one for each trainer.
+        trainers: processes that work at once, each on batches of its own.
         rounds: turns of each system with each case.
         batches: ids in a call.
         block_s: seconds of a turn.
@@ -76,12 +78,12 @@ def compare(
             client = stack.enter_context(connect(address))
             table = stack.enter_context(bench_table(client, rows, dim))
         fill_with_progress("rowloom", Rowloom(client, table), rows, dim, stages)
-        seats: dict[str, Seat] = {}
+        seats: dict[str, Team] = {}
         for name in [*(OURS + carrier for carrier in carriers), *rivals]:
             with stages(f"starting {name}"):
                 try:
                     check_memory(name, rows, dim)
-                    seat = stack.enter_context(Seat(name, plan | {"address": address}))
+                    seat = stack.enter_context(Team(name, plan | {"address": address}, trainers))
                 except (RowloomError, RuntimeError) as e:
                     skipped[name] = str(e)
                     sys.stderr.write(f"{name} is left out: {e}\n")
@@ -101,6 +103,7 @@ def compare(
             "rows": rows,
             "dim": dim,
             "servers": servers,
+            "trainers": trainers,
             "rounds": rounds,
             "block_s": block_s,
             "zipf": ZIPF,
@@ -145,7 +148,8 @@ def report(result: dict[str, Any], out: Any = sys.stdout) -> None:
     """Write tables: rates with ratios, times, CPU, and memory."""
     config = result["config"]
     console = Console(file=out, width=200)
-    title = f"{config['rows']:,} rows x {config['dim']} float32, Adagrad, {config['servers']} servers, 1 trainer, "
+    title = f"{config['rows']:,} rows x {config['dim']} float32, Adagrad, {config['servers']} servers, "
+    title += f"{config['trainers']} trainer{'s'[: config['trainers'] - 1]}, "
     console.print(f"{title}medians of {config['rounds']} rounds; {describe(result['machine'])}")
     names = list(result["systems"])
     tables = {
@@ -203,6 +207,7 @@ def main() -> None:
     parser.add_argument(
         "--shards", type=int, nargs="+", default=[2], help="server processes; several: one run each"
     )
+    parser.add_argument("--trainers", type=int, default=1, help="processes of each system that work at once")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
     parser.add_argument("--block-s", type=float, default=BLOCK_S)

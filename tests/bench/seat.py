@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rowloom.client import InvalidRequest, RowloomError, connect
 from rowloom.deploy.bench import TABLE, Rowloom, Sockets
+from rowloom.deploy.rival import Crew
 from rowloom.deploy.turns import Turn, fill, take_turn
 from rowloom.deploy.workload import make_cases
 from rowloom.deploy.yardstick import Yardstick
@@ -35,13 +36,18 @@ class Seat:
         InvalidRequest: the system cannot be had here; the message says why.
     """
 
-    def __init__(self, name: str, plan: dict) -> None:
+    def __init__(self, name: str, plan: dict, crew: Crew | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self._end, theirs = context.Pipe()
-        self._process = context.Process(target=_sit, args=(name, plan, theirs), daemon=False)
+        self._process = context.Process(target=_sit, args=(name, plan, crew, theirs), daemon=False)
         self._process.start()
         theirs.close()
         self.name = name
+        if crew is None:
+            self.wait()
+
+    def wait(self) -> None:
+        """Until the system is up."""
         try:
             self.version, self._ops, self.keeps = self._answer()
         except BaseException:
@@ -72,18 +78,30 @@ class Seat:
 
     def turn(self, number: int, block_s: float) -> Turn:
         """Let the system take a turn with the case of that number."""
-        return self._ask("turn", number, block_s)
+        self.begin(number, block_s)
+        return self.end()
+
+    def begin(self, number: int, block_s: float) -> None:
+        """Start a turn."""
+        self._say("turn", number, block_s)
+
+    def end(self) -> Turn:
+        """What it was."""
+        return self._answer()
 
     def server_rss_bytes(self) -> int:
         """Resident memory of the system's servers."""
         return self._ask("rss")
 
     def _ask(self, *words):
+        self._say(*words)
+        return self._answer()
+
+    def _say(self, *words) -> None:
         try:
             self._end.send(words)
         except OSError:
             raise self._gone() from None
-        return self._answer()
 
     def _answer(self):
         try:
@@ -98,13 +116,65 @@ class Seat:
         return RuntimeError(f"the process of {self.name} is gone")
 
 
-def _sit(name: str, plan: dict, end) -> None:
+class Team:
+    """Several such processes of one system, which take their turns together.
+
+    Args:
+        name, plan: as for Seat.
+        trainers: how many.
+
+    Raises:
+        InvalidRequest: as Seat; or the system takes one trainer only.
+    """
+
+    def __init__(self, name: str, plan: dict, trainers: int) -> None:
+        self.name = name
+        self._stack = ExitStack()
+        crew = [None] if trainers == 1 else Crew.of(trainers, plan["servers"])
+        try:
+            self._seats = [self._stack.enter_context(Seat(name, plan, one)) for one in crew]
+            if trainers > 1:  # all at once: some systems are up when all of them are
+                for seat in self._seats:
+                    seat.wait()
+        except BaseException:
+            self._stack.close()
+            raise
+        first = self._seats[0]
+        self.version, self.can, self.fill, self.server_rss_bytes = (
+            first.version,
+            first.can,
+            first.fill,
+            first.server_rss_bytes,
+        )
+
+    def __enter__(self) -> "Team":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def turn(self, number: int, block_s: float) -> Turn:
+        """Let all of them take a turn with the case of that number."""
+        for seat in self._seats:
+            seat.begin(number, block_s)
+        turns = [seat.end() for seat in self._seats]
+        return Turn(
+            [seconds for turn in turns for seconds in turn.times],
+            max(turn.seconds for turn in turns),
+            sum(turn.client_cpu_s for turn in turns),
+            sum(turn.server_cpu_s for turn in turns),
+            sum(turn.ids for turn in turns),
+        )
+
+
+def _sit(name: str, plan: dict, crew: Crew | None, end) -> None:
     """The process. Its servers end with it, and it ends with its parent, whose end of the pipe closes then."""
     with ExitStack() as stack:
         try:
             keep_freed_memory()
-            system, version, ops, keeps = _enter(stack, name, plan)
-            cases = make_cases(plan["batches"], plan["rows"], plan["dim"], plan["seed"], plan["ops"])
+            system, version, ops, keeps = _enter(stack, name, plan, crew)
+            seed = plan["seed"] + (crew.rank if crew else 0)  # batches of its own
+            cases = make_cases(plan["batches"], plan["rows"], plan["dim"], seed, plan["ops"])
             end.send((False, (version, ops, keeps)))
             _answer_all(system, cases, plan, end)
         except (InvalidRequest, RowloomError) as e:
@@ -131,7 +201,7 @@ def _answer_all(system, cases, plan: dict, end) -> None:
         end.send((False, value))
 
 
-def _enter(stack: ExitStack, name: str, plan: dict) -> tuple:
+def _enter(stack: ExitStack, name: str, plan: dict, crew: Crew | None) -> tuple:
     """The system, its version, its ops, and the values it keeps for each value of a row."""
     rows, dim, servers = plan["rows"], plan["dim"], plan["servers"]
     if name == SOCKETS:
@@ -140,10 +210,12 @@ def _enter(stack: ExitStack, name: str, plan: dict) -> tuple:
     if name.startswith("rowloom-"):
         client = stack.enter_context(connect(plan["address"], carrier=name.partition("-")[2]))
         system = Rowloom(client, client.table(TABLE))
+        if crew is not None and crew.rank:  # the first one counts for all
+            system.server_cpu_s = float
         ops = [op for op in ("pull", "push", "step", "fused") if hasattr(system, op)]
         return system, "", ops, 2
     module, _, kind = RIVALS.get(name, name).partition(":")
     sys.path.insert(0, str(Path(__file__).parent))
-    rival = getattr(importlib.import_module(module), kind)(rows, dim, servers)
+    rival = getattr(importlib.import_module(module), kind)(rows, dim, servers, crew)
     stack.enter_context(rival)
     return rival, rival.version, rival.ops, rival.keeps

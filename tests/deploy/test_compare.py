@@ -130,6 +130,28 @@ def test_what_cannot_be_had_is_left_out_and_says_why(small):
     assert small["skipped"]["fake_rivals:NotThere"] == "it is not installed here: pip install it"
 
 
+def test_two_trainers_share_the_servers_of_a_system_that_takes_them():
+    found = compare.compare(
+        ["fake_rivals:Fake", "fake_rivals:Shared", "sockets"],
+        ["auto"],
+        rows=500,
+        dim=4,
+        trainers=2,
+        rounds=1,
+        batches=(16,),
+        block_s=0.005,
+        quiet=True,
+    )
+    assert list(found["systems"]) == ["rowloom-auto", "fake_rivals:Shared", "sockets"]
+    assert found["skipped"] == {"fake_rivals:Fake": "fake takes one trainer here, not 2"}
+    assert found["config"]["trainers"] == 2
+    for row in found["results"]:
+        assert all(f["rows_per_s"] > 0 and f["p50_ms"] > 0 for f in row["systems"].values())
+    out = io.StringIO()
+    compare.report(found, out)
+    assert "2 trainers" in out.getvalue()
+
+
 def test_a_rival_too_big_for_the_machine_is_refused_with_both_figures():
     with pytest.raises(
         InvalidRequest, match=r"it needs 5632\.0 GB of memory, .* GB are left; try fewer --rows"

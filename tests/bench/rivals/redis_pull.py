@@ -9,7 +9,6 @@ import numpy as np
 
 from rowloom.client import InvalidRequest
 from rowloom.deploy.rival import Rival, first_line, python
-from rowloom.deploy.rival_tensorflow import free_ports
 
 FILL_ROWS = 16_384
 KEY_BYTES = 8
@@ -24,6 +23,7 @@ class RedisPull(Rival):
 
     name = "redis"
     ops = ("pull",)
+    takes_crews = True
     keeps = 2  # it adds about a row's bytes of 64 columns in keys and bookkeeping
 
     def _start(self) -> None:
@@ -37,15 +37,17 @@ class RedisPull(Rival):
             raise InvalidRequest(
                 "redis and hiredis are not installed here: pip install 'rowloom[bench]'"
             ) from e
-        ports = free_ports(self.servers)
-        runners = [self._serve(python(__file__, program, str(port))) for port in ports]
-        self._pids = [int(first_line(runner)) for runner in runners]
+        ports = self.crew.ports[: self.servers]
+        if self.crew.rank == 0:
+            runners = [self._serve(python(__file__, program, str(port))) for port in ports]
+            self._pids = [int(first_line(runner)) for runner in runners]
         clients = [redis.Redis(port=port) for port in ports]
         self._connections = [_connected(client) for client in clients]
         for client in clients:
             self._stack.callback(client.close)
         self.version = clients[0].info("server")["redis_version"]
-        self._fill(clients)
+        if self.crew.rank == 0:
+            self._fill(clients)
 
     def _fill(self, clients: list) -> None:
         row = np.ones(self.dim, np.float32).tobytes()

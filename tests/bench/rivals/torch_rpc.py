@@ -8,7 +8,6 @@ import numpy as np
 
 from rowloom.client import InvalidRequest
 from rowloom.deploy.rival import Rival, end_with_stdin, python
-from rowloom.deploy.rival_tensorflow import free_ports
 
 LR, FLOOR = 0.05, 1e-7
 THREADS = 8
@@ -18,18 +17,20 @@ class TorchRpc(Rival):
     """One process for each server; `torch.unique` before the calls, gradients of equal ids summed by `index_add_`."""
 
     name = "torch"
+    takes_crews = True
 
     def _start(self) -> None:
         torch = _torch()
         from torch.distributed import rpc
 
         self.version, self._torch, self._rpc = torch.__version__, torch, rpc
-        (port,) = free_ports(1)
-        for server in range(self.servers):
-            self._serve(
-                python(__file__, *map(str, (server + 1, self.servers + 1, port, self.rows, self.dim)))
-            )
-        _join("trainer", 0, self.servers + 1, port)
+        rank, world, port = self.crew.rank, self.servers + self.crew.trainers, self.crew.ports[0]
+        if rank == 0:
+            for server in range(self.servers):
+                arguments = (server, self.servers, world, port, self.rows, self.dim)
+                self._serve(python(__file__, *map(str, arguments)))
+        # Number 0 is where all meet; then come the servers, then the other trainers.
+        _join(f"trainer{rank}", self.servers + rank if rank else 0, world, port)
         self._stack.callback(rpc.shutdown, graceful=False)
 
     def pull(self, ids: np.ndarray) -> np.ndarray:
@@ -103,15 +104,15 @@ def _push(at, grads) -> None:
 
 
 def main() -> None:
-    """One server, until stdin closes: `torch_rpc.py RANK WORLD PORT ROWS DIM`."""
+    """One server, until stdin closes: `torch_rpc.py INDEX SERVERS WORLD PORT ROWS DIM`."""
     # The trainer names the functions by this module.
     import rivals.torch_rpc as module
 
-    rank, world, port, rows, dim = map(int, sys.argv[1:])
+    index, servers, world, port, rows, dim = map(int, sys.argv[1:])
     torch = module._torch()
-    mine = (rows - (rank - 1) + world - 2) // (world - 1)
+    mine = (rows - index + servers - 1) // servers
     module.TABLE[:] = [torch.ones(mine, dim), torch.full((mine, dim), 0.1)]
-    module._join(f"server{rank - 1}", rank, world, port)
+    module._join(f"server{index}", index + 1, world, port)
     end_with_stdin()
 
 
