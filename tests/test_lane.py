@@ -131,7 +131,8 @@ def test_strangers_are_shown_the_door(cluster, junk: bytes) -> None:
     # A connection that is closed with our bytes unread is reset.
     with contextlib.suppress(ConnectionError), socket.create_connection(address, 10) as end:
         end.sendall(junk)
-        end.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # reset already: not connected
+            end.shutdown(socket.SHUT_WR)
         assert end.recv(100) == b""
     with connect(cluster.address) as client:
         assert (client.table("t").pull(IDS) == 0).all()
