@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numba
 import numpy as np
 
 from ..proto import codec
@@ -19,6 +18,7 @@ from ..proto import rowloom_pb2 as pb
 from ..proto.codec import Buffer
 from ..proto.codec_bags import Entries, PullBags, PullBagsReply
 from ..proto.errors import InvalidRequest
+from ..proto.jit import kernel
 from ..proto.layout import Layout, owner
 from ..proto.spec import TableEntry
 from .parts import CHUNK_BYTES, PullPart, PushPart
@@ -206,7 +206,7 @@ def _slices(cuts: np.ndarray, size: int) -> Iterator[slice]:
             yield slice(begin, end)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _cuts(order, begins, bounds, bags, count, entry_bytes, row_bytes, limits):
     """([U] whether a piece begins at each distinct id, [U] whether the id is better sent alone).
 
@@ -246,7 +246,7 @@ def _cuts(order, begins, bounds, bags, count, entry_bytes, row_bytes, limits):
     return cuts, alone
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _take(entries, bags, has, piece):
     """How many bags of some entries a piece did not have; now it has them."""
     new = 0

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from ..proto.errors import InvalidRequest
+from ..proto.jit import kernel
 from ..proto.recipes import is_finite, is_whole
 
 WAYS = 8
@@ -148,13 +148,13 @@ class RowCache:
         self._used.fill(0)
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@kernel
 def _set_of(x, sets):
     mixed = (np.uint64(x) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
     return np.int64((mixed * np.uint64(sets)) >> np.uint64(32))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _take(
     ids,
     kept,
@@ -206,7 +206,7 @@ def _take(
     return count
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _fill(ids, kept, reserved, rows, missing, places, ticket, given, out):
     for m in range(len(missing)):
         u = missing[m]
@@ -217,7 +217,7 @@ def _fill(ids, kept, reserved, rows, missing, places, ticket, given, out):
             reserved[at] = 0
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _drop(ids, kept, used):
     sets, ways = kept.shape
     for x in ids:

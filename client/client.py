@@ -25,6 +25,8 @@ from .bags import Bags
 from .cache import HotRows
 from .cached_pulls import CachedPulls
 from .calls import ask, fetch_layout, statistics
+from .direct import Direct, Outcome
+from .exchange import Exchange
 from .prefetching import Prefetch
 from .session import Operation, Session
 from .table import Table, copied
@@ -109,6 +111,7 @@ class Client:
         self._addresses = tuple(addresses)
         self._carrier = carrier
         self._transport = Transport(carrier)
+        self._direct = Direct(self._transport.lanes)
         self._start(None)
 
     def _start(self, layout: Layout | None) -> None:
@@ -275,6 +278,10 @@ class Client:
     ) -> list[np.ndarray]:
         """`pull`, by table entry instead of name: what `Table.pull` calls."""
         session = self._live()
+        if self._hot is None and len(wanted) == 1:
+            rows = self._direct.pull(session, *wanted[0], wire, self._deadline())
+            if rows is not None:
+                return [rows]
 
         def fetch(some: Sequence[tuple[TableEntry, Any]]) -> list[np.ndarray]:
             return self._run(operations.pull(session, some, self._deadline(), wire))
@@ -295,7 +302,21 @@ class Client:
         session = self._live()
         touched = [(entry, ids) for entry, ids, _ in given]
         with session.naming([entry for entry, _ in touched]), self._push_turn, self._changing(touched):
-            self._run(operations.push(session, given, self._deadline(), kind, wire))
+            deadline = self._deadline()
+            if len(given) > 1 or kind != codec.GRADIENTS or not self._pushed(given[0], deadline, wire):
+                self._run(operations.push(session, given, deadline, kind, wire))
+
+    def _pushed(self, given: tuple[TableEntry, Any, Any], deadline: float, wire: str | None) -> bool:
+        """Whether the push is done."""
+        outcome = self._direct.push(self._session, given, None, wire, deadline)
+        if outcome is not None:
+            self._finish(outcome, deadline)
+        return outcome is not None
+
+    def _finish(self, outcome: Outcome, deadline: float) -> None:
+        """Do what is left of a push."""
+        if outcome.left:
+            self._run(Exchange(self._session, outcome.left, deadline, outcome.done).run())
 
     def step_entries(
         self,
@@ -308,7 +329,15 @@ class Client:
         entries = [entry for entry, *_ in (*given, *wanted)]
         touched = [(entry, ids) for entry, ids, _ in given]
         with session.naming(entries), self._push_turn, self._changing(touched):
-            return self._run(operations.step(session, given, wanted, self._deadline(), wire))
+            deadline = self._deadline()
+            if len(given) == len(wanted) == 1:
+                outcome = self._direct.push(session, given[0], wanted[0], wire, deadline)
+                if outcome is not None:
+                    self._finish(outcome, deadline)
+                    if outcome.rows is not None:
+                        return [outcome.rows]
+                    return self._run(operations.pull(session, wanted, deadline, wire))
+            return self._run(operations.step(session, given, wanted, deadline, wire))
 
     def renorm_entry(self, entry: TableEntry, ids: Any, max_norm: float, norm_type: float) -> None:
         """What `Table.renorm` calls."""

@@ -26,16 +26,25 @@ MAX_IN_FLIGHT = 16  # parts of one operation that are under way at a time
 
 
 class Exchange:
-    """One pull or push on its way: sends parts, retries them, splits them anew when the layout changes."""
+    """One pull or push on its way: sends parts, retries them, splits them anew when the layout changes.
 
-    def __init__(self, session: Session, parts: Iterable[Part], deadline: float) -> None:
+    Args:
+        session: whose.
+        parts: what is to be done.
+        deadline: on the session's clock.
+        done: parts of the same call that were done already.
+    """
+
+    def __init__(
+        self, session: Session, parts: Iterable[Part], deadline: float, done: Iterable[Part] = ()
+    ) -> None:
         self._session = session
         self._ready: list[Part] = list(parts)[::-1]
         self._waiting: list[tuple[float, Part]] = []
         self._in_flight: dict[int, tuple[Part, Layout]] = {}
         self._deadline = deadline
         self._extended = 0.0
-        self._done: list[Part] = []
+        self._done: list[Part] = list(done)
         self._failure: RowloomError | None = None
         self._last_error: RowloomError | None = None
         # Asking for the layout: the request under way, when to ask next, whom.

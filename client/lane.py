@@ -7,16 +7,17 @@ import fcntl
 import mmap
 import os
 import socket
+import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from ..proto import rowloom_pb2 as pb
 from ..proto.codec import Buffer
-from ..proto.errors import RowloomError, decode_error
+from ..proto.errors import InvalidRequest, RowloomError, decode_error
 from ..proto.framing import Deferred, made, size_of
 from ..proto.lane import (
     ARENA_BYTES,
@@ -24,6 +25,7 @@ from ..proto.lane import (
     NOWHERE,
     OK,
     REPLY_BYTES,
+    REQUEST_BYTES,
     SOCKET_BUFFER_BYTES,
     WELCOME,
     Hello,
@@ -32,6 +34,9 @@ from ..proto.lane import (
 )
 
 CONNECT_TIMEOUT_S = 2.0
+BEGIN = 64  # where in a lane's space a request may begin: its head stands in front of it
+MOST_BYTES = 9 << 20  # of ids and rows in a request, and in a reply, that use a lane's space
+PATIENCE_S = 0.2  # how often one who waits for a lane looks at the clock
 RETRY_S = 5.0  # how long an address goes without a lane after one could not be had
 _ALIGN = 64
 _NOW = socket.MSG_DONTWAIT
@@ -57,6 +62,11 @@ class Lane:
         self._got = 0
         self._reply: Reply | None = None
         self._body = memoryview(b"")
+        self.space = np.frombuffer(self._arena, np.uint8)
+        if arena is None:
+            self.space = np.empty(2 * (MOST_BYTES + 4 * BEGIN), np.uint8)
+        self.base = int(self.space.__array_interface__["data"][0])
+        self._reply_at = 0
 
     def fileno(self) -> int:
         """For poll."""
@@ -97,6 +107,52 @@ class Lane:
         self._unsent += [memoryview(p) for p in pieces if len(p)]
         if len(self._unsent) == len(pieces) or len(pieces) == 1:
             self.flush()
+
+    def ask(self, method: int, begin: int, end: int, reply_bytes: int) -> None:
+        """Send the request that lies at [begin, end) in `space`; nothing else is under way. Raises OSError.
+
+        begin: at least BEGIN. There must be room for BEGIN + reply_bytes after the end.
+        """
+        self._reply_at = (-(-end // BEGIN) + 1) * BEGIN
+        if self._arena:
+            self._end.sendall(Request(method, end - begin, begin, self._reply_at, reply_bytes).encode())
+            return
+        head = begin - REQUEST_BYTES
+        self.space.data[head:begin] = Request(method, end - begin).encode()
+        self._end.sendall(self.space.data[head:end])
+
+    def hear(self, until: float) -> tuple[int, int] | None:
+        """Wait for the answer to `ask`. Raises OSError, InvalidRequest.
+
+        Returns:
+            Where in `space` the reply begins and ends; None if it is a refusal.
+        """
+        at = self._reply_at - REPLY_BYTES
+        view = self.space.data[at:]
+        got = self._some(view[:REPLY_BYTES] if self._arena else view, REPLY_BYTES, until)
+        reply = Reply.decode(view[:REPLY_BYTES], len(self._arena))
+        begin, size = reply.offset, reply.length
+        if begin == NOWHERE:
+            begin = self._reply_at
+            if size > len(view) - REPLY_BYTES:
+                raise InvalidRequest(f"a reply of {size} bytes, which is more than was asked for")
+            self._some(view[got : REPLY_BYTES + size], REPLY_BYTES + size - got, until)
+        return (begin, begin + size) if reply.status == OK else None
+
+    def _some(self, view: memoryview, least: int, until: float) -> int:
+        """Wait for at least so many bytes; how many have come."""
+        got = 0
+        while got < least:
+            try:
+                n = self._end.recv_into(view[got:])
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise TimeoutError("no answer in time") from None
+                continue
+            if n == 0:
+                raise ConnectionResetError("the server closed the connection")
+            got += n
+        return got
 
     def flush(self) -> None:
         """Send as much as the socket takes. Raises OSError."""
@@ -196,6 +252,12 @@ def _welcomed(end: socket.socket, arena: mmap.mmap | None) -> Lane:
     if end.recv(1) != WELCOME:
         raise ConnectionRefusedError("the server did not welcome us on its lane")
     end.settimeout(None)
+    seconds, rest = divmod(PATIENCE_S, 1)
+    for option in (
+        socket.SO_SNDTIMEO,
+        socket.SO_RCVTIMEO,
+    ):  # what Python does by itself asks the system twice
+        end.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(seconds), int(rest * 1e6)))
     return Lane(end, arena)
 
 
@@ -237,7 +299,13 @@ class Lanes:
             return None
         with self._lock:
             self._known[address] = known
+            self._without.pop(address, None)
         return lane
+
+    def lack(self, addresses: Iterable[str]) -> bool:
+        """Whether one of the addresses has no lane for now, as far as is known."""
+        now = time.monotonic()
+        return bool(self._without) and any(self._without.get(a, 0.0) > now for a in addresses)
 
     def give_back(self, address: str, lane: Lane) -> None:
         """The caller is done with it, and nothing is under way on it."""

@@ -129,13 +129,25 @@ class PushPart:
         self, header: pb.Header, *, client_id: int, client_epoch: int, low_water: int, oldest_epoch: int
     ) -> codec.Push:
         """The request, to be encoded."""
-        blocks = [(e.number, ids, self._block(values)) for e, ids, values in self.tables]
+        request = self._empty(header, client_id, client_epoch, low_water, oldest_epoch)
+        request.tables = [(e.number, ids, self._block(values)) for e, ids, values in self.tables]
+        return request
+
+    def head(
+        self, header: pb.Header, *, client_id: int, client_epoch: int, low_water: int, oldest_epoch: int
+    ) -> bytes:
+        """The request up to its first table."""
+        return self._empty(header, client_id, client_epoch, low_water, oldest_epoch).head()
+
+    def _empty(
+        self, header: pb.Header, client_id: int, client_epoch: int, low_water: int, oldest_epoch: int
+    ) -> codec.Push:
         return codec.Push(
             header=header,
             client_id=client_id,
             names=tuple(self.names),
             push=self.push,
-            tables=blocks,
+            tables=[],
             client_epoch=client_epoch,
             low_water=low_water,
             kind=self.kind,

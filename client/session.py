@@ -187,27 +187,40 @@ class Session:
 
     def encode(self, part: Part, layout: Layout) -> list[Buffer]:
         """The request of a part."""
-        header = _header(layout.cluster_id, layout.epoch, part.shard)
-        if isinstance(part, PullPart):
-            return part.encode(header)
+        header = header_of(layout, part.shard)
+        return (
+            part.encode(header)
+            if isinstance(part, PullPart)
+            else part.encode(header, **self._said(part, layout))
+        )
+
+    def head(self, part: PushPart, layout: Layout) -> bytes:
+        """The request of a part, up to its first table."""
+        return part.head(header_of(layout, part.shard), **self._said(part, layout))
+
+    def _said(self, part: PushPart, layout: Layout) -> dict[str, int]:
+        """What a request says of this client and its other parts."""
         with self._lock:
             self.name(part, layout)
-            oldest = min(name.epoch for name in self._holders)
+            oldest = min(self._holders).epoch
             if min(self._numbers)[0] < oldest:
                 self._numbers = {o: n for o, n in self._numbers.items() if o[0] >= oldest}
             low_water = self._numbers[layout.epoch, part.shard].low_water
-        return part.encode(
-            header,
-            client_id=self.client_id,
-            client_epoch=self.client_epoch,
-            low_water=low_water,
-            oldest_epoch=oldest,
-        )
+        return {
+            "client_id": self.client_id,
+            "client_epoch": self.client_epoch,
+            "low_water": low_water,
+            "oldest_epoch": oldest,
+        }
+
+
+def header_of(layout: Layout, shard: int) -> pb.Header:
+    """The header of all requests to a shard. Not to be written to."""
+    return _header(layout.cluster_id, layout.epoch, shard)
 
 
 @functools.lru_cache(4096)
 def _header(cluster_id: str, epoch: int, shard: int) -> pb.Header:
-    """The same for all requests to a shard. Not to be written to."""
     return pb.Header(cluster_id=cluster_id, epoch=epoch, protocol=PROTOCOL, shard=shard)
 
 

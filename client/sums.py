@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from ..proto import codec
 from ..proto.framing import Deferred
+from ..proto.jit import kernel
 from ..proto.prefetch import AHEAD, fetch
 from .helpers import in_pieces
 from .routing import Route
@@ -48,10 +48,12 @@ class Sums:
     def array(self) -> np.ndarray:
         """[M, width] float32."""
         out = np.empty((len(self), self.grads.shape[1]), np.float32)
-        self._sum(out)
+        self.write(out)
         return out
 
-    def _sum(self, out: np.ndarray) -> None:
+    def write(self, out: np.ndarray) -> None:
+        """Fill [M, width] float32."""
+
         def piece(begin: int, end: int) -> None:
             _sum_into(self.grads, self.order, self.begins, self.places[begin:end], out[begin:end])
 
@@ -67,12 +69,12 @@ class Sums:
     def _write(self, space: memoryview, wire: int) -> None:
         out = np.frombuffer(space, codec.WIRE_DTYPE[wire]).reshape(len(self), self.grads.shape[1])
         if wire == codec.FLOAT32:
-            self._sum(out)
+            self.write(out)
         else:
             out[:] = codec.to_wire(self.array(), wire).data
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _sum_into(grads, order, begins, places, out):
     width = grads.shape[1]
     for i in range(len(places)):

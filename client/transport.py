@@ -9,6 +9,7 @@ import select
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import grpc
@@ -76,16 +77,21 @@ class Transport:
         self._lock = threading.Lock()
         self._channels: dict[str, grpc.Channel] = {}
         self._methods: dict[tuple[str, str], Any] = {}
+        self.callers = Callers()
         self._lanes = (
             None if self._carrier == "grpc" else Lanes(self._lane_of, shared=self._carrier == "auto")
         )
 
     def open(self) -> Wire:
         """A wire for one operation."""
+        lanes, grpc_wire = self.lanes(), GrpcWire(self)
+        return grpc_wire if lanes is None else LaneWire(lanes, grpc_wire)
+
+    def lanes(self) -> Lanes | None:
+        """The lanes of this process; None if all goes over gRPC."""
         if self._pid != os.getpid():
             self._forget()  # the parent's channels are of no use here, and closing them could hang
-        grpc_wire = GrpcWire(self)
-        return grpc_wire if self._lanes is None else LaneWire(self._lanes, grpc_wire)
+        return self._lanes
 
     def _lane_of(self, address: str, timeout_s: float) -> pb.LaneReply:
         try:
@@ -113,49 +119,94 @@ class Transport:
                     channel.close()
                 self._channels.clear()
                 self._methods.clear()
+            self.callers.close()
             if self._lanes is not None:
                 self._lanes.close()
 
 
 class GrpcWire:
-    """One operation's calls."""
+    """One operation's calls. Each blocks a thread, the last one the caller's own: futures take half as long again."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._ended: queue.SimpleQueue[tuple[Send, Any]] = queue.SimpleQueue()
-        self._under_way: dict[int, Any] = {}
+        self._ended: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._kept: Send | None = None
+        self._under_way = 0
 
     @property
     def busy(self) -> bool:
         """Whether a call is under way."""
-        return bool(self._under_way)
+        return self._under_way > 0
 
     def send(self, send: Send) -> None:
-        """Start the call."""
+        """Start the call, or keep it until the next one is sent or waited for."""
+        self._start_kept()
+        self._kept = send
+        self._under_way += 1
+
+    def _start_kept(self) -> None:
+        if self._kept is not None:
+            send, self._kept = self._kept, None
+            self._transport.callers.run(lambda: self._ended.put(self._call(send)))
+
+    def _call(self, send: Send) -> Event:
         method = self._transport.method(send.address, send.method)
-        call = method.future(joined(send.buffers), timeout=max(send.timeout_s, 0.001))
-        self._under_way[send.tag] = call
-        call.add_done_callback(lambda done: self._ended.put((send, done)))
+        try:
+            return Event(send.tag, method(joined(send.buffers), timeout=max(send.timeout_s, 0.001)))
+        except grpc.RpcError as e:
+            return Event(send.tag, error=error_of(e, send.address))
+        except (
+            ValueError,
+            MemoryError,
+        ) as e:  # the client was closed meanwhile; or there is no room for the message
+            return Event(send.tag, error=NoAnswer(f"{send.address}: {e}"))
 
     def wait(self, timeout_s: float) -> Event | None:
         """The next call that ends."""
+        if self._kept is not None and timeout_s >= self._kept.timeout_s:
+            send, self._kept = self._kept, None
+            self._under_way -= 1
+            return self._call(send)
+        self._start_kept()
         try:
-            send, call = self._ended.get(timeout=timeout_s)
+            event = self._ended.get(timeout=timeout_s)
         except queue.Empty:
             return None
-        self._under_way.pop(send.tag, None)
-        try:
-            return Event(send.tag, call.result())
-        except grpc.FutureCancelledError:
-            return None
-        except grpc.RpcError as e:
-            return Event(send.tag, error=error_of(e, send.address))
+        self._under_way -= 1
+        return event
 
     def close(self) -> None:
-        """Cancel the calls that nobody waits for."""
-        for call in self._under_way.values():
-            call.cancel()
-        self._under_way.clear()
+        """Leave the calls that nobody waits for to their threads: each ends at its own deadline."""
+
+
+class Callers:
+    """Threads that block in calls, as many as there are at once; they end with the process, or when they are closed."""
+
+    def __init__(self) -> None:
+        self._idle: list[queue.SimpleQueue] = []
+        self._closed = False
+
+    def run(self, job: Callable[[], None]) -> None:
+        """Run a job beside the others."""
+        try:
+            mine = self._idle.pop()
+        except IndexError:
+            mine = queue.SimpleQueue()
+            threading.Thread(target=self._serve, args=(mine,), name="rowloom-call", daemon=True).start()
+        mine.put(job)
+
+    def _serve(self, mine: queue.SimpleQueue) -> None:
+        while (job := mine.get()) is not None:
+            job()
+            self._idle.append(mine)
+            if self._closed:
+                self.close()
+
+    def close(self) -> None:
+        """End those that have nothing to do, and the others when they are done."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().put(None)
 
 
 class LaneWire:

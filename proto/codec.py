@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from . import rowloom_pb2 as pb
 from .errors import InvalidRequest
 from .framing import Buffer, array_of, fields, framed, raw, scalar, spans, submessage, varint_bytes
+from .plain import read_push
 
 FLOAT32, BFLOAT16, FLOAT16, INT8 = range(4)
 WIRE_NUMBER = {"float32": FLOAT32, "bfloat16": BFLOAT16, "float16": FLOAT16, "int8": INT8}
@@ -31,6 +32,7 @@ WIRE_DTYPE = {
 _I64 = np.dtype("<i8")
 _I32 = np.dtype("<i4")
 _F32 = np.dtype("<f4")
+_NONE = np.empty(0, _F32)
 GRADIENTS, ASSIGN, RENORM = pb.PushRequest.GRADIENTS, pb.PushRequest.ASSIGN, pb.PushRequest.RENORM
 
 
@@ -226,9 +228,9 @@ class Push:
     max_norm: float = 0.0
     norm_type: float = 0.0
 
-    def encode(self) -> list[Buffer]:
-        """As buffers."""
-        head = pb.PushRequest(
+    def head(self) -> bytes:
+        """All but the tables, which come last."""
+        return pb.PushRequest(
             header=self.header,
             client_id=self.client_id,
             client_epoch=self.client_epoch,
@@ -241,7 +243,10 @@ class Push:
             max_norm=self.max_norm,
             norm_type=self.norm_type,
         ).SerializeToString()
-        out: list[Buffer] = [head]
+
+    def encode(self) -> list[Buffer]:
+        """As buffers."""
+        out: list[Buffer] = [self.head()]
         for table, ids, block in self.tables:
             fields = [scalar(1, table), *framed(2, [raw(ids, _I64)])]
             out += framed(9, fields + _block_fields(block, self.wire, 3, 4) + bag_fields(block, 5, 6))
@@ -250,27 +255,40 @@ class Push:
     @classmethod
     def decode(cls, data: bytes | memoryview) -> Push:
         """From bytes; ids and values are views. Raises InvalidRequest."""
+        view = memoryview(data).toreadonly()
+        table, begin, ids, count, values = read_push(np.frombuffer(view, np.uint8))
+        if table >= 0:
+            push = cls._of_head(view[:begin])
+            if push.wire == FLOAT32 and not (len(view) - values) % 4:
+                block = (
+                    Block(np.frombuffer(view, _F32, offset=values)) if values < len(view) else Block(_NONE)
+                )
+                push.tables = [(table, np.frombuffer(view, _I64, count, ids), block)]
+                return push
         head, parts = bytearray(), []
-        view = memoryview(data)
         for number, value, begin, end, start in spans(view):
             if number == 9:
                 parts.append(submessage(view[begin:end] if value is None else value))
             else:
                 head += view[start:end]
+        push = cls._of_head(head)
+        push.tables = [_grads(part, push.wire) for part in parts]
+        return push
+
+    @classmethod
+    def _of_head(cls, head: memoryview | bytearray) -> Push:
+        """All but the tables."""
         h = message_of(pb.PushRequest, head)
-        wire = wire_of_field(h.wire)
-        names = tuple(PartName(p.epoch, p.shard, p.seq) for p in h.names)
-        tables = [_grads(part, wire) for part in parts]
         return cls(
             header=h.header,
             client_id=h.client_id,
-            names=names,
+            names=tuple([PartName(p.epoch, p.shard, p.seq) for p in h.names]),
             push=h.push,
-            tables=tables,
+            tables=[],
             client_epoch=h.client_epoch,
             low_water=h.low_water,
             kind=h.kind,
-            wire=wire,
+            wire=wire_of_field(h.wire),
             oldest_epoch=h.oldest_epoch,
             max_norm=h.max_norm,
             norm_type=h.norm_type,

@@ -11,8 +11,8 @@ import numpy as np
 from ..proto.codec import Block, from_wire, shaped
 from ..proto.codec_bags import Entries
 from ..proto.errors import InvalidRequest
+from ..proto.jit import kernel
 from ..proto.spec import SGD, TableEntry, TableSpec
-from .jit import kernel
 from .table import Table
 
 _BLOCK_BYTES = 1 << 18  # rows that are gathered before they are added: what stays in the cache

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .jit import kernel
+from ..proto.jit import kernel
 
 LN2_HIGH, LN2_LOW = (
     0.69314718055989033,

@@ -140,7 +140,10 @@ class Host:
     # ------------------------------------------------------------------------------------------------- hot path
 
     def _pull(self, data: bytes | memoryview, space: memoryview | None) -> Sequence[Buffer]:
-        return self._serving().pull(Pull.decode(data), Room(space)).encode()
+        shard = self._serving()
+        if space is not None and (length := shard.answer_pull(data, space)) >= 0:
+            return [space[:length]]
+        return shard.pull(Pull.decode(data), Room(space)).encode()
 
     def _pull_bags(self, data: bytes | memoryview, space: memoryview | None) -> Sequence[Buffer]:
         return self._serving().pull_bags(PullBags.decode(data)).encode()

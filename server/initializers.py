@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..proto.jit import kernel
 from ..proto.spec import Constant, Initializer, Normal, TableSpec, TruncatedNormal, TwoSided, Uniform, Zeros
-from .jit import kernel
 
 FILL, UNIFORM, NORMAL, TRUNCATED, TWO_SIDED = range(5)
 # Phi(-2) and Phi(2) - Phi(-2), for values within two standard deviations.

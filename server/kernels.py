@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..proto.jit import kernel
 from ..proto.prefetch import AHEAD, fetch
 from .exact import power, real_power
-from .jit import kernel
 
 ZERO = np.float32(0)
 

@@ -31,6 +31,7 @@ from ..proto.lane import (
     NOWHERE,
     OK,
     REFUSED,
+    REPLY_BYTES,
     REQUEST_BYTES,
     SOCKET_BUFFER_BYTES,
     WELCOME,
@@ -42,7 +43,8 @@ from ..proto.lane import (
 log = logging.getLogger(__name__)
 HELLO_TIMEOUT_S = 5.0
 MAX_CONNECTIONS = 1024  # what comes beyond them is closed at once, and goes on over gRPC
-KEEP_BYTES = 8 << 20  # a receive buffer that grew larger than this is not kept
+OWN_BYTES = 10 << 20  # of a reply that is made where it is sent from: a little more than one chunk
+KEEP_BYTES = 10 << 20  # a receive buffer that grew larger than this is not kept
 
 Handle = Callable[[str, memoryview, memoryview | None], Sequence[Buffer]]
 
@@ -176,6 +178,8 @@ class _Connection:
         self._handle = handle
         self._head = bytearray(REQUEST_BYTES)
         self._buffer = np.empty(1 << 16, np.uint8).data
+        # Where replies are made that are not made in the arena, behind their heads; memory only where it is written.
+        self._own = np.empty(REPLY_BYTES + OWN_BYTES if arena is None else 0, np.uint8).data
 
     def run(self) -> None:
         """Until the client closes. Raises OSError, InvalidRequest."""
@@ -206,7 +210,7 @@ class _Connection:
         return message
 
     def _answer(self, head: Request, message: memoryview) -> tuple[int, Sequence[Buffer], memoryview | None]:
-        space = None
+        space = self._own[REPLY_BYTES:] or None
         if head.reply_bytes:
             space = self._arena[head.reply_offset : head.reply_offset + head.reply_bytes]
         try:
@@ -225,7 +229,11 @@ class _Connection:
         length, pieces = size_of(buffers), [made(b) for b in buffers]
         if space is not None and length <= len(space):
             put(space, pieces)
-            self._end.sendall(Reply(status, length, head.reply_offset).encode())
+            if head.reply_bytes:
+                self._end.sendall(Reply(status, length, head.reply_offset).encode())
+            else:
+                self._own[:REPLY_BYTES] = Reply(status, length).encode()
+                self._end.sendall(self._own[: REPLY_BYTES + length])
             return
         left = [memoryview(Reply(status, length).encode()), *map(memoryview, pieces)]
         while left:

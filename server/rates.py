@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..proto.jit import kernel
 from ..proto.optimizers import Cosine, Exponential, Schedule, WarmUp
 from .exact import cosine, real_power
-from .jit import kernel
 
 _FIXED, _EXPONENTIAL, _STAIRS, _COSINE = range(4)
 

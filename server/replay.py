@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..proto.jit import kernel
 from .exact import power
-from .jit import kernel
 
 ZERO, ONE = np.float32(0), np.float32(1)
 MANY = 16777216  # 2**24: whole numbers up to here are exact in float32

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..proto.errors import Overloaded
-from .jit import kernel
+from ..proto.jit import kernel
 
 _NORESERVE = 0x4000 if sys.platform == "linux" else 0
 _FIRST_BITS = 10
@@ -81,8 +81,13 @@ class Rows:
     def find(self, ids: np.ndarray) -> np.ndarray:
         """Numbers of rows, -1 for those that do not exist. ids: [N] int64. Returns [N] int32."""
         out = np.empty(len(ids), np.int32)
-        _find(ids, self._index, self._bits, self.ids, out)
+        find(ids, self._index, self._bits, self.ids, out)
         return out
+
+    @property
+    def look(self) -> tuple[np.ndarray, int, np.ndarray]:
+        """What compiled code needs to find rows: the hash, its bits, and the ids of the rows."""
+        return self._index, self._bits, self.ids
 
     def reserve(self, ids: np.ndarray) -> None:
         """Make room for these ids, so that `insert` cannot fail.
@@ -143,7 +148,8 @@ def _slot(row_id, bits):
 
 
 @kernel
-def _find(ids, index, bits, keys, out):
+def find(ids, index, bits, keys, out):
+    """Numbers of rows, -1 for those that do not exist. Arguments as `Rows.look`."""
     mask = (1 << bits) - 1
     for k in range(len(ids)):
         at = _slot(ids[k], bits)

@@ -38,6 +38,7 @@ from ..proto.errors import (
     WrongLayout,
 )
 from ..proto.layout import PROTOCOL, Layout
+from ..proto.plain import read_pull
 from ..proto.spec import TableEntry
 from .bags import count_of, expanded, pooled
 from .ledger import Ledger
@@ -68,6 +69,8 @@ class Shard:
         self.ledger = Ledger()
         self.frozen = False
         self.counters = Counters()
+        header = pb.Header(cluster_id=layout.cluster_id, epoch=layout.epoch, protocol=PROTOCOL, shard=index)
+        self._header = np.frombuffer(header.SerializeToString(), np.uint8)
         for entry in entries:
             self.create_table(entry)
 
@@ -102,6 +105,21 @@ class Shard:
             room: where the reply's rows are best put.
         """
         return self._read(self._wanted(request), request.wire, room)
+
+    def answer_pull(self, data: bytes | memoryview, space: memoryview) -> int:
+        """Write the reply to a PullRequest into space.
+
+        Returns:
+            How long it is; -1 if `pull` has to do it, or to say what is wrong.
+        """
+        message = np.frombuffer(memoryview(data).toreadonly(), np.uint8)
+        number, at, count = read_pull(message, self._header)
+        table = self.tables.get(number)
+        length = -1 if table is None else table.answer(message, at, count, np.frombuffer(space, np.uint8))
+        if length >= 0:
+            self.counters.pulls += 1
+            self.counters.pulled_rows += count
+        return length
 
     def step(self, request: Step, space: memoryview | None = None) -> StepReply:
         """Push, then pull; both are checked before anything changes. Raises as `push` and `pull`."""

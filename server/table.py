@@ -9,11 +9,14 @@ import numpy as np
 
 from ..proto import partition
 from ..proto.errors import InvalidRequest
+from ..proto.jit import kernel
 from ..proto.layout import owner
+from ..proto.owners import owners_of
+from ..proto.plain import read_pull, read_push
 from ..proto.prefetch import AHEAD, fetch
 from ..proto.spec import SGD, Adagrad, Adam, Optimizer, TableEntry, TableSpec, Uniform
+from .direct import first_stranger, locate, put_reply_head
 from .initializers import fill_row, fill_rows, start_of
-from .jit import kernel
 from .optimizers import rule_of
 from .rates import Rates
 from .rows import Rows
@@ -36,6 +39,7 @@ class Table:
         self.step = 0
         self._rates = Rates(entry.current_lr)
         self._shard, self._n = shard, n
+        self._owners = owners_of(spec, n)
         self._start = start_of(spec)
         self._rule = rule_of(spec)
         self._fills = self._rule.slot_fills()
@@ -75,8 +79,7 @@ class Table:
         """Raise InvalidRequest for the first id that is out of range or another shard's. ids: [N] int64."""
         if not len(ids):
             return
-        owners = owner(self.spec, ids, self._n) if self._n > 1 else np.zeros(len(ids), np.int64)
-        k = _first_stranger(ids, owners, self.spec.id_limit - 1, self._shard)
+        k = first_stranger(ids, self._owners, self._shard)
         if k == len(ids):
             return
         if not 0 <= ids[k] < self.spec.id_limit:
@@ -117,6 +120,23 @@ class Table:
         _gather(self._rows.values, numbers, ids, out, s.kind, s.a, s.b, s.key)
         if self._rule.drifts and len(ids):
             self._catch_up(numbers, out)
+
+    def answer(self, data: np.ndarray, at: int, count: int, space: np.ndarray) -> int:
+        """Write the reply to a pull of the `count` ids that lie at data[at:], bytes, into space, bytes.
+
+        Returns:
+            How long it is; -1 if `pull` has to do it, or to say what is wrong: nothing was read.
+        """
+        ids, numbers = np.empty(count, np.int64), np.empty(count, np.int32)
+        begin = put_reply_head(space, 4 * count * self.width)
+        if self._rule.drifts or begin < 0:
+            return -1
+        if not locate(data, at, self._owners, self._shard, *self._rows.look, ids, numbers):
+            return -1
+        out = np.frombuffer(space, np.float32, count * self.width, begin).reshape(count, self.width)
+        s = self._start
+        _gather(self._rows.values, numbers, ids, out, s.kind, s.a, s.b, s.key)
+        return begin + out.nbytes
 
     def _catch_up(self, numbers: np.ndarray, out: np.ndarray) -> None:
         """Bring pulled rows up to the table's step: copies, so that reading writes nothing."""
@@ -244,14 +264,6 @@ def _contiguous(array: np.ndarray) -> np.ndarray:
 
 
 @kernel
-def _first_stranger(ids, owners, last, shard):
-    for k in range(len(ids)):
-        if ids[k] < 0 or ids[k] > last or owners[k] != shard:
-            return k
-    return len(ids)
-
-
-@kernel
 def _gather(values, numbers, ids, out, kind, a, b, key):
     width = values.shape[1]
     for k in range(len(numbers)):
@@ -277,10 +289,13 @@ def _scatter(values, numbers, rows):
 
 @kernel
 def _finite(bits):
+    # As whole vectors only when written like this; without the sign, infinity and NaN are the largest there are.
     worst = np.uint32(0)
-    for x in bits:
-        worst = max(worst, x & np.uint32(0x7F800000))
-    return worst != np.uint32(0x7F800000)
+    for k in range(len(bits)):
+        unsigned = np.uint32(bits[k] << np.uint32(1))
+        if unsigned > worst:
+            worst = unsigned
+    return worst < np.uint32(0xFF000000)
 
 
 @kernel
@@ -354,6 +369,9 @@ def compile_kernels() -> None:
     Other optimizers are compiled when the first table that has one is made. Either takes long only once on a machine:
     numba keeps what it compiled beside the sources, or in the user's cache directory where those are read-only.
     """
+    nothing = np.frombuffer(bytes(8), np.uint8)  # that is not to be written to, as off the wire
+    read_push(nothing)
+    read_pull(nothing, nothing)
     optimizers: list[Optimizer] = [SGD(), SGD(momentum=0.5), Adagrad(), Adam()]
     for optimizer, skip in itertools.product(optimizers, (0, 1)):
         # As off the wire: not to be written to, and at any byte of a message.
@@ -364,6 +382,7 @@ def compile_kernels() -> None:
         table.check_push(ids, grads)
         table.push(ids, grads, 1)
         table.push(ids[:2], grads[:2], 1)
+        table.answer(np.frombuffer(ids.tobytes(), np.uint8), 0, 3, np.empty(64, np.uint8))
         for at in (0, 1):
             table.pull(ids, np.frombuffer(bytearray(25), np.float32, 6, at).reshape(3, 2))
         table.renorm(ids, 1.0, 2.0)

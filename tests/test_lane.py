@@ -6,10 +6,10 @@ import signal
 import socket
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from stopping import until_stopped
 
 from rowloom.client import SGD, PushUnresolved, TableSpec, Unavailable, Zeros, connect
 from rowloom.deploy import local_cluster
@@ -56,17 +56,6 @@ def welcomed(description: pb.LaneReply) -> socket.socket:
     end.sendall(Hello(description.key, 0).encode())
     assert end.recv(1) == WELCOME
     return end
-
-
-def until_stopped(pid: int) -> None:
-    """A signal takes a moment to reach every thread of a process."""
-
-    def running() -> bool:
-        tasks = Path(f"/proc/{pid}/task").glob("*/stat")
-        return any(task.read_text().rpartition(")")[2].split()[0] != "T" for task in tasks)
-
-    while running():
-        time.sleep(0.001)
 
 
 @pytest.mark.parametrize(("carrier", "expected"), [("auto", 2), ("tcp", 2), ("grpc", 0)])

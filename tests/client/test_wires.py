@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rowloom.client import SGD, Adagrad, Adam, Client, InvalidRequest, Normal, TableSpec, Zeros
+from rowloom.client.direct import Direct
 from rowloom.client.wires import refuse_overflow
 from rowloom.proto import codec
 from rowloom.proto.spec import WIRES, TableEntry
@@ -25,8 +26,10 @@ def a_spec(name: str = "t", wire: str = "float32", **more) -> TableSpec:
 
 @pytest.fixture
 def seen_wires(monkeypatch) -> list[int]:
-    """The wire types of the requests that were sent, in order."""
+    """The wire types of the requests that were sent, in order; all of them in the usual way, see client/direct.py."""
     seen: list[int] = []
+    monkeypatch.setattr(Direct, "pull", lambda *_: None)
+    monkeypatch.setattr(Direct, "push", lambda *_: None)
     for message in (codec.Pull, codec.Push):
         whole = message.encode
 

@@ -1,4 +1,4 @@
-"""How kernels are compiled: without the GIL, with IEEE semantics, once on a machine."""
+"""How compiled code is compiled: without the GIL, with IEEE semantics, once on a machine."""
 
 from __future__ import annotations
 

@@ -1,0 +1,309 @@
+"""Small calls over the lane: the codec's own bytes, the same answers, and the usual way when something is not plain."""
+
+import os
+import random
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stopping import until_stopped
+
+from rowloom.client import (
+    SGD,
+    Adam,
+    Client,
+    InvalidRequest,
+    Normal,
+    PushUnresolved,
+    TableSpec,
+    Zeros,
+    connect,
+)
+from rowloom.client import direct as module
+from rowloom.client.direct import Direct, Plan, Pull
+from rowloom.client.frames import put_push, rows_in
+from rowloom.client.lane import MOST_BYTES
+from rowloom.client.parts import PullPart, PushPart, StepPart
+from rowloom.client.session import Session, header_of
+from rowloom.deploy import local_cluster
+from rowloom.proto import codec
+from rowloom.proto.layout import Layout, ShardAddress
+from rowloom.proto.spec import TableEntry
+
+SPEC = TableSpec("t", 1000, dim=4, optimizer=SGD(lr=1.0), initializer=Zeros())
+LAYOUT = Layout("cluster", 7, tuple(ShardAddress(i, f"h:{i}") for i in range(3)))
+SEEDS = st.integers(0, 10**6)
+
+
+def joined(buffers) -> bytes:
+    return b"".join(bytes(b) for b in buffers)
+
+
+# --------------------------------------------------------------------------------------------------------- messages
+
+
+@given(seed=SEEDS, at=st.integers(0, 70))
+def test_a_pull_is_framed_as_the_codec_frames_it(seed: int, at: int) -> None:
+    rng = np.random.default_rng(seed)
+    entry = TableEntry(int(rng.choice([1, 127, 128, 70_000])), SPEC)
+    pull = Pull.of(Plan.of(LAYOUT, entry), rng.integers(0, 1000, int(rng.integers(1, 60))))
+    assert pull is not None
+    for shard in range(3):
+        ids = pull.ids[pull.edges[shard] : pull.edges[shard + 1]]
+        part = PullPart(7, shard, [(entry, ids, None)])  # type: ignore[list-item]  # nothing comes back
+        space = np.full(2000, 7, np.uint8)
+        end = pull.put(shard, space, at)
+        assert space[at:end].tobytes() == joined(part.encode(header_of(LAYOUT, shard)))
+        assert (space[:at] == 7).all()
+        assert (space[end:] == 7).all()
+
+
+@given(seed=SEEDS, at=st.integers(0, 70), fused=st.booleans())
+def test_a_push_and_a_step_are_framed_as_the_codec_frames_them(seed: int, at: int, fused: bool) -> None:
+    rng = np.random.default_rng(seed)
+    width = int(rng.integers(1, 40))
+    entry = TableEntry(int(rng.choice([1, 127, 128, 70_000])), TableSpec("t", 1000, dim=width))
+    session = Session(
+        ["h:0"], int(rng.integers(1, 2**60)), random.Random(0), time.monotonic, threading.Lock()
+    )
+    ids = np.unique(rng.integers(0, 1000, int(rng.integers(0, 60))))
+    grads = rng.normal(size=(len(ids), width)).astype(np.float32)
+    push = PushPart(7, 1, [(entry, ids, grads)], 3)
+    lead = np.frombuffer(bytearray(session.head(push, LAYOUT)), np.uint8)
+    space = np.full(20_000, 7, np.uint8)
+    begin, values = put_push(space, at, lead, entry.number, ids, 4 * width, fused)
+    assert at <= begin < at + 4
+    assert values % 4 == 0
+    end = values + grads.nbytes
+    space[values:end] = grads.reshape(-1).view(np.uint8)
+    part: PushPart = push
+    if fused:
+        pull = Pull.of(Plan.of(LAYOUT, entry), ids)
+        if pull is None:
+            return
+        end = pull.put(1, space, end, inside=True)
+        mine = pull.ids[pull.edges[1] : pull.edges[2]]
+        part = StepPart.of(push, PullPart(7, 1, [(entry, mine, None)]), [])  # type: ignore[list-item]
+        part.names = push.names
+    assert space[begin:end].tobytes() == joined(session.encode(part, LAYOUT))
+    assert (space[end:] == 7).all()
+
+
+@given(seed=SEEDS, fused=st.booleans(), duplicate=st.booleans())
+def test_rows_are_found_only_in_replies_that_are_as_expected(seed: int, fused: bool, duplicate: bool) -> None:
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(int(rng.integers(1, 50)), 8)).astype(np.float32)
+    reply = codec.PullReply([codec.Block(rows)])
+    data = joined(codec.StepReply(duplicate, reply).encode() if fused else reply.encode())
+    space = np.frombuffer(bytearray(b"x" * 9 + data + b"y" * 9), np.uint8)
+    at = rows_in(space, 9, 9 + len(data), rows.nbytes, fused)
+    assert space[at : at + rows.nbytes].tobytes() == rows.tobytes()
+    assert rows_in(space, 9, 9 + len(data), rows.nbytes - 32, fused) == -1
+    assert rows_in(space, 9, 8 + len(data), rows.nbytes, fused) == -1
+    assert rows_in(space, 9, 10 + len(data), rows.nbytes, fused) == -1
+    two = joined(codec.PullReply([codec.Block(rows), codec.Block(rows)]).encode())
+    assert rows_in(np.frombuffer(two, np.uint8).copy(), 0, len(two), rows.nbytes, False) == -1
+
+
+# ------------------------------------------------------------------------------------------------------- the two ways
+
+
+class Ways:
+    """Counts the calls that were done directly, in whole."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.direct = 0
+        pull, push = Direct.pull, Direct.push
+
+        def counted_pull(*arguments):
+            rows = pull(*arguments)
+            self.direct += rows is not None
+            return rows
+
+        def counted_push(*arguments):
+            outcome = push(*arguments)
+            self.direct += outcome is not None and not outcome.left
+            return outcome
+
+        monkeypatch.setattr(Direct, "pull", counted_pull)
+        monkeypatch.setattr(Direct, "push", counted_push)
+
+    def taken(self) -> int:
+        """How many since the last time."""
+        count, self.direct = self.direct, 0
+        return count
+
+
+@pytest.fixture
+def ways(monkeypatch) -> Ways:
+    return Ways(monkeypatch)
+
+
+@pytest.fixture(params=["auto", "tcp"])
+def client(request, cluster) -> Iterator[Client]:
+    with cluster.connect(carrier=request.param) as client:
+        yield client
+
+
+def test_what_is_plain_goes_the_direct_way_and_the_rest_the_usual_one(client: Client, ways: Ways) -> None:
+    table, other = client.create_table(SPEC), client.create_table(TableSpec("u", 1000, dim=4))
+    rounded = client.create_table(TableSpec("r", 1000, dim=4, wire="bfloat16"))
+    ids, grads = np.arange(50), np.ones((50, 4), np.float32)
+    ways.taken()
+    for plain in (
+        lambda: table.pull(ids),
+        lambda: table.pull([3, 3, 5]),
+        lambda: table.pull(np.int32(7)),
+        lambda: table.push(ids, grads),
+        lambda: table.push([1], [[1, 2, 3, 4]]),
+        lambda: table.step(ids, grads, ids),
+        lambda: client.step({"t": (ids, grads)}, {"u": ids}),
+        lambda: client.pull({"t": ids}),
+        lambda: rounded.pull(ids, wire="float32"),
+    ):
+        plain()
+        assert ways.taken() == 1
+    for usual in (
+        lambda: table.pull([]),
+        lambda: table.push([], np.empty((0, 4))),
+        lambda: client.pull({"t": ids, "u": ids}),
+        lambda: table.pull(ids, wire="float16"),
+        lambda: rounded.push(ids, grads),
+        lambda: table.assign(ids, grads),
+        lambda: table.renorm(ids, 1.0),
+    ):
+        usual()
+        assert ways.taken() == 0
+    assert other.pull(ids).shape == (50, 4)
+
+
+def test_a_call_that_is_too_much_for_one_shard_goes_the_usual_way(client: Client, ways: Ways) -> None:
+    width = 1024
+    table = client.create_table(
+        TableSpec("wide", 10**6, dim=width, optimizer=SGD(lr=1.0), initializer=Zeros())
+    )
+    most = MOST_BYTES // (4 * width + 8)
+    ids = np.arange(0, 2 * (most + 1), 2)  # all of them shard 0's
+    ways.taken()
+    for count, expected in ((most, 1), (most + 1, 0)):
+        table.push(ids[:count], np.ones((count, width), np.float32))
+        assert ways.taken() == expected
+        rows = table.pull(ids[:count])
+        assert ways.taken() == expected
+    assert (rows[:most] == -2).all()
+    assert (rows[most:] == -1).all()
+
+
+def test_a_reply_that_is_not_as_expected_is_asked_for_again(client: Client, ways: Ways, monkeypatch) -> None:
+    table = client.create_table(SPEC)
+    monkeypatch.setattr(module, "rows_in", lambda *_: -1)
+    assert (table.step([1, 2], np.ones((2, 4)), [1, 2, 3])[:, 0] == [-1, -1, 0]).all()
+    assert (table.pull([1, 2, 3])[:, 0] == [-1, -1, 0]).all()
+
+
+@pytest.mark.parametrize("wrong", [[-1], [1000], [1.5], ["x"]])
+def test_wrong_ids_are_refused_with_the_same_words(client: Client, wrong: list) -> None:
+    table = client.create_table(SPEC)
+    with pytest.raises(InvalidRequest) as direct:
+        table.pull(wrong)
+    with pytest.raises(InvalidRequest) as usual:
+        table.pull(wrong, wire="int8")
+    assert str(direct.value) == str(usual.value)
+    for grads in (np.ones((1, 3)), np.full((1, 4), np.nan), np.full((1, 4), np.inf)):
+        with pytest.raises(InvalidRequest):
+            table.push([1], grads)
+    with pytest.raises(InvalidRequest, match="summed gradient of id 1"):
+        table.push([1, 1], np.full((2, 4), 3e38))
+    assert (table.pull([1]) == 0).all()
+
+
+def test_a_frozen_table_takes_no_gradients(client: Client) -> None:
+    table = client.create_table(TableSpec("still", 10, dim=2, frozen=True))
+    with pytest.raises(InvalidRequest, match="frozen"):
+        table.push([1], np.ones((1, 2)))
+
+
+def test_a_layout_that_changed_is_found_out_and_every_push_counts_once(
+    cluster, client: Client, ways: Ways
+) -> None:
+    table = client.create_table(SPEC)
+    adam = client.create_table(TableSpec("adam", 1000, dim=4, optimizer=Adam(), initializer=Normal()))
+    ids, grads = np.arange(100), np.ones((100, 4), np.float32)
+    for pushed, shards in enumerate((3, 1, 4, 2), 1):
+        cluster.scale(shards)
+        table.push(ids, grads)
+        adam.push(ids[:1], grads[:1])  # to all shards: it counts steps
+        assert (table.pull(ids) == -pushed).all()
+        ways.taken()
+        assert (table.pull(ids) == -pushed).all()
+        assert ways.taken() == 1
+    assert {counts["tables"]["adam"]["step"] for counts in client.statistics()} == {4}
+
+
+def test_a_server_without_a_lane_is_asked_in_the_usual_way_without_delay(ways: Ways, monkeypatch) -> None:
+    from rowloom.client.lane import Lanes
+
+    with local_cluster(2, tables=[SPEC]) as cluster, connect(cluster.address) as client:
+        taken = []
+        take = Lanes.take
+        monkeypatch.setattr(Lanes, "take", lambda *a: taken.append(a) or take(*a))
+        table = client.table("t")
+        table.pull(np.arange(10))
+        for shard in client._session.layout.shards:
+            client._transport._lanes._without[shard.address] = time.monotonic() + 60
+        ways.taken()
+        table.push(np.arange(10), np.ones((10, 4)))
+        assert (table.pull(np.arange(10)) == -1).all()
+        assert ways.taken() == 0
+
+
+@pytest.mark.parametrize("carrier", ["auto", "tcp"])
+def test_a_push_whose_answer_never_comes_counts_at_most_once_and_says_so(carrier: str) -> None:
+    with local_cluster(2, processes=True, tables=[SPEC]) as cluster:
+        with connect(cluster.address, carrier=carrier, timeout_s=1.5) as client:
+            table = client.table("t")
+            table.push(np.arange(10), np.ones((10, 4)))
+            pids = [cluster.launcher.pid(key) for key in cluster.launcher._running]
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                for pid in pids:
+                    until_stopped(pid)
+                with pytest.raises(PushUnresolved) as error:
+                    table.push(np.arange(10), np.ones((10, 4)))
+                assert (error.value.acked_rows, error.value.unknown_rows) == (0, 10)
+            finally:
+                for pid in pids:
+                    os.kill(pid, signal.SIGCONT)
+        with connect(cluster.address) as client:
+            counts = -client.table("t").pull(np.arange(10))[:, 0]
+            for shard in range(2):
+                assert len(set(counts[shard::2])) == 1
+                assert counts[shard] in (1, 2)
+
+
+def test_pulls_of_many_threads_do_not_share_a_lane(client: Client) -> None:
+    table = client.create_table(TableSpec("n", 1000, dim=8, initializer=Normal(std=1.0)))
+    expected = table.pull(np.arange(1000))
+    failed = []
+
+    def pull(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for _ in range(50):
+            ids = rng.integers(0, 1000, 200)
+            if not np.array_equal(table.pull(ids), expected[ids]):
+                failed.append(ids)
+
+    threads = [threading.Thread(target=pull, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert isinstance(next(iter(client._transport._lanes._free.values()))[0]._end, socket.socket)
