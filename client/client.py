@@ -303,20 +303,22 @@ class Client:
         touched = [(entry, ids) for entry, ids, _ in given]
         with session.naming([entry for entry, _ in touched]), self._push_turn, self._changing(touched):
             deadline = self._deadline()
-            if len(given) > 1 or kind != codec.GRADIENTS or not self._pushed(given[0], deadline, wire):
-                self._run(operations.push(session, given, deadline, kind, wire))
+            if len(given) == 1 and kind == codec.GRADIENTS and self._push_one(given[0], None, deadline, wire):
+                return
+            self._run(operations.push(session, given, deadline, kind, wire))
 
-    def _pushed(self, given: tuple[TableEntry, Any, Any], deadline: float, wire: str | None) -> bool:
-        """Whether the push is done."""
-        outcome = self._direct.push(self._session, given, None, wire, deadline)
-        if outcome is not None:
-            self._finish(outcome, deadline)
-        return outcome is not None
-
-    def _finish(self, outcome: Outcome, deadline: float) -> None:
-        """Do what is left of a push."""
-        if outcome.left:
+    def _push_one(
+        self,
+        given: tuple[TableEntry, Any, Any],
+        wanted: tuple[TableEntry, Any] | None,
+        deadline: float,
+        wire: str | None,
+    ) -> Outcome | None:
+        """Push to one table directly, and what is left of that in the usual way; None if nothing was done."""
+        outcome = self._direct.push(self._session, given, wanted, wire, deadline)
+        if outcome is not None and outcome.left:
             self._run(Exchange(self._session, outcome.left, deadline, outcome.done).run())
+        return outcome
 
     def step_entries(
         self,
@@ -331,11 +333,10 @@ class Client:
         with session.naming(entries), self._push_turn, self._changing(touched):
             deadline = self._deadline()
             if len(given) == len(wanted) == 1:
-                outcome = self._direct.push(session, given[0], wanted[0], wire, deadline)
+                outcome = self._push_one(given[0], wanted[0], deadline, wire)
+                if outcome is not None and outcome.rows is not None:
+                    return [outcome.rows]
                 if outcome is not None:
-                    self._finish(outcome, deadline)
-                    if outcome.rows is not None:
-                        return [outcome.rows]
                     return self._run(operations.pull(session, wanted, deadline, wire))
             return self._run(operations.step(session, given, wanted, deadline, wire))
 

@@ -36,7 +36,7 @@ from ..proto.lane import (
 CONNECT_TIMEOUT_S = 2.0
 BEGIN = 64  # where in a lane's space a request may begin: its head stands in front of it
 MOST_BYTES = 9 << 20  # of ids and rows in a request, and in a reply, that use a lane's space
-PATIENCE_S = 0.2  # how often one who waits for a lane looks at the clock
+PATIENCE_US = 200_000  # how often one who waits for a lane looks at the clock
 RETRY_S = 5.0  # how long an address goes without a lane after one could not be had
 _ALIGN = 64
 _NOW = socket.MSG_DONTWAIT
@@ -252,12 +252,10 @@ def _welcomed(end: socket.socket, arena: mmap.mmap | None) -> Lane:
     if end.recv(1) != WELCOME:
         raise ConnectionRefusedError("the server did not welcome us on its lane")
     end.settimeout(None)
-    seconds, rest = divmod(PATIENCE_S, 1)
-    for option in (
-        socket.SO_SNDTIMEO,
-        socket.SO_RCVTIMEO,
-    ):  # what Python does by itself asks the system twice
-        end.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(seconds), int(rest * 1e6)))
+    # What Python does by itself for a timeout asks the system twice.
+    patience = struct.pack("ll", 0, PATIENCE_US)
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
     return Lane(end, arena)
 
 

@@ -131,6 +131,7 @@ class GrpcWire:
         self._transport = transport
         self._ended: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._kept: Send | None = None
+        self._waited = False
         self._under_way = 0
 
     @property
@@ -143,6 +144,8 @@ class GrpcWire:
         self._start_kept()
         self._kept = send
         self._under_way += 1
+        if self._waited:  # more calls follow each other: the caller's thread has to start them
+            self._start_kept()
 
     def _start_kept(self) -> None:
         if self._kept is not None:
@@ -155,14 +158,12 @@ class GrpcWire:
             return Event(send.tag, method(joined(send.buffers), timeout=max(send.timeout_s, 0.001)))
         except grpc.RpcError as e:
             return Event(send.tag, error=error_of(e, send.address))
-        except (
-            ValueError,
-            MemoryError,
-        ) as e:  # the client was closed meanwhile; or there is no room for the message
+        except (ValueError, MemoryError) as e:  # the client was closed meanwhile; no room for the message
             return Event(send.tag, error=NoAnswer(f"{send.address}: {e}"))
 
     def wait(self, timeout_s: float) -> Event | None:
         """The next call that ends."""
+        self._waited = True
         if self._kept is not None and timeout_s >= self._kept.timeout_s:
             send, self._kept = self._kept, None
             self._under_way -= 1

@@ -22,6 +22,7 @@ from rowloom.client import (
     Normal,
     PushUnresolved,
     TableSpec,
+    Unavailable,
     Zeros,
     connect,
 )
@@ -286,6 +287,30 @@ def test_a_push_whose_answer_never_comes_counts_at_most_once_and_says_so(carrier
             for shard in range(2):
                 assert len(set(counts[shard::2])) == 1
                 assert counts[shard] in (1, 2)
+
+
+@pytest.mark.parametrize("carrier", ["auto", "tcp"])
+def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one(carrier: str) -> None:
+    spec = TableSpec("t", 100, dim=4, initializer=Normal(std=1.0))
+    with local_cluster(1, processes=True, tables=[spec]) as cluster:
+        with connect(cluster.address) as other:
+            expected = other.table("t").pull(np.arange(100))
+        with connect(cluster.address, carrier=carrier, timeout_s=1.0) as client:
+            table = client.table("t")
+            table.pull(np.arange(10))
+            pid = cluster.launcher.pid(next(iter(cluster.launcher._running)))
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                until_stopped(pid)
+                with pytest.raises(Unavailable):
+                    table.pull(np.arange(10))
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            client.timeout_s = 30.0
+            for first in (10, 20, 30):
+                np.testing.assert_array_equal(
+                    table.pull(np.arange(first, first + 10)), expected[first : first + 10]
+                )
 
 
 def test_pulls_of_many_threads_do_not_share_a_lane(client: Client) -> None:
