@@ -25,8 +25,7 @@ from .bags import Bags
 from .cache import HotRows
 from .cached_pulls import CachedPulls
 from .calls import ask, fetch_layout, statistics
-from .direct import Direct, Outcome
-from .exchange import Exchange
+from .direct import Direct
 from .prefetching import Prefetch
 from .session import Operation, Session
 from .table import Table, copied
@@ -206,7 +205,7 @@ class Client:
         Raises:
             as `Table.push`.
         """
-        given = [(self.table(name).entry, *_pair(name, pair)) for name, pair in grads.items()]
+        given = [(self.table(name).entry, *operations.pair_of(name, pair)) for name, pair in grads.items()]
         self.push_entries(given, wire=wire)
 
     def step(
@@ -236,7 +235,7 @@ class Client:
             array([[-1.],
                    [ 0.]], dtype=float32)
         """
-        given = [(self.table(name).entry, *_pair(name, pair)) for name, pair in grads.items()]
+        given = [(self.table(name).entry, *operations.pair_of(name, pair)) for name, pair in grads.items()]
         wanted = [(self.table(name).entry, some) for name, some in ids.items()]
         return dict(zip(ids, self.step_entries(given, wanted, wire), strict=True))
 
@@ -247,7 +246,7 @@ class Client:
 
     def push_async(self, grads: Mapping[str, tuple[Any, Any]], *, wire: str | None = None) -> Future[None]:
         """`push` in the background, after the pushes that were started before it. Arrays are copied."""
-        own = {name: tuple(map(copied, _pair(name, pair))) for name, pair in grads.items()}
+        own = {name: tuple(map(copied, operations.pair_of(name, pair))) for name, pair in grads.items()}
         return self.later_in_order(partial(self.push, own, wire=wire))
 
     def prefetch(
@@ -303,22 +302,13 @@ class Client:
         touched = [(entry, ids) for entry, ids, _ in given]
         with session.naming([entry for entry, _ in touched]), self._push_turn, self._changing(touched):
             deadline = self._deadline()
-            if len(given) == 1 and kind == codec.GRADIENTS and self._push_one(given[0], None, deadline, wire):
-                return
-            self._run(operations.push(session, given, deadline, kind, wire))
-
-    def _push_one(
-        self,
-        given: tuple[TableEntry, Any, Any],
-        wanted: tuple[TableEntry, Any] | None,
-        deadline: float,
-        wire: str | None,
-    ) -> Outcome | None:
-        """Push to one table directly, and what is left of that in the usual way; None if nothing was done."""
-        outcome = self._direct.push(self._session, given, wanted, wire, deadline)
-        if outcome is not None and outcome.left:
-            self._run(Exchange(self._session, outcome.left, deadline, outcome.done).run())
-        return outcome
+            outcome = None
+            if len(given) == 1 and kind == codec.GRADIENTS:
+                outcome = self._direct.push(session, given[0], None, wire, deadline)
+            if outcome is None:
+                self._run(operations.push(session, given, deadline, kind, wire))
+            elif outcome.left:
+                self._run(operations.finish(session, outcome, (), deadline, wire))
 
     def step_entries(
         self,
@@ -332,13 +322,14 @@ class Client:
         touched = [(entry, ids) for entry, ids, _ in given]
         with session.naming(entries), self._push_turn, self._changing(touched):
             deadline = self._deadline()
+            outcome = None
             if len(given) == len(wanted) == 1:
-                outcome = self._push_one(given[0], wanted[0], deadline, wire)
-                if outcome is not None and outcome.rows is not None:
-                    return [outcome.rows]
-                if outcome is not None:
-                    return self._run(operations.pull(session, wanted, deadline, wire))
-            return self._run(operations.step(session, given, wanted, deadline, wire))
+                outcome = self._direct.push(session, given[0], wanted[0], wire, deadline)
+            if outcome is None:
+                return self._run(operations.step(session, given, wanted, deadline, wire))
+            if outcome.rows is not None and not outcome.left:
+                return [outcome.rows]
+            return self._run(operations.finish(session, outcome, wanted, deadline, wire))
 
     def renorm_entry(self, entry: TableEntry, ids: Any, max_norm: float, norm_type: float) -> None:
         """What `Table.renorm` calls."""
@@ -457,9 +448,3 @@ class Client:
 
 def _reopen(addresses: tuple[str, ...], timeout_s: float, carrier: str, cache: HotRows | None) -> Client:
     return Client(addresses, timeout_s=timeout_s, carrier=carrier, cache=cache)
-
-
-def _pair(name: str, pair: Any) -> tuple[Any, Any]:
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise InvalidRequest(f"push takes (ids, gradients) for table {name!r}, got {type(pair).__name__}")
-    return pair[0], pair[1]

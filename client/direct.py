@@ -10,7 +10,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from .assembly import as_rows
 from .frames import put_pull, put_push, rows_in, spread, summing
 from .helpers import in_pieces
 from .lane import BEGIN, MOST_BYTES, Lane, Lanes
-from .parts import PushPart
+from .parts import Outcome, PushPart
 from .routing import as_ids, split
 from .session import ATTEMPT_TIMEOUT_S, Session, header_of
 from .sums import Sums
@@ -239,21 +239,6 @@ def _parts(session: Session, plan: Plan, ids: Any, grads: Any) -> dict[int, Push
         for shard, (b, e) in enumerate(itertools.pairwise(edges))
         if b < e or plan.everywhere
     }
-
-
-@dataclass
-class Outcome:
-    """What became of a call.
-
-    Attributes:
-        done: parts of a push that shards have acked.
-        left: those that are to be sent in the usual way.
-        rows: what was to be pulled; None if it is to be pulled in the usual way.
-    """
-
-    done: list[PushPart] = field(default_factory=list)
-    left: list[PushPart] = field(default_factory=list)
-    rows: np.ndarray | None = None
 
 
 def _exchange(session: Session, taken: Taken, parts: dict[int, PushPart], pull: Pull | None) -> Outcome:

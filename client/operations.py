@@ -17,7 +17,7 @@ from ..proto.spec import TableEntry
 from .assembly import Arrived, as_rows, latest
 from .calls import fetch_layout
 from .exchange import Exchange
-from .parts import PullPart, PushPart, StepPart, chunks, packed
+from .parts import Outcome, PullPart, PushPart, StepPart, chunks, packed
 from .routing import Route, as_ids, route
 from .session import Event, Part, Session, Turn
 from .sums import Sums
@@ -145,6 +145,21 @@ def step(
     return [one.rows() for one in coming]
 
 
+def finish(
+    session: Session,
+    outcome: Outcome,
+    wanted: Sequence[tuple[TableEntry, Any]],
+    deadline: float,
+    wire: str | None,
+) -> Generator[Turn, Event | None, list[np.ndarray]]:
+    """Do what is left of a push, or of a step that wanted ids of a table. Raises as `push` and `pull`."""
+    if outcome.left:
+        yield from Exchange(session, outcome.left, deadline, outcome.done).run()
+    if outcome.rows is not None or not wanted:
+        return [outcome.rows] if outcome.rows is not None else []
+    return (yield from pull(session, wanted, deadline, wire))
+
+
 def _fused(pushes: list[PushPart], pulls: list[PullPart], later: list[PullPart]) -> list[Part]:
     """What can go at once. A shard's pulls go with its only push, or else `later`: when its pushes are done."""
     out: list[Part] = []
@@ -159,6 +174,13 @@ def _fused(pushes: list[PushPart], pulls: list[PullPart], later: list[PullPart])
         elif part is not alone.get(part.shard):
             later.append(part)
     return out
+
+
+def pair_of(name: str, pair: Any) -> tuple[Any, Any]:
+    """(ids, gradients) of a table. Raises InvalidRequest."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise InvalidRequest(f"push takes (ids, gradients) for table {name!r}, got {type(pair).__name__}")
+    return pair[0], pair[1]
 
 
 def _checked(given: Sequence[tuple[TableEntry, Any, Any]], kind: int) -> list[Checked]:

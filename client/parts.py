@@ -235,6 +235,21 @@ class StepPart(PushPart):
         return super().split(layout)
 
 
+@dataclass
+class Outcome:
+    """What became of a call whose first attempt was made in `direct.py`.
+
+    Attributes:
+        done: parts of a push that shards have acked.
+        left: those that are to be sent in the usual way.
+        rows: what was to be pulled; None if it is to be pulled in the usual way.
+    """
+
+    done: list[PushPart] = field(default_factory=list)
+    left: list[PushPart] = field(default_factory=list)
+    rows: np.ndarray | None = None
+
+
 def chunks(bounds: np.ndarray, width: int) -> Iterator[tuple[int, int, int]]:
     """(shard, begin, end) runs of a route, each of about CHUNK_BYTES of rows."""
     step = max(1, CHUNK_BYTES // (4 * width))
