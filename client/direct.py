@@ -23,11 +23,11 @@ from ..proto.layout import Layout
 from ..proto.owners import owners_of
 from ..proto.spec import TableEntry
 from .assembly import as_rows
-from .frames import put_pull, put_push, rows_in, spread, summing
+from .frames import put_pull, put_push, rows_in, spread
 from .helpers import in_pieces
 from .lane import BEGIN, MOST_BYTES, Lane, Lanes
 from .parts import Outcome, PushPart
-from .routing import as_ids, split
+from .routing import as_ids, split, summing
 from .session import ATTEMPT_TIMEOUT_S, Session, header_of
 from .sums import Sums
 from .wires import LARGEST
@@ -35,6 +35,7 @@ from .wires import LARGEST
 PULL, PUSH, STEP = (NUMBER["/rowloom.v1.Shard/" + name] for name in ("Pull", "Push", "Step"))
 MOST_IDS = 1 << 18
 MOST_PLANS = 1000
+MOST_NAME = 1000  # letters of a cluster's name: it stands in every request, and a lane's space is limited
 HEADS = 64  # more than a reply has beside its rows
 _F32 = np.dtype("<f4")
 _SAFE = LARGEST[codec.FLOAT32] / 2
@@ -97,14 +98,14 @@ class Direct:
         """The lanes and the plan of a table, if there are both."""
         lanes = self._lanes()
         plan = None if lanes is None else self._plan(session, entry, wire)
-        if lanes is None or plan is None or lanes.lack(plan.addresses):
+        if lanes is None or plan is None or lanes.lack(shard.address for shard in plan.layout.shards):
             return None, None
         return lanes, plan
 
     def _plan(self, session: Session, entry: TableEntry, wire: str | None) -> Plan | None:
         """The plan of a table whose rows travel as they are."""
         layout = session.layout
-        if layout is None or (wire or entry.spec.wire) != "float32":
+        if layout is None or (wire or entry.spec.wire) != "float32" or len(layout.cluster_id) > MOST_NAME:
             return None
         plan = self._plans.get(entry.number)
         if plan is None or plan.layout is not layout:
@@ -124,7 +125,6 @@ class Plan:
         row_bytes: of one row.
         most: how many ids of a call may be one shard's.
         everywhere: whether a push visits shards that have none of its ids.
-        addresses: of the shards.
         leads: for each shard a PullRequest up to the table.
     """
 
@@ -134,7 +134,6 @@ class Plan:
     row_bytes: int
     most: int
     everywhere: bool
-    addresses: list[str]
     leads: list[np.ndarray]
 
     @classmethod
@@ -149,7 +148,6 @@ class Plan:
             row_bytes,
             MOST_BYTES // (row_bytes + 8),
             entry.spec.optimizer.counts_steps,
-            [shard.address for shard in layout.shards],
             [_array(joined(framed(1, [header]))) for header in headers],
         )
 

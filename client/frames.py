@@ -10,7 +10,6 @@ import numpy as np
 from ..proto.jit import kernel
 from ..proto.memory import copy_bytes, get_head, head_bytes, put_head, put_varint, varint_bytes
 from .assembly import copy_rows
-from .routing import by_place, split
 
 _STEP_PUSH, _STEP_PULL = 1, 2
 _PULL_TABLE, _PUSH_TABLE = 2, 9
@@ -30,14 +29,6 @@ def put_pull(space, at, lead, table, ids, begin, end, inside):
     copy_bytes(space, at, lead, 0, len(lead))
     at = put_head(space, at + len(lead), _PULL_TABLE, size)
     return _put_ids(space, at, table, ids, begin, end)
-
-
-@kernel
-def summing(ids, owners):
-    """(ids, bounds, order, begins) of a Route and its groups. Arguments as `split`."""
-    grouped, bounds, inverse = split(ids, owners)
-    order, begins = by_place(inverse, len(grouped))
-    return grouped, bounds, order, begins
 
 
 @kernel

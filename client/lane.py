@@ -36,6 +36,7 @@ from ..proto.lane import (
 CONNECT_TIMEOUT_S = 2.0
 BEGIN = 64  # where in a lane's space a request may begin: its head stands in front of it
 MOST_BYTES = 9 << 20  # of ids and rows in a request, and in a reply, that use a lane's space
+HEADS_BYTES = 1 << 16  # more than stands beside ids and rows in a request and its reply, see `Direct`
 PATIENCE_US = 200_000  # how often one who waits for a lane looks at the clock
 RETRY_S = 5.0  # how long an address goes without a lane after one could not be had
 _ALIGN = 64
@@ -64,7 +65,7 @@ class Lane:
         self._body = memoryview(b"")
         self.space = np.frombuffer(self._arena, np.uint8)
         if arena is None:
-            self.space = np.empty(2 * (MOST_BYTES + 4 * BEGIN), np.uint8)
+            self.space = np.empty(2 * MOST_BYTES + HEADS_BYTES, np.uint8)
         self.base = int(self.space.__array_interface__["data"][0])
         self._reply_at = 0
 

@@ -155,9 +155,9 @@ def finish(
     """Do what is left of a push, or of a step that wanted ids of a table. Raises as `push` and `pull`."""
     if outcome.left:
         yield from Exchange(session, outcome.left, deadline, outcome.done).run()
-    if outcome.rows is not None or not wanted:
-        return [outcome.rows] if outcome.rows is not None else []
-    return (yield from pull(session, wanted, deadline, wire))
+    if outcome.rows is not None:
+        return [outcome.rows]
+    return (yield from pull(session, wanted, deadline, wire)) if wanted else []
 
 
 def _fused(pushes: list[PushPart], pulls: list[PullPart], later: list[PullPart]) -> list[Part]:

@@ -169,3 +169,11 @@ def by_place(inverse, count):
         order[at[u]] = k
         at[u] += 1
     return order, begins
+
+
+@kernel
+def summing(ids, owners):
+    """(ids, bounds, order, begins) of a Route and its groups. Arguments as `split`."""
+    grouped, bounds, inverse = split(ids, owners)
+    order, begins = by_place(inverse, len(grouped))
+    return grouped, bounds, order, begins

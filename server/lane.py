@@ -43,7 +43,7 @@ from ..proto.lane import (
 log = logging.getLogger(__name__)
 HELLO_TIMEOUT_S = 5.0
 MAX_CONNECTIONS = 1024  # what comes beyond them is closed at once, and goes on over gRPC
-OWN_BYTES = 10 << 20  # of a reply that is made where it is sent from: a little more than one chunk
+OWN_BYTES = 10 << 20  # of a reply that is made where it is sent from: a little more than clients ask for
 KEEP_BYTES = 10 << 20  # a receive buffer that grew larger than this is not kept
 
 Handle = Callable[[str, memoryview, memoryview | None], Sequence[Buffer]]

@@ -201,6 +201,26 @@ def test_a_call_that_is_too_much_for_one_shard_goes_the_usual_way(client: Client
     assert (rows[most:] == -1).all()
 
 
+def test_the_largest_step_fits_into_the_space_of_a_lane(client: Client, ways: Ways) -> None:
+    for width in (1, 1024):
+        spec = TableSpec(f"w{width}", 10**7, dim=width, optimizer=SGD(lr=1.0), initializer=Zeros())
+        table = client.create_table(spec)
+        most = min(MOST_BYTES // (4 * width + 8), module.MOST_IDS)
+        ids = np.arange(0, 2 * most, 2)  # all of them shard 0's
+        ways.taken()
+        rows = table.step(ids, np.ones((most, width), np.float32), ids)
+        assert ways.taken() == 1
+        assert (rows == -1).all()
+
+
+def test_a_cluster_with_an_endless_name_is_asked_in_the_usual_way() -> None:
+    session = Session(["h:0"], 5, random.Random(0), time.monotonic, threading.Lock())
+    for name, expected in (("c" * 1000, True), ("c" * 1001, False)):
+        session.layout = Layout(name, 7, LAYOUT.shards)
+        plan = Direct(lambda: None)._plan(session, TableEntry(1, SPEC), None)
+        assert (plan is not None) == expected
+
+
 def test_a_reply_that_is_not_as_expected_is_asked_for_again(client: Client, ways: Ways, monkeypatch) -> None:
     table = client.create_table(SPEC)
     monkeypatch.setattr(module, "rows_in", lambda *_: -1)
