@@ -11,6 +11,7 @@ from numba.extending import intrinsic
 
 from ..proto.errors import InvalidRequest
 from ..proto.jit import kernel
+from ..proto.memory import address_of
 from ..proto.spec import TableSpec
 from .helpers import in_pieces
 from .routing import Route, as_array
@@ -39,7 +40,7 @@ class Arrived:
 
     def put(self, rows: np.ndarray, places: slice | np.ndarray) -> None:
         """Rows [M, width] float32, contiguous, are those at M places of the U."""
-        begin = rows.__array_interface__["data"][0]
+        begin = address_of(rows)
         size = 4 * self._width
         self._where[places] = np.arange(begin, begin + size * len(rows), size) if size else 0
         self.kept.append((rows, places))
@@ -114,6 +115,8 @@ def as_float32(values: object, shape: tuple[int, ...], of: str, spec: TableSpec,
             f"{what} must have shape {wanted}: {of} {shape} and rows {spec.row_shape} of table {spec.name!r}; "
             f"got {array.shape}"
         )
+    if array.dtype == np.float32 and array.flags.c_contiguous:
+        return array.reshape(-1, spec.width)
     if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
         raise InvalidRequest(f"{what} must be numbers, got {array.dtype} (table {spec.name!r})")
     with np.errstate(over="ignore"):

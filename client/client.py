@@ -277,10 +277,10 @@ class Client:
     ) -> list[np.ndarray]:
         """`pull`, by table entry instead of name: what `Table.pull` calls."""
         session = self._live()
-        if self._hot is None and len(wanted) == 1:
-            rows = self._direct.pull(session, *wanted[0], wire, self._deadline())
+        if self._hot is None:
+            rows = self._direct.pull(session, wanted, wire, self._deadline())
             if rows is not None:
-                return [rows]
+                return rows
 
         def fetch(some: Sequence[tuple[TableEntry, Any]]) -> list[np.ndarray]:
             return self._run(operations.pull(session, some, self._deadline(), wire))
@@ -303,8 +303,8 @@ class Client:
         with session.naming([entry for entry, _ in touched]), self._push_turn, self._changing(touched):
             deadline = self._deadline()
             outcome = None
-            if len(given) == 1 and kind == codec.GRADIENTS:
-                outcome = self._direct.push(session, given[0], None, wire, deadline)
+            if kind == codec.GRADIENTS:
+                outcome = self._direct.push(session, given, (), wire, deadline)
             if outcome is None:
                 self._run(operations.push(session, given, deadline, kind, wire))
             elif outcome.left:
@@ -322,13 +322,11 @@ class Client:
         touched = [(entry, ids) for entry, ids, _ in given]
         with session.naming(entries), self._push_turn, self._changing(touched):
             deadline = self._deadline()
-            outcome = None
-            if len(given) == len(wanted) == 1:
-                outcome = self._direct.push(session, given[0], wanted[0], wire, deadline)
+            outcome = self._direct.push(session, given, wanted, wire, deadline)
             if outcome is None:
                 return self._run(operations.step(session, given, wanted, deadline, wire))
             if outcome.rows is not None and not outcome.left:
-                return [outcome.rows]
+                return outcome.rows
             return self._run(operations.finish(session, outcome, wanted, deadline, wire))
 
     def renorm_entry(self, entry: TableEntry, ids: Any, max_norm: float, norm_type: float) -> None:

@@ -1,4 +1,4 @@
-"""The first attempt of a small call of one table over the row lane, without the machinery for what can go wrong.
+"""The first attempt of a small call over the row lane, without the machinery for what can go wrong.
 
 The messages are the same, framed and read by compiled code (`frames.py`). Whatever is not plain, and whatever a shard
 does not simply answer, is left to the usual way: operations that retry, split anew and find out about layouts.
@@ -7,9 +7,8 @@ does not simply answer, is left to the usual way: operations that retry, split a
 from __future__ import annotations
 
 import functools
-import itertools
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,7 @@ from ..proto.layout import Layout
 from ..proto.owners import owners_of
 from ..proto.spec import TableEntry
 from .assembly import as_rows
-from .frames import put_pull, put_push, rows_in, spread
+from .frames import pull_bytes, push_bytes, put_pull, put_push, rows_in, spread
 from .helpers import in_pieces
 from .lane import BEGIN, MOST_BYTES, Lane, Lanes
 from .parts import Outcome, PushPart
@@ -35,9 +34,11 @@ from .wires import LARGEST
 PULL, PUSH, STEP = (NUMBER["/rowloom.v1.Shard/" + name] for name in ("Pull", "Push", "Step"))
 MOST_IDS = 1 << 18
 MOST_PLANS = 1000
+MOST_TABLES = 256  # in a call
 MOST_NAME = 1000  # letters of a cluster's name: it stands in every request, and a lane's space is limited
-HEADS = 64  # more than a reply has beside its rows
+HEADS = 64  # more than a reply has beside its rows, for each table
 _F32 = np.dtype("<f4")
+_NOTHING = np.empty(0, np.uint8)
 _SAFE = LARGEST[codec.FLOAT32] / 2
 
 
@@ -53,59 +54,56 @@ class Direct:
         self._plans: dict[int, Plan] = {}  # by table number
 
     def pull(
-        self, session: Session, entry: TableEntry, ids: Any, wire: str | None, deadline: float
-    ) -> np.ndarray | None:
-        """Rows as `Table.pull`; None if they are to be pulled in the usual way. Raises InvalidRequest."""
-        lanes, plan = self._ready(session, entry, wire)
-        pull = None if lanes is None or plan is None else Pull.of(plan, ids)
-        if lanes is None or pull is None:
+        self, session: Session, wanted: Sequence[tuple[TableEntry, Any]], wire: str | None, deadline: float
+    ) -> list[np.ndarray] | None:
+        """Rows as `operations.pull`; None if they are to be pulled in the usual way. Raises InvalidRequest."""
+        lanes, plans = self._ready(session, [entry for entry, _ in wanted], wire)
+        pulls = None if lanes is None else _pulls(plans, [ids for _, ids in wanted])
+        if lanes is None or pulls is None:
             return None
-        with Taken(lanes, pull.plan.layout, deadline) as taken:
-            return _exchange(session, taken, {}, pull).rows
+        with Taken(lanes, plans[0].layout, deadline) as taken:
+            return _exchange(session, taken, {}, pulls).rows
 
     def push(
         self,
         session: Session,
-        given: tuple[TableEntry, Any, Any],
-        wanted: tuple[TableEntry, Any] | None,
+        given: Sequence[tuple[TableEntry, Any, Any]],
+        wanted: Sequence[tuple[TableEntry, Any]],
         wire: str | None,
         deadline: float,
     ) -> Outcome | None:
-        """`Table.push`; with ids that are wanted, `Table.step`. None if all of it is to be done in the usual way.
+        """As `operations.push`; with ids that are wanted, `step`. None if all of it is to be done in the usual way.
 
         Raises:
             InvalidRequest: nothing was sent.
         """
-        entry, ids, grads = given
-        lanes, plan = self._ready(session, entry, wire)
-        if lanes is None or plan is None:
+        entries = [entry for entry, *_ in (*given, *wanted)]
+        lanes, plans = self._ready(session, entries, wire)
+        pulls = None if lanes is None else _pulls(plans[len(given) :], [ids for _, ids in wanted])
+        if lanes is None or pulls is None:
             return None
-        pull = None
-        if wanted is not None:
-            theirs = self._plan(session, wanted[0], wire)
-            pull = None if theirs is None else Pull.of(theirs, wanted[1])
-            if pull is None or pull.plan.layout is not plan.layout:
-                return None
-        parts = _parts(session, plan, ids, grads)
+        parts = _parts(session, plans, given)
         if parts is None:
             return None
-        with Taken(lanes, plan.layout, deadline) as taken:
-            return _exchange(session, taken, parts, pull)
+        with Taken(lanes, plans[0].layout, deadline) as taken:
+            return _exchange(session, taken, parts, pulls)
 
     def _ready(
-        self, session: Session, entry: TableEntry, wire: str | None
-    ) -> tuple[Lanes | None, Plan | None]:
-        """The lanes and the plan of a table, if there are both."""
-        lanes = self._lanes()
-        plan = None if lanes is None else self._plan(session, entry, wire)
-        if lanes is None or plan is None or lanes.lack(shard.address for shard in plan.layout.shards):
-            return None, None
-        return lanes, plan
+        self, session: Session, entries: Sequence[TableEntry], wire: str | None
+    ) -> tuple[Lanes | None, list[Plan]]:
+        """The lanes and the tables' plans; no lanes if there is not all of that."""
+        lanes, layout = self._lanes(), session.layout
+        if lanes is None or layout is None or not 0 < len(entries) <= MOST_TABLES:
+            return None, []
+        if lanes.lack(shard.address for shard in layout.shards):
+            return None, []
+        plans = [self._plan(layout, entry, wire) for entry in entries]
+        found = [plan for plan in plans if plan is not None]
+        return (lanes if len(found) == len(plans) else None), found
 
-    def _plan(self, session: Session, entry: TableEntry, wire: str | None) -> Plan | None:
+    def _plan(self, layout: Layout, entry: TableEntry, wire: str | None) -> Plan | None:
         """The plan of a table whose rows travel as they are."""
-        layout = session.layout
-        if layout is None or (wire or entry.spec.wire) != "float32" or len(layout.cluster_id) > MOST_NAME:
+        if (wire or entry.spec.wire) != "float32" or len(layout.cluster_id) > MOST_NAME:
             return None
         plan = self._plans.get(entry.number)
         if plan is None or plan.layout is not layout:
@@ -123,16 +121,14 @@ class Plan:
         layout, entry: of whom this is.
         owners: as `proto.owners` has it.
         row_bytes: of one row.
-        most: how many ids of a call may be one shard's.
         everywhere: whether a push visits shards that have none of its ids.
-        leads: for each shard a PullRequest up to the table.
+        leads: for each shard a PullRequest up to the first table.
     """
 
     layout: Layout
     entry: TableEntry
     owners: np.ndarray
     row_bytes: int
-    most: int
     everywhere: bool
     leads: list[np.ndarray]
 
@@ -140,24 +136,29 @@ class Plan:
     def of(cls, layout: Layout, entry: TableEntry) -> Plan:
         """The plan of a table."""
         headers = [header_of(layout, shard).SerializeToString() for shard in range(layout.n)]
-        row_bytes = 4 * entry.spec.width
         return cls(
             layout,
             entry,
             owners_of(entry.spec, layout.n),
-            row_bytes,
-            MOST_BYTES // (row_bytes + 8),
+            4 * entry.spec.width,
             entry.spec.optimizer.counts_steps,
             [_array(joined(framed(1, [header]))) for header in headers],
         )
 
     def takes(self, ids: np.ndarray) -> bool:
         """Whether a call may have so many ids."""
-        return 0 < ids.size <= min(self.most * self.layout.n, MOST_IDS)
+        return ids.size <= MOST_IDS and ids.size * (self.row_bytes + 8) <= MOST_BYTES * self.layout.n
 
-    def fits(self, edges: list[int]) -> bool:
-        """Whether what goes to each shard fits into one request."""
-        return edges[-1] <= self.most or max(e - b for b, e in itertools.pairwise(edges)) <= self.most
+
+def _fit(routed: Sequence[tuple[Plan, list[int]]]) -> bool:
+    """Whether what goes to each shard, of tables with the edges of their routes, fits into one request."""
+    if sum(edges[-1] * (plan.row_bytes + 8) for plan, edges in routed) <= MOST_BYTES:
+        return True
+    shards = range(routed[0][0].layout.n)
+    return (
+        max(sum((edges[s + 1] - edges[s]) * (plan.row_bytes + 8) for plan, edges in routed) for s in shards)
+        <= MOST_BYTES
+    )
 
 
 @functools.cache
@@ -172,7 +173,7 @@ def _array(data: bytes) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Pull:
-    """The rows that a call wants: of ids of any shape, routed as `Route` has it; edges are its bounds."""
+    """The rows that a call wants of one table: of ids of any shape, routed as `Route` has it; edges are its bounds."""
 
     plan: Plan
     shape: tuple[int, ...]
@@ -183,69 +184,114 @@ class Pull:
 
     @classmethod
     def of(cls, plan: Plan, ids: Any) -> Pull | None:
-        """Route ids; None if there are none or too many. Raises InvalidRequest."""
+        """Route ids; None if there are too many. Raises InvalidRequest."""
         array = as_ids(ids, plan.entry.spec)
         if not plan.takes(array):
             return None
         grouped, bounds, inverse = split(array.reshape(-1), plan.owners)
-        edges = bounds.tolist()
-        return cls(plan, array.shape, grouped, bounds, edges, inverse) if plan.fits(edges) else None
+        return cls(plan, array.shape, grouped, bounds, bounds.tolist(), inverse)
 
-    def size(self, shard: int) -> int:
-        """Bytes of the rows that a shard is asked for."""
-        return self.plan.row_bytes * (self.edges[shard + 1] - self.edges[shard])
+    def count(self, shard: int) -> int:
+        """How many ids are a shard's."""
+        return self.edges[shard + 1] - self.edges[shard]
 
-    def put(self, shard: int, space: np.ndarray, at: int, *, inside: bool = False) -> int:
-        """Write the request to a shard, as a message or inside of a StepRequest; returns where it ends."""
-        begin, end = self.edges[shard], self.edges[shard + 1]
-        return put_pull(
-            space, at, self.plan.leads[shard], self.plan.entry.number, self.ids, begin, end, inside
-        )
-
-    def rows(self, heard: dict[int, tuple[Lane, int, int]], steps: Container[int]) -> np.ndarray | None:
-        """What was asked for, from the replies; None if one of them is not as expected.
-
-        steps: shards whose reply is a StepReply.
-        """
-        starts = np.zeros(self.plan.layout.n, np.int64)
-        for shard, (lane, begin, end) in heard.items():
-            size = self.size(shard)
-            at = rows_in(lane.space, begin, end, size, shard in steps) if size else 0
-            if at < 0:
-                return None
-            starts[shard] = lane.base + at
+    def rows(self, starts: np.ndarray) -> np.ndarray:
+        """What was asked for. starts: [n] int64, the address of each shard's rows."""
         spec = self.plan.entry.spec
         out = np.empty((len(self.inverse), spec.width), np.float32)
         in_pieces(lambda b, e: spread(starts, self.bounds, self.inverse[b:e], out[b:e]), len(out), out.nbytes)
         return out.reshape(self.shape + spec.row_shape)
 
 
-def _parts(session: Session, plan: Plan, ids: Any, grads: Any) -> dict[int, PushPart] | None:
+def _pulls(plans: Sequence[Plan], ids: Sequence[Any]) -> list[Pull] | None:
+    """What is wanted of each table; None if it is not plain. Raises InvalidRequest."""
+    pulls = []
+    for plan, some in zip(plans, ids, strict=True):
+        pull = Pull.of(plan, some)
+        if pull is None:
+            return None
+        pulls.append(pull)
+    return pulls if not pulls or _fit([(pull.plan, pull.edges) for pull in pulls]) else None
+
+
+def reply_bytes(pulls: Sequence[Pull], shard: int) -> int:
+    """Enough for a shard's reply."""
+    return HEADS + sum(HEADS + pull.plan.row_bytes * pull.count(shard) for pull in pulls)
+
+
+def put_pulls(pulls: Sequence[Pull], shard: int, space: np.ndarray, at: int, *, inside: bool = False) -> int:
+    """Write the request to a shard, as a message or inside of a StepRequest; returns where it ends."""
+    asked = [pull for pull in pulls if pull.count(shard)]
+    rest = sum(pull_bytes(pull.plan.entry.number, pull.count(shard)) for pull in asked[1:])
+    lead = asked[0].plan.leads[shard]
+    for pull in asked:
+        begin, end = pull.edges[shard], pull.edges[shard + 1]
+        at = put_pull(space, at, lead, rest, pull.plan.entry.number, pull.ids, begin, end, inside)
+        lead, rest, inside = _NOTHING, 0, False
+    return at
+
+
+def rows_of(
+    pulls: Sequence[Pull], heard: dict[int, tuple[Lane, int, int]], steps: Container[int]
+) -> list[np.ndarray] | None:
+    """What was asked for, from the replies; None if one of them is not as expected.
+
+    steps: shards whose reply is a StepReply.
+    """
+    starts = np.zeros((len(pulls), pulls[0].plan.layout.n), np.int64)
+    for shard, (lane, at, end) in heard.items():
+        asked = [k for k, pull in enumerate(pulls) if pull.count(shard)]
+        inside = shard in steps
+        for k in asked:
+            size = pulls[k].plan.row_bytes * pulls[k].count(shard)
+            at = rows_in(lane.space, at, end, size, inside, k == asked[-1])
+            if at < 0:
+                return None
+            starts[k, shard] = lane.base + at
+            at, inside = at + size, False
+    return [pull.rows(mine) for pull, mine in zip(pulls, starts, strict=True)]
+
+
+def _parts(
+    session: Session, plans: Sequence[Plan], given: Sequence[tuple[TableEntry, Any, Any]]
+) -> dict[int, PushPart] | None:
     """The parts of a push by shard; None if it is not plain, or its sums need a closer look. Raises InvalidRequest."""
-    spec = plan.entry.spec
-    array = as_ids(ids, spec)
-    if spec.frozen or not plan.takes(array):
+    if any(entry.spec.frozen for entry, _, _ in given) or len({e.number for e, _, _ in given}) < len(given):
         return None
-    rows, largest = as_rows(grads, array, spec, "grads")
-    distinct, bounds, order, begins = summing(array.reshape(-1), plan.owners)
-    edges = bounds.tolist()
-    if largest * array.size > _SAFE or not plan.fits(edges):
+    summed = []
+    for plan, (entry, ids, grads) in zip(plans, given, strict=False):
+        array = as_ids(ids, entry.spec)
+        if not plan.takes(array):
+            return None
+        rows, largest = as_rows(grads, array, entry.spec, "grads")
+        distinct, bounds, order, begins = summing(array.reshape(-1), plan.owners)
+        if largest * array.size > _SAFE:
+            return None
+        summed.append(
+            (plan, bounds.tolist(), distinct, Sums(rows, order, begins, _places()[: len(distinct)]))
+        )
+    if not _fit([(plan, edges) for plan, edges, _, _ in summed]):
         return None
-    sums, number = Sums(rows, order, begins, _places()[: len(distinct)]), session.next_push()
-    return {
-        shard: PushPart(plan.layout.epoch, shard, [(plan.entry, distinct[b:e], sums[b:e])], number)
-        for shard, (b, e) in enumerate(itertools.pairwise(edges))
-        if b < e or plan.everywhere
-    }
+    number, layout = session.next_push(), plans[0].layout
+    parts = {}
+    for shard in range(layout.n):
+        tables = [
+            (plan.entry, distinct[edges[shard] : edges[shard + 1]], sums[edges[shard] : edges[shard + 1]])
+            for plan, edges, distinct, sums in summed
+            if edges[shard] < edges[shard + 1] or plan.everywhere
+        ]
+        if tables:
+            parts[shard] = PushPart(layout.epoch, shard, tables, number)
+    return parts
 
 
-def _exchange(session: Session, taken: Taken, parts: dict[int, PushPart], pull: Pull | None) -> Outcome:
+def _exchange(session: Session, taken: Taken, parts: dict[int, PushPart], pulls: Sequence[Pull]) -> Outcome:
     """Ask every shard that has to do with a call, then hear them."""
-    pulled = [] if pull is None else [shard for shard in range(taken.layout.n) if pull.size(shard)]
+    pulled = [shard for shard in range(taken.layout.n) if any(pull.count(shard) for pull in pulls)]
     shards = sorted({*parts, *pulled})
     if taken.take(shards):
         for shard in shards:
-            _ask(session, taken, shard, parts.get(shard), pull if shard in pulled else None)
+            _ask(session, taken, shard, parts.get(shard), pulls if shard in pulled else ())
         taken.hear()
     outcome = Outcome()
     for shard, part in parts.items():
@@ -256,28 +302,44 @@ def _exchange(session: Session, taken: Taken, parts: dict[int, PushPart], pull: 
         else:
             part.maybe_applied = shard in taken.asked
             outcome.left.append(part)
-    if pull is not None and all(shard in taken.heard for shard in pulled):
-        outcome.rows = pull.rows(taken.heard, parts)
+    if pulls and all(shard in taken.heard for shard in pulled):
+        answered = {shard: taken.heard[shard] for shard in pulled}
+        outcome.rows = rows_of(pulls, answered, parts)
     return outcome
 
 
-def _ask(session: Session, taken: Taken, shard: int, part: PushPart | None, pull: Pull | None) -> None:
+def _ask(session: Session, taken: Taken, shard: int, part: PushPart | None, pulls: Sequence[Pull]) -> None:
     """Send one request: a Pull, a Push or a Step."""
     space = taken.lanes[shard].space
-    reply_bytes = HEADS + (0 if pull is None else pull.size(shard))
+    room = reply_bytes(pulls, shard)
     if part is None:
-        assert pull is not None
-        taken.ask(shard, PULL, BEGIN, pull.put(shard, space, BEGIN), reply_bytes)
+        taken.ask(shard, PULL, BEGIN, put_pulls(pulls, shard, space, BEGIN), room)
         return
-    entry, ids, sums = part.tables[0]
-    assert isinstance(sums, Sums)
-    lead, row_bytes = _array(session.head(part, taken.layout)), 4 * entry.spec.width
-    begin, at = put_push(space, BEGIN, lead, entry.number, ids, row_bytes, pull is not None)
-    end = at + row_bytes * len(ids)
-    sums.write(space[at:end].view(_F32).reshape(len(ids), entry.spec.width))
-    if pull is not None:
-        end = pull.put(shard, space, end, inside=True)
-    taken.ask(shard, PUSH if pull is None else STEP, begin, end, reply_bytes)
+    begin, end = put_part(part, _array(session.head(part, taken.layout)), space, BEGIN, inside=bool(pulls))
+    if pulls:
+        end = put_pulls(pulls, shard, space, end, inside=True)
+    taken.ask(shard, STEP if pulls else PUSH, begin, end, room)
+
+
+def put_part(
+    part: PushPart, lead: np.ndarray, space: np.ndarray, at: int, *, inside: bool
+) -> tuple[int, int]:
+    """Write the request of a part of gradients; returns where it begins and ends.
+
+    lead: the request up to its first table; inside: it is the first half of a StepRequest.
+    """
+    rest = sum(push_bytes(entry.number, len(ids), 4 * entry.spec.width) for entry, ids, _ in part.tables[1:])
+    first = None
+    for entry, ids, sums in part.tables:
+        width = entry.spec.width
+        begin, at = put_push(space, at, lead, rest, entry.number, ids, 4 * width, inside)
+        first = begin if first is None else first
+        end = at + 4 * width * len(ids)
+        assert isinstance(sums, Sums)
+        sums.write(space[at:end].view(_F32).reshape(len(ids), width))
+        at, lead, rest, inside = end, _NOTHING, 0, False
+    assert first is not None
+    return first, at
 
 
 class Taken:

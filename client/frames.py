@@ -1,4 +1,4 @@
-"""Requests of one table framed, and their replies read, by compiled code: the messages are those of `proto/codec.py`.
+"""Requests framed table by table, and their replies read, by compiled code: the messages are those of `proto/codec.py`.
 
 `space` is an array of bytes from which a request is sent, or in which a reply lies.
 """
@@ -17,36 +17,52 @@ _TABLE, _IDS, _VALUES = 1, 2, 3
 
 
 @kernel
-def put_pull(space, at, lead, table, ids, begin, end, inside):
-    """Write a PullRequest for ids[begin:end] of a table; returns where it ends.
-
-    lead: the request's bytes before the table's field; inside: it is the second half of a StepRequest.
-    """
-    front = _front_bytes(table, end - begin)
-    size = front + 8 * (end - begin)
-    if inside:
-        at = put_head(space, at, _STEP_PULL, len(lead) + head_bytes(size) + size)
-    copy_bytes(space, at, lead, 0, len(lead))
-    at = put_head(space, at + len(lead), _PULL_TABLE, size)
-    return _put_ids(space, at, table, ids, begin, end)
+def pull_bytes(table, count):
+    """How long a table's field in a PullRequest is, for so many ids."""
+    size = _front_bytes(table, count) + 8 * count
+    return head_bytes(size) + size
 
 
 @kernel
-def put_push(space, at, lead, table, ids, row_bytes, inside):
-    """Write a PushRequest for ids of a table, but for its last bytes: their gradients, of `row_bytes` bytes each.
+def push_bytes(table, count, row_bytes):
+    """How long a table's field in a PushRequest is, for so many ids and gradients of `row_bytes` bytes each."""
+    values = row_bytes * count
+    size = _front_bytes(table, count) + 8 * count + head_bytes(values) + values
+    return head_bytes(size) + size
 
-    lead: as of `put_pull`; inside: it is the first half of a StepRequest.
+
+@kernel
+def put_pull(space, at, lead, rest, table, ids, begin, end, inside):
+    """Write a PullRequest up to its first table's field, and this for ids[begin:end]; returns where that ends.
+
+    lead: the request's bytes before the first table; empty: write another table's field only.
+    rest: how many bytes of other tables follow. inside: the request is the second half of a StepRequest.
+    """
+    if inside:
+        at = put_head(space, at, _STEP_PULL, len(lead) + pull_bytes(table, end - begin) + rest)
+    copy_bytes(space, at, lead, 0, len(lead))
+    size = _front_bytes(table, end - begin) + 8 * (end - begin)
+    return _put_ids(space, put_head(space, at + len(lead), _PULL_TABLE, size), table, ids, begin, end)
+
+
+@kernel
+def put_push(space, at, lead, rest, table, ids, row_bytes, inside):
+    """Write a PushRequest up to its first table's field, and this but for its gradients, of `row_bytes` bytes each.
+
+    Arguments as of `put_pull`; inside: the request is the first half of a StepRequest.
 
     Returns:
-        (where it begins, where the gradients do): that is divisible by 4, so the request begins at `at` or soon after.
+        (where it begins, where the gradients do): with a lead they are divisible by 4, so it begins at `at` or soon
+        after.
     """
-    values = row_bytes * len(ids)
-    size = _front_bytes(table, len(ids)) + 8 * len(ids) + head_bytes(values) + values
-    whole = len(lead) + head_bytes(size) + size
-    end = at + whole + (head_bytes(whole) if inside else 0)
-    begin = at + -(end - values) % 4
+    values, field = row_bytes * len(ids), push_bytes(table, len(ids), row_bytes)
+    whole = len(lead) + field + rest
+    begin = at
+    if len(lead):
+        begin += -(at + (head_bytes(whole) if inside else 0) + len(lead) + field - values) % 4
     at = put_head(space, begin, _STEP_PUSH, whole) if inside else begin
     copy_bytes(space, at, lead, 0, len(lead))
+    size = _front_bytes(table, len(ids)) + 8 * len(ids) + head_bytes(values) + values
     at = put_head(space, at + len(lead), _PUSH_TABLE, size)
     return begin, put_head(space, _put_ids(space, at, table, ids, 0, len(ids)), _VALUES, values)
 
@@ -67,10 +83,10 @@ def _put_ids(space, at, table, ids, begin, end):
 
 
 @kernel
-def rows_in(space, at, end, size, inside):
-    """Where the rows are in a PullReply of one table with `size` bytes of rows; -1 if it is another one.
+def rows_in(space, at, end, size, inside, last):
+    """Where the next rows are in a PullReply that ends at `end`; -1 if these are not `size` bytes.
 
-    inside: it is the second half of a StepReply.
+    inside: this is a StepReply, from its beginning; last: nothing may follow.
     """
     if inside:
         pushed, at = get_head(space, at, end, _STEP_PUSH)
@@ -80,10 +96,11 @@ def rows_in(space, at, end, size, inside):
         if pulled < 0 or at + pulled != end:
             return np.int64(-1)
     block, at = get_head(space, at, end, 1)
-    if block < 0 or at + block != end:
+    stop = at + block
+    if block < 0 or (last and stop != end):
         return np.int64(-1)
-    rows, at = get_head(space, at, end, 1)
-    return np.int64(at) if rows == size and at + size == end else np.int64(-1)
+    rows, at = get_head(space, at, stop, 1)
+    return np.int64(at) if rows == size and at + size == stop else np.int64(-1)
 
 
 @kernel

@@ -22,8 +22,7 @@ def in_pieces(call: Callable[[int, int], Any], n: int, size: int) -> list[Any]:
         n: how many things there are to do.
         size: bytes that they move, all together.
     """
-    count = min(MOST_THREADS, _cores, size // PIECE_BYTES, n)
-    if count < 2:
+    if size < 2 * PIECE_BYTES or (count := min(MOST_THREADS, _cores, size // PIECE_BYTES, n)) < 2:
         return [call(0, n)]
     edges = [n * k // count for k in range(count + 1)]
     others = [_submit(call, edges[k], edges[k + 1]) for k in range(1, count)]

@@ -32,6 +32,7 @@ from ..proto.lane import (
     Reply,
     Request,
 )
+from ..proto.memory import address_of
 
 CONNECT_TIMEOUT_S = 2.0
 BEGIN = 64  # where in a lane's space a request may begin: its head stands in front of it
@@ -66,7 +67,7 @@ class Lane:
         self.space = np.frombuffer(self._arena, np.uint8)
         if arena is None:
             self.space = np.empty(2 * MOST_BYTES + HEADS_BYTES, np.uint8)
-        self.base = int(self.space.__array_interface__["data"][0])
+        self.base = address_of(self.space)
         self._reply_at = 0
 
     def fileno(self) -> int:

@@ -152,11 +152,11 @@ def finish(
     deadline: float,
     wire: str | None,
 ) -> Generator[Turn, Event | None, list[np.ndarray]]:
-    """Do what is left of a push, or of a step that wanted ids of a table. Raises as `push` and `pull`."""
+    """Do what is left of a push, or of a step that wanted ids of tables. Raises as `push` and `pull`."""
     if outcome.left:
         yield from Exchange(session, outcome.left, deadline, outcome.done).run()
     if outcome.rows is not None:
-        return [outcome.rows]
+        return outcome.rows
     return (yield from pull(session, wanted, deadline, wire)) if wanted else []
 
 

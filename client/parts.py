@@ -242,12 +242,12 @@ class Outcome:
     Attributes:
         done: parts of a push that shards have acked.
         left: those that are to be sent in the usual way.
-        rows: what was to be pulled; None if it is to be pulled in the usual way.
+        rows: what was to be pulled, table by table; None if it is to be pulled in the usual way.
     """
 
     done: list[PushPart] = field(default_factory=list)
     left: list[PushPart] = field(default_factory=list)
-    rows: np.ndarray | None = None
+    rows: list[np.ndarray] | None = None
 
 
 def chunks(bounds: np.ndarray, width: int) -> Iterator[tuple[int, int, int]]:

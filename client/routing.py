@@ -70,6 +70,8 @@ def _check_range(array: np.ndarray, spec: TableSpec) -> None:
 
 def as_array(value: Any, what: str) -> np.ndarray:
     """Numpy arrays, lists, scalars and CPU tensors as numpy. Raises InvalidRequest for ragged or foreign input."""
+    if type(value) is np.ndarray:
+        return value
     if hasattr(value, "detach") and hasattr(value, "cpu"):  # a torch tensor, without importing torch
         value = value.detach().cpu()
         if str(value.dtype) == "torch.bfloat16":  # numpy has no such type

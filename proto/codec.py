@@ -19,7 +19,8 @@ from google.protobuf.message import DecodeError
 from . import rowloom_pb2 as pb
 from .errors import InvalidRequest
 from .framing import Buffer, array_of, fields, framed, raw, scalar, spans, submessage, varint_bytes
-from .plain import read_push
+from .memory import get_head
+from .plain import plain_pull, read_push
 
 FLOAT32, BFLOAT16, FLOAT16, INT8 = range(4)
 WIRE_NUMBER = {"float32": FLOAT32, "bfloat16": BFLOAT16, "float16": FLOAT16, "int8": INT8}
@@ -33,6 +34,7 @@ _I64 = np.dtype("<i8")
 _I32 = np.dtype("<i4")
 _F32 = np.dtype("<f4")
 _NONE = np.empty(0, _F32)
+_NO_HEADER = np.frombuffer(bytes(1), np.uint8)[:0]
 GRADIENTS, ASSIGN, RENORM = pb.PushRequest.GRADIENTS, pb.PushRequest.ASSIGN, pb.PushRequest.RENORM
 
 
@@ -116,8 +118,15 @@ class Pull:
     @classmethod
     def decode(cls, data: bytes | memoryview) -> Pull:
         """From bytes; ids are views. Raises InvalidRequest."""
+        view = memoryview(data).toreadonly()
+        array = np.frombuffer(view, np.uint8)
+        size, begin = get_head(array, 0, len(array), 1)
+        found = plain_pull(array, begin + size, _NO_HEADER) if size > 0 else None
+        if found:
+            header = _header(bytes(view[begin : begin + size]))
+            return cls(header, [(table, np.frombuffer(view, _I64, n, at)) for table, at, n in found])
         header, tables, wire = pb.Header(), [], FLOAT32
-        for number, value in fields(memoryview(data)):
+        for number, value in fields(view):
             if number == 1:
                 header = _header(bytes(submessage(value)))
             elif number == 2:
@@ -256,15 +265,16 @@ class Push:
     def decode(cls, data: bytes | memoryview) -> Push:
         """From bytes; ids and values are views. Raises InvalidRequest."""
         view = memoryview(data).toreadonly()
-        table, begin, ids, count, values = read_push(np.frombuffer(view, np.uint8))
+        array = np.frombuffer(view, np.uint8)
+        table, begin, ids, count, values, end = read_push(array, 0)
         if table >= 0:
             push = cls._of_head(view[:begin])
-            if push.wire == FLOAT32 and not (len(view) - values) % 4:
-                block = (
-                    Block(np.frombuffer(view, _F32, offset=values)) if values < len(view) else Block(_NONE)
-                )
-                push.tables = [(table, np.frombuffer(view, _I64, count, ids), block)]
-                return push
+            while table >= 0 and push.wire == FLOAT32 and not (end - values) % 4:
+                grads = np.frombuffer(view, _F32, (end - values) // 4, values) if values < end else _NONE
+                push.tables.append((table, np.frombuffer(view, _I64, count, ids), Block(grads)))
+                if end == len(view):
+                    return push
+                table, begin, ids, count, values, end = read_push(array, end)
         head, parts = bytearray(), []
         for number, value, begin, end, start in spans(view):
             if number == 9:

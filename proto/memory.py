@@ -1,4 +1,4 @@
-"""Protobuf's wire format for compiled code: written to and read from arrays of bytes, at any position."""
+"""Memory as compiled code sees it: addresses, copies, and protobuf's wire format at any position of arrays of bytes."""
 
 from __future__ import annotations
 
@@ -27,6 +27,13 @@ def _copy_bytes(_, out, at, source, begin, size):
 
 
 copy_bytes: Any = intrinsic(_copy_bytes)
+
+
+@kernel
+def address_of(array):
+    """Where an array's bytes begin."""
+    # numpy's own ways make a dictionary or an object for that, whose names CPython keeps: 5 us, and memory that grows.
+    return array.ctypes.data
 
 
 @kernel

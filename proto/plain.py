@@ -1,4 +1,4 @@
-"""Plain requests, recognized by compiled code: one table, float32, every field where our own clients put it.
+"""Plain requests, recognized by compiled code: float32, every field where our own clients put it.
 
 What is not plain may still be right: `codec.py` reads it.
 """
@@ -14,23 +14,42 @@ _PULL_HEADER, _PULL_TABLE, _PUSH_TABLE = 1, 2, 9
 _NUMBER, _IDS, _VALUES = 1, 2, 3
 
 
+def plain_pull(data: np.ndarray, at: int, header: np.ndarray) -> list[tuple[int, int, int]] | None:
+    """All tables of a PullRequest, as `read_pull` has them; None if it is not plain, or has none."""
+    found = []
+    while True:
+        one = read_pull(data, at, header)
+        table, begin, count = one
+        if table < 0:
+            return None
+        found.append(one)
+        at = begin + 8 * count
+        if at == len(data):
+            return found
+
+
 @kernel
-def read_pull(data, header):
-    """A PullRequest with this header. data, header: bytes, as arrays.
+def read_pull(data, at, header):
+    """The next table of a PullRequest. data, header: bytes, as arrays.
+
+    at: where the table before it ended; 0 for the first, with which the request must have this header.
 
     Returns:
-        (table, where its ids begin, how many); table -1 if it is not plain.
+        (table, where its ids begin, how many: it ends with them); table -1 if it is not plain.
     """
     end = len(data)
-    size, at = get_head(data, 0, end, _PULL_HEADER)
-    if size != len(header):
-        return np.int64(-1), np.int64(0), np.int64(0)
-    for k in range(size):
-        if data[at + k] != header[k]:
+    if at == 0:
+        size, at = get_head(data, 0, end, _PULL_HEADER)
+        if size != len(header):
             return np.int64(-1), np.int64(0), np.int64(0)
-    size, at = get_head(data, at + size, end, _PULL_TABLE)
-    if size < 0 or at + size != end:
+        for k in range(size):
+            if data[at + k] != header[k]:
+                return np.int64(-1), np.int64(0), np.int64(0)
+        at += size
+    size, at = get_head(data, at, end, _PULL_TABLE)
+    if size < 0:
         return np.int64(-1), np.int64(0), np.int64(0)
+    end = at + size
     table, at, count = _table(data, at, end)
     return (table if at + 8 * count == end else np.int64(-1)), np.int64(at), np.int64(count)
 
@@ -48,22 +67,26 @@ def _table(data, at, end):
 
 
 @kernel
-def read_push(data):
-    """A PushRequest, of which the table is the last field.
+def read_push(data, at):
+    """The next table of a PushRequest of which the tables are the last fields. data: bytes, as an array.
+
+    at: where the table before it ended; 0 for the first.
 
     Returns:
-        (table, where its field begins, where its ids begin, how many, where its values begin: they go to the end);
-        table -1 if it is not plain.
+        (table, where its field begins, where its ids begin, how many, where its values begin, where they and the table
+        end); table -1 if it is not plain.
     """
-    end, start = len(data), _skip_to(data, _PUSH_TABLE)
+    end = len(data)
+    start = _skip_to(data, _PUSH_TABLE) if at == 0 else np.int64(at)
     size, at = get_head(data, start, end, _PUSH_TABLE)
-    if size < 0 or at + size != end:
-        return np.int64(-1), start, start, np.int64(0), start
+    if size < 0:
+        return np.int64(-1), start, start, np.int64(0), start, start
+    end = at + size
     table, ids, count = _table(data, at, end)
     size, at = get_head(data, ids + 8 * count, end, _VALUES)
     if size < 0 or at + size != end:
         table = np.int64(-1)
-    return table, start, np.int64(ids), np.int64(count), np.int64(at)
+    return table, start, np.int64(ids), np.int64(count), np.int64(at), np.int64(end)
 
 
 @kernel

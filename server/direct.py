@@ -1,4 +1,4 @@
-"""Plain pulls answered with the help of compiled code: one table, float32, written where the reply is sent from.
+"""Plain pulls answered with the help of compiled code: float32, written where the reply is sent from.
 
 The messages are those of `proto/codec.py`. What is not plain is left to `Shard.pull`, which also says what is wrong.
 """
@@ -39,9 +39,13 @@ def locate(data, at, owners, shard, index, bits, keys, ids, numbers):
 
 
 @kernel
-def put_reply_head(space, size):
-    """Write a PullReply up to its `size` bytes of rows; returns where these begin, -1 if there is not enough space."""
+def put_reply_head(space, at, size):
+    """Write a table's block in a PullReply up to its `size` bytes of rows.
+
+    Returns:
+        Where the rows begin; -1 if there is not enough space.
+    """
     block = head_bytes(size) + size
-    if head_bytes(block) + block > len(space):
+    if at + head_bytes(block) + block > len(space):
         return np.int64(-1)
-    return np.int64(put_head(space, put_head(space, 0, _BLOCK, block), _ROWS, size))
+    return np.int64(put_head(space, put_head(space, at, _BLOCK, block), _ROWS, size))

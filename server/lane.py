@@ -39,6 +39,7 @@ from ..proto.lane import (
     Reply,
     Request,
 )
+from ..proto.memory import address_of
 
 log = logging.getLogger(__name__)
 HELLO_TIMEOUT_S = 5.0
@@ -267,7 +268,4 @@ def put(space: memoryview, pieces: Sequence[bytes | memoryview]) -> None:
 
 def _address(view: memoryview) -> int:
     """Where a view's bytes begin."""
-    array = view.obj
-    if not isinstance(array, np.ndarray) or array.nbytes != view.nbytes:
-        array = np.frombuffer(view, np.uint8)
-    return array.__array_interface__["data"][0]
+    return address_of(np.frombuffer(view, np.uint8))

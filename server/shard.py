@@ -38,7 +38,7 @@ from ..proto.errors import (
     WrongLayout,
 )
 from ..proto.layout import PROTOCOL, Layout
-from ..proto.plain import read_pull
+from ..proto.plain import plain_pull
 from ..proto.spec import TableEntry
 from .bags import count_of, expanded, pooled
 from .ledger import Ledger
@@ -112,13 +112,18 @@ class Shard:
         Returns:
             How long it is; -1 if `pull` has to do it, or to say what is wrong.
         """
-        message = np.frombuffer(memoryview(data).toreadonly(), np.uint8)
-        number, at, count = read_pull(message, self._header)
-        table = self.tables.get(number)
-        length = -1 if table is None else table.answer(message, at, count, np.frombuffer(space, np.uint8))
-        if length >= 0:
-            self.counters.pulls += 1
-            self.counters.pulled_rows += count
+        message, out = np.frombuffer(memoryview(data).toreadonly(), np.uint8), np.frombuffer(space, np.uint8)
+        found, tables = plain_pull(message, 0, self._header) or [], self.tables
+        asked = [(tables[k], at, n) for k, at, n in found if k in tables and tables[k].answers]
+        if not found or len(asked) < len(found):
+            return -1
+        length = 0
+        for table, at, count in asked:
+            length = table.answer(message, at, count, out, length)
+            if length < 0:
+                return -1
+        self.counters.pulls += 1
+        self.counters.pulled_rows += sum(count for _, _, count in asked)
         return length
 
     def step(self, request: Step, space: memoryview | None = None) -> StepReply:

@@ -11,6 +11,7 @@ from ..proto import partition
 from ..proto.errors import InvalidRequest
 from ..proto.jit import kernel
 from ..proto.layout import owner
+from ..proto.memory import address_of
 from ..proto.owners import owners_of
 from ..proto.plain import read_pull, read_push
 from ..proto.prefetch import AHEAD, fetch
@@ -69,6 +70,11 @@ class Table:
         return self._rows.nbytes
 
     @property
+    def answers(self) -> bool:
+        """Whether `answer` can do what `pull` does: rows need no more than to be copied."""
+        return not self._rule.drifts
+
+    @property
     def counts_steps(self) -> bool:
         """Whether every push counts a step of the table, also one without ids on this shard."""
         return self.spec.optimizer.counts_steps
@@ -121,15 +127,15 @@ class Table:
         if self._rule.drifts and len(ids):
             self._catch_up(numbers, out)
 
-    def answer(self, data: np.ndarray, at: int, count: int, space: np.ndarray) -> int:
-        """Write the reply to a pull of the `count` ids that lie at data[at:], bytes, into space, bytes.
+    def answer(self, data: np.ndarray, at: int, count: int, space: np.ndarray, begin: int) -> int:
+        """Write the reply to a pull of the `count` ids that lie at data[at:], bytes, to space[begin:], bytes.
 
         Returns:
-            How long it is; -1 if `pull` has to do it, or to say what is wrong: nothing was read.
+            Where it ends; -1 if there is no room, or `pull` has to say what is wrong.
         """
         ids, numbers = np.empty(count, np.int64), np.empty(count, np.int32)
-        begin = put_reply_head(space, 4 * count * self.width)
-        if self._rule.drifts or begin < 0:
+        begin = put_reply_head(space, begin, 4 * count * self.width)
+        if begin < 0:
             return -1
         if not locate(data, at, self._owners, self._shard, *self._rows.look, ids, numbers):
             return -1
@@ -370,8 +376,10 @@ def compile_kernels() -> None:
     numba keeps what it compiled beside the sources, or in the user's cache directory where those are read-only.
     """
     nothing = np.frombuffer(bytes(8), np.uint8)  # that is not to be written to, as off the wire
-    read_push(nothing)
-    read_pull(nothing, nothing)
+    address_of(nothing)
+    address_of(np.empty(8, np.uint8))
+    read_push(nothing, 0)
+    read_pull(nothing, 0, nothing)
     optimizers: list[Optimizer] = [SGD(), SGD(momentum=0.5), Adagrad(), Adam()]
     for optimizer, skip in itertools.product(optimizers, (0, 1)):
         # As off the wire: not to be written to, and at any byte of a message.
@@ -382,7 +390,7 @@ def compile_kernels() -> None:
         table.check_push(ids, grads)
         table.push(ids, grads, 1)
         table.push(ids[:2], grads[:2], 1)
-        table.answer(np.frombuffer(ids.tobytes(), np.uint8), 0, 3, np.empty(64, np.uint8))
+        table.answer(np.frombuffer(ids.tobytes(), np.uint8), 0, 3, np.empty(64, np.uint8), 0)
         for at in (0, 1):
             table.pull(ids, np.frombuffer(bytearray(25), np.float32, 6, at).reshape(3, 2))
         table.renorm(ids, 1.0, 2.0)

@@ -27,13 +27,14 @@ from rowloom.client import (
     connect,
 )
 from rowloom.client import direct as module
-from rowloom.client.direct import Direct, Plan, Pull
+from rowloom.client.direct import Direct, Plan, Pull, _parts, _pulls, put_part, put_pulls
 from rowloom.client.frames import put_push, rows_in
 from rowloom.client.lane import MOST_BYTES
 from rowloom.client.parts import PullPart, PushPart, StepPart
 from rowloom.client.session import Session, header_of
 from rowloom.deploy import local_cluster
 from rowloom.proto import codec
+from rowloom.proto.framing import joined
 from rowloom.proto.layout import Layout, ShardAddress
 from rowloom.proto.spec import TableEntry
 
@@ -42,8 +43,22 @@ LAYOUT = Layout("cluster", 7, tuple(ShardAddress(i, f"h:{i}") for i in range(3))
 SEEDS = st.integers(0, 10**6)
 
 
-def joined(buffers) -> bytes:
-    return b"".join(bytes(b) for b in buffers)
+def some_tables(rng: np.random.Generator) -> list[Plan]:
+    """Plans of one to four tables."""
+    numbers = rng.choice([1, 127, 128, 70_000], int(rng.integers(1, 5)), replace=False)
+    specs = [TableSpec(f"t{n}", 1000, dim=int(rng.integers(1, 40)), optimizer=SGD()) for n in numbers]
+    return [Plan.of(LAYOUT, TableEntry(int(n), spec)) for n, spec in zip(numbers, specs, strict=True)]
+
+
+def some_ids(rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(0, 1000, int(rng.choice([0, 1, 2, 60])))
+
+
+def pull_part(pulls: list[Pull], shard: int) -> PullPart | None:
+    """What the usual way would send."""
+    tables = [(p.plan.entry, p.ids[p.edges[shard] : p.edges[shard + 1]], None) for p in pulls]
+    tables = [table for table in tables if len(table[1])]
+    return PullPart(7, shard, tables) if tables else None  # type: ignore[arg-type]  # nothing comes back
 
 
 # --------------------------------------------------------------------------------------------------------- messages
@@ -52,14 +67,15 @@ def joined(buffers) -> bytes:
 @given(seed=SEEDS, at=st.integers(0, 70))
 def test_a_pull_is_framed_as_the_codec_frames_it(seed: int, at: int) -> None:
     rng = np.random.default_rng(seed)
-    entry = TableEntry(int(rng.choice([1, 127, 128, 70_000])), SPEC)
-    pull = Pull.of(Plan.of(LAYOUT, entry), rng.integers(0, 1000, int(rng.integers(1, 60))))
-    assert pull is not None
+    plans = some_tables(rng)
+    pulls = _pulls(plans, [some_ids(rng) for _ in plans])
+    assert pulls is not None
     for shard in range(3):
-        ids = pull.ids[pull.edges[shard] : pull.edges[shard + 1]]
-        part = PullPart(7, shard, [(entry, ids, None)])  # type: ignore[list-item]  # nothing comes back
-        space = np.full(2000, 7, np.uint8)
-        end = pull.put(shard, space, at)
+        part = pull_part(pulls, shard)
+        if part is None:
+            continue
+        space = np.full(4000, 7, np.uint8)
+        end = put_pulls(pulls, shard, space, at)
         assert space[at:end].tobytes() == joined(part.encode(header_of(LAYOUT, shard)))
         assert (space[:at] == 7).all()
         assert (space[end:] == 7).all()
@@ -68,48 +84,74 @@ def test_a_pull_is_framed_as_the_codec_frames_it(seed: int, at: int) -> None:
 @given(seed=SEEDS, at=st.integers(0, 70), fused=st.booleans())
 def test_a_push_and_a_step_are_framed_as_the_codec_frames_them(seed: int, at: int, fused: bool) -> None:
     rng = np.random.default_rng(seed)
-    width = int(rng.integers(1, 40))
-    entry = TableEntry(int(rng.choice([1, 127, 128, 70_000])), TableSpec("t", 1000, dim=width))
     session = Session(
         ["h:0"], int(rng.integers(1, 2**60)), random.Random(0), time.monotonic, threading.Lock()
     )
-    ids = np.unique(rng.integers(0, 1000, int(rng.integers(0, 60))))
-    grads = rng.normal(size=(len(ids), width)).astype(np.float32)
-    push = PushPart(7, 1, [(entry, ids, grads)], 3)
-    lead = np.frombuffer(bytearray(session.head(push, LAYOUT)), np.uint8)
-    space = np.full(20_000, 7, np.uint8)
-    begin, values = put_push(space, at, lead, entry.number, ids, 4 * width, fused)
-    assert at <= begin < at + 4
-    assert values % 4 == 0
-    end = values + grads.nbytes
-    space[values:end] = grads.reshape(-1).view(np.uint8)
-    part: PushPart = push
-    if fused:
-        pull = Pull.of(Plan.of(LAYOUT, entry), ids)
-        if pull is None:
-            return
-        end = pull.put(1, space, end, inside=True)
-        mine = pull.ids[pull.edges[1] : pull.edges[2]]
-        part = StepPart.of(push, PullPart(7, 1, [(entry, mine, None)]), [])  # type: ignore[list-item]
-        part.names = push.names
-    assert space[begin:end].tobytes() == joined(session.encode(part, LAYOUT))
-    assert (space[end:] == 7).all()
+    plans, given = some_tables(rng), []
+    for plan in plans:
+        ids = some_ids(rng)
+        given.append((plan.entry, ids, rng.normal(size=(len(ids), plan.entry.spec.width))))
+    parts = _parts(session, plans, given)
+    pulls = _pulls(plans, [some_ids(rng) for _ in plans])
+    assert parts is not None
+    assert pulls is not None
+    for shard, push in parts.items():
+        asked = pull_part(pulls, shard) if fused else None
+        lead = np.frombuffer(bytearray(session.head(push, LAYOUT)), np.uint8)
+        space = np.full(60_000, 7, np.uint8)
+        begin, end = put_part(push, lead, space, at, inside=asked is not None)
+        assert at <= begin < at + 4
+        part: PushPart = push
+        if asked is not None:
+            end = put_pulls(pulls, shard, space, end, inside=True)
+            part = StepPart.of(push, asked, [])
+            part.names = push.names
+        assert space[begin:end].tobytes() == joined(session.encode(part, LAYOUT))
+        assert (space[end:] == 7).all()
 
 
-@given(seed=SEEDS, fused=st.booleans(), duplicate=st.booleans())
-def test_rows_are_found_only_in_replies_that_are_as_expected(seed: int, fused: bool, duplicate: bool) -> None:
+def test_gradients_of_the_first_table_lie_where_whole_vectors_can_be_written() -> None:
+    space, lead = np.zeros(1000, np.uint8), np.zeros(17, np.uint8)
+    for at in range(20):
+        for inside in (False, True):
+            begin, values = put_push(space, at, lead, 40, 1, np.arange(5), 16, inside)
+            assert at <= begin < at + 4
+            assert values % 4 == 0
+            assert put_push(space, at, lead[:0], 40, 1, np.arange(5), 16, False)[0] == at
+
+
+@given(seed=SEEDS, fused=st.booleans(), duplicate=st.booleans(), tables=st.integers(1, 4))
+def test_rows_are_found_only_in_replies_that_are_as_expected(
+    seed: int, fused: bool, duplicate: bool, tables: int
+) -> None:
     rng = np.random.default_rng(seed)
-    rows = rng.normal(size=(int(rng.integers(1, 50)), 8)).astype(np.float32)
-    reply = codec.PullReply([codec.Block(rows)])
+    blocks = [rng.normal(size=(int(rng.integers(1, 50)), 8)).astype(np.float32) for _ in range(tables)]
+    reply = codec.PullReply([codec.Block(rows) for rows in blocks])
     data = joined(codec.StepReply(duplicate, reply).encode() if fused else reply.encode())
     space = np.frombuffer(bytearray(b"x" * 9 + data + b"y" * 9), np.uint8)
-    at = rows_in(space, 9, 9 + len(data), rows.nbytes, fused)
-    assert space[at : at + rows.nbytes].tobytes() == rows.tobytes()
-    assert rows_in(space, 9, 9 + len(data), rows.nbytes - 32, fused) == -1
-    assert rows_in(space, 9, 8 + len(data), rows.nbytes, fused) == -1
-    assert rows_in(space, 9, 10 + len(data), rows.nbytes, fused) == -1
-    two = joined(codec.PullReply([codec.Block(rows), codec.Block(rows)]).encode())
-    assert rows_in(np.frombuffer(two, np.uint8).copy(), 0, len(two), rows.nbytes, False) == -1
+
+    def found(end: int, sizes: list[int]) -> list[int] | None:
+        at, inside, places = 9, fused, []
+        for k, size in enumerate(sizes):
+            at = rows_in(space, at, end, size, inside, k == len(sizes) - 1)
+            if at < 0:
+                return None
+            places.append(at)
+            at, inside = at + size, False
+        return places
+
+    end, sizes = 9 + len(data), [rows.nbytes for rows in blocks]
+    places = found(end, sizes)
+    assert places is not None
+    assert [space[at : at + rows.nbytes].tobytes() for at, rows in zip(places, blocks, strict=True)] == [
+        rows.tobytes() for rows in blocks
+    ]
+    assert found(end - 1, sizes) is None
+    assert found(end + 1, sizes) is None
+    assert found(end, [*sizes, 4]) is None
+    for k in range(tables):
+        assert found(end, [*sizes[:k], sizes[k] - 32, *sizes[k + 1 :]]) is None
+        assert tables == 1 or found(end, [*sizes[:k], *sizes[k + 1 :]]) is None
 
 
 # ------------------------------------------------------------------------------------------------------- the two ways
@@ -167,13 +209,19 @@ def test_what_is_plain_goes_the_direct_way_and_the_rest_the_usual_one(client: Cl
         lambda: client.step({"t": (ids, grads)}, {"u": ids}),
         lambda: client.pull({"t": ids}),
         lambda: rounded.pull(ids, wire="float32"),
+        lambda: table.pull([]),
+        lambda: table.push([], np.empty((0, 4))),
+        lambda: client.pull({"t": ids, "u": ids[:3], "r": []}, wire="float32"),
+        lambda: client.push({"t": (ids, grads), "u": (ids[:0], grads[:0])}),
+        lambda: client.step({"t": (ids, grads), "u": (ids[:3], grads[:3])}, {"u": ids}),
+        lambda: client.step({}, {"u": ids}),
+        lambda: client.step({"t": (ids, grads)}, {}),
     ):
         plain()
         assert ways.taken() == 1
     for usual in (
-        lambda: table.pull([]),
-        lambda: table.push([], np.empty((0, 4))),
-        lambda: client.pull({"t": ids, "u": ids}),
+        lambda: client.pull({"t": ids, "r": ids}),  # one of them travels as bfloat16
+        lambda: client.push({"t": (ids, grads), "r": (ids, grads)}),
         lambda: table.pull(ids, wire="float16"),
         lambda: rounded.push(ids, grads),
         lambda: table.assign(ids, grads),
@@ -217,7 +265,7 @@ def test_a_cluster_with_an_endless_name_is_asked_in_the_usual_way() -> None:
     session = Session(["h:0"], 5, random.Random(0), time.monotonic, threading.Lock())
     for name, expected in (("c" * 1000, True), ("c" * 1001, False)):
         session.layout = Layout(name, 7, LAYOUT.shards)
-        plan = Direct(lambda: None)._plan(session, TableEntry(1, SPEC), None)
+        plan = Direct(lambda: None)._plan(session.layout, TableEntry(1, SPEC), None)
         assert (plan is not None) == expected
 
 

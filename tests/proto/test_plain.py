@@ -12,7 +12,7 @@ from rowloom.proto.errors import InvalidRequest
 from rowloom.proto.layout import owner
 from rowloom.proto.memory import get_varint, put_varint, varint_bytes
 from rowloom.proto.owners import owner_of, owners_of
-from rowloom.proto.plain import read_pull, read_push
+from rowloom.proto.plain import plain_pull, read_pull, read_push
 
 HEADER = pb.Header(cluster_id="c", epoch=3, protocol=1, shard=2)
 NAMES = (codec.PartName(3, 2, 9), codec.PartName(2, 1, 300))
@@ -49,14 +49,20 @@ def outcome(data: bytes) -> object:
     return push.header.SerializeToString(), push.client_id, push.names, push.push, push.low_water, tables
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_a_push_reads_the_same_in_the_quick_way_and_in_the_usual_one(monkeypatch, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    wire = codec.FLOAT32 if rng.random() < 0.8 else codec.INT8
-    data = bytearray(joined(a_push(rng, int(rng.choice([0, 1, 1, 1, 2])), wire)))
-    mangled = [bytes(data)]
+def pull_outcome(data: bytes) -> object:
+    """What `Pull.decode` makes of bytes."""
+    try:
+        pull = codec.Pull.decode(data)
+    except InvalidRequest:
+        return "refused"
+    return pull.header.SerializeToString(), pull.wire, [(t, ids.tobytes()) for t, ids in pull.tables]
+
+
+def mangled(rng: np.random.Generator, data: bytes) -> list[bytes]:
+    """A message, and sixty that something happened to."""
+    out = [data]
     for _ in range(60):
-        copy = data.copy()
+        copy = bytearray(data)
         for _ in range(int(rng.integers(1, 4))):
             at = int(rng.integers(len(copy) + 1))
             match rng.integers(4):
@@ -68,17 +74,34 @@ def test_a_push_reads_the_same_in_the_quick_way_and_in_the_usual_one(monkeypatch
                     copy[at:at] = rng.bytes(int(rng.integers(1, 9)))
                 case 3:
                     del copy[at:]
-        mangled.append(bytes(copy))
-    quick = [outcome(some) for some in mangled]
-    monkeypatch.setattr(codec, "read_push", lambda _: (-1, 0, 0, 0, 0))
-    assert quick == [outcome(some) for some in mangled]
+        out.append(bytes(copy))
+    return out
 
 
-def test_only_a_push_of_one_table_is_plain() -> None:
+@pytest.mark.parametrize("seed", range(40))
+def test_a_push_reads_the_same_in_the_quick_way_and_in_the_usual_one(monkeypatch, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    wire = codec.FLOAT32 if rng.random() < 0.8 else codec.INT8
+    some = mangled(rng, joined(a_push(rng, int(rng.choice([0, 1, 1, 2, 3])), wire)))
+    quick = [outcome(one) for one in some]
+    monkeypatch.setattr(codec, "read_push", lambda *_: (-1, 0, 0, 0, 0, 0))
+    assert quick == [outcome(one) for one in some]
+
+
+def test_tables_of_a_push_are_found_one_after_the_other() -> None:
     rng = np.random.default_rng(0)
-    for tables in range(4):
-        table, *_ = read_push(array(joined(a_push(rng, tables))))
-        assert table == (200 if tables == 1 else -1)
+    for tables in range(5):
+        push = a_push(rng, tables)
+        data, at = array(joined(push)), 0
+        for number, ids, block in push.tables:
+            table, begin, first, count, values, end = read_push(data, at)
+            assert table == number
+            assert begin == at or not at
+            assert data[first : first + 8 * count].tobytes() == ids.tobytes()
+            assert data[values:end].tobytes() == block.data.tobytes()
+            at = end
+        assert at == (len(data) if tables else 0)
+        assert read_push(data, at)[0] == -1
 
 
 @given(st.integers(1, 2**32 - 1), st.lists(st.integers(0, 2**63 - 1), max_size=40), st.integers(0, 3))
@@ -86,28 +109,46 @@ def test_a_pull_is_plain_if_it_has_one_table_this_header_and_no_wire_type(table,
     ids = np.array(ids, np.int64)
     data = array(joined(codec.Pull(HEADER, [(table, ids)], wire)))
     known = array(HEADER.SerializeToString())
-    found, at, count = read_pull(data, known)
-    if wire == codec.FLOAT32:
-        assert (found, count) == (table, len(ids))
-        assert data[at : at + 8 * count].tobytes() == ids.tobytes()
-    else:
-        assert found == -1
+    found, at, count = read_pull(data, 0, known)
+    assert (found, count) == (table, len(ids))
+    assert data[at : at + 8 * count].tobytes() == ids.tobytes()
+    assert plain_pull(data, 0, known) == ([(table, at, count)] if wire == codec.FLOAT32 else None)
     for other in (
         pb.Header(cluster_id="d", epoch=3, protocol=1, shard=2),
         pb.Header(cluster_id="c", epoch=4, protocol=1, shard=2),
         pb.Header(cluster_id="c", epoch=3, protocol=1, shard=1),
         pb.Header(cluster_id="c", epoch=3, protocol=1),
     ):
-        assert read_pull(data, array(other.SerializeToString()))[0] == -1
+        assert read_pull(data, 0, array(other.SerializeToString()))[0] == -1
     for end in range(len(data)) if wire == codec.FLOAT32 else ():
-        assert read_pull(data[:end].copy(), known)[0] == -1
+        assert plain_pull(data[:end].copy(), 0, known) is None
 
 
-def test_a_pull_of_two_tables_or_of_part_of_an_id_is_not_plain() -> None:
-    ids, known = np.arange(3), array(HEADER.SerializeToString())
-    assert read_pull(array(joined(codec.Pull(HEADER, [(1, ids), (2, ids)]))), known)[0] == -1
+def test_a_pull_of_many_tables_is_plain_and_one_of_part_of_an_id_is_not() -> None:
+    known = array(HEADER.SerializeToString())
+    tables = [(number, np.arange(number % 5)) for number in (1, 200, 70_000, 4, 5)]
+    data = array(joined(codec.Pull(HEADER, tables)))
+    found = plain_pull(data, 0, known)
+    assert found is not None
+    assert [(table, data[at : at + 8 * n].tobytes()) for table, at, n in found] == [
+        (number, ids.tobytes()) for number, ids in tables
+    ]
+    for end in range(len(data)):
+        cut = plain_pull(data[:end].copy(), 0, known)
+        assert cut is None or cut == found[: len(cut)]
     message = pb.PullRequest(header=HEADER, tables=[pb.TableIds(table=1, ids=b"1234567")])
-    assert read_pull(array(message.SerializeToString()), known)[0] == -1
+    assert plain_pull(array(message.SerializeToString()), 0, known) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_pull_reads_the_same_in_the_quick_way_and_in_the_usual_one(monkeypatch, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    tables = [(int(n), rng.integers(0, 2**62, int(rng.integers(0, 5)))) for n in rng.integers(1, 300, 3)]
+    data = joined(codec.Pull(HEADER, tables[: int(rng.integers(0, 4))], int(rng.choice([0, 0, 3]))))
+    some = mangled(rng, data)
+    quick = [pull_outcome(one) for one in some]
+    monkeypatch.setattr(codec, "plain_pull", lambda *_: None)
+    assert quick == [pull_outcome(one) for one in some]
 
 
 @given(st.integers(0, 2**35 - 1))

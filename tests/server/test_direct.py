@@ -32,6 +32,10 @@ def request(number: int, ids: np.ndarray, shard: int = 1) -> bytes:
     return b"".join(bytes(b) for b in codec.Pull(header(shard), [(number, ids)]).encode())
 
 
+def request_of(tables: list[tuple[int, np.ndarray]]) -> bytes:
+    return b"".join(bytes(b) for b in codec.Pull(header(), tables).encode())
+
+
 def mine(spec: TableSpec, ids: np.ndarray, shard: int = 1) -> np.ndarray:
     ids = ids[ids < spec.id_limit]
     return ids[owner(spec, ids, N) == shard]
@@ -61,6 +65,21 @@ def test_the_reply_is_the_one_of_the_usual_way(shard, entry: TableEntry, seed: i
     assert shard.counters.pulled_rows == before + len(ids)
     if len(ids):
         assert shard.answer_pull(data, space[: length - 1]) == -1
+
+
+@given(seed=st.integers(0, 10**6), skip=st.integers(0, 9))
+def test_the_reply_for_many_tables_is_the_one_of_the_usual_way(shard, seed: int, skip: int) -> None:
+    rng = np.random.default_rng(seed)
+    entries = rng.permutation(np.array(ENTRIES[:4], object))[: int(rng.integers(1, 5))]
+    tables = [(e.number, mine(e.spec, rng.integers(0, 400, int(rng.choice([0, 1, 40]))))) for e in entries]
+    data = request_of(tables)
+    expected = b"".join(bytes(b) for b in shard.pull(codec.Pull.decode(data)).encode())
+    space = memoryview(bytearray(skip + 300 * 400))[skip:]
+    before = shard.counters.pulled_rows
+    assert bytes(space[: shard.answer_pull(data, space)]) == expected
+    assert shard.counters.pulled_rows == before + sum(len(ids) for _, ids in tables)
+    drifting = request_of([*tables, (5, mine(SPECS[4], np.arange(50)))])
+    assert shard.answer_pull(drifting, space) == -1
 
 
 def test_what_is_wrong_is_left_to_the_usual_way(shard) -> None:
