@@ -1,44 +1,37 @@
 """The first attempt of a small call over the row lane, without the machinery for what can go wrong.
 
-The messages are the same, framed and read by compiled code (`frames.py`). Whatever is not plain, and whatever a shard
-does not simply answer, is left to the usual way: operations that retry, split anew and find out about layouts.
+The messages are the same, framed and read by compiled code (`plans.py`, `frames.py`). Whatever is not plain, and
+whatever a shard does not simply answer, is left to the usual way: operations that retry, split anew and find out about
+layouts.
 """
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..proto import codec
 from ..proto.errors import InvalidRequest
-from ..proto.framing import framed, joined
 from ..proto.lane import NUMBER
 from ..proto.layout import Layout
-from ..proto.owners import owners_of
 from ..proto.spec import TableEntry
 from .assembly import as_rows
-from .frames import pull_bytes, push_bytes, put_pull, put_push, rows_in, spread
-from .helpers import in_pieces
-from .lane import BEGIN, MOST_BYTES, Lane, Lanes
+from .lane import BEGIN, Lane, Lanes
 from .parts import Outcome, PushPart
-from .routing import as_ids, split, summing
-from .session import ATTEMPT_TIMEOUT_S, Session, header_of
+from .plans import MOST_IDS, Plan, Pull, as_bytes, fit, pulls_of, put_part, put_pulls, reply_bytes, rows_of
+from .routing import as_ids, summing
+from .session import ATTEMPT_TIMEOUT_S, Session
 from .sums import Sums
 from .wires import LARGEST
 
 PULL, PUSH, STEP = (NUMBER["/rowloom.v1.Shard/" + name] for name in ("Pull", "Push", "Step"))
-MOST_IDS = 1 << 18
 MOST_PLANS = 1000
 MOST_TABLES = 256  # in a call
 MOST_NAME = 1000  # letters of a cluster's name: it stands in every request, and a lane's space is limited
-HEADS = 64  # more than a reply has beside its rows, for each table
-_F32 = np.dtype("<f4")
-_NOTHING = np.empty(0, np.uint8)
 _SAFE = LARGEST[codec.FLOAT32] / 2
 
 
@@ -58,7 +51,7 @@ class Direct:
     ) -> list[np.ndarray] | None:
         """Rows as `operations.pull`; None if they are to be pulled in the usual way. Raises InvalidRequest."""
         lanes, plans = self._ready(session, [entry for entry, _ in wanted], wire)
-        pulls = None if lanes is None else _pulls(plans, [ids for _, ids in wanted])
+        pulls = None if lanes is None else pulls_of(plans, [ids for _, ids in wanted])
         if lanes is None or pulls is None:
             return None
         with Taken(lanes, plans[0].layout, deadline) as taken:
@@ -79,7 +72,7 @@ class Direct:
         """
         entries = [entry for entry, *_ in (*given, *wanted)]
         lanes, plans = self._ready(session, entries, wire)
-        pulls = None if lanes is None else _pulls(plans[len(given) :], [ids for _, ids in wanted])
+        pulls = None if lanes is None else pulls_of(plans[len(given) :], [ids for _, ids in wanted])
         if lanes is None or pulls is None:
             return None
         parts = _parts(session, plans, given)
@@ -113,143 +106,9 @@ class Direct:
         return plan
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What all calls of one table have in common while a layout lasts.
-
-    Attributes:
-        layout, entry: of whom this is.
-        owners: as `proto.owners` has it.
-        row_bytes: of one row.
-        everywhere: whether a push visits shards that have none of its ids.
-        leads: for each shard a PullRequest up to the first table.
-    """
-
-    layout: Layout
-    entry: TableEntry
-    owners: np.ndarray
-    row_bytes: int
-    everywhere: bool
-    leads: list[np.ndarray]
-
-    @classmethod
-    def of(cls, layout: Layout, entry: TableEntry) -> Plan:
-        """The plan of a table."""
-        headers = [header_of(layout, shard).SerializeToString() for shard in range(layout.n)]
-        return cls(
-            layout,
-            entry,
-            owners_of(entry.spec, layout.n),
-            4 * entry.spec.width,
-            entry.spec.optimizer.counts_steps,
-            [_array(joined(framed(1, [header]))) for header in headers],
-        )
-
-    def takes(self, ids: np.ndarray) -> bool:
-        """Whether a call may have so many ids."""
-        return ids.size <= MOST_IDS and ids.size * (self.row_bytes + 8) <= MOST_BYTES * self.layout.n
-
-
-def _fit(routed: Sequence[tuple[Plan, list[int]]]) -> bool:
-    """Whether what goes to each shard, of tables with the edges of their routes, fits into one request."""
-    if sum(edges[-1] * (plan.row_bytes + 8) for plan, edges in routed) <= MOST_BYTES:
-        return True
-    shards = range(routed[0][0].layout.n)
-    return (
-        max(sum((edges[s + 1] - edges[s]) * (plan.row_bytes + 8) for plan, edges in routed) for s in shards)
-        <= MOST_BYTES
-    )
-
-
 @functools.cache
 def _places() -> np.ndarray:
     return np.arange(MOST_IDS)
-
-
-def _array(data: bytes) -> np.ndarray:
-    # Not of the bytes themselves: compiled code takes longer to recognize arrays that are not to be written to.
-    return np.frombuffer(bytearray(data), np.uint8)
-
-
-@dataclass(frozen=True)
-class Pull:
-    """The rows that a call wants of one table: of ids of any shape, routed as `Route` has it; edges are its bounds."""
-
-    plan: Plan
-    shape: tuple[int, ...]
-    ids: np.ndarray
-    bounds: np.ndarray
-    edges: list[int]
-    inverse: np.ndarray
-
-    @classmethod
-    def of(cls, plan: Plan, ids: Any) -> Pull | None:
-        """Route ids; None if there are too many. Raises InvalidRequest."""
-        array = as_ids(ids, plan.entry.spec)
-        if not plan.takes(array):
-            return None
-        grouped, bounds, inverse = split(array.reshape(-1), plan.owners)
-        return cls(plan, array.shape, grouped, bounds, bounds.tolist(), inverse)
-
-    def count(self, shard: int) -> int:
-        """How many ids are a shard's."""
-        return self.edges[shard + 1] - self.edges[shard]
-
-    def rows(self, starts: np.ndarray) -> np.ndarray:
-        """What was asked for. starts: [n] int64, the address of each shard's rows."""
-        spec = self.plan.entry.spec
-        out = np.empty((len(self.inverse), spec.width), np.float32)
-        in_pieces(lambda b, e: spread(starts, self.bounds, self.inverse[b:e], out[b:e]), len(out), out.nbytes)
-        return out.reshape(self.shape + spec.row_shape)
-
-
-def _pulls(plans: Sequence[Plan], ids: Sequence[Any]) -> list[Pull] | None:
-    """What is wanted of each table; None if it is not plain. Raises InvalidRequest."""
-    pulls = []
-    for plan, some in zip(plans, ids, strict=True):
-        pull = Pull.of(plan, some)
-        if pull is None:
-            return None
-        pulls.append(pull)
-    return pulls if not pulls or _fit([(pull.plan, pull.edges) for pull in pulls]) else None
-
-
-def reply_bytes(pulls: Sequence[Pull], shard: int) -> int:
-    """Enough for a shard's reply."""
-    return HEADS + sum(HEADS + pull.plan.row_bytes * pull.count(shard) for pull in pulls)
-
-
-def put_pulls(pulls: Sequence[Pull], shard: int, space: np.ndarray, at: int, *, inside: bool = False) -> int:
-    """Write the request to a shard, as a message or inside of a StepRequest; returns where it ends."""
-    asked = [pull for pull in pulls if pull.count(shard)]
-    rest = sum(pull_bytes(pull.plan.entry.number, pull.count(shard)) for pull in asked[1:])
-    lead = asked[0].plan.leads[shard]
-    for pull in asked:
-        begin, end = pull.edges[shard], pull.edges[shard + 1]
-        at = put_pull(space, at, lead, rest, pull.plan.entry.number, pull.ids, begin, end, inside)
-        lead, rest, inside = _NOTHING, 0, False
-    return at
-
-
-def rows_of(
-    pulls: Sequence[Pull], heard: dict[int, tuple[Lane, int, int]], steps: Container[int]
-) -> list[np.ndarray] | None:
-    """What was asked for, from the replies; None if one of them is not as expected.
-
-    steps: shards whose reply is a StepReply.
-    """
-    starts = np.zeros((len(pulls), pulls[0].plan.layout.n), np.int64)
-    for shard, (lane, at, end) in heard.items():
-        asked = [k for k, pull in enumerate(pulls) if pull.count(shard)]
-        inside = shard in steps
-        for k in asked:
-            size = pulls[k].plan.row_bytes * pulls[k].count(shard)
-            at = rows_in(lane.space, at, end, size, inside, k == asked[-1])
-            if at < 0:
-                return None
-            starts[k, shard] = lane.base + at
-            at, inside = at + size, False
-    return [pull.rows(mine) for pull, mine in zip(pulls, starts, strict=True)]
 
 
 def _parts(
@@ -270,7 +129,7 @@ def _parts(
         summed.append(
             (plan, bounds.tolist(), distinct, Sums(rows, order, begins, _places()[: len(distinct)]))
         )
-    if not _fit([(plan, edges) for plan, edges, _, _ in summed]):
+    if not fit([(plan, edges) for plan, edges, _, _ in summed]):
         return None
     number, layout = session.next_push(), plans[0].layout
     parts = {}
@@ -315,31 +174,10 @@ def _ask(session: Session, taken: Taken, shard: int, part: PushPart | None, pull
     if part is None:
         taken.ask(shard, PULL, BEGIN, put_pulls(pulls, shard, space, BEGIN), room)
         return
-    begin, end = put_part(part, _array(session.head(part, taken.layout)), space, BEGIN, inside=bool(pulls))
+    begin, end = put_part(part, as_bytes(session.head(part, taken.layout)), space, BEGIN, inside=bool(pulls))
     if pulls:
         end = put_pulls(pulls, shard, space, end, inside=True)
     taken.ask(shard, STEP if pulls else PUSH, begin, end, room)
-
-
-def put_part(
-    part: PushPart, lead: np.ndarray, space: np.ndarray, at: int, *, inside: bool
-) -> tuple[int, int]:
-    """Write the request of a part of gradients; returns where it begins and ends.
-
-    lead: the request up to its first table; inside: it is the first half of a StepRequest.
-    """
-    rest = sum(push_bytes(entry.number, len(ids), 4 * entry.spec.width) for entry, ids, _ in part.tables[1:])
-    first = None
-    for entry, ids, sums in part.tables:
-        width = entry.spec.width
-        begin, at = put_push(space, at, lead, rest, entry.number, ids, 4 * width, inside)
-        first = begin if first is None else first
-        end = at + 4 * width * len(ids)
-        assert isinstance(sums, Sums)
-        sums.write(space[at:end].view(_F32).reshape(len(ids), width))
-        at, lead, rest, inside = end, _NOTHING, 0, False
-    assert first is not None
-    return first, at
 
 
 class Taken:

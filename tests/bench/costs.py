@@ -1,14 +1,16 @@
-"""What single parts cost: the Adagrad kernel, exactly-once, wire types. Prints one line of JSON for each figure.
+"""What single parts cost: the Adagrad kernel, exactly-once, wire types, many tables. One line of JSON for each figure.
 
-`python tests/bench/costs.py [kernel] [ledger] [wires]`
+`python tests/bench/costs.py [kernel] [ledger] [wires] [tables]`
 """
 
 import argparse
+import itertools
 import json
 import random
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -162,10 +164,41 @@ def wires(rows: int = 1_000_000, batch: int = 65_536) -> None:
                     print(json.dumps({"what": f"{op} of {batch:,}, ms", "carrier": carrier, **found}))
 
 
+def tables(count: int = 26, rows: int = 100_000, dim: int = 16) -> None:
+    """A batch of many tables, as of models with many categories: one call for all against one for each."""
+    rng = np.random.default_rng(0)
+    specs = [TableSpec(f"t{k}", rows, dim=dim, optimizer=Adagrad(lr=0.01)) for k in range(count)]
+    with local_cluster(shards=2, processes=True, tables=specs) as cluster:
+        for carrier, batch in itertools.product(("auto", "grpc"), (128, 1024)):
+            with cluster.connect(carrier=carrier) as client:
+                own = [client.table(spec.name) for spec in specs]
+                ids = {spec.name: zipf_ids(batch, rows, rng) for spec in specs}
+                grads = rng.standard_normal((batch, dim)).astype(np.float32) * 1e-3
+                pairs = {name: (some, grads) for name, some in ids.items()}
+                calls = {
+                    "pull": partial(client.pull, ids),
+                    "pulls": partial(each, [partial(t.pull, ids[t.name]) for t in own]),
+                    "push": partial(client.push, pairs),
+                    "pushes": partial(each, [partial(t.push, ids[t.name], grads) for t in own]),
+                    "step": partial(client.step, pairs, ids),
+                }
+                medians(calls, 5)  # rows come into being, lanes are opened
+                found = {name: round(s * 1e3, 2) for name, s in medians(calls, 41).items()}
+                print(
+                    json.dumps({"what": f"{count} tables, {batch} ids each, ms", "carrier": carrier, **found})
+                )
+
+
+def each(calls: list[Callable[[], object]]) -> None:
+    """One after the other."""
+    for call in calls:
+        call()
+
+
 def main() -> None:
     """All that are named, or all."""
     keep_freed_memory()
-    known = {"kernel": kernel, "ledger": ledger, "wires": wires}
+    known = {"kernel": kernel, "ledger": ledger, "wires": wires, "tables": tables}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("which", nargs="*", choices=[*known, []], default=[])
     for name in parser.parse_args().which or known:

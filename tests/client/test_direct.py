@@ -26,15 +26,17 @@ from rowloom.client import (
     Zeros,
     connect,
 )
-from rowloom.client import direct as module
-from rowloom.client.direct import Direct, Plan, Pull, _parts, _pulls, put_part, put_pulls
+from rowloom.client import plans as module
+from rowloom.client.direct import MOST_NAME, MOST_TABLES, Direct, _parts
 from rowloom.client.frames import put_push, rows_in
-from rowloom.client.lane import MOST_BYTES
+from rowloom.client.lane import BEGIN, HEADS_BYTES, MOST_BYTES
 from rowloom.client.parts import PullPart, PushPart, StepPart
+from rowloom.client.plans import Plan, Pull, pulls_of, put_part, put_pulls, reply_bytes
 from rowloom.client.session import Session, header_of
 from rowloom.deploy import local_cluster
 from rowloom.proto import codec
 from rowloom.proto.framing import joined
+from rowloom.proto.lane import ARENA_BYTES
 from rowloom.proto.layout import Layout, ShardAddress
 from rowloom.proto.spec import TableEntry
 
@@ -68,7 +70,7 @@ def pull_part(pulls: list[Pull], shard: int) -> PullPart | None:
 def test_a_pull_is_framed_as_the_codec_frames_it(seed: int, at: int) -> None:
     rng = np.random.default_rng(seed)
     plans = some_tables(rng)
-    pulls = _pulls(plans, [some_ids(rng) for _ in plans])
+    pulls = pulls_of(plans, [some_ids(rng) for _ in plans])
     assert pulls is not None
     for shard in range(3):
         part = pull_part(pulls, shard)
@@ -92,7 +94,7 @@ def test_a_push_and_a_step_are_framed_as_the_codec_frames_them(seed: int, at: in
         ids = some_ids(rng)
         given.append((plan.entry, ids, rng.normal(size=(len(ids), plan.entry.spec.width))))
     parts = _parts(session, plans, given)
-    pulls = _pulls(plans, [some_ids(rng) for _ in plans])
+    pulls = pulls_of(plans, [some_ids(rng) for _ in plans])
     assert parts is not None
     assert pulls is not None
     for shard, push in parts.items():
@@ -259,6 +261,41 @@ def test_the_largest_step_fits_into_the_space_of_a_lane(client: Client, ways: Wa
         rows = table.step(ids, np.ones((most, width), np.float32), ids)
         assert ways.taken() == 1
         assert (rows == -1).all()
+
+
+def test_the_heads_of_most_tables_fit_into_the_space_of_a_lane() -> None:
+    layout = Layout("c" * MOST_NAME, 2**31, (ShardAddress(0, "h:0"),))
+    session = Session(["h:0"], 2**60, random.Random(0), time.monotonic, threading.Lock())
+    session.layout = layout
+    for width in (1, 64):
+        ids = np.arange(MOST_BYTES // (4 * width + 8) // MOST_TABLES)
+        specs = [TableSpec(f"t{k}", 10**6, dim=width) for k in range(MOST_TABLES)]
+        plans = [Plan.of(layout, TableEntry(2**31 + k, spec)) for k, spec in enumerate(specs)]
+        parts = _parts(session, plans, [(p.entry, ids, np.ones((len(ids), width))) for p in plans])
+        pulls = pulls_of(plans, [ids] * MOST_TABLES)
+        assert parts is not None
+        assert pulls is not None
+        space = np.empty(2 * MOST_BYTES + HEADS_BYTES, np.uint8)
+        lead = np.frombuffer(bytearray(session.head(parts[0], layout)), np.uint8)
+        _, end = put_part(parts[0], lead, space, BEGIN, inside=True)
+        end = put_pulls(pulls, 0, space, end, inside=True)
+        assert end + 2 * BEGIN + reply_bytes(pulls, 0) < len(space) < ARENA_BYTES
+        reply = codec.StepReply(
+            True, codec.PullReply([codec.Block(np.ones((len(ids), width), np.float32))] * MOST_TABLES)
+        )
+        assert len(joined(reply.encode())) < reply_bytes(pulls, 0)
+
+
+def test_a_table_that_is_given_twice_is_pushed_in_the_usual_way_and_both_count(
+    client: Client, ways: Ways
+) -> None:
+    entry = client.create_table(SPEC)._entry
+    ways.taken()
+    client.push_entries([(entry, [1, 2], np.ones((2, 4))), (entry, [2, 3], np.ones((2, 4)))])
+    assert ways.taken() == 0
+    rows = client.pull_entries([(entry, [1, 2]), (entry, [2, 3])])
+    assert ways.taken() == 1
+    assert [part[:, 0].tolist() for part in rows] == [[-1, -2], [-2, -1]]
 
 
 def test_a_cluster_with_an_endless_name_is_asked_in_the_usual_way() -> None:
