@@ -29,7 +29,7 @@ from rowloom.client import (
 from rowloom.client import plans as module
 from rowloom.client.direct import MOST_NAME, MOST_TABLES, Direct, _parts
 from rowloom.client.frames import put_push, rows_in
-from rowloom.client.lane import BEGIN, HEADS_BYTES, MOST_BYTES
+from rowloom.client.lane import BEGIN, HEADS_BYTES, MOST_BYTES, Lane
 from rowloom.client.parts import PullPart, PushPart, StepPart
 from rowloom.client.plans import Plan, Pull, pulls_of, put_part, put_pulls, reply_bytes
 from rowloom.client.session import Session, header_of
@@ -392,6 +392,55 @@ def test_a_push_whose_answer_never_comes_counts_at_most_once_and_says_so(carrier
             for shard in range(2):
                 assert len(set(counts[shard::2])) == 1
                 assert counts[shard] in (1, 2)
+
+
+def test_connections_that_break_at_any_moment_leave_every_push_applied_once(
+    client: Client, ways: Ways, monkeypatch
+) -> None:
+    """One, two or three tables a call, against plain arrays."""
+    rng, ask, hear = np.random.default_rng(0), Lane.ask, Lane.hear
+
+    def breaks() -> None:
+        if rng.random() < 0.05:
+            raise ConnectionResetError("broken on purpose")
+
+    def ask_or_break(lane: Lane, *arguments) -> None:
+        breaks()
+        ask(lane, *arguments)
+        breaks()
+
+    def hear_or_break(lane: Lane, until: float):
+        breaks()
+        place = hear(lane, until)
+        breaks()
+        return place
+
+    monkeypatch.setattr(Lane, "ask", ask_or_break)
+    monkeypatch.setattr(Lane, "hear", hear_or_break)
+    truth = {f"t{k}": np.zeros((40, k + 1), np.float32) for k in range(3)}
+    for name, rows in truth.items():
+        client.create_table(
+            TableSpec(name, 40, dim=rows.shape[1], optimizer=SGD(lr=1.0), initializer=Zeros())
+        )
+    ways.taken()
+    for _ in range(300):
+        some = rng.permutation(list(truth))[: rng.integers(1, 4)]
+        grads, wanted = {}, {}
+        for name in some:
+            ids = rng.integers(0, 40, rng.integers(0, 9))
+            grads[name] = ids, rng.integers(-3, 4, (len(ids), truth[name].shape[1])).astype(np.float32)
+            wanted[name] = rng.integers(0, 40, (2, 3))
+        kind = rng.integers(3)
+        if kind:
+            for name, (ids, values) in grads.items():
+                np.subtract.at(truth[name], ids, values)
+        if kind == 1:
+            client.push(grads)
+            continue
+        rows = client.step(grads, wanted) if kind else client.pull(wanted)
+        for name, ids in wanted.items():
+            np.testing.assert_array_equal(rows[name], truth[name][ids])
+    assert 100 < ways.taken() < 290
 
 
 @pytest.mark.parametrize("carrier", ["auto", "tcp"])
