@@ -22,7 +22,7 @@ from ..proto.spec import TableEntry
 from .assembly import as_rows
 from .lane import BEGIN, Lane, Lanes
 from .parts import Outcome, PushPart
-from .plans import MOST_IDS, Plan, Pull, as_bytes, fit, pulls_of, put_part, put_pulls, reply_bytes, rows_of
+from .plans import MOST_IDS, Plan, Pulls, as_bytes, fit, put_part
 from .routing import as_ids, summing
 from .session import ATTEMPT_TIMEOUT_S, Session
 from .sums import Sums
@@ -51,7 +51,7 @@ class Direct:
     ) -> list[np.ndarray] | None:
         """Rows as `operations.pull`; None if they are to be pulled in the usual way. Raises InvalidRequest."""
         lanes, plans = self._ready(session, [entry for entry, _ in wanted], wire)
-        pulls = None if lanes is None else pulls_of(plans, [ids for _, ids in wanted])
+        pulls = None if lanes is None else Pulls.of(plans, [ids for _, ids in wanted])
         if lanes is None or pulls is None:
             return None
         with Taken(lanes, plans[0].layout, deadline) as taken:
@@ -72,7 +72,7 @@ class Direct:
         """
         entries = [entry for entry, *_ in (*given, *wanted)]
         lanes, plans = self._ready(session, entries, wire)
-        pulls = None if lanes is None else pulls_of(plans[len(given) :], [ids for _, ids in wanted])
+        pulls = None if lanes is None else Pulls.of(plans[len(given) :], [ids for _, ids in wanted])
         if lanes is None or pulls is None:
             return None
         parts = _parts(session, plans, given)
@@ -90,9 +90,13 @@ class Direct:
             return None, []
         if lanes.lack(shard.address for shard in layout.shards):
             return None, []
-        plans = [self._plan(layout, entry, wire) for entry in entries]
-        found = [plan for plan in plans if plan is not None]
-        return (lanes if len(found) == len(plans) else None), found
+        plans = []
+        for entry in entries:
+            plan = self._plan(layout, entry, wire)
+            if plan is None:
+                return None, []
+            plans.append(plan)
+        return lanes, plans
 
     def _plan(self, layout: Layout, entry: TableEntry, wire: str | None) -> Plan | None:
         """The plan of a table whose rows travel as they are."""
@@ -115,13 +119,12 @@ def _parts(
     session: Session, plans: Sequence[Plan], given: Sequence[tuple[TableEntry, Any, Any]]
 ) -> dict[int, PushPart] | None:
     """The parts of a push by shard; None if it is not plain, or its sums need a closer look. Raises InvalidRequest."""
-    if any(entry.spec.frozen for entry, _, _ in given) or len({e.number for e, _, _ in given}) < len(given):
-        return None
-    summed = []
+    summed, numbers = [], set()
     for plan, (entry, ids, grads) in zip(plans, given, strict=False):
         array = as_ids(ids, entry.spec)
-        if not plan.takes(array):
+        if entry.spec.frozen or entry.number in numbers or not plan.takes(array):
             return None
+        numbers.add(entry.number)
         rows, largest = as_rows(grads, array, entry.spec, "grads")
         distinct, bounds, order, begins = summing(array.reshape(-1), plan.owners)
         if largest * array.size > _SAFE:
@@ -144,13 +147,12 @@ def _parts(
     return parts
 
 
-def _exchange(session: Session, taken: Taken, parts: dict[int, PushPart], pulls: Sequence[Pull]) -> Outcome:
+def _exchange(session: Session, taken: Taken, parts: dict[int, PushPart], pulls: Pulls) -> Outcome:
     """Ask every shard that has to do with a call, then hear them."""
-    pulled = [shard for shard in range(taken.layout.n) if any(pull.count(shard) for pull in pulls)]
-    shards = sorted({*parts, *pulled})
+    shards = sorted({*parts, *pulls.asked})
     if taken.take(shards):
         for shard in shards:
-            _ask(session, taken, shard, parts.get(shard), pulls if shard in pulled else ())
+            _ask(session, taken, shard, parts.get(shard), pulls)
         taken.hear()
     outcome = Outcome()
     for shard, part in parts.items():
@@ -161,23 +163,25 @@ def _exchange(session: Session, taken: Taken, parts: dict[int, PushPart], pulls:
         else:
             part.maybe_applied = shard in taken.asked
             outcome.left.append(part)
-    if pulls and all(shard in taken.heard for shard in pulled):
-        answered = {shard: taken.heard[shard] for shard in pulled}
-        outcome.rows = rows_of(pulls, answered, parts)
+    if pulls.each and all(
+        shard in taken.heard and pulls.take(shard, *taken.heard[shard], inside=shard in parts)
+        for shard in pulls.asked
+    ):
+        outcome.rows = pulls.rows()
     return outcome
 
 
-def _ask(session: Session, taken: Taken, shard: int, part: PushPart | None, pulls: Sequence[Pull]) -> None:
+def _ask(session: Session, taken: Taken, shard: int, part: PushPart | None, pulls: Pulls) -> None:
     """Send one request: a Pull, a Push or a Step."""
-    space = taken.lanes[shard].space
-    room = reply_bytes(pulls, shard)
+    space, room = taken.lanes[shard].space, pulls.reply_bytes(shard)
     if part is None:
-        taken.ask(shard, PULL, BEGIN, put_pulls(pulls, shard, space, BEGIN), room)
+        taken.ask(shard, PULL, BEGIN, pulls.put(shard, space, BEGIN), room)
         return
-    begin, end = put_part(part, as_bytes(session.head(part, taken.layout)), space, BEGIN, inside=bool(pulls))
-    if pulls:
-        end = put_pulls(pulls, shard, space, end, inside=True)
-    taken.ask(shard, STEP if pulls else PUSH, begin, end, room)
+    fused = shard in pulls.asked
+    begin, end = put_part(part, as_bytes(session.head(part, taken.layout)), space, BEGIN, inside=fused)
+    if fused:
+        end = pulls.put(shard, space, end, inside=True)
+    taken.ask(shard, STEP if fused else PUSH, begin, end, room)
 
 
 class Taken:

@@ -5,7 +5,7 @@ The bytes are those of `proto/codec.py`. No I/O.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,10 @@ class Plan:
 
 def fit(routed: Sequence[tuple[Plan, list[int]]]) -> bool:
     """Whether what goes to each shard, of tables with the edges of their routes, fits into one request."""
-    if sum(edges[-1] * (plan.row_bytes + 8) for plan, edges in routed) <= MOST_BYTES:
+    whole = 0
+    for plan, edges in routed:
+        whole += edges[-1] * (plan.row_bytes + 8)
+    if whole <= MOST_BYTES:
         return True
     shards = range(routed[0][0].layout.n)
     return (
@@ -83,9 +86,14 @@ def as_bytes(data: bytes) -> np.ndarray:
     return np.frombuffer(bytearray(data), np.uint8)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pull:
-    """The rows that a call wants of one table: of ids of any shape, routed as `Route` has it; edges are its bounds."""
+    """The rows that a call wants of one table: of ids of any shape, routed as `Route` has it.
+
+    Attributes:
+        edges: bounds as numbers.
+        starts: [n] int64, the addresses of each shard's rows when they are here.
+    """
 
     plan: Plan
     shape: tuple[int, ...]
@@ -93,6 +101,7 @@ class Pull:
     bounds: np.ndarray
     edges: list[int]
     inverse: np.ndarray
+    starts: np.ndarray
 
     @classmethod
     def of(cls, plan: Plan, ids: Any) -> Pull | None:
@@ -101,67 +110,91 @@ class Pull:
         if not plan.takes(array):
             return None
         grouped, bounds, inverse = split(array.reshape(-1), plan.owners)
-        return cls(plan, array.shape, grouped, bounds, bounds.tolist(), inverse)
+        starts = np.zeros(plan.layout.n, np.int64)
+        return cls(plan, array.shape, grouped, bounds, bounds.tolist(), inverse, starts)
 
     def count(self, shard: int) -> int:
         """How many ids are a shard's."""
         return self.edges[shard + 1] - self.edges[shard]
 
-    def rows(self, starts: np.ndarray) -> np.ndarray:
-        """What was asked for. starts: [n] int64, the address of each shard's rows."""
-        spec = self.plan.entry.spec
-        out = np.empty((len(self.inverse), spec.width), np.float32)
-        in_pieces(lambda b, e: spread(starts, self.bounds, self.inverse[b:e], out[b:e]), len(out), out.nbytes)
+    def rows(self) -> np.ndarray:
+        """What was asked for."""
+        spec, out = (
+            self.plan.entry.spec,
+            np.empty((len(self.inverse), self.plan.entry.spec.width), np.float32),
+        )
+        in_pieces(
+            lambda b, e: spread(self.starts, self.bounds, self.inverse[b:e], out[b:e]), len(out), out.nbytes
+        )
         return out.reshape(self.shape + spec.row_shape)
 
 
-def pulls_of(plans: Sequence[Plan], ids: Sequence[Any]) -> list[Pull] | None:
-    """What is wanted of each table; None if it is not plain. Raises InvalidRequest."""
-    pulls = []
-    for plan, some in zip(plans, ids, strict=True):
-        pull = Pull.of(plan, some)
-        if pull is None:
-            return None
-        pulls.append(pull)
-    return pulls if not pulls or fit([(pull.plan, pull.edges) for pull in pulls]) else None
+class Pulls:
+    """The rows that a call wants, of any number of tables.
 
-
-def reply_bytes(pulls: Sequence[Pull], shard: int) -> int:
-    """Enough for a shard's reply."""
-    return HEADS + sum(HEADS + pull.plan.row_bytes * pull.count(shard) for pull in pulls)
-
-
-def put_pulls(pulls: Sequence[Pull], shard: int, space: np.ndarray, at: int, *, inside: bool = False) -> int:
-    """Write the request to a shard, as a message or inside of a StepRequest; returns where it ends."""
-    asked = [pull for pull in pulls if pull.count(shard)]
-    rest = sum(pull_bytes(pull.plan.entry.number, pull.count(shard)) for pull in asked[1:])
-    lead = asked[0].plan.leads[shard]
-    for pull in asked:
-        begin, end = pull.edges[shard], pull.edges[shard + 1]
-        at = put_pull(space, at, lead, rest, pull.plan.entry.number, pull.ids, begin, end, inside)
-        lead, rest, inside = _NOTHING, 0, False
-    return at
-
-
-def rows_of(
-    pulls: Sequence[Pull], heard: dict[int, tuple[Lane, int, int]], steps: Container[int]
-) -> list[np.ndarray] | None:
-    """What was asked for, from the replies; None if one of them is not as expected.
-
-    steps: shards whose reply is a StepReply.
+    Attributes:
+        each: by table.
+        asked: for each shard that owns some of the ids, the tables of these.
     """
-    starts = np.zeros((len(pulls), pulls[0].plan.layout.n), np.int64)
-    for shard, (lane, at, end) in heard.items():
-        asked = [k for k, pull in enumerate(pulls) if pull.count(shard)]
-        inside = shard in steps
-        for k in asked:
-            size = pulls[k].plan.row_bytes * pulls[k].count(shard)
-            at = rows_in(lane.space, at, end, size, inside, k == asked[-1])
-            if at < 0:
+
+    def __init__(self, each: list[Pull]) -> None:
+        self.each = each
+        self.asked: dict[int, list[Pull]] = {}
+        for pull in each:
+            begin = 0
+            for shard, end in enumerate(pull.edges[1:]):
+                if begin < end:
+                    self.asked.setdefault(shard, []).append(pull)
+                begin = end
+
+    @classmethod
+    def of(cls, plans: Sequence[Plan], ids: Sequence[Any]) -> Pulls | None:
+        """What is wanted of each table; None if it is not plain. Raises InvalidRequest."""
+        each = []
+        for plan, some in zip(plans, ids, strict=True):
+            pull = Pull.of(plan, some)
+            if pull is None:
                 return None
-            starts[k, shard] = lane.base + at
+            each.append(pull)
+        return cls(each) if fit([(pull.plan, pull.edges) for pull in each]) else None
+
+    def reply_bytes(self, shard: int) -> int:
+        """Enough for a shard's reply."""
+        size = HEADS
+        for pull in self.asked.get(shard, ()):
+            size += HEADS + pull.plan.row_bytes * pull.count(shard)
+        return size
+
+    def put(self, shard: int, space: np.ndarray, at: int, *, inside: bool = False) -> int:
+        """Write the request to a shard, as a message or inside of a StepRequest; returns where it ends."""
+        first, *others = self.asked[shard]
+        rest, lead = 0, first.plan.leads[shard]
+        for pull in others:
+            rest += pull_bytes(pull.plan.entry.number, pull.count(shard))
+        for pull in self.asked[shard]:
+            begin, end = pull.edges[shard], pull.edges[shard + 1]
+            at = put_pull(space, at, lead, rest, pull.plan.entry.number, pull.ids, begin, end, inside)
+            lead, rest, inside = _NOTHING, 0, False
+        return at
+
+    def take(self, shard: int, lane: Lane, at: int, end: int, *, inside: bool) -> bool:
+        """Find the rows in a shard's reply, at [at, end) of the lane's space; False if it is not as expected.
+
+        inside: it is a StepReply.
+        """
+        asked = self.asked[shard]
+        for pull in asked:
+            size = pull.plan.row_bytes * pull.count(shard)
+            at = rows_in(lane.space, at, end, size, inside, pull is asked[-1])
+            if at < 0:
+                return False
+            pull.starts[shard] = lane.base + at
             at, inside = at + size, False
-    return [pull.rows(mine) for pull, mine in zip(pulls, starts, strict=True)]
+        return True
+
+    def rows(self) -> list[np.ndarray]:
+        """What was asked for: all replies have been taken."""
+        return [pull.rows() for pull in self.each]
 
 
 def put_part(

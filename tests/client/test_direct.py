@@ -31,7 +31,7 @@ from rowloom.client.direct import MOST_NAME, MOST_TABLES, Direct, _parts
 from rowloom.client.frames import put_push, rows_in
 from rowloom.client.lane import BEGIN, HEADS_BYTES, MOST_BYTES, Lane
 from rowloom.client.parts import PullPart, PushPart, StepPart
-from rowloom.client.plans import Plan, Pull, pulls_of, put_part, put_pulls, reply_bytes
+from rowloom.client.plans import Plan, Pulls, put_part
 from rowloom.client.session import Session, header_of
 from rowloom.deploy import local_cluster
 from rowloom.proto import codec
@@ -56,9 +56,9 @@ def some_ids(rng: np.random.Generator) -> np.ndarray:
     return rng.integers(0, 1000, int(rng.choice([0, 1, 2, 60])))
 
 
-def pull_part(pulls: list[Pull], shard: int) -> PullPart | None:
+def pull_part(pulls: Pulls, shard: int) -> PullPart | None:
     """What the usual way would send."""
-    tables = [(p.plan.entry, p.ids[p.edges[shard] : p.edges[shard + 1]], None) for p in pulls]
+    tables = [(p.plan.entry, p.ids[p.edges[shard] : p.edges[shard + 1]], None) for p in pulls.each]
     tables = [table for table in tables if len(table[1])]
     return PullPart(7, shard, tables) if tables else None  # type: ignore[arg-type]  # nothing comes back
 
@@ -70,14 +70,14 @@ def pull_part(pulls: list[Pull], shard: int) -> PullPart | None:
 def test_a_pull_is_framed_as_the_codec_frames_it(seed: int, at: int) -> None:
     rng = np.random.default_rng(seed)
     plans = some_tables(rng)
-    pulls = pulls_of(plans, [some_ids(rng) for _ in plans])
+    pulls = Pulls.of(plans, [some_ids(rng) for _ in plans])
     assert pulls is not None
     for shard in range(3):
         part = pull_part(pulls, shard)
         if part is None:
             continue
         space = np.full(4000, 7, np.uint8)
-        end = put_pulls(pulls, shard, space, at)
+        end = pulls.put(shard, space, at)
         assert space[at:end].tobytes() == joined(part.encode(header_of(LAYOUT, shard)))
         assert (space[:at] == 7).all()
         assert (space[end:] == 7).all()
@@ -94,7 +94,7 @@ def test_a_push_and_a_step_are_framed_as_the_codec_frames_them(seed: int, at: in
         ids = some_ids(rng)
         given.append((plan.entry, ids, rng.normal(size=(len(ids), plan.entry.spec.width))))
     parts = _parts(session, plans, given)
-    pulls = pulls_of(plans, [some_ids(rng) for _ in plans])
+    pulls = Pulls.of(plans, [some_ids(rng) for _ in plans])
     assert parts is not None
     assert pulls is not None
     for shard, push in parts.items():
@@ -105,7 +105,7 @@ def test_a_push_and_a_step_are_framed_as_the_codec_frames_them(seed: int, at: in
         assert at <= begin < at + 4
         part: PushPart = push
         if asked is not None:
-            end = put_pulls(pulls, shard, space, end, inside=True)
+            end = pulls.put(shard, space, end, inside=True)
             part = StepPart.of(push, asked, [])
             part.names = push.names
         assert space[begin:end].tobytes() == joined(session.encode(part, LAYOUT))
@@ -272,18 +272,18 @@ def test_the_heads_of_most_tables_fit_into_the_space_of_a_lane() -> None:
         specs = [TableSpec(f"t{k}", 10**6, dim=width) for k in range(MOST_TABLES)]
         plans = [Plan.of(layout, TableEntry(2**31 + k, spec)) for k, spec in enumerate(specs)]
         parts = _parts(session, plans, [(p.entry, ids, np.ones((len(ids), width))) for p in plans])
-        pulls = pulls_of(plans, [ids] * MOST_TABLES)
+        pulls = Pulls.of(plans, [ids] * MOST_TABLES)
         assert parts is not None
         assert pulls is not None
         space = np.empty(2 * MOST_BYTES + HEADS_BYTES, np.uint8)
         lead = np.frombuffer(bytearray(session.head(parts[0], layout)), np.uint8)
         _, end = put_part(parts[0], lead, space, BEGIN, inside=True)
-        end = put_pulls(pulls, 0, space, end, inside=True)
-        assert end + 2 * BEGIN + reply_bytes(pulls, 0) < len(space) < ARENA_BYTES
+        end = pulls.put(0, space, end, inside=True)
+        assert end + 2 * BEGIN + pulls.reply_bytes(0) < len(space) < ARENA_BYTES
         reply = codec.StepReply(
             True, codec.PullReply([codec.Block(np.ones((len(ids), width), np.float32))] * MOST_TABLES)
         )
-        assert len(joined(reply.encode())) < reply_bytes(pulls, 0)
+        assert len(joined(reply.encode())) < pulls.reply_bytes(0)
 
 
 def test_a_table_that_is_given_twice_is_pushed_in_the_usual_way_and_both_count(
