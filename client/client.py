@@ -277,13 +277,11 @@ class Client:
     ) -> list[np.ndarray]:
         """`pull`, by table entry instead of name: what `Table.pull` calls."""
         session = self._live()
-        if self._hot is None:
-            rows = self._direct.pull(session, wanted, wire, self._deadline())
-            if rows is not None:
-                return rows
 
         def fetch(some: Sequence[tuple[TableEntry, Any]]) -> list[np.ndarray]:
-            return self._run(operations.pull(session, some, self._deadline(), wire))
+            deadline = self._deadline()
+            rows = self._direct.pull(session, some, wire, deadline)
+            return self._run(operations.pull(session, some, deadline, wire)) if rows is None else rows
 
         with session.naming([entry for entry, _ in wanted]):
             # Kept rows travelled as their table's spec says.
