@@ -44,6 +44,8 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # One idle worker per CPU would be started otherwise.
     "RAY_prestart_worker_first_driver": "0",
+    # Actors run at nice 15 otherwise, and a trainer that computes beside its shards would leave them no core.
+    "RAY_worker_niceness": "0",
     # Who can reach the ports of Ray can run code. The token is in a file that only this user can read.
     "RAY_AUTH_MODE": "token",
 }

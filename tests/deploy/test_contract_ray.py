@@ -1,12 +1,16 @@
 """The contract on Ray: shards as actors on a Ray of this machine, scaled as `rowloom scale` does it."""
 
+import os
+
 import pytest
 from contract import Contract
 
 from rowloom.client import Client, connect
+from rowloom.deploy import local_ray
 from rowloom.deploy.config import parse
 from rowloom.deploy.directory import ClusterDirectory
 from rowloom.deploy.operate import down, reach, up
+from rowloom.deploy.ray_session import attached
 
 pytestmark = pytest.mark.ray
 
@@ -50,3 +54,14 @@ class TestRay(Contract):
         cluster = RayCluster(tmp_path_factory.mktemp("home"))
         yield cluster
         cluster.close()
+
+    def test_shards_are_no_nicer_than_the_trainers_beside_them(self, cluster):
+        ray = pytest.importorskip("ray")
+        found = local_ray.find(cluster._directory)
+        assert found is not None
+        with attached(found.address, token=local_ray.wants_token(found.address, cluster._directory)):
+            names = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True)]
+            shards = [ray.get_actor(name, "rowloom") for name in names if "/shard-" in name]
+            pids = [ray.get(shard.info.remote())[-1] for shard in shards]
+        assert pids
+        assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in pids} == {os.getpriority(os.PRIO_PROCESS, 0)}
