@@ -14,20 +14,20 @@ from .assembly import copy_rows
 _STEP_PUSH, _STEP_PULL = 1, 2
 _PULL_TABLE, _PUSH_TABLE = 2, 9
 _TABLE, _IDS, _VALUES = 1, 2, 3
+_BLOCK, _ROWS = 1, 1
 
 
 @kernel
 def pull_bytes(table, count):
     """How long a table's field in a PullRequest is, for so many ids."""
-    size = _front_bytes(table, count) + 8 * count
+    size = _pull_size(table, count)
     return head_bytes(size) + size
 
 
 @kernel
 def push_bytes(table, count, row_bytes):
     """How long a table's field in a PushRequest is, for so many ids and gradients of `row_bytes` bytes each."""
-    values = row_bytes * count
-    size = _front_bytes(table, count) + 8 * count + head_bytes(values) + values
+    size = _push_size(table, count, row_bytes)
     return head_bytes(size) + size
 
 
@@ -41,8 +41,8 @@ def put_pull(space, at, lead, rest, table, ids, begin, end, inside):
     if inside:
         at = put_head(space, at, _STEP_PULL, len(lead) + pull_bytes(table, end - begin) + rest)
     copy_bytes(space, at, lead, 0, len(lead))
-    size = _front_bytes(table, end - begin) + 8 * (end - begin)
-    return _put_ids(space, put_head(space, at + len(lead), _PULL_TABLE, size), table, ids, begin, end)
+    at = put_head(space, at + len(lead), _PULL_TABLE, _pull_size(table, end - begin))
+    return _put_ids(space, at, table, ids, begin, end)
 
 
 @kernel
@@ -62,15 +62,19 @@ def put_push(space, at, lead, rest, table, ids, row_bytes, inside):
         begin += -(at + (head_bytes(whole) if inside else 0) + len(lead) + field - values) % 4
     at = put_head(space, begin, _STEP_PUSH, whole) if inside else begin
     copy_bytes(space, at, lead, 0, len(lead))
-    size = _front_bytes(table, len(ids)) + 8 * len(ids) + head_bytes(values) + values
-    at = put_head(space, at + len(lead), _PUSH_TABLE, size)
+    at = put_head(space, at + len(lead), _PUSH_TABLE, _push_size(table, len(ids), row_bytes))
     return begin, put_head(space, _put_ids(space, at, table, ids, 0, len(ids)), _VALUES, values)
 
 
 @kernel
-def _front_bytes(table, count):
-    """What a table's field has before its ids."""
-    return 1 + varint_bytes(table) + head_bytes(8 * count)
+def _pull_size(table, count):
+    return 1 + varint_bytes(table) + head_bytes(8 * count) + 8 * count
+
+
+@kernel
+def _push_size(table, count, row_bytes):
+    values = row_bytes * count
+    return _pull_size(table, count) + head_bytes(values) + values
 
 
 @kernel
@@ -95,11 +99,11 @@ def rows_in(space, at, end, size, inside, last):
         pulled, at = get_head(space, at + pushed, end, _STEP_PULL)
         if pulled < 0 or at + pulled != end:
             return np.int64(-1)
-    block, at = get_head(space, at, end, 1)
+    block, at = get_head(space, at, end, _BLOCK)
     stop = at + block
     if block < 0 or (last and stop != end):
         return np.int64(-1)
-    rows, at = get_head(space, at, stop, 1)
+    rows, at = get_head(space, at, stop, _ROWS)
     return np.int64(at) if rows == size and at + size == stop else np.int64(-1)
 
 

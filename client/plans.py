@@ -119,10 +119,8 @@ class Pull:
 
     def rows(self) -> np.ndarray:
         """What was asked for."""
-        spec, out = (
-            self.plan.entry.spec,
-            np.empty((len(self.inverse), self.plan.entry.spec.width), np.float32),
-        )
+        spec = self.plan.entry.spec
+        out = np.empty((len(self.inverse), spec.width), np.float32)
         in_pieces(
             lambda b, e: spread(self.starts, self.bounds, self.inverse[b:e], out[b:e]), len(out), out.nbytes
         )
