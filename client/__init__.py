@@ -42,10 +42,10 @@ from ..proto.recipes import (
     Zeros,
 )
 from ..proto.spec import TableSpec
-from .bags import Ragged, SparseIds
-from .cache import HotRows
+from .cache.row_cache import HotRows
 from .client import Client, connect
-from .lookup import (
+from .lookup.bags import Ragged, SparseIds
+from .lookup.lookups import (
     lookup,
     lookup_gradient,
     lookup_sparse,

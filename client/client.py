@@ -19,17 +19,17 @@ from ..proto import rowloom_pb2 as pb
 from ..proto.errors import InvalidRequest, TableNotFound
 from ..proto.layout import Layout
 from ..proto.spec import TableEntry, TableSpec
-from . import bag_operations, operations
 from .background import Background
-from .bags import Bags
-from .cache import HotRows
-from .cached_pulls import CachedPulls
-from .calls import ask, fetch_layout, statistics
-from .direct import Direct
+from .cache.cached_pulls import CachedPulls
+from .cache.row_cache import HotRows
+from .calls import bag_operations, operations
+from .calls.control import ask, fetch_layout, statistics
+from .calls.direct import Direct
+from .calls.session import Operation, Session
+from .carriers.transport import Transport, drive
+from .lookup.bags import Bags
 from .prefetching import Prefetch
-from .session import Operation, Session
 from .table import Table, copied
-from .transport import Transport, drive
 
 COORDINATOR = "/rowloom.v1.Coordinator/"
 
@@ -404,7 +404,7 @@ class Client:
             InvalidRequest: the source is no matrix of finite numbers.
             TableExists: a table of that name has another shape.
         """
-        from .files import from_pretrained
+        from .files.transfer import from_pretrained
 
         return from_pretrained(self, source, name, **options).table
 

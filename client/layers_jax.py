@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import io_callback  # pyright: ignore[reportMissingImports]
 
 from ..proto.errors import InvalidRequest
-from .layers_backward import Backward
+from .backward import Backward
 
 if TYPE_CHECKING:
     from .table import Table

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..proto import codec
 from ..proto.spec import TableEntry, TableSpec
-from .bags import bags_in
+from .lookup.bags import bags_in
 from .prefetching import Prefetch
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ class Table:
         Raises:
             InvalidRequest: an option is wrong; an open-ended table without ids.
         """
-        from .files import export_table
+        from .files.transfer import export_table
 
         return export_table(self, path, **options)
 

@@ -4,18 +4,18 @@ import importlib as _importlib
 import typing as _typing
 
 if _typing.TYPE_CHECKING:
-    from .config import DeployConfig, load
+    from .config.config import DeployConfig, load
     from .embedded import LocalCluster, local_cluster
-    from .ray_launcher import address_of
+    from .launch.ray_launcher import address_of
 
 __all__ = ["DeployConfig", "LocalCluster", "address_of", "load", "local_cluster"]
 
 _HOMES = {
-    "DeployConfig": "config",
-    "load": "config",
+    "DeployConfig": "config.config",
+    "load": "config.config",
     "LocalCluster": "embedded",
     "local_cluster": "embedded",
-    "address_of": "ray_launcher",
+    "address_of": "launch.ray_launcher",
 }
 
 

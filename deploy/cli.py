@@ -23,9 +23,9 @@ from .terminal import console, moving, show, show_json, working
 
 if TYPE_CHECKING:
     from ..proto import rowloom_pb2 as pb
-    from .config import DeployConfig
-    from .directory import ClusterDirectory
-    from .remote import Remote
+    from .config.config import DeployConfig
+    from .operate.directory import ClusterDirectory
+    from .operate.remote import Remote
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -75,8 +75,8 @@ def up(
     as_json: AsJson = False,
 ) -> None:
     """Start a cluster. It stays when this command has ended."""
-    from .config import parse
-    from .operate import up as start
+    from .config.config import parse
+    from .operate.clusters import up as start
 
     wanted = _load(config) if config is not None else parse({})
     with working(f"starting {wanted.shards} shards of {wanted.name!r}", as_json):
@@ -110,7 +110,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show each shard's node, address, epoch, rows, bytes, rates and health. Exit code 1 if one is not healthy."""
-    from .status import render_status, summary
+    from .operate.status import render_status, summary
 
     with _cluster(name, address, home) as (remote, now):
         time.sleep(min(interval_s, 0.5))
@@ -135,7 +135,7 @@ def status(
 
 
 def _good(shard: dict[str, Any]) -> bool:
-    from .status import GOOD
+    from .operate.status import GOOD
 
     return shard["health"] in GOOD
 
@@ -148,9 +148,9 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what `apply` would change and the memory that each shard needs. Changes nothing."""
-    from .operate import plan as compare
-    from .plan import refuse
-    from .status import render_plan
+    from .config.changes import refuse
+    from .operate.clusters import plan as compare
+    from .operate.status import render_plan
 
     wanted = _load(config)
     result = compare(wanted, _status_if_it_runs(wanted, address, home))
@@ -174,7 +174,7 @@ def apply(
     as_json: AsJson = False,
 ) -> None:
     """Bring a running cluster to a config: tables are made, learning rates set, rows moved to the new shards."""
-    from .operate import apply as change
+    from .operate.clusters import apply as change
 
     wanted = _load(config)
     with _cluster(wanted.name, address, home) as (remote, now), moving(as_json) as on_progress:
@@ -202,7 +202,7 @@ def scale(
     as_json: AsJson = False,
 ) -> None:
     """Change the number of shards. Every row and slot moves to its new owner; trainers go on."""
-    from .config import MAX_SHARDS
+    from .config.config import MAX_SHARDS
 
     if not 1 <= shards <= MAX_SHARDS:
         raise InvalidRequest(f"shards must be in [1, {MAX_SHARDS}], got {shards}")
@@ -228,8 +228,8 @@ def down(
     as_json: AsJson = False,
 ) -> None:
     """End a cluster: its shards, their rows, its coordinator, its actors and placement groups."""
-    from .operate import down as end
-    from .operate import locate
+    from .operate.clusters import down as end
+    from .operate.clusters import locate
 
     directory = _directory(home)
     record = locate(directory, name, address)
@@ -285,7 +285,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Train word embeddings on two shards, scale to three in the middle, and check that nothing was lost."""
-    from .demo import report, run_demo
+    from .demo.demo import report, run_demo
 
     result = run_demo(corpus=corpus, plot=plot, launcher=launcher, quiet=as_json)
     show(as_json, result, report(result))
@@ -309,7 +309,7 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Measure pull, push and step beside plain sockets that move the same bytes in the same run."""
-    from .bench import report, run_bench
+    from .bench.bench import report, run_bench
 
     result = run_bench(
         address,
@@ -334,13 +334,13 @@ cli_files.register(app)
 
 
 def _directory(home: Path | None) -> ClusterDirectory:
-    from .directory import ClusterDirectory
+    from .operate.directory import ClusterDirectory
 
     return ClusterDirectory(home)
 
 
 def _load(path: Path) -> DeployConfig:
-    from .config import load
+    from .config.config import load
 
     return load(path)
 
@@ -350,7 +350,7 @@ def _cluster(
     name: str | None, address: str | None, home: Path | None
 ) -> Iterator[tuple[Remote, pb.StatusReply]]:
     """The cluster that the options mean: a connection to its coordinator, and its status."""
-    from .operate import locate, reach
+    from .operate.clusters import locate, reach
 
     directory = _directory(home)
     remote, status = reach(locate(directory, name, address), directory)
@@ -359,7 +359,7 @@ def _cluster(
 
 
 def _status_if_it_runs(wanted: DeployConfig, address: str | None, home: Path | None) -> pb.StatusReply | None:
-    from .operate import known
+    from .operate.clusters import known
 
     if address is None and known(_directory(home), wanted.name) is None:
         return None

@@ -110,7 +110,7 @@ def export(
 
 
 def _where(name: str | None, address: str | None, home: Path | None) -> str:
-    from .directory import ClusterDirectory
-    from .operate import locate
+    from .operate.clusters import locate
+    from .operate.directory import ClusterDirectory
 
     return locate(ClusterDirectory(home), name, address).address

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from ..client import Client, connect
 from ..proto.errors import RowloomError
 from ..proto.spec import TableSpec
-from .config import DeployConfig, parse
-from .launcher import Launcher
-from .local_launcher import ProcessLauncher, ThreadLauncher
-from .remote import Remote
-from .runner import CoordinatorServer
+from .config.config import DeployConfig, parse
+from .coordinator_server import CoordinatorServer
+from .launch.launcher import Launcher
+from .launch.local_launcher import ProcessLauncher, ThreadLauncher
+from .operate.remote import Remote
 
 
 class LocalCluster:

@@ -11,8 +11,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from ..client.files import Imported, export_table, from_pretrained, import_table
-from ..client.files import Progress as Told
+from ..client.files.transfer import Imported, export_table, from_pretrained, import_table
+from ..client.files.transfer import Progress as Told
 from ..client.vocabulary import Vocabulary
 from ..proto.errors import InvalidRequest
 from ..proto.spec import Initializer, Optimizer
@@ -55,7 +55,7 @@ def import_file(
         initializer: of a created table, likewise.
         partition: "mod" or "div", of a created table.
         num_embeddings: ids of a created table, if more than the file has.
-        format: one of `rowloom.client.files_formats.FORMATS`; by default what the file looks like.
+        format: one of `rowloom.client.files.formats.FORMATS`; by default what the file looks like.
         tensor: which tensor or column.
         vocabulary: a file of words, for files of word vectors.
         save_vocabulary: where to write the vocabulary that the import made.

@@ -10,7 +10,7 @@ import numpy as np
 from ..proto.jit import kernel
 from ..proto.memory import copy_bytes, head_bytes, put_head
 from ..proto.owners import owner_of
-from .rows import find
+from .rows.memory import find
 
 _BLOCK, _ROWS = 1, 1  # fields of a PullReply and of its blocks
 

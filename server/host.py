@@ -18,7 +18,7 @@ from ..proto.codec_bags import PullBags
 from ..proto.errors import InvalidRequest, RetryLater, RowloomError, StateLost, WrongCluster, WrongLayout
 from ..proto.layout import Layout
 from ..proto.spec import TableEntry
-from .receive import Receive, read_rows
+from .moving.receive import Receive, read_rows
 from .shard import Counters, Shard
 
 

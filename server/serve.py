@@ -20,10 +20,10 @@ from ..proto.codec import Buffer
 from ..proto.errors import RowloomError
 from ..proto.framing import joined
 from . import bags
+from .carriers.grpc_server import GrpcServer
+from .carriers.lane_server import LaneServer
 from .host import Host, Incoming, Process
-from .lane import LaneServer
-from .receive import Call
-from .servicer import GrpcServer
+from .moving.receive import Call
 from .table import compile_kernels
 
 PEER_TIMEOUT_S = 30.0

@@ -8,19 +8,19 @@ import itertools
 import numpy as np
 
 from ..proto import partition
+from ..proto.cpu_prefetch import AHEAD, fetch
 from ..proto.errors import InvalidRequest
 from ..proto.jit import kernel
 from ..proto.layout import owner
 from ..proto.memory import address_of
 from ..proto.owners import owners_of
 from ..proto.plain import read_pull, read_push
-from ..proto.prefetch import AHEAD, fetch
 from ..proto.spec import SGD, Adagrad, Adam, Optimizer, TableEntry, TableSpec, Uniform
 from .direct import first_stranger, locate, put_reply_head
 from .initializers import fill_row, fill_rows, start_of
-from .optimizers import rule_of
-from .rates import Rates
-from .rows import Rows
+from .optimizers.rates import Rates
+from .optimizers.rules import rule_of
+from .rows.memory import Rows
 
 _BLOCK_ROWS = 65536
 

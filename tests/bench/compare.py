@@ -23,11 +23,11 @@ from seat import RIVALS, SOCKETS, Team
 
 from rowloom.client import InvalidRequest, RowloomError, connect
 from rowloom.deploy import local_cluster
-from rowloom.deploy.bench import Rowloom, bench_table, fill_with_progress
-from rowloom.deploy.machine import describe, machine
+from rowloom.deploy.bench.bench import Rowloom, bench_table, fill_with_progress
+from rowloom.deploy.bench.machine import describe, machine
+from rowloom.deploy.bench.turns import BLOCK_S, Turns, measure, row_bytes
+from rowloom.deploy.bench.workload import BATCHES, OPS, ZIPF, Case, make_cases
 from rowloom.deploy.stages import Stages
-from rowloom.deploy.turns import BLOCK_S, Turns, measure, row_bytes
-from rowloom.deploy.workload import BATCHES, OPS, ZIPF, Case, make_cases
 from rowloom.proto.allocator import keep_freed_memory
 
 OURS = "rowloom-"

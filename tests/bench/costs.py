@@ -14,11 +14,12 @@ from functools import partial
 
 import numpy as np
 
-from rowloom.client import Adagrad, TableSpec, Zeros, operations
-from rowloom.client.session import Event, Session
+from rowloom.client import Adagrad, TableSpec, Zeros
+from rowloom.client.calls import operations
+from rowloom.client.calls.session import Event, Session
 from rowloom.deploy import local_cluster
-from rowloom.deploy.turns import fill
-from rowloom.deploy.workload import zipf_ids
+from rowloom.deploy.bench.turns import fill
+from rowloom.deploy.bench.workload import zipf_ids
 from rowloom.proto.allocator import keep_freed_memory
 from rowloom.proto.framing import joined
 from rowloom.proto.layout import Layout, ShardAddress

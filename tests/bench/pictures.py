@@ -108,7 +108,7 @@ def _colours(result: dict[str, Any]) -> dict[str, str]:
 
 
 def _save(figure: Any, axes: dict[Any, Any], path: Path, result: dict[str, Any]) -> Path:
-    from rowloom.deploy.machine import describe
+    from rowloom.deploy.bench.machine import describe
 
     for panel in axes.values():
         panel.grid(alpha=0.3)

@@ -4,8 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from rowloom.deploy.bench import report, run_bench
-from rowloom.deploy.workload import BATCHES
+from rowloom.deploy.bench.bench import report, run_bench
+from rowloom.deploy.bench.workload import BATCHES
 
 
 def main() -> None:

@@ -8,16 +8,16 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from rowloom.client import InvalidRequest, RowloomError, connect
-from rowloom.deploy.bench import TABLE, Rowloom, Sockets
-from rowloom.deploy.rival import Crew
-from rowloom.deploy.turns import Turn, fill, take_turn
-from rowloom.deploy.workload import make_cases
-from rowloom.deploy.yardstick import Yardstick
+from rowloom.deploy.bench.bench import TABLE, Rowloom, Sockets
+from rowloom.deploy.bench.rival import Crew
+from rowloom.deploy.bench.turns import Turn, fill, take_turn
+from rowloom.deploy.bench.workload import make_cases
+from rowloom.deploy.bench.yardstick import Yardstick
 from rowloom.proto.allocator import keep_freed_memory
 
 RIVALS = {
     "openembedding": "rivals.openembedding:OpenEmbedding",
-    "tensorflow": "rowloom.deploy.rival_tensorflow:TensorFlow",
+    "tensorflow": "rowloom.deploy.bench.rival_tensorflow:TensorFlow",
     "ray": "rivals.ray_actors:RayActors",
     "torch": "rivals.torch_rpc:TorchRpc",
     "redis": "rivals.redis_pull:RedisPull",

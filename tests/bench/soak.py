@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from rowloom.client import SGD, TableSpec, Zeros, connect
-from rowloom.deploy.config import parse
-from rowloom.deploy.directory import ClusterDirectory
-from rowloom.deploy.operate import down, up
-from rowloom.deploy.workload import zipf_ids
+from rowloom.deploy.bench.workload import zipf_ids
+from rowloom.deploy.config.config import parse
+from rowloom.deploy.operate.clusters import down, up
+from rowloom.deploy.operate.directory import ClusterDirectory
 
 ROWS, COLUMNS, BATCH = 200_000, 64, 4096
 

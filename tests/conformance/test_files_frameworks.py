@@ -183,7 +183,7 @@ def test_tensorflow_round_trips_and_its_reader_agrees(tmp_path, tf, shape):
 
 
 def test_a_checkpoint_is_written_in_slices_that_tensorflow_puts_together(tmp_path, table, tf, monkeypatch):
-    monkeypatch.setattr("rowloom.client.files_tensorflow._PART_BYTES", 40)
+    monkeypatch.setattr("rowloom.client.files.tensorflow_files._PART_BYTES", 40)
     round_trip(table, tmp_path / "x.ckpt", tensor="emb")
     reader = tf.train.load_checkpoint(str(tmp_path / "x.ckpt"))
     np.testing.assert_array_equal(reader.get_tensor("emb"), table.rows)

@@ -19,7 +19,7 @@ from keras_beside import (
 )
 from memory_client import MemoryClient
 
-from rowloom.client.layers_keras import Embedding, SharedEmbeddings, tables_of
+from rowloom.client.layers_keras.layers import Embedding, SharedEmbeddings, tables_of
 from rowloom.proto.errors import InvalidRequest
 from rowloom.proto.spec import Adagrad, TableSpec
 

@@ -144,7 +144,7 @@ def test_the_dense_part_compiles_into_one_graph():
 def test_two_ranks_of_ddp_are_one_process_with_the_whole_batch(cluster, tmp_path):
     from ddp_worker import DIM, ROWS, batches, model_over
 
-    worker = Path(__file__).parents[1] / "ddp_worker.py"
+    worker = Path(__file__).parents[1] / "support/ddp_worker.py"
     outs = [tmp_path / f"{rank}.npy" for rank in range(2)]
     with cluster.connect() as client:
         spec = TableSpec("t", ROWS, DIM, optimizer=SGD(lr=0.1), initializer=Normal(std=0.3))

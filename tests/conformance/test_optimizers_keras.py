@@ -11,7 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from sparse_steps import DIM, Ours, V, assert_alike, steps, summed
 
 from rowloom.proto.spec import FTRL, SGD, Adagrad, Adam, Cosine, Exponential, WarmUp
-from rowloom.server.rates import Rates
+from rowloom.server.optimizers.rates import Rates
 
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")

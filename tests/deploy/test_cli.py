@@ -14,7 +14,7 @@ import pytest
 
 from rowloom.client import connect
 from rowloom.deploy.cli import main
-from rowloom.deploy.directory import ClusterDirectory, Record, is_running
+from rowloom.deploy.operate.directory import ClusterDirectory, Record, is_running
 
 CONFIG = """
 name: ads

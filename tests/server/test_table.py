@@ -12,8 +12,8 @@ from rowloom.client import SGD, Adagrad, Adam, InvalidRequest, Normal, Optimizer
 from rowloom.proto.errors import Overloaded
 from rowloom.proto.layout import owner
 from rowloom.proto.spec import TableEntry
-from rowloom.server import rows as rows_module
-from rowloom.server.rows import Rows
+from rowloom.server.rows import memory as rows_module
+from rowloom.server.rows.memory import Rows
 from rowloom.server.table import Table
 
 OPTIMIZERS = [
@@ -166,7 +166,7 @@ def test_a_table_of_a_billion_rows_is_made_at_once_and_costs_what_is_pushed() ->
 
 
 def test_a_table_beyond_the_memory_says_so_and_stays_as_it_was(monkeypatch) -> None:
-    monkeypatch.setattr("rowloom.server.rows._memory_bytes", lambda: 100 * (2 * 4 + 8))
+    monkeypatch.setattr("rowloom.server.rows.memory._memory_bytes", lambda: 100 * (2 * 4 + 8))
     rows = Rows([2], 10**6, "small")
     ids = np.arange(100)
     rows.reserve(ids)

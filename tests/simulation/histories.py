@@ -9,8 +9,8 @@ import numpy as np
 from simulation.world import CoordinatorNode, World
 
 from rowloom.client import SGD, TableSpec, Zeros
-from rowloom.client import operations as ops
-from rowloom.client.calls import ask
+from rowloom.client.calls import operations as ops
+from rowloom.client.calls.control import ask
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import PushUnresolved, RowloomError, Unavailable
 from rowloom.proto.spec import TableEntry

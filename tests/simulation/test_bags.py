@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from simulation.world import CoordinatorNode, World
 
-from rowloom.client import SGD, TableSpec, Zeros, bag_parts
-from rowloom.client import bag_operations as bag_ops
-from rowloom.client import operations as ops
-from rowloom.client.bags import bags_in
-from rowloom.client.calls import ask
+from rowloom.client import SGD, TableSpec, Zeros
+from rowloom.client.calls import bag_operations as bag_ops
+from rowloom.client.calls import bag_requests as bag_parts
+from rowloom.client.calls import operations as ops
+from rowloom.client.calls.control import ask
+from rowloom.client.lookup.bags import bags_in
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import RowloomError
 from rowloom.proto.spec import TableEntry

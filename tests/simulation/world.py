@@ -11,12 +11,12 @@ from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from typing import Any
 
-from rowloom.client.session import Event, Operation, Session
-from rowloom.deploy.coordinator import Coordinator
-from rowloom.deploy.effects import Calls, Commit, Launch, Program, Sleep, Stop
-from rowloom.deploy.launcher import Launched
-from rowloom.deploy.reshard import Reshard
-from rowloom.deploy.state import ClusterState
+from rowloom.client.calls.session import Event, Operation, Session
+from rowloom.deploy.control.coordinator import Coordinator
+from rowloom.deploy.control.effects import Calls, Commit, Launch, Program, Sleep, Stop
+from rowloom.deploy.control.reshard import Reshard
+from rowloom.deploy.control.state import ClusterState
+from rowloom.deploy.launch.launcher import Launched
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import NoAnswer, RetryLater, RowloomError, Unavailable
 from rowloom.proto.framing import joined

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from rowloom.client import InvalidRequest
-from rowloom.deploy.rival import Rival, end_with_stdin, first_line, python
+from rowloom.deploy.bench.rival import Rival, end_with_stdin, first_line, python
 
 VERSION = "0.1.2"
 MEMBER = f"openembedding-{VERSION}/openembedding/libcexb_pack.so"

@@ -7,7 +7,7 @@ import numpy as np
 from rivals.numpy_shard import Shard, Split, rows_of
 
 from rowloom.client import InvalidRequest
-from rowloom.deploy.rival import Rival
+from rowloom.deploy.bench.rival import Rival
 
 
 class RayActors(Rival):

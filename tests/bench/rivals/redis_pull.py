@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from rowloom.client import InvalidRequest
-from rowloom.deploy.rival import Rival, first_line, python
+from rowloom.deploy.bench.rival import Rival, first_line, python
 
 FILL_ROWS = 16_384
 KEY_BYTES = 8

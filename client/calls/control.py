@@ -1,0 +1,115 @@
+"""Single requests as operations: for the layout, to the coordinator, to every shard. No I/O, no threads."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from ...proto import rowloom_pb2 as pb
+from ...proto.errors import NoAnswer, Rerouted, TableNotFound, Unavailable
+from .session import ATTEMPT_TIMEOUT_S, DESCRIBE, Event, Operation, Send, Session, Turn, backoff_s
+
+
+def fetch_layout(session: Session, deadline: float) -> Operation:
+    """Ask all known addresses for the layout until one knows it. Raises Unavailable."""
+    attempts, last = 0, "none"
+    while True:
+        for address in session.addresses():
+            if session.clock() >= deadline:
+                raise Unavailable(
+                    f"no rowloom cluster answered at {', '.join(session.seeds)} within the deadline; last answer: "
+                    f"{last}. Is it up (`rowloom status`), and is the address right?"
+                )
+            event = yield from _call(session, address, DESCRIBE, b"", min(deadline, session.clock() + 2.0))
+            if event.error is None and session.learn(pb.DescribeLayoutReply.FromString(bytes(event.data))):
+                return None
+            if event.error is not None and not isinstance(event.error, Rerouted | Unavailable):
+                raise event.error
+            last = str(event.error or f"{address} has no layout yet")
+        attempts += 1
+        yield from _pause(session, attempts, deadline)
+
+
+def ask(session: Session, method: str, request: bytes, deadline: float) -> Operation:
+    """One call to the coordinator, repeated until it is answered. Returns the reply's bytes.
+
+    Raises:
+        RowloomError: what it answered; Unavailable when the deadline passes.
+    """
+    attempts, last = 0, "none"
+    while session.clock() < deadline:
+        layout = session.layout
+        if layout is None or not layout.coordinator or attempts % 4 == 3:  # it may have moved
+            yield from fetch_layout(session, deadline)
+        assert session.layout is not None
+        until = min(deadline, session.clock() + ATTEMPT_TIMEOUT_S)
+        event = yield from _call(session, session.layout.coordinator, method, request, until)
+        if event.error is None:
+            return event.data
+        if isinstance(event.error, TableNotFound) and attempts and method.endswith("/DropTable"):
+            return b""  # an earlier attempt dropped it and its answer was lost
+        if not isinstance(event.error, Rerouted | Unavailable):
+            raise event.error
+        last = str(event.error)
+        attempts += 1
+        yield from _pause(session, attempts, deadline)
+    raise Unavailable(f"the coordinator did not answer within the deadline; last answer: {last}")
+
+
+def ask_shards(session: Session, method: str, request: bytes, deadline: float) -> Operation:
+    """One call to every shard, repeated until it is answered. Returns the replies by shard. Raises RowloomError."""
+    replies = []
+    if session.layout is None:
+        yield from fetch_layout(session, deadline)
+    assert session.layout is not None
+    for index in range(session.layout.n):
+        attempts = 0
+        while True:
+            assert session.layout is not None
+            address = session.layout.shards[index].address
+            until = min(deadline, session.clock() + ATTEMPT_TIMEOUT_S)
+            event = yield from _call(session, address, method, request, until)
+            if event.error is None:
+                replies.append(event.data)
+                break
+            if not isinstance(event.error, Rerouted | Unavailable) or session.clock() >= deadline:
+                raise event.error
+            attempts += 1
+            yield from _pause(session, attempts, deadline)
+    return replies
+
+
+def statistics(session: Session, deadline: float) -> Operation:
+    """Counters of every shard, by shard. Raises RowloomError."""
+    request = pb.StatisticsRequest().SerializeToString()
+    replies = yield from ask_shards(session, "/rowloom.v1.Shard/Statistics", request, deadline)
+    return [_as_dict(pb.StatisticsReply.FromString(reply)) for reply in replies]
+
+
+def _as_dict(reply: pb.StatisticsReply) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        f.name: getattr(reply, f.name) for f in reply.DESCRIPTOR.fields if f.name != "tables"
+    }
+    out["tables"] = {t.name: {"rows": t.rows, "bytes": t.bytes, "step": t.step} for t in reply.tables}
+    out["rows"] = sum(t.rows for t in reply.tables)
+    out["bytes"] = sum(t.bytes for t in reply.tables)
+    return out
+
+
+def _call(
+    session: Session, address: str, method: str, request: bytes, until: float
+) -> Generator[Turn, Event | None, Event]:
+    """One request and its end."""
+    tag = session.tag()
+    event = yield Turn([Send(tag, address, method, [request], max(0.0, until - session.clock()))], until)
+    while session.clock() < until and (event is None or event.tag != tag):
+        event = yield Turn([], until)
+    if event is None or event.tag != tag:
+        return Event(tag, error=NoAnswer(f"{address} did not answer in time"))
+    return event
+
+
+def _pause(session: Session, attempts: int, deadline: float) -> Generator[Turn, Event | None, None]:
+    until = min(deadline, session.clock() + backoff_s(attempts, session.rng))
+    while session.clock() < until:
+        yield Turn([], until)

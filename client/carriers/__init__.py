@@ -1,0 +1,1 @@
+"""How requests travel: gRPC, and the row lane beside it."""

@@ -1,0 +1,199 @@
+"""Rows in numpy's `.npy` and in safetensors files, mapped, so that a file may be larger than memory."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from ...proto.errors import InvalidRequest
+from .contract import ArraySource, Part, choose_tensor, damaged, fits
+
+# The header of a safetensors file may be this long; the format's own library has the same limit.
+_HEADER_LIMIT = 100_000_000
+_DTYPES: dict[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+def open_npy(path: Path, tensor: str | None, row_shape: tuple[int, ...] | None) -> ArraySource:
+    """The rows of a `.npy` file. Raises InvalidRequest: cut short, holds objects, or `tensor` is given."""
+    if tensor is not None:
+        raise InvalidRequest(f"{path} holds one array without a name; leave tensor= out, got {tensor!r}")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as e:
+        damaged(path, e)
+    if not isinstance(array, np.ndarray):
+        raise InvalidRequest(f"{path} holds several arrays; save one with numpy.save")
+    ids = path.with_name(path.name + ".ids.npy")
+    named = np.load(ids, mmap_mode="r", allow_pickle=False) if ids.exists() else None
+    return ArraySource([array], what=str(path), ids=named)
+
+
+class NpySink:
+    """Writes a `.npy` file; the ids, if they are not 0 to V - 1, into `<name>.ids.npy` beside it."""
+
+    def __init__(self, path: Path, *, rows: int, row_shape: tuple[int, ...], name_ids: bool) -> None:
+        self._rows = Part(path)
+        self._ids = Part(path.with_name(path.name + ".ids.npy"))
+        self._stale = None if name_ids else self._ids.target
+        self._out: np.ndarray | None = _map_npy(self._rows.path, np.float32, (rows, *row_shape))
+        self._ids_out = _map_npy(self._ids.path, np.int64, (rows,)) if name_ids else None
+        self._at = 0
+
+    def write(self, ids: np.ndarray, rows: np.ndarray) -> None:
+        """As `RowSink.write`."""
+        assert self._out is not None
+        self._out[self._at : self._at + len(rows)] = rows
+        if self._ids_out is not None:
+            self._ids_out[self._at : self._at + len(rows)] = ids
+        self._at += len(rows)
+
+    def commit(self) -> None:
+        """As `RowSink.commit`."""
+        named = self._ids_out is not None
+        self._out = self._ids_out = None  # the mappings write themselves out when nobody holds them
+        if named:
+            self._ids.commit()
+        elif self._stale is not None:
+            self._stale.unlink(missing_ok=True)
+        self._rows.commit()
+
+    def abort(self) -> None:
+        """As `RowSink.abort`."""
+        self._out = self._ids_out = None
+        self._rows.abort()
+        self._ids.abort()
+
+
+def _map_npy(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    if 0 in shape:  # nothing to map
+        empty = np.empty(shape, dtype)
+        with open(path, "wb") as f:
+            np.save(f, empty, allow_pickle=False)
+        return empty
+    return np.lib.format.open_memmap(path, "w+", dtype, shape)
+
+
+def open_safetensors(path: Path, tensor: str | None, row_shape: tuple[int, ...] | None) -> ArraySource:
+    """The rows of one tensor of a safetensors file; a tensor `ids` of integers names their ids.
+
+    Raises:
+        InvalidRequest: cut short, no such tensor, or several that could be meant.
+    """
+    header, begin = _read_header(path)
+    shapes = {name: entry["shape"] for name, entry in header.items()}
+    possible = [name for name in shapes if name != "ids" and fits(shapes[name], row_shape)]
+    hint = f"of rows of shape {row_shape}" if row_shape is not None else "with two dimensions"
+    name = choose_tensor(shapes, tensor, possible, what=str(path), hint=hint)
+    ids = None
+    if "ids" in header and name != "ids" and header["ids"]["shape"] == shapes[name][:1]:
+        ids = _map_tensor(path, header["ids"], begin)
+    return ArraySource([_map_tensor(path, header[name], begin)], what=f"{path}: {name}", ids=ids)
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The entries by name, checked against the file's size, and where the data begin."""
+    size = path.stat().st_size
+    with open(path, "rb") as f:
+        length = int.from_bytes(f.read(8), "little")
+        if size < 8 or length > min(_HEADER_LIMIT, size - 8):
+            raise InvalidRequest(f"{path} is cut short or no safetensors file: {size} bytes")
+        try:
+            header = json.loads(f.read(length))
+            header.pop("__metadata__", None)
+            for name, entry in header.items():
+                _check_entry(path, name, entry, size - 8 - length)
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            if isinstance(e, InvalidRequest):
+                raise
+            damaged(path, e)
+    return header, 8 + length
+
+
+def _check_entry(path: Path, name: str, entry: dict[str, Any], data_bytes: int) -> None:
+    begin, end = entry["data_offsets"]
+    dtype = _DTYPES.get(entry["dtype"])
+    if dtype is None:
+        return  # a type that numpy lacks is refused only when that tensor is asked for
+    if any(d < 0 for d in entry["shape"]) or not 0 <= begin <= end:
+        raise InvalidRequest(f"{path}: tensor {name!r} has shape {entry['shape']} at bytes {begin} to {end}")
+    want = int(np.prod(entry["shape"], dtype=object)) * np.dtype(dtype).itemsize
+    if end - begin != want:
+        raise InvalidRequest(f"{path}: tensor {name!r} has {end - begin} bytes, its shape needs {want}")
+    if end > data_bytes:
+        raise InvalidRequest(f"{path} is cut short: tensor {name!r} ends at {end}, the data at {data_bytes}")
+
+
+def _map_tensor(path: Path, entry: dict[str, Any], begin: int) -> np.ndarray:
+    dtype = _DTYPES.get(entry["dtype"])
+    if dtype is None:
+        raise InvalidRequest(f"{path}: type {entry['dtype']} is not supported; known: {', '.join(_DTYPES)}")
+    shape = tuple(entry["shape"])
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype=dtype, mode="r", offset=begin + entry["data_offsets"][0], shape=shape)
+
+
+class SafetensorsSink:
+    """Writes one tensor, and `ids` behind it where the ids are not 0 to V - 1."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        rows: int,
+        row_shape: tuple[int, ...],
+        name_ids: bool,
+        tensor: str,
+        metadata: dict[str, str],
+    ) -> None:
+        self._part = Part(path)
+        row_bytes = rows * int(np.prod(row_shape, dtype=np.int64)) * 4
+        entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+        entries[tensor] = {"dtype": "F32", "shape": [rows, *row_shape], "data_offsets": [0, row_bytes]}
+        if name_ids:
+            offsets = [row_bytes, row_bytes + rows * 8]
+            entries["ids"] = {"dtype": "I64", "shape": [rows], "data_offsets": offsets}
+        header = json.dumps(entries).encode()
+        header += b" " * (-len(header) % 8)
+        self._file = open(self._part.path, "wb")  # noqa: SIM115  # commit or abort closes it
+        self._file.write(len(header).to_bytes(8, "little") + header)
+        self._ids: list[np.ndarray] | None = [] if name_ids else None
+
+    def write(self, ids: np.ndarray, rows: np.ndarray) -> None:
+        """As `RowSink.write`."""
+        self._file.write(np.ascontiguousarray(rows, "<f4").data)
+        if self._ids is not None:
+            self._ids.append(ids.astype("<i8"))
+
+    def commit(self) -> None:
+        """As `RowSink.commit`."""
+        for ids in self._ids or ():
+            self._file.write(ids.data)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._part.commit()
+
+    def abort(self) -> None:
+        """As `RowSink.abort`."""
+        self._file.close()
+        self._part.abort()

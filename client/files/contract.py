@@ -1,0 +1,186 @@
+"""What every file format offers: a source of rows or a sink for them, a block at a time."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+import numpy as np
+
+from ...proto.errors import InvalidRequest
+from ..vocabulary import Vocabulary
+
+# One pull or assign of this much keeps the shards busy, and any machine can hold a few of them.
+BLOCK_BYTES = 8 << 20
+
+
+class RowSource(Protocol):
+    """A file that is read a block at a time.
+
+    Attributes:
+        rows: rows in the file, or None before it was read to the end.
+        row_shape: the shape of one row.
+        has_ids: whether blocks name their ids; otherwise row k of the file has id k.
+        words: whether blocks name words instead of ids.
+    """
+
+    rows: int | None
+    row_shape: tuple[int, ...]
+    has_ids: bool
+    words: bool
+
+    def blocks(self, size: int) -> Iterator[tuple[np.ndarray | list[str], np.ndarray]]:
+        """Blocks of at most `size` rows: (ids [N] int64 or N words, rows [N, *row_shape], any real type)."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        ...
+
+
+class RowSink(Protocol):
+    """A file that is written a block at a time; it appears under its name only when it is whole."""
+
+    def write(self, ids: np.ndarray, rows: np.ndarray) -> None:
+        """Adds rows: ids [N] int64, ascending over the whole file; rows [N, *row_shape] float32."""
+        ...
+
+    def commit(self) -> None:
+        """The file is whole: gives it its name."""
+        ...
+
+    def abort(self) -> None:
+        """Leaves nothing behind."""
+        ...
+
+
+class ArraySource:
+    """A source over arrays that lie in mapped files, one after the other: row k has id k, or ids[k].
+
+    Args:
+        pieces: arrays of [V_i, *row_shape], mapped, at least one; V is the sum of the V_i.
+        what: the file, and the tensor in it, for messages.
+        ids: [V] integers, mapped, or None.
+    """
+
+    words = False
+
+    def __init__(self, pieces: Sequence[np.ndarray], *, what: str, ids: np.ndarray | None = None) -> None:
+        for piece in pieces:
+            check_matrix(piece.shape, what)
+            check_real(piece.dtype, what)
+        self.rows: int | None = sum(len(piece) for piece in pieces)
+        self.row_shape = pieces[0].shape[1:]
+        if any(piece.shape[1:] != self.row_shape for piece in pieces):
+            raise InvalidRequest(f"{what}: its parts have rows of different shapes")
+        if ids is not None and (ids.shape != (self.rows,) or ids.dtype.kind not in "iu"):
+            raise InvalidRequest(f"{what}: ids must be {self.rows} integers, got {ids.shape} of {ids.dtype}")
+        self._pieces, self._ids = list(pieces), ids
+        self.has_ids = ids is not None
+
+    def blocks(self, size: int) -> Iterator[tuple[np.ndarray | list[str], np.ndarray]]:
+        """As `RowSource.blocks`."""
+        at = 0
+        for piece in self._pieces:
+            for begin in range(0, len(piece), size):
+                rows = piece[begin : begin + size]
+                ids = np.arange(at, at + len(rows)) if self._ids is None else self._ids[at : at + len(rows)]
+                yield np.asarray(ids, np.int64), rows
+                at += len(rows)
+
+    def close(self) -> None:
+        """Drops the mappings."""
+        self._pieces, self._ids = [], None
+
+
+class Part:
+    """A file that is written under another name; `commit` renames it, so that nobody sees half of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.target = path
+        self.path = path.with_name(f"{path.name}.part-{os.getpid()}")
+
+    def commit(self) -> None:
+        """The file under its own name, durable."""
+        with open(self.path, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(self.path, self.target)
+
+    def abort(self) -> None:
+        """No file."""
+        self.path.unlink(missing_ok=True)
+
+
+def check_matrix(shape: Sequence[int], what: str) -> None:
+    """Raises InvalidRequest unless the shape is that of rows: at least one dimension, rows first."""
+    if len(shape) < 1:
+        raise InvalidRequest(f"{what} is a single number, not rows")
+
+
+def check_real(dtype: np.dtype, what: str) -> None:
+    """Raises InvalidRequest for types that are no real numbers."""
+    # 'V' is how numpy sees ml_dtypes' bfloat16 before it knows better; its name is right.
+    if dtype.kind not in "fiub" and dtype.name != "bfloat16":
+        raise InvalidRequest(f"{what} has type {dtype}, rows must be real numbers")
+
+
+def as_float32(rows: np.ndarray, ids: Sequence[object] | np.ndarray, what: str) -> np.ndarray:
+    """Rows as float32; raises InvalidRequest, with the first place, if one is not finite in float32."""
+    with np.errstate(over="ignore"):  # too large for float32 becomes inf, which the next lines report
+        out = np.ascontiguousarray(rows, np.float32)
+    if not np.isfinite(out).all():
+        place = np.argwhere(~np.isfinite(out))[0]
+        value, name = rows[tuple(place)], ids[place[0]]
+        raise InvalidRequest(
+            f"{what}: row {name if isinstance(name, np.integer) else repr(name)} has {value} in column "
+            f"{list(map(int, place[1:]))}; rows must be finite float32"
+        )
+    return out
+
+
+def choose_tensor(
+    names: Iterable[str], wanted: str | None, fits: Iterable[str], *, what: str, hint: str = ""
+) -> str:
+    """The tensor that is meant: `wanted`, or the only one that fits.
+
+    Raises:
+        InvalidRequest: no such name (lists the nearest), or none or several fit.
+    """
+    known = sorted(names)
+    if wanted is not None:
+        if wanted in known:
+            return wanted
+        near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.3) or known[:5]
+        raise InvalidRequest(f"{what} has no tensor {wanted!r}; nearest: {_listed(near)}")
+    fitting = sorted(fits)
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting:
+        raise InvalidRequest(f"{what} has no tensor {hint or 'of rows'}; it has: {_listed(known)}")
+    raise InvalidRequest(
+        f"{what} has {len(fitting)} tensors that fit; say tensor=, one of: {_listed(fitting)}"
+    )
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    rest = f", and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(repr(n) for n in names[:most]) or "nothing") + rest
+
+
+def fits(shape: Sequence[int], row_shape: tuple[int, ...] | None) -> bool:
+    """Whether a tensor of this shape could be the rows: a matrix, or the row shape where it is known."""
+    return len(shape) == 2 if row_shape is None else len(shape) >= 1 and tuple(shape[1:]) == row_shape
+
+
+def damaged(path: Path, error: BaseException) -> NoReturn:
+    """Raises InvalidRequest for a file that its own library cannot read."""
+    raise InvalidRequest(f"{path} is damaged, cut short or of another format: {error}") from error
+
+
+def words_in_order(vocabulary: Vocabulary, ids: np.ndarray) -> list[str]:
+    """The word of each id, for files that name rows by words; a bucket is `<bucket k>`."""
+    known = vocabulary.words
+    return [str(known[i]) if i < len(known) else f"<bucket {i - len(known)}>" for i in ids.tolist()]

@@ -1,0 +1,149 @@
+"""Which format a file has, and what reads or writes it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...proto.errors import InvalidRequest
+from ...proto.spec import TableSpec
+from ..vocabulary import Vocabulary
+from . import array_files as files_arrays
+from . import parquet_files as files_parquet
+from . import tensorflow_files as files_tensorflow
+from . import torch_files as files_torch
+from . import word_files as files_words
+from .contract import RowSink, RowSource
+
+WORD_FORMATS = ("word2vec", "word2vec-binary", "glove")
+FORMATS = ("npy", "safetensors", "torch", "tensorflow", "parquet", *WORD_FORMATS)
+_BY_SUFFIX = {
+    ".npy": "npy",
+    ".safetensors": "safetensors",
+    ".pt": "torch",
+    ".pth": "torch",
+    ".ckpt": "tensorflow",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".vec": "word2vec",
+    ".txt": "glove",
+}
+_OPENERS = {
+    "npy": files_arrays.open_npy,
+    "safetensors": files_arrays.open_safetensors,
+    "torch": files_torch.open_torch,
+    "tensorflow": files_tensorflow.open_tensorflow,
+    "parquet": files_parquet.open_parquet,
+}
+
+
+@contextmanager
+def opened(
+    path: str | os.PathLike[str],
+    format: str | None,
+    tensor: str | None,
+    row_shape: tuple[int, ...] | None,
+) -> Iterator[RowSource]:
+    """The source for a file, closed at the end.
+
+    Args:
+        path: the file.
+        format: one of `FORMATS`, or None for what the file looks like.
+        tensor: which tensor or column.
+        row_shape: what a row should be, if known.
+
+    Raises:
+        InvalidRequest: an unknown format, or what the format's own source raises.
+        FileNotFoundError: no such file.
+    """
+    where = Path(path)
+    kind = known(format) if format is not None else format_to_read(where)
+    if kind in WORD_FORMATS:
+        source: RowSource = files_words.open_words(where, kind, row_shape)
+    else:
+        source = _OPENERS[kind](where, tensor, row_shape)
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def known(format: str) -> str:
+    """The format. Raises InvalidRequest for an unknown one."""
+    if format not in FORMATS:
+        raise InvalidRequest(f"unknown format {format!r}; known: {', '.join(FORMATS)}")
+    return format
+
+
+def format_to_read(path: Path) -> str:
+    """What a file is, by its name and its first bytes. Raises InvalidRequest, FileNotFoundError."""
+    if files_tensorflow.checkpoint_prefix(path) is not None:
+        return "tensorflow"
+    if path.is_dir():
+        raise InvalidRequest(f"{path} is a folder without a TensorFlow checkpoint in it; name a file")
+    if not path.exists():
+        raise FileNotFoundError(f"no file {path}")
+    if path.suffix == ".bin":
+        return "word2vec-binary" if files_words.header_of(path) else "torch"
+    if path.suffix in (".txt", ".vec"):
+        return "word2vec" if files_words.header_of(path) else "glove"
+    return _by_suffix(path)
+
+
+def format_to_write(path: Path) -> str:
+    """What a file should become, by its name; `.bin` is word2vec's. Raises InvalidRequest."""
+    return "word2vec-binary" if path.suffix == ".bin" else _by_suffix(path)
+
+
+def _by_suffix(path: Path) -> str:
+    found = _BY_SUFFIX.get(path.suffix)
+    if found is None:
+        raise InvalidRequest(
+            f"cannot tell the format of {path} from its name; say format=, one of: {', '.join(FORMATS)}"
+        )
+    return found
+
+
+def sink_for(
+    kind: str,
+    path: Path,
+    spec: TableSpec,
+    *,
+    rows: int,
+    named: bool,
+    tensor: str,
+    words: Vocabulary | None,
+) -> RowSink:
+    """Where to write a table. Raises InvalidRequest if the format cannot hold it.
+
+    Args:
+        kind: the format.
+        path: the file.
+        spec: the table.
+        rows: how many will be written.
+        named: whether the ids are others than 0 to rows - 1.
+        tensor: what the tensor or column is called.
+        words: the vocabulary, or None.
+    """
+    known(kind)
+    shape = spec.row_shape
+    if named and kind in ("torch", "tensorflow"):
+        raise InvalidRequest(f"{kind} has no place for ids; export chosen ids to npy, safetensors or Parquet")
+    if kind in WORD_FORMATS:
+        if words is None:
+            raise InvalidRequest(f"{kind} names rows by words; give vocabulary= (table {spec.name!r})")
+        return files_words.WordsSink(path, kind, rows=rows, row_shape=shape, vocabulary=words)
+    if kind == "npy":
+        return files_arrays.NpySink(path, rows=rows, row_shape=shape, name_ids=named)
+    if kind == "safetensors":
+        about = {"table": spec.name, **spec.metadata}
+        return files_arrays.SafetensorsSink(
+            path, rows=rows, row_shape=shape, name_ids=named, tensor=tensor, metadata=about
+        )
+    if kind == "torch":
+        return files_torch.TorchSink(path, rows=rows, row_shape=shape, tensor=tensor)
+    if kind == "tensorflow":
+        return files_tensorflow.TensorflowSink(path, rows=rows, row_shape=shape, tensor=tensor)
+    return files_parquet.ParquetSink(path, row_shape=shape, tensor=tensor, vocabulary=words)

@@ -1,0 +1,116 @@
+"""Rows in a PyTorch `state_dict`, mapped. Only weights are read (`weights_only=True`), never code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...proto.errors import InvalidRequest
+from .contract import Part, check_matrix, choose_tensor, damaged, fits
+
+
+def open_torch(path: Path, tensor: str | None, row_shape: tuple[int, ...] | None) -> TorchSource:
+    """The rows of one tensor of a file that `torch.save` wrote: a state_dict, nested or not, or one tensor.
+
+    Raises:
+        InvalidRequest: damaged, objects that are no weights, no such tensor, or several that could be meant.
+    """
+    tensors = dict(_named("", _load(path)))
+    if tensor is None and list(tensors) == [""]:
+        return TorchSource(tensors[""], str(path))
+    possible = [name for name, value in tensors.items() if fits(value.shape, row_shape)]
+    hint = f"of rows of shape {row_shape}" if row_shape is not None else "with two dimensions"
+    name = choose_tensor(tensors, tensor, possible, what=str(path), hint=hint)
+    return TorchSource(tensors[name], f"{path}: {name}")
+
+
+def _load(path: Path) -> Any:
+    import torch  # pyright: ignore[reportMissingImports]
+
+    with open(path, "rb") as f:
+        zipped = f.read(4) == b"PK\x03\x04"
+    try:
+        # Files from before torch 1.6 are no zip files and cannot be mapped.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
+    except (
+        Exception
+    ) as e:  # torch has a dozen ways to dislike a file, RuntimeError and UnpicklingError among them
+        damaged(path, e)
+
+
+def _named(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if hasattr(value, "detach"):
+        yield prefix, value.detach()
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _named(f"{prefix}.{key}" if prefix else str(key), inner)
+
+
+class TorchSource:
+    """One tensor; blocks are converted as they are read."""
+
+    has_ids = False
+    words = False
+
+    def __init__(self, tensor: Any, what: str) -> None:
+        check_matrix(tensor.shape, what)
+        if tensor.is_sparse or tensor.is_complex() or tensor.is_quantized:
+            raise InvalidRequest(f"{what} is sparse, complex or quantized; rows must be dense real numbers")
+        self._tensor: Any = tensor
+        self.rows: int | None = int(tensor.shape[0])
+        self.row_shape = tuple(int(d) for d in tensor.shape[1:])
+
+    def blocks(self, size: int) -> Iterator[tuple[np.ndarray | list[str], np.ndarray]]:
+        """As `RowSource.blocks`."""
+        for begin in range(0, self.rows or 0, size):
+            rows = self._tensor[begin : begin + size].to(_float_of(self._tensor.dtype)).numpy()
+            yield np.arange(begin, begin + len(rows)), rows
+
+    def close(self) -> None:
+        """Drops the mapping."""
+        self._tensor = None
+
+
+def _float_of(dtype: Any) -> Any:
+    import torch  # pyright: ignore[reportMissingImports]
+
+    return torch.float64 if dtype in (torch.float64, torch.int64, torch.int32) else torch.float32
+
+
+class TorchSink:
+    """Writes `{tensor: rows}`, as `torch.nn.Embedding.load_state_dict` reads it. Needs the space twice."""
+
+    def __init__(self, path: Path, *, rows: int, row_shape: tuple[int, ...], tensor: str) -> None:
+        import torch  # pyright: ignore[reportMissingImports]
+
+        self._part = Part(path)
+        self._flat = path.with_name(f"{path.name}.rows-{self._part.path.suffix[1:]}")
+        self._name = tensor
+        size = rows * int(np.prod(row_shape, dtype=np.int64))
+        # torch.save writes a mapped tensor from its pages, so that the rows never have to fit into memory.
+        flat = torch.from_file(str(self._flat), shared=True, size=size) if size else torch.empty(0)
+        self._rows: Any = flat.reshape(rows, *row_shape)
+        self._at = 0
+
+    def write(self, ids: np.ndarray, rows: np.ndarray) -> None:
+        """As `RowSink.write`."""
+        self._rows.numpy()[self._at : self._at + len(rows)] = rows
+        self._at += len(rows)
+
+    def commit(self) -> None:
+        """As `RowSink.commit`."""
+        import torch  # pyright: ignore[reportMissingImports]
+
+        torch.save({self._name: self._rows}, self._part.path)
+        self._rows = None
+        self._flat.unlink(missing_ok=True)
+        self._part.commit()
+
+    def abort(self) -> None:
+        """As `RowSink.abort`."""
+        self._rows = None
+        self._flat.unlink(missing_ok=True)
+        self._part.abort()

@@ -1,0 +1,1 @@
+"""`rowloom bench`: what is measured, beside what, and how."""

@@ -1,0 +1,1 @@
+"""The deploy config: what a cluster is to be. Pure."""

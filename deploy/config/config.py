@@ -1,0 +1,287 @@
+"""The deploy config: what a cluster is to be, checked whole, with every fault named at once."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from ...proto.errors import InvalidRequest
+from ...proto.spec import NAME, TableSpec
+from .tables import Fault, table_to_mapping, tables_from_list
+
+MAX_SHARDS = 1024
+WILDCARDS = ("0.0.0.0", "::")  # listen everywhere; nothing that one can connect to
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {f"{k}iB": 2 ** (10 * (i + 1)) for i, k in enumerate("KMGT")}
+
+
+class InvalidConfig(InvalidRequest):
+    """A deploy config that cannot be used. `faults` lists everything that is wrong with it."""
+
+    def __init__(self, message: str = "", *, faults: tuple[Fault, ...] = (), **data) -> None:
+        super().__init__(message, **data)
+        self.faults = faults
+
+
+# -------------------------------------------------------------------------------------------- kinds of values
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise PydanticCustomError("whole", "must be a whole number")
+    return int(value)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise PydanticCustomError("number", "must be a number")
+    return float(value)
+
+
+def _size(value: Any) -> Any:
+    """Bytes from `8GiB`, `500 MB` or a number."""
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([KMGT]?i?B?)\s*", str(value))
+    if isinstance(value, bool) or not match or match[2] not in _UNITS:
+        raise PydanticCustomError("size", "must be bytes, as 8GiB, 500MB or a number")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _name(value: Any) -> Any:
+    if not isinstance(value, str) or not NAME.fullmatch(value):
+        raise PydanticCustomError(
+            "name", "must be 1 to 128 letters, digits, '.', '_' or '-', not starting with a sign"
+        )
+    return value
+
+
+def _durability(value: Any) -> Any:
+    if value in ("process", "disk"):
+        raise PydanticCustomError("durability", "must be memory: nothing else works in this version")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Number = Annotated[float, BeforeValidator(_number)]
+Size = Annotated[int, BeforeValidator(_size)]
+
+
+# ------------------------------------------------------------------------------------------------- the config
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class RayConfig(_Section):
+    """Where on Ray the shards go. Only read with `launcher: ray`."""
+
+    address: str = "auto"
+    """`auto`: the cluster that Ray finds, or a local one; `local`: always a local one; or `host:port`."""
+    placement: Literal["SPREAD", "PACK", "STRICT_SPREAD", "STRICT_PACK"] = "SPREAD"
+    num_cpus_per_shard: Number = Field(default=1.0, gt=0, le=4096)
+    memory_per_shard: Size | None = Field(default=None, ge=1)
+    """Bytes that Ray sets aside for a shard."""
+    resources: dict[str, Number] = Field(default_factory=dict)
+    """More that a shard's node must have, as `{ps_node: 1}`."""
+
+
+class Limits(_Section):
+    """How long things may take."""
+
+    start_timeout_s: Number = Field(default=120.0, gt=0, le=86400)
+    """A shard server that is not up by then has failed."""
+    stop_grace_s: Number = Field(default=5.0, ge=0, le=3600)
+    """Calls under way get this long when a server stops."""
+
+
+class DeployConfig(_Section):
+    """A cluster as its owner wants it."""
+
+    name: Annotated[str, BeforeValidator(_name)] = "default"
+    shards: Whole = Field(default=1, ge=1, le=MAX_SHARDS)
+    launcher: Literal["local", "ray"] = "local"
+    ray: RayConfig = Field(default=RayConfig())
+    storage: str | None = Field(default=None, min_length=1)
+    """Any fsspec URL; where the layout is kept. None: nowhere."""
+    durability: Annotated[Literal["memory"], BeforeValidator(_durability)] = "memory"
+    carrier: Literal["auto", "grpc"] = "auto"
+    host: str | None = Field(default=None, min_length=1)
+    """Interface that servers listen on. None: 127.0.0.1, and on Ray the address that Ray has for the node."""
+    port: Whole = Field(default=0, ge=0, le=65535)
+    """The coordinator's port; 0 takes a free one. Shards always take free ones."""
+    advertise_host: str | None = Field(default=None, min_length=1)
+    """What others call the machine. On Ray also a network, as 10.1.0.0/16, in which each node has an address."""
+    limits: Limits = Field(default=Limits())
+    tables: tuple[InstanceOf[TableSpec], ...] = ()
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Everything, defaults included, as plain values that `parse` takes."""
+        data = self.model_dump(exclude={"tables"})
+        return data | {"tables": [table_to_mapping(spec) for spec in self.tables]}
+
+    def to_json(self) -> str:
+        """As JSON, keys sorted: equal configs give equal text."""
+        return json.dumps(self.to_mapping(), sort_keys=True)
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits that stand for the whole config."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+
+def load(path: str | Path) -> DeployConfig:
+    """Read a YAML file.
+
+    Raises:
+        InvalidConfig: it cannot be read, or anything in it is wrong; the message lists every fault.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
+        raise InvalidConfig(f"cannot read the deploy config {str(path)!r}: {reason}") from None
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as e:
+        where = f"line {e.problem_mark.line + 1}: " if e.problem_mark else ""
+        raise InvalidConfig(f"{path}: {where}{e.problem or e.context}") from None
+    except yaml.YAMLError as e:
+        raise InvalidConfig(f"{path}: {e}") from None
+    return parse({} if value is None else value, source=str(path))
+
+
+def parse(value: Any, source: str = "deploy config") -> DeployConfig:
+    """Check a mapping, as YAML or JSON gives it.
+
+    Raises:
+        InvalidConfig: anything in it is wrong; `faults` holds each: its path, its value, what is nearest.
+    """
+    if not isinstance(value, Mapping):
+        raise _invalid(source, [Fault("", value, "must be a mapping such as {name: ads, shards: 4}")])
+    faults: list[Fault] = []
+    tables = tables_from_list(value.get("tables"), faults)
+    try:
+        config = DeployConfig.model_validate(dict(value) | {"tables": ()})
+    except ValidationError as e:
+        own = [_fault(error) for error in e.errors(include_url=False)]
+        raise _invalid(source, own + faults) from None
+    faults += _unreachable(config)
+    if faults:
+        raise _invalid(source, faults)
+    return config.model_copy(update={"tables": tuple(tables)})
+
+
+def _unreachable(config: DeployConfig) -> list[Fault]:
+    """Addresses that nobody could connect to. On Ray each node has its own, found when a server starts there."""
+    if config.launcher == "ray":
+        return []
+    if config.host in WILDCARDS and config.advertise_host is None:
+        return [
+            Fault("advertise_host", None, f"must say what others call this machine, with host {config.host}")
+        ]
+    if "/" in (config.advertise_host or ""):
+        return [
+            Fault(
+                "advertise_host", config.advertise_host, "must be a name or an address; networks are for Ray"
+            )
+        ]
+    return []
+
+
+def from_json(text: str) -> DeployConfig:
+    """Back from `DeployConfig.to_json`."""
+    return parse(json.loads(text))
+
+
+# ----------------------------------------------------------------------------------------------------- faults
+
+
+def _invalid(source: str, faults: list[Fault]) -> InvalidConfig:
+    lines = [str(fault) for fault in faults]
+    head = f"{source}: " if len(lines) == 1 else f"{source} has {len(lines)} faults:\n  "
+    return InvalidConfig(head + "\n  ".join(lines), faults=tuple(faults))
+
+
+_BOUNDS = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "more than"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def _fault(error: ErrorDetails) -> Fault:
+    """One of pydantic's errors in our words."""
+    location, value, context = error["loc"], error["input"], error.get("ctx", {})
+    path = ".".join(str(part) for part in location)
+    if error["type"] == "extra_forbidden":
+        known = list(_section_at(location[:-1]).model_fields)
+        near = difflib.get_close_matches(str(location[-1]), known, 1, 0.5)
+        return Fault(path, value, "is no key here", near[0] if near else None, tuple(known))
+    if error["type"] == "literal_error":
+        field = _section_at(location[:-1]).model_fields[str(location[-1])]
+        choices = [str(choice) for choice in get_args(field.annotation)]
+        near = difflib.get_close_matches(str(value).lower(), [c.lower() for c in choices], 1, 0.3)
+        nearest = next((c for c in choices if near and c.lower() == near[0]), None)
+        return Fault(path, value, f"must be {' or '.join(choices)}", nearest)
+    if error["type"] in _BOUNDS:
+        key, words = _BOUNDS[error["type"]]
+        bound = context[key]
+        return Fault(path, value, f"must be {words} {bound:g}", bound if key != "gt" else None)
+    if error["type"] in ("model_type", "dict_type"):
+        return Fault(path, value, "must be a mapping")
+    if error["type"] in ("string_type", "string_too_short"):
+        return Fault(path, value, "must be a text that is not empty")
+    return Fault(path, value, error["msg"][0].lower() + error["msg"][1:])
+
+
+def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+    section: type[BaseModel] = DeployConfig
+    for part in location:
+        annotation = section.model_fields[str(part)].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            section = annotation
+    return section
+
+
+# ------------------------------------------------------------------------------------------------------- YAML
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key written twice and reads 1e-3 as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key in self._keys(node):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key.value!r} is written twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    @staticmethod
+    def _keys(node: yaml.MappingNode) -> Iterator[yaml.ScalarNode]:
+        return (key for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)

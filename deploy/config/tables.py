@@ -1,0 +1,231 @@
+"""Tables as a deploy config writes them: a list of mappings, to and from `TableSpec`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from ...proto.errors import InvalidRequest
+from ...proto.spec import Recipe, TableSpec
+
+T = TypeVar("T")
+_CHOICES = {"dtype": ("float32",)}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong: where, what stands there, what would be right, and what was probably meant."""
+
+    path: str
+    value: Any
+    problem: str
+    nearest: Any = None
+    known: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        text = repr(self.value)
+        text = text if len(text) <= 80 else text[:77] + "..."
+        where = f"{self.path}: " if self.path else ""
+        hint = f"; did you mean {self.nearest!r}?" if self.nearest is not None else ""
+        choices = f"; known: {', '.join(self.known)}" if self.known and not hint else ""
+        return f"{where}{self.problem}, got {text}{hint}{choices}"
+
+
+def tables_from_list(value: Any, faults: list[Fault]) -> list[TableSpec]:
+    """The specs; what is wrong is appended to `faults`."""
+    if value is None:
+        return []
+    if not isinstance(value, list | tuple):
+        faults.append(Fault("tables", value, "must be a list of tables"))
+        return []
+    specs = [_table(item, f"tables[{i}]", faults) for i, item in enumerate(value)]
+    seen: dict[str, int] = {}
+    for i, spec in enumerate(specs):
+        if spec is not None and spec.name in seen:
+            faults.append(
+                Fault(f"tables[{i}].name", spec.name, f"is the name of tables[{seen[spec.name]}] too")
+            )
+        elif spec is not None:
+            seen[spec.name] = i
+    return [spec for spec in specs if spec is not None]
+
+
+def table_to_mapping(spec: TableSpec) -> dict[str, Any]:
+    """As plain values that `tables_from_list` takes; every argument is written out."""
+    return {f.name: plain(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
+
+
+def plain(value: Any) -> Any:
+    """Recipes and tuples as the mappings and lists that a config has."""
+    if isinstance(value, Recipe):
+        arguments = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {type(value).__name__.lower(): arguments} if _kinds(type(value).__bases__[0]) else arguments
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _table(value: Any, path: str, faults: list[Fault]) -> TableSpec | None:
+    if isinstance(value, TableSpec):
+        return value
+    if not isinstance(value, Mapping):
+        faults.append(Fault(path, value, "must be a mapping such as {name: users, dim: 64}"))
+        return None
+    if "name" not in value:
+        faults.append(Fault(f"{path}.name", None, "is required"))
+    # What a lone argument is tried beside: `div` needs an id range, and every table a name.
+    return _made(TableSpec, value, {"name": "table", "num_embeddings": 1}, path, faults)
+
+
+def _made(cls: type[T], value: Mapping, usual: dict[str, Any], path: str, faults: list[Fault]) -> T | None:
+    """`cls(**value)`, for one of the dataclasses that say in their annotations what they take."""
+    before = len(faults)
+    hints = get_type_hints(cls)
+    arguments = _known(value, [f.name for f in dataclasses.fields(cls)], path, faults)  # type: ignore[arg-type]
+    for name in list(arguments):
+        found = len(faults)
+        arguments[name] = _value(hints[name], arguments[name], f"{path}.{name}", faults)
+        if len(faults) > found:
+            del arguments[name]
+    made = _build(cls, arguments, usual, path, faults)
+    return made if len(faults) == before else None
+
+
+_WORDS: dict[Any, str] = {
+    float: "a number",
+    int: "a whole number",
+    bool: "true or false",
+    str: "a text",
+    tuple: "a list",
+    Mapping: "a mapping",
+    type(None): "left out",
+}
+
+
+def _value(hint: Any, value: Any, path: str, faults: list[Fault]) -> Any:
+    """What YAML says, as the annotation wants it; else a fault."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = [get_origin(option) or option for option in options]
+    if isinstance(value, list):
+        value = tuple(int(item) if _is_integral(item) else item for item in value)
+    if int in kinds and _is_integral(value):  # 1e9 is a whole number
+        value = int(value)
+    for option, kind in zip(options, kinds, strict=True):
+        if kind is Literal:
+            return _choice(get_args(option), value, path, faults)
+        if isinstance(kind, type) and issubclass(kind, Recipe):
+            if isinstance(value, Mapping | str | kind):
+                return _recipe(kind, value, path, faults)
+        elif _is(value, kind):
+            return value
+    words = [_WORDS.get(k) or f"a mapping with one {k.__name__.lower()}" for k in kinds]
+    faults.append(Fault(path, value, f"must be {' or '.join(words)}"))
+    return None
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """isinstance, but whole numbers are numbers, and true and false are none."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _is_integral(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer()
+
+
+def _choice(choices: tuple[str, ...], value: Any, path: str, faults: list[Fault]) -> Any:
+    if value not in choices:
+        near = difflib.get_close_matches(str(value).lower(), choices, 1, 0.3)
+        faults.append(Fault(path, value, f"must be {' or '.join(choices)}", near[0] if near else None))
+    return value
+
+
+def _known(value: Mapping, names: list[str], path: str, faults: list[Fault]) -> dict[str, Any]:
+    """What of a mapping has a known key; the rest becomes faults."""
+    for key in value:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, 1, 0.5)
+            nearest = near[0] if near else None
+            faults.append(Fault(f"{path}.{key}", value[key], "is no key here", nearest, tuple(names)))
+    return {str(k): v for k, v in value.items() if k in names}
+
+
+def _recipe(family: type[Recipe], value: Any, path: str, faults: list[Fault]) -> Recipe | None:
+    """From `adagrad`, `{adagrad: {lr: 0.05}}` or `{name: adagrad, lr: 0.05}`; of a family of one, its arguments."""
+    if isinstance(value, family):
+        return value
+    kinds, kind = _kinds(family), family.__name__.lower()
+    if isinstance(value, str):
+        name, arguments = value, {}
+    elif not kinds:
+        return _made(family, value, {}, path, faults)
+    elif "name" in value:
+        name, arguments = value["name"], {k: v for k, v in value.items() if k != "name"}
+    elif len(value) == 1:
+        name, arguments = next(iter(value.items()))
+        path = f"{path}.{name}"
+    else:
+        problem = f"must be a mapping with one {kind}, such as {{name: {{argument: value}}}}"
+        faults.append(Fault(path, value, problem))
+        return None
+    found = kinds.get(str(name).lower())
+    if found is None:
+        near = difflib.get_close_matches(str(name).lower(), list(kinds), 1, 0.5)
+        faults.append(Fault(path, name, f"is no {kind}", near[0] if near else None, tuple(kinds)))
+        return None
+    if arguments is not None and not isinstance(arguments, Mapping):
+        faults.append(Fault(path, arguments, "must be a mapping of arguments"))
+        return None
+    return _made(found, arguments or {}, {}, path, faults)
+
+
+def _kinds(family: type) -> dict[str, type[Recipe]]:
+    """The members of a family of recipes by their names in lower case; none for Recipe itself."""
+    if family is Recipe:
+        return {}
+    members = sorted(Recipe.kinds.items())
+    return {name.lower(): cls for name, cls in members if issubclass(cls, family) and cls is not family}
+
+
+def _build(
+    make: Callable[..., Any], arguments: dict[str, Any], usual: dict[str, Any], path: str, faults: list[Fault]
+) -> Any:
+    """`make(**arguments)`; when it refuses, each argument is tried alone, so that every bad one is named."""
+    try:
+        return make(**(usual | arguments if "name" not in arguments else arguments))
+    except (InvalidRequest, TypeError, ValueError, OverflowError) as e:
+        whole = e
+    before = len(faults)
+    for name, value in arguments.items():
+        try:
+            make(**(usual | {name: value}))
+        except (InvalidRequest, TypeError, ValueError, OverflowError) as e:
+            near = difflib.get_close_matches(str(value).lower(), _CHOICES.get(name, ()), 1, 0.3)
+            faults.append(Fault(f"{path}.{name}", value, _reason(e, name, value), near[0] if near else None))
+    if len(faults) == before:
+        name = _culprit(make, arguments)
+        where = f"{path}.{name}" if name else path
+        faults.append(Fault(where, arguments.get(name, arguments), _reason(whole, name, None)))
+    return None
+
+
+def _culprit(make: Callable[..., Any], arguments: dict[str, Any]) -> str:
+    """The argument without which the rest would do; "" if there is none."""
+    for name in arguments:
+        try:
+            make(**{k: v for k, v in arguments.items() if k != name})
+        except (InvalidRequest, TypeError, ValueError, OverflowError):
+            continue
+        return name
+    return ""
+
+
+def _reason(error: Exception, name: str, value: Any) -> str:
+    """Why, without what `Fault` says already."""
+    text = str(error).partition(" (table ")[0].partition("; got ")[0].partition(", got ")[0]
+    return text[text.find(f"{name} must be") + len(name) + 1 :] if f"{name} must be" in text else text

@@ -1,0 +1,1 @@
+"""What the coordinator decides, as programs that yield effects. Pure: the simulator runs all of it."""

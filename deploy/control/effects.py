@@ -1,0 +1,89 @@
+"""What the coordinator asks of the world. Its programs are generators that yield these and are sent the outcome.
+
+The runner performs them with gRPC, a launcher and a disk; the simulator with made-up ones. An effect that fails raises
+its RowloomError inside the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...proto.errors import Rerouted, RowloomError, Unavailable
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request to a server."""
+
+    address: str
+    method: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Requests made side by side. Outcome: for each, reply bytes or a RowloomError, in order."""
+
+    calls: Sequence[Call]
+    timeout_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Start servers under these keys. Outcome: a list of Launched."""
+
+    keys: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End servers. Outcome: None."""
+
+    keys: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Write the cluster's state to storage; when it returns, the state is durable. Outcome: None."""
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Wait. Outcome: None."""
+
+    seconds: float
+
+
+Effect = Calls | Launch | Stop | Commit | Sleep
+Program = Generator[Effect, Any, Any]
+
+
+def call_all(calls: Sequence[Call], clock, limit_s: float = 30.0) -> Program:
+    """Make calls until each has an answer that is not "later". Returns the replies in order.
+
+    Every call must be one that may be repeated.
+
+    Raises:
+        RowloomError: the first answer that is an error; Unavailable when `limit_s` is over.
+    """
+    replies: dict[int, bytes] = {}
+    until, pause = clock() + limit_s, 0.02
+    while len(replies) < len(calls):
+        left = [i for i in range(len(calls)) if i not in replies]
+        outcomes = yield Calls([calls[i] for i in left])
+        last: RowloomError | None = None
+        for i, outcome in zip(left, outcomes, strict=True):
+            if not isinstance(outcome, RowloomError):
+                replies[i] = outcome
+            elif isinstance(outcome, Rerouted | Unavailable):
+                last = outcome
+            else:
+                raise outcome
+        if last is not None:
+            if clock() >= until:
+                raise last
+            yield Sleep(pause)
+            pause = min(1.0, pause * 2)
+    return [replies[i] for i in range(len(calls))]

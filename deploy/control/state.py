@@ -1,0 +1,136 @@
+"""What a coordinator must not forget, as one value, and the file that it is kept in."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlparse
+
+import fsspec
+from google.protobuf import json_format
+
+from ...proto import rowloom_pb2 as pb
+from ...proto.errors import RowloomError
+from ...proto.layout import Layout
+from ...proto.spec import TableEntry
+
+FORMAT = 1
+
+
+@dataclass
+class ClusterState:
+    """The layout, the tables, and which launcher key each shard has.
+
+    Attributes:
+        layout: the newest committed layout; None before the cluster is up.
+        keys: by shard index, the launcher's key of its server.
+        tables: by name.
+        next_key, next_table: never used before.
+        term: counts coordinators of this cluster; turns of a later one are higher.
+    """
+
+    name: str
+    layout: Layout | None = None
+    keys: list[int] = field(default_factory=list)
+    tables: dict[str, TableEntry] = field(default_factory=dict)
+    next_key: int = 0
+    next_table: int = 1
+    term: int = 0
+
+    def to_json(self) -> str:
+        """As JSON."""
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "name": self.name,
+                "layout": json_format.MessageToDict(self.layout.to_message()) if self.layout else None,
+                "keys": self.keys,
+                "tables": [json_format.MessageToDict(e.to_message()) for e in self.tables.values()],
+                "next_key": self.next_key,
+                "next_table": self.next_table,
+                "term": self.term,
+            },
+            indent=1,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> ClusterState:
+        """From JSON. Raises RowloomError if it is no state of a version that this one reads."""
+        try:
+            data = json.loads(text)
+            if data["format"] != FORMAT:
+                raise RowloomError(f"the state has format {data['format']}, this version reads {FORMAT}")
+            layout = data["layout"] and Layout.from_message(
+                json_format.ParseDict(data["layout"], pb.Layout())
+            )
+            entries = [
+                TableEntry.from_message(json_format.ParseDict(e, pb.TableEntry())) for e in data["tables"]
+            ]
+            return cls(
+                name=data["name"],
+                layout=layout,
+                keys=list(data["keys"]),
+                tables={e.spec.name: e for e in entries},
+                next_key=data["next_key"],
+                next_table=data["next_table"],
+                term=data["term"],
+            )
+        except (KeyError, ValueError, TypeError, json_format.ParseError) as e:
+            raise RowloomError(f"the cluster's state file is damaged: {e}") from e
+
+
+class StateFile:
+    """`layout.json` under a storage URL; written whole or not at all. storage None: kept nowhere."""
+
+    def __init__(self, storage: str | None) -> None:
+        self._url = storage.rstrip("/") + "/layout.json" if storage else None
+
+    def __repr__(self) -> str:
+        return f"<StateFile {self._url}>"
+
+    def load(self) -> ClusterState | None:
+        """The state, or None if there is none yet."""
+        if self._url is None:
+            return None
+        try:
+            with fsspec.open(self._url, "r") as f:
+                return ClusterState.from_json(f.read())  # type: ignore[attr-defined]
+        except FileNotFoundError:
+            return None
+
+    def save(self, state: ClusterState) -> None:
+        """Durable when it returns."""
+        if self._url is None:
+            return
+        text = state.to_json()
+        parsed = urlparse(self._url)
+        if parsed.scheme in ("", "file"):
+            _replace(Path(parsed.path), text)
+        else:  # object stores show a file when it is complete, or not at all
+            with fsspec.open(self._url, "w") as f:
+                f.write(text)  # type: ignore[attr-defined]
+
+    def clear(self) -> None:
+        """Forget the state: the cluster is down."""
+        if self._url is None:
+            return
+        fs, path = fsspec.core.url_to_fs(self._url)
+        if fs.exists(path):
+            fs.rm(path)
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    with open(new, "w") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(new, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

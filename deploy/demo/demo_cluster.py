@@ -1,0 +1,108 @@
+"""The cluster that the demo trains on: started, scaled and ended as its user would, through a deploy config."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+from ...proto.errors import InvalidRequest, RowloomError
+from ..config.config import load
+from ..embedded import local_cluster
+from ..operate.clusters import apply, down, reach, up
+from ..operate.directory import ClusterDirectory, Record
+
+LAUNCHERS = ("ray", "local", "embedded")
+CONFIG = """\
+name: {name}
+shards: {shards}                       # change it, and `rowloom apply` moves every row to its new owner
+launcher: {launcher}
+ray: {{address: local, num_cpus_per_shard: 0.5}}
+storage: {storage}
+"""
+
+
+class DemoCluster(Protocol):
+    """A running cluster."""
+
+    @property
+    def address(self) -> str:
+        """Of its coordinator."""
+        ...
+
+    def scale(self, shards: int) -> float:
+        """Change the number of shards. Returns the seconds for which pushes waited."""
+        ...
+
+    def close(self) -> None:
+        """End it; no error if it has ended."""
+        ...
+
+
+class DeployedCluster:
+    """A cluster made from a deploy.yaml: `rowloom up`, and for another number of shards an edit and `rowloom apply`.
+
+    Args:
+        launcher: "ray", on a Ray of its own, or "local".
+        shards: how many to begin with.
+        folder: for the config, the layout and the logs; nothing is kept elsewhere.
+
+    Raises:
+        Unavailable: it did not start; nothing is left running.
+    """
+
+    def __init__(self, launcher: str, shards: int, folder: Path) -> None:
+        self._directory = ClusterDirectory(folder / "home")
+        self._file = folder / "deploy.yaml"
+        self._shards = shards
+        self._file.write_text(
+            CONFIG.format(
+                name=f"demo-{os.getpid()}",
+                shards=shards,
+                launcher=launcher,
+                storage=(folder / "layout").as_uri(),
+            )
+        )
+        self._record: Record | None = up(load(self._file), self._directory).record
+        self.address = self._record.address
+
+    def scale(self, shards: int) -> float:
+        """As `DemoCluster`: one line of the file changes, and it is applied."""
+        assert self._record is not None
+        text = self._file.read_text()
+        self._file.write_text(text.replace(f"shards: {self._shards}", f"shards: {shards}", 1))
+        self._shards = shards
+        remote, status = reach(self._record, self._directory)
+        with remote:
+            _, scaled = apply(load(self._file), remote, status)
+        if scaled is None:
+            raise RowloomError(f"the deploy config asks for {shards} shards, and applying it changed nothing")
+        return scaled.pause_s
+
+    def close(self) -> None:
+        """As `DemoCluster`."""
+        if self._record is not None:
+            down(self._record, self._directory)
+            self._record = None
+
+
+def check_launcher(launcher: str) -> None:
+    """Raises InvalidRequest if there is no such launcher."""
+    if launcher not in LAUNCHERS:
+        raise InvalidRequest(f"launcher must be one of {', '.join(LAUNCHERS)}, got {launcher!r}")
+
+
+def open_cluster(launcher: str, shards: int, folder: Path) -> DemoCluster:
+    """Start a cluster.
+
+    Args:
+        launcher: one of LAUNCHERS; "embedded" runs it in threads of this process, without a config.
+        shards: how many.
+        folder: for the config, the layout and the logs.
+
+    Raises:
+        InvalidRequest: there is no such launcher, or what it needs is not installed.
+        Unavailable: it did not start.
+    """
+    check_launcher(launcher)
+    return local_cluster(shards) if launcher == "embedded" else DeployedCluster(launcher, shards, folder)

@@ -1,0 +1,1 @@
+"""What runs shard servers: threads, processes, Ray actors."""

@@ -1,0 +1,1 @@
+"""What the command line does to clusters: find, look at, change and end them."""

@@ -1,0 +1,192 @@
+"""A Ray of our own on this machine, when there is none to use: started in the background, ended with the last cluster.
+
+It listens on the loopback interface only, has no dashboard, sends no usage statistics, and starts no worker before one
+is needed: CPUs are only numbers to Ray, and here there are enough of them to scale.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+import socket
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...proto.errors import Unavailable
+from ..config.config import DeployConfig
+from .directory import (
+    ClusterDirectory,
+    end_process,
+    end_session,
+    is_running,
+    last_line,
+    spawn_detached,
+    started,
+    write_whole,
+)
+
+# On Linux all of 127.0.0.0/8 is the loopback interface, and this is the way to keep Ray on it: Ray replaces
+# 127.0.0.1 by an address that others can reach.
+LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
+CPUS = 64  # at least; more when the config asks for more
+OBJECT_STORE_BYTES = 80_000_000  # rows never ride on Ray; this is near the least that it takes
+START_TIMEOUT_S = 60.0
+STOP_GRACE_S = 20.0
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # One idle worker per CPU would be started otherwise.
+    "RAY_prestart_worker_first_driver": "0",
+    # Actors run at nice 15 otherwise, and a trainer that computes beside its shards would leave them no core.
+    "RAY_worker_niceness": "0",
+    # Who can reach the ports of Ray can run code. The token is in a file that only this user can read.
+    "RAY_AUTH_MODE": "token",
+}
+
+
+@dataclass(frozen=True)
+class LocalRay:
+    """A Ray that was started here."""
+
+    address: str
+    pid: int
+    started: int
+
+
+def choose(wanted: str, directory: ClusterDirectory) -> str | None:
+    """Which Ray a config means that says `wanted`: host:port; None: one has to be started.
+
+    `local` is only ever our own; `auto` is what $RAY_ADDRESS says, what runs on this machine, or our own.
+    """
+    own = find(directory)
+    if wanted == "auto":
+        return os.environ.get("RAY_ADDRESS") or _announced() or (own.address if own else None)
+    if wanted == "local":
+        return own.address if own else None
+    return wanted
+
+
+def wants_token(address: str, directory: ClusterDirectory) -> bool:
+    """Whether to show Ray's token there: to our own, and, if there is one, to what runs on this machine."""
+    own = find(directory)
+    if own is not None and own.address == address:
+        return True
+    return address == _announced() and _token_path().exists()
+
+
+def is_own(address: str) -> bool:
+    """Whether only a Ray of our own can have had that address."""
+    return address.startswith(f"{LOOPBACK}:") and LOOPBACK != "127.0.0.1"
+
+
+def _announced() -> str | None:
+    """The Ray that this machine's `auto` means, if it still answers."""
+    try:
+        address = _announcement().read_text().strip()
+    except OSError:
+        return None
+    return address if listens(address) else None
+
+
+def _announcement() -> Path:
+    """Ray writes the address of the newest cluster there."""
+    return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+
+
+def listens(address: str) -> bool:
+    """Whether anything does at host:port."""
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError, ValueError), socket.create_connection((host, int(port)), 1.0):
+        return True
+    return False
+
+
+def find(directory: ClusterDirectory) -> LocalRay | None:
+    """The one that runs, or None."""
+    try:
+        ray = LocalRay(**json.loads((directory.home / "ray.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return ray if is_running(ray.pid, ray.started) else None
+
+
+def start(config: DeployConfig, directory: ClusterDirectory) -> LocalRay:
+    """Start one that outlives this process.
+
+    Raises:
+        Unavailable: it did not come up; nothing is left running.
+    """
+    directory.home.mkdir(parents=True, exist_ok=True)
+    _make_token()
+    log = directory.home / "ray.log"
+    port = _free_port()
+    address = f"{LOOPBACK}:{port}"
+    pid = spawn_detached(_command(config, port), log, {**os.environ, **QUIET})
+    ray = LocalRay(address, pid, started(pid))
+    try:
+        _wait_for(ray, log)
+    except BaseException:
+        stop(ray, directory)
+        raise
+    write_whole(directory.home / "ray.json", json.dumps(dataclasses.asdict(ray)))
+    return ray
+
+
+def stop(ray: LocalRay, directory: ClusterDirectory) -> None:
+    """End it and every process that it started."""
+    end_process(ray.pid, ray.started, STOP_GRACE_S)
+    end_session(ray.pid)
+    (directory.home / "ray.json").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        if _announcement().read_text().strip() == ray.address:
+            _announcement().unlink()
+
+
+def _token_path() -> Path:
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+
+
+def _make_token() -> None:
+    """Ray's own token file, where every process of this user finds it. Versions of Ray without tokens ignore it."""
+    path = _token_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(file, "w") as f:
+            f.write(secrets.token_hex(32))
+
+
+def _command(config: DeployConfig, port: int) -> list[str]:
+    cpus = max(CPUS, os.cpu_count() or 1, int(4 * config.shards * config.ray.num_cpus_per_shard) + 1)
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    command += [f"--node-ip-address={LOOPBACK}", f"--port={port}", f"--num-cpus={cpus}"]
+    command += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-dashboard=false"]
+    command += ["--disable-usage-stats", f"--ray-client-server-port={_free_port()}"]
+    if config.ray.resources:
+        plenty = {name: amount * 1024 for name, amount in config.ray.resources.items()}
+        command += [f"--resources={json.dumps(plenty)}"]
+    return command
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return probe.getsockname()[1]
+
+
+def _wait_for(ray: LocalRay, log: Path) -> None:
+    until = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < until:
+        if not is_running(ray.pid, ray.started):
+            raise Unavailable(f"Ray ended while it started: {last_line(log)} (log: {log})")
+        if listens(ray.address):
+            return
+        time.sleep(0.05)
+    raise Unavailable(f"Ray did not start within {START_TIMEOUT_S:g} s; its log says why: {log}")

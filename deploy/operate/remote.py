@@ -1,0 +1,104 @@
+"""Talking to a coordinator: what the CLI and `LocalCluster` use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import grpc
+
+from ...proto import rowloom_pb2 as pb
+from ...proto.channel import CHANNEL_OPTIONS, error_of
+from ...proto.errors import Rerouted, Unavailable
+from ...proto.spec import TableSpec
+
+SERVICE = "/rowloom.v1.Coordinator/"
+POLL_S = 0.05
+
+
+class Remote:
+    """A coordinator somewhere. Every method raises RowloomError; Unavailable when it does not answer.
+
+    Args:
+        address: host:port.
+        timeout_s: for one call.
+    """
+
+    def __init__(self, address: str, timeout_s: float = 15.0) -> None:
+        self.address = address
+        self._timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(address, CHANNEL_OPTIONS)
+
+    def __enter__(self) -> Remote:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def call(self, method: str, request: bytes) -> bytes:
+        """One call."""
+        try:
+            return self._channel.unary_unary(method)(request, timeout=self._timeout_s)
+        except grpc.RpcError as e:
+            raise error_of(e, self.address) from None
+
+    def status(self) -> pb.StatusReply:
+        """Layout, tables, and each shard's health and statistics."""
+        return pb.StatusReply.FromString(
+            self.call(SERVICE + "Status", pb.StatusRequest().SerializeToString())
+        )
+
+    def scale(self, shards: int, on_progress: Callable[[int, int], None] | None = None) -> pb.ScaleReply:
+        """Change the number of shards; returns when it is done.
+
+        Args:
+            shards: how many there will be.
+            on_progress: called with (rows moved, rows in all).
+
+        Raises:
+            Unavailable: it did not happen; everything is as before, or the message says what was lost.
+        """
+        request = pb.ScaleRequest(shards=shards).SerializeToString()
+        while True:
+            try:
+                reply = pb.ScaleReply.FromString(self.call(SERVICE + "Scale", request))
+            except Rerouted as e:
+                time.sleep(max(POLL_S, e.retry_after_s))
+                continue
+            if on_progress is not None:
+                on_progress(reply.rows, reply.rows_total)
+            if reply.state == "done":
+                return reply
+            if reply.state == "failed":
+                raise Unavailable(f"scaling to {shards} shards failed: {reply.error}")
+            time.sleep(POLL_S)
+
+    def create_table(self, spec: TableSpec) -> None:
+        """Make a table. No error if it exists with the same spec; TableExists if with another."""
+        request = pb.DefineTableRequest(spec=spec.to_message())
+        self._until_free(SERVICE + "CreateTable", request.SerializeToString())
+
+    def set_lr(self, table: str, lr: float) -> None:
+        """Change a table's learning rate. Raises TableNotFound, InvalidRequest."""
+        request = pb.AdjustTableRequest(name=table, lr=lr)
+        self._until_free(SERVICE + "SetLearningRate", request.SerializeToString())
+
+    def _until_free(self, method: str, request: bytes) -> None:
+        """A call that waits while another change is in progress, for as long as one call may take."""
+        until = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                self.call(method, request)
+                return
+            except Rerouted as e:
+                if time.monotonic() >= until:
+                    raise Unavailable(f"{self.address} is busy: {e}; try again when it is done") from e
+                time.sleep(max(POLL_S, e.retry_after_s))
+
+    def shutdown(self) -> None:
+        """End the cluster. Its rows are gone."""
+        self.call(SERVICE + "Shutdown", pb.ShutdownRequest().SerializeToString())

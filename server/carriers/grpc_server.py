@@ -1,0 +1,83 @@
+"""gRPC on the server's side: bytes in, bytes out, errors mapped. No logic.
+
+Any process with a `handle(method, data) -> bytes` serves through it: shards and the coordinator.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+
+from ...proto.channel import SERVER_OPTIONS
+from ...proto.errors import ERROR_KEY, RowloomError, Unavailable, encode_error, status_of
+
+log = logging.getLogger(__name__)
+THREADS = 8
+
+
+class GrpcServer(grpc.GenericRpcHandler):
+    """A listening port.
+
+    Args:
+        handles: whether a method, such as "/rowloom.v1.Shard/Pull", exists.
+        handle: answers it; raises RowloomError.
+        host: interface to listen on.
+        port: 0 picks a free one.
+
+    Raises:
+        Unavailable: the port is taken or the interface does not exist.
+    """
+
+    def __init__(
+        self,
+        handles: Callable[[str], bool],
+        handle: Callable[[str, bytes], bytes],
+        *,
+        host: str,
+        port: int,
+    ) -> None:
+        self._handles = handles
+        self._handle = handle
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="rowloom-rpc")
+        self._server = grpc.server(self._pool, handlers=[self], options=SERVER_OPTIONS)
+        try:
+            self.port = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as e:
+            raise Unavailable(f"cannot listen on {host}:{port}: is the port taken?") from e
+        if self.port == 0:
+            raise Unavailable(f"cannot listen on {host}:{port}: is the port taken?")
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._server.start()
+
+    def stop(self, grace_s: float) -> None:
+        """Refuse new calls, give those under way `grace_s` seconds, close the port."""
+        self._server.stop(grace_s).wait()
+        self._pool.shutdown(wait=False)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """The handler of a method, without (de)serializers: bytes in, bytes out."""
+        method = handler_call_details.method
+        if not self._handles(method):
+            return None
+
+        def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+            try:
+                return self._handle(method, data)
+            except RowloomError as e:
+                _abort(context, e)
+            except Exception:
+                log.exception("%s failed", method)
+                _abort(context, RowloomError("internal error; the server's log has the traceback"))
+            raise AssertionError("abort raises")
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+def _abort(context: grpc.ServicerContext, error: RowloomError) -> None:
+    context.set_trailing_metadata(((ERROR_KEY, encode_error(error)),))
+    context.abort(grpc.StatusCode[status_of(error)], error.message[:1000])

@@ -1,0 +1,271 @@
+"""The row lane on the server's side: requests off a plain socket, through the same handler as gRPC's.
+
+A thread for each connection. It holds nothing that outlives the connection: shared memory has no name, the Unix
+socket lies in the abstract namespace, and both are gone when the last process that has them ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hmac
+import logging
+import mmap
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ...proto import rowloom_pb2 as pb
+from ...proto.codec import Buffer
+from ...proto.errors import InvalidRequest, RowloomError, encode_error
+from ...proto.framing import made, size_of
+from ...proto.lane import (
+    ARENA_BYTES,
+    HAS_ARENAS,
+    HELLO_BYTES,
+    METHODS,
+    NOWHERE,
+    OK,
+    REFUSED,
+    REPLY_BYTES,
+    REQUEST_BYTES,
+    SOCKET_BUFFER_BYTES,
+    WELCOME,
+    Hello,
+    Reply,
+    Request,
+)
+from ...proto.memory import address_of
+
+log = logging.getLogger(__name__)
+HELLO_TIMEOUT_S = 5.0
+MAX_CONNECTIONS = 1024  # what comes beyond them is closed at once, and goes on over gRPC
+OWN_BYTES = 10 << 20  # of a reply that is made where it is sent from: a little more than clients ask for
+KEEP_BYTES = 10 << 20  # a receive buffer that grew larger than this is not kept
+
+Handle = Callable[[str, memoryview, memoryview | None], Sequence[Buffer]]
+
+
+class LaneServer:
+    """The listening sockets and their connections.
+
+    Args:
+        handle: answers a request: method, message, where the reply will lie; raises RowloomError.
+        host: interface to listen on.
+    """
+
+    def __init__(self, handle: Handle, host: str) -> None:
+        self._handle = handle
+        self._key = secrets.token_bytes(16)
+        self._unix_address = "rowloom-" + secrets.token_hex(16)
+        self._lock = threading.Lock()
+        self._connections: set[socket.socket] = set()
+        self._stopping = False
+        self._listeners: list[socket.socket] = []
+        self._port = 0
+        with contextlib.suppress(OSError):  # without it there is gRPC
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            tcp = socket.create_server((host.strip("[]"), 0), family=family, backlog=128)
+            self._listeners.append(tcp)
+            self._port = tcp.getsockname()[1]
+        if HAS_ARENAS:
+            unix = socket.socket(socket.AF_UNIX)
+            unix.bind("\0" + self._unix_address)
+            unix.listen(128)
+            self._listeners.append(unix)
+
+    def describe(self) -> pb.LaneReply:
+        """What clients are told over gRPC."""
+        if self._stopping:
+            return pb.LaneReply()
+        return pb.LaneReply(
+            key=self._key, port=self._port, unix_address=self._unix_address if HAS_ARENAS else ""
+        )
+
+    def start(self) -> None:
+        """Begin to accept."""
+        for listener in self._listeners:
+            threading.Thread(
+                target=self._accept, args=(listener,), name="rowloom-lane-accept", daemon=True
+            ).start()
+
+    def stop(self) -> None:
+        """Close; requests under way are still answered."""
+        with self._lock:
+            self._stopping = True
+            connections = list(self._connections)
+        for end in self._listeners:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)  # wakes accept, which close does not
+            end.close()
+        for end in connections:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RD)
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                end, _ = listener.accept()
+            except OSError:
+                if self._stopping:
+                    return
+                continue
+            with self._lock:
+                full = self._stopping or len(self._connections) >= MAX_CONNECTIONS
+                if not full:
+                    self._connections.add(end)
+            if full:
+                end.close()
+            else:
+                threading.Thread(target=self._serve, args=(end,), name="rowloom-lane", daemon=True).start()
+
+    def _serve(self, end: socket.socket) -> None:
+        try:
+            with end:
+                arena = self._welcome(end)
+                _Connection(end, arena, self._handle).run()
+        except (OSError, InvalidRequest) as e:
+            log.debug("a connection of the row lane ended: %s", e)
+        finally:
+            with self._lock:
+                self._connections.discard(end)
+
+    def _welcome(self, end: socket.socket) -> mmap.mmap | None:
+        """Hear the hello and answer it. Raises InvalidRequest for strangers."""
+        end.settimeout(HELLO_TIMEOUT_S)
+        if end.family == socket.AF_UNIX:
+            data, descriptors, _, _ = socket.recv_fds(end, HELLO_BYTES, 1)
+        else:
+            data, descriptors = end.recv(HELLO_BYTES, socket.MSG_WAITALL), []
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            if len(data) < HELLO_BYTES:
+                raise InvalidRequest("what connected said no whole hello")
+            hello = Hello.decode(data)
+            if not hmac.compare_digest(hello.key, self._key):
+                raise InvalidRequest("what connected has another server's key")
+            arena = _arena(descriptors, hello.arena_bytes) if hello.arena_bytes else None
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            end.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+        end.sendall(WELCOME)
+        end.settimeout(None)
+        return arena
+
+
+def _arena(descriptors: Sequence[int], size: int) -> mmap.mmap:
+    """The client's shared memory, if it can never shrink under our feet. Raises InvalidRequest."""
+    if len(descriptors) != 1 or not 0 < size <= ARENA_BYTES:
+        raise InvalidRequest(f"shared memory of {size} bytes with {len(descriptors)} descriptors")
+    seals = fcntl.fcntl(descriptors[0], fcntl.F_GET_SEALS)
+    if not seals & fcntl.F_SEAL_SHRINK or os.fstat(descriptors[0]).st_size < size:
+        raise InvalidRequest("shared memory must be sealed against shrinking")
+    return mmap.mmap(descriptors[0], size)
+
+
+class _Connection:
+    """One client's requests, one after the other."""
+
+    def __init__(self, end: socket.socket, arena: mmap.mmap | None, handle: Handle) -> None:
+        self._end = end
+        self._arena = memoryview(arena) if arena is not None else memoryview(b"")
+        self._handle = handle
+        self._head = bytearray(REQUEST_BYTES)
+        self._buffer = np.empty(1 << 16, np.uint8).data
+        # Where replies are made that are not made in the arena, behind their heads; memory only where it is written.
+        self._own = np.empty(REPLY_BYTES + OWN_BYTES if arena is None else 0, np.uint8).data
+
+    def run(self) -> None:
+        """Until the client closes. Raises OSError, InvalidRequest."""
+        while self._receive(memoryview(self._head)):
+            head = Request.decode(self._head, len(self._arena))
+            self._reply(head, *self._answer(head, self._message(head)))
+
+    def _receive(self, view: memoryview) -> bool:
+        """Fill a view; False when the client closed before its first byte."""
+        got = 0
+        while got < len(view):
+            n = self._end.recv_into(view[got:], 0, socket.MSG_WAITALL)
+            if n == 0:
+                if got:
+                    raise ConnectionResetError(f"the client closed after {got} of {len(view)} bytes")
+                return False
+            got += n
+        return True
+
+    def _message(self, head: Request) -> memoryview:
+        if head.offset != NOWHERE:
+            return self._arena[head.offset : head.offset + head.length]
+        if len(self._buffer) < head.length or len(self._buffer) > KEEP_BYTES:
+            self._buffer = np.empty(max(head.length, 1 << 16), np.uint8).data
+        message = self._buffer[: head.length]
+        if head.length and not self._receive(message):
+            raise ConnectionResetError("the client closed between head and message")
+        return message
+
+    def _answer(self, head: Request, message: memoryview) -> tuple[int, Sequence[Buffer], memoryview | None]:
+        space = self._own[REPLY_BYTES:] or None
+        if head.reply_bytes:
+            space = self._arena[head.reply_offset : head.reply_offset + head.reply_bytes]
+        try:
+            return OK, self._handle(METHODS[head.method], message, space), space
+        except RowloomError as e:
+            return REFUSED, [encode_error(e)], None
+        except Exception:
+            log.exception("%s failed", METHODS[head.method])
+            return (
+                REFUSED,
+                [encode_error(RowloomError("internal error; the server's log has the traceback"))],
+                None,
+            )
+
+    def _reply(self, head: Request, status: int, buffers: Sequence[Buffer], space: memoryview | None) -> None:
+        length, pieces = size_of(buffers), [made(b) for b in buffers]
+        if space is not None and length <= len(space):
+            put(space, pieces)
+            if head.reply_bytes:
+                self._end.sendall(Reply(status, length, head.reply_offset).encode())
+            else:
+                self._own[:REPLY_BYTES] = Reply(status, length).encode()
+                self._end.sendall(self._own[: REPLY_BYTES + length])
+            return
+        left = [memoryview(Reply(status, length).encode()), *map(memoryview, pieces)]
+        while left:
+            sent = self._end.sendmsg(left)
+            while left and sent >= len(left[0]):
+                sent -= len(left.pop(0))
+            if left and sent:
+                left[0] = left[0][sent:]
+
+
+def put(space: memoryview, pieces: Sequence[bytes | memoryview]) -> None:
+    """Write pieces one after the other to the beginning of a space; those that lie there already are left alone."""
+    begin, at, out = -1, 0, []
+    for piece in pieces:
+        size = len(piece)
+        if size and not isinstance(piece, bytes):
+            begin = _address(space) if begin < 0 else begin
+            where = _address(piece) - begin
+            if where != at and 0 <= where < len(space):  # in the space, but not where it belongs
+                whole = b"".join(pieces)
+                space[: len(whole)] = whole
+                return
+            if where != at:
+                out.append((at, size, piece))
+        elif size:
+            out.append((at, size, piece))
+        at += size
+    for at, size, piece in out:
+        space[at : at + size] = piece
+
+
+def _address(view: memoryview) -> int:
+    """Where a view's bytes begin."""
+    return address_of(np.frombuffer(view, np.uint8))

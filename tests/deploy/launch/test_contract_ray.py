@@ -1,0 +1,67 @@
+"""The contract on Ray: shards as actors on a Ray of this machine, scaled as `rowloom scale` does it."""
+
+import os
+
+import pytest
+from contract import Contract
+
+from rowloom.client import Client, connect
+from rowloom.deploy.config.config import parse
+from rowloom.deploy.launch.ray_session import attached
+from rowloom.deploy.operate import local_ray
+from rowloom.deploy.operate.clusters import down, reach, up
+from rowloom.deploy.operate.directory import ClusterDirectory
+
+pytestmark = pytest.mark.ray
+
+
+class RayCluster:
+    """What `rowloom up` starts with `launcher: ray`."""
+
+    def __init__(self, home) -> None:
+        self._directory = ClusterDirectory(home)
+        ray = {"address": "local", "num_cpus_per_shard": 0.1}
+        config = parse(
+            {
+                "name": "contract",
+                "shards": 2,
+                "launcher": "ray",
+                "ray": ray,
+                "storage": f"file://{home}/state",
+            }
+        )
+        self.record = up(config, self._directory).record
+        self.address = self.record.address
+
+    def connect(self, **options) -> Client:
+        return connect(self.address, **options)
+
+    def scale(self, shards: int) -> None:
+        remote, _ = reach(self.record, self._directory)
+        with remote:
+            remote.scale(shards)
+
+    def close(self) -> None:
+        down(self.record, self._directory)
+
+
+class TestRay(Contract):
+    STEPS = 40
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def cluster(cls, tmp_path_factory):
+        cluster = RayCluster(tmp_path_factory.mktemp("home"))
+        yield cluster
+        cluster.close()
+
+    def test_shards_are_no_nicer_than_the_trainers_beside_them(self, cluster):
+        ray = pytest.importorskip("ray")
+        found = local_ray.find(cluster._directory)
+        assert found is not None
+        with attached(found.address, token=local_ray.wants_token(found.address, cluster._directory)):
+            names = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True)]
+            shards = [ray.get_actor(name, "rowloom") for name in names if "/shard-" in name]
+            pids = [ray.get(shard.info.remote())[-1] for shard in shards]
+        assert pids
+        assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in pids} == {os.getpriority(os.PRIO_PROCESS, 0)}

@@ -1,0 +1,186 @@
+"""Shard servers as processes and threads: they start, end, and never outlive what started them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rowloom.client import connect
+from rowloom.deploy.config.config import parse
+from rowloom.deploy.launch.local_launcher import ProcessLauncher, ThreadLauncher, down_local, up_local
+from rowloom.deploy.operate.directory import ClusterDirectory, Record, is_running, started
+from rowloom.deploy.operate.remote import Remote
+from rowloom.proto import rowloom_pb2 as pb
+from rowloom.proto.errors import RowloomError, Unavailable
+
+
+def health(address: str) -> pb.HealthReply:
+    with Remote(address, timeout_s=10.0) as remote:
+        data = remote.call("/rowloom.v1.Directory/Health", pb.HealthRequest().SerializeToString())
+    return pb.HealthReply.FromString(data)
+
+
+def wait_until(condition, seconds: float = 20.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture(params=["processes", "threads"])
+def launcher(request):
+    launcher = ProcessLauncher(parse({})) if request.param == "processes" else ThreadLauncher()
+    yield launcher
+    launcher.close()
+
+
+def test_a_server_answers_under_its_key_until_it_is_stopped(launcher):
+    first, second = launcher.start(0), launcher.start(7)
+    assert first.address != second.address
+    for key, launched in ((0, first), (7, second)):
+        reply = health(launched.address)
+        assert (reply.role, reply.state, reply.incarnation) == ("shard", "waiting", launched.incarnation)
+        assert launcher.find(key) == launched
+    launcher.stop(0, 1.0)
+    assert launcher.find(0) is None
+    with pytest.raises(Unavailable):
+        health(first.address)
+    assert launcher.find(7) == second
+    launcher.close()
+    assert launcher.find(7) is None
+
+
+def test_stopping_what_is_gone_or_never_was_is_no_error(launcher):
+    launcher.start(0)
+    for key in (0, 0, 99):
+        launcher.stop(key, 0.0)
+
+
+def test_a_server_that_was_killed_is_not_found():
+    launcher = ProcessLauncher(parse({}))
+    launched = launcher.start(0)
+    os.kill(launched.pid, signal.SIGKILL)
+    wait_until(lambda: launcher.find(0) is None)
+    launcher.close()
+
+
+def test_a_server_that_cannot_start_says_so_and_leaves_nothing():
+    launcher = ProcessLauncher(parse({"host": "192.0.2.200"}))
+    with pytest.raises(Unavailable, match="ended with code 1 while it started"):
+        launcher.start(0)
+    assert launcher.find(0) is None
+
+
+def test_a_server_that_takes_too_long_is_ended():
+    launcher = ProcessLauncher(parse({"limits": {"start_timeout_s": 0.01}}))
+    with pytest.raises(Unavailable, match=r"limits.start_timeout_s = 0.01 s"):
+        launcher.start(0)
+
+
+def test_servers_end_when_their_parent_is_killed():
+    script = (
+        "import sys, time; from rowloom.deploy.config import parse; "
+        "from rowloom.deploy.launch.local_launcher import ProcessLauncher; "
+        "launcher = ProcessLauncher(parse({})); print(launcher.start(0).pid, flush=True); time.sleep(100)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    began = started(child)
+    assert is_running(child, began)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    wait_until(lambda: not is_running(child, began))
+
+
+# ------------------------------------------------------------------------------------------- clusters that stay
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return ClusterDirectory(tmp_path)
+
+
+def test_a_cluster_stays_until_it_is_taken_down_and_leaves_no_process(directory):
+    config = parse({"name": "ads", "shards": 2, "tables": [{"name": "users", "dim": 4}]})
+    record = up_local(config, directory)
+    assert directory.get("ads") == record
+    try:
+        with Remote(record.address) as remote:
+            status = remote.status()
+        assert (status.name, status.launcher, len(status.shards)) == ("ads", "local", 2)
+        assert status.config_hash == config.hash
+        with connect(record.address) as client:
+            assert client.table("users").pull([1, 2]).shape == (2, 4)
+        servers = children_of(record.pid)
+        assert len(servers) == 2
+    finally:
+        down_local(record)
+    assert not is_running(record.pid, record.started)
+    for pid, began in servers.items():
+        wait_until(lambda pid=pid, began=began: not is_running(pid, began))
+    down_local(record)  # again: no error
+
+
+def children_of(pid: int) -> dict[int, int]:
+    done = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
+    )
+    return {int(line): started(int(line)) for line in done.stdout.split()}
+
+
+def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing(directory):
+    with pytest.raises(Unavailable, match=r"cluster 'ads' did not start: .*log: .*cluster.log") as caught:
+        up_local(parse({"name": "ads", "host": "192.0.2.200"}), directory)
+    assert "192.0.2.200" in str(caught.value)
+    assert directory.get("ads") is None
+
+
+def test_a_coordinator_that_hangs_is_killed_by_down(directory):
+    record = up_local(parse({"name": "ads"}), directory)
+    os.kill(record.pid, signal.SIGSTOP)
+    down_local(record, grace_s=0.5)
+    assert not is_running(record.pid, record.started)
+
+
+# ------------------------------------------------------------------------------------------------------- directory
+
+
+def test_records_are_kept_replaced_and_forgotten(directory):
+    assert directory.get("a") is None
+    assert directory.names() == []
+    directory.put(Record("b", "local", "127.0.0.1:1", pid=5, started=6))
+    directory.put(Record("a", "ray", "127.0.0.1:2", ray="127.0.0.1:3"))
+    directory.put(Record("a", "ray", "127.0.0.1:4", ray="127.0.0.1:3"))
+    assert directory.names() == ["a", "b"]
+    assert directory.get("a").address == "127.0.0.1:4"
+    directory.remove("a")
+    directory.remove("a")
+    assert directory.names() == ["b"]
+
+
+def test_a_damaged_record_is_an_error_that_names_the_file(directory):
+    directory.put(Record("a", "local", "127.0.0.1:1"))
+    (directory.home / "clusters" / "a.json").write_text("{")
+    with pytest.raises(RowloomError, match=r"a\.json is damaged"):
+        directory.get("a")
+
+
+def test_another_process_with_the_same_number_does_not_count():
+    mine = os.getpid()
+    assert is_running(mine, started(mine))
+    assert not is_running(mine, started(mine) - 1)
+    assert not is_running(0, 0)
+
+
+def test_the_home_is_an_argument_or_the_environment_or_the_users_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROWLOOM_HOME", str(tmp_path / "x"))
+    assert ClusterDirectory().home == tmp_path / "x"
+    assert ClusterDirectory(tmp_path).home == tmp_path
+    monkeypatch.delenv("ROWLOOM_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert ClusterDirectory().home == tmp_path / ".rowloom"

@@ -1,0 +1,222 @@
+"""Clusters on a Ray of two nodes: where shards go, what survives whose death, and that nothing is left behind.
+
+The nodes are two raylets of this machine with loopback addresses of their own.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from rowloom.client import SGD, StateLost, TableSpec, Zeros, connect
+from rowloom.deploy import address_of
+from rowloom.deploy.config.config import DeployConfig, parse
+from rowloom.deploy.operate.remote import Remote
+from rowloom.proto.errors import InvalidRequest, Unavailable
+
+ray = pytest.importorskip("ray")
+
+from rowloom.deploy.launch.ray_launcher import clusters, down_ray, find_ray, up_ray  # noqa: E402
+from rowloom.deploy.launch.ray_session import attached, attached_to  # noqa: E402
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.timeout(240),  # of which starting the raylets takes most, on a busy machine
+    pytest.mark.filterwarnings(
+        "ignore"
+    ),  # Ray's test cluster leaves files and sockets to the garbage collector
+]
+NODES = ("127.0.0.2", "127.0.0.3")
+SPEC = TableSpec("t", 1000, dim=4, optimizer=SGD(lr=1.0), initializer=Zeros())
+IDS = np.arange(1000)
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory):
+    """Two raylets; this process is attached."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_prestart_worker_first_driver", "0")
+        options = {"num_cpus": 3, "object_store_memory": 80_000_000, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args={**options, "node_ip_address": NODES[0]})
+        try:
+            cluster.add_node(**options, node_ip_address=NODES[1])
+            cluster.wait_for_nodes()
+            with attached(cluster.address):
+                yield cluster
+        finally:
+            cluster.shutdown()
+
+
+def config_of(**changes) -> DeployConfig:
+    return parse({"name": "ads", "shards": 2, "launcher": "ray", "tables": [SPEC], **changes})
+
+
+@pytest.fixture
+def cluster(nodes):
+    """Two shards; yields the coordinator's address. Nothing of it may be left afterwards."""
+    yield up_ray(config_of())
+    down_ray("ads")
+    assert_nothing_is_left()
+
+
+def assert_nothing_is_left() -> None:
+    assert ray.util.list_named_actors(all_namespaces=True) == []
+    assert groups() == {}
+
+
+def groups() -> dict[str, int]:
+    """Placement groups that are there: bundles by name."""
+    table = ray.util.placement_group_table().values()
+    return {g["name"]: len(g["bundles"]) for g in table if g["state"] != "REMOVED"}
+
+
+def pid_of(actor: str) -> int:
+    return ray.get(ray.get_actor(actor, "rowloom").info.remote())[-1]
+
+
+def wait_until(condition, seconds: float = 40.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def trained(client):
+    """The table, each row pushed once."""
+    table = client.table("t")
+    table.push(IDS, np.ones((1000, 4), np.float32))
+    return table
+
+
+def assert_trained(table) -> None:
+    np.testing.assert_array_equal(table.pull(IDS), np.full((1000, 4), -1.0, np.float32))
+
+
+class TestWhileItRuns:
+    """One cluster for tests that leave it as it is; the last one scales it."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def cluster(cls, nodes):
+        yield up_ray(config_of())
+        down_ray("ads")
+        assert_nothing_is_left()
+
+    def test_a_second_up_of_the_same_name_is_refused(self, cluster):
+        with pytest.raises(InvalidRequest, match="cluster 'ads' runs already"):
+            up_ray(config_of(shards=1))
+
+    def test_a_cluster_is_found_by_name_and_the_others_are_named(self, cluster):
+        assert address_of("ads") == cluster
+        assert clusters() == ["ads"]
+        with pytest.raises(Unavailable, match="no cluster 'adz' runs on this Ray; there are: ads"):
+            address_of("adz")
+
+    def test_a_process_of_its_own_finds_the_cluster_by_name(self, cluster):
+        script = "from rowloom.deploy import address_of; print(address_of('ads'))"
+        environment = {**os.environ, "RAY_ADDRESS": attached_to(), "RAY_AUTH_MODE": "disabled"}
+        command = [sys.executable, "-W", "ignore", "-c", script]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.stdout.strip().endswith(cluster), done.stderr
+
+    def test_shards_spread_over_the_nodes_and_advertise_their_own_address(self, cluster):
+        with Remote(cluster) as remote:
+            status = remote.status()
+            assert {s.shard.address.partition(":")[0] for s in status.shards} == set(NODES)
+            for shard in status.shards:
+                assert shard.node.startswith(shard.shard.address.partition(":")[0])
+            remote.scale(4)
+            hosts = [s.shard.address.partition(":")[0] for s in remote.status().shards]
+            assert sorted(hosts) == sorted(2 * NODES)
+
+
+def test_placement_groups_grow_and_shrink_with_the_shards(cluster):
+    assert groups() == {"rowloom/ads/0-1": 2}
+    with connect(cluster) as client, Remote(cluster) as remote:
+        table = trained(client)
+        remote.scale(4)
+        assert groups() == {"rowloom/ads/0-1": 2, "rowloom/ads/2-3": 2}
+        remote.scale(2)
+        wait_until(
+            lambda: groups() == {"rowloom/ads/0-1": 2}
+        )  # retired servers first tell clients where to go
+        remote.scale(3)
+        assert groups() == {"rowloom/ads/0-1": 2, "rowloom/ads/4-4": 1}
+        assert_trained(table)
+
+
+def test_shards_outlive_their_coordinator_and_the_next_one_finds_them(cluster):
+    with connect(cluster) as client:
+        table = trained(client)
+        with Remote(cluster) as remote:
+            before = remote.status()
+            remote.scale(3)
+            remote.scale(2)  # a server is still to be stopped when the coordinator dies
+        os.kill(pid_of("ads/coordinator"), signal.SIGKILL)
+        assert_trained(table)
+        wait_until(lambda: answers("ads"))
+        with Remote(address_of("ads")) as remote:
+            after = remote.status()
+            assert [s.shard for s in after.shards] == [s.shard for s in before.shards]
+            assert groups() == {"rowloom/ads/0-1": 2}
+            remote.scale(3)
+        assert_trained(table)
+
+
+def answers(name: str) -> bool:
+    try:
+        return find_ray(name) is not None
+    except Unavailable:
+        return False
+
+
+def test_a_shard_that_ray_restarts_says_that_its_rows_are_lost(cluster):
+    with connect(cluster, timeout_s=30.0) as client:
+        table = trained(client)
+        os.kill(pid_of("ads/shard-0"), signal.SIGKILL)
+        with pytest.raises(StateLost, match="holds no rows"):
+            table.pull(IDS)
+        np.testing.assert_array_equal(table.pull([1]), np.full((1, 4), -1.0, np.float32))  # the other lives
+    with Remote(cluster) as remote:
+        wait_until(lambda: [s.health for s in remote.status().shards] == ["lost", "serving"])
+
+
+def test_a_shutdown_by_someone_without_ray_leaves_nothing(nodes):
+    with Remote(up_ray(config_of())) as remote:
+        remote.shutdown()
+    wait_until(lambda: not ray.util.list_named_actors(all_namespaces=True) and not groups())
+
+
+def test_a_cluster_for_which_there_is_no_room_says_what_is_free_and_leaves_nothing(nodes):
+    config = config_of(shards=9, limits={"start_timeout_s": 3})
+    with pytest.raises(Unavailable, match=r"no room for 9 shards of .*CPU.* free now: CPU 6"):
+        up_ray(config)
+    assert_nothing_is_left()
+
+
+def test_actors_without_a_coordinator_are_not_thrown_away_by_up(nodes):
+    up_ray(config_of())
+    ray.kill(ray.get_actor("ads/coordinator", "rowloom"), no_restart=True)
+    wait_until(lambda: not answers("ads"))
+    with pytest.raises(InvalidRequest, match=r"2 actors .* maybe with rows: `rowloom down --name ads`"):
+        up_ray(config_of())
+    down_ray("ads")
+    down_ray("ads")  # again: no error
+    assert_nothing_is_left()
+
+
+def test_an_address_in_the_wanted_network_is_advertised():
+    from rowloom.deploy.launch.ray_launcher import _advertised
+
+    assert _advertised(None, "10.0.0.1") == "10.0.0.1"
+    assert _advertised("shards.example", "10.0.0.1") == "shards.example"
+    assert _advertised("10.0.0.0/8", "10.0.0.1") == "10.0.0.1"
+    with pytest.raises(InvalidRequest, match=r"no address in 203\.0\.113\.0/24; it has .*10\.0\.0\.1"):
+        _advertised("203.0.113.0/24", "10.0.0.1")

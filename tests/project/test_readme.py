@@ -1,0 +1,84 @@
+"""The README keeps its word: its code runs, its config is valid, its commands and files exist."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def snippets(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    """The lines of the shell snippets, without comments."""
+    lines = "\n".join(snippets("sh")).splitlines()
+    return [line.split("  #")[0].strip() for line in lines if line.strip()]
+
+
+@pytest.mark.parametrize("number", range(len(snippets("python"))))
+def test_every_python_snippet_runs_as_it_stands(number, tmp_path):
+    script = tmp_path / "snippet.py"
+    script.write_text(snippets("python")[number])
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    command = [sys.executable, "-W", "error", str(script)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=55)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_quickstart_is_short():
+    assert len(snippets("python")[0].splitlines()) <= 16
+
+
+@pytest.mark.parametrize("number", range(len(snippets("yaml"))))
+def test_every_config_is_accepted(number, tmp_path):
+    from rowloom.deploy.config import config
+
+    path = tmp_path / "deploy.yaml"
+    path.write_text(snippets("yaml")[number])
+    assert config.load(path).name == "ads"
+
+
+def test_every_command_of_ours_exists():
+    used = {line.split()[1] for line in commands() if line.startswith("rowloom ")}
+    used |= {found[1] for line in commands() if (found := re.search(r"bin/rowloom (\w+)", line))}
+    assert {"up", "status", "plan", "apply", "down", "demo"} <= used
+    command = [sys.executable, "-c", "from rowloom.deploy.cli import main; main()"]
+    for name in sorted(used):
+        done = subprocess.run([*command, name, "--help"], capture_output=True, text=True, timeout=55)
+        assert done.returncode == 0, f"rowloom {name}: {done.stderr}"
+
+
+def test_setting_up_takes_one_line_for_the_demo_and_one_for_the_tests():
+    install = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/"
+    assert [line for line in commands() if line.startswith(install)] == [
+        install + "rowloom demo",
+        install + "pytest -q",
+    ]
+
+
+def test_ci_sets_up_and_tests_by_the_same_line():
+    line = next(line for line in commands() if line.endswith("pytest -q"))
+    assert line in (ROOT / ".ci/run").read_text().splitlines()
+    assert line in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_every_file_that_it_names_is_there():
+    named = re.findall(r"`((?:proto|server|client|deploy|tests)/[\w/.]*)`", README)
+    named += re.findall(r"\]\(([\w./]+)\)", README)
+    assert len(named) >= 10
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_following_one_pull_takes_seven_files():
+    road = re.findall(r"^\d\. `([\w/.]+)`", README, re.MULTILINE)
+    assert len(road) == 7
+    for name in road:
+        assert len((ROOT / name).read_text().splitlines()) <= 480, f"{name} is too long for one sitting"
