@@ -1,37 +1,23 @@
-"""A client: pull and push over all shards. Route, send, assemble."""
+"""A client of a cluster, by table name: `connect`, and what a trainer does with the result."""
 
 from __future__ import annotations
 
-import os
-import random
-import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ..proto import codec
 from ..proto import rowloom_pb2 as pb
-from ..proto.errors import InvalidRequest, TableNotFound
-from ..proto.layout import Layout
+from ..proto.errors import InvalidRequest
 from ..proto.spec import TableEntry, TableSpec
-from .background import Background
-from .cache.cached_pulls import CachedPulls
 from .cache.row_cache import HotRows
-from .calls import bag_operations, operations
-from .calls.control import ask, fetch_layout, statistics
-from .calls.direct import Direct
-from .calls.session import Operation, Session
-from .carriers.transport import Transport, drive
-from .lookup.bags import Bags
+from .calls import operations
+from .calls.control import ask, statistics
+from .connection import COORDINATOR, Connection
 from .prefetching import Prefetch
 from .table import Table, copied
-
-COORDINATOR = "/rowloom.v1.Coordinator/"
 
 
 def connect(
@@ -78,7 +64,7 @@ def connect(
     return client
 
 
-class Client:
+class Client(Connection):
     """One trainer's connection to a cluster; made by `connect`.
 
     Thread-safe. Pushes of one client are applied in the order in which they were called: a push waits for the one
@@ -89,54 +75,10 @@ class Client:
         timeout_s: how long any call may take. Time that pushes wait because rows move does not count.
     """
 
-    def __init__(
-        self,
-        addresses: Sequence[str],
-        *,
-        timeout_s: float = 60.0,
-        carrier: str = "auto",
-        cache: HotRows | None = None,
-    ) -> None:
-        if not addresses or not all(isinstance(a, str) and ":" in a for a in addresses):
-            raise InvalidRequest(f'address must be "host:port", got {addresses!r}')
-        if not timeout_s > 0:
-            raise InvalidRequest(f"timeout_s must be above 0, got {timeout_s!r}")
-        if not isinstance(cache, HotRows | None):
-            raise InvalidRequest(
-                f"cache must be None or such as HotRows(100_000, max_age_s=5.0), got {cache!r}"
-            )
-        self.timeout_s = timeout_s
-        self._limits = cache
-        self._addresses = tuple(addresses)
-        self._carrier = carrier
-        self._transport = Transport(carrier)
-        self._direct = Direct(self._transport.lanes)
-        self._start(None)
-
-    def _start(self, layout: Layout | None) -> None:
-        """Everything that belongs to one process."""
-        self._pid = os.getpid()
-        system = random.SystemRandom()
-        seed = system.getrandbits(63)
-        self._session = Session(
-            self._addresses, system.getrandbits(63) | 1, random.Random(seed), time.monotonic, threading.Lock()
-        )
-        self._session.layout = layout
-        self._push_turn = threading.Lock()
-        self._background = Background()
-        self._hot = None if self._limits is None else CachedPulls(self._limits, time.monotonic)
-        self._closed = False
-
     def __repr__(self) -> str:
         layout = self._session.layout
         where = f"{layout.n} shards, epoch {layout.epoch}" if layout else "not connected yet"
         return f"<Client {','.join(self._addresses)} {where}>"
-
-    @property
-    def address(self) -> str:
-        """Where the cluster is: its coordinator's host:port, or what the client was given if it knows none."""
-        layout = self._session.layout
-        return layout.coordinator if layout and layout.coordinator else self._addresses[0]
 
     def __reduce__(self):
         addresses = tuple(dict.fromkeys([self.address, *self._addresses]))
@@ -147,33 +89,6 @@ class Client:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-    def close(self) -> None:
-        """Finish what runs in the background and close the connections."""
-        if self._pid == os.getpid():
-            self._background.close()
-        self._transport.close()
-        self._closed = True
-
-    # ------------------------------------------------------------------------------------------------------ driving
-
-    def _live(self) -> Session:
-        if self._pid != os.getpid():
-            self._start(self._session.layout)
-        if self._closed:
-            raise InvalidRequest("this client is closed: connect again")
-        return self._session
-
-    def _run(self, operation: Operation) -> Any:
-        return drive(operation, self._transport.open(), time.monotonic)
-
-    def _deadline(self) -> float:
-        return time.monotonic() + self.timeout_s
-
-    def refresh(self) -> None:
-        """Fetch the layout and the list of tables. Raises Unavailable."""
-        session = self._live()
-        self._run(fetch_layout(session, self._deadline()))
 
     # ---------------------------------------------------------------------------------------------------- pull, push
 
@@ -272,93 +187,6 @@ class Client:
 
         return Prefetch(ids, start, depth)
 
-    def pull_entries(
-        self, wanted: Sequence[tuple[TableEntry, Any]], wire: str | None = None
-    ) -> list[np.ndarray]:
-        """`pull`, by table entry instead of name: what `Table.pull` calls."""
-        session = self._live()
-
-        def fetch(some: Sequence[tuple[TableEntry, Any]]) -> list[np.ndarray]:
-            deadline = self._deadline()
-            rows = self._direct.pull(session, some, wire, deadline)
-            return self._run(operations.pull(session, some, deadline, wire)) if rows is None else rows
-
-        with session.naming([entry for entry, _ in wanted]):
-            # Kept rows travelled as their table's spec says.
-            if self._hot is None or any(wire not in (None, entry.spec.wire) for entry, _ in wanted):
-                return fetch(wanted)
-            return self._hot.pull(wanted, session.layout.epoch if session.layout else 0, fetch)
-
-    def push_entries(
-        self,
-        given: Sequence[tuple[TableEntry, Any, Any]],
-        kind: int = codec.GRADIENTS,
-        wire: str | None = None,
-    ) -> None:
-        """`push` or `assign`, by table entry instead of name: what `Table.push` calls."""
-        session = self._live()
-        touched = [(entry, ids) for entry, ids, _ in given]
-        with session.naming([entry for entry, _ in touched]), self._push_turn, self._changing(touched):
-            deadline = self._deadline()
-            outcome = None
-            if kind == codec.GRADIENTS:
-                outcome = self._direct.push(session, given, (), wire, deadline)
-            if outcome is None:
-                self._run(operations.push(session, given, deadline, kind, wire))
-            elif outcome.left:
-                self._run(operations.finish(session, outcome, (), deadline, wire))
-
-    def step_entries(
-        self,
-        given: Sequence[tuple[TableEntry, Any, Any]],
-        wanted: Sequence[tuple[TableEntry, Any]],
-        wire: str | None = None,
-    ) -> list[np.ndarray]:
-        """`step`, by table entry instead of name: what `Table.step` calls."""
-        session = self._live()
-        entries = [entry for entry, *_ in (*given, *wanted)]
-        touched = [(entry, ids) for entry, ids, _ in given]
-        with session.naming(entries), self._push_turn, self._changing(touched):
-            deadline = self._deadline()
-            outcome = self._direct.push(session, given, wanted, wire, deadline)
-            if outcome is None:
-                return self._run(operations.step(session, given, wanted, deadline, wire))
-            if outcome.rows is not None and not outcome.left:
-                return outcome.rows
-            return self._run(operations.finish(session, outcome, wanted, deadline, wire))
-
-    def renorm_entry(self, entry: TableEntry, ids: Any, max_norm: float, norm_type: float) -> None:
-        """What `Table.renorm` calls."""
-        session = self._live()
-        with session.naming([entry]), self._push_turn, self._changing([(entry, ids)]):
-            self._run(operations.renorm(session, entry, ids, max_norm, norm_type, self._deadline()))
-
-    def pull_entry_bags(self, entry: TableEntry, bags: Bags, combiner: str) -> np.ndarray:
-        """What `Table.pull_bags` calls."""
-        session = self._live()
-        with session.naming([entry]):
-            return self._run(bag_operations.pull_bags(session, entry, bags, combiner, self._deadline()))
-
-    def push_entry_bags(self, entry: TableEntry, bags: Bags, grads: Any, combiner: str) -> None:
-        """What `Table.push_bags` calls."""
-        session = self._live()
-        with session.naming([entry]), self._push_turn, self._changing([(entry, bags.ids)]):
-            self._run(bag_operations.push_bags(session, entry, bags, grads, combiner, self._deadline()))
-
-    def _changing(self, touched: Sequence[tuple[TableEntry, Any]]) -> AbstractContextManager[None]:
-        """Around every call that changes rows: kept ones are dropped when it ends."""
-        return nullcontext() if self._hot is None else self._hot.changing(touched)
-
-    def later(self, call: Callable, *args: Any) -> Future:
-        """Run a pull in the background."""
-        self._live()
-        return self._background.pull(call, *args)
-
-    def later_in_order(self, call: Callable, *args: Any) -> Future:
-        """Run a push in the background, after those before it."""
-        self._live()
-        return self._background.push(call, *args)
-
     # -------------------------------------------------------------------------------------------------------- tables
 
     def create_table(self, spec: TableSpec) -> Table:
@@ -377,14 +205,7 @@ class Client:
 
     def table(self, name: str) -> Table:
         """The table of that name. Raises TableNotFound, with the names that are nearest."""
-        session = self._live()
-        if name not in session.entries:
-            self.refresh()
-        entry = session.entries.get(name)
-        if entry is None:
-            known = ", ".join(sorted(session.entries)) or "none"
-            raise TableNotFound(f"no table {name!r}; there are: {known}")
-        return Table(self, entry)
+        return Table(self, self.entry(name))
 
     def tables(self) -> list[Table]:
         """All tables, by name."""
@@ -406,7 +227,8 @@ class Client:
         """
         from .files.transfer import from_pretrained
 
-        return from_pretrained(self, source, name, **options).table
+        from_pretrained(self, source, name, **options)
+        return self.table(name)
 
     def drop_table(self, name: str) -> None:
         """Drop a table and its rows on every shard. Raises TableNotFound, Unavailable."""
@@ -419,15 +241,7 @@ class Client:
 
     def set_lr(self, name: str, lr: float) -> TableEntry:
         """Change a table's learning rate. Raises InvalidRequest, TableNotFound, Unavailable."""
-        if not (isinstance(lr, int | float) and np.isfinite(lr) and lr >= 0):
-            raise InvalidRequest(f"lr must be finite and at least 0, got {lr!r} (table {name!r})")
-        session = self._live()
-        request = pb.AdjustTableRequest(name=name, lr=lr).SerializeToString()
-        self._run(ask(session, COORDINATOR + "SetLearningRate", request, self._deadline()))
-        if self._hot is not None:
-            self._hot.clear(name)
-        self.refresh()
-        return self.table(name).entry
+        return self.set_entry_lr(name, lr)
 
     def statistics(self) -> list[dict[str, Any]]:
         """Counters of every shard: rows, bytes, pulls, pushes, resident_bytes, cpu_s and more. Raises Unavailable."""

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..proto import codec
 from ..proto.spec import TableEntry, TableSpec
+from .connection import Connection
 from .lookup.bags import bags_in
 from .prefetching import Prefetch
-
-if TYPE_CHECKING:
-    from .client import Client
 
 
 class Table:
@@ -36,7 +34,7 @@ class Table:
                [ 0.,  0.]], dtype=float32)
     """
 
-    def __init__(self, client: Client, entry: TableEntry) -> None:
+    def __init__(self, client: Connection, entry: TableEntry) -> None:
         self.client = client
         self._entry = entry
 
@@ -228,10 +226,10 @@ class Table:
 
     def set_lr(self, lr: float) -> None:
         """Change the learning rate on every shard. Raises InvalidRequest, TableNotFound, Unavailable."""
-        self._entry = self.client.set_lr(self.name, lr)
+        self._entry = self.client.set_entry_lr(self.name, lr)
 
 
-def _reopen(client: Client, entry: TableEntry) -> Table:
+def _reopen(client: Connection, entry: TableEntry) -> Table:
     return Table(client, entry)
 
 

@@ -8,20 +8,26 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..proto.errors import InvalidRequest
 from ..proto.spec import TableSpec
 
-if TYPE_CHECKING:
-    from .table import Table
-
 METADATA_KEY = "vocabulary"
 # A table's metadata travels with every listing of the tables; more than this belongs into a file.
 METADATA_LIMIT_BYTES = 64 << 10
 _FORMAT = 1
+
+
+class HasSpec(Protocol):
+    """A table, as far as its words are concerned."""
+
+    @property
+    def spec(self) -> TableSpec:
+        """What the table is."""
+        ...
 
 
 def stable_hash(word: str) -> int:
@@ -153,7 +159,7 @@ class Vocabulary:
         return dataclasses.replace(spec, num_embeddings=size, metadata={**spec.metadata, METADATA_KEY: text})
 
     @staticmethod
-    def of(table: Table | TableSpec) -> Vocabulary | None:
+    def of(table: HasSpec | TableSpec) -> Vocabulary | None:
         """The vocabulary in a table's metadata, or None if it has none."""
         spec = table if isinstance(table, TableSpec) else table.spec
         text = spec.metadata.get(METADATA_KEY)

@@ -6,15 +6,53 @@ import difflib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
 from ...proto.errors import InvalidRequest
-from ..vocabulary import Vocabulary
+from ...proto.spec import TableSpec
+from ..vocabulary import HasSpec, Vocabulary
 
 # One pull or assign of this much keeps the shards busy, and any machine can hold a few of them.
 BLOCK_BYTES = 8 << 20
+
+
+class RowTable(HasSpec, Protocol):
+    """A table, as far as files are concerned."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    def pull(self, ids: Any, *, wire: str | None = None) -> np.ndarray:
+        """Rows of ids [N]: [N, *row_shape] float32."""
+        ...
+
+    def assign(self, ids: Any, rows: Any) -> None:
+        """Overwrite rows [N, *row_shape] of ids [N]."""
+        ...
+
+
+class TableMaker(Protocol):
+    """A client, as far as files are concerned: what makes, finds and drops tables."""
+
+    def create_table(self, spec: TableSpec) -> RowTable:
+        """Make a table."""
+        ...
+
+    def table(self, name: str) -> RowTable:
+        """The table of that name. Raises TableNotFound."""
+        ...
+
+    def tables(self) -> Sequence[RowTable]:
+        """All tables."""
+        ...
+
+    def drop_table(self, name: str) -> None:
+        """Drop a table."""
+        ...
 
 
 class RowSource(Protocol):

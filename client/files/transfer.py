@@ -20,7 +20,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -28,12 +28,8 @@ from ...proto.errors import InvalidRequest, TableExists, TableNotFound
 from ...proto.partition import offset
 from ...proto.spec import SGD, Initializer, Optimizer, TableSpec, Uniform
 from ..vocabulary import Vocabulary
-from .contract import BLOCK_BYTES, RowSource, as_float32
+from .contract import BLOCK_BYTES, RowSource, RowTable, TableMaker, as_float32
 from .formats import WORD_FORMATS, format_to_write, opened, sink_for
-
-if TYPE_CHECKING:
-    from ..client import Client
-    from ..table import Table
 
 Progress = Callable[[int, "int | None"], None]
 
@@ -51,7 +47,7 @@ class Imported:
             `unk` (the mean row).
     """
 
-    table: Table
+    table: RowTable
     rows: int
     vocabulary: Vocabulary | None = None
     skipped: int = 0
@@ -59,7 +55,7 @@ class Imported:
 
 
 def import_table(
-    target: Table | Client,
+    target: RowTable | TableMaker,
     path: str | os.PathLike[str],
     *,
     name: str | None = None,
@@ -108,7 +104,7 @@ def import_table(
 
 
 def from_pretrained(
-    client: Client,
+    client: TableMaker,
     path: str | os.PathLike[str],
     name: str,
     *,
@@ -189,7 +185,7 @@ def from_pretrained(
 
 
 def export_table(
-    target: Table | Client,
+    target: RowTable | TableMaker,
     path: str | os.PathLike[str],
     *,
     name: str | None = None,
@@ -256,7 +252,7 @@ class _Import:
 
     def __init__(
         self,
-        table: Table,
+        table: RowTable,
         source: RowSource,
         what: str,
         block_rows: int | None,
@@ -388,7 +384,7 @@ def _block_rows(row_shape: tuple[int, ...]) -> int:
     return max(1, BLOCK_BYTES // (4 * int(np.prod(row_shape, dtype=np.int64))))
 
 
-def _table_of(target: Table | Client, name: str | None) -> Table:
+def _table_of(target: RowTable | TableMaker, name: str | None) -> RowTable:
     if hasattr(target, "spec"):
         return target  # type: ignore[return-value]  # only tables have a spec
     if name is None:

@@ -82,7 +82,7 @@ def test_a_server_that_takes_too_long_is_ended():
 
 def test_servers_end_when_their_parent_is_killed():
     script = (
-        "import sys, time; from rowloom.deploy.config import parse; "
+        "import sys, time; from rowloom.deploy.config.config import parse; "
         "from rowloom.deploy.launch.local_launcher import ProcessLauncher; "
         "launcher = ProcessLauncher(parse({})); print(launcher.start(0).pid, flush=True); time.sleep(100)"
     )
