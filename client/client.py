@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from ..proto import methods
 from ..proto import rowloom_pb2 as pb
 from ..proto.errors import InvalidRequest
 from ..proto.spec import TableEntry, TableSpec
 from .cache.row_cache import HotRows
 from .calls import operations
 from .calls.control import ask, statistics
-from .connection import COORDINATOR, Connection
+from .connection import Connection
 from .prefetching import Prefetch
 from .table import Table, copied
 
@@ -200,7 +201,7 @@ class Client(Connection):
             raise InvalidRequest(f"spec must be a TableSpec, got {type(spec).__name__}")
         session = self._live()
         request = pb.DefineTableRequest(spec=spec.to_message()).SerializeToString()
-        reply = self._run(ask(session, COORDINATOR + "CreateTable", request, self._deadline()))
+        reply = self._run(ask(session, methods.CREATE_TABLE, request, self._deadline()))
         return Table(self, session.keep(TableEntry.from_message(pb.DefineTableReply.FromString(reply).table)))
 
     def table(self, name: str) -> Table:
@@ -234,7 +235,7 @@ class Client(Connection):
         """Drop a table and its rows on every shard. Raises TableNotFound, Unavailable."""
         session = self._live()
         request = pb.RemoveTableRequest(name=name).SerializeToString()
-        self._run(ask(session, COORDINATOR + "DropTable", request, self._deadline()))
+        self._run(ask(session, methods.DROP_TABLE, request, self._deadline()))
         session.entries.pop(name, None)
         if self._hot is not None:
             self._hot.forget(name)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..proto import codec
+from ..proto import codec, methods
 from ..proto import rowloom_pb2 as pb
 from ..proto.errors import InvalidRequest, TableNotFound
 from ..proto.layout import Layout
@@ -27,8 +27,6 @@ from .calls.direct import Direct
 from .calls.session import Operation, Session
 from .carriers.transport import Transport, drive
 from .lookup.bags import Bags
-
-COORDINATOR = "/rowloom.v1.Coordinator/"
 
 
 class Connection:
@@ -128,7 +126,7 @@ class Connection:
             raise InvalidRequest(f"lr must be finite and at least 0, got {lr!r} (table {name!r})")
         session = self._live()
         request = pb.AdjustTableRequest(name=name, lr=lr).SerializeToString()
-        self._run(ask(session, COORDINATOR + "SetLearningRate", request, self._deadline()))
+        self._run(ask(session, methods.SET_LEARNING_RATE, request, self._deadline()))
         if self._hot is not None:
             self._hot.clear(name)
         self.refresh()

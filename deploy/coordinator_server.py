@@ -17,10 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import grpc
-
+from ..proto import methods
 from ..proto import rowloom_pb2 as pb
-from ..proto.channel import CHANNEL_OPTIONS, error_of
+from ..proto.channel import Channels
 from ..proto.errors import InvalidRequest, RetryLater, RowloomError, StateLost, Unavailable
 from ..proto.spec import TableSpec
 from ..server.carriers.grpc_server import GrpcServer
@@ -35,8 +34,6 @@ log = logging.getLogger(__name__)
 WATCH_S = 1.0  # how often shards are asked for their health
 BUSY_WAIT_S = 2.0  # how long a change waits for the one before it, until the caller is told to come again
 STOP_GRACE_S = 2.0
-DIRECTORY = "/rowloom.v1.Directory/"
-SERVICE = "/rowloom.v1.Coordinator/"
 
 
 class CoordinatorServer:
@@ -72,7 +69,7 @@ class CoordinatorServer:
         self._stopping = threading.Event()
         self._stopped = threading.Event()
         self._pool = ThreadPoolExecutor(32, thread_name_prefix="rowloom-coordinator")
-        self._channels: dict[str, grpc.Channel] = {}
+        self._channels = Channels()
         self._started_s = time.monotonic()
 
     def __repr__(self) -> str:
@@ -121,8 +118,7 @@ class CoordinatorServer:
         self._launcher.close()
         self._file.clear()
         self._grpc.stop(STOP_GRACE_S)
-        for channel in self._channels.values():
-            channel.close()
+        self._channels.close()
         self._pool.shutdown(wait=False)
         self._stopped.set()
 
@@ -171,17 +167,10 @@ class CoordinatorServer:
         return [f.result() for f in futures]
 
     def _call(self, call: Call, timeout_s: float) -> bytes | RowloomError:
-        channel = self._channels.get(call.address)
-        if channel is None:
-            channel = self._channels.setdefault(
-                call.address, grpc.insecure_channel(call.address, CHANNEL_OPTIONS)
-            )
         try:
-            return channel.unary_unary(call.method)(call.data, timeout=timeout_s)
-        except grpc.RpcError as e:
-            return error_of(e, call.address)
-        except ValueError:  # the channel was closed: the coordinator is stopping
-            return Unavailable("the coordinator is stopping")
+            return self._channels.call(call.address, call.method, call.data, timeout_s)
+        except RowloomError as e:
+            return e
 
     # --------------------------------------------------------------------------------------------------- watching
 
@@ -194,7 +183,7 @@ class CoordinatorServer:
     def _look(self) -> None:
         layout = self.coordinator.layout
         ask = pb.HealthRequest().SerializeToString()
-        calls = [Call(s.address, DIRECTORY + "Health", ask) for s in layout.shards]
+        calls = [Call(s.address, methods.HEALTH, ask) for s in layout.shards]
         outcomes = self._perform(Calls(calls, timeout_s=2.0))
         for shard, outcome in zip(layout.shards, outcomes, strict=True):
             health = _health_of(outcome, shard.incarnation)
@@ -219,14 +208,14 @@ class CoordinatorServer:
 
     def _table_of_methods(self) -> dict[str, Callable[[bytes], bytes]]:
         return {
-            DIRECTORY + "DescribeLayout": _on(pb.DescribeLayoutRequest, self._describe_layout),
-            DIRECTORY + "Health": _on(pb.HealthRequest, self._own_health),
-            SERVICE + "CreateTable": _on(pb.DefineTableRequest, self._create_table),
-            SERVICE + "DropTable": _on(pb.RemoveTableRequest, self._drop_table),
-            SERVICE + "SetLearningRate": _on(pb.AdjustTableRequest, self._set_lr),
-            SERVICE + "Scale": _on(pb.ScaleRequest, self._scale),
-            SERVICE + "Status": _on(pb.StatusRequest, self._status),
-            SERVICE + "Shutdown": _on(pb.ShutdownRequest, self._shutdown),
+            methods.DESCRIBE_LAYOUT: _on(pb.DescribeLayoutRequest, self._describe_layout),
+            methods.HEALTH: _on(pb.HealthRequest, self._own_health),
+            methods.CREATE_TABLE: _on(pb.DefineTableRequest, self._create_table),
+            methods.DROP_TABLE: _on(pb.RemoveTableRequest, self._drop_table),
+            methods.SET_LEARNING_RATE: _on(pb.AdjustTableRequest, self._set_lr),
+            methods.SCALE: _on(pb.ScaleRequest, self._scale),
+            methods.STATUS: _on(pb.StatusRequest, self._status),
+            methods.SHUT_DOWN: _on(pb.ShutdownRequest, self._shutdown),
         }
 
     def _handle(self, method: str, data: bytes) -> bytes:
@@ -320,7 +309,7 @@ class CoordinatorServer:
         described = self.coordinator.describe()
         layout = self.coordinator.layout
         ask = pb.StatisticsRequest().SerializeToString()
-        calls = [Call(s.address, "/rowloom.v1.Shard/Statistics", ask) for s in layout.shards]
+        calls = [Call(s.address, methods.STATISTICS, ask) for s in layout.shards]
         outcomes = self._perform(Calls(calls, timeout_s=2.0))
         shards = [
             self._shard_status(message, outcome)

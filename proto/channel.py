@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import grpc
@@ -43,6 +44,69 @@ _UNKNOWN = (
     grpc.StatusCode.UNKNOWN,
     grpc.StatusCode.INTERNAL,
 )
+
+
+class Channels:
+    """Connections to any number of addresses, made when first needed: the one place that dials. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._channels: dict[str, grpc.Channel] = {}
+        self._methods: dict[tuple[str, str], Any] = {}
+
+    def __enter__(self) -> Channels:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def method(self, address: str, method: str) -> Any:
+        """The callable of a method at an address: bytes in, bytes out; raises grpc.RpcError, see `error_of`."""
+        found = self._methods.get((address, method))
+        if found is None:
+            with self._lock:
+                if address not in self._channels:
+                    self._channels[address] = grpc.insecure_channel(address, CHANNEL_OPTIONS)
+                found = self._methods[address, method] = self._channels[address].unary_unary(method)
+        return found
+
+    def call(
+        self, address: str, method: str, request: bytes, timeout_s: float, *, wait: bool = False
+    ) -> bytes:
+        """One call.
+
+        Args:
+            address: host:port.
+            method: of `methods.py`.
+            request: the message.
+            timeout_s: how long it may take.
+            wait: for a server that does not answer yet, within that time.
+
+        Raises:
+            RowloomError: what it answered; NoAnswer if the outcome is not known.
+        """
+        try:
+            return self.method(address, method)(request, timeout=timeout_s, wait_for_ready=wait)
+        except grpc.RpcError as e:
+            raise error_of(e, address) from None
+        except ValueError as e:  # closed meanwhile
+            raise NoAnswer(f"{address}: {e}") from None
+
+    def forget(self, address: str) -> None:
+        """Close the connection to an address."""
+        with self._lock:
+            channel = self._channels.pop(address, None)
+            self._methods = {key: found for key, found in self._methods.items() if key[0] != address}
+        if channel is not None:
+            channel.close()
+
+    def close(self) -> None:
+        """Close all. Another call dials anew."""
+        with self._lock:
+            channels = list(self._channels.values())
+            self._channels, self._methods = {}, {}
+        for channel in channels:
+            channel.close()
 
 
 def error_of(error: grpc.RpcError, address: str) -> RowloomError:

@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 from .channel import MAX_MESSAGE_BYTES
 from .errors import InvalidRequest
+from .methods import ROWS
 
 MAGIC = b"rowloom1"
 WELCOME = b"w"
-METHODS = tuple("/rowloom.v1.Shard/" + name for name in ("Pull", "Push", "Step", "PullBags"))
-NUMBER = {method: i for i, method in enumerate(METHODS)}
+NUMBER = {method: i for i, method in enumerate(ROWS)}
 SOCKET_BUFFER_BYTES = 4 << 20
 ARENA_BYTES = 32 << 20  # of address space; memory is taken where it is used
 NOWHERE = 0xFFFFFFFFFFFFFFFF  # in place of an offset: the message follows the head
@@ -58,7 +58,7 @@ class Request(NamedTuple):
     """The head of a request.
 
     Attributes:
-        method: index in METHODS.
+        method: index in methods.ROWS.
         length: bytes of the message.
         offset: of the message in the arena, or NOWHERE.
         reply_offset, reply_bytes: a place in the arena for the reply; 0 bytes for none.
@@ -78,7 +78,7 @@ class Request(NamedTuple):
     def decode(cls, data: bytes | bytearray | memoryview, arena_bytes: int = 0) -> Request:
         """From REQUEST_BYTES bytes; everything it says is checked. Raises InvalidRequest."""
         head = cls(*_REQUEST.unpack(data))
-        if head.method >= len(METHODS) or head.length > MAX_MESSAGE_BYTES:
+        if head.method >= len(ROWS) or head.length > MAX_MESSAGE_BYTES:
             raise InvalidRequest(f"malformed head on the row lane: {head}")
         if head.offset != NOWHERE and head.offset + head.length > arena_bytes:
             raise InvalidRequest(

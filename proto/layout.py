@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,10 @@ class Layout:
         """Number of shards."""
         return len(self.shards)
 
+    def header(self, shard: int) -> pb.Header:
+        """The header of all requests to a shard: the only place that makes one. Not to be written to."""
+        return _header(self.cluster_id, self.epoch, shard)
+
     def next(self, shards: tuple[ShardAddress, ...]) -> Layout:
         """The layout that follows this one, with other shards."""
         return dataclasses.replace(self, epoch=self.epoch + 1, shards=shards)
@@ -58,6 +63,11 @@ class Layout:
         """From the message."""
         shards = tuple(ShardAddress(s.index, s.address, s.incarnation) for s in message.shards)
         return cls(message.cluster_id, message.epoch, shards, message.coordinator)
+
+
+@functools.lru_cache(4096)
+def _header(cluster_id: str, epoch: int, shard: int) -> pb.Header:
+    return pb.Header(cluster_id=cluster_id, epoch=epoch, protocol=PROTOCOL, shard=shard)
 
 
 def owner(spec: TableSpec, ids: np.ndarray, n: int) -> np.ndarray:

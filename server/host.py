@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from ..proto import methods
 from ..proto import rowloom_pb2 as pb
 from ..proto.codec import Buffer, Pull, Push, Room, Step, encode_push_reply
 from ..proto.codec_bags import PullBags
@@ -60,27 +61,27 @@ class Host:
 
     def __post_init__(self) -> None:
         self._rows: dict[str, Callable[[bytes | memoryview, memoryview | None], Sequence[Buffer]]] = {
-            "/rowloom.v1.Shard/Pull": self._pull,
-            "/rowloom.v1.Shard/PullBags": self._pull_bags,
-            "/rowloom.v1.Shard/Push": self._push,
-            "/rowloom.v1.Shard/Step": self._step,
+            methods.PULL: self._pull,
+            methods.PULL_BAGS: self._pull_bags,
+            methods.PUSH: self._push,
+            methods.STEP: self._step,
         }
         self._methods: dict[str, Callable[[bytes | memoryview], Sequence[Buffer]]] = {
-            "/rowloom.v1.Shard/DescribeLane": self._on(pb.LaneRequest, lambda _: self.process.lane()),
-            "/rowloom.v1.Shard/CreateTable": self._on(pb.CreateTableRequest, self._create_table),
-            "/rowloom.v1.Shard/DropTable": self._on(pb.DropTableRequest, self._drop_table),
-            "/rowloom.v1.Shard/ListTables": self._on(pb.ListTablesRequest, self._list_tables),
-            "/rowloom.v1.Shard/SetLearningRate": self._on(pb.SetLearningRateRequest, self._set_lr),
-            "/rowloom.v1.Shard/Statistics": self._on(pb.StatisticsRequest, self._statistics),
-            "/rowloom.v1.Shard/Adopt": self._on(pb.AdoptRequest, self._adopt),
-            "/rowloom.v1.Shard/Prepare": self._on(pb.PrepareRequest, self._prepare),
-            "/rowloom.v1.Shard/Freeze": self._on(pb.FreezeRequest, self._freeze),
-            "/rowloom.v1.Shard/ReadRows": self._on(pb.ReadRowsRequest, self._read_rows),
-            "/rowloom.v1.Shard/ReadLedger": self._on(pb.ReadLedgerRequest, self._read_ledger),
-            "/rowloom.v1.Shard/Progress": self._on(pb.ProgressRequest, self._progress),
-            "/rowloom.v1.Shard/Shutdown": self._on(pb.ShutdownRequest, self._shutdown),
-            "/rowloom.v1.Directory/DescribeLayout": self._on(pb.DescribeLayoutRequest, self._describe_layout),
-            "/rowloom.v1.Directory/Health": self._on(pb.HealthRequest, self._health),
+            methods.DESCRIBE_LANE: self._on(pb.LaneRequest, lambda _: self.process.lane()),
+            methods.SHARD_CREATE_TABLE: self._on(pb.CreateTableRequest, self._create_table),
+            methods.SHARD_DROP_TABLE: self._on(pb.DropTableRequest, self._drop_table),
+            methods.LIST_TABLES: self._on(pb.ListTablesRequest, self._list_tables),
+            methods.SHARD_SET_LEARNING_RATE: self._on(pb.SetLearningRateRequest, self._set_lr),
+            methods.STATISTICS: self._on(pb.StatisticsRequest, self._statistics),
+            methods.ADOPT: self._on(pb.AdoptRequest, self._adopt),
+            methods.PREPARE: self._on(pb.PrepareRequest, self._prepare),
+            methods.FREEZE: self._on(pb.FreezeRequest, self._freeze),
+            methods.READ_ROWS: self._on(pb.ReadRowsRequest, self._read_rows),
+            methods.READ_LEDGER: self._on(pb.ReadLedgerRequest, self._read_ledger),
+            methods.PROGRESS: self._on(pb.ProgressRequest, self._progress),
+            methods.SHUT_DOWN_SHARD: self._on(pb.ShutdownRequest, self._shutdown),
+            methods.DESCRIBE_LAYOUT: self._on(pb.DescribeLayoutRequest, self._describe_layout),
+            methods.HEALTH: self._on(pb.HealthRequest, self._health),
         }
 
     def handles(self, method: str) -> bool:
@@ -93,7 +94,7 @@ class Host:
         """Answer one request: buffers of the reply, in order. Raises RowloomError.
 
         Args:
-            method: such as "/rowloom.v1.Shard/Pull".
+            method: such as methods.PULL.
             data: the message; what is returned does not refer to it.
             space: where the reply will lie in the end, if that is known: rows are then written to their places in it.
         """

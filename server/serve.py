@@ -10,14 +10,12 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-
-import grpc
+from collections.abc import Sequence
 
 from ..proto.allocator import keep_freed_memory
-from ..proto.channel import CHANNEL_OPTIONS
+from ..proto.channel import Channels
 from ..proto.codec import Buffer
-from ..proto.errors import RowloomError
+from ..proto.errors import Rerouted, RowloomError, Unavailable
 from ..proto.framing import joined
 from . import bags
 from .carriers.grpc_server import GrpcServer
@@ -93,17 +91,17 @@ class Server:
     def _receive(self, incoming: Incoming) -> None:
         """Drive one receive to its end. The lock is held while rows are put in, not while they travel."""
         run = incoming.receive.run()
-        peers = _Peers()
+        peers = Channels()
         try:
             with self._lock:
                 call = next(run)
             while self._host.incoming is incoming:
-                reply = peers.call(call)
+                reply = _call_peer(peers, call)
                 with self._lock:
                     call = run.send(reply)
         except StopIteration:
             pass
-        except (RowloomError, grpc.RpcError, MemoryError, OSError) as e:
+        except (RowloomError, MemoryError, OSError) as e:
             incoming.error = f"{type(e).__name__}: {e}"
         finally:
             peers.close()
@@ -120,29 +118,16 @@ class Server:
         return self._stopped.wait(timeout_s)
 
 
-class _Peers:
-    """Channels to other shards, for one receive."""
-
-    def __init__(self) -> None:
-        self._channels: dict[str, grpc.Channel] = {}
-
-    def call(self, call: Call) -> bytes:
-        if call.address not in self._channels:
-            self._channels[call.address] = grpc.insecure_channel(call.address, CHANNEL_OPTIONS)
-        method: Callable = self._channels[call.address].unary_unary(call.method)
-        for attempt in range(PEER_ATTEMPTS):
-            try:
-                return method(call.data, timeout=PEER_TIMEOUT_S, wait_for_ready=True)
-            except grpc.RpcError as e:
-                again = e.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED)  # type: ignore[attr-defined]
-                if not again or attempt == PEER_ATTEMPTS - 1:
-                    raise
-                time.sleep(0.05 * 2**attempt)
-        raise AssertionError("the loop returns or raises")
-
-    def close(self) -> None:
-        for channel in self._channels.values():
-            channel.close()
+def _call_peer(peers: Channels, call: Call) -> bytes:
+    """One request to another shard, again if it was busy or did not answer. Raises RowloomError."""
+    for attempt in range(PEER_ATTEMPTS):
+        try:
+            return peers.call(call.address, call.method, call.data, PEER_TIMEOUT_S, wait=True)
+        except (Unavailable, Rerouted):
+            if attempt == PEER_ATTEMPTS - 1:
+                raise
+            time.sleep(0.05 * 2**attempt)
+    raise AssertionError("the loop returns or raises")
 
 
 def _resident_bytes() -> int:

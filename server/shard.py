@@ -69,8 +69,7 @@ class Shard:
         self.ledger = Ledger()
         self.frozen = False
         self.counters = Counters()
-        header = pb.Header(cluster_id=layout.cluster_id, epoch=layout.epoch, protocol=PROTOCOL, shard=index)
-        self._header = np.frombuffer(header.SerializeToString(), np.uint8)
+        self._header = np.frombuffer(layout.header(index).SerializeToString(), np.uint8)
         for entry in entries:
             self.create_table(entry)
 

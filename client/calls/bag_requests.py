@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ...proto import codec
+from ...proto import codec, methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.codec import Buffer
 from ...proto.codec_bags import Entries, PullBags, PullBagsReply
@@ -93,7 +93,7 @@ class PullBagsPart(PullPart):
     key: tuple[int, ...] = ()
     sums: Partial = field(default_factory=list)
 
-    method = "/rowloom.v1.Shard/PullBags"
+    method = methods.PULL_BAGS
 
     @property
     def reply_bytes(self) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
+from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import NoAnswer, Rerouted, TableNotFound, Unavailable
-from .session import ATTEMPT_TIMEOUT_S, DESCRIBE, Event, Operation, Send, Session, Turn, backoff_s
+from .session import ATTEMPT_TIMEOUT_S, Event, Operation, Send, Session, Turn, backoff_s
 
 
 def fetch_layout(session: Session, deadline: float) -> Operation:
@@ -20,7 +21,9 @@ def fetch_layout(session: Session, deadline: float) -> Operation:
                     f"no rowloom cluster answered at {', '.join(session.seeds)} within the deadline; last answer: "
                     f"{last}. Is it up (`rowloom status`), and is the address right?"
                 )
-            event = yield from _call(session, address, DESCRIBE, b"", min(deadline, session.clock() + 2.0))
+            event = yield from _call(
+                session, address, methods.DESCRIBE_LAYOUT, b"", min(deadline, session.clock() + 2.0)
+            )
             if event.error is None and session.learn(pb.DescribeLayoutReply.FromString(bytes(event.data))):
                 return None
             if event.error is not None and not isinstance(event.error, Rerouted | Unavailable):
@@ -46,7 +49,7 @@ def ask(session: Session, method: str, request: bytes, deadline: float) -> Opera
         event = yield from _call(session, session.layout.coordinator, method, request, until)
         if event.error is None:
             return event.data
-        if isinstance(event.error, TableNotFound) and attempts and method.endswith("/DropTable"):
+        if isinstance(event.error, TableNotFound) and attempts and method == methods.DROP_TABLE:
             return b""  # an earlier attempt dropped it and its answer was lost
         if not isinstance(event.error, Rerouted | Unavailable):
             raise event.error
@@ -82,7 +85,7 @@ def ask_shards(session: Session, method: str, request: bytes, deadline: float) -
 def statistics(session: Session, deadline: float) -> Operation:
     """Counters of every shard, by shard. Raises RowloomError."""
     request = pb.StatisticsRequest().SerializeToString()
-    replies = yield from ask_shards(session, "/rowloom.v1.Shard/Statistics", request, deadline)
+    replies = yield from ask_shards(session, methods.STATISTICS, request, deadline)
     return [_as_dict(pb.StatisticsReply.FromString(reply)) for reply in replies]
 
 

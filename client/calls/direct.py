@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...proto import codec
+from ...proto import codec, methods
 from ...proto.errors import InvalidRequest
 from ...proto.lane import NUMBER
 from ...proto.layout import Layout
@@ -28,7 +28,7 @@ from .session import ATTEMPT_TIMEOUT_S, Session
 from .sums import Sums
 from .wire_types import LARGEST
 
-PULL, PUSH, STEP = (NUMBER["/rowloom.v1.Shard/" + name] for name in ("Pull", "Push", "Step"))
+PULL, PUSH, STEP = (NUMBER[name] for name in (methods.PULL, methods.PUSH, methods.STEP))
 MOST_PLANS = 1000
 MOST_TABLES = 256  # in a call
 MOST_NAME = 1000  # letters of a cluster's name: it stands in every request, and a lane's space is limited

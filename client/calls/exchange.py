@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import (
     InvalidRequest,
@@ -19,7 +20,7 @@ from ...proto.errors import (
 )
 from ...proto.layout import Layout
 from .requests import PullPart, PushPart
-from .session import ATTEMPT_TIMEOUT_S, DESCRIBE, Event, Operation, Part, Send, Session, Turn, backoff_s
+from .session import ATTEMPT_TIMEOUT_S, Event, Operation, Part, Send, Session, Turn, backoff_s
 
 MOVING_LIMIT_S = 600.0  # how long a push waits for rows to move, beyond its own deadline
 MAX_IN_FLIGHT = 16  # parts of one operation that are under way at a time
@@ -119,7 +120,7 @@ class Exchange:
             self._ask = self._session.addresses()
         self._asking = self._session.tag()
         address = self._ask.pop(0)
-        return [Send(self._asking, address, DESCRIBE, [b""], min(self._deadline - now, 2.0))]
+        return [Send(self._asking, address, methods.DESCRIBE_LAYOUT, [b""], min(self._deadline - now, 2.0))]
 
     # ----------------------------------------------------------------------------------------------------- in
 

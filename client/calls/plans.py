@@ -20,7 +20,6 @@ from ..cores import in_pieces
 from .frames import pull_bytes, push_bytes, put_pull, put_push, rows_in, spread
 from .requests import PushPart
 from .routing import as_ids, split
-from .session import header_of
 from .sums import Sums
 
 MOST_IDS = 1 << 18
@@ -51,7 +50,7 @@ class Plan:
     @classmethod
     def of(cls, layout: Layout, entry: TableEntry) -> Plan:
         """The plan of a table."""
-        headers = [header_of(layout, shard).SerializeToString() for shard in range(layout.n)]
+        headers = [layout.header(shard).SerializeToString() for shard in range(layout.n)]
         return cls(
             layout,
             entry,

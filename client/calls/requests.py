@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ...proto import codec
+from ...proto import codec, methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.codec import Buffer, PartName
 from ...proto.errors import InvalidRequest
@@ -43,7 +43,7 @@ class PullPart:
     wire: int = codec.FLOAT32
     attempts: int = 0
 
-    method = "/rowloom.v1.Shard/Pull"
+    method = methods.PULL
 
     @property
     def rows(self) -> int:
@@ -109,7 +109,7 @@ class PushPart:
     maybe_applied: bool = False
     acked: bool = False
 
-    method = "/rowloom.v1.Shard/Push"
+    method = methods.PUSH
 
     @property
     def rows(self) -> int:
@@ -206,7 +206,7 @@ class StepPart(PushPart):
     pull: PullPart = field(default_factory=lambda: PullPart(0, 0, []))
     later: list[PullPart] = field(default_factory=list)
 
-    method = "/rowloom.v1.Shard/Step"
+    method = methods.STEP
 
     @classmethod
     def of(cls, push: PushPart, pull: PullPart, later: list[PullPart]) -> StepPart:

@@ -7,7 +7,6 @@ the network: `transport.drive` for real ones, the simulator for made-up ones.
 
 from __future__ import annotations
 
-import functools
 import random
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,13 +16,12 @@ from typing import Any
 from ...proto import rowloom_pb2 as pb
 from ...proto.codec import Buffer, PartName
 from ...proto.errors import RowloomError, TableNotFound
-from ...proto.layout import PROTOCOL, Layout
+from ...proto.layout import Layout
 from ...proto.spec import TableEntry
 from .requests import PullPart, PushPart
 
 ATTEMPT_TIMEOUT_S = 10.0
 BACKOFF_S = (0.02, 1.0)  # first and longest pause between attempts, before jitter
-DESCRIBE = "/rowloom.v1.Directory/DescribeLayout"
 
 Part = PullPart | PushPart
 
@@ -187,7 +185,7 @@ class Session:
 
     def encode(self, part: Part, layout: Layout) -> list[Buffer]:
         """The request of a part."""
-        header = header_of(layout, part.shard)
+        header = layout.header(part.shard)
         return (
             part.encode(header)
             if isinstance(part, PullPart)
@@ -196,7 +194,7 @@ class Session:
 
     def head(self, part: PushPart, layout: Layout) -> bytes:
         """The request of a part, up to its first table."""
-        return part.head(header_of(layout, part.shard), **self._said(part, layout))
+        return part.head(layout.header(part.shard), **self._said(part, layout))
 
     def _said(self, part: PushPart, layout: Layout) -> dict[str, int]:
         """What a request says of this client and its other parts."""
@@ -212,16 +210,6 @@ class Session:
             "low_water": low_water,
             "oldest_epoch": oldest,
         }
-
-
-def header_of(layout: Layout, shard: int) -> pb.Header:
-    """The header of all requests to a shard. Not to be written to."""
-    return _header(layout.cluster_id, layout.epoch, shard)
-
-
-@functools.lru_cache(4096)
-def _header(cluster_id: str, epoch: int, shard: int) -> pb.Header:
-    return pb.Header(cluster_id=cluster_id, epoch=epoch, protocol=PROTOCOL, shard=shard)
 
 
 def backoff_s(attempts: int, rng: random.Random) -> float:

@@ -12,17 +12,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import grpc
-
+from ...proto import methods
 from ...proto import rowloom_pb2 as pb
-from ...proto.channel import CHANNEL_OPTIONS, error_of
+from ...proto.channel import Channels
 from ...proto.errors import InvalidRequest, NoAnswer, RowloomError
 from ...proto.framing import joined
 from ...proto.lane import NUMBER
 from ..calls.session import Event, Operation, Send
 from .lane import Lane, Lanes
 
-DESCRIBE_LANE = "/rowloom.v1.Shard/DescribeLane"
 CARRIERS = ("auto", "tcp", "grpc")
 MIXED_S = 0.002  # how often gRPC is looked after while lanes are waited for; both at once is rare
 
@@ -74,9 +72,7 @@ class Transport:
 
     def _forget(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._channels: dict[str, grpc.Channel] = {}
-        self._methods: dict[tuple[str, str], Any] = {}
+        self.channels = Channels()
         self.callers = Callers()
         self._lanes = (
             None if self._carrier == "grpc" else Lanes(self._lane_of, shared=self._carrier == "auto")
@@ -94,31 +90,12 @@ class Transport:
         return self._lanes
 
     def _lane_of(self, address: str, timeout_s: float) -> pb.LaneReply:
-        try:
-            data = self.method(address, DESCRIBE_LANE)(b"", timeout=timeout_s)
-        except grpc.RpcError as e:
-            raise error_of(e, address) from None
-        return pb.LaneReply.FromString(data)
-
-    def method(self, address: str, method: str) -> Any:
-        """The callable of a method at an address: bytes in, bytes out."""
-        found = self._methods.get((address, method))
-        if found is None:
-            with self._lock:
-                if address not in self._channels:
-                    self._channels[address] = grpc.insecure_channel(address, CHANNEL_OPTIONS)
-                found = self._channels[address].unary_unary(method)
-                self._methods[address, method] = found
-        return found
+        return pb.LaneReply.FromString(self.channels.call(address, methods.DESCRIBE_LANE, b"", timeout_s))
 
     def close(self) -> None:
         """Close all channels."""
         if self._pid == os.getpid():
-            with self._lock:
-                for channel in self._channels.values():
-                    channel.close()
-                self._channels.clear()
-                self._methods.clear()
+            self.channels.close()
             self.callers.close()
             if self._lanes is not None:
                 self._lanes.close()
@@ -153,12 +130,13 @@ class GrpcWire:
             self._transport.callers.run(lambda: self._ended.put(self._call(send)))
 
     def _call(self, send: Send) -> Event:
-        method = self._transport.method(send.address, send.method)
+        timeout_s = max(send.timeout_s, 0.001)
         try:
-            return Event(send.tag, method(joined(send.buffers), timeout=max(send.timeout_s, 0.001)))
-        except grpc.RpcError as e:
-            return Event(send.tag, error=error_of(e, send.address))
-        except (ValueError, MemoryError) as e:  # the client was closed meanwhile; no room for the message
+            data = joined(send.buffers)
+            return Event(send.tag, self._transport.channels.call(send.address, send.method, data, timeout_s))
+        except RowloomError as e:
+            return Event(send.tag, error=e)
+        except MemoryError as e:  # no room for the message
             return Event(send.tag, error=NoAnswer(f"{send.address}: {e}"))
 
     def wait(self, timeout_s: float) -> Event | None:

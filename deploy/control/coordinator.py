@@ -10,15 +10,14 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
+from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, TableExists, TableNotFound, Unavailable
-from ...proto.layout import PROTOCOL, Layout, ShardAddress
+from ...proto.layout import Layout, ShardAddress
 from ...proto.spec import TableEntry, TableSpec
 from ..launch.launcher import Launched
 from .effects import Call, Calls, Commit, Launch, Program, call_all
 from .state import ClusterState
-
-SHARD = "/rowloom.v1.Shard/"
 
 
 class Coordinator:
@@ -98,7 +97,7 @@ class Coordinator:
         calls = []
         for shard in layout.shards:
             request.index = shard.index
-            calls.append(Call(shard.address, SHARD + "Adopt", request.SerializeToString()))
+            calls.append(Call(shard.address, methods.ADOPT, request.SerializeToString()))
         return calls
 
     # ----------------------------------------------------------------------------------------------------- tables
@@ -158,16 +157,10 @@ class Coordinator:
 
     def _on_every_shard(self, method: str, request: Callable[[pb.Header], object]) -> Program:
         calls = [
-            Call(s.address, SHARD + method, request(self._header(s)).SerializeToString())  # type: ignore[attr-defined]
+            Call(s.address, methods.SHARD + method, request(self.layout.header(s.index)).SerializeToString())  # type: ignore[attr-defined]
             for s in self.layout.shards
         ]
         yield from call_all(calls, self.clock)
-
-    def _header(self, shard: ShardAddress) -> pb.Header:
-        layout = self.layout
-        return pb.Header(
-            cluster_id=layout.cluster_id, epoch=layout.epoch, protocol=PROTOCOL, shard=shard.index
-        )
 
     # ----------------------------------------------------------------------------------------------------- looking
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RowloomError, StateLost, Unavailable
 from ...proto.layout import Layout, ShardAddress
 from ..launch.launcher import Launched
-from .coordinator import SHARD, Coordinator, addresses
+from .coordinator import Coordinator, addresses
 from .effects import Call, Calls, Commit, Program, Sleep, Stop, call_all
 
 POLL_S = (0.01, 0.2)  # first and longest pause between questions for progress
@@ -103,12 +104,12 @@ class Reshard:
             tables=tables,
             turn=turn,
         )
-        return Call(shard.address, SHARD + "Prepare", request.SerializeToString())
+        return Call(shard.address, methods.PREPARE, request.SerializeToString())
 
     def _freeze(self, *, on: bool) -> Program:
         turn = self._coordinator.turn()
         request = pb.FreezeRequest(cluster_id=self._old.cluster_id, epoch=self._old.epoch, on=on, turn=turn)
-        calls = [Call(s.address, SHARD + "Freeze", request.SerializeToString()) for s in self._old.shards]
+        calls = [Call(s.address, methods.FREEZE, request.SerializeToString()) for s in self._old.shards]
         return (yield from call_all(calls, self._coordinator.clock))
 
     def _wait(self, target: Layout) -> Program:
@@ -116,7 +117,7 @@ class Reshard:
         ask = pb.ProgressRequest().SerializeToString()
         pause, longest = POLL_S
         while True:
-            calls = [Call(s.address, SHARD + "Progress", ask) for s in target.shards]
+            calls = [Call(s.address, methods.PROGRESS, ask) for s in target.shards]
             replies = [
                 pb.ProgressReply.FromString(r) for r in (yield from call_all(calls, self._coordinator.clock))
             ]
@@ -164,7 +165,7 @@ class Reshard:
         request = pb.AdoptRequest(
             layout=target.to_message(), retire=True, turn=self._coordinator.turn()
         ).SerializeToString()
-        calls = [Call(s.address, SHARD + "Adopt", request) for s in self._old.shards[target.n :]]
+        calls = [Call(s.address, methods.ADOPT, request) for s in self._old.shards[target.n :]]
         if calls:
             yield Calls(calls)
             yield Sleep(0.5)  # clients that had the old layout hear of the new one from them

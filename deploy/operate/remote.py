@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import grpc
-
+from ...proto import methods
 from ...proto import rowloom_pb2 as pb
-from ...proto.channel import CHANNEL_OPTIONS, error_of
+from ...proto.channel import Channels
 from ...proto.errors import Rerouted, Unavailable
 from ...proto.spec import TableSpec
 
-SERVICE = "/rowloom.v1.Coordinator/"
 POLL_S = 0.05
 
 
@@ -27,7 +25,7 @@ class Remote:
     def __init__(self, address: str, timeout_s: float = 15.0) -> None:
         self.address = address
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(address, CHANNEL_OPTIONS)
+        self._channels = Channels()
 
     def __enter__(self) -> Remote:
         return self
@@ -37,20 +35,15 @@ class Remote:
 
     def close(self) -> None:
         """Close the connection."""
-        self._channel.close()
+        self._channels.close()
 
     def call(self, method: str, request: bytes) -> bytes:
         """One call."""
-        try:
-            return self._channel.unary_unary(method)(request, timeout=self._timeout_s)
-        except grpc.RpcError as e:
-            raise error_of(e, self.address) from None
+        return self._channels.call(self.address, method, request, self._timeout_s)
 
     def status(self) -> pb.StatusReply:
         """Layout, tables, and each shard's health and statistics."""
-        return pb.StatusReply.FromString(
-            self.call(SERVICE + "Status", pb.StatusRequest().SerializeToString())
-        )
+        return pb.StatusReply.FromString(self.call(methods.STATUS, pb.StatusRequest().SerializeToString()))
 
     def scale(self, shards: int, on_progress: Callable[[int, int], None] | None = None) -> pb.ScaleReply:
         """Change the number of shards; returns when it is done.
@@ -65,7 +58,7 @@ class Remote:
         request = pb.ScaleRequest(shards=shards).SerializeToString()
         while True:
             try:
-                reply = pb.ScaleReply.FromString(self.call(SERVICE + "Scale", request))
+                reply = pb.ScaleReply.FromString(self.call(methods.SCALE, request))
             except Rerouted as e:
                 time.sleep(max(POLL_S, e.retry_after_s))
                 continue
@@ -80,12 +73,12 @@ class Remote:
     def create_table(self, spec: TableSpec) -> None:
         """Make a table. No error if it exists with the same spec; TableExists if with another."""
         request = pb.DefineTableRequest(spec=spec.to_message())
-        self._until_free(SERVICE + "CreateTable", request.SerializeToString())
+        self._until_free(methods.CREATE_TABLE, request.SerializeToString())
 
     def set_lr(self, table: str, lr: float) -> None:
         """Change a table's learning rate. Raises TableNotFound, InvalidRequest."""
         request = pb.AdjustTableRequest(name=table, lr=lr)
-        self._until_free(SERVICE + "SetLearningRate", request.SerializeToString())
+        self._until_free(methods.SET_LEARNING_RATE, request.SerializeToString())
 
     def _until_free(self, method: str, request: bytes) -> None:
         """A call that waits while another change is in progress, for as long as one call may take."""
@@ -101,4 +94,4 @@ class Remote:
 
     def shutdown(self) -> None:
         """End the cluster. Its rows are gone."""
-        self.call(SERVICE + "Shutdown", pb.ShutdownRequest().SerializeToString())
+        self.call(methods.SHUT_DOWN, pb.ShutdownRequest().SerializeToString())

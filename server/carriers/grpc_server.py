@@ -22,7 +22,7 @@ class GrpcServer(grpc.GenericRpcHandler):
     """A listening port.
 
     Args:
-        handles: whether a method, such as "/rowloom.v1.Shard/Pull", exists.
+        handles: whether a method, such as methods.PULL, exists.
         handle: answers it; raises RowloomError.
         host: interface to listen on.
         port: 0 picks a free one.

@@ -27,7 +27,6 @@ from ...proto.lane import (
     ARENA_BYTES,
     HAS_ARENAS,
     HELLO_BYTES,
-    METHODS,
     NOWHERE,
     OK,
     REFUSED,
@@ -40,6 +39,7 @@ from ...proto.lane import (
     Request,
 )
 from ...proto.memory import address_of
+from ...proto.methods import ROWS
 
 log = logging.getLogger(__name__)
 HELLO_TIMEOUT_S = 5.0
@@ -215,11 +215,11 @@ class _Connection:
         if head.reply_bytes:
             space = self._arena[head.reply_offset : head.reply_offset + head.reply_bytes]
         try:
-            return OK, self._handle(METHODS[head.method], message, space), space
+            return OK, self._handle(ROWS[head.method], message, space), space
         except RowloomError as e:
             return REFUSED, [encode_error(e)], None
         except Exception:
-            log.exception("%s failed", METHODS[head.method])
+            log.exception("%s failed", ROWS[head.method])
             return (
                 REFUSED,
                 [encode_error(RowloomError("internal error; the server's log has the traceback"))],

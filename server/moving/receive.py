@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest
-from ...proto.layout import PROTOCOL, Layout, ShardAddress
+from ...proto.layout import Layout, ShardAddress
 from ..ledger import merged_step
 from ..shard import Shard
 
@@ -61,8 +62,8 @@ class Receive:
         for old in self._source.shards:
             for number in self._shard.tables:
                 steps[number].append((yield from self._table(old, number)))
-            request = pb.ReadLedgerRequest(header=self._header(old))
-            reply = yield Call(old.address, "/rowloom.v1.Shard/ReadLedger", request.SerializeToString())
+            request = pb.ReadLedgerRequest(header=self._source.header(old.index))
+            reply = yield Call(old.address, methods.READ_LEDGER, request.SerializeToString())
             ledgers.append(pb.ReadLedgerReply.FromString(reply))
         for ledger in ledgers:
             self._shard.ledger.merge(ledger)
@@ -75,14 +76,14 @@ class Receive:
         cursor = 0
         while True:
             request = pb.ReadRowsRequest(
-                header=self._header(old),
+                header=self._source.header(old.index),
                 table=number,
                 cursor=cursor,
                 limit_bytes=BLOCK_BYTES,
                 new_n=self._shard.layout.n,
                 new_index=self._shard.index,
             )
-            data = yield Call(old.address, "/rowloom.v1.Shard/ReadRows", request.SerializeToString())
+            data = yield Call(old.address, methods.READ_ROWS, request.SerializeToString())
             reply = pb.ReadRowsReply.FromString(data)
             ids = np.frombuffer(reply.ids, _I64)
             if len(ids):
@@ -93,10 +94,6 @@ class Receive:
             cursor = reply.next
             if cursor == 0:
                 return reply.step
-
-    def _header(self, old: ShardAddress) -> pb.Header:
-        layout = self._source
-        return pb.Header(cluster_id=layout.cluster_id, epoch=layout.epoch, protocol=PROTOCOL, shard=old.index)
 
 
 def _rows(data: bytes, ids: np.ndarray) -> np.ndarray:

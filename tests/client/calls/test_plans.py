@@ -13,7 +13,7 @@ from rowloom.client.calls.direct import MOST_NAME, MOST_TABLES, _parts
 from rowloom.client.calls.frames import put_push, rows_in
 from rowloom.client.calls.plans import Plan, Pulls, put_part
 from rowloom.client.calls.requests import PullPart, PushPart, StepPart
-from rowloom.client.calls.session import Session, header_of
+from rowloom.client.calls.session import Session
 from rowloom.client.carriers.lane import BEGIN, HEADS_BYTES, MOST_BYTES
 from rowloom.proto import codec
 from rowloom.proto.framing import joined
@@ -55,7 +55,7 @@ def test_a_pull_is_framed_as_the_codec_frames_it(seed: int, at: int) -> None:
             continue
         space = np.full(4000, 7, np.uint8)
         end = pulls.put(shard, space, at)
-        assert space[at:end].tobytes() == joined(part.encode(header_of(LAYOUT, shard)))
+        assert space[at:end].tobytes() == joined(part.encode(LAYOUT.header(shard)))
         assert (space[:at] == 7).all()
         assert (space[end:] == 7).all()
 

@@ -1,0 +1,44 @@
+"""Every RPC's full name, once; and which of them also ride on the row lane.
+
+The names are those of `rowloom.proto`: a test holds this list to it.
+"""
+
+from __future__ import annotations
+
+SHARD = "/rowloom.v1.Shard/"
+DIRECTORY = "/rowloom.v1.Directory/"
+COORDINATOR = "/rowloom.v1.Coordinator/"
+
+# Rows.
+PULL = SHARD + "Pull"
+PUSH = SHARD + "Push"
+STEP = SHARD + "Step"
+PULL_BAGS = SHARD + "PullBags"
+ROWS = (PULL, PUSH, STEP, PULL_BAGS)  # a lane says which by its place here: add at the end only
+
+# One shard.
+DESCRIBE_LANE = SHARD + "DescribeLane"
+SHARD_CREATE_TABLE = SHARD + "CreateTable"
+SHARD_DROP_TABLE = SHARD + "DropTable"
+LIST_TABLES = SHARD + "ListTables"
+SHARD_SET_LEARNING_RATE = SHARD + "SetLearningRate"
+STATISTICS = SHARD + "Statistics"
+ADOPT = SHARD + "Adopt"
+PREPARE = SHARD + "Prepare"
+FREEZE = SHARD + "Freeze"
+READ_ROWS = SHARD + "ReadRows"
+READ_LEDGER = SHARD + "ReadLedger"
+PROGRESS = SHARD + "Progress"
+SHUT_DOWN_SHARD = SHARD + "Shutdown"
+
+# Whoever knows the layout: shards and the coordinator.
+DESCRIBE_LAYOUT = DIRECTORY + "DescribeLayout"
+HEALTH = DIRECTORY + "Health"
+
+# The coordinator.
+CREATE_TABLE = COORDINATOR + "CreateTable"
+DROP_TABLE = COORDINATOR + "DropTable"
+SET_LEARNING_RATE = COORDINATOR + "SetLearningRate"
+SCALE = COORDINATOR + "Scale"
+STATUS = COORDINATOR + "Status"
+SHUT_DOWN = COORDINATOR + "Shutdown"
