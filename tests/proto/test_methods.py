@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[2]
 def test_the_names_are_those_of_the_proto():
     services = pb.DESCRIPTOR.services_by_name.values()
     there = {f"/{s.full_name}/{m.name}" for s in services for m in s.methods}
-    named = {v for v in vars(methods).values() if isinstance(v, str) and v.startswith("/") and v[-1] != "/"}
+    named = {
+        v for v in vars(methods).values() if isinstance(v, str) and v.startswith("/rowloom.") and v[-1] != "/"
+    }
     assert named == there
 
 
