@@ -48,7 +48,7 @@ class Block:
     With bags [M] int32 these are gradients of N bags for M ids; factors: [M] float32, or None for 1.
     """
 
-    data: Any  # an array; or Deferred, in what is only to be encoded
+    data: np.ndarray
     scales: np.ndarray | None = None
     bags: np.ndarray | None = None
     factors: np.ndarray | None = None

@@ -22,7 +22,7 @@ import numpy as np
 from ...proto import rowloom_pb2 as pb
 from ...proto.codec import Buffer
 from ...proto.errors import InvalidRequest, RowloomError, encode_error
-from ...proto.framing import made, size_of
+from ...proto.framing import size_of
 from ...proto.lane import (
     ARENA_BYTES,
     HAS_ARENAS,
@@ -227,7 +227,7 @@ class _Connection:
             )
 
     def _reply(self, head: Request, status: int, buffers: Sequence[Buffer], space: memoryview | None) -> None:
-        length, pieces = size_of(buffers), [made(b) for b in buffers]
+        length, pieces = size_of(buffers), list(buffers)
         if space is not None and length <= len(space):
             put(space, pieces)
             if head.reply_bytes:

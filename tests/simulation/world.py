@@ -11,7 +11,8 @@ from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from typing import Any
 
-from rowloom.client.calls.session import Event, Operation, Session
+from rowloom.client.calls.operation import Event, Operation, as_bytes
+from rowloom.client.calls.session import Session
 from rowloom.deploy.control.coordinator import Coordinator
 from rowloom.deploy.control.effects import Calls, Commit, Launch, Program, Sleep, Stop
 from rowloom.deploy.control.reshard import Reshard
@@ -19,7 +20,6 @@ from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.launch.launcher import Launched
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import NoAnswer, RetryLater, RowloomError, Unavailable
-from rowloom.proto.framing import joined
 from rowloom.proto.spec import TableSpec
 from rowloom.server.host import Host, Incoming, Process
 
@@ -108,7 +108,7 @@ class World:
             finally:
                 started[0] = True
             for send in turn.sends:
-                data = joined(send.buffers)
+                data = as_bytes(send.message)
                 self.post(
                     send.address, send.method, data, send.timeout_s, lambda o, t=send.tag: deliver(t, o)
                 )
