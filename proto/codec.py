@@ -422,9 +422,9 @@ def _block(data: object, scales: object, wire: int, what: str) -> Block:
 
 def wire_of_field(value: object) -> int:
     """A wire type that exists. Raises InvalidRequest."""
-    if value not in WIRE_DTYPE:
+    if not isinstance(value, int) or value not in WIRE_DTYPE:
         raise InvalidRequest(f"unknown wire type {value!r}; known: {', '.join(WIRE_NUMBER)}")
-    return int(value)  # type: ignore[call-overload]
+    return value
 
 
 def table_of_field(value: object) -> int:

@@ -16,7 +16,8 @@ import numpy as np
 
 from rowloom.client import Adagrad, TableSpec, Zeros
 from rowloom.client.calls import operations
-from rowloom.client.calls.session import Event, Session
+from rowloom.client.calls.operation import Event, as_bytes
+from rowloom.client.calls.session import Session
 from rowloom.deploy import local_cluster
 from rowloom.deploy.bench.turns import fill
 from rowloom.deploy.bench.workload import zipf_ids
@@ -112,7 +113,7 @@ def ledger(rows: int = 1_000_000) -> None:
             turn = next(operation)
             while True:
                 for send in turn.sends:
-                    reply = hosts[send.address].handle(send.method, joined(send.buffers))
+                    reply = hosts[send.address].handle(send.method, as_bytes(send.message))
                     answers.append(Event(send.tag, joined(reply)))
                 turn = operation.send(answers.pop(0))
         except StopIteration:

@@ -3,9 +3,7 @@
 import pytest
 from contract import Contract
 
-from rowloom.client.calls.direct import Direct
 from rowloom.deploy import local_cluster
-from rowloom.server.shard import Shard
 
 
 class TestEmbedded(Contract):
@@ -26,16 +24,6 @@ class TestProcesses(Contract):
 
 class TestTcp(TestProcesses):
     CARRIER = "tcp"
-
-
-class TestUsualWay(TestEmbedded):
-    """What small calls of one table do when they cannot be done directly: see client/direct.py."""
-
-    @pytest.fixture(autouse=True)
-    def nothing_is_plain(self, monkeypatch):
-        monkeypatch.setattr(Direct, "pull", lambda *_: None)
-        monkeypatch.setattr(Direct, "push", lambda *_: None)
-        monkeypatch.setattr(Shard, "answer_pull", lambda *_: -1)
 
 
 class TestGrpc(TestProcesses):

@@ -5,11 +5,12 @@ import pytest
 from simulation.world import CoordinatorNode, World
 
 from rowloom.client import SGD, TableSpec, Zeros
-from rowloom.client.calls import bag_operations as bag_ops
-from rowloom.client.calls import bag_requests as bag_parts
 from rowloom.client.calls import operations as ops
+from rowloom.client.calls.bag_requests import Shares
 from rowloom.client.calls.control import ask
+from rowloom.client.calls.cutting import Limits
 from rowloom.client.lookup.bags import bags_in
+from rowloom.client.lookup.pooling import factors
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import RowloomError
 from rowloom.proto.spec import TableEntry
@@ -45,11 +46,15 @@ class Lab:
 
     def push_bags(self, ids: np.ndarray, grads: np.ndarray, weights: np.ndarray):
         bags = bags_in(ids, None, weights)
-        return bag_ops.push_bags(self.session, self.entry, bags, grads, "sum", self.world.now + 600)
+        shares = Shares(bags.segments, factors(bags, "sum"))
+        until = self.world.now + 600
+        return ops.push_bags(self.session, self.entry, bags.ids, shares, bags.shape, grads, until)
 
     def pull_bags(self, ids: np.ndarray) -> np.ndarray:
         bags = bags_in(ids)
-        return self.do(bag_ops.pull_bags(self.session, self.entry, bags, "sum", self.world.now + 600))
+        shares = Shares(bags.segments, factors(bags, "sum"))
+        until = self.world.now + 600
+        return self.do(ops.pull_bags(self.session, self.entry, bags.ids, shares, bags.shape, until))
 
     def rows(self) -> np.ndarray:
         wanted = [(self.entry, np.arange(ROWS))]
@@ -106,10 +111,10 @@ def test_a_push_whose_replies_are_lost_is_applied_once_also_where_its_rows_have_
 
 
 @pytest.mark.parametrize("weather", ["calm", "lossy", "doubling", "stormy"])
-def test_random_bags_under_a_bad_network_and_scalings_are_exact(weather: str, monkeypatch) -> None:
-    monkeypatch.setattr(bag_parts, "CHUNK_BYTES", 200)  # several parts for each shard
+def test_random_bags_under_a_bad_network_and_scalings_are_exact(weather: str) -> None:
     for seed in range(12):
         lab, rng = Lab(seed, 1 + seed % 5, ["mod", "div"][seed % 2]), np.random.default_rng(seed)
+        lab.session.limits = Limits(200, 200)  # several requests to each shard
         lab.world.weather(weather)
         expected = np.zeros((ROWS, WIDTH), np.float32)
         for _ in range(8):
