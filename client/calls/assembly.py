@@ -12,9 +12,6 @@ from ...proto.jit import kernel
 from ...proto.memory import address_of
 from ...proto.plain import rows_in
 from ..cores import in_pieces
-from .routing import Route
-
-LARGEST = np.finfo(np.float32).max
 
 
 class Arrived:
@@ -29,7 +26,8 @@ class Arrived:
     """
 
     def __init__(self, count: int, width: int) -> None:
-        self._width = width
+        self._row_bytes = 4 * width
+        self._missing = count
         self._where = np.zeros(count, np.int64)  # addresses
         self._replies: list[np.ndarray] = []  # that the addresses are in
         self.kept: list[tuple[np.ndarray, slice | np.ndarray]] = []
@@ -53,37 +51,49 @@ class Arrived:
         Returns:
             Where they end; -1 if the reply is not as our own shards write it.
         """
-        size = 4 * self._width * count
-        begin = rows_in(reply, at, len(reply), size, inside, last)
-        if begin < 0:
-            return -1
-        self._replies.append(reply)
-        self._note(address_of(reply) + begin, places, count)
-        return begin + size
+        if isinstance(places, slice):
+            end = _take_run(reply, at, inside, last, self._where, places.start, count, self._row_bytes)
+        else:
+            end = _take_at(reply, at, inside, last, self._where, places, count, self._row_bytes)
+        if end >= 0:
+            self._replies.append(reply)
+            self._missing -= count
+        return end
 
     def put(self, rows: np.ndarray, places: slice | np.ndarray) -> None:
         """Rows [M, width] float32, contiguous, are those at M places of the U."""
-        self._note(address_of(rows), places, len(rows))
+        self._where[places] = address_of(rows) + self._row_bytes * np.arange(len(rows))
+        self._missing -= len(rows)
         self.kept.append((rows, places))
-
-    def _note(self, address: int, places: slice | np.ndarray, count: int) -> None:
-        if isinstance(places, slice):
-            _note_run(self._where, places.start, count, address, 4 * self._width)
-        else:
-            self._where[places] = address + 4 * self._width * np.arange(count)
 
     def spread(self, inverse: np.ndarray) -> np.ndarray:
         """[N, width] float32: the row at place inverse[k] for each k. All rows have been put or taken."""
-        assert self._where.all(), "a row never came"
-        out = np.empty((len(inverse), self._width), np.float32)
+        assert self._missing == 0, f"{self._missing} rows never came"
+        out = np.empty((len(inverse), self._row_bytes // 4), np.float32)
         in_pieces(lambda b, e: copy_rows(self._where, inverse[b:e], out[b:e]), len(out), out.nbytes)
         return out
 
 
 @kernel
-def _note_run(where, begin, count, address, row_bytes):
+def _take_run(reply, at, inside, last, where, begin, count, row_bytes):
+    found = rows_in(reply, at, len(reply), row_bytes * count, inside, last)
+    if found < 0:
+        return found
+    address = reply.ctypes.data + found
     for u in range(count):
         where[begin + u] = address + row_bytes * u
+    return found + row_bytes * count
+
+
+@kernel
+def _take_at(reply, at, inside, last, where, places, count, row_bytes):
+    found = rows_in(reply, at, len(reply), row_bytes * count, inside, last)
+    if found < 0:
+        return found
+    address = reply.ctypes.data + found
+    for k in range(count):
+        where[places[k]] = address + row_bytes * k
+    return found + row_bytes * count
 
 
 def _copy_row(_, address, out, k):
@@ -111,9 +121,3 @@ def copy_rows(where, inverse, out):
     """Fill out [N, width] float32: row k is at address where[inverse[k]]."""
     for k in range(len(inverse)):
         _copy(where[inverse[k]], out, k)
-
-
-def latest(rows: np.ndarray, route: Route) -> np.ndarray:
-    """One row for each distinct id, [U, width] float32 by place: the last in the batch. rows: [N, width] float32."""
-    order, begins = route.groups
-    return rows[order[begins[1:] - 1]]

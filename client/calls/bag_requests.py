@@ -14,7 +14,6 @@ from functools import cached_property
 import numpy as np
 
 from ...proto import codec, methods
-from ...proto.codec import Buffer
 from ...proto.codec_bags import Entries, PullBags, PullBagsReply
 from ...proto.errors import InvalidRequest
 from ...proto.framing import size_of
@@ -22,7 +21,7 @@ from ...proto.jit import kernel
 from ...proto.layout import Layout, owner
 from ...proto.spec import TableEntry
 from .cutting import Limits
-from .operation import Reply, as_view
+from .operation import Reply, as_array
 from .requests import FRAME_BYTES, Given, PullRequest, PushRequest, put_buffers
 from .routing import Route, distinct_of
 from .session import Session
@@ -111,7 +110,6 @@ class PullBagsRequest(PullRequest):
     shares: Shares = field(kw_only=True)
     key: tuple[int, ...] = field(kw_only=True)
     sums: Partial = field(kw_only=True)
-    _framed: list[Buffer] = field(default_factory=list, repr=False)
 
     method = methods.PULL_BAGS
 
@@ -120,16 +118,9 @@ class PullBagsRequest(PullRequest):
         _, numbers = self.shares.numbered
         entries = Entries(self.entry.number, self.ids, numbers, self.shares.factors)
         self._framed = PullBags(layout.header(self.shard), [entries], self.wire).encode()
-
-    @property
-    def size(self) -> int:
-        """As `Writable.size`."""
-        return size_of(self._framed)
-
-    @property
-    def reply_bytes(self) -> int:
-        """How long its reply can be."""
-        return 2 * FRAME_BYTES + len(self.shares.numbered[0]) * (self.entry.spec.width * 4 + 4)
+        self.size = size_of(self._framed)
+        bags, _ = self.shares.numbered
+        self.reply_bytes = 2 * FRAME_BYTES + len(bags) * (self.entry.spec.width * 4 + 4)
 
     def write(self, buffer: np.ndarray, at: int) -> tuple[int, int]:
         """As `Writable.write`."""
@@ -137,7 +128,7 @@ class PullBagsRequest(PullRequest):
 
     def accept(self, reply: Reply) -> None:
         """Take the sums of the reply. Raises InvalidRequest."""
-        blocks = PullBagsReply.decode(as_view(reply))
+        blocks = PullBagsReply.decode(as_array(reply).data)
         if len(blocks.blocks) != 1:
             raise InvalidRequest(f"asked for 1 table, the reply has {len(blocks.blocks)}")
         bags, _ = self.shares.numbered
@@ -156,7 +147,6 @@ class PullBagsRequest(PullRequest):
                 shard=shard,
                 ids=self.ids[mine],
                 shares=self.shares[mine],
-                attempts=0,
                 key=(*self.key, shard),
             )
 

@@ -23,12 +23,7 @@ class Limits:
     piece: int = 4 << 20
 
 
-class Run(NamedTuple):
-    """Ids [begin, end) of table number `table` of a call."""
-
-    table: int
-    begin: int
-    end: int
+Run = tuple[int, int, int]  # (number of a table in its call, begin, end): these of its ids
 
 
 class Extent(NamedTuple):
@@ -48,18 +43,25 @@ def cut(tables: Sequence[Extent], n: int, limits: Limits) -> list[tuple[int, lis
 
     Shards take turns, so that all of them start at once.
     """
-    by_shard: list[list[tuple[int, list[Run]]]] = []
+    requests: list[tuple[int, list[Run]]] = []
+    more: list[list[tuple[int, list[Run]]]] = []  # what does not fit into a shard's first request
     for shard in range(n):
         runs, size = [], 0
         for k, (edges, row_bytes, everywhere) in enumerate(tables):
             begin, end = edges[shard], edges[shard + 1]
             if begin < end or everywhere:
-                runs.append(Run(k, begin, end))
+                runs.append((k, begin, end))
                 size += (end - begin) * (row_bytes + ID_BYTES)
-        if runs:
-            groups = [runs] if size <= limits.whole else _pieces(runs, tables, limits.piece)
-            by_shard.append([(shard, group) for group in groups])
-    return [found for turn in itertools.zip_longest(*by_shard) for found in turn if found is not None]
+        if not runs:
+            continue
+        if size > limits.whole:
+            runs, *others = _pieces(runs, tables, limits.piece)
+            more.append([(shard, group) for group in others])
+        requests.append((shard, runs))
+    if more:
+        turns = itertools.zip_longest(*more)
+        requests += [found for turn in turns for found in turn if found is not None]
+    return requests
 
 
 def _pieces(runs: list[Run], tables: Sequence[Extent], most: int) -> list[list[Run]]:
@@ -73,11 +75,11 @@ def _pieces(runs: list[Run], tables: Sequence[Extent], most: int) -> list[list[R
                 groups.append([])
                 left = max(most, size)
             stop = min(end, begin + left // size)
-            groups[-1].append(Run(table, begin, stop))
+            groups[-1].append((table, begin, stop))
             left -= (stop - begin) * size
             begin = stop
     return groups
 
 
 def _holds(groups: list[list[Run]], table: int) -> bool:
-    return any(run.table == table for group in groups for run in group)
+    return any(run[0] == table for group in groups for run in group)

@@ -13,7 +13,6 @@ of several shards go to one, and only who knows all of them can say what became 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 
 from ...proto import methods
@@ -61,7 +60,7 @@ class Exchange:
         self._ready: list[Request] = list(requests)
         self._waiting: list[tuple[float, Request]] = []
         self._in_flight: dict[int, tuple[Request, Layout, float]] = {}  # by tag; since when
-        self._busy: Counter[int] = Counter()  # requests under way, by shard
+        self._busy: dict[int, int] = {}  # requests under way, by shard
         self._deadline = deadline
         self._moving_until = 0.0
         self._extended = 0.0
@@ -79,13 +78,12 @@ class Exchange:
     def run(self) -> Operation:
         """The operation. Raises RowloomError; PushUnresolved or Unavailable when the deadline passes."""
         try:
-            while True:
-                now = self._session.clock()
-                if self._finished() or now >= self._deadline:
-                    break
+            now = self._session.clock()
+            while not self._finished() and now < self._deadline:
                 event = yield Turn(self._sends(now), self._wake_at())
+                now = self._session.clock()
                 if event is not None:
-                    self._receive(event, self._session.clock())
+                    self._receive(event, now)
         finally:
             left = self._give_up()
         if left:
@@ -106,7 +104,7 @@ class Exchange:
     # ---------------------------------------------------------------------------------------------------- out
 
     def _sends(self, now: float) -> list[Send]:
-        if self._failure is not None:
+        if self._failure is not None or not (self._ready or self._waiting or self._ask_at is not None):
             return []
         if self._waiting:
             self._ready += [request for at, request in self._waiting if at <= now]
@@ -119,7 +117,7 @@ class Exchange:
             self._ready = [piece for request in self._ready for piece in self._split(request, layout)]
         later: list[Request] = []
         for request in self._ready:
-            if self._busy[request.shard] < MOST_IN_FLIGHT:
+            if self._busy.get(request.shard, 0) < MOST_IN_FLIGHT:
                 sends.append(self._send(request, layout, now))
             else:
                 later.append(request)
@@ -131,7 +129,7 @@ class Exchange:
         request.attempts += 1
         tag = self._session.tag()
         self._in_flight[tag] = (request, layout, now)
-        self._busy[request.shard] += 1
+        self._busy[request.shard] = self._busy.get(request.shard, 0) + 1
         timeout_s = min(self._deadline - now, ATTEMPT_TIMEOUT_S)
         return Send(tag, layout.shards[request.shard].address, request.method, request, timeout_s)
 
@@ -242,6 +240,8 @@ class Exchange:
 
         An exception may have come from anywhere, so a request may stand in two lists.
         """
+        if not (self._in_flight or self._ready or self._waiting):
+            return []
         under_way = [request for request, _, _ in self._in_flight.values()]
         for request in under_way:
             if isinstance(request, PushRequest):

@@ -62,9 +62,9 @@ class Message:
         return at, end
 
 
-def as_view(reply: Reply) -> memoryview:
-    """A reply's bytes, without copying them."""
-    return reply.data if isinstance(reply, np.ndarray) else memoryview(reply)
+def as_array(reply: Reply) -> np.ndarray:
+    """A reply's bytes as an array, [N] uint8, without copying them."""
+    return reply if isinstance(reply, np.ndarray) else np.frombuffer(reply, np.uint8)
 
 
 def as_bytes(message: Writable) -> bytes:

@@ -5,7 +5,6 @@ Letters: N ids of a batch, or entries of bags (one id of one bag); B bags; `widt
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from ...proto.errors import InvalidRequest
 from ...proto.layout import Layout, owner
 from ...proto.spec import TableEntry
 from ..inputs import as_bag_grads, as_ids, as_rows
-from .assembly import Arrived, latest
+from .assembly import Arrived
 from .bag_requests import (
     BagGrads,
     Partial,
@@ -33,8 +32,8 @@ from .cutting import Extent, cut
 from .exchange import Exchange
 from .operation import Event, Turn
 from .placed import Placed
-from .requests import Given, PullRequest, PushRequest, Request, StepRequest, Wanted
-from .routing import Route, split
+from .requests import Given, PullRequest, PushRequest, Request, Wanted
+from .routing import Route, places, split, summing
 from .session import Session
 from .sums import Sums
 from .values import Rows, Values
@@ -78,8 +77,8 @@ class Coming:
 
     def rows(self) -> np.ndarray:
         """What was asked for, when all requests are done. Raises InvalidRequest for rows that did not arrive finite."""
-        for rows, places in self.arrived.kept if self.wire != codec.FLOAT32 else ():
-            refuse_overflown(self.entry, self.route.ids[places], rows, self.wire)
+        for rows, where in self.arrived.kept if self.wire != codec.FLOAT32 else ():
+            refuse_overflown(self.entry, self.route.ids[where], rows, self.wire)
         return self.arrived.spread(self.route.inverse).reshape(self.shape)
 
 
@@ -101,7 +100,7 @@ def pull(
 ) -> Generator[Turn, Event | None, list[np.ndarray]]:
     """Rows of ids of each table: ids.shape + row_shape, float32. Raises as `Table.pull`."""
     asked = _asked(wanted, wire)
-    layout = yield from known_layout(session, deadline)
+    layout = session.layout or (yield from known_layout(session, deadline))
     coming = _coming(session, layout, asked)
     yield from Exchange(session, _pulls(session, layout, coming), deadline).run()
     return [one.rows() for one in coming]
@@ -120,7 +119,7 @@ def push(
     every shard.
     """
     brought = _brought(given, kind)
-    layout = yield from known_layout(session, deadline)
+    layout = session.layout or (yield from known_layout(session, deadline))
     requests = _pushes(session, layout, brought, kind, wire)
     yield from Exchange(session, requests, deadline).run()
 
@@ -138,7 +137,7 @@ def step(
     """
     brought = _brought(given, codec.GRADIENTS)
     asked = _asked(wanted, wire)
-    layout = yield from known_layout(session, deadline)
+    layout = session.layout or (yield from known_layout(session, deadline))
     coming = _coming(session, layout, asked)
     later: list[PullRequest] = []
     pushes = _pushes(session, layout, brought, codec.GRADIENTS, wire)
@@ -157,7 +156,7 @@ def renorm(
     if not max_norm > 0 or not norm_type > 0:
         raise InvalidRequest(f"max_norm and norm_type must be above 0, got {max_norm} and {norm_type}")
     array = as_ids(ids, entry.spec).reshape(-1)
-    layout = yield from known_layout(session, deadline)
+    layout = session.layout or (yield from known_layout(session, deadline))
     distinct, bounds, _ = split(array, session.placed(entry, layout).owners)
     nothing = Rows(np.empty((len(distinct), 0), np.float32))
     going = [Going(entry, distinct, bounds.tolist(), nothing, everywhere=False)]
@@ -207,9 +206,11 @@ def _coming(session: Session, layout: Layout, asked: Iterable[Asked]) -> list[Co
 
 def _pulls(session: Session, layout: Layout, coming: Sequence[Coming]) -> list[PullRequest]:
     """The requests of a pull; each has one wire type."""
+    by_wire: dict[int, list[Coming]] = {}
+    for one in coming:
+        by_wire.setdefault(one.wire, []).append(one)
     requests = []
-    for wire in dict.fromkeys(one.wire for one in coming):
-        some = [one for one in coming if one.wire == wire]
+    for wire, some in by_wire.items():
         extents = [Extent(one.route.bounds.tolist(), 4 * one.entry.spec.width) for one in some]
         for shard, runs in cut(extents, layout.n, session.limits):
             tables = []
@@ -225,12 +226,12 @@ def _pushes(
 ) -> list[PushRequest]:
     """The requests of a push, with its number; each id once, in each request one wire type and a table once."""
     by_wire: dict[tuple[int, int], list[Going]] = {}
-    seen: Counter[int] = Counter()
+    seen: dict[int, int] = {}
     for one in brought:
         number = codec.FLOAT32 if kind == codec.ASSIGN else wire_of(one.entry, wire)
         going = _going(one, session.placed(one.entry, layout), kind, number)
-        by_wire.setdefault((number, seen[one.entry.number]), []).append(going)
-        seen[one.entry.number] += 1
+        time = seen[one.entry.number] = seen.get(one.entry.number, -1) + 1
+        by_wire.setdefault((number, time), []).append(going)
     push_number = session.next_push()
     requests = []
     for (number, _), some in by_wire.items():
@@ -240,15 +241,16 @@ def _pushes(
 
 def _going(one: Brought, placed: Placed, kind: int, wire: int) -> Going:
     """Route a table's ids. Raises InvalidRequest if the sum of an id's gradients is more than the wire type holds."""
-    route = Route(*split(one.ids, placed.owners))
-    edges = route.bounds.tolist()
+    ids, bounds, order, begins = summing(one.ids, placed.owners)
+    edges = bounds.tolist()
     if kind == codec.ASSIGN:
-        return Going(one.entry, route.ids, edges, Rows(latest(one.rows, route)), everywhere=False)
-    sums = Sums.of(one.rows, route)
+        latest = order[begins[1:] - 1]  # of duplicates
+        return Going(one.entry, ids, edges, Rows(one.rows[latest]), everywhere=False)
+    sums = Sums(one.rows, order, begins, places(len(ids)))
     safe = LARGEST[wire] / 2  # however a sum is rounded on its way
     if one.largest * len(one.ids) > safe and one.largest * sums.most > safe:
-        refuse_overflow(one.entry, route.ids, sums.array(), wire)
-    return Going(one.entry, route.ids, edges, sums, placed.everywhere)
+        refuse_overflow(one.entry, ids, sums.array(), wire)
+    return Going(one.entry, ids, edges, sums, placed.everywhere)
 
 
 def _cut_push(
@@ -269,16 +271,19 @@ def _fused(
     pushes: Sequence[PushRequest], pulls: Sequence[PullRequest], later: list[PullRequest]
 ) -> list[Request]:
     """What can go at once. A shard's pulls go with its only push, or else `later`: when its pushes are done."""
-    out: list[Request] = []
-    pushed = Counter(request.shard for request in pushes)
-    alone = {request.shard: request for request in reversed(pulls) if pushed[request.shard] == 1}
+    if not pulls:
+        return list(pushes)
+    pushed: dict[int, list[PushRequest]] = {}
     for request in pushes:
-        beside = alone.get(request.shard)
-        out.append(request if beside is None else StepRequest.of(request, beside, later))
+        pushed.setdefault(request.shard, []).append(request)
+    out: list[Request] = list(pushes)
     for request in pulls:
-        if not pushed[request.shard]:
+        mine = pushed.get(request.shard)
+        if mine is None:
             out.append(request)
-        elif request is not alone.get(request.shard):
+        elif len(mine) == 1 and mine[0].pull is None:
+            mine[0].pull, mine[0].later = request, later
+        else:
             later.append(request)
     return out
 
@@ -295,7 +300,7 @@ def pull_bags(
     """
     spec = entry.spec
     checked = as_ids(ids, spec)
-    layout = yield from known_layout(session, deadline)
+    layout = session.layout or (yield from known_layout(session, deadline))
     sums: Partial = []
     requests = []
     owners = owner(spec, checked, layout.n)
@@ -341,7 +346,7 @@ def push_bags(
     values = BagGrads(shares, as_bag_grads(grads, shape, spec))
     check_sums(entry, checked, values)
     _refuse_frozen(entry)
-    layout = yield from known_layout(session, deadline)
+    layout = session.layout or (yield from known_layout(session, deadline))
     placed = session.placed(entry, layout)
     runs = push_runs(
         Route(*split(checked, placed.owners)), shares.bags, len(values.grads), spec.width, session.limits
@@ -352,11 +357,11 @@ def push_bags(
         by_bag += [(shard, np.empty(0, np.int64)) for shard in sorted(without)]
     number = session.next_push()
     requests: list[PushRequest] = [
-        PushBagsRequest(layout.epoch, shard, [Given(entry, checked[places], values[places])], number)
-        for shard, places in by_bag
+        PushBagsRequest(layout.epoch, shard, [Given(entry, checked[some], values[some])], number)
+        for shard, some in by_bag
     ]
-    for shard, places in runs.by_id:
-        requests += _expanded(session, layout, Given(entry, checked[places], values[places]), shard, number)
+    for shard, some in runs.by_id:
+        requests += _expanded(session, layout, Given(entry, checked[some], values[some]), shard, number)
     yield from Exchange(session, requests, deadline).run()
 
 

@@ -37,9 +37,9 @@ def heads_of(layout: Layout) -> list[np.ndarray]:
     """For each shard the bytes of a PullRequest up to its first table."""
     # Not views of the bytes: compiled code takes longer to recognize arrays that are not to be written to.
     headers = [layout.header(shard).SerializeToString() for shard in range(layout.n)]
-    return [as_array(joined(framed(1, [header]))) for header in headers]
+    return [copied(joined(framed(1, [header]))) for header in headers]
 
 
-def as_array(data: bytes) -> np.ndarray:
+def copied(data: bytes) -> np.ndarray:
     """A copy of bytes as an array, [N] uint8."""
     return np.frombuffer(bytearray(data), np.uint8)

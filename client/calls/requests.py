@@ -20,8 +20,8 @@ from ...proto.layout import Layout, owner
 from ...proto.plain import pull_bytes, push_bytes, put_pull, put_push
 from ...proto.spec import TableEntry
 from .assembly import Arrived
-from .operation import Reply, as_view
-from .placed import as_array
+from .operation import Reply, as_array
+from .placed import copied
 from .session import Session
 from .values import Values
 
@@ -55,36 +55,25 @@ class PullRequest:
     """Distinct ids of one shard, of one or more tables of one wire type.
 
     epoch, shard: the layout that it was routed by, and where to.
+    size, reply_bytes: as `Writable` has them, from `prepare` on.
     """
 
     epoch: int
     shard: int
     tables: list[Wanted]
     wire: int = codec.FLOAT32
-    attempts: int = 0
-    _head: np.ndarray = field(default_factory=lambda: _NOTHING, repr=False)
 
     method = methods.PULL
+    attempts = size = reply_bytes = 0  # no fields: making requests is a good part of a small call
+    _head = _NOTHING
 
     def prepare(self, session: Session, layout: Layout) -> None:
         """Before each attempt."""
         self._head = session.head(layout, self.shard)
-
-    @property
-    def size(self) -> int:
-        """As `Writable.size`."""
-        size = len(self._head) + FRAME_BYTES
-        for _, ids, _, _ in self.tables:
-            size += 8 * len(ids) + FRAME_BYTES
-        return size
-
-    @property
-    def reply_bytes(self) -> int:
-        """How long its reply can be."""
-        size = FRAME_BYTES
+        self.size, self.reply_bytes = len(self._head) + FRAME_BYTES, FRAME_BYTES
         for entry, ids, _, _ in self.tables:
-            size += len(ids) * (entry.spec.width * 4 + 4) + FRAME_BYTES
-        return size
+            self.size += 8 * len(ids) + FRAME_BYTES
+            self.reply_bytes += len(ids) * (entry.spec.width * 4 + 4) + FRAME_BYTES
 
     def write(self, buffer: np.ndarray, at: int) -> tuple[int, int]:
         """As `Writable.write`."""
@@ -93,10 +82,9 @@ class PullRequest:
     def put(self, buffer: np.ndarray, at: int, *, inside: bool) -> int:
         """Write it, as a message or as the second half of a StepRequest; returns where it ends."""
         wire = scalar(_PULL_WIRE, self.wire)
-        rest = len(wire)
-        for entry, ids, _, _ in self.tables[1:]:
-            rest += pull_bytes(entry.number, len(ids))
-        head = self._head
+        rest, head = len(wire), self._head
+        if len(self.tables) > 1:
+            rest += sum([pull_bytes(entry.number, len(ids)) for entry, ids, _, _ in self.tables[1:]])
         for entry, ids, _, _ in self.tables:
             at = put_pull(buffer, at, head, rest, entry.number, ids, 0, len(ids), inside)
             head, rest, inside = _NOTHING, 0, False
@@ -106,7 +94,7 @@ class PullRequest:
 
     def accept(self, reply: Reply) -> None:
         """Take the rows, where they are. Raises InvalidRequest."""
-        message = np.frombuffer(as_view(reply), np.uint8)
+        message = as_array(reply)
         if not self.take(message, inside=False):
             self.take_blocks(codec.PullReply.decode(message.data))
 
@@ -149,6 +137,8 @@ class PushRequest:
 
     epoch, shard: as PullRequest's.
     names: what it was sent as, newest last; the session adds one for each layout.
+    pull: rows that are wanted of the same shard, in the same message: the pull sees the push. None: a push alone.
+    later: where the pull goes if the layout changes, to be done when all of the push is.
     maybe_applied: an attempt ended without an answer.
     """
 
@@ -161,15 +151,17 @@ class PushRequest:
     max_norm: float = 0.0
     norm_type: float = 0.0
     names: list[PartName] = field(default_factory=list)
-    attempts: int = 0
-    maybe_applied: bool = False
-    _head: np.ndarray = field(default_factory=lambda: _NOTHING, repr=False)
-    _framed: list[Buffer] = field(
-        default_factory=list, repr=False
-    )  # by the codec, where compiled code cannot
+    pull: PullRequest | None = None
+    later: list[PullRequest] | None = None
 
-    method = methods.PUSH
-    reply_bytes = FRAME_BYTES
+    attempts = size = reply_bytes = 0
+    maybe_applied = False
+    _head = _NOTHING
+
+    @property
+    def method(self) -> str:
+        """Which RPC it is."""
+        return methods.PUSH if self.pull is None else methods.STEP
 
     @property
     def rows(self) -> int:
@@ -193,10 +185,19 @@ class PushRequest:
             norm_type=self.norm_type,
             tables=[],
         )
-        self._head = as_array(message.head())
-        if not self.plain:
+        self._head = copied(message.head())
+        self.size, self.reply_bytes = len(self._head) + FRAME_BYTES, FRAME_BYTES
+        if self.plain:
+            for entry, ids, _ in self.tables:
+                self.size += len(ids) * (8 + self._row_bytes(entry)) + FRAME_BYTES
+        else:
             message.tables = [(entry.number, ids, self.block(values)) for entry, ids, values in self.tables]
             self._framed = message.encode()
+            self.size += size_of(self._framed)
+        if self.pull is not None:
+            self.pull.prepare(session, layout)
+            self.size += self.pull.size
+            self.reply_bytes += self.pull.reply_bytes
 
     @property
     def plain(self) -> bool:
@@ -207,32 +208,22 @@ class PushRequest:
         """Values as the codec has them."""
         return codec.to_wire(values.array(), self.wire)
 
-    @property
-    def size(self) -> int:
-        """As `Writable.size`."""
-        if not self.plain:
-            return size_of(self._framed) + FRAME_BYTES
-        size = len(self._head) + FRAME_BYTES
-        for entry, ids, _ in self.tables:
-            size += len(ids) * (8 + self._row_bytes(entry)) + FRAME_BYTES
-        return size
-
     def _row_bytes(self, entry: TableEntry) -> int:
         return 0 if self.kind == codec.RENORM else entry.spec.width * codec.WIRE_DTYPE[self.wire].itemsize
 
     def write(self, buffer: np.ndarray, at: int) -> tuple[int, int]:
         """As `Writable.write`."""
-        return self.put(buffer, at, inside=False)
+        begin, at = self.put(buffer, at, inside=self.pull is not None)
+        return begin, at if self.pull is None else self.pull.put(buffer, at, inside=True)
 
     def put(self, buffer: np.ndarray, at: int, *, inside: bool) -> tuple[int, int]:
-        """Write it, as a message or as the first half of a StepRequest; returns where it begins and ends."""
+        """Write the push, as a message or as the first half of a StepRequest; returns where it begins and ends."""
         if not self.plain:
             buffers = framed(_STEP_PUSH, self._framed) if inside else self._framed
             return at, put_buffers(buffer, at, buffers)
-        rest = 0
-        for entry, ids, _ in self.tables[1:]:
-            rest += push_bytes(entry.number, len(ids), self._row_bytes(entry))
-        head, first = self._head, -1
+        rest, head, first = 0, self._head, -1
+        if len(self.tables) > 1:
+            rest = sum([push_bytes(e.number, len(ids), self._row_bytes(e)) for e, ids, _ in self.tables[1:]])
         for entry, ids, values in self.tables:
             row_bytes = self._row_bytes(entry)
             begin, at = put_push(buffer, at, head, rest, entry.number, ids, row_bytes, inside)
@@ -243,15 +234,22 @@ class PushRequest:
         return first, at
 
     def accept(self, reply: Reply) -> None:
-        """The shard has it. Raises InvalidRequest."""
-        if len(reply):
-            codec.decode_push_reply(as_view(reply))
+        """The shard has it; take the rows, if some are wanted. Raises InvalidRequest."""
+        message = as_array(reply)
+        if self.pull is None:
+            if len(message):
+                codec.decode_push_reply(message.data)
+        elif not self.pull.take(message, inside=True):
+            self.pull.take_blocks(codec.StepReply.decode(message.data).pull)
 
     def split(self, layout: Layout) -> Iterator[PushRequest]:
         """The same rows for the shards of another layout. Every piece keeps the old names.
 
-        A table that counts steps goes to every shard, with or without rows, so that all count the same.
+        A table that counts steps goes to every shard, with or without rows, so that all count the same. The pull, if
+        there is one, comes later.
         """
+        if self.pull is not None and self.later is not None:
+            self.later.append(self.pull)
         by_shard: dict[int, list[Given]] = {}
         for entry, ids, values in self.tables:
             owners = owner(entry.spec, ids, layout.n)
@@ -269,58 +267,6 @@ class PushRequest:
         )
         piece.names, piece.maybe_applied = list(self.names), self.maybe_applied
         return piece
-
-
-@dataclass(eq=False)
-class StepRequest(PushRequest):
-    """A push to one shard and a pull from it in one request: the pull sees the push.
-
-    pull: from the same shard, routed by the same layout.
-    later: where the pull goes if the layout changes, to be done when all of the push is.
-    """
-
-    pull: PullRequest = field(default_factory=lambda: PullRequest(0, 0, []))
-    later: list[PullRequest] = field(default_factory=list)
-
-    method = methods.STEP
-
-    @classmethod
-    def of(cls, push: PushRequest, pull: PullRequest, later: list[PullRequest]) -> StepRequest:
-        """The two in one."""
-        return cls(
-            push.epoch, push.shard, push.tables, push.push, push.kind, push.wire, pull=pull, later=later
-        )
-
-    def prepare(self, session: Session, layout: Layout) -> None:
-        """Before each attempt."""
-        super().prepare(session, layout)
-        self.pull.prepare(session, layout)
-
-    @property
-    def size(self) -> int:
-        """As `Writable.size`."""
-        return super().size + self.pull.size
-
-    @property
-    def reply_bytes(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """How long its reply can be."""
-        return FRAME_BYTES + self.pull.reply_bytes
-
-    def write(self, buffer: np.ndarray, at: int) -> tuple[int, int]:
-        """As `Writable.write`."""
-        begin, at = self.put(buffer, at, inside=True)
-        return begin, self.pull.put(buffer, at, inside=True)
-
-    def accept(self, reply: Reply) -> None:
-        """The shard has it; take the rows. Raises InvalidRequest."""
-        message = np.frombuffer(as_view(reply), np.uint8)
-        if not self.pull.take(message, inside=True):
-            self.pull.take_blocks(codec.StepReply.decode(message.data).pull)
-
-    def split(self, layout: Layout) -> Iterator[PushRequest]:
-        """The push, split anew; the pull comes later."""
-        self.later.append(self.pull)
-        return super().split(layout)
 
 
 def put_buffers(buffer: np.ndarray, at: int, buffers: list[Buffer]) -> int:

@@ -17,7 +17,7 @@ from ...proto.owners import owner_of, owners_of
 from ...proto.spec import TableSpec
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Route:
     """Where the ids of a batch go.
 

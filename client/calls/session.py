@@ -8,6 +8,7 @@ every push. A part that is split under a new layout keeps its old names, which a
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -97,7 +98,7 @@ class Session:
         self._numbers: dict[tuple[int, int], Numbers] = {}
         self._holders: dict[PartName, int] = {}  # name -> unfinished parts that carry it
         self._pushes = 0
-        self._tags = 0
+        self._tags = itertools.count(1)  # one step of the interpreter: needs no lock
 
     def next_push(self) -> int:
         """The number of the next push call."""
@@ -107,9 +108,7 @@ class Session:
 
     def tag(self) -> int:
         """A number for one request, never used before."""
-        with self._lock:
-            self._tags += 1
-            return self._tags
+        return next(self._tags)
 
     def learn(self, reply: pb.DescribeLayoutReply) -> bool:
         """Take a newer layout. Returns whether there was one to take or to keep."""

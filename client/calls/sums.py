@@ -16,7 +16,7 @@ from .values import write_rows
 _F32 = np.dtype("<f4")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Sums:
     """The summed gradients of M of a batch's U distinct ids: in the batch's order, in float32.
 

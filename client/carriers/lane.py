@@ -96,12 +96,12 @@ class Lane:
         """Put a request on its way. Raises OSError."""
         size, room = message.size, message.reply_bytes
         buffer, begin = self._space, self._used + _ROOM
-        reply_at = _up(begin + size) + _ROOM
+        reply_at = begin + -(-size // _ROOM) * _ROOM + _ROOM
         shared = self._arena_bytes > 0
         if reply_at + room <= len(buffer):
-            self._used = _up(reply_at + room)
+            self._used = reply_at + -(-room // _ROOM) * _ROOM
         else:  # too much for what is left: it travels through the socket, from memory of its own
-            shared, begin, reply_at = False, _ROOM, _up(_ROOM + size) + _ROOM
+            shared, begin, reply_at = False, _ROOM, reply_at - begin + _ROOM
             buffer = np.empty(reply_at + room, np.uint8)
         # First, so that a lane on which anything was sent is never taken for an idle one, whatever happens now.
         self.waiting.append(Expected(tag, until, buffer, reply_at, room))
@@ -112,9 +112,15 @@ class Lane:
             head = begin - REQUEST_BYTES
             piece = buffer.data[head:end]
             piece[:REQUEST_BYTES] = Request(method, end - begin).encode()
+        if not self._unsent:
+            try:
+                sent = self._end.send(piece, _NOW)
+            except BlockingIOError:
+                sent = 0
+            if sent == len(piece):
+                return
+            piece = piece[sent:]
         self._unsent.append(piece)
-        if len(self._unsent) == 1:
-            self.flush()
 
     def flush(self) -> None:
         """Send as much as the socket takes. Raises OSError."""
@@ -138,55 +144,49 @@ class Lane:
         Raises:
             OSError, InvalidRequest: the connection is of no use any more.
         """
-        expected, flags = self.waiting[0], 0 if block else _NOW
-        if self._body is None and not self._receive_head(expected, flags):
-            return None
+        tag, _, buffer, at, room = self.waiting[0]
+        flags = 0 if block else _NOW
+        if self._body is None:
+            # Through a socket head and body come together; but never more than this reply.
+            more = 0 if self._arena_bytes or len(self.waiting) > 1 else room
+            view = buffer.data[at - REPLY_BYTES : at + more]
+            if not self._fill(view, REPLY_BYTES, flags):
+                return None
+            self._begin_body(Reply.decode(view[:REPLY_BYTES], self._arena_bytes), buffer, at, room)
         body = self._body
         assert body is not None
         if self._got < len(body) and not self._fill(body.data, len(body), flags):
             return None
         self._body, self._got = None, 0
         self.waiting.popleft()
-        return expected.tag, body if self._status == OK else decode_error(body.tobytes())
+        return tag, body if self._status == OK else decode_error(body.tobytes())
 
-    def _receive_head(self, expected: Expected, flags: int) -> bool:
-        """Receive a reply's head, and what comes with it; whether it is whole."""
-        buffer, at, room = expected.buffer, expected.at, expected.room
-        # Through a socket head and body come together; but never more than this reply.
-        more = room if len(self.waiting) == 1 and not self._arena_bytes else 0
-        view = buffer.data[at - REPLY_BYTES : at + more]
-        if not self._fill(view, REPLY_BYTES, flags):
-            return False
-        reply = Reply.decode(view[:REPLY_BYTES], self._arena_bytes)
+    def _begin_body(self, reply: Reply, buffer: np.ndarray, at: int, room: int) -> None:
+        """The head is here, and perhaps some of the body behind it."""
+        status, length, offset = reply
+        self._status = status
         self._got -= REPLY_BYTES
-        self._status = reply.status
-        if reply.offset != NOWHERE:
-            self._body, self._got = self._space[reply.offset : reply.offset + reply.length], reply.length
-        elif reply.length <= room:
-            self._body = buffer[at : at + reply.length]
+        if offset != NOWHERE:
+            self._body, self._got = self._space[offset : offset + length], length
+        elif length <= room:
+            self._body = buffer[at : at + length]
         else:  # a refusal with many words
-            self._body = np.empty(reply.length, np.uint8)
+            self._body = np.empty(length, np.uint8)
             self._body[: self._got] = buffer[at : at + self._got]
-        if self._got > len(self._body):
-            raise InvalidRequest(f"a reply of {len(self._body)} bytes was followed by {self._got} more")
-        return True
+        if self._got > length:
+            raise InvalidRequest(f"a reply of {length} bytes was followed by {self._got - length} more")
 
     def _fill(self, view: memoryview, least: int, flags: int) -> bool:
         """Go on filling a view until it has at least so many bytes; whether it does."""
         while self._got < least:
             try:
-                n = self._end.recv_into(view[self._got :], 0, flags)
+                n = self._end.recv_into(view[self._got :] if self._got else view, 0, flags)
             except BlockingIOError:
                 return False
             if n == 0:
                 raise ConnectionResetError("the server closed the connection")
             self._got += n
         return True
-
-
-def _up(at: int) -> int:
-    """The next place for a message or a reply."""
-    return -(-at // _ROOM) * _ROOM
 
 
 def open_lane(description: pb.LaneReply, host: str, *, shared: bool, timeout_s: float) -> Lane:

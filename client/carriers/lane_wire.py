@@ -38,6 +38,7 @@ class LaneWire:
         self._grpc: GrpcWire | None = None
         self._mine: dict[str, Lane] = {}
         self._ended: deque[Event] = deque()
+        self._one_each = True  # no lane has more than one reply to come, or something left to send
         self._patient = True
 
     def send(self, send: Send) -> None:
@@ -51,6 +52,8 @@ class LaneWire:
             return
         try:
             lane.send(send.tag, number, send.message, time.monotonic() + send.timeout_s)
+            if len(lane.waiting) > 1 or lane.clogged:
+                self._one_each = False
         except OSError as e:
             self._broken(send.address, e)
 
@@ -66,18 +69,16 @@ class LaneWire:
         """The next request that ends."""
         until = time.monotonic() + timeout_s
         while not self._ended:
-            busy = {address: lane for address, lane in self._mine.items() if lane.waiting}
             calling = self._grpc is not None and self._grpc.busy
+            if not calling and self._one_each and self._patient and self._block(until):
+                continue
+            busy = {address: lane for address, lane in self._mine.items() if lane.waiting}
             if not busy or calling:
                 event = self._wait_for_grpc(0.0 if busy else until - time.monotonic())
                 if event is not None or not busy:
                     return event
-            if not calling and self._can_block(busy, until):
-                address, lane = next(iter(busy.items()))
-                self._patient = self._receive(address, lane, block=True)
-            else:
-                seconds = until - time.monotonic()
-                self._poll(busy, min(seconds, MIXED_S) if calling else seconds)
+            seconds = until - time.monotonic()
+            self._poll(busy, min(seconds, MIXED_S) if calling else seconds)
             if time.monotonic() >= until:
                 break
         return self._ended.popleft() if self._ended else None
@@ -88,14 +89,15 @@ class LaneWire:
         time.sleep(max(0.0, seconds))
         return None
 
-    def _can_block(self, busy: dict[str, Lane], until: float) -> bool:
-        """Whether nothing else can happen before the first lane's reply, or its end."""
-        if not self._patient:
-            return False
-        for lane in busy.values():
-            if len(lane.waiting) > 1 or lane.clogged or lane.waiting[0].until > until + _PATIENCE_S:
-                return False
-        return True
+    def _block(self, until: float) -> bool:
+        """Wait for the first reply that is to come, if nothing else can happen before; whether that was so."""
+        for address, lane in self._mine.items():
+            if lane.waiting:
+                if lane.waiting[0].until > until + _PATIENCE_S:
+                    return False
+                self._patient = self._receive(address, lane, block=True)
+                return True
+        return False
 
     def _receive(self, address: str, lane: Lane, *, block: bool) -> bool:
         """Take a lane's next reply; whether there was one, or will be none."""

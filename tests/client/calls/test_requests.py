@@ -13,7 +13,7 @@ from rowloom.client import SGD, InvalidRequest, TableSpec
 from rowloom.client.calls import operations
 from rowloom.client.calls.cutting import Limits
 from rowloom.client.calls.operation import Message, as_bytes
-from rowloom.client.calls.requests import PullRequest, PushRequest, StepRequest
+from rowloom.client.calls.requests import PullRequest, PushRequest
 from rowloom.client.calls.session import Session
 from rowloom.client.lookup.bags import Bags
 from rowloom.proto import codec
@@ -55,7 +55,7 @@ def sent(operation) -> list:
 
 def expected(request) -> bytes:
     """What the codec makes of a request that has been prepared."""
-    if isinstance(request, StepRequest):
+    if isinstance(request, PushRequest) and request.pull is not None:
         return joined(codec.Step(push_message(request), pull_message(request.pull)).encode())
     message = push_message(request) if isinstance(request, PushRequest) else pull_message(request)
     return joined(message.encode())
@@ -119,12 +119,16 @@ def test_bytes_are_sent_as_they_are() -> None:
     assert buffer[4:7].tobytes() == as_bytes(Message(b"abc")) == b"abc"
 
 
-def answered(request: PullRequest, rng: np.random.Generator, duplicate: bool) -> tuple[bytes, list]:
+def pull_in(request) -> PullRequest:
+    return request.pull if isinstance(request, PushRequest) else request
+
+
+def answered(request, rng: np.random.Generator, duplicate: bool) -> tuple[bytes, list]:
     """The reply to a request, and the rows in it."""
-    pull = request.pull if isinstance(request, StepRequest) else request
+    pull = pull_in(request)
     blocks = [rng.normal(size=(len(t.ids), t.entry.spec.width)).astype(np.float32) for t in pull.tables]
     reply = codec.PullReply([codec.to_wire(rows, pull.wire) for rows in blocks], pull.wire)
-    if isinstance(request, StepRequest):
+    if isinstance(request, PushRequest):
         return joined(codec.StepReply(duplicate, reply).encode()), blocks
     return joined(reply.encode()), blocks
 
@@ -148,7 +152,7 @@ def test_rows_are_read_where_the_reply_lies_and_nothing_is_read_from_other_repli
         at = int(rng.integers(0, 9))
         buffer = np.frombuffer(bytearray(b"x" * at + data + b"y"), np.uint8)
         send.message.accept(buffer[at : at + len(data)])
-        pull = send.message.pull if fused else send.message
+        pull = pull_in(send.message)
         for table, rows in zip(pull.tables, blocks, strict=True):
             arrives = codec.from_wire(codec.to_wire(rows, pull.wire), pull.wire)
             for k, place in enumerate(range(table.places.start, table.places.stop)):
