@@ -26,7 +26,7 @@ from .requests import FRAME_BYTES, Given, PullRequest, PushRequest, put_buffers
 from .routing import Route, distinct_of
 from .session import Session
 from .sums import Sums
-from .values import Values, write_rows
+from .values import Values
 from .wire_types import LARGEST, refuse_overflow
 
 _ENTRY_BYTES = 16  # id, bag, factor
@@ -84,7 +84,7 @@ class BagGrads:
 
     def write(self, buffer: np.ndarray, wire: int) -> None:
         """As `Values.write`."""
-        write_rows(self.array(), buffer, wire)
+        codec.write_rows(self.array(), wire, buffer)
 
     def by_id(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the shards make of it: distinct ids [U] of these [N], and the summed gradient of each [U, width]."""

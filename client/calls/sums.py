@@ -11,7 +11,6 @@ from ...proto.cpu_prefetch import AHEAD, fetch
 from ...proto.jit import kernel
 from ..cores import in_pieces
 from .routing import Route, places
-from .values import write_rows
 
 _F32 = np.dtype("<f4")
 
@@ -58,7 +57,7 @@ class Sums:
         if wire == codec.FLOAT32:
             self._fill(buffer.view(_F32).reshape(len(self), self.grads.shape[1]))
         else:
-            write_rows(self.array(), buffer, wire)
+            codec.write_rows(self.array(), wire, buffer)
 
     def _fill(self, out: np.ndarray) -> None:
         def piece(begin: int, end: int) -> None:

@@ -50,10 +50,4 @@ class Rows:
 
     def write(self, buffer: np.ndarray, wire: int) -> None:
         """As `Values.write`."""
-        write_rows(self._rows, buffer, wire)
-
-
-def write_rows(rows: np.ndarray, buffer: np.ndarray, wire: int) -> None:
-    """Write rows [M, width] float32 to a buffer of bytes, as a wire type that has no scales."""
-    data = np.ascontiguousarray(codec.to_wire(rows, wire).data, codec.WIRE_DTYPE[wire])
-    buffer[:] = data.reshape(-1).view(np.uint8)
+        codec.write_rows(self._rows, wire, buffer)
