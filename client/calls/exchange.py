@@ -57,20 +57,28 @@ class Exchange:
 
     def run(self) -> Operation:
         """The operation. Raises RowloomError; PushUnresolved or Unavailable when the deadline passes."""
-        while True:
-            now = self._session.clock()
-            if self._finished() or now >= self._deadline:
-                break
-            event = yield Turn(self._sends(now), self._wake_at())
-            if event is not None:
-                self._receive(event, self._session.clock())
-        self._close()
+        try:
+            while True:
+                now = self._session.clock()
+                if self._finished() or now >= self._deadline:
+                    break
+                event = yield Turn(self._sends(now), self._wake_at())
+                if event is not None:
+                    self._receive(event, self._session.clock())
+        finally:
+            # Also when Ctrl-C or a closed generator ends it: a number that stays open is remembered by every shard.
+            left = self._abandon()
+        self._explain(left)
         return None
 
     def _finished(self) -> bool:
         return not self._in_flight and (self._failure is not None or not (self._ready or self._waiting))
 
     def _wake_at(self) -> float:
+        if (
+            self._failure is not None
+        ):  # nothing more is sent; else this would be a moment that has passed, for ever
+            return self._deadline
         times = [self._deadline, *(at for at, _ in self._waiting)]
         if self._ask_at is not None and self._asking is None:
             times.append(self._ask_at)
@@ -90,11 +98,12 @@ class Exchange:
         if layout is None or layout.epoch < self._stale_below:
             return sends
         while self._ready and len(self._in_flight) < MAX_IN_FLIGHT:
-            part = self._ready.pop()
+            part = self._ready[-1]  # taken out once it is somewhere else, so that it is never nowhere
             if part.epoch != layout.epoch:
-                self._ready.extend(reversed(self._split(part, layout)))
+                self._ready[-1:] = reversed(self._split(part, layout))
                 continue
             sends.append(self._send(part, layout, now))
+            self._ready.pop()
         return sends
 
     def _send(self, part: Part, layout: Layout, now: float) -> Send:
@@ -128,7 +137,7 @@ class Exchange:
         if event.tag == self._asking:
             self._answered(event, now)
             return
-        found = self._in_flight.pop(event.tag, None)
+        found = self._in_flight.get(event.tag)
         if found is None:
             return
         part, layout = found
@@ -139,10 +148,12 @@ class Exchange:
             except InvalidRequest as e:
                 error = NoAnswer(f"the reply of shard {part.shard} makes no sense: {e}")
             else:
+                del self._in_flight[event.tag]
                 self._done.append(part)
                 if isinstance(part, PushPart):
                     self._session.finish(part)
                 return
+        del self._in_flight[event.tag]
         self._refused(part, layout, error, now)
 
     def _refused(self, part: Part, layout: Layout, error: RowloomError, now: float) -> None:
@@ -191,17 +202,25 @@ class Exchange:
 
     # ---------------------------------------------------------------------------------------------------- end
 
-    def _close(self) -> None:
+    def _abandon(self) -> list[Part]:
+        """Those that are not done, whose numbers are finished with this: none of them is sent again."""
         left = [part for part, _ in self._in_flight.values()]
         for part in left:
             if isinstance(part, PushPart):
                 part.maybe_applied = True
-        left += [*self._ready, *(part for _, part in self._waiting)]
+        waiting = [*self._ready, *(part for _, part in self._waiting)]
+        left += [part for part in waiting if all(part is not one for one in left)]
+        for part in left:
+            if isinstance(part, PushPart):
+                self._session.finish(part)
+        self._in_flight, self._ready, self._waiting = {}, [], []
+        return left
+
+    def _explain(self, left: list[Part]) -> None:
+        """Raise what became of a call that left parts undone."""
         if not left:
             return
         pushes = [p for p in left if isinstance(p, PushPart)]
-        for part in pushes:
-            self._session.finish(part)
         acked = sum(p.rows for p in self._done if isinstance(p, PushPart))
         unknown = sum(p.rows for p in pushes if p.maybe_applied)
         maybe = any(p.maybe_applied for p in pushes)
