@@ -226,7 +226,7 @@ class Host:
             entries = [TableEntry.from_message(m) for m in request.tables]
             self.current, self.lost = Shard(layout, request.index, entries), False
         else:
-            self.lost = current is None
+            self.lost, self.incoming = current is None, None  # nothing will come of what it was receiving
             raise StateLost(
                 f"this server holds no rows of epoch {layout.epoch}: it started anew, or received them only in part"
             )

@@ -95,6 +95,8 @@ class Exchange:
 
     def _wake_at(self) -> float:
         wake_at = self._deadline
+        if self._failure is not None:  # nothing is sent any more: no other moment matters
+            return wake_at
         for at, _ in self._waiting:
             wake_at = min(wake_at, at)
         if self._ask_at is not None and self._asking is None:

@@ -35,7 +35,7 @@ from .placed import Placed
 from .requests import Given, PullRequest, PushRequest, Request, Wanted
 from .routing import Route, places, split, summing
 from .session import Session
-from .sums import Sums
+from .sums import Sums, latest
 from .values import Rows, Values
 from .wire_types import LARGEST, refuse_overflow, refuse_overflown, wire_of
 
@@ -244,8 +244,7 @@ def _going(one: Brought, placed: Placed, kind: int, wire: int) -> Going:
     ids, bounds, order, begins = summing(one.ids, placed.owners)
     edges = bounds.tolist()
     if kind == codec.ASSIGN:
-        latest = order[begins[1:] - 1]  # of duplicates
-        return Going(one.entry, ids, edges, Rows(one.rows[latest]), everywhere=False)
+        return Going(one.entry, ids, edges, Rows(latest(one.rows, order, begins)), everywhere=False)
     sums = Sums(one.rows, order, begins, places(len(ids)))
     safe = LARGEST[wire] / 2  # however a sum is rounded on its way
     if one.largest * len(one.ids) > safe and one.largest * sums.most > safe:

@@ -2,78 +2,10 @@
 
 import numpy as np
 import pytest
-from simulation.world import CoordinatorNode, World
+from simulation.lab import ROWS, WIDTH, Lab
 
-from rowloom.client import SGD, TableSpec, Zeros
-from rowloom.client.calls import operations as ops
-from rowloom.client.calls.bag_requests import Shares
-from rowloom.client.calls.control import ask
 from rowloom.client.calls.cutting import Limits
-from rowloom.client.lookup.bags import bags_in
-from rowloom.client.lookup.pooling import factors
-from rowloom.proto import rowloom_pb2 as pb
-from rowloom.proto.errors import RowloomError
-from rowloom.proto.spec import TableEntry
-
-ROWS, WIDTH = 40, 3
-PUSH = "/rowloom.v1.Shard/Push"
-
-
-class Lab:
-    """A world with one table and one client, whose operations run one at a time."""
-
-    def __init__(self, seed: int, shards: int, partition: str = "mod") -> None:
-        self.world = World(seed)
-        self.node = CoordinatorNode(self.world)
-        self.wait(lambda ended: self.node.perform(self.node.coordinator.up(shards), ended))
-        self.session = self.world.session([CoordinatorNode.ADDRESS], 1)
-        spec = TableSpec(
-            "t", ROWS, dim=WIDTH, partition=partition, optimizer=SGD(lr=1.0), initializer=Zeros()
-        )
-        request = pb.DefineTableRequest(spec=spec.to_message()).SerializeToString()
-        reply = self.do(ask(self.session, "/rowloom.v1.Coordinator/CreateTable", request, 300.0))
-        self.entry = TableEntry.from_message(pb.DefineTableReply.FromString(reply).table)
-
-    def wait(self, start):
-        out: list = []
-        start(out.append)
-        self.world.run(lambda: bool(out))
-        assert not isinstance(out[0], RowloomError), out[0]
-        return out[0]
-
-    def do(self, operation):
-        return self.wait(lambda ended: self.world.operate(self.session, operation, ended))
-
-    def push_bags(self, ids: np.ndarray, grads: np.ndarray, weights: np.ndarray):
-        bags = bags_in(ids, None, weights)
-        shares = Shares(bags.segments, factors(bags, "sum"))
-        until = self.world.now + 600
-        return ops.push_bags(self.session, self.entry, bags.ids, shares, bags.shape, grads, until)
-
-    def pull_bags(self, ids: np.ndarray) -> np.ndarray:
-        bags = bags_in(ids)
-        shares = Shares(bags.segments, factors(bags, "sum"))
-        until = self.world.now + 600
-        return self.do(ops.pull_bags(self.session, self.entry, bags.ids, shares, bags.shape, until))
-
-    def rows(self) -> np.ndarray:
-        wanted = [(self.entry, np.arange(ROWS))]
-        return self.do(ops.pull(self.session, wanted, self.world.now + 600))[0]
-
-    def lose_replies(self, method: str, count: int) -> list[str]:
-        """The next replies to a method never arrive; the shards do what they were asked. Returns whose were lost."""
-        lost: list[str] = []
-        for address, node in list(self.world.nodes.items()):
-
-            def deaf(name, data, answer, address=address, node=node):
-                if name != method or len(lost) >= count:
-                    node(name, data, answer)
-                else:
-                    lost.append(address)
-                    node(name, data, lambda _: None)
-
-            self.world.nodes[address] = deaf
-        return lost
+from rowloom.proto.methods import PUSH
 
 
 def random_push(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
