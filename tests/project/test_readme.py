@@ -1,5 +1,6 @@
 """The README keeps its word: its code runs, its config is valid, its commands and files exist."""
 
+import json
 import os
 import re
 import subprocess
@@ -77,8 +78,48 @@ def test_every_file_that_it_names_is_there():
     assert not missing
 
 
-def test_following_one_pull_takes_seven_files():
-    road = re.findall(r"^\d\. `([\w/.]+)`", README, re.MULTILINE)
-    assert len(road) == 7
-    for name in road:
+def road() -> list[str]:
+    """The files of "follow one pull": the first of each line."""
+    return re.findall(r"^\d\. `([\w/.]+)`", README, re.MULTILINE)
+
+
+def test_every_file_of_one_pull_can_be_read_in_one_sitting():
+    assert len(road()) == 9
+    for name in road():
         assert len((ROOT / name).read_text().splitlines()) <= 480, f"{name} is too long for one sitting"
+
+
+WALK = """
+import json, sys, threading
+seen = []
+
+def profile(frame, event, argument):
+    name = frame.f_code.co_filename
+    if event == "call" and frame.f_code.co_name != "__init__" and name not in seen:
+        seen.append(name)
+
+import numpy as np
+from rowloom.client import TableSpec
+from rowloom.deploy import local_cluster
+
+threading.setprofile(profile)
+with local_cluster(shards=2, tables=[TableSpec("t", 100, dim=4)]) as cluster:
+    with cluster.connect() as client:
+        table = client.table("t")
+        table.pull([1, 2])  # lanes are opened
+        seen.clear()
+        sys.setprofile(profile)
+        table.pull([3, 4])
+        sys.setprofile(None)
+        walked = list(seen)
+print(json.dumps(walked))
+"""
+
+
+def test_a_real_pull_walks_through_these_files_in_this_order():
+    done = subprocess.run([sys.executable, "-c", WALK], capture_output=True, text=True, timeout=55)
+    assert done.returncode == 0, done.stderr
+    walked = [
+        str(Path(name).relative_to(ROOT)) for name in json.loads(done.stdout) if name.startswith(str(ROOT))
+    ]
+    assert [name for name in walked if name in road()] == road()
