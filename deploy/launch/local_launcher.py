@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ...proto.errors import RowloomError, Unavailable
 from ...server.serve import Server
+from ..atomic_file import write_atomic
 from ..config.config import DeployConfig
 from ..operate.directory import (
     ClusterDirectory,
@@ -26,7 +27,6 @@ from ..operate.directory import (
     spawn_detached,
     started,
     wait_for_end,
-    write_whole,
 )
 from ..operate.remote import Remote
 from .launcher import Launched
@@ -186,8 +186,8 @@ def up_local(config: DeployConfig, directory: ClusterDirectory) -> Record:
     folder = directory.folder(config.name)
     ready, log, given = folder / "ready.json", folder / "cluster.log", folder / "config.json"
     ready.unlink(missing_ok=True)
-    write_whole(given, config.to_json())
-    command = [sys.executable, "-m", "rowloom.deploy.coordinator_server"]
+    write_atomic(given, config.to_json())
+    command = [sys.executable, "-m", "rowloom.deploy.coordinator_process"]
     command += ["--config-json", str(given), "--ready-file", str(ready)]
     pid = spawn_detached(command, log)
     began = started(pid)

@@ -19,7 +19,7 @@ from typing import Any
 
 from ...proto.errors import InvalidRequest, RowloomError, Unavailable
 from ..config.config import WILDCARDS, DeployConfig, from_json
-from ..control.state import StateFile
+from ..storage import StateFile
 from .launcher import Launched
 from .ray_session import NAMESPACE, attach, attached_to, ray_module, reason
 from .ray_storage import storage_of

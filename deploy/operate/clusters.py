@@ -268,7 +268,7 @@ def down(record: Record, directory: ClusterDirectory) -> str:
             with Remote(record.address) as remote:
                 remote.shutdown()
         if record.storage and record.launcher == "local":
-            from ..control.state import StateFile
+            from ..storage import StateFile
 
             StateFile(record.storage).clear()  # also when its process was killed
         directory.remove(record.name)

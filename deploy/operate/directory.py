@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...proto.errors import RowloomError
+from ..atomic_file import write_atomic
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,7 @@ class ClusterDirectory:
     def put(self, record: Record) -> None:
         """Keep a record; replaces the one of that name."""
         path = self._path(record.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(dataclasses.asdict(record)))
+        write_atomic(path, json.dumps(dataclasses.asdict(record)))
 
     def remove(self, name: str) -> None:
         """Forget a cluster; no error if it is not known."""
@@ -92,13 +92,6 @@ class ClusterDirectory:
 
     def _path(self, name: str) -> Path:
         return self.home / "clusters" / f"{name}.json"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader sees all of it or the old one."""
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    new.write_text(text)
-    new.replace(path)
 
 
 # ---------------------------------------------------------------------------------------------------------- processes

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...proto.errors import Unavailable
+from ..atomic_file import write_atomic
 from ..config.config import DeployConfig
 from .directory import (
     ClusterDirectory,
@@ -28,7 +29,6 @@ from .directory import (
     last_line,
     spawn_detached,
     started,
-    write_whole,
 )
 
 # On Linux all of 127.0.0.0/8 is the loopback interface, and this is the way to keep Ray on it: Ray replaces
@@ -135,7 +135,7 @@ def start(config: DeployConfig, directory: ClusterDirectory) -> LocalRay:
     except BaseException:
         stop(ray, directory)
         raise
-    write_whole(directory.home / "ray.json", json.dumps(dataclasses.asdict(ray)))
+    write_atomic(directory.home / "ray.json", json.dumps(dataclasses.asdict(ray)))
     return ray
 
 
