@@ -19,13 +19,14 @@ import typer
 
 from ..proto.errors import InvalidRequest, RowloomError
 from . import cli_files
-from .terminal import console, moving, show, show_json, working
+from .terminal import console, show, show_json, stage
 
 if TYPE_CHECKING:
     from ..proto import rowloom_pb2 as pb
     from .config.config import DeployConfig
     from .operate.directory import ClusterDirectory
     from .operate.remote import Remote
+    from .terminal import Stage
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -79,7 +80,7 @@ def up(
     from .operate.clusters import up as start
 
     wanted = _load(config) if config is not None else parse({})
-    with working(f"starting {wanted.shards} shards of {wanted.name!r}", as_json):
+    with stage(f"starting {wanted.shards} shards of {wanted.name!r}", as_json):
         result = start(wanted, _directory(home))
     record = result.record
     show(
@@ -177,8 +178,8 @@ def apply(
     from .operate.clusters import apply as change
 
     wanted = _load(config)
-    with _cluster(wanted.name, address, home) as (remote, now), moving(as_json) as on_progress:
-        done, scaled = change(wanted, remote, now, on_progress)
+    with _cluster(wanted.name, address, home) as (remote, now), _moving(as_json) as moving:
+        done, scaled = change(wanted, remote, now, moving.reach)
     made = [c for c in done.changes if c.action in ("create", "set_lr", "scale")]
     lines = [str(c) for c in made] or ["nothing to change"]
     if scaled is not None:
@@ -206,9 +207,9 @@ def scale(
 
     if not 1 <= shards <= MAX_SHARDS:
         raise InvalidRequest(f"shards must be in [1, {MAX_SHARDS}], got {shards}")
-    with _cluster(name, address, home) as (remote, now), moving(as_json) as on_progress:
+    with _cluster(name, address, home) as (remote, now), _moving(as_json) as moving:
         before = len(now.layout.shards)
-        done = remote.scale(shards, on_progress)
+        done = remote.scale(shards, moving.reach)
     told = (
         f"{before} -> {shards} shards: {_moved(done)}"
         if before != shards
@@ -237,7 +238,7 @@ def down(
         directory.remove(record.name)
         show(as_json, {"name": record.name, "down": False}, f"{record.name} is forgotten; nothing was ended")
         return
-    with working(f"ending {record.name or record.address}", as_json):
+    with stage(f"ending {record.name or record.address}", as_json):
         ended = end(record, directory)
     show(as_json, {"name": ended, "down": True}, f"{ended} is down")
 
@@ -365,6 +366,10 @@ def _status_if_it_runs(wanted: DeployConfig, address: str | None, home: Path | N
         return None
     with _cluster(wanted.name, address, home) as (_, status):
         return status
+
+
+def _moving(quiet: bool) -> contextlib.AbstractContextManager[Stage]:
+    return stage("moving rows", quiet, unit="rows")
 
 
 def _scaling(reply: pb.ScaleReply) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import pytest
 
 from rowloom.client import connect
 from rowloom.deploy.cli import main
-from rowloom.deploy.operate.directory import ClusterDirectory, Record, is_running
+from rowloom.deploy.launch.processes import is_running
+from rowloom.deploy.operate.directory import ClusterDirectory, Record
 
 CONFIG = """
 name: ads

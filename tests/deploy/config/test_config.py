@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rowloom.client import SGD, Adagrad, Adam, Normal, TableSpec
-from rowloom.deploy.config.changes import diff, memory, refuse, row_bytes, running_config
+from rowloom.deploy.config.changes import diff, refuse, running_config
 from rowloom.deploy.config.config import DeployConfig, InvalidConfig, from_json, load, parse
+from rowloom.deploy.config.memory import memory, row_bytes
 from rowloom.deploy.config.tables import plain
 from rowloom.deploy.operate.status import summary
 from rowloom.proto import rowloom_pb2 as pb

@@ -1,5 +1,6 @@
 """Shard servers as processes and threads: they start, end, and never outlive what started them."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -10,8 +11,10 @@ import pytest
 
 from rowloom.client import connect
 from rowloom.deploy.config.config import parse
-from rowloom.deploy.launch.local_launcher import ProcessLauncher, ThreadLauncher, down_local, up_local
-from rowloom.deploy.operate.directory import ClusterDirectory, Record, is_running, started
+from rowloom.deploy.launch.local_launcher import ProcessLauncher, ThreadLauncher
+from rowloom.deploy.launch.processes import is_running, started
+from rowloom.deploy.operate.directory import ClusterDirectory, Record
+from rowloom.deploy.operate.local_clusters import down_local, up_local
 from rowloom.deploy.operate.remote import Remote
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import RowloomError, Unavailable
@@ -143,7 +146,7 @@ def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing(directory):
 def test_a_coordinator_that_hangs_is_killed_by_down(directory):
     record = up_local(parse({"name": "ads"}), directory)
     os.kill(record.pid, signal.SIGSTOP)
-    down_local(record, grace_s=0.5)
+    down_local(dataclasses.replace(record, stop_grace_s=0.0), end_s=0.5)
     assert not is_running(record.pid, record.started)
 
 
