@@ -33,8 +33,24 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="rowloom: embedding tables too big for one machine.",
+    help="""rowloom: embedding tables too big for one machine.
+
+\b
+Exit codes:
+  0    done
+  1    it failed or was refused, and the message says why
+  2    wrong use: an option, a config, a file or folder that cannot be read or written
+  3    status: a shard does not serve
+  4    there is no such cluster, or more than one to choose from
+  130  interrupted""",
 )
+
+
+class NotHealthy(RowloomError):
+    """The cluster was asked, and a shard of it does not serve."""
+
+    exit_code = 3
+
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
@@ -51,19 +67,40 @@ ConfigFile = Annotated[Path, typer.Argument(help="The deploy config.")]
 
 
 def main() -> None:
-    """The entry point: every failure of ours is one line on stderr and exit code 1."""
+    """The entry point: every failure of ours is a message on stderr and an exit code of `rowloom --help`."""
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         app()
     except RowloomError as e:
         sys.stderr.write(f"rowloom: {e}\n")
-        sys.exit(1)
+        sys.exit(getattr(e, "exit_code", 1))
     except KeyboardInterrupt:
         sys.stderr.write("rowloom: interrupted\n")
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away
         sys.stderr.close()
         sys.exit(1)
+    except OSError as e:  # a file or folder that the user named, or home
+        where = f"{e.filename}: " if e.filename else ""
+        sys.stderr.write(f"rowloom: {where}{e.strerror or e}\n")
+        sys.exit(2)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import importlib.metadata
+
+        sys.stdout.write(f"rowloom {importlib.metadata.version('rowloom')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 # ----------------------------------------------------------------------------------------------------------- commands
@@ -110,7 +147,7 @@ def status(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show each shard's node, address, epoch, rows, bytes, rates and health. Exit code 1 if one is not healthy."""
+    """Show each shard's node, address, epoch, rows, bytes, rates and health. Exit code 3 if one does not serve."""
     from .operate.status import render_status, summary
 
     with _cluster(name, address, home) as (remote, now):
@@ -132,7 +169,7 @@ def status(
         bad = [
             f"shard {s['index']} at {s['address']} is {s['health']}" for s in state["shards"] if not _good(s)
         ]
-        raise RowloomError("; ".join(bad))
+        raise NotHealthy("; ".join(bad))
 
 
 def _good(shard: dict[str, Any]) -> bool:

@@ -35,7 +35,7 @@ class CoordinatorServer:
         storage: URL under which the layout is kept; the config's by default.
 
     Raises:
-        InvalidRequest: the storage cannot be used.
+        InvalidConfig: the storage cannot be used.
         Unavailable: the port is taken.
     """
 

@@ -17,8 +17,9 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from ..proto.errors import InvalidRequest, RowloomError, Unavailable
+from ..proto.errors import Unavailable
 from .atomic_file import write_atomic
+from .config.config import InvalidConfig
 from .control.state import ClusterState
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class StateFile:
         storage: URL of a folder, of any protocol that fsspec knows; none: the state is kept nowhere.
 
     Raises:
-        InvalidRequest: nothing here can read such a URL.
+        InvalidConfig: nothing here can read such a URL.
     """
 
     def __init__(self, storage: str | None) -> None:
@@ -70,8 +71,7 @@ class StateFile:
         if self._fs is None:
             return
         text = state.to_json()
-        if not isinstance(self._fs, LocalFileSystem):
-            self._check_answers()
+        self._check_answers()
         try:
             self._write(text)
         except Exception as e:
@@ -82,7 +82,7 @@ class StateFile:
         try:
             self._read()
         except Exception as e:
-            raise self._unavailable("does not answer", e) from e
+            raise self._unavailable("cannot be used", e) from e
 
     def _settle(self, wanted: bytes, cause: Exception, pause: Callable[[float], object]) -> None:
         """After a failed write: return if storage holds what was written, raise if it holds something else."""
@@ -133,12 +133,10 @@ class StateFile:
 def _opened(url: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(url)
-    except RowloomError:
-        raise
     except ImportError as e:
-        raise InvalidRequest(f"storage: {url!r} needs a package that is not installed: {e}") from e
+        raise InvalidConfig(f"storage: {url!r} needs a package that is not installed: {e}") from e
     except Exception as e:
-        raise InvalidRequest(f"storage: {url!r} cannot be used: {_words(e)}") from e
+        raise InvalidConfig(f"storage: {url!r} cannot be used: {_words(e)}") from e
 
 
 def _words(error: Exception) -> str:

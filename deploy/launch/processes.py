@@ -205,9 +205,9 @@ def wait_until_up(
         if answer is not None:
             return answer
         if not running:
-            raise Unavailable(f"{what} ended while it started: {last_line(log)} (log: {log})")
+            raise Unavailable(f"{what} ended while it started: {last_line(log)}")
         time.sleep(POLL_S)
-    raise Unavailable(f"{what} was not up after {timeout_s:g} s (log: {log})")
+    raise Unavailable(f"{what} was not up after {timeout_s:g} s")
 
 
 def end_process(pid: int, began: int, grace_s: float) -> None:

@@ -20,6 +20,12 @@ from .remote import Remote
 OnProgress = Callable[[int, int], None]
 
 
+class NoSuchCluster(InvalidRequest):
+    """None of that name is known, or several are and none was named."""
+
+    exit_code = 4
+
+
 # ---------------------------------------------------------------------------------------------------------------- up
 
 
@@ -90,7 +96,7 @@ def locate(directory: ClusterDirectory, name: str | None = None, address: str | 
     """The cluster that is meant: by address, by name (also one on the machine's Ray), or the only one there is.
 
     Raises:
-        InvalidRequest: there is none of that name, or more than one to choose from; the message names them.
+        NoSuchCluster: there is none of that name, or more than one to choose from; the message names them.
     """
     if address is not None:
         return Record(name or "", "", address)
@@ -99,13 +105,13 @@ def locate(directory: ClusterDirectory, name: str | None = None, address: str | 
         name = names[0]
     if name is None:
         there = f"say which with --name: {', '.join(names)}" if names else "`rowloom up` starts one"
-        raise InvalidRequest(f"{'several clusters are' if names else 'no cluster is'} known here: {there}")
+        raise NoSuchCluster(f"{'several clusters are' if names else 'no cluster is'} known here: {there}")
     record = known(directory, name)
     if record is None:
         near = difflib.get_close_matches(name, names, 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         there = ", ".join(names) or "none"
-        raise InvalidRequest(
+        raise NoSuchCluster(
             f"no cluster {name!r} is known on this machine{hint} (known: {there}); or give --address"
         )
     return record

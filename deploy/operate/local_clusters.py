@@ -30,7 +30,7 @@ def up_local(config: DeployConfig, directory: ClusterDirectory) -> Record:
     """Start a coordinator process that outlives this one, and its shards with it. Returns when all serve.
 
     Raises:
-        InvalidRequest: its storage cannot be used; nothing was started.
+        InvalidConfig: its storage cannot be used; nothing was started.
         Unavailable: it did not start; nothing is left running.
     """
     StateFile(config.storage)

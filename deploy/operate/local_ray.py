@@ -17,6 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...proto.errors import Unavailable
 from ..atomic_file import write_atomic
 from ..config.config import DeployConfig
 from ..launch.processes import (
@@ -133,8 +134,10 @@ def start(config: DeployConfig, directory: ClusterDirectory) -> LocalRay:
         wait_until_up(
             "Ray", pid, ray.started, log, START_TIMEOUT_S, lambda: True if listens(address) else None
         )
-    except BaseException:
+    except BaseException as e:
         stop(ray, directory)
+        if isinstance(e, Unavailable):
+            raise Unavailable(f"{e}; its log: {log}") from None
         raise
     write_atomic(directory.home / "ray.json", json.dumps(dataclasses.asdict(ray)))
     return ray

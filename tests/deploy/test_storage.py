@@ -7,9 +7,10 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from rowloom.deploy import atomic_file
+from rowloom.deploy.config.config import InvalidConfig
 from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.storage import StateFile
-from rowloom.proto.errors import InvalidRequest, RowloomError, Unavailable
+from rowloom.proto.errors import RowloomError, Unavailable
 
 OLD, NEW = ClusterState("ads", next_key=1), ClusterState("ads", next_key=2)
 
@@ -55,7 +56,7 @@ def store():
 
 
 def no_pause(seconds):
-    return False
+    raise AssertionError("nothing is in doubt")
 
 
 @pytest.mark.parametrize("where", ["{tmp}/deep/er", "file://{tmp}/deep", "memory://state-tests"])
@@ -148,8 +149,14 @@ def test_while_nobody_can_know_whether_it_was_committed_a_commit_waits(store):
 def test_a_store_that_does_not_answer_at_all_is_known_not_to_have_committed(store):
     file = StateFile("faulty://a")
     store.update({"at a read": 9, "before the write": 9})
-    with pytest.raises(Unavailable, match="does not answer: StoreError"):
+    with pytest.raises(Unavailable, match="cannot be used: StoreError"):
         file.commit(NEW, no_pause)
+
+
+def test_a_place_that_can_neither_be_read_nor_written_is_known_not_to_have_committed(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Unavailable, match=r"layout\.json cannot be used: Not a directory"):
+        StateFile(str(tmp_path / "file" / "x")).commit(OLD, no_pause)
 
 
 def test_errors_of_an_object_store_are_ours_at_every_call(store):
@@ -169,5 +176,5 @@ def test_a_damaged_state_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("url", "words"), [("foo://x", "Protocol not known: foo")])
 def test_a_storage_that_nothing_can_read_is_refused_at_once(url, words):
-    with pytest.raises(InvalidRequest, match=f"storage: '{url}/layout.json' cannot be used: .*{words}"):
+    with pytest.raises(InvalidConfig, match=f"storage: '{url}/layout.json' cannot be used: .*{words}"):
         StateFile(url)

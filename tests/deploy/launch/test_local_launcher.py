@@ -12,7 +12,7 @@ import pytest
 from rowloom.client import connect
 from rowloom.deploy.config.config import parse
 from rowloom.deploy.launch.local_launcher import ProcessLauncher, ThreadLauncher
-from rowloom.deploy.launch.processes import is_running, started
+from rowloom.deploy.launch.processes import Child, is_running, started
 from rowloom.deploy.operate.directory import ClusterDirectory, Record
 from rowloom.deploy.operate.local_clusters import down_local, up_local
 from rowloom.deploy.operate.remote import Remote
@@ -81,6 +81,18 @@ def test_a_server_that_takes_too_long_is_ended():
     launcher = ProcessLauncher(parse({"limits": {"start_timeout_s": 0.01}}))
     with pytest.raises(Unavailable, match=r"limits.start_timeout_s = 0.01 s"):
         launcher.start(0)
+
+
+def test_the_grace_of_the_config_reaches_the_servers_and_their_end(monkeypatch):
+    launcher = ProcessLauncher(parse({"limits": {"stop_grace_s": 7}}))
+    assert "--stop-grace-s 7.0" in " ".join(launcher._command())
+    launcher.start(0)
+    given, original = [], Child.end
+    monkeypatch.setattr(
+        Child, "end", lambda child, grace_s: (given.append(grace_s), original(child, grace_s))
+    )
+    launcher.close()
+    assert given == [8.0]  # the grace, and the time to end after it
 
 
 def test_servers_end_when_their_parent_is_killed():

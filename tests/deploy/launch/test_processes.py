@@ -94,7 +94,7 @@ def test_a_detached_process_is_waited_for_and_killed_when_it_does_not_listen(tmp
 def test_a_detached_process_that_ends_or_is_late_is_quoted(tmp_path):
     log = tmp_path / "log"
     pid = spawn_detached(python("-c", "raise SystemExit('no room')"), log)
-    with pytest.raises(Unavailable, match=r"it ended while it started: no room \(log: .*log\)"):
+    with pytest.raises(Unavailable, match="it ended while it started: no room"):
         wait_until_up("it", pid, started(pid), log, 30.0, lambda: None)
     os.waitpid(pid, 0)
     with pytest.raises(Unavailable, match=r"it was not up after 0 s"):
