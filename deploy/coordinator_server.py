@@ -93,8 +93,7 @@ class CoordinatorServer:
             )
         self.coordinator = self._coordinator(stored)
         with self._performer.alone("taking up the cluster"):
-            found = [self.launcher.find(key) for key in stored.keys]
-            self._performer.run(self.coordinator.recover(found))
+            self._performer.run(self.coordinator.recover(self._watcher.locate(stored.keys)))
         self._open()
 
     def _open(self) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 
 from ..proto import methods
 from ..proto import rowloom_pb2 as pb
@@ -77,7 +78,7 @@ class Watcher:
     def _find(self, layout: Layout, index: int) -> None:
         """A shard that came back elsewhere came back empty: tell clients where, so that they hear StateLost soon."""
         coordinator = self._coordinator()
-        found = self._located(index)
+        found = next(iter(self.locate(coordinator.state.keys[index : index + 1])), None)
         if found is None:
             return
         try:
@@ -94,21 +95,22 @@ class Watcher:
         except RowloomError as e:
             log.warning("shard %d has moved to %s: %s", index, found.address, e)
 
-    def _located(self, index: int) -> Launched | None:
-        keys = self._coordinator().state.keys
-        return self._launcher.find(keys[index]) if index < len(keys) else None
+    def locate(self, keys: Sequence[int]) -> list[Launched | None]:
+        """Where the launcher has these servers now, asked for side by side; None for one that is gone."""
+        return list(self._finders.map(self._launcher.find, keys))
 
     def statuses(self) -> list[pb.ShardStatus]:
         """What every shard says of itself now, all asked at once, and where the launcher has it."""
-        shards = self._coordinator().layout.shards
-        nodes = [self._finders.submit(self._located, s.index) for s in shards]
+        coordinator = self._coordinator()
+        shards, keys = coordinator.layout.shards, coordinator.state.keys
+        nodes = [self._finders.submit(self._launcher.find, key) for key in keys[: len(shards)]]
         ask = pb.StatisticsRequest().SerializeToString()
         calls = [_health_call(s) for s in shards] + [Call(s.address, methods.STATISTICS, ask) for s in shards]
         replies = self._performer.ask(calls, ANSWER_S)
         healths, statistics = replies[: len(shards)], replies[len(shards) :]
         return [
-            _status(shard, health, figures, node.result())
-            for shard, health, figures, node in zip(shards, healths, statistics, nodes, strict=True)
+            _status(shard, health, figures, node.result() if node else None)
+            for shard, health, figures, node in zip_longest(shards, healths, statistics, nodes)
         ]
 
 

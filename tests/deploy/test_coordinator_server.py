@@ -204,6 +204,41 @@ def test_a_shard_that_came_back_empty_is_lost(server, remote):
     assert [s.health for s in remote.status().shards] == ["lost", "serving"]
 
 
+def test_a_shard_that_moved_is_told_to_clients_only_when_storage_knows(server, tmp_path, monkeypatch):
+    server.launcher.stop(0, 0.0)
+    launched = server.launcher.start(0)
+
+    def broken(self, text):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StateFile, "_write", broken)
+        server._watcher.look()
+        assert server.coordinator.layout.shards[0].address != launched.address
+        assert_storage_agrees(server, tmp_path)
+    server._watcher.look()
+    assert server.coordinator.layout.shards[0].address == launched.address
+    assert_storage_agrees(server, tmp_path)
+
+
+def test_a_coordinator_that_starts_anew_takes_up_the_cluster(server, tmp_path):
+    again = CoordinatorServer(server.config, server.launcher)
+    again.take_up()
+    try:
+        assert again.coordinator.layout.epoch == server.coordinator.layout.epoch
+        assert_pushes_go_on(again)
+        assert scale_through(again, 3).state == "done"
+    finally:
+        again._watcher.stop()
+        again._grpc.stop(0.0)
+        again._performer.close()
+
+
+def scale_through(server, shards):
+    with Remote(server.address) as remote:
+        return remote.scale(shards)
+
+
 def test_status_asks_for_all_shards_at_once(server, remote, monkeypatch):
     together = threading.Barrier(2)
     original = server.launcher.find
