@@ -105,7 +105,7 @@ class StateFile:
             return
         try:
             self._fs.rm_file(self._path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             pass
         except Exception as e:
             raise self._unavailable("cannot be removed", e) from e
@@ -116,7 +116,7 @@ class StateFile:
         try:
             self._fs.invalidate_cache()
             return self._fs.cat_file(self._path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def _write(self, text: str) -> None:

@@ -13,7 +13,7 @@ from ...proto.errors import InvalidRequest, RowloomError, Unavailable
 from ..config.changes import Change, diff, refuse, running_config
 from ..config.config import DeployConfig
 from ..config.memory import Memory, memory
-from ..launch.processes import is_running
+from ..launch.processes import is_running, wait_for_end
 from .directory import ClusterDirectory, Record
 from .remote import Remote
 
@@ -148,7 +148,8 @@ def reach(record: Record, directory: ClusterDirectory) -> tuple[Remote, pb.Statu
                 directory.put(dataclasses.replace(record, address=address))
                 return reach(dataclasses.replace(record, address=address, ray=""), directory)
         what = f"cluster {record.name!r}" if record.name else "the coordinator"
-        if record.pid and not is_running(record.pid, record.started):
+        # One that was killed closes its port a moment before it is gone.
+        if record.pid and wait_for_end(record.pid, record.started, 0.5):
             raise Unavailable(
                 f"{what} ended by itself: `rowloom down` clears it, `rowloom up` starts it anew"
             ) from e

@@ -153,9 +153,9 @@ def test_a_store_that_does_not_answer_at_all_is_known_not_to_have_committed(stor
         file.commit(NEW, no_pause)
 
 
-def test_a_place_that_can_neither_be_read_nor_written_is_known_not_to_have_committed(tmp_path):
+def test_a_place_where_there_can_be_no_file_is_known_not_to_have_committed(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(Unavailable, match=r"layout\.json cannot be used: Not a directory"):
+    with pytest.raises(Unavailable, match=r"layout\.json cannot be written: "):
         StateFile(str(tmp_path / "file" / "x")).commit(OLD, no_pause)
 
 
