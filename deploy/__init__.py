@@ -6,7 +6,7 @@ import typing as _typing
 if _typing.TYPE_CHECKING:
     from .config.config import DeployConfig, load
     from .embedded import LocalCluster, local_cluster
-    from .launch.ray_launcher import address_of
+    from .operate.ray_clusters import address_of
 
 __all__ = ["DeployConfig", "LocalCluster", "address_of", "load", "local_cluster"]
 
@@ -15,7 +15,7 @@ _HOMES = {
     "load": "config.config",
     "LocalCluster": "embedded",
     "local_cluster": "embedded",
-    "address_of": "launch.ray_launcher",
+    "address_of": "operate.ray_clusters",
 }
 
 

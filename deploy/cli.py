@@ -19,21 +19,38 @@ import typer
 
 from ..proto.errors import InvalidRequest, RowloomError
 from . import cli_files
-from .terminal import console, moving, show, show_json, working
+from .terminal import console, show, show_json, stage
 
 if TYPE_CHECKING:
     from ..proto import rowloom_pb2 as pb
     from .config.config import DeployConfig
     from .operate.directory import ClusterDirectory
     from .operate.remote import Remote
+    from .terminal import Stage
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="rowloom: embedding tables too big for one machine.",
+    help="""rowloom: embedding tables too big for one machine.
+
+\b
+Exit codes:
+  0    done
+  1    it failed or was refused, and the message says why
+  2    wrong use: an option, a config, a file or folder that cannot be read or written
+  3    status: a shard does not serve
+  4    there is no such cluster, or more than one to choose from
+  130  interrupted""",
 )
+
+
+class NotHealthy(RowloomError):
+    """The cluster was asked, and a shard of it does not serve."""
+
+    exit_code = 3
+
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
@@ -50,19 +67,40 @@ ConfigFile = Annotated[Path, typer.Argument(help="The deploy config.")]
 
 
 def main() -> None:
-    """The entry point: every failure of ours is one line on stderr and exit code 1."""
+    """The entry point: every failure of ours is a message on stderr and an exit code of `rowloom --help`."""
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         app()
     except RowloomError as e:
         sys.stderr.write(f"rowloom: {e}\n")
-        sys.exit(1)
+        sys.exit(getattr(e, "exit_code", 1))
     except KeyboardInterrupt:
         sys.stderr.write("rowloom: interrupted\n")
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away
         sys.stderr.close()
         sys.exit(1)
+    except OSError as e:  # a file or folder that the user named, or home
+        where = f"{e.filename}: " if e.filename else ""
+        sys.stderr.write(f"rowloom: {where}{e.strerror or e}\n")
+        sys.exit(2)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import importlib.metadata
+
+        sys.stdout.write(f"rowloom {importlib.metadata.version('rowloom')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 # ----------------------------------------------------------------------------------------------------------- commands
@@ -79,7 +117,7 @@ def up(
     from .operate.clusters import up as start
 
     wanted = _load(config) if config is not None else parse({})
-    with working(f"starting {wanted.shards} shards of {wanted.name!r}", as_json):
+    with stage(f"starting {wanted.shards} shards of {wanted.name!r}", as_json):
         result = start(wanted, _directory(home))
     record = result.record
     show(
@@ -109,7 +147,7 @@ def status(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show each shard's node, address, epoch, rows, bytes, rates and health. Exit code 1 if one is not healthy."""
+    """Show each shard's node, address, epoch, rows, bytes, rates and health. Exit code 3 if one does not serve."""
     from .operate.status import render_status, summary
 
     with _cluster(name, address, home) as (remote, now):
@@ -131,7 +169,7 @@ def status(
         bad = [
             f"shard {s['index']} at {s['address']} is {s['health']}" for s in state["shards"] if not _good(s)
         ]
-        raise RowloomError("; ".join(bad))
+        raise NotHealthy("; ".join(bad))
 
 
 def _good(shard: dict[str, Any]) -> bool:
@@ -177,8 +215,8 @@ def apply(
     from .operate.clusters import apply as change
 
     wanted = _load(config)
-    with _cluster(wanted.name, address, home) as (remote, now), moving(as_json) as on_progress:
-        done, scaled = change(wanted, remote, now, on_progress)
+    with _cluster(wanted.name, address, home) as (remote, now), _moving(as_json) as moving:
+        done, scaled = change(wanted, remote, now, moving.reach)
     made = [c for c in done.changes if c.action in ("create", "set_lr", "scale")]
     lines = [str(c) for c in made] or ["nothing to change"]
     if scaled is not None:
@@ -206,9 +244,9 @@ def scale(
 
     if not 1 <= shards <= MAX_SHARDS:
         raise InvalidRequest(f"shards must be in [1, {MAX_SHARDS}], got {shards}")
-    with _cluster(name, address, home) as (remote, now), moving(as_json) as on_progress:
+    with _cluster(name, address, home) as (remote, now), _moving(as_json) as moving:
         before = len(now.layout.shards)
-        done = remote.scale(shards, on_progress)
+        done = remote.scale(shards, moving.reach)
     told = (
         f"{before} -> {shards} shards: {_moved(done)}"
         if before != shards
@@ -237,7 +275,7 @@ def down(
         directory.remove(record.name)
         show(as_json, {"name": record.name, "down": False}, f"{record.name} is forgotten; nothing was ended")
         return
-    with working(f"ending {record.name or record.address}", as_json):
+    with stage(f"ending {record.name or record.address}", as_json):
         ended = end(record, directory)
     show(as_json, {"name": ended, "down": True}, f"{ended} is down")
 
@@ -365,6 +403,10 @@ def _status_if_it_runs(wanted: DeployConfig, address: str | None, home: Path | N
         return None
     with _cluster(wanted.name, address, home) as (_, status):
         return status
+
+
+def _moving(quiet: bool) -> contextlib.AbstractContextManager[Stage]:
+    return stage("moving rows", quiet, unit="rows")
 
 
 def _scaling(reply: pb.ScaleReply) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class LocalCluster:
     @property
     def launcher(self) -> Launcher:
         """What runs the shard servers."""
-        return self._server._launcher
+        return self._server.launcher
 
     def connect(self, **options) -> Client:
         """A client; options as `rowloom.client.connect`. Closed with the cluster."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from ..client.files.transfer import Imported, export_table, from_pretrained, import_table
-from ..client.files.transfer import Progress as Told
 from ..client.vocabulary import Vocabulary
 from ..proto.errors import InvalidRequest
 from ..proto.spec import Initializer, Optimizer
+from .terminal import stage
 
 if TYPE_CHECKING:
     from ..client.client import Client
@@ -74,9 +70,9 @@ def import_file(
         FileNotFoundError: no such file.
     """
     words = Vocabulary.from_file(vocabulary) if vocabulary is not None else None
-    with _bar(f"{path.name} into {name}", quiet) as told:
+    with stage(f"{path.name} into {name}", quiet, unit="rows", lasting=True) as moving:
         reading: dict[str, Any] = {"format": format, "tensor": tensor, "vocabulary": words}
-        reading |= {"mod_parts": mod_parts, "progress": told}
+        reading |= {"mod_parts": mod_parts, "progress": moving.reach}
         if not create:
             _refuse_of_created(
                 freeze=freeze, optimizer=optimizer, initializer=initializer, num_embeddings=num_embeddings
@@ -133,7 +129,7 @@ def export_file(
     """
     words = Vocabulary.from_file(vocabulary) if vocabulary is not None else None
     chosen = _ids_in(ids) if ids is not None else None
-    with _bar(f"{name} into {path.name}", quiet) as told:
+    with stage(f"{name} into {path.name}", quiet, unit="rows", lasting=True) as moving:
         rows = export_table(
             client,
             path,
@@ -142,7 +138,7 @@ def export_file(
             tensor=tensor,
             ids=chosen,
             vocabulary=words,
-            progress=told,
+            progress=moving.reach,
         )
     return {"table": name, "path": str(path), "rows": rows}
 
@@ -203,21 +199,3 @@ def _report(done: Imported, path: Path, save_vocabulary: Path | None) -> dict[st
         "missing_words": done.missing,
         "vocabulary": str(save_vocabulary) if save_vocabulary is not None else None,
     }
-
-
-@contextmanager
-def _bar(what: str, quiet: bool) -> Iterator[Told | None]:
-    """A bar on stderr, so that stdout has the result alone."""
-    if quiet:
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.completed:,.0f} rows"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -33,31 +33,83 @@ def show_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+class Stage:
+    """One line of what is shown: how far one thing is."""
+
+    def __init__(self, update: Callable[..., None]) -> None:
+        self._update = update
+
+    def advance(self, more: float = 1, note: str = "") -> None:
+        """So much more is done."""
+        self._update(advance=more, note=note)
+
+    def reach(self, done: float, total: float | None, note: str = "") -> None:
+        """So much is done in all, of so much; a total of None or 0 is not known yet."""
+        self._update(completed=done, total=total or None, note=note)
+
+
+class Stages:
+    """What a long command shows on stderr while it works: one line for each stage.
+
+    Use as `with Stages(quiet) as stages:`, and inside `with stages("reading") as stage:`.
+
+    Args:
+        quiet: show nothing.
+        lasting: the lines stay when all is done.
+    """
+
+    def __init__(self, quiet: bool, *, lasting: bool = True) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        screen = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description:<28}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[count]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=screen,
+            disable=quiet
+            or not (lasting or screen.is_terminal),  # a log keeps what a terminal would take back
+            transient=not lasting,
+        )
+
+    def __enter__(self) -> Stages:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+
+    @contextlib.contextmanager
+    def __call__(self, title: str, total: float | None = None, unit: str = "") -> Iterator[Stage]:
+        """One stage.
+
+        Args:
+            title: what is being done.
+            total: how much there is to do; None: not known.
+            unit: of what is counted; none: the count is not shown.
+        """
+        progress = self._progress
+        task = progress.add_task(title, total=total, note="", count="")
+
+        def update(**changes: Any) -> None:
+            progress.update(task, **changes)
+            if unit:
+                now = progress.tasks[task]
+                of = f"/{now.total:,.0f}" if now.total is not None else ""
+                progress.update(task, count=f"{now.completed:,.0f}{of} {unit}")
+
+        yield Stage(update)
+        now = progress.tasks[task]
+        done = now.completed if now.total is not None else 1
+        progress.update(task, total=done or 1, completed=done or 1)
+        progress.stop_task(task)
+
+
 @contextlib.contextmanager
-def working(what: str, quiet: bool) -> Iterator[None]:
-    """Say on stderr what is being done while it lasts."""
-    from rich.console import Console
-
-    if quiet:
-        yield
-        return
-    with Console(stderr=True).status(what):
-        yield
-
-
-@contextlib.contextmanager
-def moving(quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar of rows moved, on stderr, from the first row on. Yields what to call with (rows moved, rows in all)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("rows moved"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as progress:
-        task = progress.add_task("", total=None, start=False, visible=False)
-
-        def tell(rows: int, total: int) -> None:
-            if total:
-                progress.start_task(task)
-                progress.update(task, completed=rows, total=total, visible=True)
-
-        yield tell
+def stage(title: str, quiet: bool, *, unit: str = "", lasting: bool = False) -> Iterator[Stage]:
+    """A single stage. Arguments as of `Stages`."""
+    with Stages(quiet, lasting=lasting) as stages, stages(title, unit=unit) as only:
+        yield only

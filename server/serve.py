@@ -146,6 +146,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--advertise")
     parser.add_argument("--carrier", choices=["auto", "grpc"], default="auto")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end with the parent process")
+    parser.add_argument("--stop-grace-s", type=float, default=1.0, help="what calls under way then get")
     args = parser.parse_args(argv)
     keep_freed_memory()
     server = Server(args.host, args.port, args.advertise, args.carrier)
@@ -154,16 +155,16 @@ def main(argv: list[str] | None = None) -> None:
     sys.stdout.write(json.dumps(ready) + "\n")
     sys.stdout.flush()
     if args.until_stdin_closes:
-        threading.Thread(target=_stop_at_end_of_stdin, args=(server,), daemon=True).start()
+        threading.Thread(target=_stop_at_end_of_stdin, args=(server, args.stop_grace_s), daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):
         server.wait()
 
 
-def _stop_at_end_of_stdin(server: Server) -> None:
+def _stop_at_end_of_stdin(server: Server, grace_s: float) -> None:
     with contextlib.suppress(OSError, ValueError):
         while sys.stdin.buffer.read(4096):
             pass
-    server.stop(1.0)
+    server.stop(grace_s)
 
 
 if __name__ == "__main__":

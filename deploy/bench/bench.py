@@ -19,10 +19,10 @@ from ...proto.allocator import keep_freed_memory
 from ...proto.errors import InvalidRequest
 from ..embedded import local_cluster
 from ..plots import bars, check_plot
-from ..stages import Stages
+from ..terminal import Stages
 from .machine import describe, machine
 from .rival_tensorflow import TensorFlow
-from .turns import BLOCK_S, Here, System, Turns, fill, measure, row_bytes
+from .samples import BLOCK_S, Here, Samples, System, fill, measure, row_bytes
 from .workload import BATCHES, OPS, ZIPF, Case, make_cases
 from .yardstick import Yardstick
 
@@ -154,9 +154,9 @@ def bench_table(client: Client, rows: int, dim: int) -> Iterator[Table]:
 
 def fill_with_progress(name: str, system: System, rows: int, dim: int, stages: Stages) -> None:
     """Make every row of a system."""
-    with stages(f"filling {name}", total=rows) as advance:
+    with stages(f"filling {name}", total=rows) as stage:
         for more in fill(system.push, rows, dim):
-            advance(more)
+            stage.advance(more)
 
 
 class Rowloom:
@@ -207,7 +207,7 @@ class Sockets:
         return rows
 
 
-def _result(case: Case, turns: dict[str, Turns], dim: int) -> dict[str, Any]:
+def _result(case: Case, turns: dict[str, Samples], dim: int) -> dict[str, Any]:
     figures = {name: mine.figures(row_bytes(case.op, dim)) for name, mine in turns.items()}
     ours = figures.pop(OURS)
     result: dict[str, Any] = {

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ...proto.errors import InvalidRequest
+from ..launch.processes import Child, cpu_s, rss_bytes
 
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+END_S = 3.0  # what a server gets to end, until it is killed
 
 
 @dataclass(frozen=True)
@@ -112,18 +108,13 @@ class Rival:
         """Resident memory of the server processes."""
         return sum(rss_bytes(pid) for pid in self._pids)
 
-    def _serve(self, command: Sequence[str], env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    def _serve(self, command: Sequence[str], env: dict[str, str] | None = None) -> Child:
         """Start a server; it must end when its stdin closes, and its first line is for us to read."""
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **(env or {})},
-        )
-        self._stack.callback(_end, process)
-        self._pids.append(process.pid)
-        return process
+        child = Child(f"a server of {self.name or type(self).__name__}", command, environment=env)
+        self._stack.callback(child.close)
+        self._stack.callback(child.end, END_S)
+        self._pids.append(child.pid)
+        return child
 
 
 def free_ports(n: int) -> list[int]:
@@ -133,48 +124,3 @@ def free_ports(n: int) -> list[int]:
     for end in ends:
         end.close()
     return ports
-
-
-def python(*arguments: str) -> list[str]:
-    """The command that runs this Python on arguments."""
-    return [sys.executable, *arguments]
-
-
-def first_line(process: subprocess.Popen[str]) -> str:
-    """What a server says when it is up. Raises RuntimeError if it ended instead."""
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError(f"server {process.args!r} ended with {process.wait()} before it was up")
-    return line.strip()
-
-
-def end_with_stdin() -> None:
-    """Wait until whoever started this process is gone or done with it, then end it."""
-    sys.stdin.read()
-    # Skips freeing gigabytes page by page, and whatever a library would wait for.
-    os._exit(0)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.close()
-    try:
-        process.wait(3)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    process.stdout.close()
-
-
-def cpu_s(pid: int) -> float:
-    """CPU seconds, user and system, that a process has used."""
-    # The name, in parentheses, may hold spaces.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
-
-
-def rss_bytes(pid: int) -> int:
-    """Resident memory of a process."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ...proto.errors import InvalidRequest
-from .rival import Rival, end_with_stdin, first_line, python
+from ..launch.processes import end_with_stdin, python
+from .rival import Rival
 
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_VISIBLE_DEVICES": "-1"}
 
@@ -36,7 +37,7 @@ class TensorFlow(Rival):
         command = python("-m", "rowloom.deploy.bench.rival_tensorflow", json.dumps(tasks))
         if rank == 0:
             for server in [self._serve([*command, str(i)]) for i in range(self.servers)]:
-                first_line(server)
+                server.first_line()
         worker = tf.compat.v1.train.Server(tasks, job_name="worker", task_index=rank)
         # Trainers know the servers, not each other.
         filters = tf.compat.v1.ConfigProto(device_filters=["/job:ps", f"/job:worker/task:{rank}"])

@@ -6,24 +6,24 @@ there is one connection and one server process, and a push is received but not a
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import struct
-import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
 import numpy as np
 
 from ...proto.allocator import keep_freed_memory
-from .rival import rss_bytes
+from ..launch.processes import Child, end_with_stdin, python, rss_bytes
 
 HEADER = struct.Struct("<BxxxI")  # op, N
 ACK = struct.Struct("<d")  # CPU seconds that the server has used
 PULL, PUSH, CPU = 1, 2, 3
 BUFFER_BYTES = 4 << 20
+END_S = 3.0  # what the server gets to end, until it is killed
 
 
 class Yardstick:
@@ -36,10 +36,9 @@ class Yardstick:
     """
 
     def __init__(self, rows: int, dim: int, largest: int) -> None:
-        command = [sys.executable, "-m", "rowloom.deploy.bench.yardstick", str(rows), str(dim), str(largest)]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-        assert self._process.stdout is not None
-        port = json.loads(self._process.stdout.readline())
+        command = python("-m", "rowloom.deploy.bench.yardstick", str(rows), str(dim), str(largest))
+        self._server = Child("the yardstick's server", command)
+        port = int(self._server.first_line())
         self._socket = socket.create_connection(("127.0.0.1", port))
         _tune(self._socket)
         self._rows = np.empty((largest, dim), np.float32)
@@ -50,9 +49,8 @@ class Yardstick:
 
     def __exit__(self, *exc: object) -> None:
         self._socket.close()
-        self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._server.end(END_S)
+        self._server.close()
 
     def pull(self, ids: np.ndarray) -> np.ndarray:
         """Rows of ids. ids: [N] int64. Returns [N, dim] float32, overwritten by the next pull."""
@@ -74,7 +72,7 @@ class Yardstick:
 
     def server_rss_bytes(self) -> int:
         """Resident memory of the server."""
-        return rss_bytes(self._process.pid)
+        return rss_bytes(self._server.pid)
 
 
 def _tune(end: socket.socket) -> None:
@@ -132,6 +130,7 @@ def main() -> None:
     keep_freed_memory()
     rows, dim, largest = map(int, sys.argv[1:])
     table = np.ones((rows, dim), np.float32)
+    threading.Thread(target=end_with_stdin, daemon=True).start()  # also when nobody ever connects
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sys.stdout.write(f"{listener.getsockname()[1]}\n")
         sys.stdout.flush()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import ipaddress
 import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import fsspec
 import yaml
 from pydantic import (
     BaseModel,
@@ -26,6 +28,7 @@ from ...proto.spec import NAME, TableSpec
 from .tables import Fault, table_to_mapping, tables_from_list
 
 MAX_SHARDS = 1024
+MAX_VALUES = 100_000  # of a config file, its aliases written out
 WILDCARDS = ("0.0.0.0", "::")  # listen everywhere; nothing that one can connect to
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {f"{k}iB": 2 ** (10 * (i + 1)) for i, k in enumerate("KMGT")}
@@ -33,6 +36,8 @@ _UNITS |= {f"{k}iB": 2 ** (10 * (i + 1)) for i, k in enumerate("KMGT")}
 
 class InvalidConfig(InvalidRequest):
     """A deploy config that cannot be used. `faults` lists everything that is wrong with it."""
+
+    exit_code = 2  # of the command line: wrong use
 
     def __init__(self, message: str = "", *, faults: tuple[Fault, ...] = (), **data) -> None:
         super().__init__(message, **data)
@@ -54,7 +59,7 @@ def _number(value: Any) -> Any:
     return float(value)
 
 
-def _size(value: Any) -> Any:
+def _bytes(value: Any) -> Any:
     """Bytes from `8GiB`, `500 MB` or a number."""
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([KMGT]?i?B?)\s*", str(value))
     if isinstance(value, bool) or not match or match[2] not in _UNITS:
@@ -76,9 +81,19 @@ def _durability(value: Any) -> Any:
     return value
 
 
+def _storage(value: Any) -> Any:
+    protocol, colon, _ = str(value).partition("://")
+    known = fsspec.available_protocols()
+    if colon and protocol.partition("::")[0] not in known:
+        raise PydanticCustomError(
+            "storage", "must be a folder or a URL such as file:///var/lib/rowloom or s3://bucket"
+        )
+    return value
+
+
 Whole = Annotated[int, BeforeValidator(_whole)]
 Number = Annotated[float, BeforeValidator(_number)]
-Size = Annotated[int, BeforeValidator(_size)]
+Size = Annotated[int, BeforeValidator(_bytes)]
 
 
 # ------------------------------------------------------------------------------------------------- the config
@@ -117,7 +132,7 @@ class DeployConfig(_Section):
     shards: Whole = Field(default=1, ge=1, le=MAX_SHARDS)
     launcher: Literal["local", "ray"] = "local"
     ray: RayConfig = Field(default=RayConfig())
-    storage: str | None = Field(default=None, min_length=1)
+    storage: Annotated[str | None, BeforeValidator(_storage)] = Field(default=None, min_length=1)
     """Any fsspec URL; where the layout is kept. None: nowhere."""
     durability: Annotated[Literal["memory"], BeforeValidator(_durability)] = "memory"
     carrier: Literal["auto", "grpc"] = "auto"
@@ -158,6 +173,8 @@ def load(path: str | Path) -> DeployConfig:
         raise InvalidConfig(f"cannot read the deploy config {str(path)!r}: {reason}") from None
     try:
         value = yaml.load(text, _Loader)
+    except RecursionError:
+        raise InvalidConfig(f"{path}: it is nested too deep") from None
     except yaml.MarkedYAMLError as e:
         where = f"line {e.problem_mark.line + 1}: " if e.problem_mark else ""
         raise InvalidConfig(f"{path}: {where}{e.problem or e.context}") from None
@@ -189,19 +206,23 @@ def parse(value: Any, source: str = "deploy config") -> DeployConfig:
 
 def _unreachable(config: DeployConfig) -> list[Fault]:
     """Addresses that nobody could connect to. On Ray each node has its own, found when a server starts there."""
-    if config.launcher == "ray":
+    advertised = config.advertise_host
+    if advertised is None:
+        if config.launcher == "ray" or config.host not in WILDCARDS:
+            return []
+        problem = f"must say what others call this machine, with host {config.host}"
+        return [Fault("advertise_host", None, problem)]
+    if "/" not in advertised:
         return []
-    if config.host in WILDCARDS and config.advertise_host is None:
-        return [
-            Fault("advertise_host", None, f"must say what others call this machine, with host {config.host}")
-        ]
-    if "/" in (config.advertise_host or ""):
-        return [
-            Fault(
-                "advertise_host", config.advertise_host, "must be a name or an address; networks are for Ray"
-            )
-        ]
-    return []
+    if config.launcher != "ray":
+        return [Fault("advertise_host", advertised, "must be a name or an address; networks are for Ray")]
+    try:
+        network = str(ipaddress.ip_network(advertised, strict=False))
+    except ValueError:
+        return [Fault("advertise_host", advertised, "must be a network such as 10.1.0.0/16")]
+    if network == advertised:
+        return []
+    return [Fault("advertise_host", advertised, "must be a network; this is an address in one", network)]
 
 
 def from_json(text: str) -> DeployConfig:
@@ -263,7 +284,15 @@ def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key written twice and reads 1e-3 as a number."""
+    """YAML that refuses a key written twice, and aliases of aliases that grow without bound; 1e-3 is a number."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _size(node, {}) > MAX_VALUES:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"aliases make more than {MAX_VALUES:,} values of it", node.start_mark
+            )
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
@@ -278,6 +307,17 @@ class _Loader(yaml.SafeLoader):
     @staticmethod
     def _keys(node: yaml.MappingNode) -> Iterator[yaml.ScalarNode]:
         return (key for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+
+
+def _size(node: yaml.Node, sizes: dict[int, float]) -> float:
+    """Values in a node with all its aliases written out; infinite if it contains itself."""
+    if id(node) not in sizes:
+        sizes[id(node)] = float("inf")  # as long as it is being counted
+        parts = [node.value] if isinstance(node, yaml.ScalarNode) else node.value
+        flat = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
+        inner = [part for part in flat if isinstance(part, yaml.Node)]
+        sizes[id(node)] = 1 + sum(_size(part, sizes) for part in inner)
+    return sizes[id(node)]
 
 
 _Loader.add_implicit_resolver(

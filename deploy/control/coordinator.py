@@ -31,7 +31,7 @@ from ...proto.errors import (
 from ...proto.layout import Layout, ShardAddress
 from ...proto.spec import TableEntry, TableSpec
 from ..launch.launcher import Launched
-from .effects import Call, Calls, Commit, Launch, Program, Sleep, Stop, Stored, call_all
+from .effects import Call, Calls, Commit, Launch, NotStored, Program, Sleep, Stop, Stored, call_all
 from .state import ClusterState
 
 ATTEMPT_S = 2.0  # how long a server may take for a step that is always short; a lost request costs this much
@@ -90,6 +90,8 @@ class Coordinator:
         state = self._numbered(state)
         try:
             yield Commit(state)
+        except NotStored:
+            raise
         except RowloomError:
             if not (yield from self._is_stored(state)):
                 raise

@@ -50,11 +50,15 @@ class Commit:
     """Write this state to storage, whole or not at all; when it returns, it is durable. Outcome: None.
 
     When it fails, the state may be stored all the same (the disk failed after the rename, the answer of an object
-    store was lost). Only `Coordinator.commit` yields it, because only that finds out. What is shown to others is the
-    coordinator's own state, which stays the old one until then.
+    store was lost), unless it fails with NotStored. Only `Coordinator.commit` yields it, because only that finds out.
+    What is shown to others is the coordinator's own state, which stays the old one until then.
     """
 
     state: ClusterState
+
+
+class NotStored(Unavailable):
+    """A commit failed, and it is certain that storage holds what it held before."""
 
 
 @dataclass(frozen=True)

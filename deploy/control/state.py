@@ -1,14 +1,10 @@
-"""What a coordinator must not forget, as one value, and the file that it is kept in."""
+"""What a coordinator must not forget, as one value."""
 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
-from urllib.parse import urlparse
 
-import fsspec
 from google.protobuf import json_format
 
 from ...proto import rowloom_pb2 as pb
@@ -110,58 +106,3 @@ class ClusterState:
 def _entries(messages: list[dict]) -> dict[str, TableEntry]:
     entries = [TableEntry.from_message(json_format.ParseDict(m, pb.TableEntry())) for m in messages]
     return {e.spec.name: e for e in entries}
-
-
-class StateFile:
-    """`layout.json` under a storage URL; written whole or not at all. storage None: kept nowhere."""
-
-    def __init__(self, storage: str | None) -> None:
-        self._url = storage.rstrip("/") + "/layout.json" if storage else None
-
-    def __repr__(self) -> str:
-        return f"<StateFile {self._url}>"
-
-    def load(self) -> ClusterState | None:
-        """The state, or None if there is none yet."""
-        if self._url is None:
-            return None
-        try:
-            with fsspec.open(self._url, "r") as f:
-                return ClusterState.from_json(f.read())  # type: ignore[attr-defined]
-        except FileNotFoundError:
-            return None
-
-    def save(self, state: ClusterState) -> None:
-        """Durable when it returns."""
-        if self._url is None:
-            return
-        text = state.to_json()
-        parsed = urlparse(self._url)
-        if parsed.scheme in ("", "file"):
-            _replace(Path(parsed.path), text)
-        else:  # object stores show a file when it is complete, or not at all
-            with fsspec.open(self._url, "w") as f:
-                f.write(text)  # type: ignore[attr-defined]
-
-    def clear(self) -> None:
-        """Forget the state: the cluster is down."""
-        if self._url is None:
-            return
-        fs, path = fsspec.core.url_to_fs(self._url)
-        if fs.exists(path):
-            fs.rm(path)
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    with open(new, "w") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(new, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -16,13 +16,13 @@ import numpy as np
 from ...client import Adagrad, Client, TableSpec, Uniform, Zeros, connect
 from ..operate.digest import digest
 from ..plots import Scaling, check_plot, loss_curve
-from ..stages import Stages
+from ..terminal import Stage, Stages
 from .corpus import Corpus, read_corpus
-from .crew import Crew
 from .demo_cluster import DemoCluster, check_launcher, open_cluster
 from .probe import Probe, Watched
 from .skipgram import chances, nearest
 from .trainer import INPUT, OUTPUT, Job, Report
+from .trainers import Trainers
 
 DIM = 64
 TRAINERS = 2
@@ -36,7 +36,7 @@ PULL_ROWS = 16_384
 
 
 @dataclass(frozen=True)
-class Plan:
+class Extent:
     """How much the demo does.
 
     Attributes:
@@ -104,7 +104,7 @@ def run_demo(
     plot: Path | None = Path("rowloom-demo.png"),
     launcher: str = "ray",
     quiet: bool = False,
-    plan: Plan | None = None,
+    extent: Extent | None = None,
 ) -> dict[str, Any]:
     """Train, scale from 2 to 3 shards through a deploy config, train on, and check.
 
@@ -113,7 +113,7 @@ def run_demo(
         plot: where the loss curve goes; None draws none.
         launcher: "ray" (a local Ray cluster is started), "local" (processes), or "embedded" (threads of this process).
         quiet: show no progress.
-        plan: how much to do.
+        extent: how much to do.
 
     Returns:
         loss_first, loss_last (per pair), neighbours (word -> nearest words), rows_per_s (distinct rows pulled and
@@ -125,20 +125,20 @@ def run_demo(
         RowloomError: the cluster or a trainer failed; nothing is left running.
     """
     began = time.monotonic()
-    plan = plan or Plan()
+    extent = extent or Extent()
     plot = None if plot is None else Path(plot)
     check_plot(plot)
     check_launcher(launcher)
     with tempfile.TemporaryDirectory(prefix="rowloom-demo-") as name, Stages(quiet) as stages:
         folder = Path(name)
         with stages("reading the text"):
-            text = read_corpus(corpus, min_count=plan.min_count)
+            text = read_corpus(corpus, min_count=extent.min_count)
             np.save(folder / "tokens.npy", text.tokens)
             np.save(folder / "counts.npy", text.counts)
         with stages(f"starting {SHARDS[0]} shards ({launcher})"):
             cluster = open_cluster(launcher, SHARDS[0], folder)
         with closing(cluster):
-            course, scaled = _train(cluster, text, plan, folder, stages)
+            course, scaled = _train(cluster, text, extent, folder, stages)
             with stages("looking for neighbours"):
                 found = _neighbours(cluster.address, text)
             with stages("ending the cluster"):
@@ -174,20 +174,20 @@ def _result(text: Corpus, course: Course, scaled: Scaled, found: dict[str, list[
 
 
 def _train(
-    cluster: DemoCluster, text: Corpus, plan: Plan, folder: Path, stages: Stages
+    cluster: DemoCluster, text: Corpus, extent: Extent, folder: Path, stages: Stages
 ) -> tuple[Course, Scaled]:
     """Half of the steps on 2 shards, the change, the other half on 3, by the same trainers."""
     _create_tables(cluster.address, len(text.words))
-    jobs = _jobs(cluster.address, text, plan, folder)
+    jobs = _jobs(cluster.address, text, extent, folder)
     course, began = Course(), time.monotonic()
 
     def go_on(until: int, title: str) -> None:
         start = time.monotonic()
-        with stages(title, total=sum(job.steps for job in jobs) // 2) as advance:
-            crew.train(until, plan.train_s / 2, _listener(course, began, advance))
+        with stages(title, total=sum(job.steps for job in jobs) // 2) as stage:
+            trainers.train(until, extent.train_s / 2, _listener(course, began, stage))
         course.trained_s += time.monotonic() - start
 
-    with Crew(jobs, folder) as crew:
+    with Trainers(jobs, folder) as trainers:
         go_on(jobs[0].steps // 2, f"training on {SHARDS[0]} shards")
         # The trainers rest, so that nothing but the scaling can change a row; the probe goes on in their place.
         with stages(f"scaling to {SHARDS[1]} shards"):
@@ -207,11 +207,11 @@ def _create_tables(address: str, words: int) -> None:
         client.create_table(TableSpec(OUTPUT, words, dim=DIM, optimizer=optimizer, initializer=Zeros()))
 
 
-def _jobs(address: str, text: Corpus, plan: Plan, folder: Path) -> list[Job]:
+def _jobs(address: str, text: Corpus, extent: Extent, folder: Path) -> list[Job]:
     """One for each trainer, with equal parts of the text."""
-    usual = Job(address, str(folder), 0, 0, 0, length=plan.length)
+    usual = Job(address, str(folder), 0, 0, 0, length=extent.length)
     kept_tokens = float((chances(text.counts, usual.threshold) * text.counts).sum())
-    steps = max(2, round(plan.epochs * kept_tokens / plan.length / TRAINERS))
+    steps = max(2, round(extent.epochs * kept_tokens / extent.length / TRAINERS))
     cuts = np.linspace(0, len(text.tokens), TRAINERS + 1).astype(int).tolist()
     return [
         replace(usual, begin=begin, end=end, steps=steps, seed=number)
@@ -219,7 +219,7 @@ def _jobs(address: str, text: Corpus, plan: Plan, folder: Path) -> list[Job]:
     ]
 
 
-def _listener(course: Course, began: float, advance: Callable[..., None]) -> Callable[[int, Report], None]:
+def _listener(course: Course, began: float, stage: Stage) -> Callable[[int, Report], None]:
     start, rows_before = time.monotonic(), course.rows
 
     def listen(number: int, report: Report) -> None:
@@ -227,7 +227,7 @@ def _listener(course: Course, began: float, advance: Callable[..., None]) -> Cal
         course.add(number, report, now - began)
         rate = (course.rows - rows_before) / max(now - start, 1e-9)
         loss = f"loss {course.points[-1][1]:.2f}, " if course.points else ""
-        advance(report.steps, f"{loss}{rate:,.0f} rows/s")
+        stage.advance(report.steps, f"{loss}{rate:,.0f} rows/s")
 
     return listen
 

@@ -13,7 +13,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Gradients:
+class StretchGradients:
     """What one stretch asks of its rows.
 
     Attributes:
@@ -31,7 +31,7 @@ class Gradients:
 
 def gradients(
     words: np.ndarray, contexts: np.ndarray, negatives: np.ndarray, *, window: int, weight: float
-) -> Gradients:
+) -> StretchGradients:
     """Gradients of the summed loss; every token meets each of its neighbours in the window, and all negatives.
 
     Args:
@@ -64,7 +64,7 @@ def gradients(
     loss += float((softplus(logits) * per_negative).sum())
     grad_words += slopes @ negatives
     pairs = window * (2 * length - window - 1)
-    return Gradients(loss / pairs, grad_words, grad_contexts, slopes.T @ words)
+    return StretchGradients(loss / pairs, grad_words, grad_contexts, slopes.T @ words)
 
 
 def pairs_of(length: int, window: int) -> np.ndarray:

@@ -5,17 +5,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RowloomError, Unavailable
-from ..config.changes import Change, Memory, diff, memory, refuse, running_config
+from ..config.changes import Change, diff, refuse, running_config
 from ..config.config import DeployConfig
-from .directory import ClusterDirectory, Record, is_running
+from ..config.memory import Memory, memory
+from ..launch.processes import is_running, wait_for_end
+from .directory import ClusterDirectory, Record
 from .remote import Remote
 
 OnProgress = Callable[[int, int], None]
+
+
+class NoSuchCluster(InvalidRequest):
+    """None of that name is known, or several are and none was named."""
+
+    exit_code = 4
 
 
 # ---------------------------------------------------------------------------------------------------------------- up
@@ -41,17 +49,13 @@ def up(config: DeployConfig, directory: ClusterDirectory) -> Up:
         if running is not None:
             return _same(running, config)
         if config.launcher == "local":
-            from ..launch.local_launcher import up_local
+            from .local_clusters import up_local
 
             return Up(up_local(config, directory), started=True)
-        with _on_ray(config, directory) as ray_address:
-            from ..launch.ray_launcher import find_ray, up_ray
+        from .ray_clusters import up_or_found
 
-            found = find_ray(config.name)
-            address = found or up_ray(config)
-            record = Record(config.name, "ray", address, ray=ray_address, storage=config.storage or "")
-            directory.put(record)
-            return _same(record, config) if found else Up(record, started=True)
+        record, found = up_or_found(config, directory)
+        return _same(record, config) if found else Up(record, started=True)
 
 
 def _on_this_machine(config: DeployConfig, directory: ClusterDirectory) -> Record | None:
@@ -85,37 +89,6 @@ def _same(record: Record, config: DeployConfig) -> Up:
     return Up(record, started=False)
 
 
-@contextlib.contextmanager
-def _on_ray(config: DeployConfig, directory: ClusterDirectory) -> Iterator[str]:
-    """Attached to the Ray that a config means; yields its address. One that had to be started ends if this fails."""
-    from ..launch.ray_session import attached, attached_to
-    from . import local_ray
-
-    address = attached_to() if config.ray.address == "auto" else None
-    address = address or local_ray.choose(config.ray.address, directory)
-    began = None
-    if address is None:
-        began = local_ray.start(config, directory)
-        address = began.address
-    try:
-        with attached(address, token=local_ray.wants_token(address, directory)):
-            yield address
-    except BaseException:
-        if began is not None:
-            local_ray.stop(began, directory)
-        raise
-
-
-@contextlib.contextmanager
-def _on_known_ray(address: str, directory: ClusterDirectory) -> Iterator[None]:
-    """Attached to a Ray that runs already."""
-    from ..launch.ray_session import attached
-    from . import local_ray
-
-    with attached(address, token=local_ray.wants_token(address, directory)):
-        yield
-
-
 # --------------------------------------------------------------------------------------------------------------- find
 
 
@@ -123,7 +96,7 @@ def locate(directory: ClusterDirectory, name: str | None = None, address: str | 
     """The cluster that is meant: by address, by name (also one on the machine's Ray), or the only one there is.
 
     Raises:
-        InvalidRequest: there is none of that name, or more than one to choose from; the message names them.
+        NoSuchCluster: there is none of that name, or more than one to choose from; the message names them.
     """
     if address is not None:
         return Record(name or "", "", address)
@@ -132,13 +105,13 @@ def locate(directory: ClusterDirectory, name: str | None = None, address: str | 
         name = names[0]
     if name is None:
         there = f"say which with --name: {', '.join(names)}" if names else "`rowloom up` starts one"
-        raise InvalidRequest(f"{'several clusters are' if names else 'no cluster is'} known here: {there}")
+        raise NoSuchCluster(f"{'several clusters are' if names else 'no cluster is'} known here: {there}")
     record = known(directory, name)
     if record is None:
         near = difflib.get_close_matches(name, names, 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         there = ", ".join(names) or "none"
-        raise InvalidRequest(
+        raise NoSuchCluster(
             f"no cluster {name!r} is known on this machine{hint} (known: {there}); or give --address"
         )
     return record
@@ -146,22 +119,12 @@ def locate(directory: ClusterDirectory, name: str | None = None, address: str | 
 
 def known(directory: ClusterDirectory, name: str) -> Record | None:
     """A cluster by its name: one that was started from here, or one on the machine's Ray; None if there is none."""
-    return directory.get(name) or _on_some_ray(name, directory)
+    found = directory.get(name)
+    if found is None:
+        from .ray_clusters import find_on_this_machine
 
-
-def _on_some_ray(name: str, directory: ClusterDirectory) -> Record | None:
-    """A cluster that someone else started on the Ray of this machine."""
-    from . import local_ray
-
-    ray = local_ray.choose("auto", directory)
-    if ray is None:
-        return None
-    with contextlib.suppress(RowloomError), _on_known_ray(ray, directory):
-        from ..launch.ray_launcher import find_ray
-
-        address = find_ray(name)
-        return Record(name, "ray", address, ray=ray) if address else None
-    return None
+        found = find_on_this_machine(name, directory)
+    return found
 
 
 def reach(record: Record, directory: ClusterDirectory) -> tuple[Remote, pb.StatusReply]:
@@ -178,15 +141,15 @@ def reach(record: Record, directory: ClusterDirectory) -> tuple[Remote, pb.Statu
     except Unavailable as e:
         remote.close()
         if record.ray:
-            with _on_known_ray(record.ray, directory):
-                from ..launch.ray_launcher import find_ray
+            from .ray_clusters import find_again
 
-                address = find_ray(record.name)
+            address = find_again(record, directory)
             if address is not None and address != record.address:
                 directory.put(dataclasses.replace(record, address=address))
                 return reach(dataclasses.replace(record, address=address, ray=""), directory)
         what = f"cluster {record.name!r}" if record.name else "the coordinator"
-        if record.pid and not is_running(record.pid, record.started):
+        # One that was killed closes its port a moment before it is gone.
+        if record.pid and wait_for_end(record.pid, record.started, 0.5):
             raise Unavailable(
                 f"{what} ended by itself: `rowloom down` clears it, `rowloom up` starts it anew"
             ) from e
@@ -259,18 +222,16 @@ def down(record: Record, directory: ClusterDirectory) -> str:
         record = _named(record, directory)
     with directory.lock(record.name):
         if record.launcher == "ray" and record.ray:
-            _down_ray(record, directory)
+            from .ray_clusters import down_with_its_ray
+
+            down_with_its_ray(record, directory)
         elif record.pid:
-            from ..launch.local_launcher import down_local
+            from .local_clusters import down_local
 
             down_local(record)
         else:
             with Remote(record.address) as remote:
                 remote.shutdown()
-        if record.storage and record.launcher == "local":
-            from ..control.state import StateFile
-
-            StateFile(record.storage).clear()  # also when its process was killed
         directory.remove(record.name)
     return record.name
 
@@ -283,22 +244,3 @@ def _named(record: Record, directory: ClusterDirectory) -> Record:
     if known is not None and known.address == record.address:
         return known
     return dataclasses.replace(record, name=status.name, launcher=status.launcher)
-
-
-def _down_ray(record: Record, directory: ClusterDirectory) -> None:
-    from ..launch.ray_launcher import clusters, down_ray
-    from . import local_ray
-
-    own = local_ray.find(directory)
-    if own is None and local_ray.is_own(record.ray):
-        return  # that Ray has ended, and everything on it
-    if not local_ray.listens(record.ray):
-        raise Unavailable(
-            f"the Ray of {record.name!r} at {record.ray} does not answer: try again when it does, or, if it is "
-            f"gone for good, `rowloom down --name {record.name} --forget`"
-        )
-    with _on_known_ray(record.ray, directory):
-        down_ray(record.name)
-        left = clusters()
-    if own is not None and own.address == record.ray and not left:
-        local_ray.stop(own, directory)

@@ -7,13 +7,12 @@ import dataclasses
 import fcntl
 import json
 import os
-import signal
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...proto.errors import RowloomError
+from ..atomic_file import write_atomic
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,7 @@ class Record:
         pid, started: the coordinator's process, and when it began, for `launcher: local`.
         ray: address of the Ray cluster, for `launcher: ray`.
         storage: where its layout is kept, if anywhere.
+        stop_grace_s: what calls under way get when it ends.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Record:
     started: int = 0
     ray: str = ""
     storage: str = ""
+    stop_grace_s: float = 5.0
 
 
 class ClusterDirectory:
@@ -70,8 +71,7 @@ class ClusterDirectory:
     def put(self, record: Record) -> None:
         """Keep a record; replaces the one of that name."""
         path = self._path(record.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(dataclasses.asdict(record)))
+        write_atomic(path, json.dumps(dataclasses.asdict(record)))
 
     def remove(self, name: str) -> None:
         """Forget a cluster; no error if it is not known."""
@@ -92,86 +92,3 @@ class ClusterDirectory:
 
     def _path(self, name: str) -> Path:
         return self.home / "clusters" / f"{name}.json"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader sees all of it or the old one."""
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    new.write_text(text)
-    new.replace(path)
-
-
-# ---------------------------------------------------------------------------------------------------------- processes
-
-
-def started(pid: int) -> int:
-    """When a process began, in ticks since boot: with the pid, its name for ever. 0 if it is gone."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (OSError, ValueError):
-        return 0
-    fields = stat.rpartition(")")[2].split()
-    return 0 if fields[0] == "Z" else int(fields[19])
-
-
-def is_running(pid: int, began: int) -> bool:
-    """Whether that very process lives; another one that got its number does not count."""
-    if not pid:
-        return False
-    if Path("/proc/self/stat").exists():
-        return began != 0 and started(pid) == began
-    try:
-        os.kill(pid, 0)
-    except OSError:
-        return False
-    return True
-
-
-def end_process(pid: int, began: int, grace_s: float) -> None:
-    """SIGTERM, and SIGKILL if it is still there after `grace_s`. Returns when it is gone."""
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        if not is_running(pid, began):
-            break
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, sent)
-        wait_for_end(pid, began, grace_s if sent == signal.SIGTERM else 10.0)
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
-
-
-def end_session(leader: int) -> None:
-    """SIGKILL what is left of a session that `spawn_detached` began. Only call it when its leader is gone."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            if int(fields[3]) == leader and fields[0] != "Z":
-                os.kill(int(stat.parent.name), signal.SIGKILL)
-
-
-def wait_for_end(pid: int, began: int, timeout_s: float) -> bool:
-    """Until the process is gone; False if it is still there after `timeout_s`."""
-    until = time.monotonic() + timeout_s
-    while is_running(pid, began):
-        if time.monotonic() >= until:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def last_line(log: Path) -> str:
-    """What a process said last: most often why it ended."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
-
-
-def spawn_detached(command: list[str], log: Path, environment: dict[str, str] | None = None) -> int:
-    """Start a process that outlives this one, in a session of its own, its output in `log`. Returns its pid."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o644),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
-    ]
-    return os.posix_spawn(
-        command[0], command, environment or dict(os.environ), file_actions=actions, setsid=True
-    )

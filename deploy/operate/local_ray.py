@@ -14,22 +14,22 @@ import secrets
 import socket
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...proto.errors import Unavailable
+from ..atomic_file import write_atomic
 from ..config.config import DeployConfig
-from .directory import (
-    ClusterDirectory,
+from ..launch.processes import (
     end_process,
     end_session,
     is_running,
-    last_line,
+    python,
     spawn_detached,
     started,
-    write_whole,
+    wait_until_up,
 )
+from .directory import ClusterDirectory
 
 # On Linux all of 127.0.0.0/8 is the loopback interface, and this is the way to keep Ray on it: Ray replaces
 # 127.0.0.1 by an address that others can reach.
@@ -128,14 +128,18 @@ def start(config: DeployConfig, directory: ClusterDirectory) -> LocalRay:
     log = directory.home / "ray.log"
     port = _free_port()
     address = f"{LOOPBACK}:{port}"
-    pid = spawn_detached(_command(config, port), log, {**os.environ, **QUIET})
+    pid = spawn_detached(_command(config, port), log, QUIET)
     ray = LocalRay(address, pid, started(pid))
     try:
-        _wait_for(ray, log)
-    except BaseException:
+        wait_until_up(
+            "Ray", pid, ray.started, log, START_TIMEOUT_S, lambda: True if listens(address) else None
+        )
+    except BaseException as e:
         stop(ray, directory)
+        if isinstance(e, Unavailable):
+            raise Unavailable(f"{e}; its log: {log}") from None
         raise
-    write_whole(directory.home / "ray.json", json.dumps(dataclasses.asdict(ray)))
+    write_atomic(directory.home / "ray.json", json.dumps(dataclasses.asdict(ray)))
     return ray
 
 
@@ -165,7 +169,7 @@ def _make_token() -> None:
 
 def _command(config: DeployConfig, port: int) -> list[str]:
     cpus = max(CPUS, os.cpu_count() or 1, int(4 * config.shards * config.ray.num_cpus_per_shard) + 1)
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    command = python("-m", "ray.scripts.scripts", "start", "--head", "--block")
     command += [f"--node-ip-address={LOOPBACK}", f"--port={port}", f"--num-cpus={cpus}"]
     command += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-dashboard=false"]
     command += ["--disable-usage-stats", f"--ray-client-server-port={_free_port()}"]
@@ -179,14 +183,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return probe.getsockname()[1]
-
-
-def _wait_for(ray: LocalRay, log: Path) -> None:
-    until = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < until:
-        if not is_running(ray.pid, ray.started):
-            raise Unavailable(f"Ray ended while it started: {last_line(log)} (log: {log})")
-        if listens(ray.address):
-            return
-        time.sleep(0.05)
-    raise Unavailable(f"Ray did not start within {START_TIMEOUT_S:g} s; its log says why: {log}")

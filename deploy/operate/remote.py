@@ -55,13 +55,8 @@ class Remote:
         Raises:
             Unavailable: it did not happen; everything is as before, or the message says what was lost.
         """
-        request = pb.ScaleRequest(shards=shards).SerializeToString()
+        reply = self._start_scaling(shards)
         while True:
-            try:
-                reply = pb.ScaleReply.FromString(self.call(methods.SCALE, request))
-            except Rerouted as e:
-                time.sleep(max(POLL_S, e.retry_after_s))
-                continue
             if on_progress is not None:
                 on_progress(reply.rows, reply.rows_total)
             if reply.state == "done":
@@ -69,6 +64,21 @@ class Remote:
             if reply.state == "failed":
                 raise Unavailable(f"scaling to {shards} shards failed: {reply.error}")
             time.sleep(POLL_S)
+            ask = pb.ScaleProgressRequest(scaling=reply.scaling)
+            reply = pb.ScaleReply.FromString(self.call(methods.SCALE_PROGRESS, ask.SerializeToString()))
+            if (
+                reply.state == "unknown"
+            ):  # another coordinator took over, and what it took up is one of two layouts
+                reply = self._start_scaling(shards)
+
+    def _start_scaling(self, shards: int) -> pb.ScaleReply:
+        """Start to scale, as soon as nothing else changes."""
+        request = pb.ScaleRequest(shards=shards).SerializeToString()
+        while True:
+            try:
+                return pb.ScaleReply.FromString(self.call(methods.SCALE, request))
+            except Rerouted as e:
+                time.sleep(max(POLL_S, e.retry_after_s))
 
     def create_table(self, spec: TableSpec) -> None:
         """Make a table. No error if it exists with the same spec; TableExists if with another."""

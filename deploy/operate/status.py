@@ -11,7 +11,8 @@ from ..config.tables import plain
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from ..config.changes import Change, Memory
+    from ..config.changes import Change
+    from ..config.memory import Memory
 
 GOOD = ("serving", "moving")
 

@@ -25,9 +25,9 @@ from rowloom.client import InvalidRequest, RowloomError, connect
 from rowloom.deploy import local_cluster
 from rowloom.deploy.bench.bench import Rowloom, bench_table, fill_with_progress
 from rowloom.deploy.bench.machine import describe, machine
-from rowloom.deploy.bench.turns import BLOCK_S, Turns, measure, row_bytes
+from rowloom.deploy.bench.samples import BLOCK_S, Samples, measure, row_bytes
 from rowloom.deploy.bench.workload import BATCHES, OPS, ZIPF, Case, make_cases
-from rowloom.deploy.stages import Stages
+from rowloom.deploy.terminal import Stages
 from rowloom.proto.allocator import keep_freed_memory
 
 OURS = "rowloom-"
@@ -127,7 +127,7 @@ def check_memory(name: str, rows: int, dim: int) -> None:
         )
 
 
-def _result(case: Case, turns: dict[str, Turns], dim: int) -> dict[str, Any]:
+def _result(case: Case, turns: dict[str, Samples], dim: int) -> dict[str, Any]:
     figures = {name: mine.figures(row_bytes(case.op, dim)) for name, mine in turns.items()}
     rates = {name: f["rows_per_s"] for name, f in figures.items()}
     return {

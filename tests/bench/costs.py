@@ -19,7 +19,7 @@ from rowloom.client.calls import operations
 from rowloom.client.calls.operation import Event, as_bytes
 from rowloom.client.calls.session import Session
 from rowloom.deploy import local_cluster
-from rowloom.deploy.bench.turns import fill
+from rowloom.deploy.bench.samples import fill
 from rowloom.deploy.bench.workload import zipf_ids
 from rowloom.proto.allocator import keep_freed_memory
 from rowloom.proto.framing import joined

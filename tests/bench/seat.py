@@ -10,7 +10,7 @@ from pathlib import Path
 from rowloom.client import InvalidRequest, RowloomError, connect
 from rowloom.deploy.bench.bench import TABLE, Rowloom, Sockets
 from rowloom.deploy.bench.rival import Crew
-from rowloom.deploy.bench.turns import Turn, fill, take_turn
+from rowloom.deploy.bench.samples import Sample, fill, take_sample
 from rowloom.deploy.bench.workload import make_cases
 from rowloom.deploy.bench.yardstick import Yardstick
 from rowloom.proto.allocator import keep_freed_memory
@@ -76,7 +76,7 @@ class Seat:
         """Make every row."""
         self._ask("fill")
 
-    def turn(self, number: int, block_s: float) -> Turn:
+    def turn(self, number: int, block_s: float) -> Sample:
         """Let the system take a turn with the case of that number."""
         self.begin(number, block_s)
         return self.end()
@@ -85,7 +85,7 @@ class Seat:
         """Start a turn."""
         self._say("turn", number, block_s)
 
-    def end(self) -> Turn:
+    def end(self) -> Sample:
         """What it was."""
         return self._answer()
 
@@ -153,12 +153,12 @@ class Team:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def turn(self, number: int, block_s: float) -> Turn:
+    def turn(self, number: int, block_s: float) -> Sample:
         """Let all of them take a turn with the case of that number."""
         for seat in self._seats:
             seat.begin(number, block_s)
         turns = [seat.end() for seat in self._seats]
-        return Turn(
+        return Sample(
             [seconds for turn in turns for seconds in turn.times],
             max(turn.seconds for turn in turns),
             sum(turn.client_cpu_s for turn in turns),
@@ -195,7 +195,7 @@ def _answer_all(system, cases, plan: dict, end) -> None:
             for _ in fill(system.push, plan["rows"], plan["dim"]):
                 pass
         elif word == "turn":
-            value = take_turn(system, cases[rest[0]], rest[1])
+            value = take_sample(system, cases[rest[0]], rest[1])
         else:
             value = system.server_rss_bytes()
         end.send((False, value))

@@ -14,7 +14,8 @@ import pytest
 
 from rowloom.client import connect
 from rowloom.deploy.cli import main
-from rowloom.deploy.operate.directory import ClusterDirectory, Record, is_running
+from rowloom.deploy.launch.processes import is_running
+from rowloom.deploy.operate.directory import ClusterDirectory, Record
 
 CONFIG = """
 name: ads
@@ -135,7 +136,7 @@ def test_a_cluster_from_up_to_down(cli):
 
     assert cli.json("down") == {"name": "ads", "down": True}
     assert not is_running(record.pid, record.started)
-    _, err = cli.run("status", code=1)
+    _, err = cli.run("status", code=4)
     assert err == "rowloom: no cluster is known here: `rowloom up` starts one\n"
 
 
@@ -159,7 +160,7 @@ def test_what_cannot_be_applied_changes_nothing(cli):
 def test_a_wrong_config_is_refused_whole(cli):
     cli.write("nam: ads\nshards: 0\ntables: [{name: users, dims: 4}]\n")
     for command in (["up", "deploy.yaml"], ["plan"], ["apply"]):
-        out, err = cli.run(*command, code=1)
+        out, err = cli.run(*command, code=2)
         assert out == ""
         for words in ("nam: ", "did you mean 'name'?", "shards: must be at least 1, got 0", "tables[0].dims"):
             assert words in err
@@ -185,9 +186,10 @@ def test_a_shard_that_was_killed_makes_status_fail(cli):
     until = time.monotonic() + 30
     out, err = "", ""
     while "is unreachable" not in err and time.monotonic() < until:
-        out, err, _ = cli.attempt("status", "--address", address, "--json")
+        out, err, code = cli.attempt("status", "--address", address, "--json")
     assert re.fullmatch(r"rowloom: shard 0 at 127\.0\.0\.1:\d+ is unreachable\n", err)
     assert not json.loads(out)["healthy"]
+    assert code == 3  # and no other command or failure ends so
 
 
 def test_a_coordinator_that_was_killed_is_reported_and_cleared(cli):
@@ -205,10 +207,10 @@ def test_names_choose_among_clusters_and_near_misses_are_named(cli):
     cli.run("up", "deploy.yaml")
     cli.write("name: feed\n")
     cli.run("up", "deploy.yaml")
-    _, err = cli.run("status", code=1)
+    _, err = cli.run("status", code=4)
     assert err == "rowloom: several clusters are known here: say which with --name: ads, feed\n"
     assert cli.json("status", "--name", "feed")["name"] == "feed"
-    _, err = cli.run("status", "--name", "adz", code=1)
+    _, err = cli.run("status", "--name", "adz", code=4)
     assert "no cluster 'adz' is known on this machine; did you mean 'ads'?" in err
     address = cli.directory.get("ads").address
     assert cli.json("status", "--address", address)["name"] == "ads"
@@ -227,6 +229,52 @@ def test_a_cluster_whose_ray_is_gone_can_be_forgotten(cli):
 def test_an_address_where_nothing_answers_is_an_error(cli):
     _, err = cli.run("status", "--address", "127.0.0.1:9", code=1)
     assert err.startswith("rowloom: the coordinator at 127.0.0.1:9 does not answer")
+
+
+def test_the_exit_codes_are_part_of_the_help(cli):
+    out, _ = cli.run("--help")
+    for code in (
+        "0    done",
+        "1    it failed",
+        "2    wrong use",
+        "3    status: a shard",
+        "4    there is no such cluster",
+    ):
+        assert code in out
+
+
+def test_the_version_is_printed(cli):
+    out, _ = cli.run("--version")
+    assert re.fullmatch(r"rowloom \d+\.\d+\.\d+\S*\n", out)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["up", "nothing.yaml"], "cannot read the deploy config 'nothing.yaml': No such file or directory"),
+        (["plan", "."], "cannot read the deploy config '.': Is a directory"),
+        (["up", "foo.yaml"], "storage: must be a folder or a URL such as"),
+        (["up", "--home", "file.txt"], "file.txt/clusters: Not a directory"),
+        (["status", "--home", "file.txt", "--name", "x"], "file.txt/clusters/x.json: Not a directory"),
+    ],
+)
+def test_a_file_or_folder_that_cannot_be_used_is_one_clear_line(cli, command, words):
+    cli.write("storage: foo://x\n")
+    (cli.folder / "deploy.yaml").rename(cli.folder / "foo.yaml")
+    (cli.folder / "file.txt").write_text("")
+    out, err = cli.run(*command, code=2)
+    assert out == ""
+    assert words in err
+    assert err.count("\n") == 1
+
+
+def test_a_storage_that_cannot_be_written_is_one_clear_line_and_starts_nothing(cli):
+    (cli.folder / "file.txt").write_text("")
+    cli.write("storage: file.txt/x\n")
+    _, err = cli.run("up", "deploy.yaml", code=1)
+    assert "storage file.txt/x/layout.json cannot be" in err
+    assert err.count("\n") == 1
+    assert cli.directory.names() == []
 
 
 def test_help_does_not_wait_for_ray_or_a_framework():

@@ -5,6 +5,7 @@ from simulation.cluster import Died
 from simulation.lab import ROWS, WIDTH, Lab
 
 from rowloom.client import TableSpec
+from rowloom.deploy.control.effects import NotStored
 from rowloom.deploy.control.state import ClusterState
 from rowloom.proto import methods
 from rowloom.proto.errors import StateLost, TableNotFound, Unavailable
@@ -249,3 +250,12 @@ def test_a_table_is_shown_when_it_is_stored_not_before() -> None:
     lab.node.disk.commit = store
     lab.settle()
     assert list(lab.node.coordinator.state.tables) == list(lab.node.disk.stored.tables) == ["t", "u"]
+
+
+def test_a_commit_that_surely_stored_nothing_is_not_asked_about_for_ever() -> None:
+    # A storage that can be neither written nor read, such as a folder without permission, made `up` hang.
+    coordinator = Lab(1, 2).node.coordinator
+    program = coordinator.commit(coordinator.state)
+    next(program)
+    with pytest.raises(NotStored):
+        program.throw(NotStored("permission denied"))

@@ -3,7 +3,8 @@
 from rivals.numpy_shard import Shard, Split, rows_of
 
 from rowloom.client import InvalidRequest
-from rowloom.deploy.bench.rival import Rival, first_line, python
+from rowloom.deploy.bench.rival import Rival
+from rowloom.deploy.launch.processes import python
 
 
 class Fake(Rival):
@@ -14,7 +15,7 @@ class Fake(Rival):
     def _start(self) -> None:
         code = "print('up', flush=True); import sys; sys.stdin.read()"
         self.process = self._serve(python("-c", code))
-        first_line(self.process)
+        self.process.first_line()
         self._shards = [Shard(rows_of(s, self.servers, self.rows), self.dim) for s in range(self.servers)]
 
     def pull(self, ids):

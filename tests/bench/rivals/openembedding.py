@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from rowloom.client import InvalidRequest
-from rowloom.deploy.bench.rival import Rival, end_with_stdin, first_line, python
+from rowloom.deploy.bench.rival import Rival
+from rowloom.deploy.launch.processes import end_with_stdin, python
 
 VERSION = "0.1.2"
 MEMBER = f"openembedding-{VERSION}/openembedding/libcexb_pack.so"
@@ -62,7 +63,7 @@ class OpenEmbedding(Rival):
         lib.exb_master_endpoint(master, endpoint)
         command = python(__file__, str(path), endpoint.value.decode())
         for server in [self._serve(command) for _ in range(self.servers)]:
-            first_line(server)
+            server.first_line()
         context = lib.exb_context_initialize(lib.exb_connect(b"", endpoint.value, HOST), 1, self.servers)
         self._storage = lib.exb_create_storage(context, -1)
         self._variable = lib.exb_create_variable(self._storage, self.rows, self.dim, b"float32")

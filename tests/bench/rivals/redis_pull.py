@@ -8,7 +8,8 @@ import time
 import numpy as np
 
 from rowloom.client import InvalidRequest
-from rowloom.deploy.bench.rival import Rival, first_line, python
+from rowloom.deploy.bench.rival import Rival
+from rowloom.deploy.launch.processes import python
 
 FILL_ROWS = 16_384
 KEY_BYTES = 8
@@ -40,7 +41,7 @@ class RedisPull(Rival):
         ports = self.crew.ports[: self.servers]
         if self.crew.rank == 0:
             runners = [self._serve(python(__file__, program, str(port))) for port in ports]
-            self._pids = [int(first_line(runner)) for runner in runners]
+            self._pids = [int(runner.first_line()) for runner in runners]
         clients = [redis.Redis(port=port) for port in ports]
         self._connections = [_connected(client) for client in clients]
         for client in clients:

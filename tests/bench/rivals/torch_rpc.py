@@ -7,7 +7,8 @@ import warnings
 import numpy as np
 
 from rowloom.client import InvalidRequest
-from rowloom.deploy.bench.rival import Rival, end_with_stdin, python
+from rowloom.deploy.bench.rival import Rival
+from rowloom.deploy.launch.processes import end_with_stdin, python
 
 LR, FLOOR = 0.05, 1e-7
 THREADS = 8

@@ -16,11 +16,11 @@ from rival_contract import moves_rows
 from rivals.numpy_shard import Split, rows_of
 from seat import RIVALS, Seat
 
-from rowloom.client import InvalidRequest
+from rowloom.client import InvalidRequest, Unavailable
 from rowloom.deploy.bench import bench
-from rowloom.deploy.bench.rival import first_line, python
-from rowloom.deploy.bench.turns import LEAST_CALLS, Turn, Turns, fill, take_turn
+from rowloom.deploy.bench.samples import LEAST_CALLS, Sample, Samples, fill, take_sample
 from rowloom.deploy.bench.workload import make_cases
+from rowloom.deploy.launch.processes import python
 
 
 def test_a_rival_pulls_pushes_and_ends_its_servers():
@@ -46,23 +46,26 @@ def test_a_rival_that_fails_to_start_leaves_no_server():
 def test_a_server_that_ends_at_once_is_reported():
     class Short(Fake):
         def _start(self) -> None:
-            first_line(self._serve(python("-c", "import sys; sys.exit(3)")))
+            self._serve(python("-c", "import sys; sys.exit(3)")).first_line()
 
-    with pytest.raises(RuntimeError, match="ended with 3 before it was up"), Short(10, 4, 1):
+    with (
+        pytest.raises(Unavailable, match="a server of fake ended with code 3 while it started"),
+        Short(10, 4, 1),
+    ):
         pass
 
 
 def test_a_turn_makes_at_least_three_calls_and_counts_their_ids():
     case = next(c for c in make_cases((16,), 100, 4, 0) if c.op == "step")
     with Fake(100, 4, 2) as rival:
-        turn = take_turn(rival, case, 0.0)
+        turn = take_sample(rival, case, 0.0)
     assert len(turn.times) == LEAST_CALLS
     assert turn.ids == 16 * LEAST_CALLS
     assert turn.seconds >= sum(turn.times)
 
 
 def test_figures_are_medians_over_turns_and_percentiles_over_calls():
-    turns = Turns([Turn([0.1] * 10, 1.0, 2.0, 3.0, n * 1000) for n in (10, 30, 20)])
+    turns = Samples([Sample([0.1] * 10, 1.0, 2.0, 3.0, n * 1000) for n in (10, 30, 20)])
     figures = turns.figures(256)
     assert figures["rows_per_s"] == 20_000
     assert figures["mb_per_s"] == pytest.approx(5.12)
@@ -109,7 +112,7 @@ def small():
     )
 
 
-def test_all_systems_take_turns_with_every_case(small):
+def test_all_systems_take_samples_with_every_case(small):
     assert list(small["systems"]) == ["rowloom-grpc", "fake_rivals:Fake", "sockets"]
     cases = {(row["distribution"], row["op"], row["batch"]) for row in small["results"]}
     assert cases >= {(d, op, n) for d in ("zipf", "uniform") for op in compare.OPS for n in (16, 32)}

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rowloom.client import SGD, Adagrad, Adam, Normal, TableSpec
-from rowloom.deploy.config.changes import diff, memory, refuse, row_bytes, running_config
+from rowloom.deploy.config.changes import diff, refuse, running_config
 from rowloom.deploy.config.config import DeployConfig, InvalidConfig, from_json, load, parse
+from rowloom.deploy.config.memory import memory, row_bytes
 from rowloom.deploy.config.tables import plain
 from rowloom.deploy.operate.status import summary
 from rowloom.proto import rowloom_pb2 as pb
@@ -78,12 +79,51 @@ def test_schedules_and_constraints_are_recipes_within_recipes():
     [
         ("host: 0.0.0.0", "advertise_host"),
         ("advertise_host: 10.1.0.0/16", "advertise_host"),
+        ("advertise_host: 10.1.2.3/16\nlauncher: ray", "advertise_host"),
+        ("advertise_host: a/b\nlauncher: ray", "advertise_host"),
         ("name: a/b", "name"),
     ],
 )
 def test_addresses_that_nobody_could_connect_to_are_refused(text, path, tmp_path):
     assert list(faults(text + "\n", tmp_path)) == [path]
     assert parse({"launcher": "ray", "host": "0.0.0.0"}).host == "0.0.0.0"
+
+
+def test_an_address_in_a_network_is_no_network_and_is_not_taken_for_a_name(tmp_path):
+    found = faults("launcher: ray\nadvertise_host: 10.1.2.3/16\n", tmp_path)
+    assert "did you mean '10.1.0.0/16'?" in found["advertise_host"]
+    assert parse({"launcher": "ray", "advertise_host": "10.1.0.0/16"}).advertise_host == "10.1.0.0/16"
+
+
+def test_a_storage_of_a_protocol_that_nothing_reads_is_a_fault(tmp_path):
+    assert "must be a folder or a URL such as" in faults("storage: foo://x\n", tmp_path)["storage"]
+    for good in ("/var/lib/x", "file:///var/lib/x", "s3://bucket/x", "memory://x"):
+        assert parse({"storage": good}).storage == good
+
+
+DOUBLED = "b0: &b0 [x]\n" + "".join(f"b{i}: &b{i} [*b{i - 1}, *b{i - 1}]\n" for i in range(1, 40))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (DOUBLED, "aliases make more than 100,000 values of it"),
+        ("name: &a [*a]\n", "aliases make more than 100,000 values of it"),
+        ("name: " + "[" * 5000 + "]" * 5000, "nested too deep"),
+    ],
+)
+def test_a_file_that_grows_without_bound_when_its_aliases_are_written_out_is_refused(text, words, tmp_path):
+    (tmp_path / "deploy.yaml").write_text(text)
+    with pytest.raises(InvalidRequest, match=words):
+        load(tmp_path / "deploy.yaml")
+
+
+def test_an_alias_that_is_used_twice_is_fine(tmp_path):
+    (tmp_path / "deploy.yaml").write_text(
+        "tables:\n  - {name: a, dim: 2, optimizer: &o {sgd: {lr: 0.5}}}\n  - {name: b, dim: 2, optimizer: *o}\n"
+    )
+    assert [t.optimizer for t in load(tmp_path / "deploy.yaml").tables] == [SGD(lr=0.5)] * 2
 
 
 def test_an_empty_config_is_one_shard_on_this_machine(tmp_path):

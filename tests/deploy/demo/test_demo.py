@@ -9,13 +9,13 @@ import pytest
 from rowloom.client import InvalidRequest, RowloomError, Unavailable
 from rowloom.deploy import plots
 from rowloom.deploy.demo import demo
-from rowloom.deploy.demo.crew import Crew
-from rowloom.deploy.demo.demo import Plan, report, run_demo
+from rowloom.deploy.demo.demo import Extent, report, run_demo
 from rowloom.deploy.demo.demo_cluster import DeployedCluster, open_cluster
 from rowloom.deploy.demo.probe import TABLE, Probe
 from rowloom.deploy.demo.trainer import INPUT, OUTPUT, REPORT_EVERY, Job, Trainer
+from rowloom.deploy.demo.trainers import Trainers
+from rowloom.deploy.launch.processes import is_running
 from rowloom.deploy.operate import local_ray
-from rowloom.deploy.operate.directory import is_running
 
 VOCABULARY = 60
 
@@ -119,10 +119,10 @@ def test_the_probe_notices_a_push_that_was_lost(cluster, client):
 def test_a_trainer_that_fails_is_named_with_its_last_words(tmp_path):
     job = Job("127.0.0.1:1", str(tmp_path / "no"), 0, 1, steps=1)
     with (
-        Crew([job], tmp_path) as crew,
+        Trainers([job], tmp_path) as trainers,
         pytest.raises(RowloomError, match=r"trainer 0 ended too early: FileNotFoundError: .*tokens\.npy"),
     ):
-        crew.train(1, 1.0, lambda number, said: None)
+        trainers.train(1, 1.0, lambda number, said: None)
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def corpus(tmp_path):
 
 
 KEYS = {"loss_first", "loss_last", "neighbours", "rows_per_s", "scaling_pause_s", "bit_equal_after_scaling"}
-SMALL = Plan(epochs=12, train_s=20, length=128)
+SMALL = Extent(epochs=12, train_s=20, length=128)
 
 
 def check(result, tmp_path):
@@ -158,7 +158,7 @@ def check(result, tmp_path):
 
 
 def test_a_small_demo_trains_scales_and_finds_neighbours(corpus, tmp_path):
-    result = run_demo(corpus, tmp_path / "loss.png", "embedded", quiet=True, plan=SMALL)
+    result = run_demo(corpus, tmp_path / "loss.png", "embedded", quiet=True, extent=SMALL)
     check(result, tmp_path)
 
 
@@ -173,7 +173,7 @@ def test_a_small_demo_on_ray_leaves_no_cluster_and_no_ray(corpus, tmp_path, monk
         return cluster
 
     monkeypatch.setattr(demo, "open_cluster", open_and_look)
-    check(run_demo(corpus, tmp_path / "loss.png", "ray", quiet=True, plan=SMALL), tmp_path)
+    check(run_demo(corpus, tmp_path / "loss.png", "ray", quiet=True, extent=SMALL), tmp_path)
     (ray,) = rays
     assert ray.pid
     assert not is_running(ray.pid, ray.started)
@@ -222,7 +222,7 @@ def test_a_demo_that_fails_ends_its_cluster(corpus, tmp_path, monkeypatch):
 def test_rows_that_differ_after_the_scaling_are_reported(corpus, monkeypatch):
     told = iter(["one", "two"])
     monkeypatch.setattr(demo, "digest", lambda address: next(told))
-    result = run_demo(corpus, None, "embedded", quiet=True, plan=Plan(epochs=1, length=128))
+    result = run_demo(corpus, None, "embedded", quiet=True, extent=Extent(epochs=1, length=128))
     assert result["bit_equal_after_scaling"] is False
     assert "NOT EQUAL" in report(result)
 

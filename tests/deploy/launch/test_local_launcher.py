@@ -1,5 +1,6 @@
 """Shard servers as processes and threads: they start, end, and never outlive what started them."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -10,8 +11,10 @@ import pytest
 
 from rowloom.client import connect
 from rowloom.deploy.config.config import parse
-from rowloom.deploy.launch.local_launcher import ProcessLauncher, ThreadLauncher, down_local, up_local
-from rowloom.deploy.operate.directory import ClusterDirectory, Record, is_running, started
+from rowloom.deploy.launch.local_launcher import ProcessLauncher, ThreadLauncher
+from rowloom.deploy.launch.processes import Child, is_running, started
+from rowloom.deploy.operate.directory import ClusterDirectory, Record
+from rowloom.deploy.operate.local_clusters import down_local, up_local
 from rowloom.deploy.operate.remote import Remote
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import RowloomError, Unavailable
@@ -80,6 +83,18 @@ def test_a_server_that_takes_too_long_is_ended():
         launcher.start(0)
 
 
+def test_the_grace_of_the_config_reaches_the_servers_and_their_end(monkeypatch):
+    launcher = ProcessLauncher(parse({"limits": {"stop_grace_s": 7}}))
+    assert "--stop-grace-s 7.0" in " ".join(launcher._command())
+    launcher.start(0)
+    given, original = [], Child.end
+    monkeypatch.setattr(
+        Child, "end", lambda child, grace_s: (given.append(grace_s), original(child, grace_s))
+    )
+    launcher.close()
+    assert given == [8.0]  # the grace, and the time to end after it
+
+
 def test_servers_end_when_their_parent_is_killed():
     script = (
         "import sys, time; from rowloom.deploy.config.config import parse; "
@@ -143,7 +158,7 @@ def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing(directory):
 def test_a_coordinator_that_hangs_is_killed_by_down(directory):
     record = up_local(parse({"name": "ads"}), directory)
     os.kill(record.pid, signal.SIGSTOP)
-    down_local(record, grace_s=0.5)
+    down_local(dataclasses.replace(record, stop_grace_s=0.0), end_s=0.5)
     assert not is_running(record.pid, record.started)
 
 

@@ -20,8 +20,8 @@ from rowloom.proto.errors import InvalidRequest, Unavailable
 
 ray = pytest.importorskip("ray")
 
-from rowloom.deploy.launch.ray_launcher import clusters, down_ray, find_ray, up_ray  # noqa: E402
 from rowloom.deploy.launch.ray_session import attached, attached_to  # noqa: E402
+from rowloom.deploy.operate.ray_clusters import clusters, down_ray, find_ray, up_ray  # noqa: E402
 
 pytestmark = [
     pytest.mark.ray,
@@ -212,11 +212,11 @@ def test_actors_without_a_coordinator_are_not_thrown_away_by_up(nodes):
     assert_nothing_is_left()
 
 
-def test_an_address_in_the_wanted_network_is_advertised():
-    from rowloom.deploy.launch.ray_launcher import _advertised
+def test_an_address_in_the_wanted_network_isadvertised():
+    from rowloom.deploy.launch.ray_actors import advertised
 
-    assert _advertised(None, "10.0.0.1") == "10.0.0.1"
-    assert _advertised("shards.example", "10.0.0.1") == "shards.example"
-    assert _advertised("10.0.0.0/8", "10.0.0.1") == "10.0.0.1"
+    assert advertised(None, "10.0.0.1") == "10.0.0.1"
+    assert advertised("shards.example", "10.0.0.1") == "shards.example"
+    assert advertised("10.0.0.0/8", "10.0.0.1") == "10.0.0.1"
     with pytest.raises(InvalidRequest, match=r"no address in 203\.0\.113\.0/24; it has .*10\.0\.0\.1"):
-        _advertised("203.0.113.0/24", "10.0.0.1")
+        advertised("203.0.113.0/24", "10.0.0.1")

@@ -32,7 +32,7 @@ def two_raylets(monkeypatch):
 def test_a_raylet_killed_under_a_shard_is_an_error_within_the_deadline_never_initial_rows(
     two_raylets, tmp_path
 ) -> None:
-    from rowloom.deploy.launch.ray_launcher import down_ray, up_ray
+    from rowloom.deploy.operate.ray_clusters import down_ray, up_ray
 
     address, kill_second = two_raylets
     config = parse(

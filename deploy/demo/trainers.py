@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import queue
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ...proto.errors import RowloomError
+from ..launch.processes import Child, last_line, python
 from .trainer import Job, Report
 
 # One thread each: there are as many trainers as cores, and the shards want some too.
@@ -20,9 +18,10 @@ ONE_THREAD = {
     name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 }
 SILENCE_S = 120.0
+END_S = 5.0  # what a trainer gets to end, until it is killed
 
 
-class Crew:
+class Trainers:
     """Trainers that run until the `with` block ends.
 
     Args:
@@ -33,36 +32,31 @@ class Crew:
     def __init__(self, jobs: Sequence[Job], logs: Path) -> None:
         self._logs = [logs / f"trainer-{i}.log" for i in range(len(jobs))]
         self._said: queue.Queue[tuple[int, Report | None]] = queue.Queue()
-        self._processes: list[subprocess.Popen[str]] = []
+        self._children: list[Child] = []
         self._listeners: list[threading.Thread] = []
-        for job, log in zip(jobs, self._logs, strict=True):
-            self._start(job, log)
+        try:
+            for number, (job, log) in enumerate(zip(jobs, self._logs, strict=True)):
+                self._start(number, job, log)
+        except BaseException:
+            self.close()
+            raise
 
-    def _start(self, job: Job, log: Path) -> None:
-        command = [sys.executable, "-m", "rowloom.deploy.demo.trainer", json.dumps(dataclasses.asdict(job))]
-        with open(log, "ab") as errors:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=os.environ | ONE_THREAD,
-            )
+    def _start(self, number: int, job: Job, log: Path) -> None:
+        command = python("-m", "rowloom.deploy.demo.trainer", json.dumps(dataclasses.asdict(job)))
+        child = Child(f"trainer {number}", command, log=log, environment=ONE_THREAD)
         listener = threading.Thread(
-            target=self._listen, args=(len(self._processes), process), name="rowloom-trainer", daemon=True
+            target=self._listen, args=(number, child), name="rowloom-trainer", daemon=True
         )
-        self._processes.append(process)
+        self._children.append(child)
         self._listeners.append(listener)
         listener.start()
 
-    def _listen(self, number: int, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
+    def _listen(self, number: int, child: Child) -> None:
+        for line in child.lines():
             self._said.put((number, Report(**json.loads(line))))
         self._said.put((number, None))
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Trainers:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -79,9 +73,9 @@ class Crew:
         Raises:
             RowloomError: a trainer ended, or said nothing for a long time; the message holds its last words.
         """
-        for number, process in enumerate(self._processes):
-            self._tell(number, process, {"until": until, "within_s": within_s})
-        busy = set(range(len(self._processes)))
+        for number in range(len(self._children)):
+            self._tell(number, {"until": until, "within_s": within_s})
+        busy = set(range(len(self._children)))
         while busy:
             number, report = self._next()
             if report is None:
@@ -90,13 +84,11 @@ class Crew:
             if report.reached:
                 busy.discard(number)
 
-    def _tell(self, number: int, process: subprocess.Popen[str], order: dict[str, float]) -> None:
-        assert process.stdin is not None
+    def _tell(self, number: int, order: dict[str, float]) -> None:
         try:
-            process.stdin.write(json.dumps(order) + "\n")
-            process.stdin.flush()
+            self._children[number].tell(json.dumps(order))
         except BrokenPipeError:
-            process.wait()
+            self._children[number].end(END_S)
             raise RowloomError(f"trainer {number} ended too early: {self._last_words(number)}") from None
 
     def _next(self) -> tuple[int, Report | None]:
@@ -106,23 +98,14 @@ class Crew:
             raise RowloomError(f"no trainer has said anything for {SILENCE_S} s") from None
 
     def _last_words(self, number: int) -> str:
-        lines = self._logs[number].read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"exit code {self._processes[number].poll()}, and no message"
+        code = self._children[number].poll()
+        return f"{last_line(self._logs[number])} (exit code {code})"
 
     def close(self) -> None:
         """End the trainers: their standard input closes, and what does not end then is killed."""
-        for process in self._processes:
-            assert process.stdin is not None
-            try:
-                process.stdin.close()
-            except BrokenPipeError:
-                continue
-        for process, listener in zip(self._processes, self._listeners, strict=True):
-            try:
-                process.wait(5.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        for child in self._children:
+            child.ask_to_end()
+        for child, listener in zip(self._children, self._listeners, strict=True):
+            child.end(END_S)
             listener.join()
-            assert process.stdout is not None
-            process.stdout.close()
+            child.close()

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..stages import Stages
+from ..terminal import Stages
 from .workload import Case
 
 BLOCK_S = 0.25  # one system's turn
@@ -38,7 +38,7 @@ class System(Protocol):
 
 
 @dataclass(frozen=True)
-class Turn:
+class Sample:
     """What one system did with one case in one turn.
 
     Attributes:
@@ -55,7 +55,7 @@ class Turn:
     ids: int
 
 
-def take_turn(system: System, case: Case, block_s: float) -> Turn:
+def take_sample(system: System, case: Case, block_s: float) -> Sample:
     """At least three calls, and as many as fit into block_s seconds."""
     server, client, began = system.server_cpu_s(), time.process_time(), time.perf_counter()
     times: list[float] = []
@@ -64,7 +64,7 @@ def take_turn(system: System, case: Case, block_s: float) -> Turn:
         _call(system, case, len(times))
         times.append(time.perf_counter() - start)
     seconds = time.perf_counter() - began
-    return Turn(
+    return Sample(
         times,
         seconds,
         time.process_time() - client,
@@ -84,10 +84,10 @@ def _call(system: Any, case: Case, number: int) -> None:
 
 
 @dataclass
-class Turns:
+class Samples:
     """All turns of one system with one case."""
 
-    all: list[Turn] = field(default_factory=list)
+    all: list[Sample] = field(default_factory=list)
 
     def figures(self, row_bytes: int) -> dict[str, float]:
         """rows_per_s (the median turn), mb_per_s, p50_ms, p99_ms, and CPU seconds for a million ids."""
@@ -117,7 +117,7 @@ class Seat(Protocol):
         """Whether the system has the op."""
         ...
 
-    def turn(self, number: int, block_s: float) -> Turn:
+    def turn(self, number: int, block_s: float) -> Sample:
         """Let the system take a turn with the case of that number."""
         ...
 
@@ -137,14 +137,14 @@ class Here:
         """Whether the system has the op."""
         return hasattr(self.system, op)
 
-    def turn(self, number: int, block_s: float) -> Turn:
-        """As `take_turn`."""
-        return take_turn(self.system, self._cases[number], block_s)
+    def turn(self, number: int, block_s: float) -> Sample:
+        """As `take_sample`."""
+        return take_sample(self.system, self._cases[number], block_s)
 
 
 def measure(
     cases: list[Case], seats: dict[str, Any], rounds: int, block_s: float, stages: Stages
-) -> list[dict[str, Turns]]:
+) -> list[dict[str, Samples]]:
     """Warm all systems up, then let them take turns.
 
     Args:
@@ -157,20 +157,20 @@ def measure(
     Returns:
         For each case, the turns of each system that has its op.
     """
-    found: list[dict[str, Turns]] = [
-        {name: Turns() for name, seat in seats.items() if seat.can(case.op)} for case in cases
+    found: list[dict[str, Samples]] = [
+        {name: Samples() for name, seat in seats.items() if seat.can(case.op)} for case in cases
     ]
-    with stages("warming up", total=len(cases)) as advance:
+    with stages("warming up", total=len(cases)) as stage:
         for number, turns in enumerate(found):
             for name in turns:
                 seats[name].turn(number, block_s / 4)
-            advance(1)
-    with stages(f"measuring, {rounds} rounds", total=rounds * len(cases)) as advance:
+            stage.advance()
+    with stages(f"measuring, {rounds} rounds", total=rounds * len(cases)) as stage:
         for _ in range(rounds):
             for number, (case, turns) in enumerate(zip(cases, found, strict=True)):
                 for name, mine in turns.items():
                     mine.all.append(seats[name].turn(number, block_s))
-                advance(1, f"{case.distribution} {case.op} {case.batch:,}")
+                stage.advance(1, f"{case.distribution} {case.op} {case.batch:,}")
     return found
 
 

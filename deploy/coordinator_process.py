@@ -1,0 +1,52 @@
+"""`python -m rowloom.deploy.coordinator_process`: the coordinator of a cluster of processes on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from .atomic_file import write_atomic
+from .config.config import from_json
+from .coordinator_server import CoordinatorServer
+from .launch.local_launcher import ProcessLauncher
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Start the cluster, say so in the ready file, and stay until it is ended by a call or SIGTERM."""
+    parser = argparse.ArgumentParser(description="The coordinator of a rowloom cluster on this machine.")
+    parser.add_argument(
+        "--config-json", required=True, help="the deploy config, as `DeployConfig.to_json` writes it"
+    )
+    parser.add_argument("--ready-file", required=True, help="written when the cluster is up")
+    args = parser.parse_args(argv)
+    config = from_json(Path(args.config_json).read_text())
+    ready = Path(args.ready_file)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        server = CoordinatorServer(
+            config,
+            ProcessLauncher(config),
+            host=config.host or "127.0.0.1",
+            port=config.port,
+            advertise=config.advertise_host,
+        )
+        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.stop).start())
+        server.start()
+    except Exception as e:
+        write_atomic(ready, json.dumps({"error": f"{type(e).__name__}: {e}"}))
+        log.exception("the cluster did not start")
+        sys.exit(1)
+    write_atomic(ready, json.dumps({"address": server.address, "pid": os.getpid()}))
+    server.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""Child processes: the one way to start them, to hear that they are up, and to end them.
+
+There are two kinds. A `Child` belongs to this process: its standard input is a pipe that closes when this process ends,
+however it ends, and the child ends with it. A detached one outlives this process, in a session of its own; it is known
+by its pid and the time when it began, because pids are used again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from ...proto.errors import Unavailable
+
+T = TypeVar("T")
+POLL_S = 0.02
+KILLED_S = 10.0  # until a process that was killed must be gone
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def python(*arguments: str) -> list[str]:
+    """The command that runs this Python on arguments."""
+    return [sys.executable, *arguments]
+
+
+# ------------------------------------------------------------------------------------------- those that belong to us
+
+
+class Child:
+    """A process that ends when its standard input closes. What it prints is for us to read.
+
+    Args:
+        what: it is, for messages: "a shard server".
+        command: program and arguments.
+        log: where its errors go; none: where ours go.
+        environment: added to ours.
+
+    Raises:
+        Unavailable: the system cannot start a process.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        command: Sequence[str],
+        *,
+        log: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._what, self._log = what, log
+        self._buffer = b""
+        with contextlib.ExitStack() as stack:
+            try:
+                if log is not None:
+                    log.parent.mkdir(parents=True, exist_ok=True)
+                errors = stack.enter_context(open(log, "ab")) if log is not None else None
+                self._process = subprocess.Popen(
+                    command,
+                    bufsize=0,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    env={**os.environ, **(environment or {})},
+                )
+            except OSError as e:
+                raise Unavailable(f"{what} cannot be started: {e}") from e
+        self.pid = self._process.pid
+
+    def __repr__(self) -> str:
+        return f"<Child {self._what} pid={self.pid}>"
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self._process.poll()
+
+    def first_line(self, timeout_s: float | None = None, limit: str = "the limit") -> str:
+        """What it prints when it is up.
+
+        Args:
+            timeout_s: how long that may take; none: as long as it takes.
+            limit: what that limit is called.
+
+        Raises:
+            Unavailable: it ended instead, or printed nothing in that time.
+        """
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        line = self._line(until)
+        if line is None:
+            raise Unavailable(
+                f"{self._what} did not start within {limit} = {timeout_s:g} s; its log says why"
+            )
+        if not line:
+            code = self._process.wait()
+            said = last_line(self._log) if self._log is not None else "its log says why"
+            raise Unavailable(f"{self._what} ended with code {code} while it started; {said}")
+        return line.decode(errors="replace").strip()
+
+    def lines(self) -> Iterator[str]:
+        """What it prints, line by line, until it ends."""
+        while line := self._line(None):
+            yield line.decode(errors="replace")
+
+    def _line(self, until: float | None) -> bytes | None:
+        """The next line; at the end what is left; None if there is none before `until`, of the monotonic clock."""
+        assert self._process.stdout is not None
+        while b"\n" not in self._buffer:
+            left = None if until is None else max(0.0, until - time.monotonic())
+            readable, _, _ = select.select([self._process.stdout], [], [], left)
+            if not readable:
+                return None
+            some = os.read(self._process.stdout.fileno(), 65536)
+            if not some:
+                break
+            self._buffer += some
+        line, end, self._buffer = self._buffer.partition(b"\n")
+        return line + end
+
+    def tell(self, line: str) -> None:
+        """Write a line to its standard input. Raises BrokenPipeError if it has ended."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line.encode() + b"\n")
+
+    def ask_to_end(self) -> None:
+        """Close its standard input, and do not wait."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+
+    def end(self, grace_s: float) -> None:
+        """Close its standard input, kill it if it is still there after `grace_s`, and wait until it is gone."""
+        self.ask_to_end()
+        try:
+            self._process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def close(self) -> None:
+        """Let go of both its pipes, once it has ended and nobody reads."""
+        self.ask_to_end()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+def end_with_stdin() -> None:
+    """In a child: wait until whoever started this process is gone or done with it, then end it."""
+    with contextlib.suppress(OSError, ValueError):
+        while sys.stdin.buffer.read(4096):
+            pass
+    # Skips freeing gigabytes page by page, and whatever a library would wait for.
+    os._exit(0)
+
+
+# ------------------------------------------------------------------------------------------------ those that stay
+
+
+def spawn_detached(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> int:
+    """Start a process that outlives this one, in a session of its own, its output in `log`. Returns its pid.
+
+    Raises:
+        Unavailable: the system cannot start a process, or not write the log.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o644),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    variables = {**os.environ, **(environment or {})}
+    try:
+        return os.posix_spawn(command[0], list(command), variables, file_actions=actions, setsid=True)
+    except OSError as e:
+        raise Unavailable(f"{command[0]} cannot be started with its output in {log}: {e}") from e
+
+
+def wait_until_up(
+    what: str, pid: int, began: int, log: Path, timeout_s: float, up: Callable[[], T | None]
+) -> T:
+    """Wait for a detached process.
+
+    Args:
+        what: it is, for messages.
+        pid: which one.
+        began: and since when.
+        log: where it says why it ended.
+        timeout_s: until it is taken to have failed.
+        up: something that is not None, once the process is up; returned. May raise.
+
+    Raises:
+        Unavailable: it ended, or took too long.
+    """
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        running = is_running(pid, began)  # before `up`: what that looks at is written before the process ends
+        answer = up()
+        if answer is not None:
+            return answer
+        if not running:
+            raise Unavailable(f"{what} ended while it started: {last_line(log)}")
+        time.sleep(POLL_S)
+    raise Unavailable(f"{what} was not up after {timeout_s:g} s")
+
+
+def end_process(pid: int, began: int, grace_s: float) -> None:
+    """SIGTERM, and SIGKILL if it is still there after `grace_s`. Returns when it is gone."""
+    for sent, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILLED_S)):
+        if not is_running(pid, began):
+            break
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, sent)
+        wait_for_end(pid, began, patience_s)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def end_session(leader: int) -> None:
+    """SIGKILL what is left of a session that `spawn_detached` began. Only call it when its leader is gone."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = _fields(int(stat.parent.name))
+            if int(fields[3]) == leader and fields[0] != "Z":
+                os.kill(int(stat.parent.name), signal.SIGKILL)
+
+
+def wait_for_end(pid: int, began: int, timeout_s: float) -> bool:
+    """Until the process is gone; False if it is still there after `timeout_s`."""
+    until = time.monotonic() + timeout_s
+    while is_running(pid, began):
+        if time.monotonic() >= until:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+# --------------------------------------------------------------------------------------------------- looking at one
+
+
+def started(pid: int) -> int:
+    """When a process began, in ticks since boot: with the pid, its name for ever. 0 if it is gone."""
+    try:
+        fields = _fields(pid)
+    except (OSError, ValueError):
+        return 0
+    return 0 if fields[0] == "Z" else int(fields[19])
+
+
+def is_running(pid: int, began: int) -> bool:
+    """Whether that very process lives; another one that got its number does not count."""
+    if not pid:
+        return False
+    if Path("/proc/self/stat").exists():
+        return began != 0 and started(pid) == began
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds, user and system, that a process has used."""
+    fields = _fields(pid)
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+def rss_bytes(pid: int) -> int:
+    """Resident memory of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+
+
+def last_line(log: Path) -> str:
+    """What a process said last: most often why it ended."""
+    try:
+        text = log.read_text(errors="replace")
+    except OSError:
+        return "it said nothing"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
+
+
+def _fields(pid: int) -> list[str]:
+    """Of /proc/PID/stat, from the state on; the name before it, in parentheses, may hold spaces."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,0 +1,114 @@
+"""Actors and placement groups by their names: who belongs to which cluster, and how they end.
+
+Every actor is detached and named in the namespace `rowloom`: `NAME/coordinator` and `NAME/shard-KEY`. Shards that start
+together share a placement group, `rowloom/NAME/FIRST-LAST`, whose name says which keys it holds, so that whoever comes
+later can find and remove it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ...proto.errors import InvalidRequest, Unavailable
+from ..config.config import WILDCARDS, DeployConfig
+from .ray_session import NAMESPACE
+
+THREADS = 4  # of an actor: a long call must not hide the short ones
+GET_TIMEOUT_S = 20.0
+NAME_FREE_S = 20.0
+
+
+def interface(config: DeployConfig) -> tuple[str, str]:
+    """Where a server on this node listens, and what others call it."""
+    import ray
+
+    node = ray.util.get_node_ip_address()
+    named = config.host if config.host and config.host not in WILDCARDS else node
+    return config.host or node, advertised(config.advertise_host, named)
+
+
+def advertised(wanted: str | None, default: str) -> str:
+    """`advertise_host`: a name or an address, or a network in which this node has an address.
+
+    Raises:
+        InvalidRequest: this node has no address in that network.
+    """
+    if wanted is None:
+        return default
+    if "/" not in wanted:
+        return wanted
+    network = ipaddress.ip_network(wanted)
+    infos = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)
+    mine = {str(info[4][0]) for info in infos} | {default}
+    inside = sorted(a for a in mine if ipaddress.ip_address(a) in network)
+    if not inside:
+        raise InvalidRequest(
+            f"advertise_host: this node has no address in {wanted}; it has {', '.join(sorted(mine))}"
+        )
+    return inside[0]
+
+
+def node_here() -> str:
+    """This node's address and the beginning of its id, for people."""
+    import ray
+
+    return f"{ray.util.get_node_ip_address()} ({ray.get_runtime_context().get_node_id()[:8]})"
+
+
+def group_name(cluster: str, first: int, last: int) -> str:
+    """Of the placement group of the shards under keys first to last."""
+    return f"rowloom/{cluster}/{first}-{last}"
+
+
+def groups_of(cluster: str) -> list[tuple[str, int, int]]:
+    """(name, first key, last key) of the placement groups of a cluster that are not removed."""
+    from ray.util.placement_group import placement_group_table
+
+    found = []
+    for group in placement_group_table().values():
+        prefix, _, keys = group["name"].rpartition("/")
+        if prefix == f"rowloom/{cluster}" and group["state"] != "REMOVED":
+            first, _, last = keys.partition("-")
+            found.append((group["name"], int(first), int(last)))
+    return found
+
+
+def remove_group(name: str) -> None:
+    """Remove a placement group. No error if there is none."""
+    from ray.util.placement_group import get_placement_group, remove_placement_group
+
+    with contextlib.suppress(ValueError):  # someone else removed it
+        remove_placement_group(get_placement_group(name))
+
+
+def actors_of(cluster: str) -> list[str]:
+    """Names of the live actors of a cluster."""
+    import ray
+
+    listed: Any = ray.util.list_named_actors(all_namespaces=True)
+    return [a["name"] for a in listed if a["namespace"] == NAMESPACE and a["name"].startswith(f"{cluster}/")]
+
+
+def end_actor(ray: Any, name: str, ask: Callable[[Any], Any] | None) -> None:
+    """Ask it to stop, kill it, and wait until its name is free. No error if there is none."""
+    try:
+        actor = ray.get_actor(name, NAMESPACE)
+    except ValueError:
+        return
+    if ask is not None:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(ask(actor), timeout=GET_TIMEOUT_S)
+    ray.kill(actor, no_restart=True)
+    until = time.monotonic() + NAME_FREE_S
+    while time.monotonic() < until:
+        try:
+            ray.get_actor(name, NAMESPACE)
+        except ValueError:
+            return
+        time.sleep(0.02)
+    raise Unavailable(f"Ray did not end actor {name!r} within {NAME_FREE_S} s")

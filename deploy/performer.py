@@ -1,0 +1,170 @@
+"""Performs the coordinator's programs: the calls, launches, stops, commits and waits that they ask for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+from ..proto.channel import Channels, error_of
+from ..proto.errors import NoAnswer, RetryLater, RowloomError, Unavailable
+from .control.effects import Call, Calls, Commit, Effect, Launch, Program, Sleep, Stop, Stored
+from .launch.launcher import Launched, Launcher
+from .storage import StateFile
+
+log = logging.getLogger(__name__)
+BUSY_WAIT_S = 2.0  # how long a program waits for the one before it, until its caller is told to come again
+LAUNCH_THREADS = 32  # servers that start or stop at the same time
+
+
+class Performer:
+    """Runs one program at a time.
+
+    Launches and stops have threads of their own, made when they are needed; calls need none. So what looks at the
+    cluster meanwhile (`ask`) never waits behind a launch, which may take minutes.
+
+    Args:
+        file: where a commit goes.
+        launcher: starts and stops servers.
+        grace_s: what calls under way get when a server stops.
+    """
+
+    def __init__(self, file: StateFile, launcher: Launcher, grace_s: float) -> None:
+        self._file = file
+        self._launcher = launcher
+        self._grace_s = grace_s
+        self._channels = Channels()
+        self._one = threading.Lock()  # held by what runs; taken and freed by different threads
+        self._busy_with = ""
+        self._ending = threading.Event()
+
+    # ---------------------------------------------------------------------------------------------- one at a time
+
+    def begin(self, what: str, wait_s: float = BUSY_WAIT_S) -> None:
+        """Become what runs; `end` must follow, from any thread. what: in words, for those who must wait.
+
+        Raises:
+            RetryLater: something else runs, and still does after `wait_s`.
+        """
+        if not self._one.acquire(timeout=wait_s):
+            raise RetryLater(f"{self._busy_with or 'another change'} is in progress", retry_after_s=0.2)
+        self._busy_with = what
+
+    def end(self) -> None:
+        """The next one may run."""
+        self._busy_with = ""
+        self._one.release()
+
+    @contextmanager
+    def alone(self, what: str, wait_s: float = BUSY_WAIT_S) -> Iterator[None]:
+        """`begin` and `end` around a block."""
+        self.begin(what, wait_s)
+        try:
+            yield
+        finally:
+            self.end()
+
+    # ---------------------------------------------------------------------------------------------------- programs
+
+    def run(self, program: Program) -> Any:
+        """Run a program to its end. The caller has begun.
+
+        Whatever an effect raises reaches the program, which then has its chance to leave the cluster in order: shards
+        that it froze would stay frozen if it were just dropped.
+
+        Raises:
+            RowloomError: what the program raises.
+        """
+        outcome: Any = None
+        error: RowloomError | None = None
+        while True:
+            try:
+                effect = program.send(outcome) if error is None else program.throw(error)
+            except StopIteration as end:
+                return end.value
+            outcome, error = None, None
+            try:
+                outcome = self._perform(effect)
+            except RowloomError as e:
+                error = e
+            except Exception as e:
+                log.exception("%s failed", type(effect).__name__)
+                error = Unavailable(f"{type(effect).__name__.lower()} failed: {type(e).__name__}: {e}")
+                error.__cause__ = e
+
+    def _perform(self, effect: Effect) -> Any:
+        if isinstance(effect, Calls):
+            return self.ask(effect.calls, effect.timeout_s)
+        if isinstance(effect, Launch):
+            return self._launch(list(effect.keys))
+        if isinstance(effect, Stop):
+            self._stop(list(effect.keys), self._grace_s)
+        elif isinstance(effect, Commit):
+            self._file.commit(effect.state, pause=self._ending.wait)
+        elif isinstance(effect, Stored):
+            return self._file.load()
+        elif isinstance(effect, Sleep) and self._ending.wait(effect.seconds):
+            raise Unavailable("the cluster is being ended")
+        return None
+
+    def ask(self, calls: Sequence[Call], timeout_s: float) -> list[bytes | RowloomError]:
+        """Make requests side by side, at any time and from any thread. Returns each one's reply or error, in order."""
+        under_way = [self._sent(call, timeout_s) for call in calls]
+        return [_outcome(future, call) for future, call in zip(under_way, calls, strict=True)]
+
+    def _sent(self, call: Call, timeout_s: float) -> Any:
+        try:
+            return self._channels.method(call.address, call.method).future(call.data, timeout=timeout_s)
+        except ValueError as e:  # the connection was closed meanwhile
+            return NoAnswer(f"{call.address}: {e}")
+
+    def _launch(self, keys: list[int]) -> list[Launched]:
+        self._launcher.reserve(keys)
+        ended = self._for_each(self._launcher.start, keys)
+        errors = [e for f in ended if (e := f.exception()) is not None]
+        if self._ending.is_set():
+            errors.append(Unavailable("the cluster is being ended"))
+        if errors:
+            self._stop(keys, 0.0)
+            if isinstance(errors[0], OSError):
+                raise Unavailable(f"a shard server could not be started: {errors[0]}") from errors[0]
+            raise errors[0]
+        return [f.result() for f in ended]
+
+    def _stop(self, keys: list[int], grace_s: float) -> None:
+        for future in self._for_each(lambda key: self._launcher.stop(key, grace_s), keys):
+            future.result()
+
+    def _for_each(self, act: Callable[[int], Any], keys: list[int]) -> list[Future]:
+        """Do something for all keys at the same time; returns when each has ended, well or not."""
+        with ThreadPoolExecutor(
+            max(1, min(LAUNCH_THREADS, len(keys))), thread_name_prefix="rowloom-launch"
+        ) as pool:
+            return [pool.submit(act, key) for key in keys]
+
+    # ----------------------------------------------------------------------------------------------------- the end
+
+    def interrupt(self) -> None:
+        """The cluster ends: what waits stops to, and a program that runs fails soon."""
+        self._ending.set()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.interrupt()
+        self._channels.close()
+
+
+def _outcome(future: Any, call: Call) -> bytes | RowloomError:
+    if isinstance(future, RowloomError):
+        return future
+    try:
+        return future.result()
+    except grpc.RpcError as e:
+        return error_of(e, call.address)
+    except grpc.FutureCancelledError as e:  # the connection was closed meanwhile
+        return NoAnswer(f"{call.address}: {e}")

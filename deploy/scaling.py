@@ -1,0 +1,154 @@
+"""Scalings: the one that runs, and how those before it ended."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..proto import rowloom_pb2 as pb
+from ..proto.errors import RetryLater, RowloomError
+from .control.coordinator import Coordinator
+from .control.effects import Program
+from .control.reshard import Progress, Reshard
+from .performer import Performer
+
+log = logging.getLogger(__name__)
+REMEMBERED = 64  # ended scalings, for those who ask late
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """One change of the shard count.
+
+    Attributes:
+        number: its own for ever, also among those of coordinators before; how a caller asks for its end.
+        progress: how far it is.
+        reshard: what moves the rows; None where the rows have moved, and only the rest is to be done.
+    """
+
+    number: int
+    progress: Progress
+    reshard: Reshard | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is done or has failed."""
+        return self.progress.state in ("done", "failed")
+
+
+class Scalings:
+    """Starts scalings, one at a time.
+
+    Args:
+        coordinator: of the moment; another one after a restart.
+        performer: runs them.
+        on_done: called with the new number of shards.
+    """
+
+    def __init__(
+        self,
+        coordinator: Callable[[], Coordinator],
+        performer: Performer,
+        on_done: Callable[[int], None] = lambda shards: None,
+    ) -> None:
+        self._coordinator = coordinator
+        self._performer = performer
+        self._on_done = on_done
+        # Only whoever has begun at the performer writes these.
+        self._running: Scaling | None = None
+        self._known: dict[int, Scaling] = {}
+
+    def start(self, shards: int) -> pb.ScaleReply:
+        """Start to scale. A scaling to the same count that runs is taken for the one that is asked for.
+
+        A count that there is already is "done" only if every server has taken its place; where a scaling failed after
+        its commit, this one finishes it.
+
+        Raises:
+            RetryLater: something else runs; a scaling to another count, which it names, included.
+            InvalidRequest: shards is out of range.
+        """
+        running = self._running
+        if running is not None and not running.ended:
+            if running.progress.shards == shards:
+                return self._reply(running)
+            raise RetryLater(f"scaling to {running.progress.shards} shards is in progress", retry_after_s=0.5)
+        self._performer.begin(f"scaling to {shards} shards")
+        try:
+            scaling = self._begin(shards)
+        except BaseException:
+            self._running = None
+            self._performer.end()
+            raise
+        if scaling is None:
+            self._performer.end()
+            return pb.ScaleReply(state="done", epoch=self._coordinator().layout.epoch)
+        return self._reply(scaling)
+
+    def _begin(self, shards: int) -> Scaling | None:
+        """What then runs and ends by itself; None if there is nothing to do."""
+        coordinator = self._coordinator()
+        if shards == coordinator.layout.n and not coordinator.unfinished:
+            return None
+        scaling = self._scaling(shards)
+        self._remember(scaling)
+        threading.Thread(target=self._run, args=(scaling,), name="rowloom-scale", daemon=True).start()
+        return scaling
+
+    def _remember(self, scaling: Scaling) -> None:
+        self._running = self._known[scaling.number] = scaling
+        if len(self._known) > REMEMBERED:
+            del self._known[min(self._known)]
+
+    def _scaling(self, shards: int) -> Scaling:
+        coordinator = self._coordinator()
+        layout = coordinator.layout
+        reshard = Reshard(coordinator, shards) if shards != layout.n else None
+        progress = reshard.progress if reshard else Progress(shards, "committing", coordinator.clock())
+        return Scaling(coordinator.turn(), progress, reshard)
+
+    def _run(self, scaling: Scaling) -> None:
+        progress = scaling.progress
+        try:
+            self._performer.run(self._program(scaling))
+            self._on_done(progress.shards)
+        except Exception as e:
+            unexpected = not isinstance(e, RowloomError)
+            log.error("scaling to %d shards failed: %s", progress.shards, e, exc_info=unexpected)
+            if not scaling.ended:
+                progress.ended_s = time.monotonic()
+                progress.state, progress.error = "failed", f"{type(e).__name__}: {e}"
+        finally:
+            self._running = None
+            self._performer.end()
+
+    def _program(self, scaling: Scaling) -> Program:
+        if scaling.reshard is not None:
+            yield from scaling.reshard.run()
+        else:
+            yield from self._coordinator().converge()
+            scaling.progress.ended_s = time.monotonic()
+            scaling.progress.state = "done"
+
+    def progress(self, number: int) -> pb.ScaleReply:
+        """How far a scaling is, or how it ended; state "unknown" if this coordinator knows none of that number."""
+        scaling = self._known.get(number)
+        if scaling is None:
+            return pb.ScaleReply(state="unknown", epoch=self._coordinator().layout.epoch, scaling=number)
+        return self._reply(scaling)
+
+    def _reply(self, scaling: Scaling) -> pb.ScaleReply:
+        progress = scaling.progress
+        return pb.ScaleReply(
+            state=progress.state,
+            epoch=self._coordinator().layout.epoch,
+            pause_s=progress.pause_s,
+            rows=progress.rows,
+            rows_total=progress.rows_total,
+            error=progress.error,
+            seconds=(progress.ended_s or time.monotonic()) - progress.started_s,
+            scaling=scaling.number,
+        )

@@ -1,0 +1,150 @@
+"""The commit point: `layout.json` under a storage URL.
+
+What the coordinator believes and what storage holds must be the same, or a coordinator that starts anew would bring
+back a layout whose rows are gone. A write that fails may still have happened: the rename was done and the sync after it
+failed, or the answer of an object store got lost. So an error is never taken for "not committed": storage is read, and
+what it holds is true.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from ..proto.errors import Unavailable
+from .atomic_file import write_atomic
+from .config.config import InvalidConfig
+from .control.effects import NotStored
+from .control.state import ClusterState
+
+log = logging.getLogger(__name__)
+DOUBT_S = 0.5  # between two looks at storage that does not say what it holds
+
+
+class StateFile:
+    """A cluster's state in storage. Its errors are RowloomErrors, whatever the store raises.
+
+    Args:
+        storage: URL of a folder, of any protocol that fsspec knows; none: the state is kept nowhere.
+
+    Raises:
+        InvalidConfig: nothing here can read such a URL.
+    """
+
+    def __init__(self, storage: str | None) -> None:
+        self._url = storage.rstrip("/") + "/layout.json" if storage else ""
+        self._fs, self._path = _opened(self._url) if self._url else (None, "")
+
+    def __repr__(self) -> str:
+        return f"<StateFile {self._url or 'nowhere'}>"
+
+    def load(self) -> ClusterState | None:
+        """The state, or None if there is none yet.
+
+        Raises:
+            Unavailable: storage does not answer.
+            RowloomError: the file is damaged.
+        """
+        try:
+            held = self._read()
+        except Exception as e:  # object stores raise errors of their own
+            raise self._unavailable("cannot be read", e) from e
+        return ClusterState.from_json(held.decode("utf-8", "replace")) if held is not None else None
+
+    def commit(self, state: ClusterState, pause: Callable[[float], object] = time.sleep) -> None:
+        """Write the state. When it returns, the new state is what storage holds; when it raises, the old one is.
+
+        While storage answers neither writes nor reads, nobody can know which: this waits until one can.
+
+        Args:
+            state: to be written.
+            pause: waits so many seconds; true ends the waiting, because the cluster ends too.
+
+        Raises:
+            NotStored: nothing was committed.
+            Unavailable: the waiting was ended, and it is not known.
+        """
+        if self._fs is None:
+            return
+        text = state.to_json()
+        self._check_answers()
+        try:
+            self._write(text)
+        except Exception as e:
+            self._settle(text.encode(), e, pause)
+
+    def _check_answers(self) -> None:
+        """Ask storage for an answer before something is written: if there is none, surely nothing was committed."""
+        try:
+            self._read()
+        except Exception as e:
+            raise NotStored(self._says("cannot be used", e)) from e
+
+    def _settle(self, wanted: bytes, cause: Exception, pause: Callable[[float], object]) -> None:
+        """After a failed write: return if storage holds what was written, raise if it holds something else."""
+        while True:
+            try:
+                held = self._read()
+            except Exception as e:
+                log.warning("%s: not known whether a layout was committed: %s", self._url, _words(e))
+            else:
+                if held == wanted:
+                    log.warning("%s: committed, though writing it said: %s", self._url, _words(cause))
+                    return
+                raise NotStored(self._says("cannot be written", cause)) from cause
+            if pause(DOUBT_S):
+                raise self._unavailable("may or may not have taken the last change", cause) from cause
+
+    def clear(self) -> None:
+        """Forget the state: the cluster is down. Raises Unavailable."""
+        if self._fs is None:
+            return
+        try:
+            self._fs.rm_file(self._path)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except Exception as e:
+            raise self._unavailable("cannot be removed", e) from e
+
+    def _read(self) -> bytes | None:
+        if self._fs is None:
+            return None
+        try:
+            self._fs.invalidate_cache()
+            return self._fs.cat_file(self._path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def _write(self, text: str) -> None:
+        assert self._fs is not None
+        if isinstance(self._fs, LocalFileSystem):
+            write_atomic(Path(self._path), text)
+        else:  # object stores show a file when it is complete, or not at all
+            self._fs.pipe_file(self._path, text.encode())
+
+    def _unavailable(self, what: str, error: Exception) -> Unavailable:
+        return Unavailable(self._says(what, error))
+
+    def _says(self, what: str, error: Exception) -> str:
+        return f"storage {self._url} {what}: {_words(error)}"
+
+
+def _opened(url: str) -> tuple[Any, str]:
+    try:
+        return fsspec.core.url_to_fs(url)
+    except ImportError as e:
+        raise InvalidConfig(f"storage: {url!r} needs a package that is not installed: {e}") from e
+    except Exception as e:
+        raise InvalidConfig(f"storage: {url!r} cannot be used: {_words(e)}") from e
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,154 @@
+"""Watches the shards: asks for their health, and looks for those that do not answer where the launcher has them now."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
+
+from ..proto import methods
+from ..proto import rowloom_pb2 as pb
+from ..proto.errors import RetryLater, RowloomError, StateLost
+from ..proto.layout import Layout, ShardAddress
+from .control.coordinator import Coordinator
+from .control.effects import Call
+from .launch.launcher import Launched, Launcher
+from .performer import Performer
+from .storage import StateFile
+
+log = logging.getLogger(__name__)
+WATCH_S = 1.0  # how often shards are asked for their health
+ANSWER_S = 2.0  # what they get to answer
+FIND_THREADS = 16
+
+
+class Watcher:
+    """Looks at shards, from a thread of its own and when it is asked.
+
+    Args:
+        coordinator: of the moment; another one after a restart.
+        performer: asks, and says when nothing else runs.
+        launcher: knows where servers are.
+        file: where a layout goes that has changed.
+    """
+
+    def __init__(
+        self,
+        coordinator: Callable[[], Coordinator],
+        performer: Performer,
+        launcher: Launcher,
+        file: StateFile,
+    ) -> None:
+        self._coordinator = coordinator
+        self._performer = performer
+        self._launcher = launcher
+        self._file = file
+        self._finders = ThreadPoolExecutor(FIND_THREADS, thread_name_prefix="rowloom-find")
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="rowloom-watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no more. No error if it never did."""
+        self._ending.set()
+        if self._thread.ident is not None:
+            self._thread.join(2 * ANSWER_S)
+        self._finders.shutdown(wait=False, cancel_futures=True)
+
+    def _watch(self) -> None:
+        while not self._ending.wait(WATCH_S):
+            try:
+                self.look()
+            except Exception:  # the next look may do better
+                log.exception("looking at the shards failed")
+
+    def look(self) -> None:
+        """Ask all shards for their health, find those that do not answer, and finish what was begun."""
+        layout = self._coordinator().layout
+        replies = self._performer.ask([_health_call(s) for s in layout.shards], ANSWER_S)
+        for shard, reply in zip(layout.shards, replies, strict=True):
+            if health_of(reply, shard) == "unreachable":
+                self._find(layout, shard.index)
+        self._converge()
+
+    def _converge(self) -> None:
+        coordinator = self._coordinator()
+        if not coordinator.unfinished:
+            return
+        try:
+            with self._performer.alone("finishing what was begun", wait_s=0.0):
+                self._performer.run(coordinator.converge())
+        except RetryLater:
+            return
+        except RowloomError as e:
+            log.warning("what was begun is not finished yet: %s", e)
+
+    def _find(self, layout: Layout, index: int) -> None:
+        """A shard that came back elsewhere came back empty: tell clients where, so that they hear StateLost soon."""
+        coordinator = self._coordinator()
+        found = next(iter(self.locate(coordinator.state.keys[index : index + 1])), None)
+        if found is None:
+            return
+        try:
+            with self._performer.alone("the search for a shard", wait_s=0.0):
+                # Whatever ran since may have changed the layout: the next look will tell.
+                if coordinator.layout is layout and coordinator.moved(index, found):
+                    try:
+                        self._file.commit(coordinator.state, pause=self._ending.wait)
+                    except RowloomError:
+                        coordinator.state.layout = layout
+                        raise
+        except RetryLater:
+            return
+        except RowloomError as e:
+            log.warning("shard %d has moved to %s: %s", index, found.address, e)
+
+    def locate(self, keys: Sequence[int]) -> list[Launched | None]:
+        """Where the launcher has these servers now, asked for side by side; None for one that is gone."""
+        return list(self._finders.map(self._launcher.find, keys))
+
+    def statuses(self) -> list[pb.ShardStatus]:
+        """What every shard says of itself now, all asked at once, and where the launcher has it."""
+        coordinator = self._coordinator()
+        shards, keys = coordinator.layout.shards, coordinator.state.keys
+        nodes = [self._finders.submit(self._launcher.find, key) for key in keys[: len(shards)]]
+        ask = pb.StatisticsRequest().SerializeToString()
+        calls = [_health_call(s) for s in shards] + [Call(s.address, methods.STATISTICS, ask) for s in shards]
+        replies = self._performer.ask(calls, ANSWER_S)
+        healths, statistics = replies[: len(shards)], replies[len(shards) :]
+        return [
+            _status(shard, health, figures, node.result() if node else None)
+            for shard, health, figures, node in zip_longest(shards, healths, statistics, nodes)
+        ]
+
+
+def _health_call(shard: ShardAddress) -> Call:
+    return Call(shard.address, methods.HEALTH, pb.HealthRequest().SerializeToString())
+
+
+def _status(
+    shard: ShardAddress, health: bytes | RowloomError, figures: bytes | RowloomError, found: Launched | None
+) -> pb.ShardStatus:
+    silent = isinstance(figures, RowloomError)
+    return pb.ShardStatus(
+        shard=pb.ShardAddress(index=shard.index, address=shard.address, incarnation=shard.incarnation),
+        node=found.node if found else "",
+        health=health_of(health, shard),
+        statistics=None if silent else pb.StatisticsReply.FromString(figures),
+    )
+
+
+def health_of(reply: bytes | RowloomError, shard: ShardAddress) -> str:
+    """A shard's health in a word: its own, "unreachable" if it does not answer, "lost" if it came back empty."""
+    if isinstance(reply, StateLost):
+        return "lost"
+    if isinstance(reply, RowloomError):
+        return "unreachable"
+    said = pb.HealthReply.FromString(reply)
+    other = shard.incarnation and said.incarnation != shard.incarnation
+    return "lost" if other or said.state == "waiting" else said.state or "unreachable"

@@ -1,0 +1,315 @@
+"""The coordinator's port over real shards in threads: scaling, status, and how it ends when things fail."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from rowloom.client import SGD, TableSpec, Zeros, connect
+from rowloom.deploy import atomic_file, scaling
+from rowloom.deploy.config.config import parse
+from rowloom.deploy.control.coordinator import Coordinator
+from rowloom.deploy.control.reshard import Reshard
+from rowloom.deploy.coordinator_server import CoordinatorServer
+from rowloom.deploy.launch.local_launcher import ThreadLauncher
+from rowloom.deploy.operate.remote import Remote
+from rowloom.deploy.storage import StateFile
+from rowloom.proto import methods
+from rowloom.proto import rowloom_pb2 as pb
+from rowloom.proto.errors import RetryLater, StateLost, Unavailable
+
+SPEC = TableSpec("t", 100, dim=2, optimizer=SGD(lr=1.0), initializer=Zeros())
+IDS = np.arange(100)
+
+
+@pytest.fixture
+def server(tmp_path):
+    config = parse({"name": "ads", "shards": 2, "tables": [SPEC], "storage": str(tmp_path)})
+    server = CoordinatorServer(config, ThreadLauncher())
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def remote(server):
+    with Remote(server.address) as remote:
+        yield remote
+
+
+def scale(remote, shards) -> pb.ScaleReply:
+    request = pb.ScaleRequest(shards=shards)
+    return pb.ScaleReply.FromString(remote.call(methods.SCALE, request.SerializeToString()))
+
+
+def progress(remote, number) -> pb.ScaleReply:
+    request = pb.ScaleProgressRequest(scaling=number)
+    return pb.ScaleReply.FromString(remote.call(methods.SCALE_PROGRESS, request.SerializeToString()))
+
+
+def assert_pushes_go_on(server) -> None:
+    with connect(server.address, timeout_s=10.0) as client:
+        table = client.table("t")
+        before = table.pull(IDS)
+        table.push(IDS, np.ones((100, 2), np.float32))
+        np.testing.assert_array_equal(table.pull(IDS), before - 1)
+
+
+def assert_storage_agrees(server, tmp_path) -> None:
+    stored = StateFile(str(tmp_path)).load()
+    assert stored is not None
+    assert stored.layout == server.coordinator.layout
+
+
+class Held:
+    """A door in front of the move: a scaling waits there."""
+
+    def __init__(self, patch):
+        self.arrived, self.open = threading.Event(), threading.Event()
+        original = Reshard.run
+
+        def run(reshard):
+            self.arrived.set()
+            assert self.open.wait(30)
+            return (yield from original(reshard))
+
+        patch.setattr(Reshard, "run", run)
+
+
+def test_scaling_is_started_by_one_call_and_followed_by_another(server, remote, monkeypatch):
+    door = Held(monkeypatch)
+    started = scale(remote, 3)
+    assert door.arrived.wait(30)
+    assert (started.state, started.scaling > 0) == ("starting", True)
+    assert scale(remote, 3).scaling == started.scaling
+    with pytest.raises(RetryLater, match="scaling to 3 shards is in progress"):
+        scale(remote, 4)
+    assert progress(remote, started.scaling).state == "starting"
+    door.open.set()
+    assert remote.scale(3).state == "done"
+    assert progress(remote, started.scaling).state == "done"
+    assert_pushes_go_on(server)
+
+
+def test_a_late_caller_hears_the_end_of_its_own_scaling_and_not_of_the_next(server, remote, monkeypatch):
+    first = scale(remote, 3)
+    remote.scale(3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Reshard, "run", failing(Unavailable("no room")))
+        with pytest.raises(Unavailable, match="no room"):
+            remote.scale(1)
+    assert progress(remote, first.scaling).state == "done"
+    unknown = progress(remote, 12345)
+    assert (unknown.state, unknown.scaling) == ("unknown", 12345)
+
+
+def failing(error):
+    def program(*arguments, **options):
+        raise error
+        yield
+
+    return program
+
+
+def silent(error):
+    """`Coordinator.adopt` where no shard adopts anything."""
+
+    def adopt(coordinator, limit_s):
+        coordinator.doubt()
+        return [error] * coordinator.layout.n
+        yield
+
+    return adopt
+
+
+def stuck(error, *, shards):
+    """`Coordinator.converge` that gets nowhere in a layout of so many shards."""
+    original = Coordinator.converge
+
+    def converge(coordinator, limit_s=10.0):
+        if coordinator.layout.n == shards:
+            raise error
+        return (yield from original(coordinator, limit_s))
+
+    return converge
+
+
+def test_old_scalings_are_forgotten_in_the_end(server, remote, monkeypatch):
+    monkeypatch.setattr(scaling, "REMEMBERED", 1)
+    first = scale(remote, 3).scaling
+    remote.scale(3)
+    remote.scale(2)
+    assert progress(remote, first).state == "unknown"
+
+
+def test_a_caller_whose_coordinator_forgot_its_scaling_starts_it_again(server, remote, monkeypatch):
+    monkeypatch.setattr(scaling, "REMEMBERED", 0)
+    assert remote.scale(3).state == "done"
+    assert server.coordinator.layout.n == 3
+
+
+def test_a_scaling_that_failed_after_its_commit_is_not_done_but_finished_by_the_next(
+    server, remote, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(Coordinator, "adopt", silent(Unavailable("shard 1 did not answer")))
+        patch.setattr(Coordinator, "converge", stuck(Unavailable("shard 1 did not answer"), shards=1))
+        for _ in range(2):  # the second is no more "done" than the first
+            with pytest.raises(Unavailable, match="shard 1 did not answer"):
+                remote.scale(1)
+    assert server.coordinator.layout.n == 1
+    assert len(server.launcher._running) == 2  # the one that is no shard any more waits for its end
+    assert remote.scale(1).state == "done"
+    assert len(server.launcher._running) == 1
+    assert_pushes_go_on(server)
+    assert scale(remote, 1).scaling == 0
+
+
+def test_the_next_scaling_finishes_the_one_that_failed_after_its_commit_and_then_goes_on(
+    server, remote, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(Coordinator, "adopt", silent(StateLost("shard 0 lost its rows")))
+        with pytest.raises(Unavailable, match="after the commit: StateLost: shard 0 lost its rows"):
+            remote.scale(3)
+    assert remote.scale(1).state == "done"
+    wait_for_thread("rowloom-scale")  # servers that are no shard any more end a moment later
+    assert len(server.launcher._running) == 1
+    assert_pushes_go_on(server)
+
+
+def test_a_folder_that_does_not_sync_leaves_memory_and_storage_in_the_same_epoch(
+    server, remote, tmp_path, monkeypatch
+):
+    def broken(folder):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(atomic_file, "_sync_folder", broken)
+    assert remote.scale(3).state == "done"
+    assert_storage_agrees(server, tmp_path)
+    assert_pushes_go_on(server)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_storage_error_of_any_kind_fails_the_scaling_and_freezes_nobody(
+    server, remote, tmp_path, monkeypatch, shards
+):
+    class StoreError(Exception):
+        pass
+
+    def broken(self, text):
+        raise StoreError("no such bucket")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StateFile, "_write", broken)
+        with pytest.raises(Unavailable, match="no such bucket"):
+            remote.scale(shards)
+    assert server.coordinator.layout.n == 2
+    assert_storage_agrees(server, tmp_path)
+    assert_pushes_go_on(server)
+    assert remote.scale(shards).state == "done"
+
+
+def test_a_shard_that_does_not_answer_is_never_called_serving(server, remote):
+    assert [s.health for s in remote.status().shards] == ["serving", "serving"]
+    server.launcher._running[1].stop(0.0)
+    shards = remote.status().shards  # at once, not after the next look
+    assert [(s.health, s.HasField("statistics")) for s in shards] == [
+        ("serving", True),
+        ("unreachable", False),
+    ]
+
+
+def test_a_shard_that_came_back_empty_is_lost(server, remote):
+    server.launcher.stop(0, 0.0)
+    launched = server.launcher.start(0)
+    server._watcher.look()
+    assert server.coordinator.layout.shards[0].address == launched.address
+    assert [s.health for s in remote.status().shards] == ["lost", "serving"]
+
+
+def test_a_shard_that_moved_is_told_to_clients_only_when_storage_knows(server, tmp_path, monkeypatch):
+    server.launcher.stop(0, 0.0)
+    launched = server.launcher.start(0)
+
+    def broken(self, text):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StateFile, "_write", broken)
+        server._watcher.look()
+        assert server.coordinator.layout.shards[0].address != launched.address
+        assert_storage_agrees(server, tmp_path)
+    server._watcher.look()
+    assert server.coordinator.layout.shards[0].address == launched.address
+    assert_storage_agrees(server, tmp_path)
+
+
+def test_a_coordinator_that_starts_anew_takes_up_the_cluster(server, tmp_path):
+    again = CoordinatorServer(server.config, server.launcher)
+    again.take_up()
+    try:
+        assert again.coordinator.layout.epoch == server.coordinator.layout.epoch
+        assert_pushes_go_on(again)
+        assert scale_through(again, 3).state == "done"
+    finally:
+        again._watcher.stop()
+        again._grpc.stop(0.0)
+        again._performer.close()
+
+
+def scale_through(server, shards):
+    with Remote(server.address) as remote:
+        return remote.scale(shards)
+
+
+def test_status_asks_for_all_shards_at_once(server, remote, monkeypatch):
+    together = threading.Barrier(2)
+    original = server.launcher.find
+
+    def find(key):
+        together.wait(10)  # breaks if the second is only asked when the first has answered
+        return original(key)
+
+    monkeypatch.setattr(server.launcher, "find", find)
+    assert all(s.node for s in remote.status().shards)
+
+
+def test_a_stop_that_fails_tells_the_first_and_keeps_nobody_waiting(tmp_path, monkeypatch):
+    config = parse({"name": "ads", "storage": str(tmp_path)})
+    launcher = ThreadLauncher()
+    server = CoordinatorServer(config, launcher)
+    server.start()
+
+    def broken():
+        raise RuntimeError("the launcher is broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launcher, "close", broken)
+        with pytest.raises(RuntimeError, match="the launcher is broken"):
+            server.stop()
+    server.stop()
+    assert server.wait(0.0)
+    assert StateFile(str(tmp_path)).load() is None  # the rest has ended all the same
+    launcher.close()
+
+
+def test_the_cluster_can_be_ended_while_it_scales(tmp_path, monkeypatch):
+    door = Held(monkeypatch)
+    launcher = ThreadLauncher()
+    server = CoordinatorServer(parse({"name": "ads", "shards": 2}), launcher)
+    server.start()
+    with Remote(server.address) as remote:
+        scale(remote, 3)
+        assert door.arrived.wait(30)
+        server.stop()
+        door.open.set()
+    wait_for_thread("rowloom-scale")
+    assert launcher._running == {}
+
+
+def wait_for_thread(name):
+    for thread in threading.enumerate():
+        if thread.name == name:
+            thread.join(30)
+            assert not thread.is_alive()

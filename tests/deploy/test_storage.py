@@ -1,0 +1,181 @@
+"""The commit point: what the coordinator believes and what storage holds are the same, whatever fails."""
+
+import os
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from rowloom.deploy import atomic_file
+from rowloom.deploy.config.config import InvalidConfig
+from rowloom.deploy.control.effects import NotStored
+from rowloom.deploy.control.state import ClusterState
+from rowloom.deploy.storage import StateFile
+from rowloom.proto.errors import RowloomError, Unavailable
+
+OLD, NEW = ClusterState("ads", next_key=1), ClusterState("ads", next_key=2)
+
+
+class StoreError(Exception):
+    """What an object store raises: no OSError."""
+
+
+class FaultyStore(MemoryFileSystem):
+    """A store in memory, each of whose calls may fail. faults: before or after the write, at a read; how many times."""
+
+    protocol = "faulty"
+    store: dict = {}  # noqa: RUF012
+    pseudo_dirs = [""]  # noqa: RUF012
+    faults: dict = {}  # noqa: RUF012
+
+    def _fail(self, where):
+        if self.faults.get(where, 0) > 0:
+            self.faults[where] -= 1
+            raise StoreError(where)
+
+    def pipe_file(self, path, value, mode="overwrite", **options):
+        self._fail("before the write")
+        super().pipe_file(path, value, mode, **options)
+        self._fail("after the write")
+
+    def cat_file(self, path, start=None, end=None, **options):
+        self._fail("at a read")
+        data = super().cat_file(path, start, end, **options)
+        return data
+
+    def rm_file(self, path):
+        self._fail("at the end")
+        super().rm_file(path)
+
+
+@pytest.fixture
+def store():
+    fsspec.register_implementation("faulty", FaultyStore, clobber=True)
+    FaultyStore.faults = {}
+    FaultyStore.store = {}
+    return FaultyStore.faults
+
+
+def no_pause(seconds):
+    raise AssertionError("nothing is in doubt")
+
+
+@pytest.mark.parametrize("where", ["{tmp}/deep/er", "file://{tmp}/deep", "memory://state-tests"])
+def test_a_state_is_found_again_until_it_is_forgotten(tmp_path, where):
+    url = where.format(tmp=tmp_path)
+    assert StateFile(url).load() is None
+    StateFile(url).commit(OLD)
+    StateFile(url + "/").commit(NEW)
+    assert StateFile(url).load() == NEW
+    StateFile(url).clear()
+    StateFile(url).clear()
+    assert StateFile(url).load() is None
+
+
+def test_without_storage_nothing_is_kept():
+    StateFile(None).commit(OLD)
+    assert StateFile(None).load() is None
+    StateFile("").clear()
+
+
+def test_a_sync_that_fails_after_the_rename_is_a_commit(tmp_path, monkeypatch):
+    file = StateFile(str(tmp_path))
+    file.commit(OLD)
+
+    def broken(folder):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(atomic_file, "_sync_folder", broken)
+    file.commit(NEW)  # memory and storage agree on the new one
+    assert file.load() == NEW
+
+
+def test_a_write_that_fails_before_the_rename_changes_nothing_and_leaves_nothing(tmp_path, monkeypatch):
+    file = StateFile(str(tmp_path))
+    file.commit(OLD)
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(NotStored, match=r"layout\.json cannot be written: No space left on device"):
+        file.commit(NEW)
+    assert file.load() == OLD
+    assert [p.name for p in tmp_path.iterdir()] == ["layout.json"]
+
+
+def test_an_object_store_that_took_the_write_and_lost_its_answer_has_committed(store):
+    file = StateFile("faulty://a")
+    file.commit(OLD)
+    store["after the write"] = 1
+    file.commit(NEW)
+    assert file.load() == NEW
+
+
+def test_an_object_store_that_refused_the_write_has_not_committed(store):
+    file = StateFile("faulty://a")
+    file.commit(OLD)
+    store["before the write"] = 1
+    with pytest.raises(NotStored, match="cannot be written: StoreError: before the write"):
+        file.commit(NEW)
+    assert file.load() == OLD
+
+
+def test_while_nobody_can_know_whether_it_was_committed_a_commit_waits(store):
+    file = StateFile("faulty://a")
+    file.commit(OLD)
+    store["after the write"] = 1
+    pauses = []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        return False
+
+    def fail_then(*faults):
+        store.update(faults)
+
+    original = FaultyStore.pipe_file
+
+    def write(self, *arguments, **options):
+        fail_then(("at a read", 3))
+        original(self, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FaultyStore, "pipe_file", write)
+        file.commit(NEW, pause)
+    assert len(pauses) == 3
+    assert file.load() == NEW
+
+
+def test_a_store_that_does_not_answer_at_all_is_known_not_to_have_committed(store):
+    file = StateFile("faulty://a")
+    store.update({"at a read": 9, "before the write": 9})
+    with pytest.raises(Unavailable, match="cannot be used: StoreError"):
+        file.commit(NEW, no_pause)
+
+
+def test_a_place_where_there_can_be_no_file_is_known_not_to_have_committed(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotStored, match=r"layout\.json cannot be written: "):
+        StateFile(str(tmp_path / "file" / "x")).commit(OLD, no_pause)
+
+
+def test_errors_of_an_object_store_are_ours_at_every_call(store):
+    file = StateFile("faulty://a")
+    store.update({"at a read": 1, "at the end": 1})
+    with pytest.raises(Unavailable, match="cannot be read: StoreError"):
+        file.load()
+    with pytest.raises(Unavailable, match="cannot be removed: StoreError"):
+        file.clear()
+
+
+def test_a_damaged_state_is_refused(tmp_path):
+    (tmp_path / "layout.json").write_text('{"format": 1')
+    with pytest.raises(RowloomError, match="state file is damaged"):
+        StateFile(str(tmp_path)).load()
+
+
+@pytest.mark.parametrize(("url", "words"), [("foo://x", "Protocol not known: foo")])
+def test_a_storage_that_nothing_can_read_is_refused_at_once(url, words):
+    with pytest.raises(InvalidConfig, match=f"storage: '{url}/layout.json' cannot be used: .*{words}"):
+        StateFile(url)
