@@ -22,6 +22,7 @@ from ..proto import rowloom_pb2 as pb
 from ..proto.channel import Channels
 from ..proto.errors import InvalidRequest, RetryLater, RowloomError, StateLost, Unavailable
 from ..proto.spec import TableSpec
+from ..server import call as server_call
 from ..server.carriers.grpc_server import GrpcServer
 from .config.config import DeployConfig, from_json
 from .control.coordinator import Coordinator
@@ -59,7 +60,7 @@ class CoordinatorServer:
         self.config = config
         self._launcher = launcher
         self._methods = self._table_of_methods()
-        self._grpc = GrpcServer(self._methods.__contains__, self._handle, host=host, port=port)
+        self._grpc = GrpcServer(self._methods.__contains__, self._answer, host=host, port=port)
         self.address = f"{advertise or host}:{self._grpc.port}"
         self._file = StateFile(storage if storage is not None else config.storage)
         self.coordinator = self._coordinator(ClusterState(config.name))
@@ -218,8 +219,8 @@ class CoordinatorServer:
             methods.SHUT_DOWN: _on(pb.ShutdownRequest, self._shutdown),
         }
 
-    def _handle(self, method: str, data: bytes) -> bytes:
-        return self._methods[method](data)
+    def _answer(self, call: server_call.Call) -> list[bytes]:
+        return [self._methods[call.method](bytes(call.data))]
 
     @contextlib.contextmanager
     def _changing(self):

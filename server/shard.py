@@ -30,7 +30,6 @@ from ..proto.codec import (
 from ..proto.codec_bags import PullBags, PullBagsReply
 from ..proto.errors import (
     InvalidRequest,
-    Moving,
     Overloaded,
     TableExists,
     TableNotFound,
@@ -38,14 +37,12 @@ from ..proto.errors import (
     WrongLayout,
 )
 from ..proto.layout import PROTOCOL, Layout
-from ..proto.plain import plain_pull
 from ..proto.spec import TableEntry
 from .bags import count_of, expanded, pooled
 from .ledger import Ledger
 from .table import Table
 
 MAX_ROWS_BYTES = 256 << 20  # rows that one pull may ask for; clients ask for about 4 MB
-MOVING_RETRY_S = 0.02
 
 
 @dataclass
@@ -67,9 +64,7 @@ class Shard:
         self.index = index
         self.tables: dict[int, Table] = {}
         self.ledger = Ledger()
-        self.frozen = False
         self.counters = Counters()
-        self._header = np.frombuffer(layout.header(index).SerializeToString(), np.uint8)
         for entry in entries:
             self.create_table(entry)
 
@@ -104,26 +99,6 @@ class Shard:
             room: where the reply's rows are best put.
         """
         return self._read(self._wanted(request), request.wire, room)
-
-    def answer_pull(self, data: bytes | memoryview, space: memoryview) -> int:
-        """Write the reply to a PullRequest into space.
-
-        Returns:
-            How long it is; -1 if `pull` has to do it, or to say what is wrong.
-        """
-        message, out = np.frombuffer(memoryview(data).toreadonly(), np.uint8), np.frombuffer(space, np.uint8)
-        found, tables = plain_pull(message, 0, self._header) or [], self.tables
-        asked = [(tables[k], at, n) for k, at, n in found if k in tables and tables[k].answers]
-        if not found or len(asked) < len(found):
-            return -1
-        length = 0
-        for table, at, count in asked:
-            length = table.answer(message, at, count, out, length)
-            if length < 0:
-                return -1
-        self.counters.pulls += 1
-        self.counters.pulled_rows += sum(count for _, _, count in asked)
-        return length
 
     def step(self, request: Step, space: memoryview | None = None) -> StepReply:
         """Push, then pull; both are checked before anything changes. Raises as `push` and `pull`."""
@@ -177,13 +152,8 @@ class Shard:
 
         Raises:
             InvalidRequest, TableNotFound, Overloaded, WrongLayout: nothing changed.
-            Moving: rows are moving to a new layout; nothing changed.
         """
         self.check(request.header)
-        if self.frozen:
-            raise Moving(
-                "rows are moving to a new layout", epoch=self.layout.epoch, retry_after_s=MOVING_RETRY_S
-            )
         if self.ledger.has(request.client_id, request.client_epoch, request.names):
             self.counters.duplicates += 1
             return True

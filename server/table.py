@@ -13,10 +13,9 @@ from ..proto.errors import InvalidRequest
 from ..proto.jit import kernel
 from ..proto.layout import owner
 from ..proto.memory import address_of
-from ..proto.owners import owners_of
+from ..proto.owners import owner_of, owners_of
 from ..proto.plain import read_pull, read_push
 from ..proto.spec import SGD, Adagrad, Adam, Optimizer, TableEntry, TableSpec, Uniform
-from .direct import first_stranger, locate, put_reply_head
 from .initializers import fill_row, fill_rows, start_of
 from .optimizers.rates import Rates
 from .optimizers.rules import rule_of
@@ -70,11 +69,6 @@ class Table:
         return self._rows.nbytes
 
     @property
-    def answers(self) -> bool:
-        """Whether `answer` can do what `pull` does: rows need no more than to be copied."""
-        return not self._rule.drifts
-
-    @property
     def counts_steps(self) -> bool:
         """Whether every push counts a step of the table, also one without ids on this shard."""
         return self.spec.optimizer.counts_steps
@@ -126,23 +120,6 @@ class Table:
         _gather(self._rows.values, numbers, ids, out, s.kind, s.a, s.b, s.key)
         if self._rule.drifts and len(ids):
             self._catch_up(numbers, out)
-
-    def answer(self, data: np.ndarray, at: int, count: int, space: np.ndarray, begin: int) -> int:
-        """Write the reply to a pull of the `count` ids that lie at data[at:], bytes, to space[begin:], bytes.
-
-        Returns:
-            Where it ends; -1 if there is no room, or `pull` has to say what is wrong.
-        """
-        ids, numbers = np.empty(count, np.int64), np.empty(count, np.int32)
-        begin = put_reply_head(space, begin, 4 * count * self.width)
-        if begin < 0:
-            return -1
-        if not locate(data, at, self._owners, self._shard, *self._rows.look, ids, numbers):
-            return -1
-        out = np.frombuffer(space, np.float32, count * self.width, begin).reshape(count, self.width)
-        s = self._start
-        _gather(self._rows.values, numbers, ids, out, s.kind, s.a, s.b, s.key)
-        return begin + out.nbytes
 
     def _catch_up(self, numbers: np.ndarray, out: np.ndarray) -> None:
         """Bring pulled rows up to the table's step: copies, so that reading writes nothing."""
@@ -270,6 +247,15 @@ def _contiguous(array: np.ndarray) -> np.ndarray:
 
 
 @kernel
+def first_stranger(ids, owners, shard):
+    """Number of the first id that is none of the table's, or another shard's; len(ids) if there is none."""
+    for k in range(len(ids)):
+        if ids[k] < 0 or ids[k] > owners[0] or owner_of(ids[k], owners) != shard:
+            return k
+    return len(ids)
+
+
+@kernel
 def _gather(values, numbers, ids, out, kind, a, b, key):
     width = values.shape[1]
     for k in range(len(numbers)):
@@ -390,7 +376,6 @@ def compile_kernels() -> None:
         table.check_push(ids, grads)
         table.push(ids, grads, 1)
         table.push(ids[:2], grads[:2], 1)
-        table.answer(np.frombuffer(ids.tobytes(), np.uint8), 0, 3, np.empty(64, np.uint8), 0)
         for at in (0, 1):
             table.pull(ids, np.frombuffer(bytearray(25), np.float32, 6, at).reshape(3, 2))
         table.renorm(ids, 1.0, 2.0)

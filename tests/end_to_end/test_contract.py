@@ -5,7 +5,6 @@ from contract import Contract
 
 from rowloom.client.calls.direct import Direct
 from rowloom.deploy import local_cluster
-from rowloom.server.shard import Shard
 
 
 class TestEmbedded(Contract):
@@ -35,7 +34,6 @@ class TestUsualWay(TestEmbedded):
     def nothing_is_plain(self, monkeypatch):
         monkeypatch.setattr(Direct, "pull", lambda *_: None)
         monkeypatch.setattr(Direct, "push", lambda *_: None)
-        monkeypatch.setattr(Shard, "answer_pull", lambda *_: -1)
 
 
 class TestGrpc(TestProcesses):

@@ -205,7 +205,7 @@ class History:
         for entry in self.trainers[0].entries:
             seen: list[int] = []
             for node in self.node.shards.values():
-                shard = node.host.current
+                shard = node.host.shard
                 if shard is not None:
                     table = shard.tables[entry.number]
                     seen += table.read(0, 1 << 30)[0].tolist()

@@ -8,6 +8,7 @@ import pytest
 from simulation.histories import History
 
 from rowloom.client.calls.assembly import Arrived
+from rowloom.proto.codec import Push, encode_push_reply
 from rowloom.server import host as host_module
 from rowloom.server.ledger import Ledger
 from rowloom.server.shard import Shard
@@ -72,16 +73,10 @@ def test_a_shard_that_applies_before_it_validates_is_caught(monkeypatch) -> None
 
 
 def test_a_shard_that_goes_on_applying_while_rows_move_loses_pushes(monkeypatch) -> None:
-    push = Shard.push
+    def restless(self, call):
+        return host_module.Answer([encode_push_reply(self._serving().push(Push.decode(call.data)))])
 
-    def restless(self, request):
-        frozen, self.frozen = self.frozen, False
-        try:
-            return push(self, request)
-        finally:
-            self.frozen = frozen
-
-    monkeypatch.setattr(Shard, "push", restless)
+    monkeypatch.setattr(host_module.Host, "_push", restless)
     assert seeds_that_fail() >= 1
 
 

@@ -21,6 +21,7 @@ from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import NoAnswer, RetryLater, RowloomError, Unavailable
 from rowloom.proto.framing import joined
 from rowloom.proto.spec import TableSpec
+from rowloom.server.call import Call, Caller, WaitFor
 from rowloom.server.host import Host, Incoming, Process
 
 Ended = Callable[[bytes | RowloomError], None]
@@ -136,17 +137,48 @@ class ShardNode:
         self.address = address
         self.incarnation = world.rng.getrandbits(62) | 1
         self.host = Host(Process(incarnation=self.incarnation, now=world.clock))
+        self._held: list[Callable[[], None]] = []  # tries of calls again, once the host has changed
         world.nodes[address] = self._arrive
 
     def _arrive(self, method: str, data: bytes, answer: Ended) -> None:
+        self._handle(Call(method, data, Caller("simulator")), answer, None)
+
+    def _handle(self, call: Call, answer: Ended, until: float | None) -> None:
+        changes = self.host.changes
         try:
-            reply: bytes | RowloomError = b"".join(bytes(b) for b in self.host.handle(method, data))
+            said = self.host.handle(call)
         except RowloomError as e:
-            reply = e
+            answer(e)
+        else:
+            if said.wait_for is not None:
+                self._hold(call, answer, said.wait_for, until or self.world.now + said.wait_for.limit_s)
+            else:
+                assert said.after <= self.host.durable, "nothing is logged"
+                answer(joined(said.buffers))
         tasks, self.host.tasks = self.host.tasks, []
         for task in tasks:
             self._receive(task, task.receive.run(), None)
-        answer(reply)
+        if self.host.changes != changes:
+            held, self._held = self._held, []
+            for again in held:
+                again()
+
+    def _hold(self, call: Call, answer: Ended, wait: WaitFor, until: float) -> None:
+        """Handle a call again when the host has changed; answer otherwise when time is up."""
+
+        def again() -> None:
+            if not ended:
+                ended.append(True)
+                self._handle(call, answer, until)
+
+        def give_up() -> None:
+            if not ended:
+                ended.append(True)
+                answer(wait.otherwise)
+
+        ended: list[bool] = []
+        self._held.append(again)
+        self.world.at(until - self.world.now, give_up)
 
     def _receive(self, incoming: Incoming, run: Generator, reply: bytes | None) -> None:
         if self.host.incoming is not incoming:
