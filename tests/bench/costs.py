@@ -56,10 +56,10 @@ def kernel(rows: int = 2_000_000, batch: int = 65_536) -> None:
     grads = rng.standard_normal((batch, DIM)).astype(np.float32)
     # Distinct, as they come from a client: what is looked up and checked beside the kernel is not in this figure.
     numbers = [rng.permutation(rows)[:batch].astype(np.int32) for _ in range(8)]
-    store, turn = table._rows, iter(range(1 << 30))
+    (values, *slots), turn = table._rows.columns, iter(range(1 << 30))
 
     def update() -> None:
-        table._rule.push(store.values, store.slots, numbers[next(turn) % 8], grads, table._rates, 2)
+        table._rule.push(values, slots, numbers[next(turn) % 8], grads, table._rates, 2)
 
     took = medians(
         {"update": update, "push": lambda: table.push(numbers[next(turn) % 8].astype(np.int64), grads, 2)}
