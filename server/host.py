@@ -58,6 +58,7 @@ class Process:
     """What the shell knows of the process, and does to it: filled in by the shell."""
 
     incarnation: int = 0
+    hash_key: int = 0  # see `rows.index`
     started_s: float = 0.0
     now: Callable[[], float] = lambda: 0.0
     resident_bytes: Callable[[], int] = lambda: 0
@@ -252,7 +253,8 @@ class Host:
             self._activate(layout)
         elif request.fresh and isinstance(self.state, states.Waiting | states.Lost):
             entries = [TableEntry.from_message(m) for m in request.tables]
-            self._become(states.Serving(Shard(layout, request.index, entries)))
+            shard = Shard(layout, request.index, entries, key=self.process.hash_key)
+            self._become(states.Serving(shard))
         else:
             if isinstance(self.state, states.Waiting):
                 self._become(states.Lost())
@@ -285,7 +287,8 @@ class Host:
         incoming = self.incoming
         if incoming is not None and incoming.shard.layout == layout and not incoming.error:
             return  # the same request again
-        shard = Shard(layout, request.index, [TableEntry.from_message(m) for m in request.tables])
+        entries = [TableEntry.from_message(m) for m in request.tables]
+        shard = Shard(layout, request.index, entries, key=self.process.hash_key)
         self.incoming = Incoming(shard, Receive(source, shard))
         self.tasks.append(self.incoming)
 
@@ -316,6 +319,7 @@ class Host:
         shard.check(request.header)
         if not isinstance(self.state, states.Moving):
             raise RetryLater("a ledger is read while pushes wait: freeze first", retry_after_s=0.05)
+        shard.check_whole()
         return shard.ledger.to_message()
 
     def _progress(self, request: pb.ProgressRequest) -> pb.ProgressReply:

@@ -54,6 +54,7 @@ class Server:
         self._host = Host(
             Process(
                 incarnation=self.incarnation,
+                hash_key=random.SystemRandom().getrandbits(63),
                 started_s=time.monotonic(),
                 now=time.monotonic,
                 resident_bytes=_resident_bytes,

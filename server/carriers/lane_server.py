@@ -212,11 +212,11 @@ class _Connection:
         return message
 
     def _answer(self, head: Request, message: memoryview) -> tuple[int, Sequence[Buffer], memoryview | None]:
-        space = self._own[REPLY_BYTES:] or None
+        buffer = self._own[REPLY_BYTES:] or None
         if head.reply_bytes:
-            space = self._arena[head.reply_offset : head.reply_offset + head.reply_bytes]
+            buffer = self._arena[head.reply_offset : head.reply_offset + head.reply_bytes]
         try:
-            return OK, self._handle(Call(ROWS[head.method], message, self._caller, space)), space
+            return OK, self._handle(Call(ROWS[head.method], message, self._caller, buffer)), buffer
         except RowloomError as e:
             return REFUSED, [encode_error(e)], None
         except Exception:
@@ -227,10 +227,12 @@ class _Connection:
                 None,
             )
 
-    def _reply(self, head: Request, status: int, buffers: Sequence[Buffer], space: memoryview | None) -> None:
+    def _reply(
+        self, head: Request, status: int, buffers: Sequence[Buffer], buffer: memoryview | None
+    ) -> None:
         length, pieces = size_of(buffers), [made(b) for b in buffers]
-        if space is not None and length <= len(space):
-            put(space, pieces)
+        if buffer is not None and length <= len(buffer):
+            put(buffer, pieces)
             if head.reply_bytes:
                 self._end.sendall(Reply(status, length, head.reply_offset).encode())
             else:
@@ -246,17 +248,17 @@ class _Connection:
                 left[0] = left[0][sent:]
 
 
-def put(space: memoryview, pieces: Sequence[bytes | memoryview]) -> None:
-    """Write pieces one after the other to the beginning of a space; those that lie there already are left alone."""
+def put(buffer: memoryview, pieces: Sequence[bytes | memoryview]) -> None:
+    """Write pieces one after the other to the beginning of a buffer; those that lie there already are left alone."""
     begin, at, out = -1, 0, []
     for piece in pieces:
         size = len(piece)
         if size and not isinstance(piece, bytes):
-            begin = _address(space) if begin < 0 else begin
+            begin = _address(buffer) if begin < 0 else begin
             where = _address(piece) - begin
-            if where != at and 0 <= where < len(space):  # in the space, but not where it belongs
+            if where != at and 0 <= where < len(buffer):  # in the buffer, but not where it belongs
                 whole = b"".join(pieces)
-                space[: len(whole)] = whole
+                buffer[: len(whole)] = whole
                 return
             if where != at:
                 out.append((at, size, piece))
@@ -264,7 +266,7 @@ def put(space: memoryview, pieces: Sequence[bytes | memoryview]) -> None:
             out.append((at, size, piece))
         at += size
     for at, size, piece in out:
-        space[at : at + size] = piece
+        buffer[at : at + size] = piece
 
 
 def _address(view: memoryview) -> int:

@@ -16,6 +16,7 @@ from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest
 from ...proto.layout import Layout, ShardAddress
 from ..ledger import merged_step
+from ..received import own
 from ..shard import Shard
 
 BLOCK_BYTES = 1 << 20
@@ -85,7 +86,7 @@ class Receive:
             )
             data = yield PeerCall(old.address, methods.READ_ROWS, request.SerializeToString())
             reply = pb.ReadRowsReply.FromString(data)
-            ids = np.frombuffer(reply.ids, _I64)
+            ids = own(np.frombuffer(reply.ids, _I64))  # kernels are compiled for arrays that are ours
             if len(ids):
                 table.check_ids(ids)
                 table.install(ids, _rows(reply.values, ids), [_rows(s, ids) for s in reply.slots])

@@ -6,7 +6,15 @@ import pytest
 from rowloom.client import SGD, InvalidRequest, StateLost, TableNotFound, TableSpec, Zeros
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.codec import ASSIGN, Block, PartName, Pull, PullReply, Push
-from rowloom.proto.errors import Moving, Overloaded, RetryLater, RowloomError, WrongCluster, WrongLayout
+from rowloom.proto.errors import (
+    Moving,
+    Overloaded,
+    PushUnresolved,
+    RetryLater,
+    RowloomError,
+    WrongCluster,
+    WrongLayout,
+)
 from rowloom.proto.framing import joined
 from rowloom.proto.layout import Layout, ShardAddress
 from rowloom.proto.methods import DESCRIBE_LAYOUT
@@ -237,6 +245,23 @@ def test_a_retired_server_names_the_new_epoch() -> None:
 def test_a_ledger_is_read_only_while_pushes_wait() -> None:
     with pytest.raises(RetryLater, match="freeze first"):
         call(serving(), "ReadLedger", pb.ReadLedgerRequest(header=header()))
+
+
+def test_the_ledger_of_a_shard_with_half_a_push_is_not_handed_over(monkeypatch) -> None:
+    """The next layout would take the push again, and some rows would have it twice."""
+    host = serving()
+    assert host.shard is not None
+
+    def broken(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.shard.tables[1]._rule, "apply", broken)
+        with pytest.raises(PushUnresolved):
+            call(host, "Push", part([1], [[1, 1]]))
+    call(host, "Freeze", pb.FreezeRequest(cluster_id="c", epoch=1, on=True, turn=2))
+    with pytest.raises(StateLost, match="half-way"):
+        call(host, "ReadLedger", pb.ReadLedgerRequest(header=header()))
 
 
 def test_a_pull_of_more_than_the_limit_is_refused_before_memory_is_taken() -> None:
