@@ -134,14 +134,18 @@ class Shard:
     def _wanted(self, request: Pull) -> list[tuple[Table, np.ndarray]]:
         """What a pull asks for, checked."""
         self.check(request.header)
-        wanted = [(self.table(number), own(ids)) for number, ids in request.tables]
-        size = sum(len(ids) * table.width * 4 for table, ids in wanted)
+        size = 0
+        for number, ids in request.tables:
+            size += len(ids) * self.table(number).width * 4
         if size > MAX_ROWS_BYTES:
             raise Overloaded(
                 f"one pull may ask for {MAX_ROWS_BYTES} bytes of rows, got {size}: send smaller chunks"
             )
-        for table, ids in wanted:
+        wanted = []
+        for number, asked in request.tables:
+            table, ids = self.tables[number], own(asked)
             table.check_ids(ids)
+            wanted.append((table, ids))
         return wanted
 
     def _read(self, wanted: list[tuple[Table, np.ndarray]], wire: int, room: Room | None = None) -> PullReply:

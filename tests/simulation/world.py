@@ -138,6 +138,7 @@ class ShardNode:
         self.incarnation = world.rng.getrandbits(62) | 1
         self.host = Host(Process(incarnation=self.incarnation, now=world.clock))
         self._held: list[Callable[[], None]] = []  # tries of calls again, once the host has changed
+        self._unsafe: list[tuple[int, Callable[[], None]]] = []  # replies, after what the log must be durable
         world.nodes[address] = self._arrive
 
     def _arrive(self, method: str, data: bytes, answer: Ended) -> None:
@@ -153,8 +154,9 @@ class ShardNode:
             if said.wait_for is not None:
                 self._hold(call, answer, said.wait_for, until or self.world.now + said.wait_for.limit_s)
             else:
-                assert said.after <= self.host.durable, "nothing is logged"
-                answer(joined(said.buffers))
+                reply = joined(said.buffers)
+                self._unsafe.append((said.after, lambda: answer(reply)))
+                self.release()
         tasks, self.host.tasks = self.host.tasks, []
         for task in tasks:
             self._receive(task, task.receive.run(), None)
@@ -162,6 +164,13 @@ class ShardNode:
             held, self._held = self._held, []
             for again in held:
                 again()
+
+    def release(self) -> None:
+        """Send the replies that the log covers by now."""
+        safe = [send for after, send in self._unsafe if after <= self.host.durable]
+        self._unsafe = [pair for pair in self._unsafe if pair[0] > self.host.durable]
+        for send in safe:
+            send()
 
     def _hold(self, call: Call, answer: Ended, wait: WaitFor, until: float) -> None:
         """Handle a call again when the host has changed; answer otherwise when time is up."""
