@@ -21,12 +21,14 @@ from ..proto.spec import TableEntry
 from .background import Background
 from .cache.cached_pulls import CachedPulls
 from .cache.row_cache import HotRows
-from .calls import bag_operations, operations
+from .calls import operations
+from .calls.bag_requests import Shares
 from .calls.control import ask, fetch_layout
-from .calls.direct import Direct
-from .calls.session import Operation, Session
+from .calls.operation import Operation
+from .calls.session import Session
 from .carriers.transport import Transport, drive
 from .lookup.bags import Bags
+from .lookup.pooling import factors
 
 
 class Connection:
@@ -59,7 +61,6 @@ class Connection:
         self._addresses = tuple(addresses)
         self._carrier = carrier
         self._transport = Transport(carrier)
-        self._direct = Direct(self._transport.lanes)
         self._start(None)
 
     def _start(self, layout: Layout | None) -> None:
@@ -68,7 +69,12 @@ class Connection:
         system = random.SystemRandom()
         seed = system.getrandbits(63)
         self._session = Session(
-            self._addresses, system.getrandbits(63) | 1, random.Random(seed), time.monotonic, threading.Lock()
+            self._addresses,
+            system.getrandbits(63) | 1,
+            random.Random(seed),
+            time.monotonic,
+            threading.Lock(),
+            self._transport.limits,
         )
         self._session.layout = layout
         self._push_turn = threading.Lock()
@@ -141,9 +147,7 @@ class Connection:
         session = self._live()
 
         def fetch(some: Sequence[tuple[TableEntry, Any]]) -> list[np.ndarray]:
-            deadline = self._deadline()
-            rows = self._direct.pull(session, some, wire, deadline)
-            return self._run(operations.pull(session, some, deadline, wire)) if rows is None else rows
+            return self._run(operations.pull(session, some, self._deadline(), wire))
 
         with session.naming([entry for entry, _ in wanted]):
             # Kept rows travelled as their table's spec says.
@@ -161,14 +165,7 @@ class Connection:
         session = self._live()
         touched = [(entry, ids) for entry, ids, _ in given]
         with session.naming([entry for entry, _ in touched]), self._push_turn, self._changing(touched):
-            deadline = self._deadline()
-            outcome = None
-            if kind == codec.GRADIENTS:
-                outcome = self._direct.push(session, given, (), wire, deadline)
-            if outcome is None:
-                self._run(operations.push(session, given, deadline, kind, wire))
-            elif outcome.left:
-                self._run(operations.finish(session, outcome, (), deadline, wire))
+            self._run(operations.push(session, given, self._deadline(), kind, wire))
 
     def step_entries(
         self,
@@ -181,13 +178,7 @@ class Connection:
         entries = [entry for entry, *_ in (*given, *wanted)]
         touched = [(entry, ids) for entry, ids, _ in given]
         with session.naming(entries), self._push_turn, self._changing(touched):
-            deadline = self._deadline()
-            outcome = self._direct.push(session, given, wanted, wire, deadline)
-            if outcome is None:
-                return self._run(operations.step(session, given, wanted, deadline, wire))
-            if outcome.rows is not None and not outcome.left:
-                return outcome.rows
-            return self._run(operations.finish(session, outcome, wanted, deadline, wire))
+            return self._run(operations.step(session, given, wanted, self._deadline(), wire))
 
     def renorm_entry(self, entry: TableEntry, ids: Any, max_norm: float, norm_type: float) -> None:
         """What `Table.renorm` calls."""
@@ -199,13 +190,19 @@ class Connection:
         """What `Table.pull_bags` calls."""
         session = self._live()
         with session.naming([entry]):
-            return self._run(bag_operations.pull_bags(session, entry, bags, combiner, self._deadline()))
+            shares = Shares(bags.segments, factors(bags, combiner))
+            return self._run(
+                operations.pull_bags(session, entry, bags.ids, shares, bags.shape, self._deadline())
+            )
 
     def push_entry_bags(self, entry: TableEntry, bags: Bags, grads: Any, combiner: str) -> None:
         """What `Table.push_bags` calls."""
         session = self._live()
         with session.naming([entry]), self._push_turn, self._changing([(entry, bags.ids)]):
-            self._run(bag_operations.push_bags(session, entry, bags, grads, combiner, self._deadline()))
+            shares = Shares(bags.segments, factors(bags, combiner))
+            self._run(
+                operations.push_bags(session, entry, bags.ids, shares, bags.shape, grads, self._deadline())
+            )
 
     def _changing(self, touched: Sequence[tuple[TableEntry, Any]]) -> AbstractContextManager[None]:
         """Around every call that changes rows: kept ones are dropped when it ends."""

@@ -26,7 +26,7 @@ from ..server import call as server_call
 from ..server.carriers.grpc_server import GrpcServer
 from .config.config import DeployConfig, from_json
 from .control.coordinator import Coordinator
-from .control.effects import Call, Calls, Commit, Effect, Launch, Program, Sleep, Stop
+from .control.effects import Call, Calls, Commit, Effect, Launch, Program, Sleep, Stop, Stored
 from .control.reshard import Progress, Reshard
 from .control.state import ClusterState, StateFile
 from .launch.launcher import Launched, Launcher
@@ -152,7 +152,9 @@ class CoordinatorServer:
         if isinstance(effect, Stop):
             list(self._pool.map(lambda key: self._launcher.stop(key, STOP_GRACE_S), effect.keys))
         elif isinstance(effect, Commit):
-            self._file.save(self.coordinator.state)
+            self._file.save(effect.state)
+        elif isinstance(effect, Stored):
+            return self._file.load()
         elif isinstance(effect, Sleep):
             self._stopping.wait(effect.seconds)
         return None

@@ -21,6 +21,7 @@ from .errors import InvalidRequest
 from .framing import Buffer, array_of, fields, framed, raw, scalar, spans, submessage, varint_bytes
 from .memory import get_head
 from .plain import plain_pull, read_push
+from .rounding import to_bfloat16
 
 FLOAT32, BFLOAT16, FLOAT16, INT8 = range(4)
 WIRE_NUMBER = {"float32": FLOAT32, "bfloat16": BFLOAT16, "float16": FLOAT16, "int8": INT8}
@@ -48,7 +49,7 @@ class Block:
     With bags [M] int32 these are gradients of N bags for M ids; factors: [M] float32, or None for 1.
     """
 
-    data: Any  # an array; or Deferred, in what is only to be encoded
+    data: np.ndarray
     scales: np.ndarray | None = None
     bags: np.ndarray | None = None
     factors: np.ndarray | None = None
@@ -61,6 +62,10 @@ def to_wire(rows: np.ndarray, wire: int) -> Block:
     """
     if wire == FLOAT32:
         return Block(rows)
+    if wire == BFLOAT16:
+        out = np.empty(rows.shape, np.uint16)
+        to_bfloat16(np.ascontiguousarray(rows), out.reshape(-1))
+        return Block(out.view(WIRE_DTYPE[wire]))
     with np.errstate(over="ignore", invalid="ignore"):
         if wire != INT8:
             return Block(rows.astype(WIRE_DTYPE[wire]))
@@ -68,6 +73,15 @@ def to_wire(rows: np.ndarray, wire: int) -> Block:
         steps = np.rint(rows / np.where(scales > 0, scales, np.float32(1))[:, None])
         # A subnormal scale is rounded so coarsely that the largest value can be more than 127 steps.
         return Block(np.clip(steps, -127, 127).astype(np.int8), scales)
+
+
+def write_rows(rows: np.ndarray, wire: int, buffer: np.ndarray) -> None:
+    """Fill a buffer of bytes with rows [N, width] float32, as a wire type that has no scales."""
+    rows = np.ascontiguousarray(rows)
+    if wire == BFLOAT16:
+        to_bfloat16(rows, buffer.view(np.uint16))
+    else:
+        buffer[:] = to_wire(rows, wire).data.reshape(-1).view(np.uint8)
 
 
 def from_wire(block: Block, wire: int) -> np.ndarray:
@@ -422,9 +436,9 @@ def _block(data: object, scales: object, wire: int, what: str) -> Block:
 
 def wire_of_field(value: object) -> int:
     """A wire type that exists. Raises InvalidRequest."""
-    if value not in WIRE_DTYPE:
+    if not isinstance(value, int) or value not in WIRE_DTYPE:
         raise InvalidRequest(f"unknown wire type {value!r}; known: {', '.join(WIRE_NUMBER)}")
-    return int(value)  # type: ignore[call-overload]
+    return value
 
 
 def table_of_field(value: object) -> int:

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from .errors import InvalidRequest
 
-
-@dataclass(frozen=True)
-class Deferred:
-    """Bytes that are made when they are sent, in the place where they are sent from.
-
-    fill: writes all `nbytes` of them to a memoryview of that length; the same bytes each time.
-    """
-
-    nbytes: int
-    fill: Callable[[memoryview], None]
-
-
-Buffer = bytes | memoryview | Deferred
-
-
-def made(buffer: Buffer) -> bytes | memoryview:
-    """A buffer's bytes."""
-    if not isinstance(buffer, Deferred):
-        return buffer
-    space = np.empty(buffer.nbytes, np.uint8).data
-    buffer.fill(space)
-    return space
+Buffer = bytes | memoryview
 
 
 def joined(buffers: Sequence[Buffer]) -> bytes:
     """All of their bytes, one after the other."""
-    return b"".join(map(made, buffers))
+    return b"".join(buffers)
 
 
 def size_of(buffers: Sequence[Buffer]) -> int:
@@ -77,10 +55,8 @@ def scalar(number: int, value: int) -> bytes:
     return varint(number << 3) + varint(value) if value else b""
 
 
-def raw(array: np.ndarray | Deferred, dtype: np.dtype) -> memoryview | Deferred:
+def raw(array: np.ndarray, dtype: np.dtype) -> memoryview:
     """An array's bytes in C order; a view if it lies so."""
-    if isinstance(array, Deferred):
-        return array
     flat = np.ascontiguousarray(array, dtype).reshape(-1)
     return flat.view(np.uint8).data
 

@@ -258,6 +258,7 @@ class Host:
         else:
             if isinstance(self.state, states.Waiting):
                 self._become(states.Lost())
+            self.incoming = None  # nothing will come of what it was receiving
             raise StateLost(
                 f"this server holds no rows of epoch {layout.epoch}: it started anew, or received them only in part"
             )

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ...proto.spec import TableEntry
-from ..calls.routing import as_ids, distinct_of
+from ..calls.routing import distinct_of
+from ..inputs import as_ids
 from .row_cache import HotRows, RowCache
 
 Fetch = Callable[[Sequence[tuple[TableEntry, np.ndarray]]], list[np.ndarray]]

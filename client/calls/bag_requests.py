@@ -1,4 +1,4 @@
-"""The pieces of a pull or a push by bag, one request each: how entries are cut, sent and put together again. Pure.
+"""A pull or a push by bag: how entries are cut, sent and put together again. Two more requests. Pure.
 
 Letters: N entries (one id of one bag), B bags of the caller, K bags that a piece has entries of.
 """
@@ -14,19 +14,23 @@ from functools import cached_property
 import numpy as np
 
 from ...proto import codec, methods
-from ...proto import rowloom_pb2 as pb
-from ...proto.codec import Buffer
 from ...proto.codec_bags import Entries, PullBags, PullBagsReply
 from ...proto.errors import InvalidRequest
+from ...proto.framing import size_of
 from ...proto.jit import kernel
 from ...proto.layout import Layout, owner
 from ...proto.spec import TableEntry
-from .requests import CHUNK_BYTES, PullPart, PushPart
+from .cutting import Limits
+from .operation import Reply, as_array
+from .requests import FRAME_BYTES, Given, PullRequest, PushRequest, put_buffers
 from .routing import Route, distinct_of
+from .session import Session
 from .sums import Sums
+from .values import Values
+from .wire_types import LARGEST, refuse_overflow
 
 _ENTRY_BYTES = 16  # id, bag, factor
-_WHOLE_CHUNKS = 4  # cutting sends gradients of bags more than once: what is no longer than this is not cut
+_WHOLE_PIECES = 4  # cutting sends gradients of bags more than once: what is no more than this is not cut
 
 
 @dataclass(frozen=True)
@@ -68,77 +72,90 @@ class BagGrads:
         bags, numbers = shares.numbered
         return BagGrads(Shares(numbers, shares.factors), self.grads[bags])
 
-    def by_id(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What the shards make of it: distinct ids [U] of these [N], and the summed gradient of each [U, width]."""
+    def __len__(self) -> int:
+        return len(self.shares.bags)
+
+    def array(self) -> np.ndarray:
+        """As `Values.array`: the gradient of each entry, [N, width] float32."""
         rows = self.grads[self.shares.bags]
         if self.shares.factors is not None:
             rows *= self.shares.factors[:, None]
+        return rows
+
+    def write(self, buffer: np.ndarray, wire: int) -> None:
+        """As `Values.write`."""
+        codec.write_rows(self.array(), wire, buffer)
+
+    def by_id(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the shards make of it: distinct ids [U] of these [N], and the summed gradient of each [U, width]."""
         distinct, inverse = distinct_of(ids)
-        return distinct, Sums.of(rows, Route(distinct, np.array([0, len(distinct)]), inverse)).array()
+        route = Route(distinct, np.array([0, len(distinct)]), inverse)
+        return distinct, Sums.of(self.array(), route).array()
 
 
 Partial = list[tuple[tuple[int, ...], np.ndarray, np.ndarray]]
 
 
-@dataclass
-class PullBagsPart(PullPart):
+@dataclass(eq=False)
+class PullBagsRequest(PullRequest):
     """Entries of one shard, of one table: what its rows add to their bags.
 
-    tables: one (entry, ids [N], shares).
-    key: where it stands among the other parts. Its sums are added in this order, whatever order the replies have.
-    sums: (key, bags [K], their sums [K, width]) of every part that is answered; shared by all parts of a pull.
+    entry, ids [N], shares: the entries.
+    key: where it stands among the others. Its sums are added in this order, whatever order the replies have.
+    sums: (key, bags [K], their sums [K, width]) of every request that is answered; shared by all of a call.
     """
 
-    tables: list[tuple[TableEntry, np.ndarray, Shares]]  # type: ignore[assignment]
-    key: tuple[int, ...] = ()
-    sums: Partial = field(default_factory=list)
+    entry: TableEntry = field(kw_only=True)
+    ids: np.ndarray = field(kw_only=True)
+    shares: Shares = field(kw_only=True)
+    key: tuple[int, ...] = field(kw_only=True)
+    sums: Partial = field(kw_only=True)
 
     method = methods.PULL_BAGS
 
-    @property
-    def reply_bytes(self) -> int:
-        """How long its reply can be."""
-        ((entry, _, shares),) = self.tables
-        return 128 + len(shares.numbered[0]) * (entry.spec.width * 4 + 4)
+    def prepare(self, session: Session, layout: Layout) -> None:
+        """Before each attempt."""
+        _, numbers = self.shares.numbered
+        entries = Entries(self.entry.number, self.ids, numbers, self.shares.factors)
+        self._framed = PullBags(layout.header(self.shard), [entries], self.wire).encode()
+        self.size = size_of(self._framed)
+        bags, _ = self.shares.numbered
+        self.reply_bytes = 2 * FRAME_BYTES + len(bags) * (self.entry.spec.width * 4 + 4)
 
-    def encode(self, header: pb.Header) -> list[Buffer]:
-        """The request."""
-        ((entry, ids, shares),) = self.tables
-        _, numbers = shares.numbered
-        return PullBags(header, [Entries(entry.number, ids, numbers, shares.factors)], self.wire).encode()
+    def write(self, buffer: np.ndarray, at: int) -> tuple[int, int]:
+        """As `Writable.write`."""
+        return at, put_buffers(buffer, at, self._framed)
 
-    def accept(self, data: bytes | memoryview) -> None:
+    def accept(self, reply: Reply) -> None:
         """Take the sums of the reply. Raises InvalidRequest."""
-        ((entry, _, shares),) = self.tables
-        reply = PullBagsReply.decode(data)
-        if len(reply.blocks) != 1:
-            raise InvalidRequest(f"asked for 1 table, the reply has {len(reply.blocks)}")
-        bags, _ = shares.numbered
-        what = f"sums of table {entry.spec.name!r}"
-        block = codec.shaped(reply.blocks[0], len(bags), entry.spec.width, what)
-        self.sums.append((self.key, bags, codec.from_wire(block, reply.wire)))
+        blocks = PullBagsReply.decode(as_array(reply).data)
+        if len(blocks.blocks) != 1:
+            raise InvalidRequest(f"asked for 1 table, the reply has {len(blocks.blocks)}")
+        bags, _ = self.shares.numbered
+        what = f"sums of table {self.entry.spec.name!r}"
+        block = codec.shaped(blocks.blocks[0], len(bags), self.entry.spec.width, what)
+        self.sums.append((self.key, bags, codec.from_wire(block, blocks.wire)))
 
-    def split(self, layout: Layout) -> Iterator[PullPart]:
+    def split(self, layout: Layout) -> Iterator[PullRequest]:
         """The same entries, asked of the shards of another layout."""
-        ((entry, ids, shares),) = self.tables
-        owners = owner(entry.spec, ids, layout.n)
+        owners = owner(self.entry.spec, self.ids, layout.n)
         for shard in np.unique(owners).tolist():
             mine = np.flatnonzero(owners == shard)
             yield dataclasses.replace(
                 self,
                 epoch=layout.epoch,
                 shard=shard,
-                tables=[(entry, ids[mine], shares[mine])],
-                attempts=0,
+                ids=self.ids[mine],
+                shares=self.shares[mine],
                 key=(*self.key, shard),
             )
 
 
-@dataclass
-class PushBagsPart(PushPart):
-    """Entries of one shard with the gradients of their bags; applied once, as any part of a push.
+@dataclass(eq=False)
+class PushBagsRequest(PushRequest):
+    """Entries of one shard with the gradients of their bags; applied once, as any push.
 
-    tables: (entry, ids [N], BagGrads); all entries of an id are in one part, next to each other and in order.
+    tables: values are BagGrads; all entries of an id are in one request, next to each other and in order.
     """
 
     @property
@@ -146,21 +163,49 @@ class PushBagsPart(PushPart):
         """How many rows it changes."""
         return sum(len(ids[:1]) + np.count_nonzero(np.diff(ids)) for _, ids, _ in self.tables)
 
-    def _block(self, values: BagGrads) -> codec.Block:  # type: ignore[override]
+    @property
+    def plain(self) -> bool:
+        """Bags and factors are the codec's."""
+        return False
+
+    def block(self, values: Values) -> codec.Block:
+        """Gradients of bags, with what the entries have to do with them."""
+        assert isinstance(values, BagGrads)
         block = codec.to_wire(values.grads, self.wire)
         return dataclasses.replace(block, bags=values.shares.bags, factors=values.shares.factors)
 
-    def split(self, layout: Layout) -> Iterator[PushPart]:
-        """As any part is split: each entry goes with its id, and takes the gradient of its bag along."""
-        for piece in super().split(layout):
-            yield PushBagsPart(**{f.name: getattr(piece, f.name) for f in dataclasses.fields(PushPart)})
+    def piece(self, epoch: int, shard: int, tables: list[Given]) -> PushRequest:
+        """As any push is split: each entry goes with its id, and takes the gradient of its bag along."""
+        piece = super().piece(epoch, shard, tables)
+        return PushBagsRequest(**{f.name: getattr(piece, f.name) for f in dataclasses.fields(PushRequest)})
 
 
-def pull_runs(bags: np.ndarray, width: int) -> Iterator[slice]:
-    """Runs of a shard's entries, each of about CHUNK_BYTES of request and reply. bags: [N], never falling."""
+def check_sums(entry: TableEntry, ids: np.ndarray, values: BagGrads) -> None:
+    """Raise InvalidRequest where a factor is not finite, or the summed gradient of an id is too large for float32."""
+    shares = values.shares
+    # The largest product of an entry is that of the largest value of its bag: rounding keeps the order.
+    products = np.abs(values.grads).max(axis=1, initial=0.0)[shares.bags]
+    if shares.factors is not None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            products = np.abs(shares.factors * products)
+        bad = ~np.isfinite(products)
+        if bad.any():
+            k = int(bad.argmax())
+            raise InvalidRequest(
+                f"the gradient of id {int(ids[k])} in bag {int(shares.bags[k])} is not finite: its factor is "
+                f"{shares.factors[k]}; table {entry.spec.name!r} takes finite numbers only"
+            )
+    if (
+        products.sum(dtype=np.float64) > LARGEST[codec.FLOAT32] / 2
+    ):  # no sum of some of them can be larger, however it is rounded
+        refuse_overflow(entry, *values.by_id(ids), codec.FLOAT32)
+
+
+def pull_runs(bags: np.ndarray, width: int, limits: Limits) -> Iterator[slice]:
+    """Runs of a shard's entries, each of about `piece` bytes of request and reply. bags: [N], never falling."""
     new = np.diff(bags, prepend=-1) != 0
     cost = np.cumsum(_ENTRY_BYTES + 4 * width * new)
-    yield from _slices(np.flatnonzero(np.diff(cost // CHUNK_BYTES)) + 1, len(bags))
+    yield from _slices(np.flatnonzero(np.diff(cost // limits.piece)) + 1, len(bags))
 
 
 @dataclass
@@ -176,18 +221,19 @@ class PushRuns:
     by_id: list[tuple[int, np.ndarray]] = field(default_factory=list)
 
 
-def push_runs(route: Route, bags: np.ndarray, count: int, width: int) -> PushRuns:
-    """Cut a push: a shard's entries in one piece if that is a few CHUNK_BYTES, else in several of about CHUNK_BYTES.
+def push_runs(route: Route, bags: np.ndarray, count: int, width: int, limits: Limits) -> PushRuns:
+    """Cut a push: a shard's entries in one piece if that is not much, else in several of about `piece` bytes.
 
     Args:
         route: of the ids of N entries.
         bags: [N] int64 in [0, count).
         count: B.
         width: columns of a gradient.
+        limits: how much goes into one request.
     """
     order, begins = route.groups
-    limits = (_WHOLE_CHUNKS * CHUNK_BYTES, CHUNK_BYTES)
-    cuts, alone = _cuts(order, begins, route.bounds, bags, count, _ENTRY_BYTES, 4 * width, limits)
+    sizes = (_WHOLE_PIECES * limits.piece, limits.piece)
+    cuts, alone = _cuts(order, begins, route.bounds, bags, count, _ENTRY_BYTES, 4 * width, sizes)
     runs = PushRuns()
     for run in _slices(np.flatnonzero(cuts), len(route.ids)):
         shard = int(np.searchsorted(route.bounds, run.start, side="right")) - 1

@@ -8,7 +8,9 @@ from typing import Any
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import NoAnswer, Rerouted, TableNotFound, Unavailable
-from .session import ATTEMPT_TIMEOUT_S, Event, Operation, Send, Session, Turn, backoff_s
+from ...proto.layout import Layout
+from .operation import Event, Message, Operation, Send, Turn
+from .session import ATTEMPT_TIMEOUT_S, Session, backoff_s
 
 
 def fetch_layout(session: Session, deadline: float) -> Operation:
@@ -31,6 +33,14 @@ def fetch_layout(session: Session, deadline: float) -> Operation:
             last = str(event.error or f"{address} has no layout yet")
         attempts += 1
         yield from _pause(session, attempts, deadline)
+
+
+def known_layout(session: Session, deadline: float) -> Generator[Turn, Event | None, Layout]:
+    """The layout as the session knows it, asked for if it knows none. Raises Unavailable."""
+    if session.layout is None:
+        yield from fetch_layout(session, deadline)
+    assert session.layout is not None
+    return session.layout
 
 
 def ask(session: Session, method: str, request: bytes, deadline: float) -> Operation:
@@ -104,7 +114,9 @@ def _call(
 ) -> Generator[Turn, Event | None, Event]:
     """One request and its end."""
     tag = session.tag()
-    event = yield Turn([Send(tag, address, method, [request], max(0.0, until - session.clock()))], until)
+    event = yield Turn(
+        [Send(tag, address, method, Message(request), max(0.0, until - session.clock()))], until
+    )
     while session.clock() < until and (event is None or event.tag != tag):
         event = yield Turn([], until)
     if event is None or event.tag != tag:

@@ -1,4 +1,15 @@
-"""One pull or push on its way: what to send, what to do with each answer. No I/O, no threads."""
+"""The requests of one call on their way: what to send, what to do with each answer. No I/O, no threads.
+
+What must hold, whatever happens to messages, shards, layouts and the caller:
+- a push is acked only when every shard has acked its request; one that is sent again keeps its name, so that no shard
+  applies it twice; one whose layout has changed is split anew and keeps its old names;
+- when a call ends - done, out of time, refused, or by an exception thrown into it - every request of a push is finished
+  or was acked: a name that stays open for ever would stop the low-water mark of its client (see `session`);
+- an error says what is known and no more: a request that was sent and not answered may have been applied.
+
+Rejected: one operation for each shard. It is simpler until the layout changes in the middle of a push; then the pieces
+of several shards go to one, and only who knows all of them can say what became of the push.
+"""
 
 from __future__ import annotations
 
@@ -19,33 +30,42 @@ from ...proto.errors import (
     WrongLayout,
 )
 from ...proto.layout import Layout
-from .requests import PullPart, PushPart
-from .session import ATTEMPT_TIMEOUT_S, Event, Operation, Part, Send, Session, Turn, backoff_s
+from .operation import Event, Message, Operation, Send, Turn
+from .requests import PushRequest, Request
+from .session import ATTEMPT_TIMEOUT_S, Session, backoff_s
 
 MOVING_LIMIT_S = 600.0  # how long a push waits for rows to move, beyond its own deadline
-MAX_IN_FLIGHT = 16  # parts of one operation that are under way at a time
+MOST_IN_FLIGHT = 4  # requests of one call to one shard that are under way at a time
+_LAYOUT_TIMEOUT_S = 2.0
 
 
 class Exchange:
-    """One pull or push on its way: sends parts, retries them, splits them anew when the layout changes.
+    """The requests of one call: sent, sent again, split anew when the layout changes.
 
     Args:
         session: whose.
-        parts: what is to be done.
+        requests: what is to be done.
         deadline: on the session's clock.
-        done: parts of the same call that were done already.
+        pushed_rows: of the same call's push, if that has been done already.
     """
 
     def __init__(
-        self, session: Session, parts: Iterable[Part], deadline: float, done: Iterable[Part] = ()
+        self,
+        session: Session,
+        requests: Iterable[Request],
+        deadline: float,
+        pushed_rows: int | None = None,
     ) -> None:
         self._session = session
-        self._ready: list[Part] = list(parts)[::-1]
-        self._waiting: list[tuple[float, Part]] = []
-        self._in_flight: dict[int, tuple[Part, Layout]] = {}
+        self._ready: list[Request] = list(requests)
+        self._waiting: list[tuple[float, Request]] = []
+        self._in_flight: dict[int, tuple[Request, Layout, float]] = {}  # by tag; since when
+        self._busy: dict[int, int] = {}  # requests under way, by shard
         self._deadline = deadline
+        self._moving_until = 0.0
         self._extended = 0.0
-        self._done: list[Part] = list(done)
+        self._pushed = pushed_rows is not None  # at least in part
+        self.pushed_rows = pushed_rows or 0
         self._failure: RowloomError | None = None
         self._last_error: RowloomError | None = None
         # Asking for the layout: the request under way, when to ask next, whom.
@@ -57,61 +77,71 @@ class Exchange:
 
     def run(self) -> Operation:
         """The operation. Raises RowloomError; PushUnresolved or Unavailable when the deadline passes."""
-        while True:
+        try:
             now = self._session.clock()
-            if self._finished() or now >= self._deadline:
-                break
-            event = yield Turn(self._sends(now), self._wake_at())
-            if event is not None:
-                self._receive(event, self._session.clock())
-        self._close()
+            while not self._finished() and now < self._deadline:
+                event = yield Turn(self._sends(now), self._wake_at())
+                now = self._session.clock()
+                if event is not None:
+                    self._receive(event, now)
+        finally:
+            left = self._give_up()
+        if left:
+            raise self._error(left)
         return None
 
     def _finished(self) -> bool:
         return not self._in_flight and (self._failure is not None or not (self._ready or self._waiting))
 
     def _wake_at(self) -> float:
-        times = [self._deadline, *(at for at, _ in self._waiting)]
+        wake_at = self._deadline
+        if self._failure is not None:  # nothing is sent any more: no other moment matters
+            return wake_at
+        for at, _ in self._waiting:
+            wake_at = min(wake_at, at)
         if self._ask_at is not None and self._asking is None:
-            times.append(self._ask_at)
-        return min(times)
+            wake_at = min(wake_at, self._ask_at)
+        return wake_at
 
     # ---------------------------------------------------------------------------------------------------- out
 
     def _sends(self, now: float) -> list[Send]:
-        if self._failure is not None:
+        if self._failure is not None or not (self._ready or self._waiting or self._ask_at is not None):
             return []
-        due = [part for at, part in self._waiting if at <= now]
-        if due:
-            self._waiting = [(at, part) for at, part in self._waiting if at > now]
-            self._ready.extend(reversed(due))
+        if self._waiting:
+            self._ready += [request for at, request in self._waiting if at <= now]
+            self._waiting = [(at, request) for at, request in self._waiting if at > now]
         sends = self._ask_for_layout(now)
         layout = self._session.layout
-        if layout is None or layout.epoch < self._stale_below:
+        if layout is None or layout.epoch < self._stale_below or not self._ready:
             return sends
-        while self._ready and len(self._in_flight) < MAX_IN_FLIGHT:
-            part = self._ready.pop()
-            if part.epoch != layout.epoch:
-                self._ready.extend(reversed(self._split(part, layout)))
-                continue
-            sends.append(self._send(part, layout, now))
+        if any(request.epoch != layout.epoch for request in self._ready):
+            self._ready = [piece for request in self._ready for piece in self._split(request, layout)]
+        later: list[Request] = []
+        for request in self._ready:
+            if self._busy.get(request.shard, 0) < MOST_IN_FLIGHT:
+                sends.append(self._send(request, layout, now))
+            else:
+                later.append(request)
+        self._ready = later
         return sends
 
-    def _send(self, part: Part, layout: Layout, now: float) -> Send:
+    def _send(self, request: Request, layout: Layout, now: float) -> Send:
+        request.prepare(self._session, layout)
+        request.attempts += 1
         tag = self._session.tag()
-        self._in_flight[tag] = (part, layout)
-        part.attempts += 1
-        buffers = self._session.encode(part, layout)
-        timeout = min(self._deadline - now, ATTEMPT_TIMEOUT_S)
-        address = layout.shards[part.shard].address
-        return Send(tag, address, part.method, buffers, timeout, part.reply_bytes)
+        self._in_flight[tag] = (request, layout, now)
+        self._busy[request.shard] = self._busy.get(request.shard, 0) + 1
+        timeout_s = min(self._deadline - now, ATTEMPT_TIMEOUT_S)
+        return Send(tag, layout.shards[request.shard].address, request.method, request, timeout_s)
 
-    def _split(self, part: Part, layout: Layout) -> list[Part]:
-        if isinstance(part, PullPart):
-            return list(part.split(layout))
-        pieces = list(part.split(layout))
-        self._session.replace(part, pieces)
-        return list(pieces)
+    def _split(self, request: Request, layout: Layout) -> list[Request]:
+        if request.epoch == layout.epoch:
+            return [request]
+        pieces: list[Request] = list(request.split(layout))
+        if isinstance(request, PushRequest):
+            self._session.replace(request, [piece for piece in pieces if isinstance(piece, PushRequest)])
+        return pieces
 
     def _ask_for_layout(self, now: float) -> list[Send]:
         if self._ask_at is None or self._asking is not None or now < self._ask_at:
@@ -119,8 +149,8 @@ class Exchange:
         if not self._ask:
             self._ask = self._session.addresses()
         self._asking = self._session.tag()
-        address = self._ask.pop(0)
-        return [Send(self._asking, address, methods.DESCRIBE_LAYOUT, [b""], min(self._deadline - now, 2.0))]
+        timeout_s = min(self._deadline - now, _LAYOUT_TIMEOUT_S)
+        return [Send(self._asking, self._ask.pop(0), methods.DESCRIBE_LAYOUT, Message(b""), timeout_s)]
 
     # ----------------------------------------------------------------------------------------------------- in
 
@@ -128,45 +158,59 @@ class Exchange:
         if event.tag == self._asking:
             self._answered(event, now)
             return
-        found = self._in_flight.pop(event.tag, None)
+        found = self._in_flight.get(event.tag)
         if found is None:
             return
-        part, layout = found
+        request, layout, sent = found
         error = event.error
         if error is None:
             try:
-                part.accept(event.data)
+                request.accept(event.data)
             except InvalidRequest as e:
-                error = NoAnswer(f"the reply of shard {part.shard} makes no sense: {e}")
-            else:
-                self._done.append(part)
-                if isinstance(part, PushPart):
-                    self._session.finish(part)
-                return
-        self._refused(part, layout, error, now)
+                error = NoAnswer(f"the reply of shard {request.shard} makes no sense: {e}")
+        # Not before the reply is taken: an exception from outside in between would lose the request.
+        del self._in_flight[event.tag]
+        self._busy[request.shard] -= 1
+        if error is not None:
+            self._refused(request, layout, error, sent, now)
+        elif isinstance(request, PushRequest):
+            self._pushed = True
+            self.pushed_rows += request.rows
+            self._session.finish(request)
 
-    def _refused(self, part: Part, layout: Layout, error: RowloomError, now: float) -> None:
+    def _refused(
+        self, request: Request, layout: Layout, error: RowloomError, sent: float, now: float
+    ) -> None:
         self._last_error = error
-        if isinstance(error, NoAnswer) and isinstance(part, PushPart):
-            part.maybe_applied = True
+        if isinstance(error, NoAnswer) and isinstance(request, PushRequest):
+            request.maybe_applied = True
         if isinstance(error, Moving):
-            # Waiting for rows to move is not failing, so it does not use up the caller's time; but not for ever.
-            if self._extended < MOVING_LIMIT_S:
-                self._deadline += error.retry_after_s
-                self._extended += error.retry_after_s
-            part.attempts -= 1
-            self._waiting.append((now + error.retry_after_s, part))
+            self._extend(sent, now + error.retry_after_s)
+            request.attempts -= 1
+            self._waiting.append((now + error.retry_after_s, request))
         elif isinstance(error, WrongLayout | WrongCluster):
             self._stale_below = max(self._stale_below, error.epoch)
-            self._refresh(now, first=layout.shards[part.shard].address)
-            self._waiting.append((now + self._pause(part.attempts), part))
+            self._refresh(now, first=layout.shards[request.shard].address)
+            self._waiting.append((now + self._pause(request.attempts), request))
         elif isinstance(error, Rerouted | Unavailable):
             if not isinstance(error, Overloaded):
                 self._refresh(now)
-            self._waiting.append((now + max(error.retry_after_s, self._pause(part.attempts)), part))
+            pause = max(error.retry_after_s, self._pause(request.attempts))
+            self._waiting.append((now + pause, request))
         else:
             self._failure = self._failure or error
-            self._ready.append(part)
+            self._ready.append(request)
+
+    def _extend(self, begin: float, end: float) -> None:
+        """Waiting for rows to move is not failing, so it does not use up the caller's time; but not for ever.
+
+        Several requests may wait at the same time: that time counts once.
+        """
+        more = end - max(begin, self._moving_until)
+        if more > 0 and self._extended < MOVING_LIMIT_S:
+            self._deadline += more
+            self._extended += more
+            self._moving_until = end
 
     def _pause(self, attempts: int) -> float:
         return backoff_s(attempts, self._session.rng)
@@ -184,41 +228,58 @@ class Exchange:
             if layout is not None and layout.epoch >= self._stale_below:
                 self._ask_at = None
                 # Those that wait for a new layout need not wait any longer.
-                self._ready += [part for _, part in self._waiting if part.epoch < layout.epoch]
-                self._waiting = [(at, part) for at, part in self._waiting if part.epoch >= layout.epoch]
+                self._ready += [request for _, request in self._waiting if request.epoch < layout.epoch]
+                self._waiting = [
+                    (at, request) for at, request in self._waiting if request.epoch >= layout.epoch
+                ]
                 return
         self._ask_at = now if self._ask else now + self._pause(self._asked)
 
     # ---------------------------------------------------------------------------------------------------- end
 
-    def _close(self) -> None:
-        left = [part for part, _ in self._in_flight.values()]
-        for part in left:
-            if isinstance(part, PushPart):
-                part.maybe_applied = True
-        left += [*self._ready, *(part for _, part in self._waiting)]
-        if not left:
-            return
-        pushes = [p for p in left if isinstance(p, PushPart)]
-        for part in pushes:
-            self._session.finish(part)
-        acked = sum(p.rows for p in self._done if isinstance(p, PushPart))
-        unknown = sum(p.rows for p in pushes if p.maybe_applied)
-        maybe = any(p.maybe_applied for p in pushes)
+    def _give_up(self) -> list[Request]:
+        """Nothing is sent any more. Returns what is not done; of a push, with its names finished.
+
+        An exception may have come from anywhere, so a request may stand in two lists.
+        """
+        if not (self._in_flight or self._ready or self._waiting):
+            return []
+        under_way = [request for request, _, _ in self._in_flight.values()]
+        for request in under_way:
+            if isinstance(request, PushRequest):
+                request.maybe_applied = True
+        every = [*under_way, *self._ready, *(request for _, request in self._waiting)]
+        left = list({id(request): request for request in every}.values())
+        self._in_flight, self._ready, self._waiting = {}, [], []
+        self._session.abandon(
+            n for request in left if isinstance(request, PushRequest) for n in request.names
+        )
+        return left
+
+    def _error(self, left: list[Request]) -> RowloomError:
+        pushes = [request for request in left if isinstance(request, PushRequest)]
+        unknown = sum(request.rows for request in pushes if request.maybe_applied)
+        maybe = any(request.maybe_applied for request in pushes)
         cause = self._failure or self._last_error
-        if pushes and (acked or maybe):
-            raise PushUnresolved(
-                f"the push ended before every shard had answered: {acked} rows have it, {unknown} may have it, "
-                f"{sum(p.rows for p in pushes) - unknown} do not; each at most once. Last answer: {cause or 'none'}",
-                acked_rows=acked,
+        if self._pushed or maybe:
+            unapplied = sum(request.rows for request in pushes) - unknown
+            what = (
+                "the push ended before every shard had answered"
+                if pushes
+                else "the rows to pull did not come"
+            )
+            return PushUnresolved(
+                f"{what}: {self.pushed_rows} rows have the push, {unknown} may have it, {unapplied} do not; each at "
+                f"most once. Last answer: {cause or 'none'}",
+                acked_rows=self.pushed_rows,
                 unknown_rows=unknown,
-                unapplied_rows=sum(p.rows for p in pushes) - unknown,
+                unapplied_rows=unapplied,
             )
         if self._failure is not None:
-            raise self._failure
+            return self._failure
         if isinstance(cause, Unavailable) and not isinstance(cause, NoAnswer):
-            raise cause
-        raise Unavailable(
-            f"no answer within the deadline from {sorted({p.shard for p in left})} of the shards; last answer: "
-            f"{cause or 'none'}. Is the cluster up (`rowloom status`)?"
+            return cause
+        return Unavailable(
+            f"no answer within the deadline from {sorted({request.shard for request in left})} of the shards; last "
+            f"answer: {cause or 'none'}. Is the cluster up (`rowloom status`)?"
         )

@@ -1,38 +1,65 @@
-"""Pull and push from end to end, as operations of a session: route, exchange, assemble. No I/O, no threads."""
+"""Calls from end to end, as operations of a session: check, route, requests, exchange, assemble. No I/O, no threads.
+
+Letters: N ids of a batch, or entries of bags (one id of one bag); B bags; `width` columns of a row laid flat.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...proto import codec
 from ...proto.errors import InvalidRequest
-from ...proto.layout import Layout
+from ...proto.layout import Layout, owner
 from ...proto.spec import TableEntry
-from .assembly import Arrived, as_rows, latest
-from .control import fetch_layout
+from ..inputs import as_bag_grads, as_ids, as_rows
+from .assembly import Arrived
+from .bag_requests import (
+    BagGrads,
+    Partial,
+    PullBagsRequest,
+    PushBagsRequest,
+    Shares,
+    check_sums,
+    pull_runs,
+    push_runs,
+)
+from .control import known_layout
+from .cutting import Extent, cut
 from .exchange import Exchange
-from .requests import Outcome, PullPart, PushPart, StepPart, chunks, packed
-from .routing import Route, as_ids, route
-from .session import Event, Part, Session, Turn
-from .sums import Sums
+from .operation import Event, Turn
+from .placed import Placed
+from .requests import Given, PullRequest, PushRequest, Request, Wanted
+from .routing import Route, places, split, summing
+from .session import Session
+from .sums import Sums, latest
+from .values import Rows, Values
 from .wire_types import LARGEST, refuse_overflow, refuse_overflown, wire_of
 
-Values = np.ndarray | Sums
-Pieces = list[tuple[int, tuple[TableEntry, np.ndarray, Values]]]
+
+class Asked(NamedTuple):
+    """One table of a pull, checked: ids of any shape, int64; the number of the wire type."""
+
+    entry: TableEntry
+    ids: np.ndarray
+    wire: int
+
+
+class Brought(NamedTuple):
+    """One table of a push, checked: ids [N], rows or gradients [N, width], their largest absolute value."""
+
+    entry: TableEntry
+    ids: np.ndarray
+    rows: np.ndarray
+    largest: float
 
 
 @dataclass
-class Wanted:
-    """One table of a pull: where its ids go, and where its rows come in.
-
-    shape: of the rows, in the end. wire: as what they travel.
-    """
+class Coming:
+    """One table of a pull on its way. shape: of the rows, in the end."""
 
     entry: TableEntry
     shape: tuple[int, ...]
@@ -41,66 +68,42 @@ class Wanted:
     wire: int
 
     @classmethod
-    def of(cls, entry: TableEntry, ids: np.ndarray, wire: int, layout: Layout) -> Wanted:
-        """Route ids [any shape] int64."""
-        r = route(ids.reshape(-1), entry.spec, layout.n)
-        return cls(entry, ids.shape + entry.spec.row_shape, r, Arrived(len(r.ids), entry.spec.width), wire)
-
-    def pieces(self) -> list[tuple[int, tuple]]:
-        """(shard, what a PullPart has of the table)."""
-        ids = self.route.ids
-        runs = chunks(self.route.bounds, self.entry.spec.width)
-        return [(shard, (self.entry, ids[b:e], (self.arrived, slice(b, e)))) for shard, b, e in runs]
+    def of(cls, asked: Asked, placed: Placed) -> Coming:
+        """Route ids."""
+        route = Route(*split(asked.ids.reshape(-1), placed.owners))
+        spec = asked.entry.spec
+        arrived = Arrived(len(route.ids), spec.width)
+        return cls(asked.entry, asked.ids.shape + spec.row_shape, route, arrived, asked.wire)
 
     def rows(self) -> np.ndarray:
-        """What was asked for, when all parts are done."""
-        for rows, places in self.arrived.kept if self.wire != codec.FLOAT32 else ():
-            refuse_overflown(self.entry, self.route.ids[places], rows, self.wire)
+        """What was asked for, when all requests are done. Raises InvalidRequest for rows that did not arrive finite."""
+        for rows, where in self.arrived.kept if self.wire != codec.FLOAT32 else ():
+            refuse_overflown(self.entry, self.route.ids[where], rows, self.wire)
         return self.arrived.spread(self.route.inverse).reshape(self.shape)
 
 
-@dataclass
-class Checked:
-    """One table of a push or an assign: ids [N], rows or gradients [N, width], their largest absolute value."""
+class Going(NamedTuple):
+    """One table of a push, routed: distinct ids by shard, with their values."""
 
     entry: TableEntry
     ids: np.ndarray
-    rows: np.ndarray
-    largest: float
+    edges: list[int]
+    values: Values
+    everywhere: bool
 
-    def sums(self, r: Route, wire: int) -> Sums:
-        """The gradient of each distinct id. Raises InvalidRequest if one is more than the wire type holds."""
-        sums = Sums.of(self.rows, r)
-        safe = LARGEST[wire] / 2  # however a sum is rounded on its way
-        if self.largest * len(self.ids) > safe and self.largest * sums.most > safe:
-            refuse_overflow(self.entry, r.ids, sums.array(), wire)
-        return sums
+
+# ------------------------------------------------------------------------------------------------------- pull, push
 
 
 def pull(
     session: Session, wanted: Sequence[tuple[TableEntry, Any]], deadline: float, wire: str | None = None
 ) -> Generator[Turn, Event | None, list[np.ndarray]]:
     """Rows of ids of each table: ids.shape + row_shape, float32. Raises as `Table.pull`."""
-    arrays = _arrays(wanted, wire)
-    layout = yield from _layout(session, deadline)
-    coming = [Wanted.of(*one, layout) for one in arrays]
-    yield from Exchange(session, _pulls(coming, layout), deadline).run()
+    asked = _asked(wanted, wire)
+    layout = session.layout or (yield from known_layout(session, deadline))
+    coming = _coming(session, layout, asked)
+    yield from Exchange(session, _pulls(session, layout, coming), deadline).run()
     return [one.rows() for one in coming]
-
-
-def _arrays(
-    wanted: Sequence[tuple[TableEntry, Any]], wire: str | None
-) -> list[tuple[TableEntry, np.ndarray, int]]:
-    """(entry, ids, wire). Raises InvalidRequest."""
-    return [(entry, as_ids(ids, entry.spec), wire_of(entry, wire)) for entry, ids in wanted]
-
-
-def _pulls(coming: Sequence[Wanted], layout: Layout) -> list[PullPart]:
-    """The parts of a pull."""
-    pieces: dict[int, list] = {}
-    for one in coming:
-        pieces.setdefault(one.wire, []).extend(one.pieces())
-    return _packed(pieces, lambda wire, shard, tables: PullPart(layout.epoch, shard, tables, wire))
 
 
 def push(
@@ -115,10 +118,10 @@ def push(
     Raises as `Table.push`. Pushes of one session must run one after the other: that is what keeps them in order on
     every shard.
     """
-    checked = _checked(given, kind)
-    layout = yield from _layout(session, deadline)
-    parts = _pushes(session, checked, layout, kind, wire)
-    yield from Exchange(session, parts, deadline).run()
+    brought = _brought(given, kind)
+    layout = session.layout or (yield from known_layout(session, deadline))
+    requests = _pushes(session, layout, brought, kind, wire)
+    yield from Exchange(session, requests, deadline).run()
 
 
 def step(
@@ -132,95 +135,18 @@ def step(
 
     Raises as `push` and `pull`.
     """
-    checked = _checked(given, codec.GRADIENTS)
-    arrays = _arrays(wanted, wire)
-    layout = yield from _layout(session, deadline)
-    coming = [Wanted.of(*one, layout) for one in arrays]
-    later: list[PullPart] = []
-    pushes = _pushes(session, checked, layout, codec.GRADIENTS, wire)
-    parts = _fused(pushes, _pulls(coming, layout), later)
-    yield from Exchange(session, parts, deadline).run()
+    brought = _brought(given, codec.GRADIENTS)
+    asked = _asked(wanted, wire)
+    layout = session.layout or (yield from known_layout(session, deadline))
+    coming = _coming(session, layout, asked)
+    later: list[PullRequest] = []
+    pushes = _pushes(session, layout, brought, codec.GRADIENTS, wire)
+    exchange = Exchange(session, _fused(pushes, _pulls(session, layout, coming), later), deadline)
+    yield from exchange.run()
     if later:
-        yield from Exchange(session, later, deadline).run()
+        pushed_rows = exchange.pushed_rows if pushes else None
+        yield from Exchange(session, later, deadline, pushed_rows).run()
     return [one.rows() for one in coming]
-
-
-def finish(
-    session: Session,
-    outcome: Outcome,
-    wanted: Sequence[tuple[TableEntry, Any]],
-    deadline: float,
-    wire: str | None,
-) -> Generator[Turn, Event | None, list[np.ndarray]]:
-    """Do what is left of a push, or of a step that wanted ids of tables. Raises as `push` and `pull`."""
-    if outcome.left:
-        yield from Exchange(session, outcome.left, deadline, outcome.done).run()
-    if outcome.rows is not None:
-        return outcome.rows
-    return (yield from pull(session, wanted, deadline, wire)) if wanted else []
-
-
-def _fused(pushes: list[PushPart], pulls: list[PullPart], later: list[PullPart]) -> list[Part]:
-    """What can go at once. A shard's pulls go with its only push, or else `later`: when its pushes are done."""
-    out: list[Part] = []
-    pushed = Counter(part.shard for part in pushes)
-    alone = {part.shard: part for part in reversed(pulls) if pushed[part.shard] == 1}
-    for part in pushes:
-        pull_part = alone.get(part.shard)
-        out.append(part if pull_part is None else StepPart.of(part, pull_part, later))
-    for part in pulls:
-        if not pushed[part.shard]:
-            out.append(part)
-        elif part is not alone.get(part.shard):
-            later.append(part)
-    return out
-
-
-def pair_of(name: str, pair: Any) -> tuple[Any, Any]:
-    """(ids, gradients) of a table. Raises InvalidRequest."""
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise InvalidRequest(f"push takes (ids, gradients) for table {name!r}, got {type(pair).__name__}")
-    return pair[0], pair[1]
-
-
-def _checked(given: Sequence[tuple[TableEntry, Any, Any]], kind: int) -> list[Checked]:
-    """What is to be pushed. Raises InvalidRequest."""
-    checked = []
-    for entry, ids, values in given:
-        array = as_ids(ids, entry.spec)
-        rows, largest = as_rows(values, array, entry.spec, "rows" if kind == codec.ASSIGN else "grads")
-        checked.append(Checked(entry, array.reshape(-1), rows, largest))
-    if kind == codec.GRADIENTS:
-        _refuse_frozen([one.entry for one in checked])
-    return checked
-
-
-def _pushes(
-    session: Session,
-    checked: list[Checked],
-    layout: Layout,
-    kind: int,
-    wire: str | None,
-) -> list[PushPart]:
-    """The parts of a push, numbered; each id once."""
-    pieces: dict[int, Pieces] = {}
-    for one in checked:
-        r = route(one.ids, one.entry.spec, layout.n)
-        if kind == codec.ASSIGN:
-            number, values, everywhere = codec.FLOAT32, latest(one.rows, r), False
-        else:
-            number, everywhere = wire_of(one.entry, wire), one.entry.spec.optimizer.counts_steps
-            values = one.sums(r, number)
-        pieces.setdefault(number, []).extend(_pieces(one.entry, r, values, everywhere=everywhere))
-    number = session.next_push()
-    return _packed(
-        pieces, lambda wire, shard, tables: PushPart(layout.epoch, shard, tables, number, kind, wire)
-    )
-
-
-def _packed(pieces: dict[int, Any], make: Callable[[int, int, list[tuple]], Any]) -> list[Any]:
-    """Parts of (wire, shard, pieces): a request has one wire type."""
-    return [part for wire, some in pieces.items() for part in packed(some, partial(make, wire))]
 
 
 def renorm(
@@ -230,34 +156,223 @@ def renorm(
     if not max_norm > 0 or not norm_type > 0:
         raise InvalidRequest(f"max_norm and norm_type must be above 0, got {max_norm} and {norm_type}")
     array = as_ids(ids, entry.spec).reshape(-1)
-    layout = yield from _layout(session, deadline)
-    r = route(array, entry.spec, layout.n)
-    none = np.empty((0, entry.spec.width), np.float32)
-    pieces = [(shard, (entry, r.ids[b:e], none)) for shard, b, e in chunks(r.bounds, entry.spec.width)]
+    layout = session.layout or (yield from known_layout(session, deadline))
+    distinct, bounds, _ = split(array, session.placed(entry, layout).owners)
+    nothing = Rows(np.empty((len(distinct), 0), np.float32))
+    going = [Going(entry, distinct, bounds.tolist(), nothing, everywhere=False)]
+    requests = _cut_push(session, layout, going, codec.RENORM, codec.FLOAT32, session.next_push())
+    for request in requests:
+        request.max_norm, request.norm_type = max_norm, norm_type
+    yield from Exchange(session, requests, deadline).run()
+
+
+# ------------------------------------------------------------------------------------------------------------ check
+
+
+def pair_of(name: str, pair: Any) -> tuple[Any, Any]:
+    """(ids, gradients) of a table. Raises InvalidRequest."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise InvalidRequest(f"push takes (ids, gradients) for table {name!r}, got {type(pair).__name__}")
+    return pair[0], pair[1]
+
+
+def _asked(wanted: Sequence[tuple[TableEntry, Any]], wire: str | None) -> list[Asked]:
+    return [Asked(entry, as_ids(ids, entry.spec), wire_of(entry, wire)) for entry, ids in wanted]
+
+
+def _brought(given: Sequence[tuple[TableEntry, Any, Any]], kind: int) -> list[Brought]:
+    brought = []
+    for entry, ids, values in given:
+        array = as_ids(ids, entry.spec)
+        rows, largest = as_rows(values, array, entry.spec, "rows" if kind == codec.ASSIGN else "grads")
+        brought.append(Brought(entry, array.reshape(-1), rows, largest))
+    if kind == codec.GRADIENTS:
+        for one in brought:
+            _refuse_frozen(one.entry)
+    return brought
+
+
+def _refuse_frozen(entry: TableEntry) -> None:
+    if entry.spec.frozen:
+        raise InvalidRequest(f"table {entry.spec.name!r} is frozen: it takes no gradients (assign works)")
+
+
+# --------------------------------------------------------------------------------------------------- route, requests
+
+
+def _coming(session: Session, layout: Layout, asked: Iterable[Asked]) -> list[Coming]:
+    return [Coming.of(one, session.placed(one.entry, layout)) for one in asked]
+
+
+def _pulls(session: Session, layout: Layout, coming: Sequence[Coming]) -> list[PullRequest]:
+    """The requests of a pull; each has one wire type."""
+    by_wire: dict[int, list[Coming]] = {}
+    for one in coming:
+        by_wire.setdefault(one.wire, []).append(one)
+    requests = []
+    for wire, some in by_wire.items():
+        extents = [Extent(one.route.bounds.tolist(), 4 * one.entry.spec.width) for one in some]
+        for shard, runs in cut(extents, layout.n, session.limits):
+            tables = []
+            for k, begin, end in runs:
+                one = some[k]
+                tables.append(Wanted(one.entry, one.route.ids[begin:end], one.arrived, slice(begin, end)))
+            requests.append(PullRequest(layout.epoch, shard, tables, wire))
+    return requests
+
+
+def _pushes(
+    session: Session, layout: Layout, brought: Sequence[Brought], kind: int, wire: str | None
+) -> list[PushRequest]:
+    """The requests of a push, with its number; each id once, in each request one wire type and a table once."""
+    by_wire: dict[tuple[int, int], list[Going]] = {}
+    seen: dict[int, int] = {}
+    for one in brought:
+        number = codec.FLOAT32 if kind == codec.ASSIGN else wire_of(one.entry, wire)
+        going = _going(one, session.placed(one.entry, layout), kind, number)
+        time = seen[one.entry.number] = seen.get(one.entry.number, -1) + 1
+        by_wire.setdefault((number, time), []).append(going)
+    push_number = session.next_push()
+    requests = []
+    for (number, _), some in by_wire.items():
+        requests += _cut_push(session, layout, some, kind, number, push_number)
+    return requests
+
+
+def _going(one: Brought, placed: Placed, kind: int, wire: int) -> Going:
+    """Route a table's ids. Raises InvalidRequest if the sum of an id's gradients is more than the wire type holds."""
+    ids, bounds, order, begins = summing(one.ids, placed.owners)
+    edges = bounds.tolist()
+    if kind == codec.ASSIGN:
+        return Going(one.entry, ids, edges, Rows(latest(one.rows, order, begins)), everywhere=False)
+    sums = Sums(one.rows, order, begins, places(len(ids)))
+    safe = LARGEST[wire] / 2  # however a sum is rounded on its way
+    if one.largest * len(one.ids) > safe and one.largest * sums.most > safe:
+        refuse_overflow(one.entry, ids, sums.array(), wire)
+    return Going(one.entry, ids, edges, sums, placed.everywhere)
+
+
+def _cut_push(
+    session: Session, layout: Layout, going: Sequence[Going], kind: int, wire: int, push_number: int
+) -> list[PushRequest]:
+    extents = [Extent(one.edges, 4 * one.entry.spec.width, one.everywhere) for one in going]
+    requests = []
+    for shard, runs in cut(extents, layout.n, session.limits):
+        tables = []
+        for k, begin, end in runs:
+            one = going[k]
+            tables.append(Given(one.entry, one.ids[begin:end], one.values[begin:end]))
+        requests.append(PushRequest(layout.epoch, shard, tables, push_number, kind, wire))
+    return requests
+
+
+def _fused(
+    pushes: Sequence[PushRequest], pulls: Sequence[PullRequest], later: list[PullRequest]
+) -> list[Request]:
+    """What can go at once. A shard's pulls go with its only push, or else `later`: when its pushes are done."""
+    if not pulls:
+        return list(pushes)
+    pushed: dict[int, list[PushRequest]] = {}
+    for request in pushes:
+        pushed.setdefault(request.shard, []).append(request)
+    out: list[Request] = list(pushes)
+    for request in pulls:
+        mine = pushed.get(request.shard)
+        if mine is None:
+            out.append(request)
+        elif len(mine) == 1 and mine[0].pull is None:
+            mine[0].pull, mine[0].later = request, later
+        else:
+            later.append(request)
+    return out
+
+
+# ------------------------------------------------------------------------------------------------------------- bags
+
+
+def pull_bags(
+    session: Session, entry: TableEntry, ids: Any, shares: Shares, shape: tuple[int, ...], deadline: float
+) -> Generator[Turn, Event | None, np.ndarray]:
+    """The sum of factor * row over the entries of each bag: shape + row_shape, float32. Raises as `Table.pull_bags`.
+
+    ids: [N] integers; shares: of the same N entries, bags never falling; shape: of the bags.
+    """
+    spec = entry.spec
+    checked = as_ids(ids, spec)
+    layout = session.layout or (yield from known_layout(session, deadline))
+    sums: Partial = []
+    requests = []
+    owners = owner(spec, checked, layout.n)
+    for shard in range(layout.n):
+        mine = np.flatnonzero(owners == shard)
+        for number, run in enumerate(pull_runs(shares.bags[mine], spec.width, session.limits)):
+            some = mine[run]
+            requests.append(
+                PullBagsRequest(
+                    layout.epoch,
+                    shard,
+                    [],
+                    entry=entry,
+                    ids=checked[some],
+                    shares=shares[some],
+                    key=(shard, number),
+                    sums=sums,
+                )
+            )
+    requests.sort(key=lambda request: request.key[::-1])  # shards take turns, so that all start at once
+    yield from Exchange(session, requests, deadline).run()
+    out = np.zeros((int(np.prod(shape, dtype=np.int64)), spec.width), np.float32)
+    for _, some, partial in sorted(sums, key=lambda s: s[0]):
+        out[some] += partial
+    return out.reshape(shape + spec.row_shape)
+
+
+def push_bags(
+    session: Session,
+    entry: TableEntry,
+    ids: Any,
+    shares: Shares,
+    shape: tuple[int, ...],
+    grads: Any,
+    deadline: float,
+) -> Generator[Turn, Event | None, None]:
+    """Apply gradients of bags, shape + row_shape; everything is checked before anything is sent.
+
+    Raises as `Table.push_bags`. Like any push: those of one session must run one after the other.
+    """
+    spec = entry.spec
+    checked = as_ids(ids, spec)
+    values = BagGrads(shares, as_bag_grads(grads, shape, spec))
+    check_sums(entry, checked, values)
+    _refuse_frozen(entry)
+    layout = session.layout or (yield from known_layout(session, deadline))
+    placed = session.placed(entry, layout)
+    runs = push_runs(
+        Route(*split(checked, placed.owners)), shares.bags, len(values.grads), spec.width, session.limits
+    )
+    by_bag = list(runs.by_bag)
+    if placed.everywhere:
+        without = set(range(layout.n)) - {shard for shard, _ in [*by_bag, *runs.by_id]}
+        by_bag += [(shard, np.empty(0, np.int64)) for shard in sorted(without)]
     number = session.next_push()
-    how: dict[str, Any] = {"kind": codec.RENORM, "max_norm": max_norm, "norm_type": norm_type}
-    parts = packed(pieces, lambda shard, tables: PushPart(layout.epoch, shard, tables, number, **how))
-    yield from Exchange(session, parts, deadline).run()
+    requests: list[PushRequest] = [
+        PushBagsRequest(layout.epoch, shard, [Given(entry, checked[some], values[some])], number)
+        for shard, some in by_bag
+    ]
+    for shard, some in runs.by_id:
+        requests += _expanded(session, layout, Given(entry, checked[some], values[some]), shard, number)
+    yield from Exchange(session, requests, deadline).run()
 
 
-def _layout(session: Session, deadline: float) -> Generator[Turn, Event | None, Layout]:
-    if session.layout is None:
-        yield from fetch_layout(session, deadline)
-    assert session.layout is not None
-    return session.layout
-
-
-def _pieces(entry: TableEntry, r: Route, rows: Values, *, everywhere: bool = False) -> Pieces:
-    """Chunks of a route with their rows; `everywhere` adds an empty one for each shard that has none."""
-    runs = list(chunks(r.bounds, entry.spec.width))
-    pieces = [(shard, (entry, r.ids[b:e], rows[b:e])) for shard, b, e in runs]
-    if everywhere:
-        without = set(range(len(r.bounds) - 1)) - {shard for shard, _, _ in runs}
-        pieces += [(shard, (entry, r.ids[:0], rows[:0])) for shard in sorted(without)]
-    return pieces
-
-
-def _refuse_frozen(entries: list[TableEntry]) -> None:
-    frozen = [entry.spec.name for entry in entries if entry.spec.frozen]
-    if frozen:
-        raise InvalidRequest(f"table {frozen[0]!r} is frozen: it takes no gradients (assign works)")
+def _expanded(
+    session: Session, layout: Layout, given: Given, shard: int, number: int
+) -> Iterator[PushRequest]:
+    """Entries of bags as gradients of ids, in requests to one shard."""
+    entry, ids, values = given
+    assert isinstance(values, BagGrads)
+    distinct, grads = values.by_id(ids)
+    extent = Extent([0, len(distinct)], 4 * entry.spec.width)
+    for _, runs in cut([extent], 1, session.limits):
+        for _, begin, end in runs:
+            table = Given(entry, distinct[begin:end], Rows(grads[begin:end]))
+            yield PushRequest(layout.epoch, shard, [table], number)

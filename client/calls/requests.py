@@ -1,285 +1,281 @@
-"""The pieces of a pull or a push, one request each. Pure: numbers come from the session.
+"""What goes to one shard in one message: rows that are wanted, rows that are pushed, or both. Pure.
 
-A part knows what it asks, what to do with the answer, and how it is split anew when the layout changes.
+A request writes itself where it is sent from - an arena of shared memory, a socket's buffer, an array for gRPC - and
+takes its rows where the reply lies. It knows how it is split when the layout changes; its names come from the session.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
 from ...proto import codec, methods
-from ...proto import rowloom_pb2 as pb
 from ...proto.codec import Buffer, PartName
 from ...proto.errors import InvalidRequest
+from ...proto.framing import framed, scalar, size_of
 from ...proto.layout import Layout, owner
+from ...proto.plain import pull_bytes, push_bytes, put_pull, put_push
 from ...proto.spec import TableEntry
 from .assembly import Arrived
-from .sums import Sums
+from .operation import Reply, as_array
+from .placed import copied
+from .session import Session
+from .values import Values
 
-CHUNK_BYTES = 4 << 20  # one call carries about this much; several are in flight
-Part = TypeVar("Part")
-_NO_ROWS = np.empty((0, 1), np.float32)
+FRAME_BYTES = 64  # more than a table has beside ids and rows, in a request and in a reply
+_PULL_WIRE, _STEP_PUSH = 3, 1  # fields
+_NOTHING = np.empty(0, np.uint8)
 
 
-Places = slice | np.ndarray
+class Wanted(NamedTuple):
+    """Rows of one table that a request asks for.
+
+    ids: [M] int64, distinct. places: where their rows go among those of the call.
+    """
+
+    entry: TableEntry
+    ids: np.ndarray
+    arrived: Arrived
+    places: slice | np.ndarray
 
 
-@dataclass
-class PullPart:
-    """Distinct ids of one shard, of one or more tables.
+class Given(NamedTuple):
+    """What a request brings for one table. ids: [M] int64, distinct unless they are of bags."""
+
+    entry: TableEntry
+    ids: np.ndarray
+    values: Values
+
+
+@dataclass(eq=False)
+class PullRequest:
+    """Distinct ids of one shard, of one or more tables of one wire type.
 
     epoch, shard: the layout that it was routed by, and where to.
-    tables: (entry, ids [M], where their rows are to be known: rows [U], and which M of these).
+    size, reply_bytes: as `Writable` has them, from `prepare` on.
     """
 
     epoch: int
     shard: int
-    tables: list[tuple[TableEntry, np.ndarray, tuple[Arrived, Places]]]
+    tables: list[Wanted]
     wire: int = codec.FLOAT32
-    attempts: int = 0
 
     method = methods.PULL
+    attempts = size = reply_bytes = 0  # no fields: making requests is a good part of a small call
+    _head = _NOTHING
 
-    @property
-    def rows(self) -> int:
-        """How many rows it asks for."""
-        return sum(len(ids) for _, ids, _ in self.tables)
+    def prepare(self, session: Session, layout: Layout) -> None:
+        """Before each attempt."""
+        self._head = session.head(layout, self.shard)
+        self.size, self.reply_bytes = len(self._head) + FRAME_BYTES, FRAME_BYTES
+        for entry, ids, _, _ in self.tables:
+            self.size += 8 * len(ids) + FRAME_BYTES
+            self.reply_bytes += len(ids) * (entry.spec.width * 4 + 4) + FRAME_BYTES
 
-    @property
-    def reply_bytes(self) -> int:
-        """How long its reply can be."""
-        return 64 + sum(len(ids) * (e.spec.width * 4 + 4) + 64 for e, ids, _ in self.tables)
+    def write(self, buffer: np.ndarray, at: int) -> tuple[int, int]:
+        """As `Writable.write`."""
+        return at, self.put(buffer, at, inside=False)
 
-    def encode(self, header: pb.Header) -> list[Buffer]:
-        """The request."""
-        return self.message(header).encode()
+    def put(self, buffer: np.ndarray, at: int, *, inside: bool) -> int:
+        """Write it, as a message or as the second half of a StepRequest; returns where it ends."""
+        wire = scalar(_PULL_WIRE, self.wire)
+        rest, head = len(wire), self._head
+        if len(self.tables) > 1:
+            rest += sum([pull_bytes(entry.number, len(ids)) for entry, ids, _, _ in self.tables[1:]])
+        for entry, ids, _, _ in self.tables:
+            at = put_pull(buffer, at, head, rest, entry.number, ids, 0, len(ids), inside)
+            head, rest, inside = _NOTHING, 0, False
+        if wire:
+            buffer[at : at + len(wire)] = np.frombuffer(wire, np.uint8)
+        return at + len(wire)
 
-    def accept(self, data: bytes | memoryview) -> None:
-        """Take the rows of the reply, where they are. Raises InvalidRequest."""
-        self.take(codec.PullReply.decode(data))
+    def accept(self, reply: Reply) -> None:
+        """Take the rows, where they are. Raises InvalidRequest."""
+        message = as_array(reply)
+        if not self.take(message, inside=False):
+            self.take_blocks(codec.PullReply.decode(message.data))
 
-    def message(self, header: pb.Header) -> codec.Pull:
-        """The request, to be encoded."""
-        return codec.Pull(header, [(e.number, ids) for e, ids, _ in self.tables], self.wire)
+    def take(self, message: np.ndarray, *, inside: bool) -> bool:
+        """Take the rows of a reply as our own shards write it; whether it is one. inside: it is a StepReply."""
+        if self.wire != codec.FLOAT32:
+            return False
+        at, final = 0, self.tables[-1]
+        for table in self.tables:
+            count = len(table.ids)
+            at = table.arrived.take(message, at, table.places, count, inside=inside, last=table is final)
+            if at < 0:
+                return False
+            inside = False
+        return True
 
-    def take(self, reply: codec.PullReply) -> None:
-        """What `accept` does with the reply."""
+    def take_blocks(self, reply: codec.PullReply) -> None:
+        """Take the rows of a reply that the codec has read. Raises InvalidRequest."""
         if len(reply.blocks) != len(self.tables):
             raise InvalidRequest(f"asked for {len(self.tables)} tables, the reply has {len(reply.blocks)}")
-        for block, (entry, ids, (arrived, places)) in zip(reply.blocks, self.tables, strict=True):
+        for block, (entry, ids, arrived, where) in zip(reply.blocks, self.tables, strict=True):
             what = f"rows of table {entry.spec.name!r}"
             rows = codec.from_wire(codec.shaped(block, len(ids), entry.spec.width, what), reply.wire)
-            arrived.put(rows, places)
+            arrived.put(np.ascontiguousarray(rows), where)
 
-    def split(self, layout: Layout) -> Iterator[PullPart]:
+    def split(self, layout: Layout) -> Iterator[PullRequest]:
         """The same rows, asked of the shards of another layout."""
-        for entry, ids, (arrived, places) in self.tables:
+        for entry, ids, arrived, where in self.tables:
             owners = owner(entry.spec, ids, layout.n)
-            numbers = np.arange(places.start, places.stop) if isinstance(places, slice) else places
+            numbers = np.arange(where.start, where.stop) if isinstance(where, slice) else where
             for shard in np.unique(owners):
                 mine = np.flatnonzero(owners == shard)
-                table = (entry, ids[mine], (arrived, numbers[mine]))
-                yield PullPart(layout.epoch, int(shard), [table], self.wire)
+                table = Wanted(entry, ids[mine], arrived, numbers[mine])
+                yield PullRequest(layout.epoch, int(shard), [table], self.wire)
 
 
-@dataclass
-class PushPart:
-    """Distinct ids of one shard with their gradients or rows, of one or more tables; applied once.
+@dataclass(eq=False)
+class PushRequest:
+    """Ids of one shard with their gradients or rows, of one or more tables, each once; applied whole, and once.
 
-    epoch, shard, tables: as PullPart's; values [M, width] float32, or Sums, instead of rows; empty for RENORM.
+    epoch, shard: as PullRequest's.
     names: what it was sent as, newest last; the session adds one for each layout.
+    pull: rows that are wanted of the same shard, in the same message: the pull sees the push. None: a push alone.
+    later: where the pull goes if the layout changes, to be done when all of the push is.
     maybe_applied: an attempt ended without an answer.
     """
 
     epoch: int
     shard: int
-    tables: list[tuple[TableEntry, np.ndarray, np.ndarray | Sums]]
+    tables: list[Given]
     push: int
     kind: int = codec.GRADIENTS
     wire: int = codec.FLOAT32
     max_norm: float = 0.0
     norm_type: float = 0.0
     names: list[PartName] = field(default_factory=list)
-    attempts: int = 0
-    maybe_applied: bool = False
-    acked: bool = False
+    pull: PullRequest | None = None
+    later: list[PullRequest] | None = None
 
-    method = methods.PUSH
+    attempts = size = reply_bytes = 0
+    maybe_applied = False
+    _head = _NOTHING
+
+    @property
+    def method(self) -> str:
+        """Which RPC it is."""
+        return methods.PUSH if self.pull is None else methods.STEP
 
     @property
     def rows(self) -> int:
         """How many rows it changes."""
         return sum(len(ids) for _, ids, _ in self.tables)
 
-    @property
-    def reply_bytes(self) -> int:
-        """How long its reply can be."""
-        return 64
-
-    def encode(self, header: pb.Header, **numbers: int) -> list[Buffer]:
-        """The request. numbers: what the session gives, see `message`."""
-        return self.message(header, **numbers).encode()
-
-    def message(
-        self, header: pb.Header, *, client_id: int, client_epoch: int, low_water: int, oldest_epoch: int
-    ) -> codec.Push:
-        """The request, to be encoded."""
-        request = self._empty(header, client_id, client_epoch, low_water, oldest_epoch)
-        request.tables = [(e.number, ids, self._block(values)) for e, ids, values in self.tables]
-        return request
-
-    def head(
-        self, header: pb.Header, *, client_id: int, client_epoch: int, low_water: int, oldest_epoch: int
-    ) -> bytes:
-        """The request up to its first table."""
-        return self._empty(header, client_id, client_epoch, low_water, oldest_epoch).head()
-
-    def _empty(
-        self, header: pb.Header, client_id: int, client_epoch: int, low_water: int, oldest_epoch: int
-    ) -> codec.Push:
-        return codec.Push(
-            header=header,
-            client_id=client_id,
+    def prepare(self, session: Session, layout: Layout) -> None:
+        """Before each attempt: name it, say what its client has finished."""
+        low_water, oldest_epoch = session.name(self, layout)
+        message = codec.Push(
+            header=layout.header(self.shard),
+            client_id=session.client_id,
+            client_epoch=session.client_epoch,
             names=tuple(self.names),
-            push=self.push,
-            tables=[],
-            client_epoch=client_epoch,
             low_water=low_water,
+            oldest_epoch=oldest_epoch,
+            push=self.push,
             kind=self.kind,
             wire=self.wire,
-            oldest_epoch=oldest_epoch,
             max_norm=self.max_norm,
             norm_type=self.norm_type,
+            tables=[],
         )
+        self._head = copied(message.head())
+        self.size, self.reply_bytes = len(self._head) + FRAME_BYTES, FRAME_BYTES
+        if self.plain:
+            for entry, ids, _ in self.tables:
+                self.size += len(ids) * (8 + self._row_bytes(entry)) + FRAME_BYTES
+        else:
+            message.tables = [(entry.number, ids, self.block(values)) for entry, ids, values in self.tables]
+            self._framed = message.encode()
+            self.size += size_of(self._framed)
+        if self.pull is not None:
+            self.pull.prepare(session, layout)
+            self.size += self.pull.size
+            self.reply_bytes += self.pull.reply_bytes
 
-    def _block(self, values: np.ndarray | Sums) -> codec.Block:
-        if isinstance(values, Sums):
-            return values.block(self.wire)
-        return codec.Block(_NO_ROWS[:0]) if self.kind == codec.RENORM else codec.to_wire(values, self.wire)
+    @property
+    def plain(self) -> bool:
+        """Whether compiled code can frame it."""
+        return self.wire != codec.INT8
 
-    def accept(self, data: bytes | memoryview) -> None:
-        """The shard has it."""
-        codec.decode_push_reply(data)
-        self.acked = True
+    def block(self, values: Values) -> codec.Block:
+        """Values as the codec has them."""
+        return codec.to_wire(values.array(), self.wire)
 
-    def split(self, layout: Layout) -> Iterator[PushPart]:
+    def _row_bytes(self, entry: TableEntry) -> int:
+        return 0 if self.kind == codec.RENORM else entry.spec.width * codec.WIRE_DTYPE[self.wire].itemsize
+
+    def write(self, buffer: np.ndarray, at: int) -> tuple[int, int]:
+        """As `Writable.write`."""
+        begin, at = self.put(buffer, at, inside=self.pull is not None)
+        return begin, at if self.pull is None else self.pull.put(buffer, at, inside=True)
+
+    def put(self, buffer: np.ndarray, at: int, *, inside: bool) -> tuple[int, int]:
+        """Write the push, as a message or as the first half of a StepRequest; returns where it begins and ends."""
+        if not self.plain:
+            buffers = framed(_STEP_PUSH, self._framed) if inside else self._framed
+            return at, put_buffers(buffer, at, buffers)
+        rest, head, first = 0, self._head, -1
+        if len(self.tables) > 1:
+            rest = sum([push_bytes(e.number, len(ids), self._row_bytes(e)) for e, ids, _ in self.tables[1:]])
+        for entry, ids, values in self.tables:
+            row_bytes = self._row_bytes(entry)
+            begin, at = put_push(buffer, at, head, rest, entry.number, ids, row_bytes, inside)
+            first = begin if first < 0 else first
+            end = at + row_bytes * len(ids)
+            values.write(buffer[at:end], self.wire)
+            at, head, rest, inside = end, _NOTHING, 0, False
+        return first, at
+
+    def accept(self, reply: Reply) -> None:
+        """The shard has it; take the rows, if some are wanted. Raises InvalidRequest."""
+        message = as_array(reply)
+        if self.pull is None:
+            if len(message):
+                codec.decode_push_reply(message.data)
+        elif not self.pull.take(message, inside=True):
+            self.pull.take_blocks(codec.StepReply.decode(message.data).pull)
+
+    def split(self, layout: Layout) -> Iterator[PushRequest]:
         """The same rows for the shards of another layout. Every piece keeps the old names.
 
-        A table that counts steps goes to every shard, with or without rows, so that all count the same.
+        A table that counts steps goes to every shard, with or without rows, so that all count the same. The pull, if
+        there is one, comes later.
         """
-        by_shard: dict[int, list[tuple[TableEntry, np.ndarray, np.ndarray | Sums]]] = {}
+        if self.pull is not None and self.later is not None:
+            self.later.append(self.pull)
+        by_shard: dict[int, list[Given]] = {}
         for entry, ids, values in self.tables:
             owners = owner(entry.spec, ids, layout.n)
             everywhere = self.kind == codec.GRADIENTS and entry.spec.optimizer.counts_steps
             for shard in range(layout.n) if everywhere else np.unique(owners):
                 mine = np.flatnonzero(owners == shard)
-                some = values if self.kind == codec.RENORM else values[mine]
-                by_shard.setdefault(int(shard), []).append((entry, ids[mine], some))
+                by_shard.setdefault(int(shard), []).append(Given(entry, ids[mine], values[mine]))
         for shard, tables in by_shard.items():
-            yield PushPart(
-                layout.epoch,
-                shard,
-                tables,
-                self.push,
-                self.kind,
-                self.wire,
-                self.max_norm,
-                self.norm_type,
-                names=list(self.names),
-                maybe_applied=self.maybe_applied,
-            )
+            yield self.piece(layout.epoch, shard, tables)
 
-
-@dataclass
-class StepPart(PushPart):
-    """A push to one shard and a pull from it in one request: the pull sees the push.
-
-    pull: from the same shard, routed by the same layout.
-    later: where the pull goes if the layout changes, to be done when all of the push is.
-    """
-
-    pull: PullPart = field(default_factory=lambda: PullPart(0, 0, []))
-    later: list[PullPart] = field(default_factory=list)
-
-    method = methods.STEP
-
-    @classmethod
-    def of(cls, push: PushPart, pull: PullPart, later: list[PullPart]) -> StepPart:
-        """The two in one."""
-        return cls(
-            push.epoch, push.shard, push.tables, push.push, push.kind, push.wire, pull=pull, later=later
+    def piece(self, epoch: int, shard: int, tables: list[Given]) -> PushRequest:
+        """A part of it under another layout."""
+        piece = PushRequest(
+            epoch, shard, tables, self.push, self.kind, self.wire, self.max_norm, self.norm_type
         )
-
-    @property
-    def reply_bytes(self) -> int:
-        """How long its reply can be."""
-        return 64 + self.pull.reply_bytes
-
-    def encode(self, header: pb.Header, **numbers: int) -> list[Buffer]:
-        """The request."""
-        return codec.Step(self.message(header, **numbers), self.pull.message(header)).encode()
-
-    def accept(self, data: bytes | memoryview) -> None:
-        """The shard has it; take the rows. Raises InvalidRequest."""
-        self.pull.take(codec.StepReply.decode(data).pull)
-        self.acked = True
-
-    def split(self, layout: Layout) -> Iterator[PushPart]:
-        """The push, split anew; the pull comes later."""
-        self.later.append(self.pull)
-        return super().split(layout)
+        piece.names, piece.maybe_applied = list(self.names), self.maybe_applied
+        return piece
 
 
-@dataclass
-class Outcome:
-    """What became of a call whose first attempt was made in `direct.py`.
-
-    Attributes:
-        done: parts of a push that shards have acked.
-        left: those that are to be sent in the usual way.
-        rows: what was to be pulled, table by table; None if it is to be pulled in the usual way.
-    """
-
-    done: list[PushPart] = field(default_factory=list)
-    left: list[PushPart] = field(default_factory=list)
-    rows: list[np.ndarray] | None = None
+def put_buffers(buffer: np.ndarray, at: int, buffers: list[Buffer]) -> int:
+    """Write buffers one after the other; returns where they end."""
+    for one in buffers:
+        data = np.frombuffer(one, np.uint8)
+        buffer[at : at + len(data)] = data
+        at += len(data)
+    return at
 
 
-def chunks(bounds: np.ndarray, width: int) -> Iterator[tuple[int, int, int]]:
-    """(shard, begin, end) runs of a route, each of about CHUNK_BYTES of rows."""
-    step = max(1, CHUNK_BYTES // (4 * width))
-    for shard in range(len(bounds) - 1):
-        begin, end = int(bounds[shard]), int(bounds[shard + 1])
-        for at in range(begin, end, step):
-            yield shard, at, min(at + step, end)
-
-
-def packed(pieces: Iterable[tuple[int, tuple]], make: Callable[[int, list[tuple]], Part]) -> list[Part]:
-    """Put pieces of several tables that go to one shard into as few parts as CHUNK_BYTES allows.
-
-    Args:
-        pieces: (shard, (entry, ids, values, or where rows go)); a table stands in a part at most once.
-        make: makes a part of (shard, pieces).
-
-    Returns:
-        Parts, taking turns between shards, so that all shards start at once.
-    """
-    closed: dict[int, list[list[tuple]]] = {}
-    used: dict[int, int] = {}
-    for shard, piece in pieces:
-        size = len(piece[1]) * (8 + 4 * piece[0].spec.width)
-        groups = closed.setdefault(shard, [])
-        fits = groups and used[shard] + size <= CHUNK_BYTES and all(p[0] is not piece[0] for p in groups[-1])
-        if fits:
-            groups[-1].append(piece)
-            used[shard] += size
-        else:
-            groups.append([piece])
-            used[shard] = size
-    turns = itertools.zip_longest(*([make(shard, g) for g in groups] for shard, groups in closed.items()))
-    return [part for turn in turns for part in turn if part is not None]
+Request = PullRequest | PushRequest

@@ -1,61 +1,33 @@
 """What a client knows and decides: the layout, its own numbers, what to retry, where and when. No I/O, no threads.
 
-An operation is a generator. It yields a `Turn` - requests to send, and when it wants to be woken at the latest - and is
-sent one `Event` at a time: a reply, an error, or None when that moment has come. Whatever drives it owns the clock and
-the network: `transport.drive` for real ones, the simulator for made-up ones.
+Why numbers are kept like this. A part of a push is named by its origin - the layout's epoch and the shard it was first
+meant for - and a number of that origin; a shard remembers the numbers above a low-water mark. So whatever ends a call,
+its numbers must be finished sooner or later, or the mark stands still and the shard's window fills up until it refuses
+every push. A part that is split under a new layout keeps its old names, which are finished when all of its pieces are.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
+
+import numpy as np
 
 from ...proto import rowloom_pb2 as pb
-from ...proto.codec import Buffer, PartName
-from ...proto.errors import RowloomError, TableNotFound
+from ...proto.codec import PartName
+from ...proto.errors import TableNotFound
 from ...proto.layout import Layout
 from ...proto.spec import TableEntry
-from .requests import PullPart, PushPart
+from .cutting import Limits
+from .placed import Placed, heads_of
 
 ATTEMPT_TIMEOUT_S = 10.0
 BACKOFF_S = (0.02, 1.0)  # first and longest pause between attempts, before jitter
-
-Part = PullPart | PushPart
-
-
-@dataclass
-class Send:
-    """A request to put on the wire. reply_bytes: how long its reply may get, where that is known."""
-
-    tag: int
-    address: str
-    method: str
-    buffers: Sequence[Buffer]
-    timeout_s: float
-    reply_bytes: int = 0
-
-
-@dataclass
-class Turn:
-    """What an operation wants done before its next event. `wake_at`: on the driver's clock."""
-
-    sends: list[Send]
-    wake_at: float
-
-
-@dataclass
-class Event:
-    """The end of one request: `data`, or `error`."""
-
-    tag: int
-    data: bytes | memoryview = b""
-    error: RowloomError | None = None
-
-
-Operation = Generator[Turn, Event | None, Any]
+MOST_PLACED = 1000
 
 
 @dataclass
@@ -79,6 +51,18 @@ class Numbers:
             self.finished.discard(self.low_water)
 
 
+class Named(Protocol):
+    """What of a push goes to one shard, as far as its names are concerned.
+
+    Attributes:
+        shard: whom it is sent to under the layout of the moment.
+        names: what it was sent as, newest last.
+    """
+
+    shard: int
+    names: list[PartName]
+
+
 class Session:
     """One client's state. Its owner holds a lock around every method that says so; operations take it themselves.
 
@@ -88,10 +72,17 @@ class Session:
         rng: for jitter.
         clock: seconds, monotonic.
         lock: a context manager around state that several operations share.
+        limits: how much goes into one request; the carrier knows.
     """
 
     def __init__(
-        self, seeds: Sequence[str], client_id: int, rng: random.Random, clock: Callable[[], float], lock
+        self,
+        seeds: Sequence[str],
+        client_id: int,
+        rng: random.Random,
+        clock: Callable[[], float],
+        lock: AbstractContextManager,
+        limits: Limits | None = None,
     ) -> None:
         self.seeds = tuple(seeds)
         self.client_id = client_id
@@ -100,11 +91,14 @@ class Session:
         self.entries: dict[str, TableEntry] = {}  # by name
         self.rng = rng
         self.clock = clock
+        self.limits = limits or Limits()
         self._lock = lock
+        self._placed: dict[int, Placed] = {}  # by table number, all of one layout
+        self._heads: tuple[Layout | None, list[np.ndarray]] = (None, [])
         self._numbers: dict[tuple[int, int], Numbers] = {}
         self._holders: dict[PartName, int] = {}  # name -> unfinished parts that carry it
         self._pushes = 0
-        self._tags = 0
+        self._tags = itertools.count(1)  # one step of the interpreter: needs no lock
 
     def next_push(self) -> int:
         """The number of the next push call."""
@@ -114,9 +108,7 @@ class Session:
 
     def tag(self) -> int:
         """A number for one request, never used before."""
-        with self._lock:
-            self._tags += 1
-            return self._tags
+        return next(self._tags)
 
     def learn(self, reply: pb.DescribeLayoutReply) -> bool:
         """Take a newer layout. Returns whether there was one to take or to keep."""
@@ -157,59 +149,67 @@ class Session:
                 self.entries.pop(name, None)
             raise TableNotFound(f"table {' or '.join(map(repr, names))} was dropped") from error
 
+    def placed(self, entry: TableEntry, layout: Layout) -> Placed:
+        """What a layout says of a table."""
+        found = self._placed.get(entry.number)
+        if found is None or found.layout is not layout:
+            if len(self._placed) > MOST_PLACED:  # of tables that were dropped, mostly
+                self._placed.clear()
+            found = self._placed[entry.number] = Placed.of(entry, layout)
+        return found
+
+    def head(self, layout: Layout, shard: int) -> np.ndarray:
+        """The bytes of a PullRequest to a shard up to its first table."""
+        known, heads = self._heads
+        if known is not layout:
+            heads = heads_of(layout)
+            self._heads = layout, heads
+        return heads[shard]
+
     # ------------------------------------------------------------------------------------------------- numbers
 
-    def name(self, part: PushPart, layout: Layout) -> None:
-        """Give a part its name for this layout, once."""
-        origin = (layout.epoch, part.shard)
-        if part.names and (part.names[-1].epoch, part.names[-1].shard) == origin:
-            return
-        name = PartName(*origin, self._numbers.setdefault(origin, Numbers()).next())
-        part.names.append(name)
-        self._holders[name] = 1
+    def name(self, request: Named, layout: Layout) -> tuple[int, int]:
+        """Give what goes to a shard its name for this layout, once.
 
-    def replace(self, part: PushPart, pieces: list[PushPart]) -> None:
-        """The part was split: its names are finished when all pieces are, not before."""
+        Returns:
+            low_water and oldest_epoch, as in PushRequest.
+        """
+        origin = (layout.epoch, request.shard)
         with self._lock:
-            for name in part.names:
-                self._holders[name] += len(pieces) - 1
-
-    def finish(self, part: PushPart) -> None:
-        """The part will never be sent again."""
-        with self._lock:
-            for name in part.names:
-                self._holders[name] -= 1
-                if not self._holders[name]:
-                    del self._holders[name]
-                    self._numbers[name.epoch, name.shard].finish(name.seq)
-
-    def encode(self, part: Part, layout: Layout) -> list[Buffer]:
-        """The request of a part."""
-        header = layout.header(part.shard)
-        return (
-            part.encode(header)
-            if isinstance(part, PullPart)
-            else part.encode(header, **self._said(part, layout))
-        )
-
-    def head(self, part: PushPart, layout: Layout) -> bytes:
-        """The request of a part, up to its first table."""
-        return part.head(layout.header(part.shard), **self._said(part, layout))
-
-    def _said(self, part: PushPart, layout: Layout) -> dict[str, int]:
-        """What a request says of this client and its other parts."""
-        with self._lock:
-            self.name(part, layout)
+            newest = request.names[-1] if request.names else None
+            if newest is None or (newest.epoch, newest.shard) != origin:
+                name = PartName(*origin, self._numbers.setdefault(origin, Numbers()).next())
+                request.names.append(name)
+                self._holders[name] = 1
             oldest = min(self._holders).epoch
             if min(self._numbers)[0] < oldest:
                 self._numbers = {o: n for o, n in self._numbers.items() if o[0] >= oldest}
-            low_water = self._numbers[layout.epoch, part.shard].low_water
-        return {
-            "client_id": self.client_id,
-            "client_epoch": self.client_epoch,
-            "low_water": low_water,
-            "oldest_epoch": oldest,
-        }
+            return self._numbers[origin].low_water, oldest
+
+    def replace(self, request: Named, pieces: Sequence[Named]) -> None:
+        """It was split: its names are finished when all pieces are, not before."""
+        with self._lock:
+            for name in request.names:
+                self._holders[name] += len(pieces) - 1
+
+    def finish(self, request: Named) -> None:
+        """It will never be sent again."""
+        with self._lock:
+            for name in request.names:
+                self._holders[name] -= 1
+                if not self._holders[name]:
+                    self._finished(name)
+
+    def abandon(self, names: Iterable[PartName]) -> None:
+        """Nothing that carries one of these names will be sent again. All of them are of one call."""
+        with self._lock:
+            for name in set(names):
+                if name in self._holders:
+                    self._finished(name)
+
+    def _finished(self, name: PartName) -> None:
+        del self._holders[name]
+        self._numbers[name.epoch, name.shard].finish(name.seq)
 
 
 def backoff_s(attempts: int, rng: random.Random) -> float:

@@ -8,13 +8,14 @@ import numpy as np
 
 from ...proto import codec
 from ...proto.cpu_prefetch import AHEAD, fetch
-from ...proto.framing import Deferred
 from ...proto.jit import kernel
 from ..cores import in_pieces
-from .routing import Route
+from .routing import Route, places
+
+_F32 = np.dtype("<f4")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Sums:
     """The summed gradients of M of a batch's U distinct ids: in the batch's order, in float32.
 
@@ -31,7 +32,7 @@ class Sums:
     @classmethod
     def of(cls, grads: np.ndarray, route: Route) -> Sums:
         """All of a batch's."""
-        return cls(grads, *route.groups, np.arange(len(route.ids)))
+        return cls(grads, *route.groups, places(len(route.ids)))
 
     def __len__(self) -> int:
         return len(self.places)
@@ -48,30 +49,26 @@ class Sums:
     def array(self) -> np.ndarray:
         """[M, width] float32."""
         out = np.empty((len(self), self.grads.shape[1]), np.float32)
-        self.write(out)
+        self._fill(out)
         return out
 
-    def write(self, out: np.ndarray) -> None:
-        """Fill [M, width] float32."""
+    def write(self, buffer: np.ndarray, wire: int) -> None:
+        """As `Values.write`."""
+        if wire == codec.FLOAT32:
+            self._fill(buffer.view(_F32).reshape(len(self), self.grads.shape[1]))
+        else:
+            codec.write_rows(self.array(), wire, buffer)
 
+    def _fill(self, out: np.ndarray) -> None:
         def piece(begin: int, end: int) -> None:
             _sum_into(self.grads, self.order, self.begins, self.places[begin:end], out[begin:end])
 
         in_pieces(piece, len(self), out.nbytes)
 
-    def block(self, wire: int) -> codec.Block:
-        """What travels, made when it is sent; of int8 at once: its scales come from all that there is."""
-        if wire == codec.INT8:
-            return codec.to_wire(self.array(), wire)
-        size = len(self) * self.grads.shape[1] * codec.WIRE_DTYPE[wire].itemsize
-        return codec.Block(Deferred(size, lambda space: self._write(space, wire)))
 
-    def _write(self, space: memoryview, wire: int) -> None:
-        out = np.frombuffer(space, codec.WIRE_DTYPE[wire]).reshape(len(self), self.grads.shape[1])
-        if wire == codec.FLOAT32:
-            self.write(out)
-        else:
-            out[:] = codec.to_wire(self.array(), wire).data
+def latest(rows: np.ndarray, order: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """One row for each distinct id, [U, width] float32 by place: the last in the batch. Arguments as in Sums."""
+    return rows[order[begins[1:] - 1]]
 
 
 @kernel

@@ -7,7 +7,7 @@ import numpy as np
 from ...proto import codec
 from ...proto.errors import InvalidRequest
 from ...proto.spec import TableEntry
-from .assembly import largest
+from ..inputs import largest
 
 # The largest float32 that arrives finite, by its bits. Above it bfloat16 and float16 round to infinity, and so does
 # int8's scale when it is multiplied by 127.

@@ -1,4 +1,9 @@
-"""The row lane on the client's side: connections to one shard each, and which of them are free."""
+"""A row lane on the client's side: one connection to one shard, and the memory that its messages lie in.
+
+Why a request is written where it is sent from: copying 2 MB of gradients costs as much as applying them. On shared
+memory the message lies in the arena and only its head is sent; on a plain socket the head stands in front of it in
+memory, and both go in one call. The reply has its place in the same memory: rows are read from where they arrive.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +13,13 @@ import mmap
 import os
 import socket
 import struct
-import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from ...proto import rowloom_pb2 as pb
-from ...proto.codec import Buffer
 from ...proto.errors import InvalidRequest, RowloomError, decode_error
-from ...proto.framing import Deferred, made, size_of
 from ...proto.lane import (
     ARENA_BYTES,
     HAS_ARENAS,
@@ -32,18 +33,24 @@ from ...proto.lane import (
     Reply,
     Request,
 )
-from ...proto.memory import address_of
+from ..calls.operation import Writable
 
-CONNECT_TIMEOUT_S = 2.0
-BEGIN = 64  # where in a lane's space a request may begin: its head stands in front of it
-MOST_BYTES = 9 << 20  # of ids and rows in a request, and in a reply, that use a lane's space
-HEADS_BYTES = 1 << 16  # more than stands beside ids and rows in a request and its reply, see `Direct`
-PATIENCE_US = 200_000  # how often one who waits for a lane looks at the clock
-RETRY_S = 5.0  # how long an address goes without a lane after one could not be had
-_ALIGN = 64
+BUFFER_BYTES = 20 << 20  # of a plain socket's lane: memory only where it is written
+PATIENCE_US = 200_000  # how long `receive` blocks before it lets its caller look at the clock
+_ROOM = 64  # in front of a message and of a reply, for their heads; their places are multiples of it
 _NOW = socket.MSG_DONTWAIT
 
-Answer = bytes | memoryview | RowloomError
+Answer = np.ndarray | RowloomError
+
+
+class Expected(NamedTuple):
+    """A reply that is to come. tag, until: its request's. It may lie in buffer[at : at + room]."""
+
+    tag: int
+    until: float
+    buffer: np.ndarray
+    at: int
+    room: int
 
 
 class Lane:
@@ -52,23 +59,21 @@ class Lane:
     Args:
         end: connected and welcomed.
         arena: memory shared with the server, or None.
+
+    Attributes:
+        waiting: replies to come.
     """
 
     def __init__(self, end: socket.socket, arena: mmap.mmap | None) -> None:
         self._end = end
-        self._arena = memoryview(arena) if arena is not None else memoryview(b"")
+        self._arena_bytes = 0 if arena is None else len(arena)
+        self._space = np.empty(BUFFER_BYTES, np.uint8) if arena is None else np.frombuffer(arena, np.uint8)
         self._used = 0
-        self.waiting: deque[tuple[int, float]] = deque()  # (tag, until when) of requests without a reply
         self._unsent: list[memoryview] = []
-        self._head = memoryview(bytearray(REPLY_BYTES))
-        self._got = 0
-        self._reply: Reply | None = None
-        self._body = memoryview(b"")
-        self.space = np.frombuffer(self._arena, np.uint8)
-        if arena is None:
-            self.space = np.empty(2 * MOST_BYTES + HEADS_BYTES, np.uint8)
-        self.base = address_of(self.space)
-        self._reply_at = 0
+        self.waiting: deque[Expected] = deque()
+        self._body: np.ndarray | None = None  # of the reply whose head is here
+        self._status = OK
+        self._got = 0  # bytes of the head, then of the body
 
     def fileno(self) -> int:
         """For poll."""
@@ -84,126 +89,103 @@ class Lane:
         return bool(self._unsent)
 
     def start_anew(self) -> None:
-        """All that was handed out is read: the arena may be written over."""
+        """All that was handed out is read: the memory may be written over."""
         self._used = 0
 
-    def send(self, tag: int, method: int, buffers: Sequence[Buffer], reply_bytes: int, until: float) -> None:
+    def send(self, tag: int, method: int, message: Writable, until: float) -> None:
         """Put a request on its way. Raises OSError."""
-        length = size_of(buffers)
-        begin, reply = self._used, self._used + -(-length // _ALIGN) * _ALIGN
-        end = reply + -(-reply_bytes // _ALIGN) * _ALIGN
-        if end <= len(self._arena):
-            at = begin
-            for buffer in buffers:
-                size = len(buffer) if isinstance(buffer, bytes) else buffer.nbytes
-                if isinstance(buffer, Deferred):
-                    buffer.fill(self._arena[at : at + size])
-                else:
-                    self._arena[at : at + size] = buffer
-                at += size
-            self._used = end
-            pieces: list[bytes | memoryview] = [Request(method, length, begin, reply, reply_bytes).encode()]
+        size, room = message.size, message.reply_bytes
+        buffer, begin = self._space, self._used + _ROOM
+        reply_at = begin + -(-size // _ROOM) * _ROOM + _ROOM
+        shared = self._arena_bytes > 0
+        if reply_at + room <= len(buffer):
+            self._used = reply_at + -(-room // _ROOM) * _ROOM
+        else:  # too much for what is left: it travels through the socket, from memory of its own
+            shared, begin, reply_at = False, _ROOM, reply_at - begin + _ROOM
+            buffer = np.empty(reply_at + room, np.uint8)
+        # First, so that a lane on which anything was sent is never taken for an idle one, whatever happens now.
+        self.waiting.append(Expected(tag, until, buffer, reply_at, room))
+        begin, end = message.write(buffer, begin)
+        if shared:
+            piece = memoryview(Request(method, end - begin, begin, reply_at, room).encode())
         else:
-            pieces = [Request(method, length).encode(), *map(made, buffers)]
-        self.waiting.append((tag, until))
-        self._unsent += [memoryview(p) for p in pieces if len(p)]
-        if len(self._unsent) == len(pieces) or len(pieces) == 1:
-            self.flush()
-
-    def ask(self, method: int, begin: int, end: int, reply_bytes: int) -> None:
-        """Send the request that lies at [begin, end) in `space`; nothing else is under way. Raises OSError.
-
-        begin: at least BEGIN. There must be room for BEGIN + reply_bytes after the end.
-        """
-        self._reply_at = (-(-end // BEGIN) + 1) * BEGIN
-        if self._arena:
-            self._end.sendall(Request(method, end - begin, begin, self._reply_at, reply_bytes).encode())
-            return
-        head = begin - REQUEST_BYTES
-        self.space.data[head:begin] = Request(method, end - begin).encode()
-        self._end.sendall(self.space.data[head:end])
-
-    def hear(self, until: float) -> tuple[int, int] | None:
-        """Wait for the answer to `ask`. Raises OSError, InvalidRequest.
-
-        Returns:
-            Where in `space` the reply begins and ends; None if it is a refusal.
-        """
-        at = self._reply_at - REPLY_BYTES
-        view = self.space.data[at:]
-        got = self._some(view[:REPLY_BYTES] if self._arena else view, REPLY_BYTES, until)
-        reply = Reply.decode(view[:REPLY_BYTES], len(self._arena))
-        begin, size = reply.offset, reply.length
-        if begin == NOWHERE:
-            begin = self._reply_at
-            if size > len(view) - REPLY_BYTES:
-                raise InvalidRequest(f"a reply of {size} bytes, which is more than was asked for")
-            self._some(view[got : REPLY_BYTES + size], REPLY_BYTES + size - got, until)
-        return (begin, begin + size) if reply.status == OK else None
-
-    def _some(self, view: memoryview, least: int, until: float) -> int:
-        """Wait for at least so many bytes; how many have come."""
-        got = 0
-        while got < least:
+            head = begin - REQUEST_BYTES
+            piece = buffer.data[head:end]
+            piece[:REQUEST_BYTES] = Request(method, end - begin).encode()
+        if not self._unsent:
             try:
-                n = self._end.recv_into(view[got:])
+                sent = self._end.send(piece, _NOW)
             except BlockingIOError:
-                if time.monotonic() >= until:
-                    raise TimeoutError("no answer in time") from None
-                continue
-            if n == 0:
-                raise ConnectionResetError("the server closed the connection")
-            got += n
-        return got
+                sent = 0
+            if sent == len(piece):
+                return
+            piece = piece[sent:]
+        self._unsent.append(piece)
 
     def flush(self) -> None:
         """Send as much as the socket takes. Raises OSError."""
         left = self._unsent
         while left:
             try:
-                sent = self._end.sendmsg(left[:64], (), _NOW)
+                sent = self._end.send(left[0], _NOW)
             except BlockingIOError:
                 return
-            while left and sent >= len(left[0]):
-                sent -= len(left.pop(0))
-            if left and sent:
+            if sent == len(left[0]):
+                left.pop(0)
+            else:
                 left[0] = left[0][sent:]
 
-    def receive(self) -> Iterator[tuple[int, Answer]]:
-        """What has come in, whole: (tag, reply or error). Raises OSError, InvalidRequest."""
-        while self.waiting:
-            if self._reply is None:
-                if not self._fill(self._head):
-                    return
-                self._reply = reply = Reply.decode(self._head, len(self._arena))
-                if reply.offset == NOWHERE:
-                    self._body = np.empty(
-                        reply.length, np.uint8
-                    ).data  # unlike a bytearray, not filled with zeros
-                else:
-                    self._body, self._got = (
-                        self._arena[reply.offset : reply.offset + reply.length],
-                        reply.length,
-                    )
-            if self._got < len(self._body) and not self._fill(self._body):
-                return
-            status, body = self._reply.status, self._body
-            self._reply, self._got, self._body = None, 0, memoryview(b"")
-            tag, _ = self.waiting.popleft()
-            yield tag, body if status == OK else decode_error(bytes(body))
+    def receive(self, *, block: bool) -> tuple[int, Answer] | None:
+        """The next reply: (tag, its bytes or its error); None if it is not whole yet.
 
-    def _fill(self, view: memoryview) -> bool:
-        """Go on filling a view; whether it is full."""
-        while self._got < len(view):
+        Args:
+            block: wait for it, for PATIENCE_US at the most.
+
+        Raises:
+            OSError, InvalidRequest: the connection is of no use any more.
+        """
+        tag, _, buffer, at, room = self.waiting[0]
+        flags = 0 if block else _NOW
+        if self._body is None:
+            # Through a socket head and body come together; but never more than this reply.
+            more = 0 if self._arena_bytes or len(self.waiting) > 1 else room
+            view = buffer.data[at - REPLY_BYTES : at + more]
+            if not self._fill(view, REPLY_BYTES, flags):
+                return None
+            self._begin_body(Reply.decode(view[:REPLY_BYTES], self._arena_bytes), buffer, at, room)
+        body = self._body
+        assert body is not None
+        if self._got < len(body) and not self._fill(body.data, len(body), flags):
+            return None
+        self._body, self._got = None, 0
+        self.waiting.popleft()
+        return tag, body if self._status == OK else decode_error(body.tobytes())
+
+    def _begin_body(self, reply: Reply, buffer: np.ndarray, at: int, room: int) -> None:
+        """The head is here, and perhaps some of the body behind it."""
+        status, length, offset = reply
+        self._status = status
+        self._got -= REPLY_BYTES
+        if offset != NOWHERE:
+            self._body, self._got = self._space[offset : offset + length], length
+        elif length <= room:
+            self._body = buffer[at : at + length]
+        else:  # a refusal with many words
+            self._body = np.empty(length, np.uint8)
+            self._body[: self._got] = buffer[at : at + self._got]
+        if self._got > length:
+            raise InvalidRequest(f"a reply of {length} bytes was followed by {self._got - length} more")
+
+    def _fill(self, view: memoryview, least: int, flags: int) -> bool:
+        """Go on filling a view until it has at least so many bytes; whether it does."""
+        while self._got < least:
             try:
-                n = self._end.recv_into(view[self._got :], 0, _NOW)
+                n = self._end.recv_into(view[self._got :] if self._got else view, 0, flags)
             except BlockingIOError:
                 return False
             if n == 0:
                 raise ConnectionResetError("the server closed the connection")
             self._got += n
-        if view is self._head:
-            self._got = 0
         return True
 
 
@@ -256,75 +238,5 @@ def _welcomed(end: socket.socket, arena: mmap.mmap | None) -> Lane:
     end.settimeout(None)
     # What Python does by itself for a timeout asks the system twice.
     patience = struct.pack("ll", 0, PATIENCE_US)
-    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
     end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
     return Lane(end, arena)
-
-
-class Lanes:
-    """Free lanes by address, and which addresses have none.
-
-    Args:
-        ask: asks an address for its LaneReply over gRPC, within seconds; raises RowloomError.
-        shared: use shared memory where it can be had.
-    """
-
-    def __init__(self, ask: Callable[[str, float], pb.LaneReply], *, shared: bool) -> None:
-        self._ask = ask
-        self._shared = shared
-        self._lock = threading.Lock()
-        self._free: dict[str, list[Lane]] = {}
-        self._known: dict[str, pb.LaneReply] = {}
-        self._without: dict[str, float] = {}  # address -> until when
-
-    def take(self, address: str, timeout_s: float) -> Lane | None:
-        """A lane to an address for the caller alone, or None if it has none for now."""
-        with self._lock:
-            free = self._free.get(address)
-            if free:
-                return free.pop()
-            if self._without.get(address, 0.0) > time.monotonic():
-                return None
-            known = self._known.get(address)
-        timeout_s = min(timeout_s, CONNECT_TIMEOUT_S)
-        try:
-            known = known or self._ask(address, timeout_s)
-            if not known.key:
-                raise ConnectionRefusedError(f"{address} has no lane")
-            lane = open_lane(known, address.rpartition(":")[0], shared=self._shared, timeout_s=timeout_s)
-        except (RowloomError, OSError):
-            self.lost(address)
-            with self._lock:
-                self._without[address] = time.monotonic() + RETRY_S
-            return None
-        with self._lock:
-            self._known[address] = known
-            self._without.pop(address, None)
-        return lane
-
-    def lack(self, addresses: Iterable[str]) -> bool:
-        """Whether one of the addresses has no lane for now, as far as is known."""
-        now = time.monotonic()
-        return bool(self._without) and any(self._without.get(a, 0.0) > now for a in addresses)
-
-    def give_back(self, address: str, lane: Lane) -> None:
-        """The caller is done with it, and nothing is under way on it."""
-        lane.start_anew()
-        with self._lock:
-            self._free.setdefault(address, []).append(lane)
-
-    def lost(self, address: str) -> None:
-        """A lane to an address broke: the others probably did too, and it must be asked anew."""
-        with self._lock:
-            self._known.pop(address, None)
-            broken = self._free.pop(address, [])
-        for lane in broken:
-            lane.close()
-
-    def close(self) -> None:
-        """Close all that are free."""
-        with self._lock:
-            lanes = [lane for free in self._free.values() for lane in free]
-            self._free.clear()
-        for lane in lanes:
-            lane.close()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...proto.errors import InvalidRequest
-from ..calls.routing import as_array
+from ..inputs import as_array
 from ..refusals import WrongType
 from .bags import Bags, Ragged, SparseIds, bags_of, integers, ragged_of, safe_bags_of
 from .pooling import (

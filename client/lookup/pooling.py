@@ -62,6 +62,15 @@ def coefficients(bags: Bags, combiner: str) -> np.ndarray:
     return weights if combiner == "sum" else _divided(weights, _sizes(bags, combiner)[bags.segments])
 
 
+def factors(bags: Bags, combiner: str) -> np.ndarray | None:
+    """`coefficients` as shards take them: [N] float32, or None where all are 1. Raises InvalidRequest."""
+    combiner = check_combiner(combiner)
+    if combiner == "sum" and bags.weights is None:
+        return None
+    with np.errstate(over="ignore"):
+        return coefficients(bags, combiner).astype(np.float32)
+
+
 def segment_sum(values: np.ndarray, segments: np.ndarray, count: int) -> np.ndarray:
     """Sums by segment. values: [N, ...]; segments: [N] in any order, each in [0, count). Returns [count, ...]."""
     out = np.zeros((count, *values.shape[1:]), values.dtype)

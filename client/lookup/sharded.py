@@ -8,7 +8,7 @@ import numpy as np
 
 from ...proto.errors import InvalidRequest
 from ...proto.partition import local_of, shard_of
-from ..calls.routing import as_array
+from ..inputs import as_array
 from ..refusals import WrongType
 
 

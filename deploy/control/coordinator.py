@@ -1,10 +1,17 @@
 """Owns the layout and the list of tables, and decides every change to them. No I/O: programs yield effects.
 
-One program runs at a time. A program that ends early, at any effect, leaves a cluster that the next one can go on from.
+One program runs at a time. A program that ends early, at any effect, leaves a cluster that the next one can go on from:
+
+- What is shown to clients is durable first. A state becomes the coordinator's own when it is known to be stored.
+- A change is stored as begun before a server hears of it, and as done when every server has it. `converge` repeats what
+  was begun until it holds; `recover` begins with it.
+- Servers are brought to the committed layout by Adopt, which also ends a freeze. Who has not answered one since there
+  was doubt is remembered and asked again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import random
@@ -12,12 +19,24 @@ from collections.abc import Callable, Sequence
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import InvalidRequest, TableExists, TableNotFound, Unavailable
+from ...proto.errors import (
+    InvalidRequest,
+    Rerouted,
+    RowloomError,
+    StateLost,
+    TableExists,
+    TableNotFound,
+    Unavailable,
+)
 from ...proto.layout import Layout, ShardAddress
 from ...proto.spec import TableEntry, TableSpec
 from ..launch.launcher import Launched
-from .effects import Call, Calls, Commit, Launch, Program, call_all
+from .effects import Call, Calls, Commit, Launch, Program, Sleep, Stop, Stored, call_all
 from .state import ClusterState
+
+ATTEMPT_S = 2.0  # how long a server may take for a step that is always short; a lost request costs this much
+CHANGE_LIMIT_S = 30.0
+PAUSE_S = (0.05, 2.0)  # first and longest pause between attempts to reach the storage, or servers
 
 
 class Coordinator:
@@ -38,6 +57,8 @@ class Coordinator:
         self.address = address
         self._rng = rng
         self._turn = 0
+        self._serial = state.serial
+        self._doubtful: set[int] = set()  # shards that have not adopted the layout since there was doubt
         state.term += 1  # stored with the first commit, before the first turn is taken
 
     def turn(self) -> int:
@@ -52,59 +73,186 @@ class Coordinator:
             raise Unavailable("the cluster is starting")
         return self.state.layout
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether `converge` has something to do."""
+        return bool(self._doubtful) or self.state.unfinished
+
+    def commit(self, state: ClusterState) -> Program:
+        """Make a state the coordinator's own: stored first, then shown.
+
+        A commit that fails may have stored the state. To go on without knowing would be to serve one layout while the
+        next coordinator finds another. So the storage is read until it says; meanwhile nothing else changes.
+
+        Raises:
+            RowloomError: the state is not stored, and the coordinator's own is as before.
+        """
+        state = self._numbered(state)
+        try:
+            yield Commit(state)
+        except RowloomError:
+            if not (yield from self._is_stored(state)):
+                raise
+        self.state = state
+
+    def _numbered(self, state: ClusterState) -> ClusterState:
+        self._serial += 1
+        return dataclasses.replace(state, serial=self._serial)
+
+    def _is_stored(self, state: ClusterState) -> Program:
+        pause, longest = PAUSE_S
+        while True:
+            try:
+                found: ClusterState | None = yield Stored()
+                if found is None or (found.term, found.serial) != (state.term, state.serial):
+                    return False
+                yield Commit(state)  # what can be read may yet be lost with the power
+            except RowloomError:
+                yield Sleep(pause)
+                pause = min(longest, pause * 2)
+            else:
+                return True
+
+    def _note(self, state: ClusterState) -> Program:
+        """Make a state the coordinator's own that only says less is to do: at worst it is done once more."""
+        self.state = self._numbered(state)
+        with contextlib.suppress(RowloomError):  # the next commit says it too
+            yield Commit(self.state)
+
     # ------------------------------------------------------------------------------------------------------ start
 
     def up(self, shards: int) -> Program:
         """Start a cluster from nothing: servers, layout, no tables."""
-        launched = yield from self.launch(shards)
+        keys, launched = yield from self.launch(shards)
         cluster_id = f"{self.state.name}-{self._rng.getrandbits(64):016x}"
         layout = Layout(cluster_id, 1, addresses(launched), self.address)
-        yield from self.adopt(layout, fresh=True)
-        self.state.layout = layout
-        yield Commit()
+        yield from call_all(self._adoptions(layout, range(layout.n), fresh=True), self.clock)
+        surplus = [key for key in self.state.surplus if key not in keys]
+        yield from self.commit(
+            dataclasses.replace(self.state, layout=layout, keys=list(keys), surplus=surplus)
+        )
 
     def recover(self, found: Sequence[Launched | None]) -> Program:
         """Take up a cluster whose coordinator ended: bring every server to the committed layout, whatever it was doing.
 
-        found: by shard, where its server is now. Returns the errors by shard; StateLost for one that came back empty.
+        What else was begun is finished as far as servers answer; the rest is left to `converge`.
+
+        found: by shard, where its server is now. Returns, by shard, what it answered: reply bytes or a RowloomError;
+        StateLost for one that came back empty.
         """
         shards = [
             dataclasses.replace(old, address=new.address, incarnation=new.incarnation) if new else old
             for old, new in zip(self.layout.shards, found, strict=True)
         ]
-        self.state.layout = dataclasses.replace(self.layout, shards=tuple(shards), coordinator=self.address)
-        yield Commit()
-        return (yield Calls(self._adoptions(self.layout, fresh=False)))
+        layout = dataclasses.replace(self.layout, shards=tuple(shards), coordinator=self.address)
+        yield from self.commit(dataclasses.replace(self.state, layout=layout))
+        outcomes = yield from self.adopt(ATTEMPT_S)
+        with contextlib.suppress(RowloomError):  # it stays unfinished
+            yield from self.converge(0.0)
+        return outcomes
 
     def launch(self, count: int) -> Program:
-        """Start servers under keys of their own; remembers the keys. Returns list[Launched]."""
+        """Start servers under keys of their own, surplus until a commit says otherwise.
+
+        Returns:
+            (keys, list[Launched]).
+        """
         keys = list(range(self.state.next_key, self.state.next_key + count))
         if not keys:
-            return []
-        self.state.next_key += count
-        yield Commit()  # so that no other server ever gets these keys
-        launched = yield Launch(keys)
-        self.state.keys = self.state.keys + keys
-        return launched
+            return keys, []
+        # So that no other server ever gets these keys, and they are ended if nothing comes of them.
+        yield from self.commit(
+            dataclasses.replace(self.state, next_key=keys[-1] + 1, surplus=[*self.state.surplus, *keys])
+        )
+        return keys, (yield Launch(keys))
 
-    def adopt(self, layout: Layout, limit_s: float = 30.0, *, fresh: bool = False) -> Program:
-        """Every server becomes its shard of the layout; repeated until it has, or `limit_s` is over."""
-        yield from call_all(self._adoptions(layout, fresh=fresh), self.clock, limit_s)
+    def doubt(self) -> None:
+        """Shards may be frozen, or of another layout than the committed one: `adopt` or `converge` brings them back."""
+        self._doubtful = set(range(self.layout.n))
 
-    def _adoptions(self, layout: Layout, *, fresh: bool) -> list[Call]:
+    def adopt(self, limit_s: float) -> Program:
+        """Bring every server of the committed layout to its shard of it, and end a freeze: at once those that answer.
+
+        Those that have not when `limit_s` is over are asked again by `converge`.
+
+        Returns:
+            By shard, the reply or a RowloomError; nothing is raised.
+        """
+        self.doubt()
+        outcomes: list[bytes | RowloomError] = [Unavailable("was not asked")] * self.layout.n
+        until, (pause, longest) = self.clock() + limit_s, PAUSE_S
+        while True:
+            for index, outcome in (yield from self._adopt_doubtful()).items():
+                outcomes[index] = outcome
+            if not self._doubtful or self.clock() >= until:
+                return outcomes
+            yield Sleep(pause)
+            pause = min(longest, pause * 2)
+
+    def _adopt_doubtful(self) -> Program:
+        """One round. Returns the outcomes by shard."""
+        doubtful = sorted(self._doubtful)
+        calls = self._adoptions(self.layout, doubtful, fresh=False)
+        outcomes = dict(zip(doubtful, (yield Calls(calls, ATTEMPT_S)), strict=True))
+        # One that has lost its rows has answered: it serves nobody, whatever it is told.
+        self._doubtful -= {i for i, o in outcomes.items() if not isinstance(o, Rerouted | Unavailable)}
+        return outcomes
+
+    def _adoptions(self, layout: Layout, shards: Sequence[int], *, fresh: bool) -> list[Call]:
         tables = [e.to_message() for e in self.state.tables.values()]
         request = pb.AdoptRequest(layout=layout.to_message(), fresh=fresh, tables=tables, turn=self.turn())
         calls = []
-        for shard in layout.shards:
-            request.index = shard.index
-            calls.append(Call(shard.address, methods.ADOPT, request.SerializeToString()))
+        for index in shards:
+            request.index = index
+            calls.append(Call(layout.shards[index].address, methods.ADOPT, request.SerializeToString()))
         return calls
+
+    # --------------------------------------------------------------------------------------------------- converging
+
+    def converge(self, limit_s: float = 10.0) -> Program:
+        """Finish what was begun: thaw, end surplus servers, make, drop and change tables where that is still to do.
+
+        To be run from time to time while `unfinished`, and before anything that needs every shard in order.
+
+        Raises:
+            RowloomError: the first that stands in the way, such as Unavailable for a shard that does not answer within
+                `limit_s`; the rest is left for the next time.
+        """
+        steps: list[Program] = [self._adopt_all()] if self._doubtful else []
+        steps += [self.stop_surplus()]
+        steps += [self._make(entry, limit_s) for entry in self.state.making.values()]
+        steps += [self._drop(number, limit_s) for number in self.state.dropping]
+        steps += [self._change(name, limit_s) for name in self.state.changing]
+        first: RowloomError | None = None
+        for step in steps:  # a shard that is lost for one of them is no reason to leave out the others
+            try:
+                yield from step
+            except RowloomError as e:
+                first = first or e
+        if first is not None:
+            raise first
+
+    def _adopt_all(self) -> Program:
+        for outcome in (yield from self._adopt_doubtful()).values():
+            if isinstance(outcome, RowloomError):
+                raise outcome
+
+    def stop_surplus(self) -> Program:
+        """End the servers that are no shard."""
+        if self.state.surplus:
+            yield Stop(list(self.state.surplus))
+            yield from self._note(dataclasses.replace(self.state, surplus=[]))
 
     # ----------------------------------------------------------------------------------------------------- tables
 
     def create_table(self, spec: TableSpec) -> Program:
-        """Make a table on every shard. Returns its entry; the existing one if the spec is the same."""
-        known = self.state.tables.get(spec.name)
+        """Make a table on every shard. Returns its entry; the existing one if the spec is the same.
+
+        Raises:
+            TableExists: with another spec.
+            Unavailable: a shard did not answer. The table is made as soon as it does, unless it is dropped before.
+        """
+        known = self.state.tables.get(spec.name) or self.state.making.get(spec.name)
         if known is not None:
             differences = known.spec.differences(spec)
             if differences:
@@ -113,40 +261,87 @@ class Coordinator:
                     f"the one that exists): "
                     "use that spec, another name, or drop the table first"
                 )
-            return known
-        entry = TableEntry(self.state.next_table, spec)
-        self.state.next_table += 1
-        yield Commit()  # so that no other table ever gets this number, whatever becomes of this one
-        yield from self._on_every_shard(
-            "CreateTable", lambda header: pb.CreateTableRequest(header=header, table=entry.to_message())
-        )
-        self.state.tables = {**self.state.tables, spec.name: entry}
-        yield Commit()
-        return entry
+        if spec.name in self.state.tables:
+            return self.state.tables[spec.name]
+        if known is None:
+            known = TableEntry(self.state.next_table, spec)
+            making = {**self.state.making, spec.name: known}
+            yield from self.commit(
+                dataclasses.replace(self.state, making=making, next_table=known.number + 1)
+            )
+        yield from self._make(known, CHANGE_LIMIT_S)
+        return known
+
+    def _make(self, entry: TableEntry, limit_s: float) -> Program:
+        name = entry.spec.name
+        making = {k: v for k, v in self.state.making.items() if k != name}
+        try:
+            yield from self._on_every_shard(
+                methods.SHARD_CREATE_TABLE,
+                lambda header: pb.CreateTableRequest(header=header, table=entry.to_message()),
+                limit_s,
+            )
+        except (Unavailable, Rerouted, StateLost):
+            raise  # later it may answer
+        except RowloomError:  # a shard will not have it: none shall
+            dropping = [*self.state.dropping, entry.number]
+            yield from self.commit(dataclasses.replace(self.state, making=making, dropping=dropping))
+            yield from self._drop(entry.number, limit_s)
+            raise
+        tables = {**self.state.tables, name: entry}
+        yield from self.commit(dataclasses.replace(self.state, tables=tables, making=making))
 
     def drop_table(self, name: str) -> Program:
-        """Drop a table on every shard. Raises TableNotFound."""
-        entry = self._entry(name)
-        yield from self._on_every_shard(
-            "DropTable", lambda header: pb.DropTableRequest(header=header, table=entry.number)
+        """Drop a table on every shard, also one that is only half made.
+
+        Raises:
+            TableNotFound.
+            Unavailable: a shard did not answer. The table is gone for clients, and from that shard as soon as it does.
+        """
+        entry = self.state.making.get(name) or self._entry(name)
+        state = dataclasses.replace(
+            self.state,
+            tables={k: v for k, v in self.state.tables.items() if k != name},
+            making={k: v for k, v in self.state.making.items() if k != name},
+            changing=[one for one in self.state.changing if one != name],
+            dropping=[*self.state.dropping, entry.number],
         )
-        self.state.tables = {k: v for k, v in self.state.tables.items() if k != name}
-        yield Commit()
+        yield from self.commit(state)
+        yield from self._drop(entry.number, CHANGE_LIMIT_S)
+
+    def _drop(self, number: int, limit_s: float) -> Program:
+        yield from self._on_every_shard(
+            methods.SHARD_DROP_TABLE, lambda header: pb.DropTableRequest(header=header, table=number), limit_s
+        )
+        dropping = [one for one in self.state.dropping if one != number]
+        yield from self._note(dataclasses.replace(self.state, dropping=dropping))
 
     def set_lr(self, name: str, lr: float) -> Program:
-        """Change a learning rate on every shard. Raises TableNotFound, InvalidRequest."""
+        """Change a learning rate on every shard.
+
+        Raises:
+            TableNotFound, InvalidRequest.
+            Unavailable: a shard did not answer. It hears of the new rate as soon as it does.
+        """
         if not (math.isfinite(lr) and lr >= 0):
             raise InvalidRequest(f"lr must be finite and at least 0, got {lr}")
         old = self._entry(name)
-        entry = dataclasses.replace(old, lr=lr, lr_version=old.lr_version + 1)
-        self.state.tables = {**self.state.tables, name: entry}
-        yield Commit()
+        tables = {**self.state.tables, name: dataclasses.replace(old, lr=lr, lr_version=old.lr_version + 1)}
+        changing = list(dict.fromkeys([*self.state.changing, name]))
+        yield from self.commit(dataclasses.replace(self.state, tables=tables, changing=changing))
+        yield from self._change(name, CHANGE_LIMIT_S)
+
+    def _change(self, name: str, limit_s: float) -> Program:
+        entry = self.state.tables[name]
         yield from self._on_every_shard(
-            "SetLearningRate",
+            methods.SHARD_SET_LEARNING_RATE,
             lambda header: pb.SetLearningRateRequest(
-                header=header, table=entry.number, lr=lr, version=entry.lr_version
+                header=header, table=entry.number, lr=entry.lr, version=entry.lr_version
             ),
+            limit_s,
         )
+        changing = [one for one in self.state.changing if one != name]
+        yield from self._note(dataclasses.replace(self.state, changing=changing))
 
     def _entry(self, name: str) -> TableEntry:
         entry = self.state.tables.get(name)
@@ -155,12 +350,12 @@ class Coordinator:
             raise TableNotFound(f"no table {name!r}; there are: {known}")
         return entry
 
-    def _on_every_shard(self, method: str, request: Callable[[pb.Header], object]) -> Program:
+    def _on_every_shard(self, method: str, request: Callable[[pb.Header], object], limit_s: float) -> Program:
         calls = [
-            Call(s.address, methods.SHARD + method, request(self.layout.header(s.index)).SerializeToString())  # type: ignore[attr-defined]
+            Call(s.address, method, request(self.layout.header(s.index)).SerializeToString())  # type: ignore[attr-defined]
             for s in self.layout.shards
         ]
-        yield from call_all(calls, self.clock)
+        yield from call_all(calls, self.clock, limit_s)
 
     # ----------------------------------------------------------------------------------------------------- looking
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...proto.errors import Rerouted, RowloomError, Unavailable
+from .state import ClusterState
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,23 @@ class Stop:
 
 @dataclass(frozen=True)
 class Commit:
-    """Write the cluster's state to storage; when it returns, the state is durable. Outcome: None."""
+    """Write this state to storage, whole or not at all; when it returns, it is durable. Outcome: None.
+
+    When it fails, the state may be stored all the same (the disk failed after the rename, the answer of an object
+    store was lost). Only `Coordinator.commit` yields it, because only that finds out. What is shown to others is the
+    coordinator's own state, which stays the old one until then.
+    """
+
+    state: ClusterState
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Read the state back. Outcome: ClusterState, or None where there is none.
+
+    It must be what the next coordinator would find: read from the same place as at a start, not from a cache. It fails
+    while the storage cannot be read.
+    """
 
 
 @dataclass(frozen=True)
@@ -56,14 +73,14 @@ class Sleep:
     seconds: float
 
 
-Effect = Calls | Launch | Stop | Commit | Sleep
+Effect = Calls | Launch | Stop | Commit | Stored | Sleep
 Program = Generator[Effect, Any, Any]
 
 
-def call_all(calls: Sequence[Call], clock, limit_s: float = 30.0) -> Program:
+def call_all(calls: Sequence[Call], clock, limit_s: float = 30.0, timeout_s: float = 10.0) -> Program:
     """Make calls until each has an answer that is not "later". Returns the replies in order.
 
-    Every call must be one that may be repeated.
+    Every call must be one that may be repeated. timeout_s: of one attempt; a lost request costs this much.
 
     Raises:
         RowloomError: the first answer that is an error; Unavailable when `limit_s` is over.
@@ -72,7 +89,7 @@ def call_all(calls: Sequence[Call], clock, limit_s: float = 30.0) -> Program:
     until, pause = clock() + limit_s, 0.02
     while len(replies) < len(calls):
         left = [i for i in range(len(calls)) if i not in replies]
-        outcomes = yield Calls([calls[i] for i in left])
+        outcomes = yield Calls([calls[i] for i in left], timeout_s)
         last: RowloomError | None = None
         for i, outcome in zip(left, outcomes, strict=True):
             if not isinstance(outcome, RowloomError):
@@ -83,7 +100,7 @@ def call_all(calls: Sequence[Call], clock, limit_s: float = 30.0) -> Program:
                 raise outcome
         if last is not None:
             if clock() >= until:
-                raise last
+                raise last if isinstance(last, Unavailable) else Unavailable(str(last))
             yield Sleep(pause)
             pause = min(1.0, pause * 2)
     return [replies[i] for i in range(len(calls))]

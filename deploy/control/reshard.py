@@ -5,10 +5,16 @@
 
 Reads go on throughout; pushes wait from freeze to adopt, and their clients try again by themselves. A server that
 stays holds both its old and its new rows until the new layout is adopted. Every step may be repeated.
+
+Nothing is frozen before every shard has been seen to be there. Whatever fails before the commit thaws all that answer
+at once; `Coordinator.converge` thaws the others. There is a way back only when it is certain that the new layout is not
+stored, which is what `Coordinator.commit` finds out.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from dataclasses import dataclass
 
 from ...proto import methods
@@ -16,10 +22,14 @@ from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RowloomError, StateLost, Unavailable
 from ...proto.layout import Layout, ShardAddress
 from ..launch.launcher import Launched
-from .coordinator import Coordinator, addresses
-from .effects import Call, Calls, Commit, Program, Sleep, Stop, call_all
+from .coordinator import ATTEMPT_S, Coordinator, addresses
+from .effects import Call, Calls, Program, Sleep, call_all
+from .state import ClusterState
 
 POLL_S = (0.01, 0.2)  # first and longest pause between questions for progress
+STEP_LIMIT_S = 10.0  # for each step while pushes wait
+STALL_S = 30.0  # receiving has stopped when nothing has arrived for so long
+THAW_LIMIT_S = 5.0
 ADOPT_LIMIT_S = 300.0
 
 
@@ -46,6 +56,7 @@ class Reshard:
             raise InvalidRequest(f"shards must be in [1, 1024], got {shards}")
         self._coordinator = coordinator
         self._old = coordinator.layout
+        self._frozen_s = 0.0
         self.progress = Progress(shards, started_s=coordinator.clock())
 
     def run(self) -> Program:
@@ -55,45 +66,58 @@ class Reshard:
             RowloomError: it did not happen, and everything is as before; or, after the commit, a shard was lost.
         """
         coordinator, progress = self._coordinator, self.progress
-        keys = list(coordinator.state.keys)
         try:
-            target = yield from self._prepare(keys)
-            coordinator.state.layout = target
-            coordinator.state.keys = coordinator.state.keys[: target.n]
-            try:
-                yield Commit()
-            except BaseException:
-                coordinator.state.layout = self._old
-                raise
+            yield from coordinator.converge()
+            target, keys = yield from self._prepare()
+            progress.state = "committing"
+            yield from coordinator.commit(self._after(target, keys))
         except RowloomError as e:
-            coordinator.state.keys = keys
             yield from self._roll_back(e)
             raise
-        progress.state = "committing"
-        yield from self._finish(target)
+        yield from self._finish()
         progress.pause_s = coordinator.clock() - self._frozen_s
         progress.state, progress.ended_s = "done", coordinator.clock()
-        yield from self._retire(target, keys)
+        yield from self._retire(target)
 
     # ------------------------------------------------------------------------------------------- before the commit
 
-    def _prepare(self, keys: list[int]) -> Program:
+    def _prepare(self) -> Program:
+        """Returns the layout that every new owner has received its rows of, and the launcher's keys of its servers."""
         coordinator, progress = self._coordinator, self.progress
-        launched: list[Launched] = yield from coordinator.launch(max(0, progress.shards - len(keys)))
+        keys, launched = yield from coordinator.launch(max(0, progress.shards - self._old.n))
         stay = [Launched(s.address, s.incarnation) for s in self._old.shards[: progress.shards]]
         target = self._old.next(addresses([*stay, *launched]))
+        yield from self._look(target)
         self._frozen_s = coordinator.clock()
-        replies = yield from self._freeze(on=True)
+        replies = yield from self._freeze()
         progress.rows_total = sum(pb.FreezeReply.FromString(r).rows for r in replies)
         progress.state = "moving"
         turn = coordinator.turn()
-        yield from call_all([self._preparation(target, s, turn) for s in target.shards], coordinator.clock)
+        calls = [self._preparation(target, s, turn) for s in target.shards]
+        yield from call_all(calls, coordinator.clock, STEP_LIMIT_S, ATTEMPT_S)
         yield from self._wait(target)
         if progress.rows != progress.rows_total:
             raise RowloomError(
                 f"{progress.rows_total} rows set out and {progress.rows} arrived: nothing was changed"
             )
-        return target
+        return target, [*coordinator.state.keys[: progress.shards], *keys]
+
+    def _look(self, target: Layout) -> Program:
+        """Whether all that take part are there; found out while pushes go on."""
+        ask = pb.HealthRequest().SerializeToString()
+        wanted = {s.address: s.incarnation for s in (*self._old.shards, *target.shards)}
+        calls = [Call(address, methods.HEALTH, ask) for address in wanted]
+        replies = yield from call_all(calls, self._coordinator.clock, STEP_LIMIT_S, ATTEMPT_S)
+        for (address, incarnation), reply in zip(wanted.items(), replies, strict=True):
+            health = pb.HealthReply.FromString(reply)
+            if health.incarnation != incarnation or health.state == "lost":
+                raise StateLost(f"the server at {address} started anew: its rows cannot be moved")
+
+    def _after(self, target: Layout, keys: list[int]) -> ClusterState:
+        """The state that the commit stores."""
+        state = self._coordinator.state
+        surplus = [key for key in (*state.surplus, *state.keys) if key not in keys]
+        return dataclasses.replace(state, layout=target, keys=keys, surplus=surplus)
 
     def _preparation(self, target: Layout, shard: ShardAddress, turn: int) -> Call:
         tables = [e.to_message() for e in self._coordinator.state.tables.values()]
@@ -106,21 +130,23 @@ class Reshard:
         )
         return Call(shard.address, methods.PREPARE, request.SerializeToString())
 
-    def _freeze(self, *, on: bool) -> Program:
+    def _freeze(self) -> Program:
+        self._coordinator.doubt()
         turn = self._coordinator.turn()
-        request = pb.FreezeRequest(cluster_id=self._old.cluster_id, epoch=self._old.epoch, on=on, turn=turn)
+        request = pb.FreezeRequest(cluster_id=self._old.cluster_id, epoch=self._old.epoch, on=True, turn=turn)
         calls = [Call(s.address, methods.FREEZE, request.SerializeToString()) for s in self._old.shards]
-        return (yield from call_all(calls, self._coordinator.clock))
+        return (yield from call_all(calls, self._coordinator.clock, STEP_LIMIT_S, ATTEMPT_S))
 
     def _wait(self, target: Layout) -> Program:
         """Until every new owner has received everything."""
         ask = pb.ProgressRequest().SerializeToString()
+        clock = self._coordinator.clock
         pause, longest = POLL_S
+        seen, since = -1, clock()
         while True:
             calls = [Call(s.address, methods.PROGRESS, ask) for s in target.shards]
-            replies = [
-                pb.ProgressReply.FromString(r) for r in (yield from call_all(calls, self._coordinator.clock))
-            ]
+            answers = yield from call_all(calls, clock, STEP_LIMIT_S, ATTEMPT_S)
+            replies = [pb.ProgressReply.FromString(r) for r in answers]
             for shard, reply in zip(target.shards, replies, strict=True):
                 if reply.error:
                     raise Unavailable(
@@ -131,42 +157,47 @@ class Reshard:
             self.progress.rows = sum(r.rows for r in replies)
             if all(r.done for r in replies):
                 return
+            received = sum(r.bytes + r.done for r in replies)
+            if received != seen:
+                seen, since = received, clock()
+            elif clock() >= since + STALL_S:
+                raise Unavailable(
+                    f"no row has arrived for {STALL_S:.0f} s: a shard that gives rows may be gone"
+                )
             yield Sleep(pause)
             pause = min(longest, pause * 1.5)
 
     def _roll_back(self, cause: RowloomError) -> Program:
         """Pushes go on in the old layout; what was received and started is dropped."""
         coordinator, progress = self._coordinator, self.progress
-        started = range(
-            coordinator.state.next_key - max(0, progress.shards - self._old.n), coordinator.state.next_key
-        )
+        progress.state, progress.error = "failed", f"{type(cause).__name__}: {cause}"
         try:
-            yield from self._freeze(on=False)
+            if self._frozen_s:
+                yield from coordinator.adopt(THAW_LIMIT_S)
+            with contextlib.suppress(RowloomError):  # they stay surplus
+                yield from coordinator.stop_surplus()
         finally:
-            if started:
-                yield Stop(list(started))
-            progress.state, progress.error = "failed", f"{type(cause).__name__}: {cause}"
             progress.ended_s = coordinator.clock()
 
     # -------------------------------------------------------------------------------------------- after the commit
 
-    def _finish(self, target: Layout) -> Program:
-        """Every new owner serves. Repeated until it does: there is no way back."""
-        coordinator = self._coordinator
-        try:
-            yield from coordinator.adopt(target, ADOPT_LIMIT_S)
-        except RowloomError as e:
-            self.progress.state, self.progress.error = "failed", f"after the commit: {type(e).__name__}: {e}"
-            self.progress.ended_s = coordinator.clock()
-            raise
+    def _finish(self) -> Program:
+        """Every new owner serves. There is no way back."""
+        coordinator, progress = self._coordinator, self.progress
+        for outcome in (yield from coordinator.adopt(ADOPT_LIMIT_S)):
+            if isinstance(outcome, RowloomError):
+                progress.state = "failed"
+                progress.error = f"after the commit: {type(outcome).__name__}: {outcome}"
+                progress.ended_s = coordinator.clock()
+                raise outcome
 
-    def _retire(self, target: Layout, keys: list[int]) -> Program:
+    def _retire(self, target: Layout) -> Program:
         """Servers that are no shard any more say so for a moment, then end."""
         request = pb.AdoptRequest(
             layout=target.to_message(), retire=True, turn=self._coordinator.turn()
         ).SerializeToString()
         calls = [Call(s.address, methods.ADOPT, request) for s in self._old.shards[target.n :]]
         if calls:
-            yield Calls(calls)
+            yield Calls(calls, ATTEMPT_S)
             yield Sleep(0.5)  # clients that had the old layout hear of the new one from them
-            yield Stop(keys[target.n :])
+        yield from self._coordinator.stop_surplus()

@@ -21,7 +21,10 @@ FORMAT = 1
 
 @dataclass
 class ClusterState:
-    """The layout, the tables, and which launcher key each shard has.
+    """The layout, the tables, which launcher key each shard has, and what was begun and does not hold yet.
+
+    A change is begun by storing it; then servers are told, as often as it takes. So no failure can leave half of the
+    shards with a table, a learning rate or a server that nobody remembers.
 
     Attributes:
         layout: the newest committed layout; None before the cluster is up.
@@ -29,6 +32,11 @@ class ClusterState:
         tables: by name.
         next_key, next_table: never used before.
         term: counts coordinators of this cluster; turns of a later one are higher.
+        serial: counts the states of the cluster; with `term` it says which one was read back.
+        making: tables by name that some shards may have; clients do not know them yet.
+        dropping: numbers of tables that some shards may still have.
+        changing: names of tables whose learning rate some shards may not have heard of.
+        surplus: launcher keys of servers that may run and are no shard: started too early, or left over.
     """
 
     name: str
@@ -38,6 +46,16 @@ class ClusterState:
     next_key: int = 0
     next_table: int = 1
     term: int = 0
+    serial: int = 0
+    making: dict[str, TableEntry] = field(default_factory=dict)
+    dropping: list[int] = field(default_factory=list)
+    changing: list[str] = field(default_factory=list)
+    surplus: list[int] = field(default_factory=list)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether something was begun that does not hold yet."""
+        return bool(self.making or self.dropping or self.changing or self.surplus)
 
     def to_json(self) -> str:
         """As JSON."""
@@ -51,6 +69,11 @@ class ClusterState:
                 "next_key": self.next_key,
                 "next_table": self.next_table,
                 "term": self.term,
+                "serial": self.serial,
+                "making": [json_format.MessageToDict(e.to_message()) for e in self.making.values()],
+                "dropping": self.dropping,
+                "changing": self.changing,
+                "surplus": self.surplus,
             },
             indent=1,
         )
@@ -65,20 +88,28 @@ class ClusterState:
             layout = data["layout"] and Layout.from_message(
                 json_format.ParseDict(data["layout"], pb.Layout())
             )
-            entries = [
-                TableEntry.from_message(json_format.ParseDict(e, pb.TableEntry())) for e in data["tables"]
-            ]
             return cls(
                 name=data["name"],
                 layout=layout,
                 keys=list(data["keys"]),
-                tables={e.spec.name: e for e in entries},
+                tables=_entries(data["tables"]),
                 next_key=data["next_key"],
                 next_table=data["next_table"],
                 term=data["term"],
+                # States that were written before there were these have none.
+                serial=data.get("serial", 0),
+                making=_entries(data.get("making", [])),
+                dropping=list(data.get("dropping", [])),
+                changing=list(data.get("changing", [])),
+                surplus=list(data.get("surplus", [])),
             )
         except (KeyError, ValueError, TypeError, json_format.ParseError) as e:
             raise RowloomError(f"the cluster's state file is damaged: {e}") from e
+
+
+def _entries(messages: list[dict]) -> dict[str, TableEntry]:
+    entries = [TableEntry.from_message(json_format.ParseDict(m, pb.TableEntry())) for m in messages]
+    return {e.spec.name: e for e in entries}
 
 
 class StateFile:

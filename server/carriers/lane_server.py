@@ -21,7 +21,7 @@ import numpy as np
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RowloomError, encode_error
-from ...proto.framing import Buffer, made, size_of
+from ...proto.framing import Buffer, size_of
 from ...proto.lane import (
     ARENA_BYTES,
     HAS_ARENAS,
@@ -230,7 +230,7 @@ class _Connection:
     def _reply(
         self, head: Request, status: int, buffers: Sequence[Buffer], buffer: memoryview | None
     ) -> None:
-        length, pieces = size_of(buffers), [made(b) for b in buffers]
+        length, pieces = size_of(buffers), list(buffers)
         if buffer is not None and length <= len(buffer):
             put(buffer, pieces)
             if head.reply_bytes:

@@ -16,7 +16,8 @@ import numpy as np
 
 from rowloom.client import Adagrad, TableSpec, Zeros
 from rowloom.client.calls import operations
-from rowloom.client.calls.session import Event, Session
+from rowloom.client.calls.operation import Event, as_bytes
+from rowloom.client.calls.session import Session
 from rowloom.deploy import local_cluster
 from rowloom.deploy.bench.turns import fill
 from rowloom.deploy.bench.workload import zipf_ids
@@ -115,7 +116,7 @@ def ledger(rows: int = 1_000_000) -> None:
             turn = next(operation)
             while True:
                 for send in turn.sends:
-                    call = Call(send.method, joined(send.buffers), caller)
+                    call = Call(send.method, as_bytes(send.message), caller)
                     answers.append(Event(send.tag, joined(hosts[send.address].handle(call).buffers)))
                 turn = operation.send(answers.pop(0))
         except StopIteration:

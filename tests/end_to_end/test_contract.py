@@ -3,7 +3,6 @@
 import pytest
 from contract import Contract
 
-from rowloom.client.calls.direct import Direct
 from rowloom.deploy import local_cluster
 
 
@@ -25,15 +24,6 @@ class TestProcesses(Contract):
 
 class TestTcp(TestProcesses):
     CARRIER = "tcp"
-
-
-class TestUsualWay(TestEmbedded):
-    """What small calls of one table do when they cannot be done directly: see client/direct.py."""
-
-    @pytest.fixture(autouse=True)
-    def nothing_is_plain(self, monkeypatch):
-        monkeypatch.setattr(Direct, "pull", lambda *_: None)
-        monkeypatch.setattr(Direct, "push", lambda *_: None)
 
 
 class TestGrpc(TestProcesses):

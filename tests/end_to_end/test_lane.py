@@ -67,7 +67,7 @@ def test_rows_ride_on_the_lane_that_was_asked_for(cluster, carrier: str, expecte
         assert lanes(client) == expected
         if carrier == "auto":
             free = client._transport._lanes._free
-            assert all(len(lane._arena) == ARENA_BYTES for some in free.values() for lane in some)
+            assert all(lane._arena_bytes == ARENA_BYTES for some in free.values() for lane in some)
 
 
 def test_a_server_that_offers_no_lane_is_reached_over_grpc() -> None:

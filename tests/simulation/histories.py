@@ -1,212 +1,308 @@
-"""Random histories in a made-up world, and what must be true of them.
+"""Random histories in a made-up world: trainers that do all that users do, faults of all kinds, and what must hold.
 
-Column counters: client c only ever adds 1 to column c, with SGD(lr=1) and gradients of -1. So a row's column c is the
-number of c's pushes that were applied to it: between what was acked and what was attempted at any time, equal to the
-number of pushes at rest. Each push also writes the client's column in a second table, in the same call.
+At any time every row that is read is one that it may be; in the end everything ends, every row is exact, and nothing
+that was begun is left half done.
 """
 
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
-from simulation.world import CoordinatorNode, World
+from simulation.cluster import CoordinatorNode, Died
+from simulation.tables import CLIENTS, ROWS, Counters, Owned, Steps, all_tables
+from simulation.trainer import Trainer, open_numbers
+from simulation.world import Cut, World
 
-from rowloom.client import SGD, TableSpec, Zeros
+from rowloom.client import SGD, TableSpec
 from rowloom.client.calls import operations as ops
-from rowloom.client.calls.control import ask
-from rowloom.proto import rowloom_pb2 as pb
-from rowloom.proto.errors import PushUnresolved, RowloomError, Unavailable
-from rowloom.proto.spec import TableEntry
+from rowloom.proto.errors import (
+    PushUnresolved,
+    RowloomError,
+    StateLost,
+    TableExists,
+    TableNotFound,
+    Unavailable,
+)
 
-CLIENTS = 3
-ROWS = 40
-SERVICE = "/rowloom.v1.Coordinator/"
-
-
-class Trainer:
-    """A client that pushes and pulls at random and checks every row it reads."""
-
-    def __init__(self, history: "History", number: int, actions: int) -> None:
-        self.history = history
-        self.world = history.world
-        self.number = number
-        self.actions = actions
-        self.session = self.world.session([CoordinatorNode.ADDRESS], number + 1)
-        self.entries: list[TableEntry] = []
-        self.done = False
-        self._create(list(history.specs))
-
-    def _create(self, specs: list[TableSpec]) -> None:
-        if not specs:
-            self._next()
-            return
-        request = pb.DefineTableRequest(spec=specs[0].to_message()).SerializeToString()
-        operation = ask(self.session, SERVICE + "CreateTable", request, self.world.now + 300)
-
-        def ended(outcome) -> None:
-            assert not isinstance(outcome, RowloomError), outcome
-            self.entries.append(TableEntry.from_message(pb.DefineTableReply.FromString(outcome).table))
-            self._create(specs[1:])
-
-        self.world.operate(self.session, operation, ended)
-
-    def _next(self) -> None:
-        if self.actions == 0:
-            self.done = True
-            return
-        self.actions -= 1
-        rng = self.world.rng
-        wait = rng.expovariate(20)
-        self.world.at(wait, rng.choices([self._push, self._step, self._pull], [0.4, 0.2, 0.4])[0])
-
-    def _ids(self) -> np.ndarray:
-        rng = self.world.rng
-        return np.array([rng.randrange(ROWS) for _ in range(rng.randint(0, 12))], np.int64)
-
-    def _gradients(self) -> tuple[list[np.ndarray], list[tuple[TableEntry, np.ndarray, np.ndarray]], float]:
-        """(ids of each table, what to push, for how long to try)."""
-        ids = [self._ids() for _ in self.entries]
-        timeout = self.world.rng.choice([0.3, 60.0, 60.0, 60.0])
-        grads = []
-        for some in ids:
-            g = np.zeros((len(some), CLIENTS), np.float32)
-            g[:, self.number] = -1
-            grads.append(g)
-        for entry, some in zip(self.entries, ids, strict=True):
-            self.history.attempt(entry.spec.name, self.number, some)
-        return ids, list(zip(self.entries, ids, grads, strict=True)), timeout
-
-    def _step(self) -> None:
-        """A push and a pull in one: the rows show the push."""
-        ids, given, timeout = self._gradients()
-        wanted = [(entry, self._ids()) for entry in self.entries]
-        low = []
-        for (entry, some), pushed in zip(wanted, ids, strict=True):
-            least = self.history.acked[entry.spec.name].copy()
-            np.add.at(least, (pushed, self.number), 1)
-            low.append(least[some])
-
-        def ended(outcome) -> None:
-            if isinstance(outcome, RowloomError):
-                assert isinstance(outcome, PushUnresolved | Unavailable), outcome
-                self.history.unresolved += 1
-                self._next()
-                return
-            self.history.steps += 1
-            for (entry, some), pushed, rows, least in zip(wanted, ids, outcome, low, strict=True):
-                self.history.ack(entry.spec.name, self.number, pushed)
-                self.history.check(entry.spec.name, some, rows, least)
-            self._next()
-
-        operation = ops.step(self.session, given, wanted, self.world.now + timeout)
-        self.world.operate(self.session, operation, ended)
-
-    def _push(self) -> None:
-        ids, given, timeout = self._gradients()
-        operation = ops.push(self.session, given, self.world.now + timeout)
-
-        def ended(outcome) -> None:
-            names = [entry.spec.name for entry in self.entries]
-            if outcome is None:
-                self.history.pushes += 1
-                for name, some in zip(names, ids, strict=True):
-                    self.history.ack(name, self.number, some)
-            elif isinstance(outcome, PushUnresolved):
-                self.history.unresolved += 1
-            else:
-                assert isinstance(outcome, Unavailable), outcome
-                for name, some in zip(names, ids, strict=True):
-                    self.history.attempt(name, self.number, some, -1)
-            self._next()
-
-        self.world.operate(self.session, operation, ended)
-
-    def _pull(self) -> None:
-        ids = [self._ids() for _ in self.entries]
-        low = [self.history.acked[e.spec.name][some] for e, some in zip(self.entries, ids, strict=True)]
-        wanted = list(zip(self.entries, ids, strict=True))
-
-        def ended(outcome) -> None:
-            assert not isinstance(outcome, RowloomError), outcome
-            for (entry, some), rows, least in zip(wanted, outcome, low, strict=True):
-                self.history.check(entry.spec.name, some, rows, least)
-            self.history.pulls += 1
-            self._next()
-
-        self.world.operate(self.session, ops.pull(self.session, wanted, self.world.now + 600), ended)
+# A seed switches half of these off.
+KINDS = (
+    "network",
+    "clog",
+    "commit fails",
+    "commit is stored and fails",
+    "disk",
+    "coordinator dies",
+    "cut",
+    "launch fails",
+    "empty server dies",
+    "tables",
+)
+ONE_IN_LOSES_A_SHARD = 20
 
 
 class History:
-    """One world, its trainers, and a coordinator that scales under them."""
+    """One world, its trainers, an operator who scales and changes tables under them, and faults.
 
-    def __init__(self, seed: int, *, actions: int = 12, scalings: int = 2) -> None:
-        self.world = World(seed)
+    Attributes:
+        on: the kinds of faults that there are.
+        calls: how many calls of each kind there were.
+        lost: whether a shard lost its rows.
+    """
+
+    def __init__(self, seed: int, *, actions: int = 9, scalings: int = 2, traced: bool = False) -> None:
+        self.world = World(seed, traced=traced)
         rng = self.world.rng
-        self.specs = [
-            TableSpec("mod", ROWS, dim=CLIENTS, partition="mod", optimizer=SGD(lr=1.0), initializer=Zeros()),
-            TableSpec("div", ROWS, dim=CLIENTS, partition="div", optimizer=SGD(lr=1.0), initializer=Zeros()),
-        ]
-        self.acked = {s.name: np.zeros((ROWS, CLIENTS), np.float32) for s in self.specs}
-        self.attempted = {s.name: np.zeros((ROWS, CLIENTS), np.float32) for s in self.specs}
-        self.pushes = self.pulls = self.steps = self.unresolved = self.scalings = 0
+        self.on = on = set(rng.sample(KINDS, len(KINDS) // 2))
+        self.cut = "cut" in on
+        self.lost = False
+        kinds = all_tables()
+        self.tables = rng.sample(kinds, rng.randint(1, 4))
+        if not any(isinstance(t, Counters) for t in self.tables):
+            self.tables.append(kinds[0])
+        weights = {
+            Trainer.push: 5,
+            Trainer.step: 3,
+            Trainer.pull: 4,
+            Trainer.push_bags: 2,
+            Trainer.pull_bags: 2,
+            Trainer.assign: 3 if any(isinstance(t, Owned) for t in self.tables) else 0,
+            Trainer.renorm: 2,
+            Trainer.poison: 1,
+        }
+        self.actions = list(weights), list(weights.values())
+        self.calls: Counter[str] = Counter()
+        self.unresolved = self.scalings = self.operating = 0
+        self.training = CLIENTS
+        self.scratch = 0
         self.node = CoordinatorNode(self.world)
         up: list = []
         self.node.perform(self.node.coordinator.up(rng.randint(1, 5)), up.append)
         self.world.run(lambda: bool(up))
         assert not isinstance(up[0], RowloomError), up[0]
-        self.world.weather(rng.choice(["calm", "lossy", "doubling", "stormy"]))
+        self._begin_faults(on)
         self.trainers = [Trainer(self, c, actions) for c in range(CLIENTS)]
-        self._left = scalings
-        self._schedule()
+        self._unmade = len(self.tables)
+        for number, table in enumerate(self.tables):
+            self.trainers[number % CLIENTS].create(table, self._made)
+        for _ in range(scalings):
+            self._later(self._scale)
 
-    def _schedule(self) -> None:
-        if self._left:
-            self._left -= 1
-            self.world.at(self.world.rng.uniform(0.1, 2.0), self._scale)
+    def _made(self, there_is: bool) -> None:
+        self._unmade -= 1
+        if not there_is:
+            self.training = 0  # there is nothing to train any more
+        elif not self._unmade and self.training:
+            for trainer in self.trainers:
+                trainer.next()
+
+    def one_epoch(self) -> int | None:
+        """The epoch of the stored layout; None while a server of another one still serves."""
+        assert self.node.disk.stored is not None
+        epoch = self.node.disk.stored.layout.epoch
+        hosts = (node.host for node in self.node.shards.values())
+        older = any(host.shard is not None and host.shard.layout.epoch != epoch for host in hosts)
+        return None if older else epoch
+
+    def may_fail(self, outcome: RowloomError | Cut) -> bool:
+        """Whether a push may end like this."""
+        allowed = (PushUnresolved, Unavailable, Cut, *([StateLost] if self.lost else []))
+        return isinstance(outcome, allowed)
+
+    def may_end_reads(self, outcome: RowloomError) -> bool:
+        """Whether anything else may: it has time enough for all but a shard that is gone."""
+        return self.lost and isinstance(outcome, StateLost | Unavailable)
+
+    # ------------------------------------------------------------------------------------------------------- faults
+
+    def _begin_faults(self, on: set[str]) -> None:
+        world, node, rng = self.world, self.node, self.world.rng
+        if "network" in on:
+            world.weather(rng.choice(["lossy", "doubling", "stormy"]))
+            world.linger = rng.choice([0.02, 0.1])
+        node.disk.fail_before = 0.15 if "commit fails" in on else 0.0
+        node.disk.fail_after = 0.2 if "commit is stored and fails" in on else 0.0
+        # The worst moment to end is when memory and disk may differ.
+        node.dies_after_failed_commit = 0.5 if "coordinator dies" in on else 0.0
+        node.launch_fails = 0.3 if "launch fails" in on else 0.0
+        node.empty_dies = 0.3 if "empty server dies" in on else 0.0
+        if "clog" in on:
+            for _ in range(rng.randint(1, 3)):
+                self._later(self._clog)
+        if "disk" in on:
+            self._later(self._break_disk)
+        if "coordinator dies" in on:
+            for _ in range(rng.randint(1, 3)):
+                self._later(self._doom)
+        if "tables" in on:
+            for _ in range(rng.randint(1, 4)):
+                self._later(self._change_tables)
+        if rng.randrange(ONE_IN_LOSES_A_SHARD) == 0:
+            self._later(self._lose)
+
+    def _later(self, do: Callable[[], None]) -> None:
+        self.operating += 1
+        self.world.at(self.world.rng.uniform(0.0, 3.0), do)
+
+    def _over(self) -> None:
+        self.operating -= 1
+
+    def _clog(self) -> None:
+        addresses = sorted(self.world.nodes)
+        if addresses:
+            address = self.world.rng.choice(addresses)
+            self.world.clogged.add(address)
+            self.world.injected["clogged server"] += 1
+            self.world.at(self.world.rng.uniform(0.1, 15.0), self.world.clogged.discard, address)
+        self._over()
+
+    def _break_disk(self) -> None:
+        disk = self.node.disk
+        disk.full, disk.broken = True, self.world.rng.random() < 0.5
+        self.world.injected["disk broken" if disk.broken else "disk full"] += 1
+        if self.world.rng.random() < 0.7:  # else until everything is healed
+            self.world.at(self.world.rng.uniform(0.1, 20.0), self._mend_disk)
+        self._over()
+
+    def _mend_disk(self) -> None:
+        self.node.disk.full = self.node.disk.broken = False
+
+    def _doom(self) -> None:
+        self.node.doom = int(25 * self.world.rng.random()) + 1
+        self._over()
+
+    def _lose(self) -> None:
+        """A server of the cluster ends with its rows, and comes back without."""
+        serving = [n for n in self.node.shards.values() if n.host.shard and n.address in self.world.nodes]
+        if serving:
+            self.lost = True
+            self.world.injected["shard lost"] += 1
+            node = self.world.rng.choice(serving)
+            node.kill(self.world.rng.uniform(0.0, 1.0))
+        self._over()
 
     def _scale(self) -> None:
-        def ended(outcome) -> None:
-            # Under a bad network a scaling may give up; then everything is as before.
-            assert outcome is None or isinstance(outcome, Unavailable), outcome
+        def ended(outcome: Any) -> None:
+            # When faults are too many it gives up, and everything is as before.
+            assert not isinstance(outcome, RowloomError) or isinstance(outcome, Unavailable | StateLost), (
+                outcome
+            )
             self.scalings += outcome is None
-            self._schedule()
+            frozen = any(n.host.state.word == "moving" for n in self.node.shards.values())
+            known = isinstance(outcome, Died) or self.node.coordinator.unfinished
+            assert known or not frozen, "a shard stays frozen and nobody knows"
+            self._over()
 
         self.node.scale(self.world.rng.randint(1, 7), ended)
 
-    def attempt(self, name: str, client: int, ids: np.ndarray, times: int = 1) -> None:
-        np.add.at(self.attempted[name], (ids, client), times)
+    def _change_tables(self) -> None:
+        """Someone makes, drops, and changes tables; each of it may fail, none of it may stay half done."""
+        node, rng = self.node, self.world.rng
+        if node.busy or not node.alive:
+            self.world.at(0.1, self._change_tables)
+            return
+        coordinator = node.coordinator
+        kind, name = rng.randrange(3), f"scratch-{rng.randrange(2)}"
+        if kind == 0:
+            spec = TableSpec(name, ROWS, dim=1 + rng.randrange(2), optimizer=SGD())
+            program, allowed = coordinator.create_table(spec), TableExists
+        elif kind == 1:
+            program, allowed = coordinator.drop_table(name), TableNotFound
+        else:
+            table = rng.choice(self.tables)
+            lr = 0.1 * rng.randrange(10) if isinstance(table, Steps) else 1.0
+            program, allowed = coordinator.set_lr(table.spec.name, lr), TableNotFound
 
-    def ack(self, name: str, client: int, ids: np.ndarray) -> None:
-        np.add.at(self.acked[name], (ids, client), 1)
+        def ended(outcome: Any) -> None:
+            fine = isinstance(outcome, Unavailable | StateLost | allowed)
+            assert fine or not isinstance(outcome, RowloomError), outcome
+            self._over()
 
-    def check(self, name: str, ids: np.ndarray, rows: np.ndarray, least: np.ndarray) -> None:
-        assert rows.shape == (len(ids), CLIENTS)
-        most = self.attempted[name][ids]
-        assert (rows >= least).all(), f"lost: {name} {ids[(rows < least).any(1)]}"
-        assert (rows <= most).all(), f"applied twice: {name} {ids[(rows > most).any(1)]}"
+        self.calls[("create table", "drop table", "set lr")[kind]] += 1
+        node.perform(program, ended)
+
+    def _heal(self) -> None:
+        self.world.weather("calm")
+        self.world.linger = 0.0
+        self.world.clogged.clear()
+        node = self.node
+        node.disk.fail_before = node.disk.fail_after = node.launch_fails = node.empty_dies = 0.0
+        node.dies_after_failed_commit = 0.0
+        node.doom = None
+        self._mend_disk()
+
+    # ------------------------------------------------------------------------------------------------------- the end
 
     def finish(self) -> None:
-        """Let all trainers end, then check every row at rest."""
-        self.world.run(lambda: all(t.done for t in self.trainers) and not self.node.busy and not self._left)
-        trainer = self.trainers[0]
-        out: list = []
-        wanted = [(entry, np.arange(ROWS)) for entry in trainer.entries]
-        self.world.operate(
-            trainer.session, ops.pull(trainer.session, wanted, self.world.now + 600), out.append
+        """Let all trainers end, heal everything, then check all that must hold at rest."""
+        # An end by itself is not promised before all is healed: the disk may be broken until then.
+        self.world.at(40.0, self._heal)
+        self.world.run(lambda: not (self.training or self.operating), 1000.0)
+        self._heal()
+        node = self.node
+        self.world.run(
+            lambda: (node.alive and not node.busy and not node.coordinator.unfinished) or self.lost, 60.0
         )
-        self.world.run(lambda: bool(out))
-        assert not isinstance(out[0], RowloomError), out[0]
-        for entry, rows in zip(trainer.entries, out[0], strict=True):
-            name = entry.spec.name
-            self.check(name, np.arange(ROWS), rows, self.acked[name])
-            if not self.unresolved:
-                np.testing.assert_array_equal(rows, self.acked[name])
-        self._check_owners()
+        for trainer in self.trainers:
+            assert open_numbers(trainer.session) == 0, "numbers of parts are never finished"
+        if self.lost:
+            self._check_survivors()
+        else:
+            self._check_rows()
+            self._check_cluster()
 
-    def _check_owners(self) -> None:
-        """No row is on two shards."""
-        for entry in self.trainers[0].entries:
-            seen: list[int] = []
-            for node in self.node.shards.values():
-                shard = node.host.shard
-                if shard is not None:
-                    table = shard.tables[entry.number]
-                    seen += table.read(0, 1 << 30)[0].tolist()
-            assert len(seen) == len(set(seen))
+    def digest(self) -> str:
+        """Of all that happened."""
+        assert self.world.trace is not None
+        return self.world.trace.hexdigest()
+
+    def _ask(self, wanted: list, wire: str | None = "float32") -> Any:
+        out: list = []
+        operation = ops.pull(self.trainers[0].session, wanted, self.world.now + 30, wire)
+        self.world.operate(self.trainers[0].session, operation, out.append)
+        self.world.run(lambda: bool(out))
+        return out[0]
+
+    def _check_rows(self) -> None:
+        every = np.arange(ROWS)
+        out = self._ask([(table.entry, table.keys) for table in self.tables])
+        assert not isinstance(out, RowloomError), out
+        for table, rows in zip(self.tables, out, strict=True):
+            table.check(every, rows, table.look(every))
+            if isinstance(table, Counters) and not self.unresolved:
+                np.testing.assert_array_equal(rows, table.acked)
+
+    def _check_survivors(self) -> None:
+        """What is not lost is right; what is lost says so."""
+        for table in (one for one in self.tables if one.entry.number):  # those that were made in time
+            for row in range(0, ROWS, 7):
+                rows = np.array([row])
+                out = self._ask([(table.entry, table.keys[rows])])
+                if isinstance(out, RowloomError):
+                    assert isinstance(out, StateLost | Unavailable), out
+                else:
+                    table.check(rows, out[0], table.own(0, rows, table.look(rows)))
+
+    def _check_cluster(self) -> None:
+        """Every shard serves, has the tables as they are to be, and no row is on two; no other server runs."""
+        coordinator, node = self.node.coordinator, self.node
+        state = coordinator.state
+        assert sorted(node.shards) == sorted(state.keys), "servers run that are no shard"
+        stored = node.disk.load()
+        assert stored.layout == state.layout
+        seen: dict[int, list[int]] = {}
+        for index, key in enumerate(state.keys):
+            host = node.shards[key].host
+            assert host.state.word == "serving", f"shard {index} is {host.state.word}"
+            shard = host.shard
+            assert (shard.index, shard.layout.epoch) == (index, state.layout.epoch)
+            for entry in state.tables.values():
+                table = shard.tables[entry.number]
+                assert table.entry.lr_version == entry.lr_version, f"shard {index} has another learning rate"
+                seen.setdefault(entry.number, []).extend(table.read(0, 1 << 30)[0].tolist())
+            for table in self.tables:
+                if isinstance(table, Steps):
+                    step = shard.tables[table.entry.number].step
+                    assert table.acked <= step <= table.attempted, (table.acked, step, table.attempted)
+        for ids in seen.values():
+            assert len(ids) == len(set(ids)), "a row is on two shards"

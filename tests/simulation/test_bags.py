@@ -2,73 +2,10 @@
 
 import numpy as np
 import pytest
-from simulation.world import CoordinatorNode, World
+from simulation.lab import ROWS, WIDTH, Lab
 
-from rowloom.client import SGD, TableSpec, Zeros
-from rowloom.client.calls import bag_operations as bag_ops
-from rowloom.client.calls import bag_requests as bag_parts
-from rowloom.client.calls import operations as ops
-from rowloom.client.calls.control import ask
-from rowloom.client.lookup.bags import bags_in
-from rowloom.proto import rowloom_pb2 as pb
-from rowloom.proto.errors import RowloomError
-from rowloom.proto.spec import TableEntry
-
-ROWS, WIDTH = 40, 3
-PUSH = "/rowloom.v1.Shard/Push"
-
-
-class Lab:
-    """A world with one table and one client, whose operations run one at a time."""
-
-    def __init__(self, seed: int, shards: int, partition: str = "mod") -> None:
-        self.world = World(seed)
-        self.node = CoordinatorNode(self.world)
-        self.wait(lambda ended: self.node.perform(self.node.coordinator.up(shards), ended))
-        self.session = self.world.session([CoordinatorNode.ADDRESS], 1)
-        spec = TableSpec(
-            "t", ROWS, dim=WIDTH, partition=partition, optimizer=SGD(lr=1.0), initializer=Zeros()
-        )
-        request = pb.DefineTableRequest(spec=spec.to_message()).SerializeToString()
-        reply = self.do(ask(self.session, "/rowloom.v1.Coordinator/CreateTable", request, 300.0))
-        self.entry = TableEntry.from_message(pb.DefineTableReply.FromString(reply).table)
-
-    def wait(self, start):
-        out: list = []
-        start(out.append)
-        self.world.run(lambda: bool(out))
-        assert not isinstance(out[0], RowloomError), out[0]
-        return out[0]
-
-    def do(self, operation):
-        return self.wait(lambda ended: self.world.operate(self.session, operation, ended))
-
-    def push_bags(self, ids: np.ndarray, grads: np.ndarray, weights: np.ndarray):
-        bags = bags_in(ids, None, weights)
-        return bag_ops.push_bags(self.session, self.entry, bags, grads, "sum", self.world.now + 600)
-
-    def pull_bags(self, ids: np.ndarray) -> np.ndarray:
-        bags = bags_in(ids)
-        return self.do(bag_ops.pull_bags(self.session, self.entry, bags, "sum", self.world.now + 600))
-
-    def rows(self) -> np.ndarray:
-        wanted = [(self.entry, np.arange(ROWS))]
-        return self.do(ops.pull(self.session, wanted, self.world.now + 600))[0]
-
-    def lose_replies(self, method: str, count: int) -> list[str]:
-        """The next replies to a method never arrive; the shards do what they were asked. Returns whose were lost."""
-        lost: list[str] = []
-        for address, node in list(self.world.nodes.items()):
-
-            def deaf(name, data, answer, address=address, node=node):
-                if name != method or len(lost) >= count:
-                    node(name, data, answer)
-                else:
-                    lost.append(address)
-                    node(name, data, lambda _: None)
-
-            self.world.nodes[address] = deaf
-        return lost
+from rowloom.client.calls.cutting import Limits
+from rowloom.proto.methods import PUSH
 
 
 def random_push(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -106,10 +43,10 @@ def test_a_push_whose_replies_are_lost_is_applied_once_also_where_its_rows_have_
 
 
 @pytest.mark.parametrize("weather", ["calm", "lossy", "doubling", "stormy"])
-def test_random_bags_under_a_bad_network_and_scalings_are_exact(weather: str, monkeypatch) -> None:
-    monkeypatch.setattr(bag_parts, "CHUNK_BYTES", 200)  # several parts for each shard
+def test_random_bags_under_a_bad_network_and_scalings_are_exact(weather: str) -> None:
     for seed in range(12):
         lab, rng = Lab(seed, 1 + seed % 5, ["mod", "div"][seed % 2]), np.random.default_rng(seed)
+        lab.session.limits = Limits(200, 200)  # several requests to each shard
         lab.world.weather(weather)
         expected = np.zeros((ROWS, WIDTH), np.float32)
         for _ in range(8):

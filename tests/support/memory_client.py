@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rowloom.client.calls.routing import as_ids
+from rowloom.client.inputs import as_ids
 from rowloom.proto.errors import InvalidRequest, TableNotFound
 from rowloom.proto.spec import SGD, Adagrad, TableSpec
 

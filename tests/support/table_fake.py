@@ -5,7 +5,7 @@ from concurrent.futures import Future
 import numpy as np
 from memory_client import MemoryTable
 
-from rowloom.client.calls.routing import as_ids
+from rowloom.client.inputs import as_ids
 from rowloom.proto.spec import TableEntry, TableSpec
 
 

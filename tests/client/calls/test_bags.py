@@ -16,7 +16,9 @@ from rowloom.client import (
     TableSpec,
     Zeros,
 )
-from rowloom.client.calls import bag_requests as bag_parts
+from rowloom.client.calls.bag_requests import BagGrads, PushBagsRequest, Shares, push_runs
+from rowloom.client.calls.cutting import Limits
+from rowloom.client.calls.requests import Given
 from rowloom.client.calls.routing import route
 from rowloom.client.lookup.bags import bags_in
 from rowloom.client.lookup.pooling import COMBINERS, pooled, pooled_gradient
@@ -51,10 +53,8 @@ def shards(request):
 
 
 @pytest.mark.parametrize("chunk_bytes", [1 << 20, 300])
-def test_random_bags_equal_those_combined_and_expanded_on_the_client(
-    shards, monkeypatch, chunk_bytes: int
-) -> None:
-    monkeypatch.setattr(bag_parts, "CHUNK_BYTES", chunk_bytes)
+def test_random_bags_equal_those_combined_and_expanded_on_the_client(shards, chunk_bytes: int) -> None:
+    shards._session.limits = Limits(chunk_bytes, chunk_bytes)
     rng = np.random.default_rng(chunk_bytes)
     for number, optimizer in enumerate(OPTIMIZERS):
         partition = ["mod", "div"][number % 2]
@@ -199,9 +199,9 @@ def test_rows_are_counted_once_for_each_id_that_a_push_changes(client) -> None:
     table = client.create_table(spec_of("t"))
     table.push_bags([[1, 2, 2], [2, 3, 1]], None, np.ones((2, 5)))
     assert sum(s["pushed_rows"] for s in client.statistics()) == 3
-    values = bag_parts.BagGrads(bag_parts.Shares(np.array([0, 1, 0]), None), np.ones((2, 5), np.float32))
-    part = bag_parts.PushBagsPart(1, 0, [(table.entry, np.array([1, 1, 2]), values)], 1)
-    assert part.rows == 2
+    values = BagGrads(Shares(np.array([0, 1, 0]), None), np.ones((2, 5), np.float32))
+    request = PushBagsRequest(1, 0, [Given(table.entry, np.array([1, 1, 2]), values)], 1)
+    assert request.rows == 2
 
 
 @pytest.mark.parametrize(("bags", "pool"), [(3000, 3000), (6000, 10**6), (20_000, 2000), (20_000, 200_000)])
@@ -213,7 +213,7 @@ def test_a_push_is_cut_between_ids_and_sends_no_more_than_gradients_of_ids_would
     ids = (pool * rng.random(20 * bags) ** 4).astype(np.int64)
     segments = np.repeat(np.arange(bags), 20)
     r = route(ids, spec, 2)
-    runs = bag_parts.push_runs(r, segments, bags, 64)
+    runs = push_runs(r, segments, bags, 64, Limits())
     every = [*runs.by_bag, *runs.by_id]
     places = np.concatenate([some for _, some in every])
     assert np.array_equal(np.sort(places), np.arange(len(ids)))
@@ -223,6 +223,6 @@ def test_a_push_is_cut_between_ids_and_sends_no_more_than_gradients_of_ids_would
     whose = [set(ids[some].tolist()) for _, some in every]
     assert sum(map(len, whose)) == len(r.ids)
     sizes = [16 * len(some) + 256 * len(np.unique(segments[some])) for _, some in runs.by_bag]
-    assert max(sizes, default=0) <= (1 if len(runs.by_bag) > 2 else 4) * bag_parts.CHUNK_BYTES
+    assert max(sizes, default=0) <= (1 if len(runs.by_bag) > 2 else 4) * Limits().piece
     alone = sum(len(np.unique(ids[some])) for _, some in runs.by_id)
     assert sum(sizes) + 264 * alone < 1.1 * 264 * len(r.ids)

@@ -9,7 +9,6 @@ from rowloom.client import cores as helpers
 from rowloom.client.calls.routing import Route, distinct_of
 from rowloom.client.calls.sums import Sums
 from rowloom.proto import codec
-from rowloom.proto.framing import Deferred, joined, made, size_of
 
 
 def sums_of(ids: np.ndarray, grads: np.ndarray) -> tuple[np.ndarray, Sums]:
@@ -38,31 +37,20 @@ def test_sums_are_those_of_a_plain_loop_bit_for_bit(ids: list[int], width: int, 
     some = np.arange(len(distinct))[::-1][: len(distinct) // 2]
     np.testing.assert_array_equal(sums[some].array(), whole[some])
     part = sums[1:3]
-    block = part.block(codec.FLOAT32)
-    space = bytearray(skip + block.data.nbytes)
-    block.data.fill(memoryview(space)[skip:])  # at any byte
-    assert bytes(space[skip:]) == whole[1:3].tobytes() == bytes(made(block.data))
+    buffer = np.zeros(skip + whole[1:3].nbytes, np.uint8)
+    part.write(buffer[skip:], codec.FLOAT32)  # at any byte
+    assert buffer[skip:].tobytes() == whole[1:3].tobytes()
 
 
-@pytest.mark.parametrize("wire", list(codec.WIRE_NUMBER.values()))
+@pytest.mark.parametrize("wire", [codec.FLOAT32, codec.BFLOAT16, codec.FLOAT16])
 def test_what_travels_is_the_sum_rounded_once(wire: int) -> None:
     rng = np.random.default_rng(wire)
     ids, grads = rng.integers(0, 20, 100), rng.normal(size=(100, 6)).astype(np.float32)
     _, sums = sums_of(ids, grads)
-    expected, block = codec.to_wire(sums.array(), wire), sums.block(wire)
-    data = bytes(made(block.data)) if isinstance(block.data, Deferred) else block.data.tobytes()
-    assert data == expected.data.tobytes()
-    if wire == codec.INT8:
-        np.testing.assert_array_equal(block.scales, expected.scales)
-
-
-def test_deferred_bytes_stand_in_their_place_among_others() -> None:
-    def fill(space: memoryview) -> None:
-        space[:] = b"cd"
-
-    buffers = [b"ab", Deferred(2, fill), memoryview(b"ef")]
-    assert joined(buffers) == b"abcdef"
-    assert size_of(buffers) == 6
+    expected = codec.to_wire(sums.array(), wire).data.tobytes()
+    buffer = np.zeros(len(expected), np.uint8)
+    sums.write(buffer, wire)
+    assert buffer.tobytes() == expected
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rowloom.client import SGD, Adagrad, Adam, Client, InvalidRequest, Normal, TableSpec, Zeros
-from rowloom.client.calls.direct import Direct
+from rowloom.client.calls.requests import PullRequest, PushRequest
 from rowloom.client.calls.wire_types import refuse_overflow
 from rowloom.proto import codec
 from rowloom.proto.spec import WIRES, TableEntry
@@ -26,18 +26,16 @@ def a_spec(name: str = "t", wire: str = "float32", **more) -> TableSpec:
 
 @pytest.fixture
 def seen_wires(monkeypatch) -> list[int]:
-    """The wire types of the requests that were sent, in order; all of them in the usual way, see client/direct.py."""
+    """The wire types of the requests that were sent, in order."""
     seen: list[int] = []
-    monkeypatch.setattr(Direct, "pull", lambda *_: None)
-    monkeypatch.setattr(Direct, "push", lambda *_: None)
-    for message in (codec.Pull, codec.Push):
-        whole = message.encode
+    for request in (PullRequest, PushRequest):
+        put = request.put
 
-        def encode(self, whole=whole):
+        def spy(self, *arguments, put=put, **more):
             seen.append(self.wire)
-            return whole(self)
+            return put(self, *arguments, **more)
 
-        monkeypatch.setattr(message, "encode", encode)
+        monkeypatch.setattr(request, "put", spy)
     return seen
 
 

@@ -1,12 +1,13 @@
-"""Small calls over the lane: the same answers, and the usual way when something is not plain."""
+"""Calls over each carrier: one way for all of them, the same answers, and what happens when something breaks."""
 
 import os
-import random
+import re
 import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -24,47 +25,14 @@ from rowloom.client import (
     Zeros,
     connect,
 )
-from rowloom.client.calls import plans as module
-from rowloom.client.calls.direct import Direct
-from rowloom.client.calls.session import Session
-from rowloom.client.carriers.lane import MOST_BYTES, Lane
+from rowloom.client.calls import assembly
+from rowloom.client.carriers import lane as lane_module
+from rowloom.client.carriers.lane import Lane
+from rowloom.client.carriers.lanes import Lanes
+from rowloom.client.carriers.transport import LANE_LIMITS
 from rowloom.deploy import local_cluster
-from rowloom.proto.layout import Layout, ShardAddress
-from rowloom.proto.spec import TableEntry
 
 SPEC = TableSpec("t", 1000, dim=4, optimizer=SGD(lr=1.0), initializer=Zeros())
-LAYOUT = Layout("cluster", 7, tuple(ShardAddress(i, f"h:{i}") for i in range(3)))
-
-
-class Ways:
-    """Counts the calls that were done directly, in whole."""
-
-    def __init__(self, monkeypatch) -> None:
-        self.direct = 0
-        pull, push = Direct.pull, Direct.push
-
-        def counted_pull(*arguments):
-            rows = pull(*arguments)
-            self.direct += rows is not None
-            return rows
-
-        def counted_push(*arguments):
-            outcome = push(*arguments)
-            self.direct += outcome is not None and not outcome.left
-            return outcome
-
-        monkeypatch.setattr(Direct, "pull", counted_pull)
-        monkeypatch.setattr(Direct, "push", counted_push)
-
-    def taken(self) -> int:
-        """How many since the last time."""
-        count, self.direct = self.direct, 0
-        return count
-
-
-@pytest.fixture
-def ways(monkeypatch) -> Ways:
-    return Ways(monkeypatch)
 
 
 @pytest.fixture(params=["auto", "tcp"])
@@ -73,98 +41,124 @@ def client(request, cluster) -> Iterator[Client]:
         yield client
 
 
-def test_what_is_plain_goes_the_direct_way_and_the_rest_the_usual_one(client: Client, ways: Ways) -> None:
-    table, other = client.create_table(SPEC), client.create_table(TableSpec("u", 1000, dim=4))
-    rounded = client.create_table(TableSpec("r", 1000, dim=4, wire="bfloat16"))
-    ids, grads = np.arange(50), np.ones((50, 4), np.float32)
-    ways.taken()
-    for plain in (
-        lambda: table.pull(ids),
-        lambda: table.pull([3, 3, 5]),
-        lambda: table.pull(np.int32(7)),
-        lambda: table.push(ids, grads),
-        lambda: table.push([1], [[1, 2, 3, 4]]),
-        lambda: table.step(ids, grads, ids),
-        lambda: client.step({"t": (ids, grads)}, {"u": ids}),
-        lambda: client.pull({"t": ids}),
-        lambda: rounded.pull(ids, wire="float32"),
-        lambda: table.pull([]),
-        lambda: table.push([], np.empty((0, 4))),
-        lambda: client.pull({"t": ids, "u": ids[:3], "r": []}, wire="float32"),
-        lambda: client.push({"t": (ids, grads), "u": (ids[:0], grads[:0])}),
-        lambda: client.step({"t": (ids, grads), "u": (ids[:3], grads[:3])}, {"u": ids}),
-        lambda: client.step({}, {"u": ids}),
-        lambda: client.step({"t": (ids, grads)}, {}),
-    ):
-        plain()
-        assert ways.taken() == 1
-    for usual in (
-        lambda: client.pull({"t": ids, "r": ids}),  # one of them travels as bfloat16
-        lambda: client.push({"t": (ids, grads), "r": (ids, grads)}),
-        lambda: table.pull(ids, wire="float16"),
-        lambda: rounded.push(ids, grads),
-        lambda: table.assign(ids, grads),
-        lambda: table.renorm(ids, 1.0),
-    ):
-        usual()
-        assert ways.taken() == 0
-    assert other.pull(ids).shape == (50, 4)
+def files_visited(call: Callable[[], object]) -> set[str]:
+    """Which files of the client a call runs through."""
+    seen: set[str] = set()
+
+    def profile(frame, event: str, _: object) -> None:
+        if event == "call" and (found := re.search(r"/client/(.*\.py)$", frame.f_code.co_filename)):
+            seen.add(found[1])
+
+    sys.setprofile(profile)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return seen
 
 
-def test_a_call_that_is_too_much_for_one_shard_goes_the_usual_way(client: Client, ways: Ways) -> None:
+def test_every_pull_and_every_push_visits_the_same_files_on_every_carrier(cluster) -> None:
+    """There was a direct way for what is small and plain, and a usual one for the rest: two codes for one job."""
+    carriers = {"carriers/lane.py", "carriers/lanes.py", "carriers/lane_wire.py", "carriers/grpc_wire.py"}
+    ids, grads, visited = np.arange(50), np.ones((50, 4), np.float32), {}
+    many, rows = np.arange(300_000), np.ones((300_000, 4), np.float32)
+    for carrier in ("auto", "tcp", "grpc"):
+        with cluster.connect(carrier=carrier) as client:
+            table = client.create_table(TableSpec("t", 10**6, dim=4))
+            other = client.create_table(TableSpec("u", 1000, dim=4, wire="bfloat16"))
+            for warm in (table, other):  # lanes are opened
+                warm.step(ids, grads, ids)
+            calls = {
+                "pull": lambda t=table: t.pull(ids),
+                "pull of one": lambda t=table: t.pull(7),
+                "pull of many": lambda t=table: t.pull(many),
+                "pull as int8": lambda t=table: t.pull(ids, wire="int8"),
+                "pull of two tables": lambda c=client: c.pull({"t": ids, "u": ids}),
+                "push": lambda t=table: t.push(ids, grads),
+                "push of many": lambda t=table: t.push(many, rows),
+                "push as bfloat16": lambda t=table: t.push(ids, grads, wire="bfloat16"),
+                "push of two tables": lambda c=client: c.push({"t": (ids, grads), "u": (ids, grads)}),
+                "push of rows": lambda t=table: t.assign(ids, grads),
+            }
+            for name, call in calls.items():
+                visited[carrier, name] = files_visited(call)
+    for kind in ("pull", "push"):
+        decides = [seen - carriers for (_, name), seen in visited.items() if name.startswith(kind)]
+        # A client is asked by name, a table by handle; rows to assign are there already, gradients are summed; gRPC
+        # takes nothing but bytes.
+        optional = {"client.py", "cores.py"}
+        optional |= {"calls/" + name for name in ("wire_types.py", "values.py", "sums.py", "operation.py")}
+        optional |= {"calls/assembly.py"} if kind == "push" else set()
+        every, common = set.union(*decides), set.intersection(*decides)
+        assert every - common <= optional
+        assert {"calls/operations.py", "calls/exchange.py", "calls/requests.py"} <= decides[0]
+    for (carrier, name), seen in visited.items():
+        assert ("carriers/lane.py" in seen) == (carrier != "grpc"), name
+        assert ("carriers/grpc_wire.py" in seen) == (carrier == "grpc"), name
+
+
+def test_a_call_that_is_too_much_for_one_request_to_a_shard_is_cut(client: Client) -> None:
     width = 1024
     table = client.create_table(
         TableSpec("wide", 10**6, dim=width, optimizer=SGD(lr=1.0), initializer=Zeros())
     )
-    most = MOST_BYTES // (4 * width + 8)
+    most = LANE_LIMITS.whole // (4 * width + 8)
     ids = np.arange(0, 2 * (most + 1), 2)  # all of them shard 0's
-    ways.taken()
-    for count, expected in ((most, 1), (most + 1, 0)):
+    for count in (most, most + 1):
         table.push(ids[:count], np.ones((count, width), np.float32))
-        assert ways.taken() == expected
         rows = table.pull(ids[:count])
-        assert ways.taken() == expected
     assert (rows[:most] == -2).all()
     assert (rows[most:] == -1).all()
 
 
-def test_the_largest_step_fits_into_the_space_of_a_lane(client: Client, ways: Ways) -> None:
+def test_the_largest_step_has_room_on_a_lane(client: Client) -> None:
     for width in (1, 1024):
         spec = TableSpec(f"w{width}", 10**7, dim=width, optimizer=SGD(lr=1.0), initializer=Zeros())
         table = client.create_table(spec)
-        most = min(MOST_BYTES // (4 * width + 8), module.MOST_IDS)
+        most = LANE_LIMITS.whole // (4 * width + 8)
         ids = np.arange(0, 2 * most, 2)  # all of them shard 0's
-        ways.taken()
         rows = table.step(ids, np.ones((most, width), np.float32), ids)
-        assert ways.taken() == 1
         assert (rows == -1).all()
 
 
-def test_a_table_that_is_given_twice_is_pushed_in_the_usual_way_and_both_count(
-    client: Client, ways: Ways
-) -> None:
+def test_of_a_table_that_is_given_twice_both_count(client: Client) -> None:
     entry = client.create_table(SPEC)._entry
-    ways.taken()
     client.push_entries([(entry, [1, 2], np.ones((2, 4))), (entry, [2, 3], np.ones((2, 4)))])
-    assert ways.taken() == 0
     rows = client.pull_entries([(entry, [1, 2]), (entry, [2, 3])])
-    assert ways.taken() == 1
     assert [part[:, 0].tolist() for part in rows] == [[-1, -2], [-2, -1]]
 
 
-def test_a_cluster_with_an_endless_name_is_asked_in_the_usual_way() -> None:
-    session = Session(["h:0"], 5, random.Random(0), time.monotonic, threading.Lock())
-    for name, expected in (("c" * 1000, True), ("c" * 1001, False)):
-        session.layout = Layout(name, 7, LAYOUT.shards)
-        plan = Direct(lambda: None)._plan(session.layout, TableEntry(1, SPEC), None)
-        assert (plan is not None) == expected
-
-
-def test_a_reply_that_is_not_as_expected_is_asked_for_again(client: Client, ways: Ways, monkeypatch) -> None:
+def test_a_call_that_a_lane_has_no_room_for_travels_through_its_socket(client: Client, monkeypatch) -> None:
+    monkeypatch.setattr(lane_module, "BUFFER_BYTES", 3000)
+    monkeypatch.setattr(lane_module, "ARENA_BYTES", 4096)
     table = client.create_table(SPEC)
-    monkeypatch.setattr(module, "rows_in", lambda *_: -1)
+    ids = np.arange(1000)
+    table.push(ids, np.ones((1000, 4)))
+    assert (table.step(ids, np.ones((1000, 4)), ids) == -2).all()
+    assert (table.pull(ids[:3]) == -2).all()
+
+
+def test_a_reply_of_another_servers_making_is_read_by_the_codec(client: Client, monkeypatch) -> None:
+    table = client.create_table(SPEC)
+    monkeypatch.setattr(assembly, "rows_in", lambda *_: -1)
     assert (table.step([1, 2], np.ones((2, 4)), [1, 2, 3])[:, 0] == [-1, -1, 0]).all()
     assert (table.pull([1, 2, 3])[:, 0] == [-1, -1, 0]).all()
+
+
+def test_a_reply_that_makes_no_sense_is_asked_for_again(client: Client, monkeypatch) -> None:
+    table = client.create_table(SPEC)
+    receive, garbled = Lane.receive, []
+
+    def garble(lane: Lane, *, block: bool):
+        found = receive(lane, block=block)
+        if found is not None and len(garbled) < 3:
+            garbled.append(found)
+            return found[0], np.full(5, 255, np.uint8)
+        return found
+
+    monkeypatch.setattr(Lane, "receive", garble)
+    assert (table.step([1, 2], np.ones((2, 4)), [1, 2, 3])[:, 0] == [-1, -1, 0]).all()
+    assert len(garbled) == 3
 
 
 @pytest.mark.parametrize("wrong", [[-1], [1000], [1.5], ["x"]])
@@ -189,9 +183,7 @@ def test_a_frozen_table_takes_no_gradients(client: Client) -> None:
         table.push([1], np.ones((1, 2)))
 
 
-def test_a_layout_that_changed_is_found_out_and_every_push_counts_once(
-    cluster, client: Client, ways: Ways
-) -> None:
+def test_a_layout_that_changed_is_found_out_and_every_push_counts_once(cluster, client: Client) -> None:
     table = client.create_table(SPEC)
     adam = client.create_table(TableSpec("adam", 1000, dim=4, optimizer=Adam(), initializer=Normal()))
     ids, grads = np.arange(100), np.ones((100, 4), np.float32)
@@ -200,27 +192,28 @@ def test_a_layout_that_changed_is_found_out_and_every_push_counts_once(
         table.push(ids, grads)
         adam.push(ids[:1], grads[:1])  # to all shards: it counts steps
         assert (table.pull(ids) == -pushed).all()
-        ways.taken()
         assert (table.pull(ids) == -pushed).all()
-        assert ways.taken() == 1
     assert {counts["tables"]["adam"]["step"] for counts in client.statistics()} == {4}
 
 
-def test_a_server_without_a_lane_is_asked_in_the_usual_way_without_delay(ways: Ways, monkeypatch) -> None:
-    from rowloom.client.carriers.lane import Lanes
-
+def test_a_server_without_a_lane_is_asked_over_grpc_without_delay_and_the_others_on_theirs(
+    monkeypatch,
+) -> None:
     with local_cluster(2, tables=[SPEC]) as cluster, connect(cluster.address) as client:
         taken = []
         take = Lanes.take
         monkeypatch.setattr(Lanes, "take", lambda *a: taken.append(a) or take(*a))
         table = client.table("t")
         table.pull(np.arange(10))
-        for shard in client._session.layout.shards:
-            client._transport._lanes._without[shard.address] = time.monotonic() + 60
-        ways.taken()
+        lanes = client._transport._lanes
+        without, other = (shard.address for shard in client._session.layout.shards)
+        lanes._without[without] = time.monotonic() + 60
+        for lane in lanes._free.pop(without):
+            lane.close()
         table.push(np.arange(10), np.ones((10, 4)))
         assert (table.pull(np.arange(10)) == -1).all()
-        assert ways.taken() == 0
+        assert set(lanes._free) == {other}
+        assert {address for _, address, _ in taken[2:]} == {without, other}
 
 
 @pytest.mark.parametrize("carrier", ["auto", "tcp"])
@@ -249,35 +242,33 @@ def test_a_push_whose_answer_never_comes_counts_at_most_once_and_says_so(carrier
 
 
 def test_connections_that_break_at_any_moment_leave_every_push_applied_once(
-    client: Client, ways: Ways, monkeypatch
+    client: Client, monkeypatch
 ) -> None:
     """One, two or three tables a call, against plain arrays."""
-    rng, ask, hear = np.random.default_rng(0), Lane.ask, Lane.hear
+    rng, send, receive = np.random.default_rng(0), Lane.send, Lane.receive
+    broken = []
 
     def breaks() -> None:
         if rng.random() < 0.05:
+            broken.append(1)
             raise ConnectionResetError("broken on purpose")
 
-    def ask_or_break(lane: Lane, *arguments) -> None:
-        breaks()
-        ask(lane, *arguments)
+    def send_or_break(lane: Lane, *arguments) -> None:
+        send(lane, *arguments)
         breaks()
 
-    def hear_or_break(lane: Lane, until: float):
+    def receive_or_break(lane: Lane, *, block: bool):
         breaks()
-        place = hear(lane, until)
-        breaks()
-        return place
+        return receive(lane, block=block)
 
-    monkeypatch.setattr(Lane, "ask", ask_or_break)
-    monkeypatch.setattr(Lane, "hear", hear_or_break)
+    monkeypatch.setattr(Lane, "send", send_or_break)
+    monkeypatch.setattr(Lane, "receive", receive_or_break)
     truth = {f"t{k}": np.zeros((40, k + 1), np.float32) for k in range(3)}
     for name, rows in truth.items():
         client.create_table(
             TableSpec(name, 40, dim=rows.shape[1], optimizer=SGD(lr=1.0), initializer=Zeros())
         )
-    ways.taken()
-    for _ in range(300):
+    for _ in range(200):
         some = rng.permutation(list(truth))[: rng.integers(1, 4)]
         grads, wanted = {}, {}
         for name in some:
@@ -294,7 +285,7 @@ def test_connections_that_break_at_any_moment_leave_every_push_applied_once(
         rows = client.step(grads, wanted) if kind else client.pull(wanted)
         for name, ids in wanted.items():
             np.testing.assert_array_equal(rows[name], truth[name][ids])
-    assert 100 < ways.taken() < 290
+    assert len(broken) > 10
 
 
 @pytest.mark.parametrize("carrier", ["auto", "tcp"])

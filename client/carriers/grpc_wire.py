@@ -1,0 +1,99 @@
+"""Requests of one operation over gRPC."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+from ...proto.channel import Channels
+from ...proto.errors import NoAnswer, RowloomError
+from ..calls.operation import Event, Send, as_bytes
+
+
+class GrpcWire:
+    """One operation's calls. Each blocks a thread, the last one the caller's own: futures take half as long again."""
+
+    def __init__(self, channels: Channels, callers: Callers) -> None:
+        self._channels = channels
+        self._callers = callers
+        self._ended: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._kept: Send | None = None
+        self._waited = False
+        self._under_way = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is under way."""
+        return self._under_way > 0
+
+    def send(self, send: Send) -> None:
+        """Start the call, or keep it until the next one is sent or waited for."""
+        self._start_kept()
+        self._kept = send
+        self._under_way += 1
+        if self._waited:  # more calls follow each other: the caller's thread has to start them
+            self._start_kept()
+
+    def _start_kept(self) -> None:
+        if self._kept is not None:
+            send, self._kept = self._kept, None
+            self._callers.run(lambda: self._ended.put(self._call(send)))
+
+    def _call(self, send: Send) -> Event:
+        timeout_s = max(send.timeout_s, 0.001)
+        try:
+            data = as_bytes(send.message)
+            return Event(send.tag, self._channels.call(send.address, send.method, data, timeout_s))
+        except RowloomError as e:
+            return Event(send.tag, error=e)
+        except MemoryError as e:  # no room for the message
+            return Event(send.tag, error=NoAnswer(f"{send.address}: {e}"))
+
+    def wait(self, timeout_s: float) -> Event | None:
+        """The next call that ends."""
+        self._waited = True
+        if self._kept is not None and timeout_s >= self._kept.timeout_s:
+            send, self._kept = self._kept, None
+            self._under_way -= 1
+            return self._call(send)
+        self._start_kept()
+        try:
+            event = self._ended.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        self._under_way -= 1
+        return event
+
+    def close(self) -> None:
+        """Leave the calls that nobody waits for to their threads: each ends at its own deadline."""
+
+
+class Callers:
+    """Threads that block in calls, as many as there are at once; they end with the process, or when they are closed."""
+
+    def __init__(self) -> None:
+        self._idle: list[queue.SimpleQueue] = []
+        self._closed = False
+
+    def run(self, job: Callable[[], None]) -> None:
+        """Run a job beside the others."""
+        try:
+            mine = self._idle.pop()
+        except IndexError:
+            mine = queue.SimpleQueue()
+            threading.Thread(target=self._serve, args=(mine,), name="rowloom-call", daemon=True).start()
+        mine.put(job)
+
+    def _serve(self, mine: queue.SimpleQueue) -> None:
+        while (job := mine.get()) is not None:
+            job()
+            self._idle.append(mine)
+            if self._closed:
+                self.close()
+
+    def close(self) -> None:
+        """End those that have nothing to do, and the others when they are done."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().put(None)

@@ -1,0 +1,160 @@
+"""Requests of one operation: pulls and pushes on lanes that are its own meanwhile, the rest over gRPC.
+
+While every lane has one reply to come, they are received one after the other by blocking: the fastest way to wait. As
+soon as there is more to look after - several replies on a lane, a socket whose buffer is full, gRPC calls, something
+that the operation wants to be woken for before the reply - all of them are polled.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+
+from ...proto.errors import InvalidRequest, NoAnswer, RowloomError
+from ...proto.lane import NUMBER
+from ..calls.operation import Event, Send
+from .grpc_wire import GrpcWire
+from .lane import PATIENCE_US, Lane
+from .lanes import Lanes
+
+MIXED_S = 0.002  # how often gRPC is looked after while lanes are waited for; both at once is rare
+_PATIENCE_S = PATIENCE_US / 1e6
+
+
+class LaneWire:
+    """A wire over lanes, and over gRPC to whom has none.
+
+    Args:
+        lanes: of this process.
+        grpc_wire: makes one, when it is first needed.
+    """
+
+    def __init__(self, lanes: Lanes, grpc_wire: Callable[[], GrpcWire]) -> None:
+        self._lanes = lanes
+        self._make_grpc = grpc_wire
+        self._grpc: GrpcWire | None = None
+        self._mine: dict[str, Lane] = {}
+        self._ended: deque[Event] = deque()
+        self._one_each = True  # no lane has more than one reply to come, or something left to send
+        self._patient = True
+
+    def send(self, send: Send) -> None:
+        """Start the request."""
+        number = NUMBER.get(send.method)
+        lane = None if number is None else self._lane(send.address, send.timeout_s)
+        if lane is None or number is None:
+            if self._grpc is None:
+                self._grpc = self._make_grpc()
+            self._grpc.send(send)
+            return
+        try:
+            lane.send(send.tag, number, send.message, time.monotonic() + send.timeout_s)
+            if len(lane.waiting) > 1 or lane.clogged:
+                self._one_each = False
+        except OSError as e:
+            self._broken(send.address, e)
+
+    def _lane(self, address: str, timeout_s: float) -> Lane | None:
+        lane = self._mine.get(address)
+        if lane is None:
+            lane = self._lanes.take(address, timeout_s)
+            if lane is not None:
+                self._mine[address] = lane
+        return lane
+
+    def wait(self, timeout_s: float) -> Event | None:
+        """The next request that ends."""
+        until = time.monotonic() + timeout_s
+        while not self._ended:
+            calling = self._grpc is not None and self._grpc.busy
+            if not calling and self._one_each and self._patient and self._block(until):
+                continue
+            busy = {address: lane for address, lane in self._mine.items() if lane.waiting}
+            if not busy or calling:
+                event = self._wait_for_grpc(0.0 if busy else until - time.monotonic())
+                if event is not None or not busy:
+                    return event
+            seconds = until - time.monotonic()
+            self._poll(busy, min(seconds, MIXED_S) if calling else seconds)
+            if time.monotonic() >= until:
+                break
+        return self._ended.popleft() if self._ended else None
+
+    def _wait_for_grpc(self, seconds: float) -> Event | None:
+        if self._grpc is not None:
+            return self._grpc.wait(max(0.0, seconds))
+        time.sleep(max(0.0, seconds))
+        return None
+
+    def _block(self, until: float) -> bool:
+        """Wait for the first reply that is to come, if nothing else can happen before; whether that was so."""
+        for address, lane in self._mine.items():
+            if lane.waiting:
+                if lane.waiting[0].until > until + _PATIENCE_S:
+                    return False
+                self._patient = self._receive(address, lane, block=True)
+                return True
+        return False
+
+    def _receive(self, address: str, lane: Lane, *, block: bool) -> bool:
+        """Take a lane's next reply; whether there was one, or will be none."""
+        try:
+            found = lane.receive(block=block)
+        except (OSError, InvalidRequest) as e:
+            self._broken(address, e)
+            return True
+        if found is None:
+            return False
+        tag, answer = found
+        failed = isinstance(answer, RowloomError)
+        self._ended.append(Event(tag, error=answer) if failed else Event(tag, answer))
+        return True
+
+    def _poll(self, busy: dict[str, Lane], seconds: float) -> None:
+        """Wait for any lane, and take what they bring."""
+        poll, at = select.poll(), {}
+        first = math.inf
+        for address, lane in busy.items():
+            poll.register(lane.fileno(), select.POLLIN | (select.POLLOUT if lane.clogged else 0))
+            at[lane.fileno()] = address
+            first = min(first, lane.waiting[0].until)
+        seconds = max(0.0, min(seconds, first - time.monotonic()))
+        for descriptor, _ in poll.poll(math.ceil(seconds * 1000)):
+            address = at[descriptor]
+            lane = busy[address]
+            try:
+                lane.flush()
+            except OSError as e:
+                self._broken(address, e)
+                continue
+            while (
+                lane.waiting and self._mine.get(address) is lane and self._receive(address, lane, block=False)
+            ):
+                pass
+        now = time.monotonic()
+        for address, lane in busy.items():
+            if self._mine.get(address) is lane and lane.waiting and lane.waiting[0].until <= now:
+                self._broken(address, TimeoutError("no answer in time"))
+
+    def _broken(self, address: str, error: Exception) -> None:
+        """Nobody knows what became of the requests on a lane."""
+        lane = self._mine.pop(address)
+        lane.close()
+        self._lanes.lost(address)
+        for expected in lane.waiting:
+            error_of = NoAnswer(f"{address}: the connection broke: {error}")
+            self._ended.append(Event(expected.tag, error=error_of))
+
+    def close(self) -> None:
+        """Give the lanes back; those on which replies are still to come are of no use to anybody."""
+        if self._grpc is not None:
+            self._grpc.close()
+        for address, lane in self._mine.items():
+            if lane.waiting:
+                lane.close()
+            else:
+                self._lanes.give_back(address, lane)
+        self._mine.clear()

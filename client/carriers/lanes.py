@@ -1,0 +1,78 @@
+"""The row lanes of one process that are free, by address, and which addresses have none."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from ...proto import rowloom_pb2 as pb
+from ...proto.errors import RowloomError
+from .lane import Lane, open_lane
+
+CONNECT_TIMEOUT_S = 2.0
+RETRY_S = 5.0  # how long an address goes without a lane after one could not be had
+
+
+class Lanes:
+    """Free lanes by address, and which addresses have none.
+
+    Args:
+        ask: asks an address for its LaneReply over gRPC, within seconds; raises RowloomError.
+        shared: use shared memory where it can be had.
+    """
+
+    def __init__(self, ask: Callable[[str, float], pb.LaneReply], *, shared: bool) -> None:
+        self._ask = ask
+        self._shared = shared
+        self._lock = threading.Lock()
+        self._free: dict[str, list[Lane]] = {}
+        self._known: dict[str, pb.LaneReply] = {}
+        self._without: dict[str, float] = {}  # address -> until when
+
+    def take(self, address: str, timeout_s: float) -> Lane | None:
+        """A lane to an address for the caller alone, or None if it has none for now."""
+        with self._lock:
+            free = self._free.get(address)
+            if free:
+                return free.pop()
+            if self._without.get(address, 0.0) > time.monotonic():
+                return None
+            known = self._known.get(address)
+        timeout_s = min(timeout_s, CONNECT_TIMEOUT_S)
+        try:
+            known = known or self._ask(address, timeout_s)
+            if not known.key:
+                raise ConnectionRefusedError(f"{address} has no lane")
+            lane = open_lane(known, address.rpartition(":")[0], shared=self._shared, timeout_s=timeout_s)
+        except (RowloomError, OSError):
+            self.lost(address)
+            with self._lock:
+                self._without[address] = time.monotonic() + RETRY_S
+            return None
+        with self._lock:
+            self._known[address] = known
+            self._without.pop(address, None)
+        return lane
+
+    def give_back(self, address: str, lane: Lane) -> None:
+        """The caller is done with it, and nothing is under way on it."""
+        lane.start_anew()
+        with self._lock:
+            self._free.setdefault(address, []).append(lane)
+
+    def lost(self, address: str) -> None:
+        """A lane to an address broke: the others probably did too, and it must be asked anew."""
+        with self._lock:
+            self._known.pop(address, None)
+            broken = self._free.pop(address, [])
+        for lane in broken:
+            lane.close()
+
+    def close(self) -> None:
+        """Close all that are free."""
+        with self._lock:
+            lanes = [lane for free in self._free.values() for lane in free]
+            self._free.clear()
+        for lane in lanes:
+            lane.close()

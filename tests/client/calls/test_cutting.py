@@ -1,0 +1,50 @@
+"""How much goes into one request."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rowloom.client.calls.cutting import ID_BYTES, Extent, Limits, cut
+
+COUNTS = st.lists(st.integers(0, 30), min_size=3, max_size=3)
+TABLES = st.lists(st.tuples(COUNTS, st.integers(1, 40), st.booleans()), min_size=1, max_size=4)
+
+
+def extents(tables: list) -> list[Extent]:
+    out = []
+    for counts, row_bytes, everywhere in tables:
+        edges = [0]
+        for count in counts:
+            edges.append(edges[-1] + count)
+        out.append(Extent(edges, row_bytes, everywhere))
+    return out
+
+
+@given(TABLES, st.integers(1, 2000), st.integers(1, 500))
+def test_every_id_is_in_one_request_of_its_shard_and_no_request_is_too_large(
+    tables: list, whole: int, piece: int
+) -> None:
+    given_tables = extents(tables)
+    requests = cut(given_tables, 3, Limits(whole, piece))
+    for k, (edges, _, everywhere) in enumerate(given_tables):
+        for shard in range(3):
+            runs = [run for to, some in requests if to == shard for run in some if run[0] == k]
+            ids = [x for _, begin, end in runs for x in range(begin, end)]
+            assert ids == list(range(edges[shard], edges[shard + 1]))
+            assert runs or not (ids or everywhere)
+            if not ids:
+                assert len(runs) == (1 if everywhere else 0)
+    for shard in range(3):
+        mine = [runs for to, runs in requests if to == shard]
+        sizes = [sum((e - b) * (given_tables[k].row_bytes + ID_BYTES) for k, b, e in runs) for runs in mine]
+        if sum(sizes) <= whole:
+            assert len(mine) <= 1
+        else:
+            rows = [max(given_tables[k].row_bytes + ID_BYTES for k, _, _ in runs) for runs in mine]
+            assert all(size <= max(piece, row) for size, row in zip(sizes, rows, strict=True))
+        for runs in mine:
+            assert len({k for k, _, _ in runs}) == len(runs)
+
+
+def test_shards_take_turns() -> None:
+    requests = cut([Extent([0, 4, 8, 9], 8)], 3, Limits(16, 32))
+    assert [shard for shard, _ in requests] == [0, 1, 2, 0, 1]

@@ -1,0 +1,385 @@
+"""The made-up processes of a cluster: shard servers, the coordinator and its disk, and how they fail."""
+
+import dataclasses
+from collections.abc import Callable, Generator
+from typing import Any
+
+from simulation.world import Ended, Outcome, World
+
+from rowloom.deploy.control.coordinator import Coordinator
+from rowloom.deploy.control.effects import Calls, Commit, Launch, Program, Sleep, Stop, Stored
+from rowloom.deploy.control.reshard import Reshard
+from rowloom.deploy.control.state import ClusterState
+from rowloom.deploy.launch.launcher import Launched
+from rowloom.proto import methods
+from rowloom.proto import rowloom_pb2 as pb
+from rowloom.proto.errors import Rerouted, RetryLater, RowloomError, Unavailable
+from rowloom.proto.framing import joined
+from rowloom.proto.spec import TableSpec
+from rowloom.server.call import Call, Caller, WaitFor
+from rowloom.server.host import Host, Incoming, Process
+
+PEER_ATTEMPTS = 6
+WATCH_S = 1.0
+
+
+class Died(Exception):
+    """The coordinator ended in the middle of a program."""
+
+
+class ShardNode:
+    """A host behind the made-up network."""
+
+    def __init__(self, world: World, address: str, disk: "Disk") -> None:
+        self.world = world
+        self.address = address
+        self._disk = disk
+        self.start()
+
+    def start(self) -> None:
+        """A new, empty process."""
+        self._held: list[Callable[[], None]] = []  # tries of calls again, once the host has changed
+        self._unsafe: list[tuple[int, Callable[[], None]]] = []  # replies, after what the log must be durable
+        self.incarnation = self.world.rng.getrandbits(62) | 1
+        self.host = Host(Process(incarnation=self.incarnation, now=self.world.clock))
+        self.world.nodes[self.address] = self._arrive
+
+    def kill(self, away_s: float) -> None:
+        """End the process; another one takes its place after a while."""
+        del self.world.nodes[self.address]
+        self.world.at(away_s, self.start)
+
+    @property
+    def launched(self) -> Launched:
+        return Launched(self.address, self.incarnation)
+
+    def _arrive(self, method: str, data: bytes, answer: Ended) -> None:
+        self._handle(Call(method, data, Caller("simulator")), answer, None)
+
+    def _handle(self, call: Call, answer: Ended, until: float | None) -> None:
+        """One request: the one place that knows how a host is called."""
+        host, changes = self.host, self.host.changes
+        try:
+            said = host.handle(call)
+        except RowloomError as e:
+            said = e
+        tasks, host.tasks = host.tasks, []
+        for task in tasks:
+            self._receive(task, task.receive.run(), None)
+        if isinstance(said, RowloomError):
+            answer(said)
+        elif said.wait_for is not None:
+            self._hold(call, answer, said.wait_for, until or self.world.now + said.wait_for.limit_s)
+        else:
+            if call.method in (methods.PUSH, methods.STEP):
+                self._check_epoch()
+            reply = joined(said.buffers)
+            self._unsafe.append((said.after, lambda: answer(reply)))
+            self.release()
+        if host.changes != changes:
+            held, self._held = self._held, []
+            for again in held:
+                again()
+
+    def release(self) -> None:
+        """Send the replies that the log covers by now."""
+        safe = [send for after, send in self._unsafe if after <= self.host.durable]
+        self._unsafe = [pair for pair in self._unsafe if pair[0] > self.host.durable]
+        for send in safe:
+            send()
+
+    def _hold(self, call: Call, answer: Ended, wait: WaitFor, until: float) -> None:
+        """Handle a call again when the host has changed; answer otherwise when time is up."""
+        host, ended = self.host, []
+
+        def again() -> None:
+            if not ended:
+                ended.append(True)
+                self._handle(call, answer, until)
+
+        def give_up() -> None:
+            alive = host is self.host and self.address in self.world.nodes
+            if alive and not ended:
+                ended.append(True)
+                answer(wait.otherwise)
+
+        self._held.append(again)
+        self.world.at(until - self.world.now, give_up)
+
+    def _check_epoch(self) -> None:
+        """No push is taken in an epoch when the next one is stored: the next coordinator would not find it."""
+        stored, shard = self._disk.stored, self.host.shard
+        if stored is not None and stored.layout is not None and shard is not None:
+            assert shard.layout.epoch >= stored.layout.epoch, (
+                f"{self.address} takes pushes of an epoch that is over"
+            )
+
+    def _receive(self, incoming: Incoming, run: Generator, reply: bytes | None) -> None:
+        if self.host.incoming is not incoming:
+            return
+        try:
+            call = run.send(reply)
+        except StopIteration:
+            return
+        self._ask(incoming, run, call, PEER_ATTEMPTS)
+
+    def _ask(self, incoming: Incoming, run: Generator, call: Any, attempts: int) -> None:
+        def ended(outcome: Outcome) -> None:
+            if not isinstance(outcome, RowloomError):
+                self._receive(incoming, run, outcome)
+            elif isinstance(outcome, Unavailable | Rerouted) and attempts > 1:
+                self.world.at(0.05, self._ask, incoming, run, call, attempts - 1)
+            else:
+                incoming.error = f"{type(outcome).__name__}: {outcome}"
+
+        self.world.post(call.address, call.method, call.data, 5.0, ended)
+
+
+class Disk:
+    """Where the coordinator's state is kept.
+
+    Attributes:
+        stored: the state that the next coordinator finds.
+        fail_before, fail_after: how often a commit fails before anything was stored, and after it was.
+        full: commits fail until it is healed. broken: reading fails too.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.stored: ClusterState | None = None
+        self.fail_before = self.fail_after = 0.0
+        self.full = self.broken = False
+        self._read: tuple[ClusterState, ClusterState] | None = None
+
+    def commit(self, state: ClusterState) -> RowloomError | None:
+        chance = self._world.rng.random()
+        if self.full or self.broken:
+            self._world.injected["commit on a full or broken disk"] += 1
+            return Unavailable("storage: no space left")
+        if chance < self.fail_before:
+            self._world.injected["commit failed, nothing stored"] += 1
+            return Unavailable("storage: the write failed")
+        self.stored = dataclasses.replace(
+            state
+        )  # a state is a value: its lists and dicts are never written to
+        if chance > 1 - self.fail_after:
+            self._world.injected["commit failed, but stored"] += 1
+            return Unavailable("storage: fsync of the folder failed")
+        return None
+
+    def load(self) -> ClusterState | RowloomError | None:
+        if self.broken:
+            return Unavailable("storage: input/output error")
+        if self.stored is None:
+            return None
+        if self._read is None or self._read[0] is not self.stored:  # it is read more often than written
+            self._read = self.stored, ClusterState.from_json(self.stored.to_json())
+        return dataclasses.replace(self._read[1])
+
+
+class CoordinatorNode:
+    """The coordinator's programs behind the made-up network, one at a time.
+
+    Attributes:
+        busy: a program runs.
+        alive: it listens.
+        doom: after how many more effects it dies; None: never.
+        launch_fails, empty_dies: how often a launch fails, and a new server that has no rows yet ends.
+        dies_after_failed_commit: how often it ends soon after a commit failed.
+    """
+
+    ADDRESS = "coordinator:1"
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.shards: dict[int, ShardNode] = {}
+        self.disk = Disk(world)
+        self.busy = False
+        self.alive = True
+        self.doom: int | None = None
+        self.launch_fails = self.empty_dies = self.dies_after_failed_commit = 0.0
+        self._life = 0
+        self._watching = False
+        self.coordinator = Coordinator(ClusterState("sim"), world.clock, world.rng, self.ADDRESS)
+        world.nodes[self.ADDRESS] = self._arrive
+
+    # --------------------------------------------------------------------------------------------------- programs
+
+    def perform(self, program: Program, ended: Ended) -> None:
+        """Run a program; `ended` gets its result, its RowloomError, or Died."""
+        self.busy = True
+        life = self._life
+
+        def step(outcome: Any) -> None:
+            if life != self._life:
+                return  # of a coordinator that has ended
+            failed = isinstance(outcome, RowloomError)
+            try:
+                effect = program.throw(outcome) if failed else program.send(outcome)
+            except StopIteration as end:
+                over(end.value)
+                return
+            except RowloomError as e:
+                over(e)
+                return
+            self.world.log("effect", type(effect).__name__, "", 0)
+            if self.doom is not None:
+                self.doom -= 1
+                if self.doom <= 0:
+                    if self.world.rng.random() < 0.5:  # what it asked for happens, and nobody hears of it
+                        self._perform(effect, lambda _: None)
+                    self._die()
+                    program.close()
+                    ended(Died())
+                    return
+            self._perform(effect, step)
+
+        def over(outcome: Any) -> None:
+            self.busy = False
+            self._watch()
+            ended(outcome)
+
+        step(None)
+
+    def _perform(self, effect: Any, step: Callable[[Any], None]) -> None:
+        world = self.world
+        if isinstance(effect, Calls):
+            self._call(effect, step)
+        elif isinstance(effect, Launch):
+            self._launch(effect, step)
+        elif isinstance(effect, Stop):
+            for key in effect.keys:
+                node = self.shards.pop(key, None)
+                if node is not None:
+                    world.nodes.pop(node.address, None)
+                    node.start = lambda: None  # nor does it come back
+            world.at(0.01, step, None)
+        elif isinstance(effect, Commit):
+            error = self.disk.commit(effect.state)
+            if error is not None and world.rng.random() < self.dies_after_failed_commit:
+                self.doom = world.rng.randint(1, 4)
+            world.at(0.002, step, error)
+        elif isinstance(effect, Stored):
+            world.at(0.002, step, self.disk.load())
+        else:
+            assert isinstance(effect, Sleep)
+            world.at(effect.seconds, step, None)
+
+    def _call(self, effect: Calls, step: Callable[[Any], None]) -> None:
+        calls, outcomes = effect.calls, {}
+        if not calls:
+            step([])
+
+        def ended(i: int, outcome: Any) -> None:
+            outcomes[i] = outcome
+            if len(outcomes) == len(calls):
+                step([outcomes[k] for k in range(len(calls))])
+
+        for i, call in enumerate(calls):
+            self.world.post(
+                call.address, call.method, call.data, effect.timeout_s, lambda o, i=i: ended(i, o)
+            )
+
+    def _launch(self, effect: Launch, step: Callable[[Any], None]) -> None:
+        world = self.world
+        if world.rng.random() < self.launch_fails:
+            world.injected["launch failed"] += 1
+            world.at(0.5, step, Unavailable("no machine has room for another server"))
+            return
+        for key in effect.keys:
+            node = self.shards[key] = ShardNode(world, f"shard-{key}:1", self.disk)
+            if world.rng.random() < self.empty_dies:
+                world.at(world.rng.uniform(0.0, 1.5), self._kill_empty, node)
+        launched = [self.shards[k].launched for k in effect.keys]
+        world.at(0.5, step, launched)
+
+    def _kill_empty(self, node: ShardNode) -> None:
+        incoming = node.host.incoming
+        empty = node.host.shard is None and not (incoming and incoming.receive.done)
+        if empty and node.address in self.world.nodes:
+            self.world.injected["empty server killed"] += 1
+            node.kill(self.world.rng.uniform(0.0, 1.0))
+
+    # -------------------------------------------------------------------------------------------------------- death
+
+    def _die(self) -> None:
+        self.world.injected["coordinator died"] += 1
+        self.doom = None
+        self._life += 1
+        self.alive = False
+        self.world.nodes.pop(self.ADDRESS, None)
+        self.world.at(self.world.rng.uniform(0.05, 3.0), self._take_up)
+
+    def _take_up(self) -> None:
+        """A new coordinator goes on from what is stored."""
+        stored = self.disk.load()
+        if isinstance(stored, RowloomError):
+            self.world.at(1.0, self._take_up)
+            return
+        assert stored is not None
+        self.coordinator = Coordinator(stored, self.world.clock, self.world.rng, self.ADDRESS)
+        found = [self.shards[key].launched if key in self.shards else None for key in stored.keys]
+
+        def ended(outcome: Any) -> None:
+            if isinstance(outcome, RowloomError):
+                self.world.at(1.0, self._take_up)
+            elif not isinstance(outcome, Died):
+                self.alive = True
+                self.world.nodes[self.ADDRESS] = self._arrive
+
+        self.perform(self.coordinator.recover(found), ended)
+
+    def _watch(self) -> None:
+        """What is unfinished is tried again every now and then."""
+
+        def look() -> None:
+            self._watching = False
+            if self.alive and not self.busy and self.coordinator.unfinished:
+                self.perform(self.coordinator.converge(), lambda _: None)
+            else:
+                self._watch()
+
+        if self.coordinator.unfinished and not self._watching:
+            self._watching = True
+            self.world.at(WATCH_S, look)
+
+    # --------------------------------------------------------------------------------------------------------- RPCs
+
+    def _arrive(self, method: str, data: bytes, answer: Ended) -> None:
+        if method == methods.DESCRIBE_LAYOUT:
+            answer(self.coordinator.describe().SerializeToString())
+            return
+        if self.busy:
+            answer(RetryLater("busy", retry_after_s=0.1))
+            return
+        if method == methods.CREATE_TABLE:
+            spec = TableSpec.from_message(pb.DefineTableRequest.FromString(data).spec)
+            program, wrap = self.coordinator.create_table(spec), _entry_reply
+        elif method == methods.DROP_TABLE:
+            program, wrap = self.coordinator.drop_table(pb.RemoveTableRequest.FromString(data).name), _done
+        else:
+            request = pb.AdjustTableRequest.FromString(data)
+            program, wrap = self.coordinator.set_lr(request.name, request.lr), _done
+
+        def ended(outcome: Any) -> None:
+            if not isinstance(outcome, Died):
+                answer(outcome if isinstance(outcome, RowloomError) else wrap(outcome))
+
+        self.perform(program, ended)
+
+    def scale(self, shards: int, ended: Ended) -> None:
+        """Scale when nothing else changes."""
+        if self.busy or not self.alive:
+            self.world.at(0.1, self.scale, shards, ended)
+        elif shards == self.coordinator.layout.n:
+            ended(None)
+        else:
+            self.perform(Reshard(self.coordinator, shards).run(), ended)
+
+
+def _entry_reply(entry: Any) -> bytes:
+    return pb.DefineTableReply(table=entry.to_message()).SerializeToString()
+
+
+def _done(_: Any) -> bytes:
+    return b""

@@ -1,0 +1,79 @@
+"""What the simulator has done, made by a machine: python tests/simulation/report.py --seeds 10000
+
+Seeds, virtual hours, faults and calls by kind; then each broken build with the median of the seeds until it is noticed.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from simulation import sabotage
+from simulation.histories import History
+
+
+def histories(first: int, seeds: int) -> int:
+    """Run them and print what happened. Returns how many failed."""
+    faults: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
+    failed: list[tuple[int, str]] = []
+    requests, virtual_s, begin = 0, 0.0, time.process_time()
+    for seed in range(first, first + seeds):
+        history = History(seed)
+        try:
+            history.finish()
+        except Exception as e:
+            failed.append((seed, f"{type(e).__name__}: {e}"))
+        faults.update(history.world.injected)
+        calls.update(history.calls)
+        calls.update({"scale": history.scalings})
+        requests += history.world.calls
+        virtual_s += history.world.now
+    seconds = time.process_time() - begin
+    print(f"seeds {seeds:,} from {first:,}: {seeds / seconds:.1f} for each second of one core")
+    print(f"violations {len(failed)}, requests {requests:,}, virtual hours {virtual_s / 3600:.1f}")
+    for seed, error in failed[:20]:
+        print(f"  ROWLOOM_FIRST_SEED={seed} ROWLOOM_SEEDS=1 pytest tests/simulation   {error}")
+    for title, counts in (("faults", faults), ("calls", calls)):
+        print(f"\n{title:34} number")
+        for kind, number in counts.most_common():
+            print(f"{kind:34} {number:,}")
+    return len(failed)
+
+
+def broken_builds(tries: int, first: int) -> None:
+    """Print how soon each is noticed."""
+    print(f"\n{'broken build':34} seeds until noticed: median of {tries}, most")
+    for build in sabotage.BUILDS:
+        taken = []
+        with pytest.MonkeyPatch.context() as patch:
+            build(patch)
+            for k in range(tries):
+                taken.append(sabotage.seeds_until_caught(first + 100_000 * k))
+        print(f"{build.__name__:34} {statistics.median(taken):.0f}, {max(taken)}", flush=True)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--tries", type=int, default=5, help="of each broken build; 0: leave them out")
+    args = parser.parse_args()
+    sys.unraisablehook = lambda _: (
+        None
+    )  # calls of broken builds may fail once more while they are cleared away
+    failed = histories(args.first, args.seeds)
+    if args.tries:
+        broken_builds(args.tries, args.first)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

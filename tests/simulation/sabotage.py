@@ -1,0 +1,271 @@
+"""Builds that are broken on purpose, each as one change of one method. The suite must notice every one of them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+from simulation.histories import History
+
+# What a change of the sources may move: everything that is broken below is named here.
+from rowloom.client.calls import operations
+from rowloom.client.calls.assembly import Arrived as Reassembly
+from rowloom.client.calls.exchange import Exchange
+from rowloom.client.calls.requests import PushRequest
+from rowloom.client.calls.session import Numbers, Session
+from rowloom.deploy.control.coordinator import Coordinator
+from rowloom.deploy.control.effects import Commit
+from rowloom.deploy.control.reshard import Reshard
+from rowloom.proto import codec
+from rowloom.proto.errors import RowloomError
+from rowloom.server import shard as shard_module
+from rowloom.server.call import Answer
+from rowloom.server.host import Host
+from rowloom.server.ledger import Ledger, Window
+from rowloom.server.moving import receive
+from rowloom.server.shard import Shard
+from rowloom.server.table import Table
+
+REASSEMBLE = "spread"  # Reassembly's: places of the rows in the reply -> rows in the caller's order
+LATEST = "latest"  # operations': of the rows to assign, the last of each id
+UNTIL_CAUGHT = 600  # seeds
+
+
+class Patches(Protocol):
+    """pytest's monkeypatch."""
+
+    def setattr(self, target: Any, name: str, value: Any) -> None: ...
+
+
+def no_duplicate_window(patch: Patches) -> None:
+    """A shard does not look whether it has applied a part."""
+    patch.setattr(Ledger, "has", lambda *_: False)
+
+
+def ledger_stays_behind(patch: Patches) -> None:
+    """What was applied is forgotten when rows move."""
+    patch.setattr(Ledger, "merge", lambda *_: None)
+
+
+def low_water_is_ignored(patch: Patches) -> None:
+    """Parts that their client gave up are applied when they come late."""
+    patch.setattr(Window, "has", lambda self, seq: seq in self.applied)
+
+
+def applies_before_it_checks(patch: Patches) -> None:
+    """A shard writes what it can of a push, then finds that the push is wrong."""
+    checked = Shard._checked
+
+    def hasty(self, request):
+        for number, ids, block in request.tables:
+            if request.kind == codec.GRADIENTS and request.wire == codec.FLOAT32 and block.bags is None:
+                values = np.array(block.data, np.float32).reshape(len(ids), -1)
+                if not np.isfinite(values).all():
+                    self.tables[number].push(ids[:-1], values[:-1], 0)
+        return checked(self, request)
+
+    patch.setattr(Shard, "_checked", hasty)
+
+
+def applies_while_rows_move(patch: Patches) -> None:
+    """A shard that is frozen goes on."""
+
+    def restless(self, call):
+        return Answer([codec.encode_push_reply(self._serving().push(codec.Push.decode(call.data)))])
+
+    patch.setattr(Host, "_push", restless)
+
+
+def part_names_repeat(patch: Patches) -> None:
+    """Every other part gets the number of the one before it."""
+
+    def next_number(self):
+        self.last += 1
+        return max(1, self.last - self.last % 2)
+
+    patch.setattr(Numbers, "next", next_number)
+
+
+def numbers_stay_open(patch: Patches) -> None:
+    """A call that is cut never gives its numbers back."""
+    run = Exchange.run
+
+    def leaky(self):
+        give_up = self._give_up
+        self._give_up = lambda: (
+            [] if self._in_flight and self._session.clock() < self._deadline else give_up()
+        )
+        return run(self)
+
+    patch.setattr(Exchange, "run", leaky)
+
+
+def split_forgets_names(patch: Patches) -> None:
+    """Pieces of a part that went to an old layout do not say under what names it went."""
+    split = PushRequest.split
+
+    def forgetful(self, layout):
+        for piece in split(self, layout):
+            piece.names = []
+            yield piece
+
+    patch.setattr(PushRequest, "split", forgetful)
+
+
+def retry_has_a_new_name(patch: Patches) -> None:
+    """A part that is sent again is a new part."""
+    name = Session.name
+
+    def anew(self, part, layout):
+        part.names = []
+        return name(self, part, layout)
+
+    patch.setattr(Session, "name", anew)
+
+
+def failed_commit_is_rolled_back(patch: Patches) -> None:
+    """A commit that fails is taken for one that stored nothing."""
+
+    def hasty(self, state):
+        state = self._numbered(state)
+        yield Commit(state)
+        self.state = state
+
+    patch.setattr(Coordinator, "commit", hasty)
+
+
+def adopted_before_the_commit(patch: Patches) -> None:
+    """Servers take up the new layout before it is stored."""
+    commit = Coordinator.commit
+
+    def eager(self, state):
+        old = self.state
+        if old.layout and state.layout and state.layout.epoch > old.layout.epoch:
+            self.state = replace(old, layout=state.layout)
+            yield from self.adopt(1.0)
+            self.state = old
+        yield from commit(self, state)
+
+    patch.setattr(Coordinator, "commit", eager)
+
+
+def shown_before_the_commit(patch: Patches) -> None:
+    """Clients are told a layout that may never be stored."""
+    commit = Coordinator.commit
+
+    def eager(self, state):
+        old, self.state = self.state, state
+        try:
+            yield from commit(self, state)
+        except RowloomError:
+            self.state = old
+            raise
+
+    patch.setattr(Coordinator, "commit", eager)
+
+
+def recovery_forgets_what_was_begun(patch: Patches) -> None:
+    """A new coordinator knows the layout and the tables, and nothing of what was half done."""
+    recover = Coordinator.recover
+
+    def forgetful(self, found):
+        self.state = replace(self.state, making={}, dropping=[], changing=[], surplus=[])
+        return (yield from recover(self, found))
+
+    patch.setattr(Coordinator, "recover", forgetful)
+
+
+def failed_scaling_stays_frozen(patch: Patches) -> None:
+    """Shards that did not hear of the end of a scaling at once are left as they are."""
+
+    def careless(self, cause):
+        self._coordinator._doubtful = set()
+        yield from self._coordinator.stop_surplus()
+
+    patch.setattr(Reshard, "_roll_back", careless)
+
+
+def rows_come_back_as_others(patch: Patches) -> None:
+    """Reassembly of a pull is shifted by one."""
+    spread = getattr(Reassembly, REASSEMBLE)
+
+    def shifted(self, inverse: np.ndarray) -> np.ndarray:
+        return spread(self, (inverse + 1) % max(1, len(self)))
+
+    patch.setattr(Reassembly, REASSEMBLE, shifted)
+
+
+def steps_count_twice(patch: Patches) -> None:
+    """A push that comes in two parts, or twice, counts two steps."""
+    patch.setattr(Ledger, "step", lambda self, client, epoch, push, table, count: count() and count())
+
+
+def steps_are_lost_in_a_move(patch: Patches) -> None:
+    """Tables begin to count steps anew where they move to."""
+    patch.setattr(receive, "merged_step", lambda table, sources: 0)
+
+
+def int8_loses_its_scales(patch: Patches) -> None:
+    """The scales of int8 rows do not travel."""
+    from_wire = codec.from_wire
+
+    def plain(block, wire):
+        if wire == codec.INT8:
+            block = replace(block, scales=np.ones_like(block.scales))
+        return from_wire(block, wire)
+
+    patch.setattr(shard_module, "from_wire", plain)
+
+
+def first_assigned_counts(patch: Patches) -> None:
+    """Of an id that stands twice in an assign, the first row counts."""
+
+    def earliest(rows, order, begins):
+        return rows[order[begins[:-1]]]
+
+    patch.setattr(operations, LATEST, earliest)
+
+
+def renorm_is_forgotten(patch: Patches) -> None:
+    """Rows that are too long stay so."""
+    patch.setattr(Table, "to_renorm", lambda *_: lambda: None)
+
+
+def late_steps_are_taken(patch: Patches) -> None:
+    """Steps of the coordinator that were held up on their way undo later ones."""
+    patch.setattr(Host, "_take_turn", lambda self, cluster_id, turn: None)
+
+
+BUILDS: list[Callable[[Patches], None]] = [
+    no_duplicate_window,
+    ledger_stays_behind,
+    low_water_is_ignored,
+    applies_before_it_checks,
+    applies_while_rows_move,
+    part_names_repeat,
+    numbers_stay_open,
+    split_forgets_names,
+    retry_has_a_new_name,
+    failed_commit_is_rolled_back,
+    adopted_before_the_commit,
+    shown_before_the_commit,
+    recovery_forgets_what_was_begun,
+    failed_scaling_stays_frozen,
+    rows_come_back_as_others,
+    steps_count_twice,
+    steps_are_lost_in_a_move,
+    int8_loses_its_scales,
+    first_assigned_counts,
+    renorm_is_forgotten,
+    late_steps_are_taken,
+]
+
+
+def seeds_until_caught(first: int, most: int = UNTIL_CAUGHT) -> int:
+    """How many seeds from `first` on it takes until one fails; `most` + 1: none of that many did."""
+    for seed in range(first, first + most):
+        try:
+            History(seed).finish()
+        except Exception:
+            return seed - first + 1
+    return most + 1

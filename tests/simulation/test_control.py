@@ -1,0 +1,251 @@
+"""The coordinator when its disk fails, servers are out of reach, or it ends itself: nothing may stay half done."""
+
+import pytest
+from simulation.cluster import Died
+from simulation.lab import ROWS, WIDTH, Lab
+
+from rowloom.client import TableSpec
+from rowloom.deploy.control.state import ClusterState
+from rowloom.proto import methods
+from rowloom.proto.errors import StateLost, TableNotFound, Unavailable
+from rowloom.server.states import Serving
+
+
+def commits(lab: Lab, epoch: int, then) -> None:
+    """When a layout of that epoch is to be stored for the first time, `then(state, store)` says what comes of it."""
+    disk = lab.node.disk
+    store, seen = disk.commit, []
+
+    def commit(state):
+        if seen or state.layout is None or state.layout.epoch != epoch:
+            return store(state)
+        seen.append(state)
+        return then(state, store)
+
+    disk.commit = commit
+
+
+def stored_but_failed(state, store):
+    store(state)
+    return Unavailable("fsync of the folder failed")
+
+
+def nothing_stored(state, store):
+    return Unavailable("no space left")
+
+
+def serving(lab: Lab, epoch: int, n: int) -> bool:
+    states = lab.states()
+    return len(states) == n and all(isinstance(s, Serving) and s.layout.epoch == epoch for s in states)
+
+
+@pytest.mark.parametrize("scale_to", [1, 5])
+def test_a_commit_that_fails_after_it_was_stored_is_a_commit(scale_to: int) -> None:
+    lab = Lab(1, 3)
+    lab.do(lab.push([1, 2, 3]))
+    commits(lab, 2, stored_but_failed)
+    assert lab.scale(scale_to) is None
+    assert serving(lab, 2, scale_to)
+    assert lab.node.disk.stored.layout == lab.node.coordinator.layout
+    assert lab.rows()[:5, 0].tolist() == [0, 1, 1, 1, 0]
+
+
+def test_a_commit_that_stored_nothing_is_undone_at_once() -> None:
+    lab = Lab(1, 3)
+    commits(lab, 2, nothing_stored)
+    assert isinstance(lab.scale(5), Unavailable)
+    assert serving(lab, 1, 3)
+    assert lab.node.disk.stored.layout.epoch == 1
+    assert (
+        sorted(lab.node.shards) == lab.node.coordinator.state.keys
+    )  # those that were started have been ended
+    lab.do(lab.push([1]))
+    assert lab.scale(5) is None
+
+
+def test_while_it_is_not_known_whether_a_layout_is_stored_nothing_goes_on_without_it() -> None:
+    lab = Lab(1, 2)
+    disk = lab.node.disk
+
+    def break_down(state, store):
+        store(state)
+        disk.broken = True
+        return Unavailable("input/output error")
+
+    commits(lab, 2, break_down)
+    out: list = []
+    lab.node.scale(3, out.append)
+    lab.world.run(lambda: lab.world.now > 60)
+    assert not out
+    assert not any(isinstance(s, Serving) and s.layout.epoch == 1 for s in lab.states())
+    disk.broken = False
+    lab.world.run(lambda: bool(out))
+    assert out == [None]
+    assert serving(lab, 2, 3)
+
+
+def test_a_layout_is_shown_when_it_is_stored_not_before() -> None:
+    lab, shown = Lab(1, 2), []
+
+    def look(state, store):
+        shown.append(lab.node.coordinator.describe().layout.epoch)
+        return store(state)
+
+    commits(lab, 2, look)
+    assert lab.scale(3) is None
+    assert shown == [1]
+    assert lab.node.coordinator.describe().layout.epoch == 2
+
+
+def test_nothing_is_frozen_when_a_shard_does_not_answer() -> None:
+    lab, frozen = Lab(1, 3), []
+    lab.after(methods.FREEZE, frozen.append)
+    lab.world.clogged.add("shard-2:1")
+    assert isinstance(lab.scale(4), Unavailable)
+    assert not frozen
+
+
+def test_a_scaling_that_fails_thaws_all_that_answer_at_once_and_the_others_later() -> None:
+    lab = Lab(1, 3)
+    lab.after(methods.FREEZE, lambda _: lab.world.at(0.005, lab.world.clogged.add, "shard-2:1"))
+    assert isinstance(lab.scale(4), Unavailable)
+    assert [state.word for state in lab.states()] == ["serving", "serving", "moving"]
+    before = lab.world.now
+    lab.do(lab.push([0, 1]))  # of the other two
+    assert lab.world.now - before < 0.5
+    lab.world.clogged.clear()
+    lab.settle()
+    assert serving(lab, 1, 3)
+
+
+def test_shards_are_thawed_also_when_the_answer_to_freezing_was_lost() -> None:
+    lab = Lab(1, 2)
+    lab.lose_replies(methods.FREEZE, 1000)
+    assert isinstance(lab.scale(3), Unavailable)
+    lab.settle()
+    assert serving(lab, 1, 2)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_learning_rate_that_did_not_reach_a_shard_reaches_it_later(dies: bool) -> None:
+    lab = Lab(1, 3)
+    lab.world.clogged.add("shard-1:1")
+    assert isinstance(lab.change(lab.node.coordinator.set_lr("t", 0.5)), Unavailable)
+    rates = [shard.tables[1].lr for shard in lab.shards()]
+    assert rates == [0.5, 1.0, 0.5]
+    if dies:
+        lab.node._die()
+    lab.world.clogged.clear()
+    lab.settle()
+    assert [shard.tables[1].lr for shard in lab.shards()] == [0.5] * 3
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_table_that_did_not_reach_a_shard_is_shown_when_it_has(dies: bool) -> None:
+    lab = Lab(1, 3)
+    lab.world.clogged.add("shard-1:1")
+    assert isinstance(lab.change(lab.node.coordinator.create_table(TableSpec("u", ROWS, dim=1))), Unavailable)
+    assert [2 in shard.tables for shard in lab.shards()] == [True, False, True]
+    assert list(lab.node.coordinator.state.tables) == ["t"]
+    if dies:
+        lab.node._die()
+    lab.world.clogged.clear()
+    lab.settle()
+    assert all(2 in shard.tables for shard in lab.shards())
+    assert list(lab.node.coordinator.state.tables) == ["t", "u"]
+
+
+def test_a_half_made_table_can_be_dropped() -> None:
+    lab = Lab(1, 3)
+    lab.world.clogged.add("shard-1:1")
+    assert isinstance(lab.change(lab.node.coordinator.create_table(TableSpec("u", ROWS, dim=1))), Unavailable)
+    assert isinstance(lab.change(lab.node.coordinator.drop_table("u")), Unavailable)
+    assert isinstance(lab.change(lab.node.coordinator.drop_table("u")), TableNotFound)
+    lab.world.clogged.clear()
+    lab.settle()
+    assert not any(2 in shard.tables for shard in lab.shards())
+
+
+def test_rows_do_not_move_past_a_table_that_is_half_made() -> None:
+    lab = Lab(1, 2)
+    lab.world.clogged.add("shard-1:1")
+    lab.change(lab.node.coordinator.create_table(TableSpec("u", ROWS, dim=1)))
+    lab.world.clogged.clear()
+    assert lab.scale(3) is None
+    assert all(sorted(shard.tables) == [1, 2] for shard in lab.shards())
+
+
+@pytest.mark.parametrize("effects", range(1, 30))
+@pytest.mark.parametrize("scale_to", [1, 3])
+def test_a_coordinator_that_ends_at_any_effect_of_a_scaling_leaves_nothing_behind(
+    effects: int, scale_to: int
+) -> None:
+    lab = Lab(effects, 2)
+    lab.do(lab.push([1, 2, 3]))
+    lab.node.doom = effects
+    out = lab.scale(scale_to)
+    lab.node.doom = None
+    lab.world.run(lambda: lab.node.alive)
+    lab.settle()
+    assert out is None or isinstance(out, Died)
+    assert lab.rows()[:5, 0].tolist() == [0, 1, 1, 1, 0]
+    assert sorted(lab.node.shards) == lab.node.coordinator.state.keys
+    assert serving(lab, lab.node.coordinator.layout.epoch, lab.node.coordinator.layout.n)
+    lab.do(lab.push([1]))
+
+
+def test_a_server_that_came_back_empty_while_rows_moved_says_that_they_are_lost() -> None:
+    # It was told to receive, and clients waited for ever for what would never arrive.
+    lab = Lab(1, 2)
+    node = lab.node.shards[1]
+
+    def restart(_):
+        node.kill(0.0)
+
+    lab.after(methods.FREEZE, restart)
+    assert isinstance(lab.scale(3), Unavailable | StateLost)
+    lab.settle()
+    before = lab.world.now
+    out = lab.outcome(lambda ended: lab.world.operate(lab.session, lab.push([1]), ended))
+    assert isinstance(out, StateLost)
+    assert lab.world.now - before < 5
+
+
+def test_receiving_that_has_stopped_does_not_keep_pushes_waiting() -> None:
+    lab = Lab(1, 2)
+    for node in lab.node.shards.values():
+        node._receive = lambda *_: None
+    assert isinstance(lab.scale(1), Unavailable)
+    assert serving(lab, 1, 2)
+    assert lab.world.now < 60
+
+
+def test_a_state_of_before_there_were_unfinished_changes_is_read() -> None:
+    text = (
+        '{"format": 1, "name": "c", "layout": null, "keys": [], "tables": [], '
+        '"next_key": 3, "next_table": 2, "term": 5}'
+    )
+    state = ClusterState.from_json(text)
+    assert (state.next_key, state.unfinished) == (3, False)
+
+
+def test_what_was_begun_is_stored() -> None:
+    lab = Lab(1, 2)
+    lab.world.clogged.add("shard-1:1")
+    lab.change(lab.node.coordinator.create_table(TableSpec("u", ROWS, dim=WIDTH)))
+    state = lab.node.disk.load()
+    assert list(state.making) == ["u"]
+    assert state.to_json() == lab.node.coordinator.state.to_json()
+
+
+def test_a_table_is_shown_when_it_is_stored_not_before() -> None:
+    lab = Lab(1, 2)
+    store = lab.node.disk.commit
+    lab.node.disk.commit = lambda state: (
+        store(state) if "u" not in state.tables else Unavailable("no space left")
+    )
+    assert isinstance(lab.change(lab.node.coordinator.create_table(TableSpec("u", ROWS, dim=1))), Unavailable)
+    assert list(lab.node.coordinator.state.tables) == ["t"]
+    lab.node.disk.commit = store
+    lab.settle()
+    assert list(lab.node.coordinator.state.tables) == list(lab.node.disk.stored.tables) == ["t", "u"]
