@@ -12,6 +12,7 @@ from ..proto import methods
 from ..proto import rowloom_pb2 as pb
 from ..proto.errors import InvalidRequest, StateLost
 from ..proto.spec import TableSpec
+from ..server import call as server_call
 from ..server.carriers.grpc_server import GrpcServer
 from .config.config import DeployConfig
 from .control.coordinator import Coordinator
@@ -54,7 +55,7 @@ class CoordinatorServer:
         self._grace_s = config.limits.stop_grace_s
         self._file = StateFile(storage if storage is not None else config.storage)
         self._methods = self._table_of_methods()
-        self._grpc = GrpcServer(self._methods.__contains__, self._handle, host=host, port=port)
+        self._grpc = GrpcServer(self._methods.__contains__, self._answer, host=host, port=port)
         self.address = f"{advertise or host}:{self._grpc.port}"
         self.coordinator = self._coordinator(ClusterState(config.name))
         self._performer = Performer(self._file, launcher, self._grace_s)
@@ -151,8 +152,8 @@ class CoordinatorServer:
             methods.SHUT_DOWN: _on(pb.ShutdownRequest, self._shutdown),
         }
 
-    def _handle(self, method: str, data: bytes) -> bytes:
-        return self._methods[method](data)
+    def _answer(self, call: server_call.Call) -> list[bytes]:
+        return [self._methods[call.method](bytes(call.data))]
 
     def _describe_layout(self, request: pb.DescribeLayoutRequest) -> pb.DescribeLayoutReply:
         return self.coordinator.describe()

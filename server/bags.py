@@ -13,6 +13,7 @@ from ..proto.codec_bags import Entries
 from ..proto.errors import InvalidRequest
 from ..proto.jit import kernel
 from ..proto.spec import SGD, TableEntry, TableSpec
+from .received import own
 from .table import Table
 
 _BLOCK_BYTES = 1 << 18  # rows that are gathered before they are added: what stays in the cache
@@ -26,9 +27,9 @@ def count_of(entries: Entries, what: str) -> int:
 
 
 def pooled(table: Table, entries: Entries, count: int) -> np.ndarray:
-    """The sum of each bag: [K, width] float32. Entries and their ids have been checked."""
+    """The sum of each bag: [K, width] float32. Entries and their ids are ours and have been checked."""
     out = np.zeros((count, table.width), np.float32)
-    ids, bags, factors = entries.ids, _own(entries.bags), _factors(entries.factors, len(entries.ids))
+    ids, bags, factors = entries.ids, entries.bags, _factors(entries.factors, len(entries.ids))
     step = max(1, _BLOCK_BYTES // (4 * table.width))
     rows = np.empty((min(step, len(ids)), table.width), np.float32)
     for begin in range(0, len(ids), step):
@@ -45,7 +46,7 @@ def expanded(
     """Gradients of bags as gradients of ids, one for each run of equal ids.
 
     Args:
-        ids: [N] int64; those of one id stand next to each other, or are several runs.
+        ids: [N] int64, ours; those of one id stand next to each other, or are several runs.
         block: gradients of K bags, flat; bags [N]; factors [N] or None.
         wire: how the gradients travelled.
         width: columns.
@@ -63,12 +64,13 @@ def expanded(
             f"{what}: gradients of bags need a multiple of {width} values, got {block.data.size}"
         )
     count = block.data.size // width
-    _check(len(ids), block.bags, block.factors, count, what)
-    grads = _own(from_wire(shaped(block, count, width, what), wire))
+    bags, factors = own(block.bags), None if block.factors is None else own(block.factors)
+    _check(len(ids), bags, factors, count, what)
+    grads = own(from_wire(shaped(block, count, width, what), wire))
     begins = np.flatnonzero(np.concatenate([ids[:1] == ids[:1], ids[1:] != ids[:-1]]))
     ends = np.append(begins[1:], len(ids))
     out = np.empty((len(begins), width), np.float32)
-    _sum_runs(grads, begins, ends, _own(block.bags), _factors(block.factors, len(ids)), out)
+    _sum_runs(grads, begins, ends, bags, _factors(factors, len(ids)), out)
     return ids[begins], out
 
 
@@ -81,13 +83,8 @@ def _check(n: int, bags: np.ndarray, factors: np.ndarray | None, count: int, wha
         raise InvalidRequest(f"{what}: bag {int(bags[k])} (number {k} of the request) is not in [0, {count})")
 
 
-def _own(array: np.ndarray) -> np.ndarray:
-    """A copy: what came off the wire may start at any byte, and a kernel is compiled for one kind of array only."""
-    return np.array(array, array.dtype.newbyteorder("="), order="C")
-
-
 def _factors(factors: np.ndarray | None, n: int) -> np.ndarray:
-    return np.ones(n, np.float32) if factors is None else _own(factors)
+    return np.ones(n, np.float32) if factors is None else factors
 
 
 @kernel

@@ -1,10 +1,18 @@
 """What one server process holds: the shard that it serves now, and the one that it is receiving for the next epoch.
 
-`handle` is the whole surface: method name and request bytes in, reply buffers out, our errors raised. It knows no gRPC,
-no threads and no clock, so the same host runs behind gRPC, behind a plain socket and in the simulator.
+`handle` is the whole surface: a call in, an answer out, our errors raised. It knows no gRPC, no threads and no clock,
+so the same host runs behind gRPC, behind a plain socket and in the simulator.
 
-    waiting ──Adopt(fresh)──▶ serving ◀──Freeze──▶ moving ──Adopt(next epoch)──▶ serving | retired
-        └──Adopt──▶ lost
+    Waiting ──Adopt(fresh)──▶ Serving ◀──Freeze──▶ Moving ──Adopt(next epoch)──▶ Serving | Retired
+        └──Adopt──▶ Lost
+
+Why it is so. What must hold: a push is applied in one epoch only, so whether pushes wait is read in one place (`_push`
+and `_step`, from the state) and changed in one place (`_become`). The state is one value, because the flags that it was
+before could say two things at once (retired and lost). A shard that is being received stands beside it: the server may
+be serving, moving or waiting meanwhile.
+A host cannot wait, or the simulator could not run it: it answers `wait_for`, and whoever drives it handles the call
+again when `changes` has moved. Rejected: a callback for each call that waits (the host would own its callers' lives).
+Take that up again if thousands of calls wait at once, since each change of state handles all of them anew.
 """
 
 from __future__ import annotations
@@ -16,11 +24,24 @@ from ..proto import methods
 from ..proto import rowloom_pb2 as pb
 from ..proto.codec import Buffer, Pull, Push, Room, Step, encode_push_reply
 from ..proto.codec_bags import PullBags
-from ..proto.errors import InvalidRequest, RetryLater, RowloomError, StateLost, WrongCluster, WrongLayout
+from ..proto.errors import (
+    InvalidRequest,
+    Moving,
+    RetryLater,
+    RowloomError,
+    StateLost,
+    WrongCluster,
+    WrongLayout,
+)
 from ..proto.layout import Layout
 from ..proto.spec import TableEntry
+from . import states
+from .call import Answer, Call, WaitFor
 from .moving.receive import Receive, read_rows
 from .shard import Counters, Shard
+
+MOVING_HOLD_S = 0.1  # that a push waits here for rows to have moved, before its client is told to come back
+MOVING_RETRY_S = 0.02
 
 
 @dataclass
@@ -34,33 +55,43 @@ class Incoming:
 
 @dataclass
 class Process:
-    """What the shell knows of the process: filled in by it, read by statistics."""
+    """What the shell knows of the process, and does to it: filled in by the shell."""
 
     incarnation: int = 0
+    hash_key: int = 0  # see `rows.index`
     started_s: float = 0.0
     now: Callable[[], float] = lambda: 0.0
     resident_bytes: Callable[[], int] = lambda: 0
     cpu_s: Callable[[], float] = lambda: 0.0
     lane: Callable[[], pb.LaneReply] = pb.LaneReply
+    stop: Callable[[], None] = lambda: None  # soon: what is under way is still answered
 
 
 @dataclass
 class Host:
-    """One server process. Callers hold one lock around every method."""
+    """One server process. Callers hold one lock around every method.
+
+    Attributes:
+        state: see `states`; changed by `_become` only.
+        changes: how often it has changed: calls that wait are handled again when this moves.
+        durable: the position up to which the log survives; nothing is logged.
+        incoming: the shard of the next epoch.
+        turn: the coordinator's latest step.
+        refused: requests that were answered with an error.
+        tasks: receives that the shell has yet to start; see `Receive.run`.
+    """
 
     process: Process = field(default_factory=Process)
-    current: Shard | None = None
+    state: states.State = field(default_factory=states.Waiting)
+    changes: int = 0
+    durable: int = 0
     incoming: Incoming | None = None
-    retired: Layout | None = None
-    lost: bool = False
-    refused: int = 0
-    stopping: bool = False
     turn: int = 0
-    # Receives that the shell has yet to start; see `Receive.run`.
+    refused: int = 0
     tasks: list[Incoming] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._rows: dict[str, Callable[[bytes | memoryview, memoryview | None], Sequence[Buffer]]] = {
+        self._rows: dict[str, Callable[[Call], Answer]] = {
             methods.PULL: self._pull,
             methods.PULL_BAGS: self._pull_bags,
             methods.PUSH: self._push,
@@ -88,19 +119,11 @@ class Host:
         """Whether there is such a method."""
         return method in self._rows or method in self._methods
 
-    def handle(
-        self, method: str, data: bytes | memoryview, space: memoryview | None = None
-    ) -> Sequence[Buffer]:
-        """Answer one request: buffers of the reply, in order. Raises RowloomError.
-
-        Args:
-            method: such as methods.PULL.
-            data: the message; what is returned does not refer to it.
-            space: where the reply will lie in the end, if that is known: rows are then written to their places in it.
-        """
+    def handle(self, call: Call) -> Answer:
+        """Answer one request. Raises RowloomError."""
         try:
-            move = self._rows.get(method)
-            return move(data, space) if move else self._methods[method](data)
+            method = self._rows.get(call.method)
+            return method(call) if method else Answer(self._methods[call.method](call.data))
         except RowloomError:
             self.refused += 1
             raise
@@ -117,20 +140,21 @@ class Host:
         return method
 
     @property
-    def state(self) -> str:
-        """One word, as in HealthReply."""
-        if self.lost:
-            return "lost"
-        if self.current is None:
-            return "retired" if self.retired else "waiting"
-        return "moving" if self.current.frozen else "serving"
+    def shard(self) -> Shard | None:
+        """The shard that serves, if there is one."""
+        return self.state.shard
+
+    def _become(self, state: states.State) -> None:
+        self.state = state
+        self.changes += 1
 
     def _serving(self) -> Shard:
         """The shard that serves. Raises WrongLayout or StateLost when there is none."""
-        if self.current is not None:
-            return self.current
-        if self.retired is not None:
-            raise WrongLayout("this server is no shard any more", epoch=self.retired.epoch)
+        shard = self.state.shard
+        if shard is not None:
+            return shard
+        if isinstance(self.state, states.Retired):
+            raise WrongLayout("this server is no shard any more", epoch=self.state.layout.epoch)
         if self.incoming is not None:
             raise WrongLayout("this server is still receiving its rows")
         raise StateLost(
@@ -140,20 +164,24 @@ class Host:
 
     # ------------------------------------------------------------------------------------------------- hot path
 
-    def _pull(self, data: bytes | memoryview, space: memoryview | None) -> Sequence[Buffer]:
+    def _pull(self, call: Call) -> Answer:
         shard = self._serving()
-        if space is not None and (length := shard.answer_pull(data, space)) >= 0:
-            return [space[:length]]
-        return shard.pull(Pull.decode(data), Room(space)).encode()
+        return Answer(shard.pull(Pull.decode(call.data), Room(call.space)).encode())
 
-    def _pull_bags(self, data: bytes | memoryview, space: memoryview | None) -> Sequence[Buffer]:
-        return self._serving().pull_bags(PullBags.decode(data)).encode()
+    def _pull_bags(self, call: Call) -> Answer:
+        return Answer(self._serving().pull_bags(PullBags.decode(call.data)).encode())
 
-    def _push(self, data: bytes | memoryview, space: memoryview | None) -> Sequence[Buffer]:
-        return [encode_push_reply(self._serving().push(Push.decode(data)))]
+    def _push(self, call: Call) -> Answer:
+        shard, request = self._serving(), Push.decode(call.data)
+        if isinstance(self.state, states.Moving):
+            return _later(shard, request.header)
+        return Answer([encode_push_reply(shard.push(request))])
 
-    def _step(self, data: bytes | memoryview, space: memoryview | None) -> Sequence[Buffer]:
-        return self._serving().step(Step.decode(data), space).encode()
+    def _step(self, call: Call) -> Answer:
+        shard, request = self._serving(), Step.decode(call.data)
+        if isinstance(self.state, states.Moving):
+            return _later(shard, request.push.header)
+        return Answer(shard.step(request, call.space).encode())
 
     # --------------------------------------------------------------------------------------------------- tables
 
@@ -178,20 +206,19 @@ class Host:
     # --------------------------------------------------------------------------------------------- looking inside
 
     def _describe_layout(self, request: pb.DescribeLayoutRequest) -> pb.DescribeLayoutReply:
-        if self.current is not None:
-            entries = [e.to_message() for e in self.current.entries()]
-            return pb.DescribeLayoutReply(
-                layout=self.current.layout.to_message(), tables=entries, has_tables=True
-            )
-        if self.retired is not None:
-            return pb.DescribeLayoutReply(layout=self.retired.to_message())
-        return pb.DescribeLayoutReply()
+        layout, shard = self.state.layout, self.state.shard
+        if layout is None:
+            return pb.DescribeLayoutReply()
+        if shard is None:
+            return pb.DescribeLayoutReply(layout=layout.to_message())
+        entries = [entry.to_message() for entry in shard.entries()]
+        return pb.DescribeLayoutReply(layout=layout.to_message(), tables=entries, has_tables=True)
 
     def _health(self, request: pb.HealthRequest) -> pb.HealthReply:
-        shard, process = self.current, self.process
+        shard, process = self.shard, self.process
         return pb.HealthReply(
             role="shard",
-            state=self.state,
+            state=self.state.word,
             incarnation=process.incarnation,
             epoch=shard.layout.epoch if shard else 0,
             uptime_s=process.now() - process.started_s,
@@ -200,7 +227,7 @@ class Host:
         )
 
     def _statistics(self, request: pb.StatisticsRequest) -> pb.StatisticsReply:
-        reply = self.current.statistics() if self.current else pb.StatisticsReply()
+        reply = self.shard.statistics() if self.shard else pb.StatisticsReply()
         process = self.process
         reply.refused = self.refused
         reply.resident_bytes = process.resident_bytes()
@@ -213,20 +240,25 @@ class Host:
     def _adopt(self, request: pb.AdoptRequest) -> None:
         layout = Layout.from_message(request.layout)
         self._take_turn(layout.cluster_id, request.turn)
-        current = self.current
-        if current is not None and current.layout.epoch > layout.epoch:
-            raise WrongLayout(f"epoch {layout.epoch} is over", epoch=current.layout.epoch)
+        shard = self.shard
+        if shard is not None and shard.layout.epoch > layout.epoch:
+            raise WrongLayout(f"epoch {layout.epoch} is over", epoch=shard.layout.epoch)
         if request.retire:
-            self.current, self.incoming, self.retired = None, None, layout
-        elif current is not None and current.layout.epoch == layout.epoch and current.index == request.index:
-            current.layout, current.frozen, self.incoming = layout, False, None
+            self.incoming = None
+            self._become(states.Retired(layout))
+        elif shard is not None and shard.layout.epoch == layout.epoch and shard.index == request.index:
+            shard.layout, self.incoming = layout, None
+            self._become(states.Serving(shard))
         elif self._received(layout, request.index):
             self._activate(layout)
-        elif request.fresh and current is None and self.retired is None:
+        elif request.fresh and isinstance(self.state, states.Waiting | states.Lost):
             entries = [TableEntry.from_message(m) for m in request.tables]
-            self.current, self.lost = Shard(layout, request.index, entries), False
+            shard = Shard(layout, request.index, entries, key=self.process.hash_key)
+            self._become(states.Serving(shard))
         else:
-            self.lost, self.incoming = current is None, None  # nothing will come of what it was receiving
+            if isinstance(self.state, states.Waiting):
+                self._become(states.Lost())
+            self.incoming = None  # nothing will come of what it was receiving
             raise StateLost(
                 f"this server holds no rows of epoch {layout.epoch}: it started anew, or received them only in part"
             )
@@ -244,35 +276,38 @@ class Host:
         assert self.incoming is not None
         shard = self.incoming.shard
         shard.layout = layout
-        shard.counters = self.current.counters if self.current else Counters()
-        self.current, self.incoming, self.retired = shard, None, None
+        shard.counters = self.shard.counters if self.shard else Counters()
+        self.incoming = None
+        self._become(states.Serving(shard))
 
     def _prepare(self, request: pb.PrepareRequest) -> None:
         source, layout = Layout.from_message(request.source), Layout.from_message(request.layout)
         self._take_turn(layout.cluster_id, request.turn)
-        if self.current is not None and self.current.layout.epoch >= layout.epoch:
-            raise WrongLayout(f"epoch {layout.epoch} is over", epoch=self.current.layout.epoch)
+        if self.shard is not None and self.shard.layout.epoch >= layout.epoch:
+            raise WrongLayout(f"epoch {layout.epoch} is over", epoch=self.shard.layout.epoch)
         incoming = self.incoming
         if incoming is not None and incoming.shard.layout == layout and not incoming.error:
             return  # the same request again
-        shard = Shard(layout, request.index, [TableEntry.from_message(m) for m in request.tables])
+        entries = [TableEntry.from_message(m) for m in request.tables]
+        shard = Shard(layout, request.index, entries, key=self.process.hash_key)
         self.incoming = Incoming(shard, Receive(source, shard))
         self.tasks.append(self.incoming)
 
     def _freeze(self, request: pb.FreezeRequest) -> pb.FreezeReply:
         self._take_turn(request.cluster_id, request.turn)
-        shard = self.current
+        shard = self.shard
         if shard is None or shard.layout.epoch != request.epoch:
             known = shard.layout.epoch if shard else 0
-            if (
-                not request.on
-            ):  # rolling back: a server that was started for the epoch only holds what it received
+            if not request.on:
+                # Rolling back: a server that was started for the epoch only holds what it received.
                 self.incoming = None
                 return pb.FreezeReply()
             raise WrongLayout(f"this server is in epoch {known}, not {request.epoch}", epoch=known)
-        shard.frozen = request.on
-        if not request.on:
+        if request.on:
+            self._become(states.Moving(shard))
+        else:
             self.incoming = None
+            self._become(states.Serving(shard))
         return pb.FreezeReply(rows=shard.rows)
 
     def _read_rows(self, request: pb.ReadRowsRequest) -> pb.ReadRowsReply:
@@ -283,8 +318,9 @@ class Host:
     def _read_ledger(self, request: pb.ReadLedgerRequest) -> pb.ReadLedgerReply:
         shard = self._serving()
         shard.check(request.header)
-        if not shard.frozen:
+        if not isinstance(self.state, states.Moving):
             raise RetryLater("a ledger is read while pushes wait: freeze first", retry_after_s=0.05)
+        shard.check_whole()
         return shard.ledger.to_message()
 
     def _progress(self, request: pb.ProgressRequest) -> pb.ProgressReply:
@@ -301,7 +337,7 @@ class Host:
 
     def _shutdown(self, request: pb.ShutdownRequest) -> None:
         self._check_cluster(request.cluster_id)
-        self.stopping = True
+        self.process.stop()
 
     def _take_turn(self, cluster_id: str, turn: int) -> None:
         """Refuse a step of the coordinator that was held up on its way until later ones had been taken."""
@@ -311,6 +347,13 @@ class Host:
         self.turn = turn
 
     def _check_cluster(self, cluster_id: str) -> None:
-        known = self.current.layout if self.current else self.retired
+        known = self.state.layout
         if known is not None and known.cluster_id != cluster_id:
             raise WrongCluster(f"this is cluster {known.cluster_id!r}, not {cluster_id!r}")
+
+
+def _later(shard: Shard, header: pb.Header) -> Answer:
+    """What a push is told whose shard is moving. Raises as `Shard.check`."""
+    shard.check(header)
+    moving = Moving("rows are moving to a new layout", epoch=shard.layout.epoch, retry_after_s=MOVING_RETRY_S)
+    return Answer(wait_for=WaitFor(MOVING_HOLD_S, moving))

@@ -1,9 +1,14 @@
 """Which pushes were applied: per client and origin, a low-water mark and the numbers above it.
 
-A part of a push is named by its origin (the layout epoch and the shard it was first meant for) and a number. The shard
-of an origin is the only one that records names of it, and it applies a part whole or not at all; whoever takes over its
-rows inherits its records. So a name is recorded exactly where all rows of the part have been changed, and merging
+Why it is so. What must hold: a request of a push is applied once, through retries and through changes of the layout. It
+is named by its origin (the layout epoch and the shard it was first meant for) and a number. The shard of an origin is
+the only one that records names of it, and it applies a request whole or not at all; whoever takes over its rows
+inherits its records. So a name is recorded exactly where all rows of the request have been changed, and merging
 ledgers is a union.
+Rejected: the result of each push, kept until its client has it: the reply of a duplicate is a single bit. Rejected: a
+time after which names are forgotten: a client that slept longer would be applied twice. What is forgotten is what the
+client says is finished, and beyond MAX_CLIENTS the client that was silent longest; it is then taken for a new one, so
+take that up again (refuse, instead of forget) if clusters have that many trainers.
 """
 
 from __future__ import annotations
@@ -17,20 +22,20 @@ from ..proto.codec import PartName
 from ..proto.errors import InvalidRequest, Overloaded
 
 MAX_CLIENTS = 20_000  # beyond it the client that was silent longest is forgotten; about 1 kB each
-MAX_WINDOW = 65_536  # parts of one client and origin that are applied but not yet known to be finished
+MAX_WINDOW = 65_536  # requests of one client and origin that are applied but not yet known to be finished
 
 Origin = tuple[int, int]
 
 
 @dataclass
 class Window:
-    """Parts of one client and origin: everything up to `low_water` is finished, `applied` is done above it."""
+    """Requests of one client and origin: everything up to `low_water` is finished, `applied` is done above it."""
 
     low_water: int = 0
     applied: set[int] = field(default_factory=set)
 
     def has(self, seq: int) -> bool:
-        """Whether part `seq` must not be applied (again)."""
+        """Whether request `seq` must not be applied (again)."""
         return seq <= self.low_water or seq in self.applied
 
     def advance(self, low_water: int) -> None:
@@ -66,11 +71,11 @@ class Ledger:
         return len(self._clients)
 
     def has(self, client_id: int, client_epoch: int, names: Sequence[PartName]) -> bool:
-        """Whether the part was applied under any of its names.
+        """Whether a request was applied under any of its names.
 
         Raises:
-            InvalidRequest: the part has no name, or a newer epoch of the client has been seen.
-            Overloaded: too many parts of this client are unfinished.
+            InvalidRequest: the request has no name, or a newer epoch of the client has been seen.
+            Overloaded: too many requests of this client are unfinished.
         """
         if not names or any(name.seq < 1 for name in names):
             raise InvalidRequest("a push needs names, numbered from 1")
@@ -92,15 +97,25 @@ class Ledger:
     def record(
         self, client_id: int, client_epoch: int, name: PartName, low_water: int = 0, oldest_epoch: int = 0
     ) -> None:
-        """Note that the part was applied. `low_water` and `oldest_epoch` as in PushRequest."""
+        """Note that a request was applied. `low_water` and `oldest_epoch` as in PushRequest.
+
+        The name comes last: where memory is wanting, there is no record of it.
+        """
         client = self._client(client_id, client_epoch)
         window = client.windows.get((name.epoch, name.shard))
         if window is None:
             window = client.windows[name.epoch, name.shard] = Window()
-        window.applied.add(name.seq)
         window.advance(low_water)
         if len(client.windows) > 1 or name.epoch < oldest_epoch:
             client.windows = {o: w for o, w in client.windows.items() if o[0] >= oldest_epoch}
+        if name.seq > window.low_water:
+            window.applied.add(name.seq)
+
+    def step_of(self, client_id: int, push: int, table: int, last: int) -> int:
+        """What `step` will return, before anything is counted. last: the table's latest step."""
+        client = self._clients.get(client_id)
+        seen, step = client.steps.get(table, (0, 0)) if client else (0, 0)
+        return last + 1 if push > seen else step
 
     def step(self, client_id: int, client_epoch: int, push: int, table: int, count: Callable[[], int]) -> int:
         """The table's step of push number `push` of a client; `count` makes the next one when the push is new."""

@@ -1,10 +1,15 @@
-"""The shard server process: a port, threads, and a host behind one lock."""
+"""The shard server process: a port, threads, and a host behind one lock.
+
+Every carrier comes through `Server.answer`, and there a reply is held back: until the log covers what it tells of, or,
+where nothing has happened yet, until the host's state has changed.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import json
+import logging
 import os
 import random
 import sys
@@ -14,18 +19,22 @@ from collections.abc import Sequence
 
 from ..proto.allocator import keep_freed_memory
 from ..proto.channel import Channels
-from ..proto.codec import Buffer
-from ..proto.errors import Rerouted, RowloomError, Unavailable
-from ..proto.framing import joined
+from ..proto.errors import PushUnresolved, Rerouted, RowloomError, Unavailable
+from ..proto.framing import Buffer
 from . import bags
-from .carriers.grpc_server import GrpcServer
+from .call import GRPC, Answer, Call, WaitFor
+from .carriers.grpc_server import THREADS, GrpcServer
 from .carriers.lane_server import LaneServer
 from .host import Host, Incoming, Process
-from .moving.receive import Call
+from .moving.receive import PeerCall
 from .table import compile_kernels
 
+log = logging.getLogger(__name__)
 PEER_TIMEOUT_S = 30.0
 PEER_ATTEMPTS = 5
+# gRPC has few threads, and what ends a wait comes over gRPC too: were all of them held, Adopt could not get in. What
+# comes beyond these is answered at once. Each connection of a lane has a thread of its own, which may be held.
+MOST_HELD = THREADS // 2
 
 
 class Server:
@@ -45,22 +54,28 @@ class Server:
         self._host = Host(
             Process(
                 incarnation=self.incarnation,
+                hash_key=random.SystemRandom().getrandbits(63),
                 started_s=time.monotonic(),
                 now=time.monotonic,
                 resident_bytes=_resident_bytes,
                 cpu_s=time.process_time,
+                stop=self._stop_soon,
             )
         )
         self._lock = threading.Lock()
+        # Of the lock: notified when the host's state or the end of its log has moved.
+        self._moved = threading.Condition(self._lock)
+        self._held = 0  # calls of gRPC that wait for it
+        self._stopping = False
         self._stopped = threading.Event()
-        self._grpc = GrpcServer(self._host.handles, self.handle, host=host, port=port)
+        self._grpc = GrpcServer(self._host.handles, self.answer, host=host, port=port)
         self._lane = LaneServer(self.answer, host) if carrier == "auto" else None
         if self._lane is not None:
             self._host.process.lane = self._lane.describe
         self.address = f"{advertise or host}:{self._grpc.port}"
 
     def __repr__(self) -> str:
-        return f"<Server {self.address} {self._host.state}>"
+        return f"<Server {self.address} {self._host.state.word}>"
 
     def start(self) -> None:
         """Compile the kernels, then open the port."""
@@ -70,23 +85,68 @@ class Server:
             self._lane.start()
         self._grpc.start()
 
-    def handle(self, method: str, data: bytes) -> bytes:
-        """One request over gRPC."""
-        return joined(self.answer(method, data))
+    def answer(self, call: Call) -> Sequence[Buffer]:
+        """One request; every carrier comes through here. Returns when the reply may go. Raises RowloomError."""
+        with self._moved:
+            answer = self._handle(call)
+            if answer.wait_for is not None:
+                answer = self._handle_later(call, answer.wait_for)
+            if answer.after > self._host.durable:
+                self._until_durable(answer.after)
+        return answer.buffers
 
-    def answer(
-        self, method: str, data: bytes | memoryview, space: memoryview | None = None
-    ) -> Sequence[Buffer]:
-        """One request; every carrier comes through here. Arguments as `Host.handle`."""
-        with self._lock:
-            buffers = self._host.handle(method, data, space)
-            tasks, self._host.tasks = self._host.tasks, []
-            stopping = self._host.stopping
+    def durable(self, position: int) -> None:
+        """The log survives up to here: replies that waited for that may go."""
+        with self._moved:
+            self._host.durable = max(self._host.durable, position)
+            self._moved.notify_all()
+
+    def _handle(self, call: Call) -> Answer:
+        changes = self._host.changes
+        try:
+            return self._host.handle(call)
+        except PushUnresolved:
+            log.exception("a push failed half-way")
+            raise
+        finally:
+            if self._host.changes != changes:
+                self._moved.notify_all()
+            if self._host.tasks:
+                self._start_tasks()
+
+    def _handle_later(self, call: Call, wait: WaitFor) -> Answer:
+        """Handle a call again at each change of the host's state. Raises what it says when its time is up."""
+        over_grpc = call.caller.carrier == GRPC
+        until = time.monotonic() + wait.limit_s
+        if over_grpc and self._held >= MOST_HELD:
+            until = 0.0
+        self._held += over_grpc
+        try:
+            while True:
+                seen = self._host.changes
+                self._moved.wait_for(
+                    lambda seen=seen: self._host.changes != seen or self._stopping,
+                    max(0.0, until - time.monotonic()),
+                )
+                if self._host.changes == seen:
+                    self._host.refused += 1
+                    raise wait.otherwise
+                answer = self._handle(call)
+                if answer.wait_for is None:
+                    return answer
+                wait = answer.wait_for
+        finally:
+            self._held -= over_grpc
+
+    def _until_durable(self, position: int) -> None:
+        self._moved.wait_for(lambda: self._host.durable >= position or self._stopping)
+        if self._host.durable < position:
+            raise PushUnresolved("the server stops before its log was known to be safe")
+
+    def _start_tasks(self) -> None:
+        tasks, self._host.tasks = self._host.tasks, []
         for task in tasks:
             threading.Thread(target=self._receive, args=(task,), name="rowloom-receive", daemon=True).start()
-        if stopping:
-            threading.Thread(target=self.stop, args=(1.0,), daemon=True).start()
-        return buffers
 
     def _receive(self, incoming: Incoming) -> None:
         """Drive one receive to its end. The lock is held while rows are put in, not while they travel."""
@@ -108,17 +168,23 @@ class Server:
 
     def stop(self, grace_s: float = 5.0) -> None:
         """Answer what is under way, then close the port."""
+        with self._moved:
+            self._stopping = True
+            self._moved.notify_all()
         if self._lane is not None:
             self._lane.stop()
         self._grpc.stop(grace_s)
         self._stopped.set()
+
+    def _stop_soon(self) -> None:
+        threading.Thread(target=self.stop, args=(1.0,), daemon=True).start()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Until the server has stopped."""
         return self._stopped.wait(timeout_s)
 
 
-def _call_peer(peers: Channels, call: Call) -> bytes:
+def _call_peer(peers: Channels, call: PeerCall) -> bytes:
     """One request to another shard, again if it was busy or did not answer. Raises RowloomError."""
     for attempt in range(PEER_ATTEMPTS):
         try:

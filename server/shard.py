@@ -1,13 +1,24 @@
 """One shard in one epoch: its tables, its ledger, and the order in which things happen to them. No I/O, no threads.
 
-Decisions come first and writes last: a push is decoded, checked and looked up in the ledger for all its tables before
-the first row changes, so a bad one changes nothing.
+Why it is so. What must hold: a push is applied whole or not at all, and once. So it has two halves. In the first, all
+of it is decoded, checked, looked up, given memory and recorded, table by table; whatever fails there leaves every row
+as a pull sees it. In the second, steps are counted and kernels run, nothing else. The record comes before the writes
+because it needs memory, and nobody can look in between: one lock is held around both.
+Should a kernel fail all the same, nobody knows which rows have the push. Then the shard says so and takes no more:
+pulls go on, pushes raise StateLost, and its ledger is not handed to another layout.
+Rejected: images of the rows before the push, to undo it. They would make each push five times as slow, against
+something that has not happened yet. Take that up again if a push is to be whole over several shards.
+Ids, bags and factors are copied before they are checked, because the message may lie in memory that the client still
+writes to. Gradients are not, though a copy would cost little (4 MB: 0.08 ms of 1.2 ms): to change one after its check,
+a client must be hostile, and then it can as well push 3e38 twice, which is finite. Either way it spoils rows that it
+may write, and no others. Take that up again when what was applied is also logged: both must read the same bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -27,25 +38,25 @@ from ..proto.codec import (
     shaped,
     to_wire,
 )
-from ..proto.codec_bags import PullBags, PullBagsReply
+from ..proto.codec_bags import Entries, PullBags, PullBagsReply
 from ..proto.errors import (
     InvalidRequest,
-    Moving,
     Overloaded,
+    PushUnresolved,
+    StateLost,
     TableExists,
     TableNotFound,
     WrongCluster,
     WrongLayout,
 )
 from ..proto.layout import PROTOCOL, Layout
-from ..proto.plain import plain_pull
 from ..proto.spec import TableEntry
 from .bags import count_of, expanded, pooled
 from .ledger import Ledger
-from .table import Table
+from .received import own
+from .table import Table, Write
 
 MAX_ROWS_BYTES = 256 << 20  # rows that one pull may ask for; clients ask for about 4 MB
-MOVING_RETRY_S = 0.02
 
 
 @dataclass
@@ -60,16 +71,25 @@ class Counters:
 
 
 class Shard:
-    """Shard `index` of `layout`. Callers hold one lock around every method."""
+    """Shard `index` of `layout`. Callers hold one lock around every method.
 
-    def __init__(self, layout: Layout, index: int, entries: Iterable[TableEntry] = ()) -> None:
+    Args:
+        layout: the epoch.
+        index: which of its shards this is.
+        entries: its tables.
+        key: keys the hashes of ids; see `rows.index`.
+    """
+
+    def __init__(
+        self, layout: Layout, index: int, entries: Iterable[TableEntry] = (), *, key: int = 0
+    ) -> None:
         self.layout = layout
         self.index = index
+        self._key = key
+        self._torn: int | None = None  # the client whose push failed half-way
         self.tables: dict[int, Table] = {}
         self.ledger = Ledger()
-        self.frozen = False
         self.counters = Counters()
-        self._header = np.frombuffer(layout.header(index).SerializeToString(), np.uint8)
         for entry in entries:
             self.create_table(entry)
 
@@ -105,43 +125,27 @@ class Shard:
         """
         return self._read(self._wanted(request), request.wire, room)
 
-    def answer_pull(self, data: bytes | memoryview, space: memoryview) -> int:
-        """Write the reply to a PullRequest into space.
-
-        Returns:
-            How long it is; -1 if `pull` has to do it, or to say what is wrong.
-        """
-        message, out = np.frombuffer(memoryview(data).toreadonly(), np.uint8), np.frombuffer(space, np.uint8)
-        found, tables = plain_pull(message, 0, self._header) or [], self.tables
-        asked = [(tables[k], at, n) for k, at, n in found if k in tables and tables[k].answers]
-        if not found or len(asked) < len(found):
-            return -1
-        length = 0
-        for table, at, count in asked:
-            length = table.answer(message, at, count, out, length)
-            if length < 0:
-                return -1
-        self.counters.pulls += 1
-        self.counters.pulled_rows += sum(count for _, _, count in asked)
-        return length
-
-    def step(self, request: Step, space: memoryview | None = None) -> StepReply:
+    def step(self, request: Step, buffer: memoryview | None = None) -> StepReply:
         """Push, then pull; both are checked before anything changes. Raises as `push` and `pull`."""
         wanted = self._wanted(request.pull)
         duplicate = self.push(request.push)
-        return StepReply(duplicate, self._read(wanted, request.pull.wire, StepReply.room(space, duplicate)))
+        return StepReply(duplicate, self._read(wanted, request.pull.wire, StepReply.room(buffer, duplicate)))
 
     def _wanted(self, request: Pull) -> list[tuple[Table, np.ndarray]]:
         """What a pull asks for, checked."""
         self.check(request.header)
-        wanted = [(self.table(number), ids) for number, ids in request.tables]
-        size = sum(len(ids) * table.width * 4 for table, ids in wanted)
+        size = 0
+        for number, ids in request.tables:
+            size += len(ids) * self.table(number).width * 4
         if size > MAX_ROWS_BYTES:
             raise Overloaded(
                 f"one pull may ask for {MAX_ROWS_BYTES} bytes of rows, got {size}: send smaller chunks"
             )
-        for table, ids in wanted:
+        wanted = []
+        for number, asked in request.tables:
+            table, ids = self.tables[number], own(asked)
             table.check_ids(ids)
+            wanted.append((table, ids))
         return wanted
 
     def _read(self, wanted: list[tuple[Table, np.ndarray]], wire: int, room: Room | None = None) -> PullReply:
@@ -158,8 +162,10 @@ class Shard:
         """What the rows here add to the bags of a request. Raises as `pull`."""
         self.check(request.header)
         wanted = []
-        for entries in request.tables:
-            table = self.table(entries.table)
+        for asked in request.tables:
+            table = self.table(asked.table)
+            factors = None if asked.factors is None else own(asked.factors)
+            entries = Entries(asked.table, own(asked.ids), own(asked.bags), factors)
             table.check_ids(entries.ids)
             wanted.append((table, entries, count_of(entries, f"table {table.spec.name!r}")))
         size = sum(count * table.width * 4 for table, _, count in wanted)
@@ -173,34 +179,56 @@ class Shard:
         return PullBagsReply(blocks, request.wire)
 
     def push(self, request: Push) -> bool:
-        """Apply one part of a push, once. Returns whether it had been applied before.
+        """Apply one request of a push, once. Returns whether it had been applied before.
 
         Raises:
             InvalidRequest, TableNotFound, Overloaded, WrongLayout: nothing changed.
-            Moving: rows are moving to a new layout; nothing changed.
+            StateLost: a push has failed half-way before; nothing changed.
+            PushUnresolved: this one failed half-way.
         """
         self.check(request.header)
-        if self.frozen:
-            raise Moving(
-                "rows are moving to a new layout", epoch=self.layout.epoch, retry_after_s=MOVING_RETRY_S
-            )
+        self.check_whole()
         if self.ledger.has(request.client_id, request.client_epoch, request.names):
             self.counters.duplicates += 1
             return True
         self._check_name(request)
-        work = self._checked(request)
-        for table, ids, values in work:
-            self._apply(request, table, ids, values)
-            self.counters.pushed_rows += len(ids)
-        self.ledger.record(
-            request.client_id,
-            request.client_epoch,
-            request.names[-1],
-            request.low_water,
-            request.oldest_epoch,
-        )
+        try:
+            writes, rows = self._ready(request)
+        except MemoryError as e:
+            raise Overloaded("this machine has no memory left for the push; nothing changed") from e
+        try:
+            for write in writes:
+                write()
+        except BaseException as e:
+            self._torn = request.client_id
+            raise PushUnresolved(
+                f"the push failed half-way on shard {self.index}, which takes no more: {type(e).__name__}: {e}"
+            ) from e
         self.counters.pushes += 1
+        self.counters.pushed_rows += rows
         return False
+
+    def check_whole(self) -> None:
+        """Raise StateLost if a push has failed half-way: nobody knows which of its rows have it."""
+        if self._torn is not None:
+            raise StateLost(
+                f"a push of client {self._torn} failed half-way on shard {self.index}, so some of its rows may have "
+                "it and others not: pulls go on, pushes are refused. The server's log has the cause; restore a "
+                "snapshot, or start the cluster again (`rowloom down`, `rowloom up`)"
+            )
+
+    def _ready(self, request: Push) -> tuple[list[Write], int]:
+        """Everything about a push that can fail, its record in the ledger included: its writes, and rows."""
+        client = request.client_id, request.client_epoch
+        writes, rows = [], 0
+        for table, ids, values in self._checked(request):
+            if table.counts_steps and request.kind == GRADIENTS:
+                count = self.ledger.step, *client, request.push, table.number, table.next_step
+                writes.append(partial(*count))
+            writes.append(self._write(request, table, ids, values))
+            rows += len(ids)
+        self.ledger.record(*client, request.names[-1], request.low_water, request.oldest_epoch)
+        return writes, rows
 
     def _check_name(self, request: Push) -> None:
         name = request.names[-1]
@@ -218,6 +246,7 @@ class Shard:
             if number in seen:
                 raise InvalidRequest(f"table {table.spec.name!r} stands twice in one push")
             seen.add(number)
+            ids = own(ids)
             table.check_ids(ids)
             if block.bags is not None:
                 work.append((table, *self._from_bags(request, table, ids, block)))
@@ -255,18 +284,15 @@ class Shard:
             raise InvalidRequest(f"unknown kind of push {request.kind}")
         return values
 
-    def _apply(self, request: Push, table: Table, ids: np.ndarray, values: np.ndarray) -> None:
+    def _write(self, request: Push, table: Table, ids: np.ndarray, values: np.ndarray) -> Write:
         if request.kind == ASSIGN:
-            table.assign(ids, values)
-        elif request.kind == RENORM:
-            table.renorm(ids, request.max_norm, request.norm_type)
-        else:
-            step = table.step
-            if table.counts_steps:
-                step = self.ledger.step(
-                    request.client_id, request.client_epoch, request.push, table.number, table.next_step
-                )
-            table.push(ids, values, step)
+            return table.to_assign(ids, values)
+        if request.kind == RENORM:
+            return table.to_renorm(ids, request.max_norm, request.norm_type)
+        step = table.step
+        if table.counts_steps:
+            step = self.ledger.step_of(request.client_id, request.push, table.number, step)
+        return table.to_push(ids, values, step)
 
     # ----------------------------------------------------------------------------------------------------- tables
 
@@ -281,7 +307,7 @@ class Shard:
         """Make a table. The same one again is no error. Raises TableExists."""
         known = self.tables.get(entry.number)
         if known is None:
-            self.tables[entry.number] = Table(entry, self.index, self.layout.n)
+            self.tables[entry.number] = Table(entry, self.index, self.layout.n, self._key)
         elif known.spec != entry.spec:
             raise TableExists(
                 f"number {entry.number} is table {known.spec.name!r}: {known.spec.differences(entry.spec)}"

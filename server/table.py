@@ -4,40 +4,52 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from ..proto import partition
-from ..proto.cpu_prefetch import AHEAD, fetch
 from ..proto.errors import InvalidRequest
 from ..proto.jit import kernel
 from ..proto.layout import owner
 from ..proto.memory import address_of
-from ..proto.owners import owners_of
+from ..proto.owners import owner_of, owners_of
 from ..proto.plain import read_pull, read_push
 from ..proto.spec import SGD, Adagrad, Adam, Optimizer, TableEntry, TableSpec, Uniform
-from .direct import first_stranger, locate, put_reply_head
-from .initializers import fill_row, fill_rows, start_of
+from .initializers import start_of
 from .optimizers.rates import Rates
 from .optimizers.rules import rule_of
-from .rows.memory import Rows
+from .received import contiguous, is_finite, summed
+from .rows import kernels
+from .rows.rows import Rows
 
 _BLOCK_ROWS = 65536
+
+# The writes of a change of which everything that can fail is done; what is left needs no memory to speak of.
+Write = Callable[[], None]
 
 
 class Table:
     """A table's part on shard `shard` of `n`. Callers hold the shard's lock.
 
     Ids given to `pull`, `push`, `assign`, `renorm` and `install` have been through `check_ids`.
+
+    Args:
+        entry: the table as the cluster knows it.
+        shard: which shard this is,
+        n: of how many.
+        key: keys the hash of ids; see `rows.index`.
     """
 
-    def __init__(self, entry: TableEntry, shard: int, n: int) -> None:
+    def __init__(self, entry: TableEntry, shard: int, n: int, key: int = 0) -> None:
         spec = entry.spec
         self.entry = entry
         self.spec = spec
         self.number = entry.number
         self.width = spec.width
         self.step = 0
+        self.counts_steps = spec.optimizer.counts_steps  # at every push, also one without ids on this shard
         self._rates = Rates(entry.current_lr)
         self._shard, self._n = shard, n
         self._owners = owners_of(spec, n)
@@ -49,7 +61,7 @@ class Table:
             if spec.num_embeddings is not None and not spec.hash_ids
             else spec.id_limit
         )
-        self._rows = Rows([self.width, *spec.optimizer.slot_widths(self.width)], mine, spec.name)
+        self._rows = Rows([self.width, *spec.optimizer.slot_widths(self.width)], mine, spec.name, key)
 
     def __len__(self) -> int:
         return self._rows.count
@@ -68,16 +80,6 @@ class Table:
     def nbytes(self) -> int:
         """Bytes of the rows that exist, with slots and index."""
         return self._rows.nbytes
-
-    @property
-    def answers(self) -> bool:
-        """Whether `answer` can do what `pull` does: rows need no more than to be copied."""
-        return not self._rule.drifts
-
-    @property
-    def counts_steps(self) -> bool:
-        """Whether every push counts a step of the table, also one without ids on this shard."""
-        return self.spec.optimizer.counts_steps
 
     # ------------------------------------------------------------------------------------------------------ checks
 
@@ -106,7 +108,7 @@ class Table:
 
     def check_assign(self, ids: np.ndarray, values: np.ndarray) -> None:
         """Raise InvalidRequest if a value is not finite. values: [N, width] float32."""
-        if values.size and not _finite(_contiguous(values).reshape(-1).view(np.uint32)):
+        if values.size and not is_finite(values):
             k, column = (int(x[0]) for x in np.nonzero(~np.isfinite(values)))
             raise InvalidRequest(
                 f"table {self.spec.name!r} takes finite numbers only: id {int(ids[k])} has "
@@ -114,41 +116,24 @@ class Table:
             )
 
     def reserve(self, ids: np.ndarray) -> None:
-        """Make room for new rows, so that nothing that follows can fail. Raises Overloaded."""
+        """Make room for new rows. Raises Overloaded."""
         self._rows.reserve(ids)
 
-    # -------------------------------------------------------------------------------------------------- pull, push
+    # ------------------------------------------------------------------------------------------------------- reads
 
     def pull(self, ids: np.ndarray, out: np.ndarray) -> None:
         """Write rows to out [N, width] float32; those that do not exist are computed, not stored."""
         numbers = self._rows.find(ids)
         s = self._start
-        _gather(self._rows.values, numbers, ids, out, s.kind, s.a, s.b, s.key)
+        kernels.gather(self._rows.columns[0], numbers, ids, out, s.kind, s.a, s.b, s.key)
         if self._rule.drifts and len(ids):
             self._catch_up(numbers, out)
-
-    def answer(self, data: np.ndarray, at: int, count: int, space: np.ndarray, begin: int) -> int:
-        """Write the reply to a pull of the `count` ids that lie at data[at:], bytes, to space[begin:], bytes.
-
-        Returns:
-            Where it ends; -1 if there is no room, or `pull` has to say what is wrong.
-        """
-        ids, numbers = np.empty(count, np.int64), np.empty(count, np.int32)
-        begin = put_reply_head(space, begin, 4 * count * self.width)
-        if begin < 0:
-            return -1
-        if not locate(data, at, self._owners, self._shard, *self._rows.look, ids, numbers):
-            return -1
-        out = np.frombuffer(space, np.float32, count * self.width, begin).reshape(count, self.width)
-        s = self._start
-        _gather(self._rows.values, numbers, ids, out, s.kind, s.a, s.b, s.key)
-        return begin + out.nbytes
 
     def _catch_up(self, numbers: np.ndarray, out: np.ndarray) -> None:
         """Bring pulled rows up to the table's step: copies, so that reading writes nothing."""
         places = np.arange(len(numbers)) if self._rule.decays else np.flatnonzero(numbers >= 0)
         slots = []
-        for slot, fill in zip(self._rows.slots, self._fills, strict=True):
+        for slot, fill in zip(self._rows.columns[1:], self._fills, strict=True):
             copy = slot[numbers[places]]
             copy[numbers[places] < 0] = fill
             slots.append(copy)
@@ -156,52 +141,75 @@ class Table:
         self._rule.settle(values, slots, rows, self._rates, self.step, weights_only=True)
         out[places] = values
 
-    def push(self, ids: np.ndarray, grads: np.ndarray, step: int) -> None:
-        """Apply the optimizer once to each distinct id, with its gradients summed in order.
+    # ------------------------------------------------------------------------------------------------------ changes
 
+    def _open(self, numbers: np.ndarray) -> tuple[np.ndarray, Sequence[np.ndarray]]:
+        """Weights and slots, to be written to at these rows: the one way to them, so that no change goes unseen."""
+        self._rows.touch(numbers)
+        columns = self._rows.columns
+        return columns[0], columns[1:]
+
+    def to_push(self, ids: np.ndarray, grads: np.ndarray, step: int) -> Write:
+        """Make ready to apply the optimizer once to each distinct id, with its gradients summed in order.
+
+        Until the write no row changes that exists; those that do not come into being with their first values.
         grads: [N, width] float32, finite; step: the table's step that this push is.
         """
-        if len(ids):
-            grads = _contiguous(grads)
-            numbers = self._rows_for(ids, step - 1)
-            if _repeats(numbers):
-                numbers, grads = _sum_repeats(numbers, grads)
-            self._rule.push(self._rows.values, self._rows.slots, numbers, grads, self._rates, step)
+        if not len(ids):
+            return _nothing
+        numbers, grads = summed(self._rows_for(ids, step - 1), contiguous(grads))
+        values, slots = self._open(numbers)
+        grads = self._rule.ready(values, slots, numbers, grads, self._rates, step)
+        return partial(self._rule.apply, values, slots, numbers, grads, self._rates, step)
+
+    def to_assign(self, ids: np.ndarray, rows: np.ndarray) -> Write:
+        """Make ready to overwrite rows; slots stay. Of duplicates the last counts. rows: [N, width] float32."""
+        if not len(ids):
+            return _nothing
+        numbers = self._rows_for(ids, self.step)
+        self._settle(numbers)
+        return partial(kernels.scatter, self._open(numbers)[0], numbers, contiguous(rows))
+
+    def to_renorm(self, ids: np.ndarray, max_norm: float, norm_type: float) -> Write:
+        """Make ready to scale rows whose p-norm exceeds max_norm: w *= max_norm / (norm + 1e-7), as torch does."""
+        if not len(ids):
+            return _nothing
+        numbers = np.unique(self._rows_for(ids, self.step))
+        self._settle(numbers)
+        values, _ = self._open(numbers)
+        return partial(kernels.renorm, values, numbers, np.float32(max_norm), np.float64(norm_type))
+
+    def push(self, ids: np.ndarray, grads: np.ndarray, step: int) -> None:
+        """`to_push` and its write."""
+        self.to_push(ids, grads, step)()
 
     def assign(self, ids: np.ndarray, rows: np.ndarray) -> None:
-        """Overwrite rows; slots stay. Of duplicates the last counts. rows: [N, width] float32."""
-        if len(ids):
-            numbers = self._rows_for(ids, self.step)
-            self._settle(numbers)
-            _scatter(self._rows.values, numbers, _contiguous(rows))
+        """`to_assign` and its write."""
+        self.to_assign(ids, rows)()
 
     def renorm(self, ids: np.ndarray, max_norm: float, norm_type: float) -> None:
-        """Scale rows whose p-norm exceeds max_norm, as torch.embedding_renorm_: w *= max_norm / (norm + 1e-7)."""
-        if len(ids):
-            numbers = np.unique(self._rows_for(ids, self.step))
-            self._settle(numbers)
-            _renorm(self._rows.values, numbers, np.float32(max_norm), np.float64(norm_type))
+        """`to_renorm` and its write."""
+        self.to_renorm(ids, max_norm, norm_type)()
 
     def _settle(self, numbers: np.ndarray) -> None:
-        """Bring rows up to the table's step."""
+        """Bring rows up to the table's step: what they say of themselves, so nothing changes that a pull could see."""
         if self.spec.optimizer.dense:
-            self._rule.settle(self._rows.values, self._rows.slots, numbers, self._rates, self.step)
+            values, slots = self._open(numbers)
+            self._rule.settle(values, slots, numbers, self._rates, self.step)
 
     def _rows_for(self, ids: np.ndarray, step: int) -> np.ndarray:
         """Numbers of the rows of ids, bringing those into being that do not exist, as of a step."""
         self._rows.reserve(ids)
-        numbers, first = self._rows.insert(ids)
-        end = self._rows.count
-        if end > first:
-            s = self._start
-            fill_rows(s.kind, s.a, s.b, s.key, self._rows.ids[first:end], self._rows.values[first:end])
-            for slot, fill in zip(self._rows.slots, self._fills, strict=True):
+        numbers, new = self._rows.insert(ids)
+        if len(new):
+            s, (values, slots) = self._start, self._open(new)
+            kernels.begin(values, new, self._rows.ids_of(new), s.kind, s.a, s.b, s.key)
+            for slot, fill in zip(slots, self._fills, strict=True):
                 if fill:
-                    slot[first:end] = fill
-            if (
-                self.spec.optimizer.dense and not self._rule.decays
-            ):  # Pushes before the first one of its own have left it as it is.
-                self._rule.stamp(self._rows.slots, np.arange(first, end, dtype=np.int32), step)
+                    kernels.fill(slot, new, np.float32(fill))
+            # Pushes before the first one of its own have left a row as it is.
+            if self.spec.optimizer.dense and not self._rule.decays:
+                self._rule.stamp(slots, new, step)
         return numbers
 
     def next_step(self) -> int:
@@ -215,7 +223,7 @@ class Table:
         Steps before it keep the rate that they had for every row that exists: those of a dense optimizer catch up now.
         """
         if version > self.entry.lr_version:
-            numbers = np.arange(len(self), dtype=np.int32)
+            numbers = self._rows.numbers()
             for begin in range(0, len(numbers), _BLOCK_ROWS):
                 self._settle(numbers[begin : begin + _BLOCK_ROWS])
             self.entry = dataclasses.replace(self.entry, lr=lr, lr_version=version)
@@ -226,7 +234,7 @@ class Table:
     def read(
         self, cursor: int, limit_bytes: int, new_n: int = 0, new_index: int = 0
     ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], int]:
-        """A block of the rows that exist, in the order in which they came into being.
+        """A block of the rows that exist, by number: in the order in which they came into being, as long as none went.
 
         Args:
             cursor: 0, then what the call before returned.
@@ -238,135 +246,45 @@ class Table:
             (ids [M] int64, values [M, width], slots, next cursor; 0 at the end), float32.
         """
         rows = self._rows
-        wanted = max(1, limit_bytes // (8 + 4 * sum(a.shape[1] for a in (rows.values, *rows.slots))))
+        wanted = max(1, limit_bytes // (8 + 4 * sum(column.shape[1] for column in rows.columns)))
         # Look at no more than this many rows per call, so that a call is short also when few of them are wanted.
-        end = min(rows.count, cursor + wanted * max(1, min(new_n, 64)))
-        numbers = np.arange(cursor, end)
+        end = min(rows.end, cursor + wanted * max(1, min(new_n, 64)))
+        numbers = rows.numbers(cursor, end)
         if new_n:
-            numbers = numbers[owner(self.spec, rows.ids[cursor:end], new_n) == new_index]
+            numbers = numbers[owner(self.spec, rows.ids_of(numbers), new_n) == new_index]
         if len(numbers) > wanted:
             end = int(numbers[wanted])
             numbers = numbers[:wanted]
-        after = end if end < rows.count else 0
-        return rows.ids[numbers], rows.values[numbers], [slot[numbers] for slot in rows.slots], after
+        after = end if end < rows.end else 0
+        values, *slots = (column[numbers] for column in rows.columns)
+        return rows.ids_of(numbers), values, slots, after
 
     def install(self, ids: np.ndarray, values: np.ndarray, slots: list[np.ndarray]) -> None:
         """Put rows with their slots, exactly as they were read. Raises InvalidRequest, Overloaded."""
-        if len(slots) != len(self._rows.slots):
+        if len(slots) != len(self._fills):
             raise InvalidRequest(
-                f"table {self.spec.name!r} has {len(self._rows.slots)} slots a row, got {len(slots)}"
+                f"table {self.spec.name!r} has {len(self._fills)} slots a row, got {len(slots)}"
             )
         if not len(ids):
             return
         self._rows.reserve(ids)
         numbers, _ = self._rows.insert(ids)
-        for mine, theirs in zip((self._rows.values, *self._rows.slots), (values, *slots), strict=True):
-            _scatter(mine, numbers, _contiguous(theirs))
+        mine, my_slots = self._open(numbers)
+        for column, theirs in zip((mine, *my_slots), (values, *slots), strict=True):
+            kernels.scatter(column, numbers, contiguous(theirs))
 
 
-def _contiguous(array: np.ndarray) -> np.ndarray:
-    """As kernels want it. What came off the wire may start at any byte: numba compiles for that too."""
-    return np.ascontiguousarray(array, np.float32)
-
-
-@kernel
-def _gather(values, numbers, ids, out, kind, a, b, key):
-    width = values.shape[1]
-    for k in range(len(numbers)):
-        if k + AHEAD < len(numbers) and numbers[k + AHEAD] >= 0:
-            fetch(values, numbers[k + AHEAD])
-        row = numbers[k]
-        if row >= 0:
-            for j in range(width):
-                out[k, j] = values[row, j]
-        else:
-            fill_row(kind, a, b, key, ids[k], out[k])
+def _nothing() -> None:
+    """What a change without ids writes."""
 
 
 @kernel
-def _scatter(values, numbers, rows):
-    width = values.shape[1]
-    for k in range(len(numbers)):
-        if k + AHEAD < len(numbers):
-            fetch(values, numbers[k + AHEAD])
-        for j in range(width):
-            values[numbers[k], j] = rows[k, j]
-
-
-@kernel
-def _finite(bits):
-    # As whole vectors only when written like this; without the sign, infinity and NaN are the largest there are.
-    worst = np.uint32(0)
-    for k in range(len(bits)):
-        unsigned = np.uint32(bits[k] << np.uint32(1))
-        if unsigned > worst:
-            worst = unsigned
-    return worst < np.uint32(0xFF000000)
-
-
-@kernel
-def _repeats(numbers):
-    """Whether a number stands twice. A small hash, which stays in the cache."""
-    bits = 4
-    while (1 << bits) < 2 * len(numbers):
-        bits += 1
-    mask = (1 << bits) - 1
-    seen = np.full(1 << bits, -1, np.int32)
-    for x in numbers:
-        at = (np.int64(x) * 0x9E3779B1 >> 7) & mask
-        while seen[at] >= 0:
-            if seen[at] == x:
-                return True
-            at = (at + 1) & mask
-        seen[at] = x
-    return False
-
-
-def _sum_repeats(numbers: np.ndarray, grads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each number once, in the order of first appearance, with its gradients summed in order."""
-    _, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
-    place = np.empty(len(first), np.int64)
-    order = np.argsort(first)
-    place[order] = np.arange(len(first))
-    out = np.zeros((len(first), grads.shape[1]), np.float32)
-    _add_in_order(grads, place[inverse], out, np.zeros(len(first), np.bool_))
-    return numbers[first[order]], out
-
-
-@kernel
-def _add_in_order(grads, place, out, seen):
-    for k in range(len(grads)):
-        u = place[k]
-        if seen[u]:
-            for j in range(grads.shape[1]):
-                out[u, j] += grads[k, j]
-        else:
-            seen[u] = True
-            for j in range(grads.shape[1]):
-                out[u, j] = grads[k, j]
-
-
-@kernel
-def _renorm(values, numbers, max_norm, p):
-    width = values.shape[1]
-    for row in numbers:
-        w = values[row]
-        total = 0.0
-        for j in range(width):
-            size = abs(np.float64(w[j]))
-            if p == 2.0:
-                total += size * size
-            elif p == 1.0:
-                total += size
-            elif np.isinf(p):
-                total = max(total, size)
-            else:
-                total += size**p
-        norm = np.sqrt(total) if p == 2.0 else total if p == 1.0 or np.isinf(p) else total ** (1.0 / p)
-        if norm > max_norm:
-            scale = np.float32(max_norm / (norm + 1e-7))
-            for j in range(width):
-                w[j] *= scale
+def first_stranger(ids, owners, shard):
+    """Number of the first id that is none of the table's, or another shard's; len(ids) if there is none."""
+    for k in range(len(ids)):
+        if ids[k] < 0 or ids[k] > owners[0] or owner_of(ids[k], owners) != shard:
+            return k
+    return len(ids)
 
 
 def compile_kernels() -> None:
@@ -381,16 +299,17 @@ def compile_kernels() -> None:
     read_push(nothing, 0)
     read_pull(nothing, 0, nothing)
     optimizers: list[Optimizer] = [SGD(), SGD(momentum=0.5), Adagrad(), Adam()]
+    ids = np.array([1, 2, 2])
     for optimizer, skip in itertools.product(optimizers, (0, 1)):
         # As off the wire: not to be written to, and at any byte of a message.
-        ids = np.frombuffer(bytes(skip) + np.array([1, 2, 2]).tobytes(), np.int64, offset=skip)
         grads = np.frombuffer(bytes(skip) + bytes(24), np.float32, offset=skip).reshape(3, 2)
         spec = TableSpec("warm-up", 8, dim=2, optimizer=optimizer, initializer=Uniform())
         table = Table(TableEntry(1, spec), 0, 1)
+        table.check_ids(ids)
         table.check_push(ids, grads)
         table.push(ids, grads, 1)
         table.push(ids[:2], grads[:2], 1)
-        table.answer(np.frombuffer(ids.tobytes(), np.uint8), 0, 3, np.empty(64, np.uint8), 0)
+        table.assign(ids, grads)
         for at in (0, 1):
             table.pull(ids, np.frombuffer(bytearray(25), np.float32, 6, at).reshape(3, 2))
         table.renorm(ids, 1.0, 2.0)

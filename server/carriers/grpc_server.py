@@ -1,18 +1,20 @@
 """gRPC on the server's side: bytes in, bytes out, errors mapped. No logic.
 
-Any process with a `handle(method, data) -> bytes` serves through it: shards and the coordinator.
+Any process that answers calls serves through it: shards and the coordinator.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
 from ...proto.channel import SERVER_OPTIONS
 from ...proto.errors import ERROR_KEY, RowloomError, Unavailable, encode_error, status_of
+from ...proto.framing import Buffer, joined
+from ..call import GRPC, Call, Caller
 
 log = logging.getLogger(__name__)
 THREADS = 8
@@ -23,7 +25,7 @@ class GrpcServer(grpc.GenericRpcHandler):
 
     Args:
         handles: whether a method, such as methods.PULL, exists.
-        handle: answers it; raises RowloomError.
+        answer: the buffers of its reply; raises RowloomError.
         host: interface to listen on.
         port: 0 picks a free one.
 
@@ -34,13 +36,13 @@ class GrpcServer(grpc.GenericRpcHandler):
     def __init__(
         self,
         handles: Callable[[str], bool],
-        handle: Callable[[str, bytes], bytes],
+        answer: Callable[[Call], Sequence[Buffer]],
         *,
         host: str,
         port: int,
     ) -> None:
         self._handles = handles
-        self._handle = handle
+        self._answer = answer
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="rowloom-rpc")
         self._server = grpc.server(self._pool, handlers=[self], options=SERVER_OPTIONS)
         try:
@@ -67,7 +69,7 @@ class GrpcServer(grpc.GenericRpcHandler):
 
         def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
             try:
-                return self._handle(method, data)
+                return joined(self._answer(Call(method, data, Caller(GRPC))))
             except RowloomError as e:
                 _abort(context, e)
             except Exception:

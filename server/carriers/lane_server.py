@@ -20,9 +20,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ...proto import rowloom_pb2 as pb
-from ...proto.codec import Buffer
 from ...proto.errors import InvalidRequest, RowloomError, encode_error
-from ...proto.framing import size_of
+from ...proto.framing import Buffer, size_of
 from ...proto.lane import (
     ARENA_BYTES,
     HAS_ARENAS,
@@ -40,6 +39,7 @@ from ...proto.lane import (
 )
 from ...proto.memory import address_of
 from ...proto.methods import ROWS
+from ..call import LANE, Call, Caller
 
 log = logging.getLogger(__name__)
 HELLO_TIMEOUT_S = 5.0
@@ -47,14 +47,14 @@ MAX_CONNECTIONS = 1024  # what comes beyond them is closed at once, and goes on 
 OWN_BYTES = 10 << 20  # of a reply that is made where it is sent from: a little more than clients ask for
 KEEP_BYTES = 10 << 20  # a receive buffer that grew larger than this is not kept
 
-Handle = Callable[[str, memoryview, memoryview | None], Sequence[Buffer]]
+Handle = Callable[[Call], Sequence[Buffer]]
 
 
 class LaneServer:
     """The listening sockets and their connections.
 
     Args:
-        handle: answers a request: method, message, where the reply will lie; raises RowloomError.
+        handle: answers a call; raises RowloomError.
         host: interface to listen on.
     """
 
@@ -135,7 +135,7 @@ class LaneServer:
                 self._connections.discard(end)
 
     def _welcome(self, end: socket.socket) -> mmap.mmap | None:
-        """Hear the hello and answer it. Raises InvalidRequest for strangers."""
+        """Receive the hello and answer it. Raises InvalidRequest for strangers."""
         end.settimeout(HELLO_TIMEOUT_S)
         if end.family == socket.AF_UNIX:
             data, descriptors, _, _ = socket.recv_fds(end, HELLO_BYTES, 1)
@@ -177,6 +177,7 @@ class _Connection:
         self._end = end
         self._arena = memoryview(arena) if arena is not None else memoryview(b"")
         self._handle = handle
+        self._caller = Caller(LANE)
         self._head = bytearray(REQUEST_BYTES)
         self._buffer = np.empty(1 << 16, np.uint8).data
         # Where replies are made that are not made in the arena, behind their heads; memory only where it is written.
@@ -211,11 +212,11 @@ class _Connection:
         return message
 
     def _answer(self, head: Request, message: memoryview) -> tuple[int, Sequence[Buffer], memoryview | None]:
-        space = self._own[REPLY_BYTES:] or None
+        buffer = self._own[REPLY_BYTES:] or None
         if head.reply_bytes:
-            space = self._arena[head.reply_offset : head.reply_offset + head.reply_bytes]
+            buffer = self._arena[head.reply_offset : head.reply_offset + head.reply_bytes]
         try:
-            return OK, self._handle(ROWS[head.method], message, space), space
+            return OK, self._handle(Call(ROWS[head.method], message, self._caller, buffer)), buffer
         except RowloomError as e:
             return REFUSED, [encode_error(e)], None
         except Exception:
@@ -226,10 +227,12 @@ class _Connection:
                 None,
             )
 
-    def _reply(self, head: Request, status: int, buffers: Sequence[Buffer], space: memoryview | None) -> None:
+    def _reply(
+        self, head: Request, status: int, buffers: Sequence[Buffer], buffer: memoryview | None
+    ) -> None:
         length, pieces = size_of(buffers), list(buffers)
-        if space is not None and length <= len(space):
-            put(space, pieces)
+        if buffer is not None and length <= len(buffer):
+            put(buffer, pieces)
             if head.reply_bytes:
                 self._end.sendall(Reply(status, length, head.reply_offset).encode())
             else:
@@ -245,17 +248,17 @@ class _Connection:
                 left[0] = left[0][sent:]
 
 
-def put(space: memoryview, pieces: Sequence[bytes | memoryview]) -> None:
-    """Write pieces one after the other to the beginning of a space; those that lie there already are left alone."""
+def put(buffer: memoryview, pieces: Sequence[bytes | memoryview]) -> None:
+    """Write pieces one after the other to the beginning of a buffer; those that lie there already are left alone."""
     begin, at, out = -1, 0, []
     for piece in pieces:
         size = len(piece)
         if size and not isinstance(piece, bytes):
-            begin = _address(space) if begin < 0 else begin
+            begin = _address(buffer) if begin < 0 else begin
             where = _address(piece) - begin
-            if where != at and 0 <= where < len(space):  # in the space, but not where it belongs
+            if where != at and 0 <= where < len(buffer):  # in the buffer, but not where it belongs
                 whole = b"".join(pieces)
-                space[: len(whole)] = whole
+                buffer[: len(whole)] = whole
                 return
             if where != at:
                 out.append((at, size, piece))
@@ -263,7 +266,7 @@ def put(space: memoryview, pieces: Sequence[bytes | memoryview]) -> None:
             out.append((at, size, piece))
         at += size
     for at, size, piece in out:
-        space[at : at + size] = piece
+        buffer[at : at + size] = piece
 
 
 def _address(view: memoryview) -> int:

@@ -16,6 +16,7 @@ from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest
 from ...proto.layout import Layout, ShardAddress
 from ..ledger import merged_step
+from ..received import own
 from ..shard import Shard
 
 BLOCK_BYTES = 1 << 20
@@ -23,7 +24,7 @@ _I64, _F32 = np.dtype("<i8"), np.dtype("<f4")
 
 
 @dataclass
-class Call:
+class PeerCall:
     """One request to another server; its reply bytes come back into the generator."""
 
     address: str
@@ -55,7 +56,7 @@ class Receive:
         self.bytes = 0
         self.done = False
 
-    def run(self) -> Generator[Call, bytes, None]:
+    def run(self) -> Generator[PeerCall, bytes, None]:
         """Yields calls, is sent the replies. Sets `done` at the end."""
         steps: dict[int, list[int]] = {number: [] for number in self._shard.tables}
         ledgers = []
@@ -63,7 +64,7 @@ class Receive:
             for number in self._shard.tables:
                 steps[number].append((yield from self._table(old, number)))
             request = pb.ReadLedgerRequest(header=self._source.header(old.index))
-            reply = yield Call(old.address, methods.READ_LEDGER, request.SerializeToString())
+            reply = yield PeerCall(old.address, methods.READ_LEDGER, request.SerializeToString())
             ledgers.append(pb.ReadLedgerReply.FromString(reply))
         for ledger in ledgers:
             self._shard.ledger.merge(ledger)
@@ -71,7 +72,7 @@ class Receive:
             table.step = merged_step(number, list(zip(steps[number], ledgers, strict=True)))
         self.done = True
 
-    def _table(self, old: ShardAddress, number: int) -> Generator[Call, bytes, int]:
+    def _table(self, old: ShardAddress, number: int) -> Generator[PeerCall, bytes, int]:
         table = self._shard.tables[number]
         cursor = 0
         while True:
@@ -83,9 +84,9 @@ class Receive:
                 new_n=self._shard.layout.n,
                 new_index=self._shard.index,
             )
-            data = yield Call(old.address, methods.READ_ROWS, request.SerializeToString())
+            data = yield PeerCall(old.address, methods.READ_ROWS, request.SerializeToString())
             reply = pb.ReadRowsReply.FromString(data)
-            ids = np.frombuffer(reply.ids, _I64)
+            ids = own(np.frombuffer(reply.ids, _I64))  # kernels are compiled for arrays that are ours
             if len(ids):
                 table.check_ids(ids)
                 table.install(ids, _rows(reply.values, ids), [_rows(s, ids) for s in reply.slots])

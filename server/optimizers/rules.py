@@ -52,11 +52,19 @@ class Rule:
 
     def push(self, values, slots, rows, grads, rates: Rates, step: int) -> None:
         """Update `values` and `slots` in place, at distinct `rows` [N] int32, by grads [N, width] float32."""
+        self.apply(values, slots, rows, self.ready(values, slots, rows, grads, rates, step), rates, step)
+
+    def ready(self, values, slots, rows, grads, rates: Rates, step: int) -> np.ndarray:
+        """What comes before `apply`, takes memory, and changes nothing that a pull could see. Returns its grads."""
         if self.clip_norm is not None:
             clipped = np.empty_like(grads)
             kernels.clip(grads, self.clip_norm, clipped)
             grads = clipped
         self.settle(values, slots, rows, rates, step - 1)
+        return grads
+
+    def apply(self, values, slots, rows, grads, rates: Rates, step: int) -> None:
+        """The update itself, of rows that are ready for it."""
         self.update(values, slots, rows, grads, rates, max(step, 1))
         self.stamp(slots, rows, step)
         if self.bounded:

@@ -25,9 +25,11 @@ from rowloom.proto.allocator import keep_freed_memory
 from rowloom.proto.framing import joined
 from rowloom.proto.layout import Layout, ShardAddress
 from rowloom.proto.spec import TableEntry
+from rowloom.server.call import Call, Caller
 from rowloom.server.host import Host
 from rowloom.server.ledger import Ledger
 from rowloom.server.shard import Shard
+from rowloom.server.states import Serving
 from rowloom.server.table import Table
 
 DIM, ROUNDS = 64, 15
@@ -55,10 +57,10 @@ def kernel(rows: int = 2_000_000, batch: int = 65_536) -> None:
     grads = rng.standard_normal((batch, DIM)).astype(np.float32)
     # Distinct, as they come from a client: what is looked up and checked beside the kernel is not in this figure.
     numbers = [rng.permutation(rows)[:batch].astype(np.int32) for _ in range(8)]
-    store, turn = table._rows, iter(range(1 << 30))
+    (values, *slots), turn = table._rows.columns, iter(range(1 << 30))
 
     def update() -> None:
-        table._rule.push(store.values, store.slots, numbers[next(turn) % 8], grads, table._rates, 2)
+        table._rule.push(values, slots, numbers[next(turn) % 8], grads, table._rates, 2)
 
     took = medians(
         {"update": update, "push": lambda: table.push(numbers[next(turn) % 8].astype(np.int64), grads, 2)}
@@ -84,7 +86,8 @@ def ledger(rows: int = 1_000_000) -> None:
     """
     layout = Layout("c", 1, tuple(ShardAddress(i, f"s:{i}", i + 1) for i in range(2)), "c:1")
     entry = TableEntry(1, TableSpec("t", rows, dim=DIM, optimizer=Adagrad(lr=0.01)))
-    hosts = {f"s:{i}": Host(current=Shard(layout, i, [entry])) for i in range(2)}
+    caller = Caller("bench")
+    hosts = {f"s:{i}": Host(state=Serving(Shard(layout, i, [entry]))) for i in range(2)}
     with_it = Session(["s:0"], 5, random.Random(1), time.monotonic, threading.Lock())
     without = Session(["s:0"], 6, random.Random(1), time.monotonic, threading.Lock())
     name_of: dict = {}
@@ -105,16 +108,16 @@ def ledger(rows: int = 1_000_000) -> None:
 
     def push(session: Session, ids: np.ndarray, grads: np.ndarray) -> None:
         for address, host in hosts.items():
-            assert host.current is not None
-            host.current.ledger = ledgers[session][address]
+            assert host.shard is not None
+            host.shard.ledger = ledgers[session][address]
         operation = operations.push(session, [(entry, ids, grads)], time.monotonic() + 60)
         answers: list[Event] = []
         try:
             turn = next(operation)
             while True:
                 for send in turn.sends:
-                    reply = hosts[send.address].handle(send.method, as_bytes(send.message))
-                    answers.append(Event(send.tag, joined(reply)))
+                    call = Call(send.method, as_bytes(send.message), caller)
+                    answers.append(Event(send.tag, joined(hosts[send.address].handle(call).buffers)))
                 turn = operation.send(answers.pop(0))
         except StopIteration:
             return

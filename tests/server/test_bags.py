@@ -9,12 +9,15 @@ from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.codec import ASSIGN, RENORM, Block, PartName, Pull, PullReply, Push
 from rowloom.proto.codec_bags import Entries, PullBags
 from rowloom.proto.errors import Overloaded, WrongLayout
+from rowloom.proto.framing import joined
 from rowloom.proto.layout import Layout, ShardAddress
 from rowloom.proto.spec import TableEntry
 from rowloom.server.bags import expanded
+from rowloom.server.call import Call, Caller
 from rowloom.server.host import Host
 
 SHARD = "/rowloom.v1.Shard/"
+CALLER = Caller("test")
 ENTRY = TableEntry(1, TableSpec("t", 100, dim=2, optimizer=SGD(lr=1.0), initializer=Zeros()))
 
 
@@ -22,7 +25,7 @@ def serving(n: int = 1) -> Host:
     host = Host()
     layout = Layout("c", 1, tuple(ShardAddress(i, f"h{i}:1", 1) for i in range(n)))
     adopt = pb.AdoptRequest(layout=layout.to_message(), fresh=True, tables=[ENTRY.to_message()], turn=1)
-    host.handle(SHARD + "Adopt", adopt.SerializeToString())
+    host.handle(Call(SHARD + "Adopt", adopt.SerializeToString(), CALLER))
     return host
 
 
@@ -31,7 +34,7 @@ def header(epoch: int = 1) -> pb.Header:
 
 
 def call(host: Host, method: str, request) -> bytes:
-    return b"".join(bytes(b) for b in host.handle(SHARD + method, b"".join(request.encode())))
+    return joined(host.handle(Call(SHARD + method, joined(request.encode()), CALLER)).buffers)
 
 
 def pull(host: Host, ids) -> list:
@@ -110,8 +113,8 @@ def test_a_bad_push_changes_nothing(request_: Push, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         call(host, "Push", request_)
     assert pull(host, [5, 6, 7]) == [[-1, -2], [-3, -4], [0, 0]]
-    assert host.current is not None
-    assert len(host.current.tables[1]) == 2
+    assert host.shard is not None
+    assert len(host.shard.tables[1]) == 2
 
 
 @pytest.mark.parametrize(
@@ -136,9 +139,9 @@ def test_sums_of_more_than_the_limit_are_refused_before_memory_is_taken() -> Non
     ids, bags = np.zeros(n, np.int64), np.zeros(n, np.int32)
     bags[0] = n - 1
     host = serving()
-    assert host.current is not None
+    assert host.shard is not None
     with pytest.raises(Overloaded, match="send smaller chunks"):
-        host.current.pull_bags(PullBags(header(), [Entries(1, ids, bags)]))
+        host.shard.pull_bags(PullBags(header(), [Entries(1, ids, bags)]))
 
 
 def test_garbage_is_an_error() -> None:
@@ -146,7 +149,7 @@ def test_garbage_is_an_error() -> None:
     for size in (1, 3, 17, 100, 1000):
         for _ in range(50):
             with pytest.raises(InvalidRequest):
-                host.handle(SHARD + "PullBags", rng.integers(0, 256, size, np.uint8).tobytes())
+                host.handle(Call(SHARD + "PullBags", rng.bytes(size), CALLER))
 
 
 def test_expansion_has_the_bits_of_numpy_one_entry_after_the_other() -> None:

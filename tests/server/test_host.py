@@ -6,12 +6,24 @@ import pytest
 from rowloom.client import SGD, InvalidRequest, StateLost, TableNotFound, TableSpec, Zeros
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.codec import ASSIGN, Block, PartName, Pull, PullReply, Push
-from rowloom.proto.errors import Moving, Overloaded, RetryLater, RowloomError, WrongCluster, WrongLayout
+from rowloom.proto.errors import (
+    Moving,
+    Overloaded,
+    PushUnresolved,
+    RetryLater,
+    RowloomError,
+    WrongCluster,
+    WrongLayout,
+)
+from rowloom.proto.framing import joined
 from rowloom.proto.layout import Layout, ShardAddress
+from rowloom.proto.methods import DESCRIBE_LAYOUT
 from rowloom.proto.spec import TableEntry
+from rowloom.server.call import Answer, Call, Caller
 from rowloom.server.host import Host
 
 SHARD = "/rowloom.v1.Shard/"
+CALLER = Caller("test")
 ENTRY = TableEntry(1, TableSpec("t", 100, dim=2, optimizer=SGD(lr=1.0), initializer=Zeros()))
 OTHER = TableEntry(2, TableSpec("u", 100, dim=3, optimizer=SGD(lr=1.0), initializer=Zeros()))
 
@@ -39,9 +51,15 @@ def adopt(host: Host, layout: Layout, *, fresh: bool = False, retire: bool = Fal
     )
 
 
+def handled(host: Host, method: str, request, space: memoryview | None = None) -> Answer:
+    data = joined(request.encode()) if hasattr(request, "encode") else request.SerializeToString()
+    return host.handle(Call(SHARD + method, data, CALLER, space))
+
+
 def call(host: Host, method: str, request) -> bytes:
-    data = b"".join(request.encode()) if hasattr(request, "encode") else request.SerializeToString()
-    return b"".join(bytes(b) for b in host.handle(SHARD + method, data))
+    answer = handled(host, method, request)
+    assert answer.wait_for is None
+    return joined(answer.buffers)
 
 
 def pull(host: Host, ids, head: pb.Header | None = None) -> np.ndarray:
@@ -94,8 +112,8 @@ def test_a_bad_push_changes_nothing(request_: Push, error: type, message: str) -
     with pytest.raises(error, match=message):
         call(host, "Push", request_)
     np.testing.assert_array_equal(pull(host, [5, 6, 7]), [[-1, -2], [-3, -4], [0, 0]])
-    assert host.current is not None
-    assert len(host.current.tables[1]) == 2
+    assert host.shard is not None
+    assert len(host.shard.tables[1]) == 2
 
 
 def test_a_bad_table_keeps_the_good_one_of_the_same_push_from_changing() -> None:
@@ -123,13 +141,62 @@ def test_while_rows_move_reads_go_on_and_pushes_wait() -> None:
     host = serving()
     freeze = pb.FreezeRequest(cluster_id="c", epoch=1, on=True, turn=2)
     assert pb.FreezeReply.FromString(call(host, "Freeze", freeze)).rows == 0
-    with pytest.raises(Moving) as caught:
-        call(host, "Push", part([1], [[1, 1]]))
-    assert caught.value.retry_after_s > 0
+    waiting = handled(host, "Push", part([1], [[1, 1]]))
+    assert waiting.wait_for is not None
+    assert not waiting.buffers
+    assert isinstance(waiting.wait_for.otherwise, Moving)
+    assert waiting.wait_for.otherwise.retry_after_s > 0
     np.testing.assert_array_equal(pull(host, [1]), [[0, 0]])
     freeze.on, freeze.turn = False, 3
+    changes = host.changes
     call(host, "Freeze", freeze)
+    assert host.changes > changes
     call(host, "Push", part([1], [[1, 1]]))
+    np.testing.assert_array_equal(pull(host, [1]), [[-1, -1]])
+
+
+def test_a_push_that_is_for_another_shard_does_not_wait_for_rows_to_move() -> None:
+    host = serving()
+    call(host, "Freeze", pb.FreezeRequest(cluster_id="c", epoch=1, on=True, turn=2))
+    for wrong in (header(epoch=2), header(shard=1)):
+        with pytest.raises(WrongLayout):
+            handled(host, "Push", part([1], [[1, 1]], head=wrong))
+
+
+def test_every_state_has_its_word_and_every_change_of_it_is_counted() -> None:
+    host, seen = Host(), []
+
+    def after(*_: object) -> None:
+        seen.append((host.state.word, host.changes))
+
+    def freeze(on: bool, turn: int) -> None:
+        call(host, "Freeze", pb.FreezeRequest(cluster_id="c", epoch=1, on=on, turn=turn))
+
+    after()
+    with pytest.raises(StateLost):
+        adopt(host, layout_of(1))
+    after()
+    after(adopt(host, layout_of(1), fresh=True))
+    after(freeze(True, 2))
+    after(freeze(False, 3))
+    after(adopt(host, layout_of(2, 2), retire=True, turn=4))
+    assert seen == [
+        ("waiting", 0),
+        ("lost", 1),
+        ("serving", 2),
+        ("moving", 3),
+        ("serving", 4),
+        ("retired", 5),
+    ]
+    assert host.shard is None
+
+
+def test_a_shutdown_asks_the_process_to_stop_and_changes_nothing() -> None:
+    asked, host = [], serving()
+    host.process.stop = lambda: asked.append(True)
+    call(host, "Shutdown", pb.ShutdownRequest(cluster_id="c"))
+    assert asked == [True]
+    np.testing.assert_array_equal(pull(host, [1]), [[0, 0]])
 
 
 def test_late_control_steps_change_nothing() -> None:
@@ -140,7 +207,7 @@ def test_late_control_steps_change_nothing() -> None:
         adopt(host, layout_of(1), turn=1)
     with pytest.raises(InvalidRequest, match="too late"):
         call(host, "Freeze", pb.FreezeRequest(cluster_id="c", epoch=1, on=False, turn=4))
-    assert host.state == "moving"
+    assert host.state.word == "moving"
 
 
 def test_a_new_server_that_still_receives_sends_clients_back_for_the_layout() -> None:
@@ -171,13 +238,30 @@ def test_a_retired_server_names_the_new_epoch() -> None:
     with pytest.raises(WrongLayout) as caught:
         pull(host, [1])
     assert caught.value.epoch == 2
-    data = b"".join(host.handle("/rowloom.v1.Directory/DescribeLayout", b""))
+    data = joined(host.handle(Call(DESCRIBE_LAYOUT, b"", CALLER)).buffers)
     assert pb.DescribeLayoutReply.FromString(data).layout.epoch == 2
 
 
 def test_a_ledger_is_read_only_while_pushes_wait() -> None:
     with pytest.raises(RetryLater, match="freeze first"):
         call(serving(), "ReadLedger", pb.ReadLedgerRequest(header=header()))
+
+
+def test_the_ledger_of_a_shard_with_half_a_push_is_not_handed_over(monkeypatch) -> None:
+    """The next layout would take the push again, and some rows would have it twice."""
+    host = serving()
+    assert host.shard is not None
+
+    def broken(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.shard.tables[1]._rule, "apply", broken)
+        with pytest.raises(PushUnresolved):
+            call(host, "Push", part([1], [[1, 1]]))
+    call(host, "Freeze", pb.FreezeRequest(cluster_id="c", epoch=1, on=True, turn=2))
+    with pytest.raises(StateLost, match="half-way"):
+        call(host, "ReadLedger", pb.ReadLedgerRequest(header=header()))
 
 
 def test_a_pull_of_more_than_the_limit_is_refused_before_memory_is_taken() -> None:
@@ -198,9 +282,9 @@ def test_garbage_is_an_error_and_changes_nothing(method: str) -> None:
         for _ in range(50):
             data = rng.integers(0, 256, size, np.uint8).tobytes()
             with pytest.raises(RowloomError):
-                host.handle(SHARD + method, data)
+                host.handle(Call(SHARD + method, data, CALLER))
     np.testing.assert_array_equal(pull(host, [5, 6]), [[-1, -2], [0, 0]])
-    assert host.state == "serving"
+    assert host.state.word == "serving"
 
 
 def test_assign_overwrites_and_the_last_of_duplicates_counts() -> None:

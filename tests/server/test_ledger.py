@@ -116,3 +116,28 @@ def test_merged_step_counts_each_push_under_way_once() -> None:
     assert merged_step(5, [(11, b.to_message()), (11, a.to_message())]) == 12
     assert merged_step(5, [(11, b.to_message())]) == 11
     assert merged_step(5, []) == 0
+
+
+def test_a_record_that_found_no_memory_is_none(monkeypatch) -> None:
+    """The name once came first: the push was not applied, and its retry was told that it had been."""
+    ledger = Ledger()
+    ledger.record(7, 1, PartName(1, 0, 1))
+
+    def advance(self: module.Window, low_water: int) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Window, "advance", advance)
+        with pytest.raises(MemoryError):
+            ledger.record(7, 1, PartName(1, 0, 2), low_water=1)
+    assert not ledger.has(7, 1, [PartName(1, 0, 2)])
+    assert ledger.has(7, 1, [PartName(1, 0, 1)])
+
+
+def test_the_step_that_a_push_will_have_is_known_before_it_is_counted() -> None:
+    ledger, steps = Ledger(), iter(range(1, 100))
+    last = 0
+    for client, push in [(7, 1), (7, 1), (8, 1), (7, 2), (8, 1), (8, 3)]:
+        expected = ledger.step_of(client, push, 5, last)
+        assert ledger.step(client, 1, push=push, table=5, count=lambda: next(steps)) == expected
+        last = max(last, expected)

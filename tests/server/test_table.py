@@ -12,8 +12,8 @@ from rowloom.client import SGD, Adagrad, Adam, InvalidRequest, Normal, Optimizer
 from rowloom.proto.errors import Overloaded
 from rowloom.proto.layout import owner
 from rowloom.proto.spec import TableEntry
-from rowloom.server.rows import memory as rows_module
-from rowloom.server.rows.memory import Rows
+from rowloom.server.rows import memory
+from rowloom.server.rows.rows import Rows
 from rowloom.server.table import Table
 
 OPTIMIZERS = [
@@ -166,7 +166,7 @@ def test_a_table_of_a_billion_rows_is_made_at_once_and_costs_what_is_pushed() ->
 
 
 def test_a_table_beyond_the_memory_says_so_and_stays_as_it_was(monkeypatch) -> None:
-    monkeypatch.setattr("rowloom.server.rows.memory._memory_bytes", lambda: 100 * (2 * 4 + 8))
+    monkeypatch.setattr("rowloom.server.rows.memory.memory_bytes", lambda: 100 * (2 * 4 + 8))
     rows = Rows([2], 10**6, "small")
     ids = np.arange(100)
     rows.reserve(ids)
@@ -186,9 +186,10 @@ def test_rows_are_numbered_like_a_dict(batches: list[list[int]]) -> None:
         first = len(numbers)
         expected = [numbers.setdefault(i, len(numbers)) for i in batch]
         got, new = rows.insert(ids)
-        assert (got.tolist(), new, rows.count) == (expected, first, len(numbers))
+        assert (got.tolist(), new.tolist()) == (expected, list(range(first, len(numbers))))
+        assert rows.count == rows.end == len(numbers)
         assert rows.find(ids).tolist() == expected
-        assert rows.ids[: rows.count].tolist() == list(numbers)
+        assert rows.ids_of(rows.numbers()).tolist() == list(numbers)
 
 
 def test_the_index_grows_and_still_finds_everything() -> None:
@@ -197,7 +198,7 @@ def test_the_index_grows_and_still_finds_everything() -> None:
     for some in np.array_split(ids, 37):
         rows.reserve(some)
         rows.insert(some)
-    np.testing.assert_array_equal(rows.ids[rows.find(ids)], ids)
+    np.testing.assert_array_equal(rows.ids_of(rows.find(ids)), ids)
     assert (rows.find(ids + 10**6) == -1).all()
     assert rows.nbytes < 200_000 * (4 + 8 + 12)
 
@@ -206,7 +207,7 @@ def test_refused_address_space_is_a_clear_error(monkeypatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no")
 
-    monkeypatch.setattr(rows_module.mmap, "mmap", refuse)
+    monkeypatch.setattr(memory.mmap, "mmap", refuse)
     with pytest.raises(Overloaded, match="overcommit"):
         Rows([2], 100, "t")
 

@@ -14,7 +14,9 @@ from rowloom.deploy.launch.launcher import Launched
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import Rerouted, RetryLater, RowloomError, Unavailable
+from rowloom.proto.framing import joined
 from rowloom.proto.spec import TableSpec
+from rowloom.server.call import Call, Caller, WaitFor
 from rowloom.server.host import Host, Incoming, Process
 
 PEER_ATTEMPTS = 6
@@ -36,6 +38,8 @@ class ShardNode:
 
     def start(self) -> None:
         """A new, empty process."""
+        self._held: list[Callable[[], None]] = []  # tries of calls again, once the host has changed
+        self._unsafe: list[tuple[int, Callable[[], None]]] = []  # replies, after what the log must be durable
         self.incarnation = self.world.rng.getrandbits(62) | 1
         self.host = Host(Process(incarnation=self.incarnation, now=self.world.clock))
         self.world.nodes[self.address] = self._arrive
@@ -49,25 +53,62 @@ class ShardNode:
     def launched(self) -> Launched:
         return Launched(self.address, self.incarnation)
 
-    def _handle(self, method: str, data: bytes) -> Outcome:
-        """One request: the one place that knows how a host is called."""
-        try:
-            return b"".join(bytes(b) for b in self.host.handle(method, data))
-        except RowloomError as e:
-            return e
-
     def _arrive(self, method: str, data: bytes, answer: Ended) -> None:
-        reply = self._handle(method, data)
-        if method in (methods.PUSH, methods.STEP) and not isinstance(reply, RowloomError):
-            self._check_epoch()
-        tasks, self.host.tasks = self.host.tasks, []
+        self._handle(Call(method, data, Caller("simulator")), answer, None)
+
+    def _handle(self, call: Call, answer: Ended, until: float | None) -> None:
+        """One request: the one place that knows how a host is called."""
+        host, changes = self.host, self.host.changes
+        try:
+            said = host.handle(call)
+        except RowloomError as e:
+            said = e
+        tasks, host.tasks = host.tasks, []
         for task in tasks:
             self._receive(task, task.receive.run(), None)
-        answer(reply)
+        if isinstance(said, RowloomError):
+            answer(said)
+        elif said.wait_for is not None:
+            self._hold(call, answer, said.wait_for, until or self.world.now + said.wait_for.limit_s)
+        else:
+            if call.method in (methods.PUSH, methods.STEP):
+                self._check_epoch()
+            reply = joined(said.buffers)
+            self._unsafe.append((said.after, lambda: answer(reply)))
+            self.release()
+        if host.changes != changes:
+            held, self._held = self._held, []
+            for again in held:
+                again()
+
+    def release(self) -> None:
+        """Send the replies that the log covers by now."""
+        safe = [send for after, send in self._unsafe if after <= self.host.durable]
+        self._unsafe = [pair for pair in self._unsafe if pair[0] > self.host.durable]
+        for send in safe:
+            send()
+
+    def _hold(self, call: Call, answer: Ended, wait: WaitFor, until: float) -> None:
+        """Handle a call again when the host has changed; answer otherwise when time is up."""
+        host, ended = self.host, []
+
+        def again() -> None:
+            if not ended:
+                ended.append(True)
+                self._handle(call, answer, until)
+
+        def give_up() -> None:
+            alive = host is self.host and self.address in self.world.nodes
+            if alive and not ended:
+                ended.append(True)
+                answer(wait.otherwise)
+
+        self._held.append(again)
+        self.world.at(until - self.world.now, give_up)
 
     def _check_epoch(self) -> None:
         """No push is taken in an epoch when the next one is stored: the next coordinator would not find it."""
-        stored, shard = self._disk.stored, self.host.current
+        stored, shard = self._disk.stored, self.host.shard
         if stored is not None and stored.layout is not None and shard is not None:
             assert shard.layout.epoch >= stored.layout.epoch, (
                 f"{self.address} takes pushes of an epoch that is over"
@@ -254,7 +295,7 @@ class CoordinatorNode:
 
     def _kill_empty(self, node: ShardNode) -> None:
         incoming = node.host.incoming
-        empty = node.host.current is None and not (incoming and incoming.receive.done)
+        empty = node.host.shard is None and not (incoming and incoming.receive.done)
         if empty and node.address in self.world.nodes:
             self.world.injected["empty server killed"] += 1
             node.kill(self.world.rng.uniform(0.0, 1.0))

@@ -101,7 +101,7 @@ class History:
         assert self.node.disk.stored is not None
         epoch = self.node.disk.stored.layout.epoch
         hosts = (node.host for node in self.node.shards.values())
-        older = any(host.current is not None and host.current.layout.epoch != epoch for host in hosts)
+        older = any(host.shard is not None and host.shard.layout.epoch != epoch for host in hosts)
         return None if older else epoch
 
     def may_fail(self, outcome: RowloomError | Cut) -> bool:
@@ -173,7 +173,7 @@ class History:
 
     def _lose(self) -> None:
         """A server of the cluster ends with its rows, and comes back without."""
-        serving = [n for n in self.node.shards.values() if n.host.current and n.address in self.world.nodes]
+        serving = [n for n in self.node.shards.values() if n.host.shard and n.address in self.world.nodes]
         if serving:
             self.lost = True
             self.world.injected["shard lost"] += 1
@@ -188,7 +188,7 @@ class History:
                 outcome
             )
             self.scalings += outcome is None
-            frozen = any(n.host.current and n.host.current.frozen for n in self.node.shards.values())
+            frozen = any(n.host.state.word == "moving" for n in self.node.shards.values())
             known = isinstance(outcome, Died) or self.node.coordinator.unfinished
             assert known or not frozen, "a shard stays frozen and nobody knows"
             self._over()
@@ -293,8 +293,8 @@ class History:
         seen: dict[int, list[int]] = {}
         for index, key in enumerate(state.keys):
             host = node.shards[key].host
-            assert host.state == "serving", f"shard {index} is {host.state}"
-            shard = host.current
+            assert host.state.word == "serving", f"shard {index} is {host.state.word}"
+            shard = host.shard
             assert (shard.index, shard.layout.epoch) == (index, state.layout.epoch)
             for entry in state.tables.values():
                 table = shard.tables[entry.number]

@@ -13,6 +13,7 @@ from rowloom.client.lookup.pooling import factors
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.spec import TableEntry
+from rowloom.server.states import State
 
 ROWS, WIDTH = 40, 3
 
@@ -82,7 +83,11 @@ class Lab:
 
     def shards(self) -> list:
         """What each shard of the layout serves."""
-        return [self.node.shards[key].host.current for key in self.node.coordinator.state.keys]
+        return [state.shard for state in self.states()]
+
+    def states(self) -> list[State]:
+        """The state of each server of the layout."""
+        return [self.node.shards[key].host.state for key in self.node.coordinator.state.keys]
 
     def after(self, method: str, do) -> None:
         """Do something once, when a server has been asked for the first time."""

@@ -19,6 +19,7 @@ from rowloom.deploy.control.reshard import Reshard
 from rowloom.proto import codec
 from rowloom.proto.errors import RowloomError
 from rowloom.server import shard as shard_module
+from rowloom.server.call import Answer
 from rowloom.server.host import Host
 from rowloom.server.ledger import Ledger, Window
 from rowloom.server.moving import receive
@@ -68,16 +69,11 @@ def applies_before_it_checks(patch: Patches) -> None:
 
 def applies_while_rows_move(patch: Patches) -> None:
     """A shard that is frozen goes on."""
-    push = Shard.push
 
-    def restless(self, request):
-        frozen, self.frozen = self.frozen, False
-        try:
-            return push(self, request)
-        finally:
-            self.frozen = frozen
+    def restless(self, call):
+        return Answer([codec.encode_push_reply(self._serving().push(codec.Push.decode(call.data)))])
 
-    patch.setattr(Shard, "push", restless)
+    patch.setattr(Host, "_push", restless)
 
 
 def part_names_repeat(patch: Patches) -> None:
@@ -232,7 +228,7 @@ def first_assigned_counts(patch: Patches) -> None:
 
 def renorm_is_forgotten(patch: Patches) -> None:
     """Rows that are too long stay so."""
-    patch.setattr(Table, "renorm", lambda *_: None)
+    patch.setattr(Table, "to_renorm", lambda *_: lambda: None)
 
 
 def late_steps_are_taken(patch: Patches) -> None:

@@ -9,6 +9,7 @@ from rowloom.deploy.control.effects import NotStored
 from rowloom.deploy.control.state import ClusterState
 from rowloom.proto import methods
 from rowloom.proto.errors import StateLost, TableNotFound, Unavailable
+from rowloom.server.states import Serving
 
 
 def commits(lab: Lab, epoch: int, then) -> None:
@@ -35,8 +36,8 @@ def nothing_stored(state, store):
 
 
 def serving(lab: Lab, epoch: int, n: int) -> bool:
-    shards = lab.shards()
-    return len(shards) == n and all(s.layout.epoch == epoch and not s.frozen for s in shards)
+    states = lab.states()
+    return len(states) == n and all(isinstance(s, Serving) and s.layout.epoch == epoch for s in states)
 
 
 @pytest.mark.parametrize("scale_to", [1, 5])
@@ -77,7 +78,7 @@ def test_while_it_is_not_known_whether_a_layout_is_stored_nothing_goes_on_withou
     lab.node.scale(3, out.append)
     lab.world.run(lambda: lab.world.now > 60)
     assert not out
-    assert not any(shard.layout.epoch == 1 and not shard.frozen for shard in lab.shards())
+    assert not any(isinstance(s, Serving) and s.layout.epoch == 1 for s in lab.states())
     disk.broken = False
     lab.world.run(lambda: bool(out))
     assert out == [None]
@@ -109,8 +110,7 @@ def test_a_scaling_that_fails_thaws_all_that_answer_at_once_and_the_others_later
     lab = Lab(1, 3)
     lab.after(methods.FREEZE, lambda _: lab.world.at(0.005, lab.world.clogged.add, "shard-2:1"))
     assert isinstance(lab.scale(4), Unavailable)
-    frozen = [shard.frozen for shard in lab.shards()]
-    assert frozen == [False, False, True]
+    assert [state.word for state in lab.states()] == ["serving", "serving", "moving"]
     before = lab.world.now
     lab.do(lab.push([0, 1]))  # of the other two
     assert lab.world.now - before < 0.5

@@ -8,8 +8,8 @@ import textwrap
 import numpy as np
 import pytest
 
-from rowloom.server.rows import memory as rows_module
-from rowloom.server.rows.memory import Rows
+from rowloom.server.rows import memory
+from rowloom.server.rows.rows import Rows
 
 
 def run(code: str) -> str:
@@ -23,7 +23,7 @@ def run(code: str) -> str:
 def test_resident_memory_follows_the_rows_that_exist() -> None:
     out = run("""
         import numpy as np
-        from rowloom.server.rows.memory import Rows
+        from rowloom.server.rows.rows import Rows
 
         def resident():
             return int(open("/proc/self/statm").read().split()[1]) * 4096
@@ -36,9 +36,9 @@ def test_resident_memory_follows_the_rows_that_exist() -> None:
         for begin in range(0, 400_000, 50_000):
             ids = np.arange(begin, begin + 50_000) * 7919
             rows.reserve(ids)
-            _, first = rows.insert(ids)
-            rows.values[first : rows.count] = 1
-            rows.slots[0][first : rows.count] = 1
+            _, new = rows.insert(ids)
+            for column in rows.columns:
+                column[new[0] : new[-1] + 1] = 1
         print(resident() - before, rows.nbytes)
     """)
     empty, resident, counted = map(int, out.split())
@@ -51,7 +51,7 @@ def test_resident_memory_follows_the_rows_that_exist() -> None:
 
 
 def test_large_regions_ask_for_large_pages_and_small_ones_do_not(monkeypatch) -> None:
-    monkeypatch.setattr(rows_module, "_HUGE_FROM", 4096)
+    monkeypatch.setattr(memory, "_HUGE_FROM", 4096)
     asked = []
 
     class Memory(mmap.mmap):
@@ -59,7 +59,7 @@ def test_large_regions_ask_for_large_pages_and_small_ones_do_not(monkeypatch) ->
             asked.append(len(self))
             super().madvise(option, *rest)
 
-    monkeypatch.setattr(rows_module.mmap, "mmap", Memory)
+    monkeypatch.setattr(memory.mmap, "mmap", Memory)
     rows = Rows([2, 64], 10_000, "t")
     for end in (500, 5000, 9000):
         ids = np.arange(end)
@@ -74,8 +74,8 @@ def test_a_kernel_without_large_pages_is_slower_and_no_more(monkeypatch) -> None
         def madvise(self, option, *rest) -> None:
             raise OSError("not in this kernel")
 
-    monkeypatch.setattr(rows_module, "_HUGE_FROM", 1)
-    monkeypatch.setattr(rows_module.mmap, "mmap", Memory)
+    monkeypatch.setattr(memory, "_HUGE_FROM", 1)
+    monkeypatch.setattr(memory.mmap, "mmap", Memory)
     rows = Rows([2], 10_000, "t")
     rows.reserve(np.arange(5000))
     rows.insert(np.arange(5000))

@@ -1,0 +1,165 @@
+"""Which rows of one table exist on one shard, and their columns: weights and slots, by number.
+
+Numbers are given in the order in which rows come into being; those of removed rows are given again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...proto.errors import Overloaded
+from ...proto.jit import kernel
+from . import memory
+from .index import Index
+
+_MAX_ROWS = 2**31 - 2  # numbers are int32
+
+
+class Rows:
+    """Rows by id. Callers hold the shard's lock.
+
+    Args:
+        widths: columns of the weights, then of each slot.
+        limit: how many different ids there can be.
+        what: the table's name, for messages.
+        key: keys the hash; see `Index`.
+
+    Attributes:
+        columns: the weights, then each slot: [capacity, width] float32. Whoever writes there calls `touch` before.
+        count: rows that exist.
+        end: all numbers are below.
+        generation: what a row that is touched now is marked with.
+    """
+
+    def __init__(self, widths: Sequence[int], limit: int, what: str, key: int = 0) -> None:
+        self._what = what
+        self._row_bytes = 4 * sum(widths) + 8
+        self.capacity = max(1, min(limit, _MAX_ROWS, memory.memory_bytes() // self._row_bytes))
+        self._limit = limit
+        self.count = 0
+        self.end = 0
+        self.generation = 1
+        self._freed = -1  # the number that was freed last; see `index` for how it leads to the others
+        self._regions = memory.Regions(self.capacity)
+        self._ids = self._regions.column(1, np.int64).reshape(-1)
+        self.columns = tuple(self._regions.column(width, np.float32) for width in widths)
+        self._touched: np.ndarray | None = None
+        self._index = Index(key)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows that exist or did: ids, columns, marks of change, and the index."""
+        marks = 0 if self._touched is None else 4
+        return self.end * (self._row_bytes + marks) + self._index.nbytes
+
+    # ------------------------------------------------------------------------------------------- ids and numbers
+
+    def find(self, ids: np.ndarray) -> np.ndarray:
+        """Numbers of rows, -1 for those that do not exist. ids: [N] int64. Returns [N] int32."""
+        return self._index.find(ids, self._ids)
+
+    def ids_of(self, numbers: np.ndarray) -> np.ndarray:
+        """Ids of rows that exist. numbers: [N]. Returns [N] int64."""
+        return self._ids[numbers]
+
+    def numbers(self, begin: int = 0, end: int | None = None) -> np.ndarray:
+        """Numbers in [begin, end) whose rows exist, in order: [M] int32."""
+        end = self.end if end is None else end
+        found = np.arange(begin, end, dtype=np.int32)
+        return found if self.count == self.end else found[self._ids[begin:end] >= 0]
+
+    def reserve(self, ids: np.ndarray) -> None:
+        """Make room for these ids, so that `insert` needs no more than two arrays of numbers.
+
+        Raises:
+            Overloaded: the machine's memory cannot hold so many rows.
+        """
+        # Never of a table that the machine can hold whole: looking rows up costs as much as inserting them.
+        if self.capacity < self._limit and self.count + len(ids) > self.capacity:
+            new = len(np.unique(ids[self.find(ids) < 0]))
+            if self.count + new > self.capacity:
+                raise Overloaded(
+                    f"table {self._what!r} has {self.count} rows on this shard and cannot hold {new} more: this "
+                    f"machine's memory is good for {self.capacity}. Add shards (`rowloom scale`) on more machines"
+                )
+        need = min(self.count + len(ids), self.capacity)
+        if self._index.grow(need, self._ids, self.end):
+            self._regions.use_huge_pages(self.end)
+
+    def insert(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of rows, new ones for those that did not exist; call `reserve` first.
+
+        Returns:
+            (numbers [N] int32, those of new rows [M] int32): the columns of new rows are zeros.
+        """
+        numbers, new, self.end, self._freed = self._index.insert(ids, self._ids, self.end, self._freed)
+        if len(new):
+            self.count += len(new)
+            self.touch(new)
+        return numbers, new
+
+    def remove(self, ids: np.ndarray) -> np.ndarray:
+        """Remove rows; ids that have none are passed over. Their numbers will be given again.
+
+        Their memory is kept, and is zeros from now on. ids: [N] int64, may repeat. Returns the numbers, [M] int32.
+        """
+        numbers, self._freed = self._index.remove(ids, self._ids, self._freed)
+        self.count -= len(numbers)
+        for column in self.columns:
+            _clear(column, numbers)
+        return numbers
+
+    # ------------------------------------------------------------------------------------------------ what changed
+
+    def track(self) -> None:
+        """Keep a mark of its last change with each row, from now on; those from before count as changed in 0.
+
+        Off by default: 4 bytes a row, and 3 ns for each row of a push (59 ns without it: 16,384 distinct ids, uniform
+        over 2 million rows of 64 columns, Adagrad). `changed_since` takes 0.3 ns for each row that exists.
+        """
+        if self._touched is None:
+            self._touched = self._regions.column(1, np.uint32).reshape(-1)
+
+    def touch(self, numbers: np.ndarray) -> None:
+        """These rows are about to change. numbers: [N] int32."""
+        if self._touched is not None:
+            _mark(self._touched, numbers, np.uint32(self.generation))
+
+    def next_generation(self) -> int:
+        """Begin another generation: what is touched from now on belongs to it. Returns its number."""
+        self.generation += 1
+        return self.generation
+
+    def changed_since(self, generation: int) -> np.ndarray:
+        """Numbers of rows that were touched in this generation or later and exist, in order: [M] int32.
+
+        Rows that were removed are not among them: whoever must know keeps their ids. Marks are never cleared, only
+        compared, so a reply that is lost loses nothing: ask again. `track` must have been called.
+        """
+        assert self._touched is not None
+        out = np.empty(self.end, np.int32)
+        return out[: _changed(self._touched, self._ids, self.end, np.uint32(generation), out)].copy()
+
+
+@kernel
+def _clear(column, numbers):
+    for number in numbers:
+        column[number] = 0
+
+
+@kernel
+def _mark(touched, numbers, generation):
+    for number in numbers:
+        touched[number] = generation
+
+
+@kernel
+def _changed(touched, ids, end, generation, out):
+    found = 0
+    for number in range(end):
+        if touched[number] >= generation and ids[number] >= 0:
+            out[found] = number
+            found += 1
+    return found

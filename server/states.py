@@ -1,0 +1,63 @@
+"""The states of a server process, one value each. What goes from one to the next is in `host.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..proto.layout import Layout
+from .shard import Shard
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Started, and adopted by nobody yet: it holds no rows."""
+
+    word: ClassVar[str] = "waiting"  # as in HealthReply
+    shard: ClassVar[None] = None
+    layout: ClassVar[None] = None
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Adopted as a shard whose rows it does not have."""
+
+    word: ClassVar[str] = "lost"
+    shard: ClassVar[None] = None
+    layout: ClassVar[None] = None
+
+
+@dataclass(frozen=True)
+class _Holding:
+    shard: Shard
+
+    @property
+    def layout(self) -> Layout:
+        """The epoch that it serves."""
+        return self.shard.layout
+
+
+@dataclass(frozen=True)
+class Serving(_Holding):
+    """It takes pulls and pushes."""
+
+    word: ClassVar[str] = "serving"
+
+
+@dataclass(frozen=True)
+class Moving(_Holding):
+    """Its rows move to another layout: pulls go on, pushes wait. Nowhere else is said whether pushes wait."""
+
+    word: ClassVar[str] = "moving"
+
+
+@dataclass(frozen=True)
+class Retired:
+    """No shard of `layout`, which followed the one that it served."""
+
+    layout: Layout
+    word: ClassVar[str] = "retired"
+    shard: ClassVar[None] = None
+
+
+State = Waiting | Lost | Serving | Moving | Retired

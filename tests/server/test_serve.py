@@ -1,0 +1,150 @@
+"""Replies that are held back: until rows have moved, or until the log is safe."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from rowloom.client import SGD, TableSpec, Zeros
+from rowloom.proto import methods
+from rowloom.proto import rowloom_pb2 as pb
+from rowloom.proto.codec import Block, PartName, Push
+from rowloom.proto.errors import Moving, PushUnresolved
+from rowloom.proto.framing import joined
+from rowloom.proto.layout import Layout, ShardAddress
+from rowloom.proto.spec import TableEntry
+from rowloom.server import host as host_module
+from rowloom.server.call import GRPC, LANE, Answer, Call, Caller
+from rowloom.server.serve import MOST_HELD, Server
+from rowloom.server.shard import Shard
+from rowloom.server.states import Serving
+
+LAYOUT = Layout("c", 1, (ShardAddress(0, "h:1", 1),))
+ENTRY = TableEntry(1, TableSpec("t", 100, dim=2, optimizer=SGD(lr=1.0), initializer=Zeros()))
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """One that serves, and listens to nobody."""
+    server = Server(carrier="grpc")
+    server._host.state = Serving(Shard(LAYOUT, 0, [ENTRY]))
+    yield server
+    server.stop(0)
+
+
+def freeze(server: Server, on: bool, turn: int) -> None:
+    request = pb.FreezeRequest(cluster_id="c", epoch=1, on=on, turn=turn)
+    server.answer(Call(methods.FREEZE, request.SerializeToString(), Caller(GRPC)))
+
+
+def push(seq: int, carrier: str = LANE) -> Call:
+    tables = [(1, np.array([3]), Block(np.ones((1, 2), np.float32)))]
+    request = Push(LAYOUT.header(0), 7, (PartName(1, 0, seq),), push=seq, tables=tables)
+    return Call(methods.PUSH, joined(request.encode()), Caller(carrier))
+
+
+class Later:
+    """Answers of a server, each in a thread of its own."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._threads: list[threading.Thread] = []
+        self.answers: list[bytes | Exception] = []
+
+    def ask(self, call: Call) -> None:
+        def run() -> None:
+            try:
+                self.answers.append(joined(self._server.answer(call)))
+            except Exception as e:
+                self.answers.append(e)
+
+        self._threads.append(threading.Thread(target=run))
+        self._threads[-1].start()
+
+    def all(self) -> list[bytes | Exception]:
+        for thread in self._threads:
+            thread.join(20)
+            assert not thread.is_alive()
+        return self.answers
+
+
+def until(condition) -> None:
+    """A condition of another thread, which nothing here can wait for."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        threading.Event().wait(0.001)
+
+
+def waiters(server: Server) -> int:
+    with server._lock:
+        return len(server._moved._waiters)  # type: ignore[attr-defined]
+
+
+def test_pushes_that_wait_for_rows_to_move_go_on_when_they_have(server, monkeypatch) -> None:
+    monkeypatch.setattr(host_module, "MOVING_HOLD_S", 60.0)
+    freeze(server, True, 1)
+    later = Later(server)
+    for seq in range(1, 7):
+        later.ask(push(seq))
+    until(lambda: waiters(server) == 6)
+    assert not later.answers
+    freeze(server, False, 2)
+    assert [pb.PushReply.FromString(a).duplicate for a in later.all()] == [False] * 6
+    assert server._host.shard.counters.pushes == 6
+
+
+def test_a_push_that_has_waited_long_enough_is_told_to_come_back(server) -> None:
+    freeze(server, True, 1)
+    refused, began = server._host.refused, time.monotonic()
+    with pytest.raises(Moving):
+        server.answer(push(1))
+    assert time.monotonic() - began >= host_module.MOVING_HOLD_S
+    assert server._host.refused == refused + 1
+
+
+def test_pushes_that_wait_leave_threads_of_grpc_to_what_ends_their_wait(server, monkeypatch) -> None:
+    monkeypatch.setattr(host_module, "MOVING_HOLD_S", 60.0)
+    freeze(server, True, 1)
+    later = Later(server)
+    for seq in range(1, MOST_HELD + 1):
+        later.ask(push(seq, GRPC))
+    later.ask(push(100, LANE))
+    until(lambda: waiters(server) == MOST_HELD + 1)
+    with pytest.raises(Moving):
+        server.answer(push(200, GRPC))
+    freeze(server, False, 2)
+    assert len(later.all()) == MOST_HELD + 1
+    assert server._held == 0
+    assert pb.PushReply.FromString(joined(server.answer(push(300, GRPC)))).duplicate is False
+
+
+def test_a_reply_waits_until_the_log_covers_what_it_tells_of(server, monkeypatch) -> None:
+    handle = server._host.handle
+
+    def logged(call: Call) -> Answer:
+        return Answer(handle(call).buffers, after=7)
+
+    monkeypatch.setattr(server._host, "handle", logged)
+    later = Later(server)
+    later.ask(push(1))
+    until(lambda: waiters(server) == 1)
+    server.durable(6)
+    until(lambda: waiters(server) == 1)
+    assert not later.answers
+    server.durable(7)
+    assert [pb.PushReply.FromString(a).duplicate for a in later.all()] == [False]
+    # What another call has made durable meanwhile needs no wait.
+    assert server.answer(push(2))
+
+
+def test_a_server_that_stops_says_that_the_outcome_is_not_known(server, monkeypatch) -> None:
+    monkeypatch.setattr(server._host, "handle", lambda call: Answer([b""], after=1))
+    later = Later(server)
+    later.ask(push(1))
+    until(lambda: waiters(server) == 1)
+    server.stop(0)
+    (answer,) = later.all()
+    assert isinstance(answer, PushUnresolved)
