@@ -74,7 +74,7 @@ class Connection:
             random.Random(seed),
             time.monotonic,
             threading.Lock(),
-            self._transport.limits,
+            self._transport.sizes,
         )
         self._session.layout = layout
         self._push_turn = threading.Lock()

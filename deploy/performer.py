@@ -13,7 +13,7 @@ import grpc
 
 from ..proto.channel import Channels, error_of
 from ..proto.errors import NoAnswer, RetryLater, RowloomError, Unavailable
-from .control.effects import Call, Calls, Commit, Effect, Launch, Program, Sleep, Stop, Stored
+from .control.effects import Calls, Commit, Effect, Launch, Program, ServerCall, Sleep, Stop, Stored
 from .launch.launcher import Launched, Launcher
 from .storage import StateFile
 
@@ -112,12 +112,12 @@ class Performer:
             raise Unavailable("the cluster is being ended")
         return None
 
-    def ask(self, calls: Sequence[Call], timeout_s: float) -> list[bytes | RowloomError]:
+    def ask(self, calls: Sequence[ServerCall], timeout_s: float) -> list[bytes | RowloomError]:
         """Make requests side by side, at any time and from any thread. Returns each one's reply or error, in order."""
         under_way = [self._sent(call, timeout_s) for call in calls]
         return [_outcome(future, call) for future, call in zip(under_way, calls, strict=True)]
 
-    def _sent(self, call: Call, timeout_s: float) -> Any:
+    def _sent(self, call: ServerCall, timeout_s: float) -> Any:
         try:
             return self._channels.method(call.address, call.method).future(call.data, timeout=timeout_s)
         except ValueError as e:  # the connection was closed meanwhile
@@ -159,7 +159,7 @@ class Performer:
         self._channels.close()
 
 
-def _outcome(future: Any, call: Call) -> bytes | RowloomError:
+def _outcome(future: Any, call: ServerCall) -> bytes | RowloomError:
     if isinstance(future, RowloomError):
         return future
     try:

@@ -16,7 +16,7 @@ SIZE = (9.0, 4.5)
 
 
 @dataclass(frozen=True)
-class Scaling:
+class ScalingSpan:
     """What the loss curve marks: from when to when, in seconds since training began, and what to write there."""
 
     begin_s: float
@@ -49,7 +49,7 @@ def _figure(columns: int = 1) -> tuple[Any, Any]:
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
-def loss_curve(path: Path, points: Sequence[tuple[float, float]], scaling: Scaling | None) -> None:
+def loss_curve(path: Path, points: Sequence[tuple[float, float]], scaling: ScalingSpan | None) -> None:
     """Draw the loss over time.
 
     Args:

@@ -13,7 +13,7 @@ from ..proto import rowloom_pb2 as pb
 from ..proto.errors import RetryLater, RowloomError, StateLost
 from ..proto.layout import Layout, ShardAddress
 from .control.coordinator import Coordinator
-from .control.effects import Call
+from .control.effects import ServerCall
 from .launch.launcher import Launched, Launcher
 from .performer import Performer
 from .storage import StateFile
@@ -118,7 +118,9 @@ class Watcher:
         shards, keys = coordinator.layout.shards, coordinator.state.keys
         nodes = [self._finders.submit(self._launcher.find, key) for key in keys[: len(shards)]]
         ask = pb.StatisticsRequest().SerializeToString()
-        calls = [_health_call(s) for s in shards] + [Call(s.address, methods.STATISTICS, ask) for s in shards]
+        calls = [_health_call(s) for s in shards] + [
+            ServerCall(s.address, methods.STATISTICS, ask) for s in shards
+        ]
         replies = self._performer.ask(calls, ANSWER_S)
         healths, statistics = replies[: len(shards)], replies[len(shards) :]
         return [
@@ -127,8 +129,8 @@ class Watcher:
         ]
 
 
-def _health_call(shard: ShardAddress) -> Call:
-    return Call(shard.address, methods.HEALTH, pb.HealthRequest().SerializeToString())
+def _health_call(shard: ShardAddress) -> ServerCall:
+    return ServerCall(shard.address, methods.HEALTH, pb.HealthRequest().SerializeToString())
 
 
 def _status(

@@ -14,7 +14,7 @@ from ..proto.errors import InvalidRequest
 from ..proto.jit import kernel
 from ..proto.spec import SGD, TableEntry, TableSpec
 from .received import own
-from .table import Table
+from .table import ShardTable
 
 _BLOCK_BYTES = 1 << 18  # rows that are gathered before they are added: what stays in the cache
 
@@ -26,7 +26,7 @@ def count_of(entries: Entries, what: str) -> int:
     return int(entries.bags.max()) + 1 if n else 0
 
 
-def pooled(table: Table, entries: Entries, count: int) -> np.ndarray:
+def pooled(table: ShardTable, entries: Entries, count: int) -> np.ndarray:
     """The sum of each bag: [K, width] float32. Entries and their ids are ours and have been checked."""
     out = np.zeros((count, table.width), np.float32)
     ids, bags, factors = entries.ids, entries.bags, _factors(entries.factors, len(entries.ids))
@@ -109,7 +109,7 @@ def _sum_runs(grads, begins, ends, bags, factors, out):
 
 def compile_kernels() -> None:
     """Run the kernels once, so that no request waits for a compiler. See `table.compile_kernels`."""
-    table = Table(TableEntry(1, TableSpec("warm-up", 8, dim=2, optimizer=SGD())), 0, 1)
+    table = ShardTable(TableEntry(1, TableSpec("warm-up", 8, dim=2, optimizer=SGD())), 0, 1)
     ids, bags = np.array([1, 1, 2], np.int64), np.array([0, 1, 1], np.int32)
     pooled(table, Entries(1, ids, bags), 2)
     expanded(ids, Block(np.ones(4, np.float32), bags=bags), 0, 2, "warm-up")

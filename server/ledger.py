@@ -52,7 +52,7 @@ class Window:
 
 
 @dataclass
-class Client:
+class KnownClient:
     """What a shard knows of one client."""
 
     epoch: int
@@ -65,7 +65,7 @@ class Ledger:
     """The clients of one shard. Callers hold the shard's lock."""
 
     def __init__(self) -> None:
-        self._clients: OrderedDict[int, Client] = OrderedDict()
+        self._clients: OrderedDict[int, KnownClient] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -131,11 +131,11 @@ class Ledger:
         for client in self._clients.values():
             client.steps.pop(table, None)
 
-    def _client(self, client_id: int, client_epoch: int) -> Client:
+    def _client(self, client_id: int, client_epoch: int) -> KnownClient:
         client = self._clients.get(client_id)
         if client is None or client.epoch < client_epoch:
             # Push numbers go on through epochs, so `steps` stays.
-            client = Client(client_epoch, steps=client.steps if client else {})
+            client = KnownClient(client_epoch, steps=client.steps if client else {})
             self._clients[client_id] = client
         self._clients.move_to_end(client_id)
         if len(self._clients) > MAX_CLIENTS:

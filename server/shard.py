@@ -54,7 +54,7 @@ from ..proto.spec import TableEntry
 from .bags import count_of, expanded, pooled
 from .ledger import Ledger
 from .received import own
-from .table import Table, Write
+from .table import ShardTable, Write
 
 MAX_ROWS_BYTES = 256 << 20  # rows that one pull may ask for; clients ask for about 4 MB
 
@@ -87,7 +87,7 @@ class Shard:
         self.index = index
         self._key = key
         self._torn: int | None = None  # the client whose push failed half-way
-        self.tables: dict[int, Table] = {}
+        self.tables: dict[int, ShardTable] = {}
         self.ledger = Ledger()
         self.counters = Counters()
         for entry in entries:
@@ -131,7 +131,7 @@ class Shard:
         duplicate = self.push(request.push)
         return StepReply(duplicate, self._read(wanted, request.pull.wire, StepReply.room(buffer, duplicate)))
 
-    def _wanted(self, request: Pull) -> list[tuple[Table, np.ndarray]]:
+    def _wanted(self, request: Pull) -> list[tuple[ShardTable, np.ndarray]]:
         """What a pull asks for, checked."""
         self.check(request.header)
         size = 0
@@ -148,7 +148,9 @@ class Shard:
             wanted.append((table, ids))
         return wanted
 
-    def _read(self, wanted: list[tuple[Table, np.ndarray]], wire: int, room: Room | None = None) -> PullReply:
+    def _read(
+        self, wanted: list[tuple[ShardTable, np.ndarray]], wire: int, room: Room | None = None
+    ) -> PullReply:
         blocks = []
         arrays = (room or Room()).rows([(len(ids), table.width) for table, ids in wanted], wire)
         for (table, ids), rows in zip(wanted, arrays, strict=True):
@@ -238,7 +240,7 @@ class Shard:
                 f"(epoch {self.layout.epoch}, shard {self.index}), got epoch {name.epoch}, shard {name.shard}"
             )
 
-    def _checked(self, request: Push) -> list[tuple[Table, np.ndarray, np.ndarray]]:
+    def _checked(self, request: Push) -> list[tuple[ShardTable, np.ndarray, np.ndarray]]:
         """Decoded and checked, all of it, before anything is written. One table may stand in it once."""
         work, seen = [], set()
         for number, ids, block in request.tables:
@@ -258,7 +260,7 @@ class Shard:
 
     @staticmethod
     def _from_bags(
-        request: Push, table: Table, ids: np.ndarray, block: Block
+        request: Push, table: ShardTable, ids: np.ndarray, block: Block
     ) -> tuple[np.ndarray, np.ndarray]:
         what = f"table {table.spec.name!r}"
         if request.kind != GRADIENTS:
@@ -268,7 +270,7 @@ class Shard:
         return ids, grads
 
     @staticmethod
-    def _values(request: Push, table: Table, ids: np.ndarray, block: Block) -> np.ndarray:
+    def _values(request: Push, table: ShardTable, ids: np.ndarray, block: Block) -> np.ndarray:
         if request.kind == RENORM:
             if not request.max_norm > 0 or not request.norm_type > 0:
                 raise InvalidRequest(
@@ -284,7 +286,7 @@ class Shard:
             raise InvalidRequest(f"unknown kind of push {request.kind}")
         return values
 
-    def _write(self, request: Push, table: Table, ids: np.ndarray, values: np.ndarray) -> Write:
+    def _write(self, request: Push, table: ShardTable, ids: np.ndarray, values: np.ndarray) -> Write:
         if request.kind == ASSIGN:
             return table.to_assign(ids, values)
         if request.kind == RENORM:
@@ -296,7 +298,7 @@ class Shard:
 
     # ----------------------------------------------------------------------------------------------------- tables
 
-    def table(self, number: int) -> Table:
+    def table(self, number: int) -> ShardTable:
         """The table of that number. Raises TableNotFound."""
         table = self.tables.get(number)
         if table is None:
@@ -307,7 +309,7 @@ class Shard:
         """Make a table. The same one again is no error. Raises TableExists."""
         known = self.tables.get(entry.number)
         if known is None:
-            self.tables[entry.number] = Table(entry, self.index, self.layout.n, self._key)
+            self.tables[entry.number] = ShardTable(entry, self.index, self.layout.n, self._key)
         elif known.spec != entry.spec:
             raise TableExists(
                 f"number {entry.number} is table {known.spec.name!r}: {known.spec.differences(entry.spec)}"

@@ -30,7 +30,7 @@ _BLOCK_ROWS = 65536
 Write = Callable[[], None]
 
 
-class Table:
+class ShardTable:
     """A table's part on shard `shard` of `n`. Callers hold the shard's lock.
 
     Ids given to `pull`, `push`, `assign`, `renorm` and `install` have been through `check_ids`.
@@ -67,9 +67,7 @@ class Table:
         return self._rows.count
 
     def __repr__(self) -> str:
-        return (
-            f"<Table {self.spec.name!r} shard={self._shard}/{self._n} rows={len(self)} bytes={self.nbytes}>"
-        )
+        return f"<ShardTable {self.spec.name!r} shard={self._shard}/{self._n} rows={len(self)} bytes={self.nbytes}>"
 
     @property
     def lr(self) -> float:
@@ -304,7 +302,7 @@ def compile_kernels() -> None:
         # As off the wire: not to be written to, and at any byte of a message.
         grads = np.frombuffer(bytes(skip) + bytes(24), np.float32, offset=skip).reshape(3, 2)
         spec = TableSpec("warm-up", 8, dim=2, optimizer=optimizer, initializer=Uniform())
-        table = Table(TableEntry(1, spec), 0, 1)
+        table = ShardTable(TableEntry(1, spec), 0, 1)
         table.check_ids(ids)
         table.check_push(ids, grads)
         table.push(ids, grads, 1)

@@ -20,7 +20,7 @@ from ...proto.framing import size_of
 from ...proto.jit import kernel
 from ...proto.layout import Layout, owner
 from ...proto.spec import TableEntry
-from .cutting import Limits
+from .cutting import RequestSizes
 from .operation import Reply, as_array
 from .requests import FRAME_BYTES, Given, PullRequest, PushRequest, put_buffers
 from .routing import Route, distinct_of
@@ -201,11 +201,11 @@ def check_sums(entry: TableEntry, ids: np.ndarray, values: BagGrads) -> None:
         refuse_overflow(entry, *values.by_id(ids), codec.FLOAT32)
 
 
-def pull_runs(bags: np.ndarray, width: int, limits: Limits) -> Iterator[slice]:
+def pull_runs(bags: np.ndarray, width: int, sizes: RequestSizes) -> Iterator[slice]:
     """Runs of a shard's entries, each of about `piece` bytes of request and reply. bags: [N], never falling."""
     new = np.diff(bags, prepend=-1) != 0
     cost = np.cumsum(_ENTRY_BYTES + 4 * width * new)
-    yield from _slices(np.flatnonzero(np.diff(cost // limits.piece)) + 1, len(bags))
+    yield from _slices(np.flatnonzero(np.diff(cost // sizes.piece)) + 1, len(bags))
 
 
 @dataclass
@@ -221,7 +221,7 @@ class PushRuns:
     by_id: list[tuple[int, np.ndarray]] = field(default_factory=list)
 
 
-def push_runs(route: Route, bags: np.ndarray, count: int, width: int, limits: Limits) -> PushRuns:
+def push_runs(route: Route, bags: np.ndarray, count: int, width: int, sizes: RequestSizes) -> PushRuns:
     """Cut a push: a shard's entries in one piece if that is not much, else in several of about `piece` bytes.
 
     Args:
@@ -229,11 +229,11 @@ def push_runs(route: Route, bags: np.ndarray, count: int, width: int, limits: Li
         bags: [N] int64 in [0, count).
         count: B.
         width: columns of a gradient.
-        limits: how much goes into one request.
+        sizes: how much goes into one request.
     """
     order, begins = route.groups
-    sizes = (_WHOLE_PIECES * limits.piece, limits.piece)
-    cuts, alone = _cuts(order, begins, route.bounds, bags, count, _ENTRY_BYTES, 4 * width, sizes)
+    most = (_WHOLE_PIECES * sizes.piece, sizes.piece)
+    cuts, alone = _cuts(order, begins, route.bounds, bags, count, _ENTRY_BYTES, 4 * width, most)
     runs = PushRuns()
     for run in _slices(np.flatnonzero(cuts), len(route.ids)):
         shard = int(np.searchsorted(route.bounds, run.start, side="right")) - 1
@@ -253,10 +253,10 @@ def _slices(cuts: np.ndarray, size: int) -> Iterator[slice]:
 
 
 @kernel
-def _cuts(order, begins, bounds, bags, count, entry_bytes, row_bytes, limits):
+def _cuts(order, begins, bounds, bags, count, entry_bytes, row_bytes, sizes):
     """([U] whether a piece begins at each distinct id, [U] whether the id is better sent alone).
 
-    limits: bytes of a shard's only piece, and of one of several.
+    sizes: bytes of a shard's only piece, and of one of several.
     """
     cuts = np.zeros(len(begins) - 1, np.bool_)
     alone = np.zeros(len(begins) - 1, np.bool_)
@@ -272,7 +272,7 @@ def _cuts(order, begins, bounds, bags, count, entry_bytes, row_bytes, limits):
         if row_bytes * (end - first) < whole:
             alone[first:end] = True
             continue
-        if whole <= limits[0]:
+        if whole <= sizes[0]:
             continue
         piece, size = piece + 1, 0
         for u in range(first, end):
@@ -285,7 +285,7 @@ def _cuts(order, begins, bounds, bags, count, entry_bytes, row_bytes, limits):
                 alone[u] = True
                 continue
             more = entry_bytes * len(entries) + row_bytes * _take(entries, bags, has, piece)
-            if size + more > limits[1]:
+            if size + more > sizes[1]:
                 piece, size, cuts[u] = piece + 1, 0, True
                 more = entry_bytes * len(entries) + row_bytes * _take(entries, bags, has, piece)
             size += more

@@ -11,7 +11,7 @@ ID_BYTES = 8
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestSizes:
     """Bytes of ids and rows in one request, and in its reply.
 
     Attributes:
@@ -26,7 +26,7 @@ class Limits:
 Run = tuple[int, int, int]  # (number of a table in its call, begin, end): these of its ids
 
 
-class Extent(NamedTuple):
+class Routed(NamedTuple):
     """A table of a call, as far as cutting is concerned.
 
     edges: of each shard's ids, n + 1 of them. row_bytes: of one row as it lies in memory. everywhere: whether shards
@@ -38,7 +38,7 @@ class Extent(NamedTuple):
     everywhere: bool = False
 
 
-def cut(tables: Sequence[Extent], n: int, limits: Limits) -> list[tuple[int, list[Run]]]:
+def cut(tables: Sequence[Routed], n: int, sizes: RequestSizes) -> list[tuple[int, list[Run]]]:
     """(shard, what goes to it) for each request of a call to n shards; in each, a table stands once at the most.
 
     Shards take turns, so that all of them start at once.
@@ -54,8 +54,8 @@ def cut(tables: Sequence[Extent], n: int, limits: Limits) -> list[tuple[int, lis
                 size += (end - begin) * (row_bytes + ID_BYTES)
         if not runs:
             continue
-        if size > limits.whole:
-            runs, *others = _pieces(runs, tables, limits.piece)
+        if size > sizes.whole:
+            runs, *others = _pieces(runs, tables, sizes.piece)
             more.append([(shard, group) for group in others])
         requests.append((shard, runs))
     if more:
@@ -64,7 +64,7 @@ def cut(tables: Sequence[Extent], n: int, limits: Limits) -> list[tuple[int, lis
     return requests
 
 
-def _pieces(runs: list[Run], tables: Sequence[Extent], most: int) -> list[list[Run]]:
+def _pieces(runs: list[Run], tables: Sequence[Routed], most: int) -> list[list[Run]]:
     """Runs in groups of at most so many bytes; of a row that is larger, one in a group."""
     groups: list[list[Run]] = []
     left = 0

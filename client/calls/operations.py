@@ -28,7 +28,7 @@ from .bag_requests import (
     push_runs,
 )
 from .control import known_layout
-from .cutting import Extent, cut
+from .cutting import Routed, cut
 from .exchange import Exchange
 from .operation import Event, Turn
 from .placed import Placed
@@ -36,7 +36,7 @@ from .requests import Given, PullRequest, PushRequest, Request, Wanted
 from .routing import Route, places, split, summing
 from .session import Session
 from .sums import Sums, latest
-from .values import Rows, Values
+from .values import GivenRows, Values
 from .wire_types import LARGEST, refuse_overflow, refuse_overflown, wire_of
 
 
@@ -158,7 +158,7 @@ def renorm(
     array = as_ids(ids, entry.spec).reshape(-1)
     layout = session.layout or (yield from known_layout(session, deadline))
     distinct, bounds, _ = split(array, session.placed(entry, layout).owners)
-    nothing = Rows(np.empty((len(distinct), 0), np.float32))
+    nothing = GivenRows(np.empty((len(distinct), 0), np.float32))
     going = [Going(entry, distinct, bounds.tolist(), nothing, everywhere=False)]
     requests = _cut_push(session, layout, going, codec.RENORM, codec.FLOAT32, session.next_push())
     for request in requests:
@@ -211,8 +211,8 @@ def _pulls(session: Session, layout: Layout, coming: Sequence[Coming]) -> list[P
         by_wire.setdefault(one.wire, []).append(one)
     requests = []
     for wire, some in by_wire.items():
-        extents = [Extent(one.route.bounds.tolist(), 4 * one.entry.spec.width) for one in some]
-        for shard, runs in cut(extents, layout.n, session.limits):
+        routed = [Routed(one.route.bounds.tolist(), 4 * one.entry.spec.width) for one in some]
+        for shard, runs in cut(routed, layout.n, session.sizes):
             tables = []
             for k, begin, end in runs:
                 one = some[k]
@@ -244,7 +244,7 @@ def _going(one: Brought, placed: Placed, kind: int, wire: int) -> Going:
     ids, bounds, order, begins = summing(one.ids, placed.owners)
     edges = bounds.tolist()
     if kind == codec.ASSIGN:
-        return Going(one.entry, ids, edges, Rows(latest(one.rows, order, begins)), everywhere=False)
+        return Going(one.entry, ids, edges, GivenRows(latest(one.rows, order, begins)), everywhere=False)
     sums = Sums(one.rows, order, begins, places(len(ids)))
     safe = LARGEST[wire] / 2  # however a sum is rounded on its way
     if one.largest * len(one.ids) > safe and one.largest * sums.most > safe:
@@ -255,9 +255,9 @@ def _going(one: Brought, placed: Placed, kind: int, wire: int) -> Going:
 def _cut_push(
     session: Session, layout: Layout, going: Sequence[Going], kind: int, wire: int, push_number: int
 ) -> list[PushRequest]:
-    extents = [Extent(one.edges, 4 * one.entry.spec.width, one.everywhere) for one in going]
+    routed = [Routed(one.edges, 4 * one.entry.spec.width, one.everywhere) for one in going]
     requests = []
-    for shard, runs in cut(extents, layout.n, session.limits):
+    for shard, runs in cut(routed, layout.n, session.sizes):
         tables = []
         for k, begin, end in runs:
             one = going[k]
@@ -305,7 +305,7 @@ def pull_bags(
     owners = owner(spec, checked, layout.n)
     for shard in range(layout.n):
         mine = np.flatnonzero(owners == shard)
-        for number, run in enumerate(pull_runs(shares.bags[mine], spec.width, session.limits)):
+        for number, run in enumerate(pull_runs(shares.bags[mine], spec.width, session.sizes)):
             some = mine[run]
             requests.append(
                 PullBagsRequest(
@@ -348,7 +348,7 @@ def push_bags(
     layout = session.layout or (yield from known_layout(session, deadline))
     placed = session.placed(entry, layout)
     runs = push_runs(
-        Route(*split(checked, placed.owners)), shares.bags, len(values.grads), spec.width, session.limits
+        Route(*split(checked, placed.owners)), shares.bags, len(values.grads), spec.width, session.sizes
     )
     by_bag = list(runs.by_bag)
     if placed.everywhere:
@@ -371,8 +371,8 @@ def _expanded(
     entry, ids, values = given
     assert isinstance(values, BagGrads)
     distinct, grads = values.by_id(ids)
-    extent = Extent([0, len(distinct)], 4 * entry.spec.width)
-    for _, runs in cut([extent], 1, session.limits):
+    routed = Routed([0, len(distinct)], 4 * entry.spec.width)
+    for _, runs in cut([routed], 1, session.sizes):
         for _, begin, end in runs:
-            table = Given(entry, distinct[begin:end], Rows(grads[begin:end]))
+            table = Given(entry, distinct[begin:end], GivenRows(grads[begin:end]))
             yield PushRequest(layout.epoch, shard, [table], number)

@@ -22,7 +22,7 @@ from ...proto.codec import PartName
 from ...proto.errors import TableNotFound
 from ...proto.layout import Layout
 from ...proto.spec import TableEntry
-from .cutting import Limits
+from .cutting import RequestSizes
 from .placed import Placed, heads_of
 
 ATTEMPT_TIMEOUT_S = 10.0
@@ -72,7 +72,7 @@ class Session:
         rng: for jitter.
         clock: seconds, monotonic.
         lock: a context manager around state that several operations share.
-        limits: how much goes into one request; the carrier knows.
+        sizes: how much goes into one request; the carrier knows.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Session:
         rng: random.Random,
         clock: Callable[[], float],
         lock: AbstractContextManager,
-        limits: Limits | None = None,
+        sizes: RequestSizes | None = None,
     ) -> None:
         self.seeds = tuple(seeds)
         self.client_id = client_id
@@ -91,7 +91,7 @@ class Session:
         self.entries: dict[str, TableEntry] = {}  # by name
         self.rng = rng
         self.clock = clock
-        self.limits = limits or Limits()
+        self.sizes = sizes or RequestSizes()
         self._lock = lock
         self._placed: dict[int, Placed] = {}  # by table number, all of one layout
         self._heads: tuple[Layout | None, list[np.ndarray]] = (None, [])

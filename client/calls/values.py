@@ -29,7 +29,7 @@ class Values(Protocol):
         ...
 
 
-class Rows:
+class GivenRows:
     """Values that are there already: rows to assign; or nothing, [M, 0], for a renorm.
 
     rows: [M, width] float32.
@@ -41,8 +41,8 @@ class Rows:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, some: Any) -> Rows:
-        return Rows(self._rows[some])
+    def __getitem__(self, some: Any) -> GivenRows:
+        return GivenRows(self._rows[some])
 
     def array(self) -> np.ndarray:
         """As `Values.array`."""

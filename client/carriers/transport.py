@@ -9,15 +9,15 @@ from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.channel import Channels
 from ...proto.errors import InvalidRequest
-from ..calls.cutting import Limits
+from ..calls.cutting import RequestSizes
 from ..calls.operation import Event, Operation, Send
 from .grpc_wire import Callers, GrpcWire
 from .lane_wire import LaneWire
 from .lanes import Lanes
 
 CARRIERS = ("auto", "tcp", "grpc")
-GRPC_LIMITS = Limits(whole=4 << 20, piece=4 << 20)
-LANE_LIMITS = Limits(whole=9 << 20, piece=4 << 20)  # a message and its reply have room on a lane
+GRPC_SIZES = RequestSizes(whole=4 << 20, piece=4 << 20)
+LANE_SIZES = RequestSizes(whole=9 << 20, piece=4 << 20)  # a message and its reply have room on a lane
 
 
 class Wire(Protocol):
@@ -75,9 +75,9 @@ class Transport:
         )
 
     @property
-    def limits(self) -> Limits:
+    def sizes(self) -> RequestSizes:
         """How much goes into one request."""
-        return GRPC_LIMITS if self._carrier == "grpc" else LANE_LIMITS
+        return GRPC_SIZES if self._carrier == "grpc" else LANE_SIZES
 
     def open(self) -> Wire:
         """A wire for one operation."""

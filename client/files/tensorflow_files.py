@@ -124,16 +124,16 @@ def _pieces(
     if not entry.slices:
         return [_map(prefix, shards, key, entry, entry.shape)]
     placed = []
-    for extents in entry.slices:
-        sizes = [d if length < 0 else length for (_, length), d in zip(extents, entry.shape, strict=True)]
+    for routed in entry.slices:
+        sizes = [d if length < 0 else length for (_, length), d in zip(routed, entry.shape, strict=True)]
         if sizes[1:] != list(entry.shape[1:]):
             raise InvalidRequest(
                 f"{prefix}: {key.decode()} is cut across its columns; only cuts between rows are read"
             )
-        stored = raw.get(_slice_key(key, extents))
+        stored = raw.get(_slice_key(key, routed))
         if stored is None:
             raise InvalidRequest(f"{prefix}.index is damaged: a slice of {key.decode()} is missing")
-        placed.append((extents[0][0], sizes, stored))
+        placed.append((routed[0][0], sizes, stored))
     placed.sort(key=lambda one: one[0])
     begins = [begin for begin, _, _ in placed]
     if begins != [0, *np.cumsum([sizes[0] for _, sizes, _ in placed])[:-1].tolist()]:
@@ -251,17 +251,17 @@ def _entry(message: bytes) -> _Entry:
         elif number == 5:
             entry.size = value
         elif number == 7:
-            extents = [dict(_fields(extent)) for n, extent in _fields(value) if n == 1]
-            entry.slices.append([(e.get(1, 0), e.get(2, -1)) for e in extents])
+            routed = [dict(_fields(routed)) for n, routed in _fields(value) if n == 1]
+            entry.slices.append([(e.get(1, 0), e.get(2, -1)) for e in routed])
     return entry
 
 
-def _slice_key(name: bytes, extents: list[tuple[int, int]]) -> bytes:
+def _slice_key(name: bytes, routed: list[tuple[int, int]]) -> bytes:
     """The key of a slice, in codes that sort as what they encode: 0, name, dimensions, starts and lengths."""
     key = (
-        b"\x00" + name + b"\x00\x01" + bytes([1, len(extents)])
+        b"\x00" + name + b"\x00\x01" + bytes([1, len(routed)])
     )  # names are UTF-8 without NUL: nothing to escape
-    return key + b"".join(_ordered(start) + _ordered(length) for start, length in extents)
+    return key + b"".join(_ordered(start) + _ordered(length) for start, length in routed)
 
 
 def _ordered(value: int) -> bytes:

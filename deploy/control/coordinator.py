@@ -31,7 +31,7 @@ from ...proto.errors import (
 from ...proto.layout import Layout, ShardAddress
 from ...proto.spec import TableEntry, TableSpec
 from ..launch.launcher import Launched
-from .effects import Call, Calls, Commit, Launch, NotStored, Program, Sleep, Stop, Stored, call_all
+from .effects import Calls, Commit, Launch, NotStored, Program, ServerCall, Sleep, Stop, Stored, call_all
 from .state import ClusterState
 
 ATTEMPT_S = 2.0  # how long a server may take for a step that is always short; a lost request costs this much
@@ -200,13 +200,13 @@ class Coordinator:
         self._doubtful -= {i for i, o in outcomes.items() if not isinstance(o, Rerouted | Unavailable)}
         return outcomes
 
-    def _adoptions(self, layout: Layout, shards: Sequence[int], *, fresh: bool) -> list[Call]:
+    def _adoptions(self, layout: Layout, shards: Sequence[int], *, fresh: bool) -> list[ServerCall]:
         tables = [e.to_message() for e in self.state.tables.values()]
         request = pb.AdoptRequest(layout=layout.to_message(), fresh=fresh, tables=tables, turn=self.turn())
         calls = []
         for index in shards:
             request.index = index
-            calls.append(Call(layout.shards[index].address, methods.ADOPT, request.SerializeToString()))
+            calls.append(ServerCall(layout.shards[index].address, methods.ADOPT, request.SerializeToString()))
         return calls
 
     # --------------------------------------------------------------------------------------------------- converging
@@ -354,7 +354,7 @@ class Coordinator:
 
     def _on_every_shard(self, method: str, request: Callable[[pb.Header], object], limit_s: float) -> Program:
         calls = [
-            Call(s.address, method, request(self.layout.header(s.index)).SerializeToString())  # type: ignore[attr-defined]
+            ServerCall(s.address, method, request(self.layout.header(s.index)).SerializeToString())  # type: ignore[attr-defined]
             for s in self.layout.shards
         ]
         yield from call_all(calls, self.clock, limit_s)

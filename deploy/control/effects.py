@@ -15,7 +15,7 @@ from .state import ClusterState
 
 
 @dataclass(frozen=True)
-class Call:
+class ServerCall:
     """One request to a server."""
 
     address: str
@@ -27,7 +27,7 @@ class Call:
 class Calls:
     """Requests made side by side. Outcome: for each, reply bytes or a RowloomError, in order."""
 
-    calls: Sequence[Call]
+    calls: Sequence[ServerCall]
     timeout_s: float = 10.0
 
 
@@ -81,7 +81,7 @@ Effect = Calls | Launch | Stop | Commit | Stored | Sleep
 Program = Generator[Effect, Any, Any]
 
 
-def call_all(calls: Sequence[Call], clock, limit_s: float = 30.0, timeout_s: float = 10.0) -> Program:
+def call_all(calls: Sequence[ServerCall], clock, limit_s: float = 30.0, timeout_s: float = 10.0) -> Program:
     """Make calls until each has an answer that is not "later". Returns the replies in order.
 
     Every call must be one that may be repeated. timeout_s: of one attempt; a lost request costs this much.

@@ -23,7 +23,7 @@ from ...proto.errors import InvalidRequest, RowloomError, StateLost, Unavailable
 from ...proto.layout import Layout, ShardAddress
 from ..launch.launcher import Launched
 from .coordinator import ATTEMPT_S, Coordinator, addresses
-from .effects import Call, Calls, Program, Sleep, call_all
+from .effects import Calls, Program, ServerCall, Sleep, call_all
 from .state import ClusterState
 
 POLL_S = (0.01, 0.2)  # first and longest pause between questions for progress
@@ -106,7 +106,7 @@ class Reshard:
         """Whether all that take part are there; found out while pushes go on."""
         ask = pb.HealthRequest().SerializeToString()
         wanted = {s.address: s.incarnation for s in (*self._old.shards, *target.shards)}
-        calls = [Call(address, methods.HEALTH, ask) for address in wanted]
+        calls = [ServerCall(address, methods.HEALTH, ask) for address in wanted]
         replies = yield from call_all(calls, self._coordinator.clock, STEP_LIMIT_S, ATTEMPT_S)
         for (address, incarnation), reply in zip(wanted.items(), replies, strict=True):
             health = pb.HealthReply.FromString(reply)
@@ -119,7 +119,7 @@ class Reshard:
         surplus = [key for key in (*state.surplus, *state.keys) if key not in keys]
         return dataclasses.replace(state, layout=target, keys=keys, surplus=surplus)
 
-    def _preparation(self, target: Layout, shard: ShardAddress, turn: int) -> Call:
+    def _preparation(self, target: Layout, shard: ShardAddress, turn: int) -> ServerCall:
         tables = [e.to_message() for e in self._coordinator.state.tables.values()]
         request = pb.PrepareRequest(
             source=self._old.to_message(),
@@ -128,13 +128,13 @@ class Reshard:
             tables=tables,
             turn=turn,
         )
-        return Call(shard.address, methods.PREPARE, request.SerializeToString())
+        return ServerCall(shard.address, methods.PREPARE, request.SerializeToString())
 
     def _freeze(self) -> Program:
         self._coordinator.doubt()
         turn = self._coordinator.turn()
         request = pb.FreezeRequest(cluster_id=self._old.cluster_id, epoch=self._old.epoch, on=True, turn=turn)
-        calls = [Call(s.address, methods.FREEZE, request.SerializeToString()) for s in self._old.shards]
+        calls = [ServerCall(s.address, methods.FREEZE, request.SerializeToString()) for s in self._old.shards]
         return (yield from call_all(calls, self._coordinator.clock, STEP_LIMIT_S, ATTEMPT_S))
 
     def _wait(self, target: Layout) -> Program:
@@ -144,7 +144,7 @@ class Reshard:
         pause, longest = POLL_S
         seen, since = -1, clock()
         while True:
-            calls = [Call(s.address, methods.PROGRESS, ask) for s in target.shards]
+            calls = [ServerCall(s.address, methods.PROGRESS, ask) for s in target.shards]
             answers = yield from call_all(calls, clock, STEP_LIMIT_S, ATTEMPT_S)
             replies = [pb.ProgressReply.FromString(r) for r in answers]
             for shard, reply in zip(target.shards, replies, strict=True):
@@ -196,7 +196,7 @@ class Reshard:
         request = pb.AdoptRequest(
             layout=target.to_message(), retire=True, turn=self._coordinator.turn()
         ).SerializeToString()
-        calls = [Call(s.address, methods.ADOPT, request) for s in self._old.shards[target.n :]]
+        calls = [ServerCall(s.address, methods.ADOPT, request) for s in self._old.shards[target.n :]]
         if calls:
             yield Calls(calls, ATTEMPT_S)
             yield Sleep(0.5)  # clients that had the old layout hear of the new one from them

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...client import Adagrad, Client, TableSpec, Uniform, Zeros, connect
 from ..operate.digest import digest
-from ..plots import Scaling, check_plot, loss_curve
+from ..plots import ScalingSpan, check_plot, loss_curve
 from ..terminal import Stage, Stages
 from .corpus import Corpus, read_corpus
 from .demo_cluster import DemoCluster, check_launcher, open_cluster
@@ -93,7 +93,7 @@ class Course:
 class Scaled:
     """What came of the change of shards: when, what a trainer saw meanwhile, for how long pushes waited."""
 
-    scaling: Scaling
+    scaling: ScalingSpan
     watched: Watched
     waited_s: float
     bit_equal: bool
@@ -244,7 +244,7 @@ def _scale(cluster: DemoCluster, began: float) -> Scaled:
         watched = probe.finish()
     label = f"{SHARDS[0]} to {SHARDS[1]} shards\nlongest push {watched.longest_s * 1000:.0f} ms"
     return Scaled(
-        Scaling(begin_s, end_s, label), watched, waited_s, bit_equal=digest(cluster.address) == before
+        ScalingSpan(begin_s, end_s, label), watched, waited_s, bit_equal=digest(cluster.address) == before
     )
 
 

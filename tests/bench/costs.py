@@ -30,7 +30,7 @@ from rowloom.server.host import Host
 from rowloom.server.ledger import Ledger
 from rowloom.server.shard import Shard
 from rowloom.server.states import Serving
-from rowloom.server.table import Table
+from rowloom.server.table import ShardTable
 
 DIM, ROUNDS = 64, 15
 
@@ -49,7 +49,7 @@ def medians(calls: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dic
 def kernel(rows: int = 2_000_000, batch: int = 65_536) -> None:
     """Rows a second that one core updates: a shard's table, without requests around it."""
     spec = TableSpec("kernel", rows, dim=DIM, optimizer=Adagrad(lr=0.01), initializer=Zeros())
-    table = Table(TableEntry(1, spec), 0, 1)
+    table = ShardTable(TableEntry(1, spec), 0, 1)
     for begin in range(0, rows, batch):
         ids = np.arange(begin, min(begin + batch, rows))
         table.push(ids, np.zeros((len(ids), DIM), np.float32), 1)

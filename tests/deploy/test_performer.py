@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from rowloom.deploy.control.effects import Call, Calls, Commit, Launch, Sleep, Stop
+from rowloom.deploy.control.effects import Calls, Commit, Launch, ServerCall, Sleep, Stop
 from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.launch.launcher import Launched
 from rowloom.deploy.performer import Performer
@@ -115,7 +115,7 @@ def test_looking_does_not_wait_behind_a_launch(launcher):
     thread.start()
     try:
         assert launcher.entered.wait(30)
-        replies = performer.ask([Call(server.address, methods.HEALTH, b"")] * 100, 30.0)
+        replies = performer.ask([ServerCall(server.address, methods.HEALTH, b"")] * 100, 30.0)
         assert all(isinstance(r, bytes) for r in replies)
     finally:
         launcher.blocked.set()
@@ -126,7 +126,7 @@ def test_looking_does_not_wait_behind_a_launch(launcher):
 
 def test_what_does_not_answer_is_an_outcome_and_no_exception(launcher):
     performer = performer_of(launcher)
-    call = Call("127.0.0.1:9", methods.HEALTH, b"")
+    call = ServerCall("127.0.0.1:9", methods.HEALTH, b"")
     outcomes = performer.run(iterated(Calls([call, call], timeout_s=2.0)))
     assert [type(o) for o in outcomes] == [NoAnswer, NoAnswer]
     performer.close()

@@ -166,6 +166,17 @@ def test_what_decides_touches_no_clock_network_thread_or_chance(room):
                 assert node.attr == "Random", f"{path}:{node.lineno}: random.{node.attr}"
 
 
+def test_no_two_classes_share_a_name():
+    # The glue of each framework has its names; a state of a host and the error that it answers with are one thing.
+    homes: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        if not is_layer(module):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.ClassDef) and node.name != "Moving":
+                    homes.setdefault(node.name, []).append(".".join(module))
+    assert not {name: where for name, where in homes.items() if len(where) > 1}
+
+
 def at_the_top(path: Path) -> list[tuple[int, str]]:
     lines = {
         node.lineno

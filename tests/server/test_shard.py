@@ -29,7 +29,7 @@ from rowloom.proto.layout import Layout, ShardAddress
 from rowloom.proto.spec import TableEntry
 from rowloom.server import received, table
 from rowloom.server.shard import Shard
-from rowloom.server.table import Table
+from rowloom.server.table import ShardTable
 
 LAYOUT = Layout("c", 1, (ShardAddress(0, "h:1", 1),))
 NUMBERS = (1, 2, 3)
@@ -84,7 +84,7 @@ def test_a_push_that_found_no_memory_changed_nothing_and_may_come_again(monkeypa
         each.push(push())
     before = rows(shard)
     with monkeypatch.context() as broken:
-        owner = {"record": shard.ledger, "contiguous": table, "summed": table}.get(what, Table)
+        owner = {"record": shard.ledger, "contiguous": table, "summed": table}.get(what, ShardTable)
         broken.setattr(owner, what, on_call(n, getattr(owner, what), MemoryError()))
         if refused(shard, push(2, **more)):
             assert rows(shard) == before
@@ -151,7 +151,7 @@ def test_ids_that_a_client_changes_after_they_were_checked_change_no_other_rows(
     shard, expected = shard_of(), shard_of()
     expected.push(push(numbers=(1,)))
     message = bytearray(joined(push(numbers=(1,)).encode()))
-    seen = changing(monkeypatch, Table, check, message, struct.pack("<q", 6), struct.pack("<q", wild))
+    seen = changing(monkeypatch, ShardTable, check, message, struct.pack("<q", 6), struct.pack("<q", wild))
     shard.push(Push.decode(message))
     monkeypatch.undo()
     assert len(seen) == 1
@@ -167,7 +167,7 @@ def test_ids_of_a_pull_that_a_client_changes_after_they_were_checked_are_not_loo
     shard = shard_of()
     shard.push(push())
     message = bytearray(joined(Pull(LAYOUT.header(0), [(1, np.array([5, 6]))]).encode()))
-    changing(monkeypatch, Table, "check_ids", message, struct.pack("<q", 6), struct.pack("<q", wild))
+    changing(monkeypatch, ShardTable, "check_ids", message, struct.pack("<q", 6), struct.pack("<q", wild))
     (block,) = shard.pull(Pull.decode(message)).blocks
     assert block.data.tolist() == [[-2, -2], [-1, -1]]
 
@@ -223,7 +223,7 @@ def test_no_row_changes_unseen_whatever_changes_it(optimizer: Optimizer, seed: i
     """Snapshots and moves will copy what was touched, and nothing else."""
     rng = np.random.default_rng(seed)
     spec = TableSpec("t", 60, dim=3, optimizer=optimizer, constraint=Constraint(clip_norm=1.0, high=2.0))
-    t = Table(TableEntry(1, spec), 0, 1)
+    t = ShardTable(TableEntry(1, spec), 0, 1)
 
     def change(kind: int) -> None:
         ids = rng.integers(0, 60, rng.integers(0, 12))
@@ -257,7 +257,7 @@ def test_no_row_changes_unseen_whatever_changes_it(optimizer: Optimizer, seed: i
             assert before.get(i) == v or i in changed, (kind, i)
 
 
-def everything(t: Table) -> tuple[list[int], list[bytes]]:
+def everything(t: ShardTable) -> tuple[list[int], list[bytes]]:
     ids, values, slots, after = t.read(0, 1 << 30)
     assert after == 0
     return ids.tolist(), [b"".join(a[k].tobytes() for a in (values, *slots)) for k in range(len(ids))]

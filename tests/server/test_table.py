@@ -14,7 +14,7 @@ from rowloom.proto.layout import owner
 from rowloom.proto.spec import TableEntry
 from rowloom.server.rows import memory
 from rowloom.server.rows.rows import Rows
-from rowloom.server.table import Table
+from rowloom.server.table import ShardTable
 
 OPTIMIZERS = [
     SGD(lr=0.5),
@@ -30,12 +30,12 @@ OPTIMIZERS = [
 
 def table_of(
     optimizer: Optimizer, dim: int = 5, v: int | None = 1000, shard: int = 0, n: int = 1, **more
-) -> Table:
+) -> ShardTable:
     spec = TableSpec("t", v, dim=dim, optimizer=optimizer, initializer=Normal(seed=1), **more)
-    return Table(TableEntry(1, spec), shard, n)
+    return ShardTable(TableEntry(1, spec), shard, n)
 
 
-def pull(table: Table, ids) -> np.ndarray:
+def pull(table: ShardTable, ids) -> np.ndarray:
     ids = np.asarray(ids, np.int64)
     out = np.empty((len(ids), table.width), np.float32)
     table.pull(ids, out)
@@ -213,7 +213,7 @@ def test_refused_address_space_is_a_clear_error(monkeypatch) -> None:
 
 
 def test_uniform_is_the_default_and_lr_changes_count_by_version() -> None:
-    table = Table(TableEntry(1, TableSpec("d", 10, dim=2)), 0, 1)
+    table = ShardTable(TableEntry(1, TableSpec("d", 10, dim=2)), 0, 1)
     assert isinstance(table.spec.initializer, Uniform)
     table.set_lr(0.5, 2)
     table.set_lr(0.9, 1)

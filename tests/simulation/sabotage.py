@@ -24,7 +24,7 @@ from rowloom.server.host import Host
 from rowloom.server.ledger import Ledger, Window
 from rowloom.server.moving import receive
 from rowloom.server.shard import Shard
-from rowloom.server.table import Table
+from rowloom.server.table import ShardTable
 
 REASSEMBLE = "spread"  # Reassembly's: places of the rows in the reply -> rows in the caller's order
 LATEST = "latest"  # operations': of the rows to assign, the last of each id
@@ -228,7 +228,7 @@ def first_assigned_counts(patch: Patches) -> None:
 
 def renorm_is_forgotten(patch: Patches) -> None:
     """Rows that are too long stay so."""
-    patch.setattr(Table, "to_renorm", lambda *_: lambda: None)
+    patch.setattr(ShardTable, "to_renorm", lambda *_: lambda: None)
 
 
 def late_steps_are_taken(patch: Patches) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from simulation.lab import ROWS, WIDTH, Lab
 
-from rowloom.client.calls.cutting import Limits
+from rowloom.client.calls.cutting import RequestSizes
 from rowloom.proto.methods import PUSH
 
 
@@ -46,7 +46,7 @@ def test_a_push_whose_replies_are_lost_is_applied_once_also_where_its_rows_have_
 def test_random_bags_under_a_bad_network_and_scalings_are_exact(weather: str) -> None:
     for seed in range(12):
         lab, rng = Lab(seed, 1 + seed % 5, ["mod", "div"][seed % 2]), np.random.default_rng(seed)
-        lab.session.limits = Limits(200, 200)  # several requests to each shard
+        lab.session.sizes = RequestSizes(200, 200)  # several requests to each shard
         lab.world.weather(weather)
         expected = np.zeros((ROWS, WIDTH), np.float32)
         for _ in range(8):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from typing import Any
 
-from rowloom.client.calls.cutting import Limits
+from rowloom.client.calls.cutting import RequestSizes
 from rowloom.client.calls.operation import Event, Operation, Send, as_bytes
 from rowloom.client.calls.session import Session
 from rowloom.proto.errors import NoAnswer, RowloomError
@@ -139,8 +139,10 @@ class World:
     def session(self, seeds: list[str], client_id: int) -> Session:
         rng = random.Random(self.rng.getrandbits(32))
         # Most calls here are small: limits of some rows cut them as larger ones are cut by a carrier's.
-        limits = self.rng.choice([Limits(), Limits(whole=100, piece=60), Limits(whole=300, piece=40)])
-        return Session(seeds, client_id, rng, self.clock, nullcontext(), limits)
+        sizes = self.rng.choice(
+            [RequestSizes(), RequestSizes(whole=100, piece=60), RequestSizes(whole=300, piece=40)]
+        )
+        return Session(seeds, client_id, rng, self.clock, nullcontext(), sizes)
 
 
 def request_bytes(send: Send) -> bytes:

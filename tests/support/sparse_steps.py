@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from rowloom.proto.spec import Optimizer, TableEntry, TableSpec, Uniform
-from rowloom.server.table import Table
+from rowloom.server.table import ShardTable
 
 V, DIM, STEPS = 50, 8, 1000
 
@@ -30,7 +30,7 @@ class Ours:
 
     def __init__(self, optimizer: Optimizer) -> None:
         spec = TableSpec("t", V, dim=DIM, optimizer=optimizer, initializer=Uniform())
-        self.table = Table(TableEntry(1, spec), 0, 1)
+        self.table = ShardTable(TableEntry(1, spec), 0, 1)
 
     def rows(self) -> np.ndarray:
         """All of them. Returns [V, DIM] float32."""

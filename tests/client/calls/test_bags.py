@@ -17,7 +17,7 @@ from rowloom.client import (
     Zeros,
 )
 from rowloom.client.calls.bag_requests import BagGrads, PushBagsRequest, Shares, push_runs
-from rowloom.client.calls.cutting import Limits
+from rowloom.client.calls.cutting import RequestSizes
 from rowloom.client.calls.requests import Given
 from rowloom.client.calls.routing import route
 from rowloom.client.lookup.bags import bags_in
@@ -54,7 +54,7 @@ def shards(request):
 
 @pytest.mark.parametrize("chunk_bytes", [1 << 20, 300])
 def test_random_bags_equal_those_combined_and_expanded_on_the_client(shards, chunk_bytes: int) -> None:
-    shards._session.limits = Limits(chunk_bytes, chunk_bytes)
+    shards._session.sizes = RequestSizes(chunk_bytes, chunk_bytes)
     rng = np.random.default_rng(chunk_bytes)
     for number, optimizer in enumerate(OPTIMIZERS):
         partition = ["mod", "div"][number % 2]
@@ -213,7 +213,7 @@ def test_a_push_is_cut_between_ids_and_sends_no_more_than_gradients_of_ids_would
     ids = (pool * rng.random(20 * bags) ** 4).astype(np.int64)
     segments = np.repeat(np.arange(bags), 20)
     r = route(ids, spec, 2)
-    runs = push_runs(r, segments, bags, 64, Limits())
+    runs = push_runs(r, segments, bags, 64, RequestSizes())
     every = [*runs.by_bag, *runs.by_id]
     places = np.concatenate([some for _, some in every])
     assert np.array_equal(np.sort(places), np.arange(len(ids)))
@@ -223,6 +223,6 @@ def test_a_push_is_cut_between_ids_and_sends_no_more_than_gradients_of_ids_would
     whose = [set(ids[some].tolist()) for _, some in every]
     assert sum(map(len, whose)) == len(r.ids)
     sizes = [16 * len(some) + 256 * len(np.unique(segments[some])) for _, some in runs.by_bag]
-    assert max(sizes, default=0) <= (1 if len(runs.by_bag) > 2 else 4) * Limits().piece
+    assert max(sizes, default=0) <= (1 if len(runs.by_bag) > 2 else 4) * RequestSizes().piece
     alone = sum(len(np.unique(ids[some])) for _, some in runs.by_id)
     assert sum(sizes) + 264 * alone < 1.1 * 264 * len(r.ids)

@@ -29,7 +29,7 @@ from rowloom.client.calls import assembly
 from rowloom.client.carriers import lane as lane_module
 from rowloom.client.carriers.lane import Lane
 from rowloom.client.carriers.lanes import Lanes
-from rowloom.client.carriers.transport import LANE_LIMITS
+from rowloom.client.carriers.transport import LANE_SIZES
 from rowloom.deploy import local_cluster
 
 SPEC = TableSpec("t", 1000, dim=4, optimizer=SGD(lr=1.0), initializer=Zeros())
@@ -102,7 +102,7 @@ def test_a_call_that_is_too_much_for_one_request_to_a_shard_is_cut(client: Clien
     table = client.create_table(
         TableSpec("wide", 10**6, dim=width, optimizer=SGD(lr=1.0), initializer=Zeros())
     )
-    most = LANE_LIMITS.whole // (4 * width + 8)
+    most = LANE_SIZES.whole // (4 * width + 8)
     ids = np.arange(0, 2 * (most + 1), 2)  # all of them shard 0's
     for count in (most, most + 1):
         table.push(ids[:count], np.ones((count, width), np.float32))
@@ -115,7 +115,7 @@ def test_the_largest_step_has_room_on_a_lane(client: Client) -> None:
     for width in (1, 1024):
         spec = TableSpec(f"w{width}", 10**7, dim=width, optimizer=SGD(lr=1.0), initializer=Zeros())
         table = client.create_table(spec)
-        most = LANE_LIMITS.whole // (4 * width + 8)
+        most = LANE_SIZES.whole // (4 * width + 8)
         ids = np.arange(0, 2 * most, 2)  # all of them shard 0's
         rows = table.step(ids, np.ones((most, width), np.float32), ids)
         assert (rows == -1).all()

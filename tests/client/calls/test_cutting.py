@@ -3,19 +3,19 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rowloom.client.calls.cutting import ID_BYTES, Extent, Limits, cut
+from rowloom.client.calls.cutting import ID_BYTES, RequestSizes, Routed, cut
 
 COUNTS = st.lists(st.integers(0, 30), min_size=3, max_size=3)
 TABLES = st.lists(st.tuples(COUNTS, st.integers(1, 40), st.booleans()), min_size=1, max_size=4)
 
 
-def extents(tables: list) -> list[Extent]:
+def routed(tables: list) -> list[Routed]:
     out = []
     for counts, row_bytes, everywhere in tables:
         edges = [0]
         for count in counts:
             edges.append(edges[-1] + count)
-        out.append(Extent(edges, row_bytes, everywhere))
+        out.append(Routed(edges, row_bytes, everywhere))
     return out
 
 
@@ -23,8 +23,8 @@ def extents(tables: list) -> list[Extent]:
 def test_every_id_is_in_one_request_of_its_shard_and_no_request_is_too_large(
     tables: list, whole: int, piece: int
 ) -> None:
-    given_tables = extents(tables)
-    requests = cut(given_tables, 3, Limits(whole, piece))
+    given_tables = routed(tables)
+    requests = cut(given_tables, 3, RequestSizes(whole, piece))
     for k, (edges, _, everywhere) in enumerate(given_tables):
         for shard in range(3):
             runs = [run for to, some in requests if to == shard for run in some if run[0] == k]
@@ -46,5 +46,5 @@ def test_every_id_is_in_one_request_of_its_shard_and_no_request_is_too_large(
 
 
 def test_shards_take_turns() -> None:
-    requests = cut([Extent([0, 4, 8, 9], 8)], 3, Limits(16, 32))
+    requests = cut([Routed([0, 4, 8, 9], 8)], 3, RequestSizes(16, 32))
     assert [shard for shard, _ in requests] == [0, 1, 2, 0, 1]

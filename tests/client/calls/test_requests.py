@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rowloom.client import SGD, InvalidRequest, TableSpec
 from rowloom.client.calls import operations
-from rowloom.client.calls.cutting import Limits
+from rowloom.client.calls.cutting import RequestSizes
 from rowloom.client.calls.operation import Message, as_bytes
 from rowloom.client.calls.requests import PullRequest, PushRequest
 from rowloom.client.calls.session import Session
@@ -27,9 +27,9 @@ SEEDS = st.integers(0, 10**6)
 WIRE = st.sampled_from(WIRES)
 
 
-def a_session(rng: np.random.Generator, limits: Limits | None = None) -> Session:
+def a_session(rng: np.random.Generator, sizes: RequestSizes | None = None) -> Session:
     client = int(rng.integers(1, 2**60))
-    session = Session(["h:0"], client, random.Random(0), time.monotonic, threading.Lock(), limits)
+    session = Session(["h:0"], client, random.Random(0), time.monotonic, threading.Lock(), sizes)
     session.layout = LAYOUT
     return session
 
@@ -174,7 +174,7 @@ def test_however_a_call_is_cut_every_id_goes_once_and_pulls_come_after_pushes(
     seed: int, whole: int, piece: int, fused: bool
 ) -> None:
     rng = np.random.default_rng(seed)
-    session, entries = a_session(rng, Limits(whole, piece)), some_tables(rng)
+    session, entries = a_session(rng, RequestSizes(whole, piece)), some_tables(rng)
     brought = [(entry, some_ids(rng)) for entry in entries]
     brought = [(entry, ids, np.ones((len(ids), entry.spec.width))) for entry, ids in brought]
     operation = operations.step(session, brought, [], time.monotonic() + 60)

@@ -25,7 +25,7 @@ from rowloom.proto.spec import (
     WarmUp,
 )
 from rowloom.server.initializers import initial_rows
-from rowloom.server.table import Table
+from rowloom.server.table import ShardTable
 
 F = np.float32
 V = 40
@@ -169,15 +169,15 @@ def spec_of(optimizer: Optimizer, constraint: Constraint | None = None, dim: int
     return TableSpec("t", V, dim=dim, optimizer=optimizer, constraint=constraint, initializer=start, **more)
 
 
-def table_of(spec: TableSpec, shard: int = 0, n: int = 1) -> Table:
-    return Table(TableEntry(1, spec), shard, n)
+def table_of(spec: TableSpec, shard: int = 0, n: int = 1) -> ShardTable:
+    return ShardTable(TableEntry(1, spec), shard, n)
 
 
-def push(table: Table, ids, grads) -> None:
+def push(table: ShardTable, ids, grads) -> None:
     table.push(np.asarray(ids, np.int64), np.asarray(grads, F), table.next_step())
 
 
-def pull(table: Table, ids=range(V)) -> np.ndarray:
+def pull(table: ShardTable, ids=range(V)) -> np.ndarray:
     ids = np.array(ids, np.int64)
     out = np.empty((len(ids), table.width), F)
     table.pull(ids, out)
