@@ -20,7 +20,7 @@ from . import rowloom_pb2 as pb
 from .errors import InvalidRequest
 from .framing import Buffer, array_of, fields, framed, raw, scalar, spans, submessage, varint_bytes
 from .memory import get_head
-from .plain import plain_pull, read_push
+from .plain import block_bytes, plain_pull, put_block, read_push
 from .rounding import to_bfloat16
 
 FLOAT32, BFLOAT16, FLOAT16, INT8 = range(4)
@@ -162,9 +162,12 @@ class PullReply:
 
     blocks: list[Block]
     wire: int = FLOAT32
+    whole: memoryview | None = None  # the message, if it is made already: see `Room`
 
     def encode(self) -> list[Buffer]:
         """As buffers."""
+        if self.whole is not None:
+            return [self.whole]
         out: list[Buffer] = []
         for block in self.blocks:
             out += framed(1, _block_fields(block, self.wire, 1, 2))
@@ -195,32 +198,31 @@ class Room:
     """Where the rows of a reply go.
 
     Attributes:
-        space: what the whole reply will be written to, from its beginning; none: arrays of their own.
+        buffer: what the whole reply will be written to, from its beginning; none: arrays of their own.
         lead: for a number of bytes that the PullReply has, how many stand in front of it in the whole reply.
+        whole: the PullReply, once `rows` has made it but for the rows themselves; none if it is not in the buffer.
     """
 
-    space: memoryview | None = None
-    lead: Callable[[int], int] = lambda size: 0
+    buffer: memoryview | None = None
+    lead: Callable[[int], int] | None = None
+    whole: memoryview | None = None
 
     def rows(self, shapes: Sequence[tuple[int, int]], wire: int) -> list[np.ndarray]:
-        """Arrays to fill: [N, width] float32 for each table, in the space at the place where `encode` has them."""
-        sizes = [4 * n * width for n, width in shapes]
-        heads = [_head_bytes(size) for size in sizes]
-        total = sum(sizes) + sum(heads)
-        at = self.lead(total)
-        if self.space is None or wire != FLOAT32 or at + total > len(self.space):
+        """Arrays to fill: [N, width] float32 for each table, in the buffer at the place where `encode` has them."""
+        if self.buffer is None or wire != FLOAT32:
             return [np.empty(shape, np.float32) for shape in shapes]
-        out = []
-        for (n, width), head, size in zip(shapes, heads, sizes, strict=True):
-            out.append(np.frombuffer(self.space, _F32, n * width, at + head).reshape(n, width))
-            at += head + size
+        sizes = [4 * n * width for n, width in shapes]
+        total = sum([block_bytes(size) for size in sizes])
+        begin = at = 0 if self.lead is None else self.lead(total)
+        if at + total > len(self.buffer):
+            return [np.empty(shape, np.float32) for shape in shapes]
+        array, out = np.frombuffer(self.buffer, np.uint8), []
+        for (n, width), size in zip(shapes, sizes, strict=True):
+            at = put_block(array, at, size)
+            out.append(np.frombuffer(self.buffer, _F32, n * width, at).reshape(n, width))
+            at += size
+        self.whole = self.buffer[begin:at]
         return out
-
-
-def _head_bytes(size: int) -> int:
-    """Bytes that `PullReply.encode` writes in front of rows of `size` bytes."""
-    inner = 1 + varint_bytes(size)
-    return inner + 1 + varint_bytes(inner + size)
 
 
 # ------------------------------------------------------------------------------------------------------- push

@@ -197,6 +197,19 @@ def _put_ids(buffer, at, table, ids, begin, end):
 
 
 @kernel
+def block_bytes(size):
+    """How long a table's field in a PullReply is, for rows of `size` bytes."""
+    inner = head_bytes(size) + size
+    return head_bytes(inner) + inner
+
+
+@kernel
+def put_block(buffer, at, size):
+    """Write a table's field in a PullReply up to its rows, of `size` bytes; returns where these begin."""
+    return put_head(buffer, put_head(buffer, at, _BLOCK, head_bytes(size) + size), _ROWS, size)
+
+
+@kernel
 def rows_in(buffer, at, end, size, inside, last):
     """Where the next rows are in a PullReply that ends at `end`; -1 if these are not `size` bytes.
 

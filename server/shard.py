@@ -152,13 +152,14 @@ class Shard:
         self, wanted: list[tuple[ShardTable, np.ndarray]], wire: int, room: Room | None = None
     ) -> PullReply:
         blocks = []
-        arrays = (room or Room()).rows([(len(ids), table.width) for table, ids in wanted], wire)
+        room = room or Room()
+        arrays = room.rows([(len(ids), table.width) for table, ids in wanted], wire)
         for (table, ids), rows in zip(wanted, arrays, strict=True):
             table.pull(ids, rows)
             blocks.append(to_wire(rows, wire))
             self.counters.pulled_rows += len(ids)
         self.counters.pulls += 1
-        return PullReply(blocks, wire)
+        return PullReply(blocks, wire, room.whole)
 
     def pull_bags(self, request: PullBags) -> PullBagsReply:
         """What the rows here add to the bags of a request. Raises as `pull`."""
