@@ -181,7 +181,7 @@ class Table:
             ...         users.push(ids, gradients_of(rows))
         """
 
-        def start(some: Any) -> tuple[Any, Future]:
+        def start(some: Any) -> tuple[Any, Future[Any]]:
             own = copied(some)
             return own, self.client.later(partial(self.pull, own, wire=wire))
 

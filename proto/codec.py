@@ -139,7 +139,8 @@ class Pull:
         if found:
             header = _header(bytes(view[begin : begin + size]))
             return cls(header, [(table, np.frombuffer(view, _I64, n, at)) for table, at, n in found])
-        header, tables, wire = pb.Header(), [], FLOAT32
+        header, wire = pb.Header(), FLOAT32
+        tables: list[tuple[int, np.ndarray]] = []
         for number, value in fields(view):
             if number == 1:
                 header = _header(bytes(submessage(value)))
@@ -210,7 +211,7 @@ class Room:
         at = self.lead(total)
         if self.space is None or wire != FLOAT32 or at + total > len(self.space):
             return [np.empty(shape, np.float32) for shape in shapes]
-        out = []
+        out: list[np.ndarray] = []
         for (n, width), head, size in zip(shapes, heads, sizes, strict=True):
             out.append(np.frombuffer(self.space, _F32, n * width, at + head).reshape(n, width))
             at += head + size
@@ -289,7 +290,8 @@ class Push:
                 if end == len(view):
                     return push
                 table, begin, ids, count, values, end = read_push(array, end)
-        head, parts = bytearray(), []
+        head = bytearray()
+        parts: list[memoryview] = []
         for number, value, begin, end, start in spans(view):
             if number == 9:
                 parts.append(submessage(view[begin:end] if value is None else value))

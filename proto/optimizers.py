@@ -5,6 +5,9 @@ does not name: with "lazy" they stay as they are; with "dense" they move as if t
 zeros, which is what the library does that keeps the whole table in one dense array.
 """
 
+# What callers give is checked, although it has a type.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass

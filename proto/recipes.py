@@ -1,5 +1,8 @@
 """Frozen values with a name and arguments that can travel; and the initializers, the first kind of them."""
 
+# What callers give is checked, although it has a type.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 import dataclasses

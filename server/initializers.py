@@ -70,14 +70,14 @@ def _mix_int(x: int) -> int:
 
 
 @kernel
-def _mix(x):
+def _mix(x: np.uint64) -> np.uint64:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 @kernel
-def fill_row(kind, a, b, key, row_id, out):
+def fill_row(kind: int, a: float, b: float, key: np.uint64, row_id: int, out: np.ndarray):
     """Write the first value of one row. out: [width] float32."""
     width = len(out)
     if kind == FILL:
@@ -106,7 +106,7 @@ def fill_row(kind, a, b, key, row_id, out):
 
 
 @kernel
-def fill_rows(kind, a, b, key, ids, out):
+def fill_rows(kind: int, a: float, b: float, key: np.uint64, ids: np.ndarray, out: np.ndarray):
     """Write the first values of rows. ids: [N] int64, out: [N, width] float32."""
     for k in range(len(ids)):
         fill_row(kind, a, b, key, ids[k], out[k])

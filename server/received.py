@@ -35,7 +35,7 @@ def summed(numbers: np.ndarray, grads: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 @kernel
-def _finite(bits):
+def _finite(bits: np.ndarray) -> bool:
     # As whole vectors only when written like this; without the sign, infinity and NaN are the largest there are.
     worst = np.uint32(0)
     for k in range(len(bits)):
@@ -46,7 +46,7 @@ def _finite(bits):
 
 
 @kernel
-def _repeats(numbers):
+def _repeats(numbers: np.ndarray) -> bool:
     """Whether a number stands twice. A small hash, which stays in the cache."""
     bits = 4
     while (1 << bits) < 2 * len(numbers):
@@ -74,7 +74,7 @@ def _sum_repeats(numbers: np.ndarray, grads: np.ndarray) -> tuple[np.ndarray, np
 
 
 @kernel
-def _add_in_order(grads, place, out, seen):
+def _add_in_order(grads: np.ndarray, place: np.ndarray, out: np.ndarray, seen: np.ndarray):
     for k in range(len(grads)):
         u = place[k]
         if seen[u]:

@@ -141,7 +141,7 @@ class Shard:
             raise Overloaded(
                 f"one pull may ask for {MAX_ROWS_BYTES} bytes of rows, got {size}: send smaller chunks"
             )
-        wanted = []
+        wanted: list[tuple[ShardTable, np.ndarray]] = []
         for number, asked in request.tables:
             table, ids = self.tables[number], own(asked)
             table.check_ids(ids)
@@ -151,7 +151,7 @@ class Shard:
     def _read(
         self, wanted: list[tuple[ShardTable, np.ndarray]], wire: int, room: Room | None = None
     ) -> PullReply:
-        blocks = []
+        blocks: list[np.ndarray] = []
         arrays = (room or Room()).rows([(len(ids), table.width) for table, ids in wanted], wire)
         for (table, ids), rows in zip(wanted, arrays, strict=True):
             table.pull(ids, rows)
@@ -163,7 +163,7 @@ class Shard:
     def pull_bags(self, request: PullBags) -> PullBagsReply:
         """What the rows here add to the bags of a request. Raises as `pull`."""
         self.check(request.header)
-        wanted = []
+        wanted: list[tuple[ShardTable, Entries, int]] = []
         for asked in request.tables:
             table = self.table(asked.table)
             factors = None if asked.factors is None else own(asked.factors)
@@ -222,7 +222,8 @@ class Shard:
     def _ready(self, request: Push) -> tuple[list[Write], int]:
         """Everything about a push that can fail, its record in the ledger included: its writes, and rows."""
         client = request.client_id, request.client_epoch
-        writes, rows = [], 0
+        writes: list[Write] = []
+        rows = 0
         for table, ids, values in self._checked(request):
             if table.counts_steps and request.kind == GRADIENTS:
                 count = self.ledger.step, *client, request.push, table.number, table.next_step
@@ -242,7 +243,8 @@ class Shard:
 
     def _checked(self, request: Push) -> list[tuple[ShardTable, np.ndarray, np.ndarray]]:
         """Decoded and checked, all of it, before anything is written. One table may stand in it once."""
-        work, seen = [], set()
+        work: list[tuple[ShardTable, np.ndarray, np.ndarray]] = []
+        seen: set[int] = set()
         for number, ids, block in request.tables:
             table = self.table(number)
             if number in seen:

@@ -150,7 +150,7 @@ class PushRequest:
     wire: int = codec.FLOAT32
     max_norm: float = 0.0
     norm_type: float = 0.0
-    names: list[PartName] = field(default_factory=list)
+    names: list[PartName] = field(default_factory=list[PartName])
     pull: PullRequest | None = None
     later: list[PullRequest] | None = None
 

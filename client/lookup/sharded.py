@@ -46,7 +46,8 @@ class Sharded:
             raise InvalidRequest('partition_strategy must be "mod" for tables of open-ended ids, got "div"')
 
     def _common(self) -> tuple[tuple[int, ...], np.dtype]:
-        shapes, dtypes = [], []
+        shapes: list[tuple[int, ...]] = []
+        dtypes: list[np.dtype] = []
         for p in self.shards:
             if not is_table(p) and p.ndim == 0:
                 raise InvalidRequest(f"params must have at least one axis, got the number {p}")
@@ -87,7 +88,7 @@ class Sharded:
             return [(np.arange(len(ids)), ids)]
         owners = shard_of(ids, n, self._strategy, self._total)
         locals_ = local_of(ids, n, self._strategy, self._total)
-        parts = []
+        parts: list[tuple[np.ndarray, np.ndarray]] = []
         for p, size in enumerate(self._sizes):
             chosen = np.flatnonzero(owners == p)
             if size is not None and (locals_[chosen] >= size).any():

@@ -88,7 +88,8 @@ def _plain_changes(path: str, old: Any, new: Any) -> list[Change]:
 
 
 def _table_changes(old: TableSpec, new: TableSpec) -> list[Change]:
-    path, changes = f"tables.{new.name}", []
+    path = f"tables.{new.name}"
+    changes: list[Change] = []
     if type(old.optimizer) is type(new.optimizer) and old.optimizer.lr != new.optimizer.lr:
         values = plain(old.optimizer.lr), plain(new.optimizer.lr)
         if isinstance(new.optimizer.lr, Schedule):

@@ -39,7 +39,7 @@ class InvalidConfig(InvalidRequest):
 
     exit_code = 2  # of the command line: wrong use
 
-    def __init__(self, message: str = "", *, faults: tuple[Fault, ...] = (), **data) -> None:
+    def __init__(self, message: str = "", *, faults: tuple[Fault, ...] = (), **data: Any) -> None:
         super().__init__(message, **data)
         self.faults = faults
 
@@ -294,8 +294,8 @@ class _Loader(yaml.SafeLoader):
             )
         return node
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
         for key in self._keys(node):
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
