@@ -131,7 +131,7 @@ def _largest(bits: np.ndarray) -> np.uint32:
         unsigned = np.uint32(bits[k] << np.uint32(1))
         if unsigned > worst:
             worst = unsigned
-    return worst >> np.uint32(1)
+    return worst >> np.uint32(1)  # pyright: ignore[reportUnknownVariableType]
 
 
 @kernel

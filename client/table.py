@@ -235,6 +235,6 @@ def _reopen(client: Connection, entry: TableEntry) -> Table:
 
 def copied(value: Any) -> Any:
     """A copy of an array or tensor, so that the caller may change it while a call is in the background."""
-    return (
+    return (  # pyright: ignore[reportUnknownVariableType]
         value.copy() if isinstance(value, np.ndarray) else value.clone() if hasattr(value, "clone") else value
     )

@@ -1,5 +1,8 @@
 """Performs the coordinator's programs: the calls, launches, stops, commits and waits that they ask for."""
 
+# The last of the effects is named too.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 import logging

@@ -16,9 +16,10 @@ may write, and no others. Take that up again when what was applied is also logge
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -151,7 +152,7 @@ class Shard:
     def _read(
         self, wanted: list[tuple[ShardTable, np.ndarray]], wire: int, room: Room | None = None
     ) -> PullReply:
-        blocks: list[np.ndarray] = []
+        blocks: list[Block] = []
         arrays = (room or Room()).rows([(len(ids), table.width) for table, ids in wanted], wire)
         for (table, ids), rows in zip(wanted, arrays, strict=True):
             table.pull(ids, rows)
@@ -219,10 +220,10 @@ class Shard:
                 "snapshot, or start the cluster again (`rowloom down`, `rowloom up`)"
             )
 
-    def _ready(self, request: Push) -> tuple[list[Write], int]:
+    def _ready(self, request: Push) -> tuple[list[Callable[[], Any]], int]:
         """Everything about a push that can fail, its record in the ledger included: its writes, and rows."""
         client = request.client_id, request.client_epoch
-        writes: list[Write] = []
+        writes: list[Callable[[], Any]] = []
         rows = 0
         for table, ids, values in self._checked(request):
             if table.counts_steps and request.kind == GRADIENTS:

@@ -150,8 +150,8 @@ class RowCache:
 
 @kernel
 def _set_of(x: int, sets: int) -> np.int64:
-    mixed = (np.uint64(x) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
-    return np.int64((mixed * np.uint64(sets)) >> np.uint64(32))
+    mixed = (np.uint64(x) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)  # pyright: ignore[reportUnknownVariableType]
+    return np.int64((mixed * np.uint64(sets)) >> np.uint64(32))  # pyright: ignore[reportUnknownArgumentType]
 
 
 @kernel

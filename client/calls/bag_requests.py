@@ -161,7 +161,7 @@ class PushBagsRequest(PushRequest):
     @property
     def rows(self) -> int:
         """How many rows it changes."""
-        return sum(len(ids[:1]) + np.count_nonzero(np.diff(ids)) for _, ids, _ in self.tables)
+        return sum(len(ids[:1]) + np.count_nonzero(np.diff(ids)) for _, ids, _ in self.tables)  # pyright: ignore[reportUnknownArgumentType]
 
     @property
     def plain(self) -> bool:
@@ -236,7 +236,7 @@ def push_runs(route: Route, bags: np.ndarray, count: int, width: int, sizes: Req
     cuts, alone = _cuts(order, begins, route.bounds, bags, count, _ENTRY_BYTES, 4 * width, most)
     runs = PushRuns()
     for run in _slices(np.flatnonzero(cuts), len(route.ids)):
-        shard = int(np.searchsorted(route.bounds, run.start, side="right")) - 1
+        shard = int(np.searchsorted(route.bounds, run.start, side="right")) - 1  # pyright: ignore[reportUnknownArgumentType]
         places = order[begins[run.start] : begins[run.stop]]
         apart = alone[route.inverse[places]]
         for pieces, some in ((runs.by_bag, places[~apart]), (runs.by_id, places[apart])):

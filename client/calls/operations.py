@@ -171,9 +171,9 @@ def renorm(
 
 def pair_of(name: str, pair: Any) -> tuple[Any, Any]:
     """(ids, gradients) of a table. Raises InvalidRequest."""
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise InvalidRequest(f"push takes (ids, gradients) for table {name!r}, got {type(pair).__name__}")
-    return pair[0], pair[1]
+    if not isinstance(pair, tuple | list) or len(pair) != 2:  # pyright: ignore[reportUnknownArgumentType]
+        raise InvalidRequest(f"push takes (ids, gradients) for table {name!r}, got {type(pair).__name__}")  # pyright: ignore[reportUnknownArgumentType]
+    return pair[0], pair[1]  # pyright: ignore[reportUnknownVariableType]
 
 
 def _asked(wanted: Sequence[tuple[TableEntry, Any]], wire: str | None) -> list[Asked]:
@@ -258,7 +258,7 @@ def _cut_push(
     routed = [Routed(one.edges, 4 * one.entry.spec.width, one.everywhere) for one in going]
     requests: list[PushRequest] = []
     for shard, runs in cut(routed, layout.n, session.sizes):
-        tables = []
+        tables: list[Given] = []
         for k, begin, end in runs:
             one = going[k]
             tables.append(Given(one.entry, one.ids[begin:end], one.values[begin:end]))

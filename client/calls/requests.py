@@ -124,7 +124,7 @@ class PullRequest:
         """The same rows, asked of the shards of another layout."""
         for entry, ids, arrived, where in self.tables:
             owners = owner(entry.spec, ids, layout.n)
-            numbers = np.arange(where.start, where.stop) if isinstance(where, slice) else where
+            numbers = np.arange(where.start, where.stop) if isinstance(where, slice) else where  # pyright: ignore[reportUnknownVariableType]
             for shard in np.unique(owners):
                 mine = np.flatnonzero(owners == shard)
                 table = Wanted(entry, ids[mine], arrived, numbers[mine])

@@ -4,6 +4,9 @@ Letters: N ids in a batch, U distinct ones, n shards. Distinct ids are grouped b
 their first appearance; `place` in that grouping is where a distinct id's row or gradient lives while it travels.
 """
 
+# Kernels: numba types them.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import functools

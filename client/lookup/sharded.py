@@ -34,8 +34,8 @@ class Sharded:
             raise InvalidRequest(
                 f"params must be a table, an array or a list of at least one, got {params!r}"
             )
-        given = list(params) if isinstance(params, list | tuple) else [params]
-        self.shards: list[Any] = [p if is_table(p) else as_array(p, "params") for p in given]
+        given = list(params) if isinstance(params, list | tuple) else [params]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        self.shards: list[Any] = [p if is_table(p) else as_array(p, "params") for p in given]  # pyright: ignore[reportUnknownVariableType]
         if len(self.shards) > 1 and strategy not in ("mod", "div"):
             raise InvalidRequest(f'partition_strategy must be "mod" or "div", got {strategy!r}')
         self._strategy: Any = strategy

@@ -31,7 +31,7 @@ MAX_SHARDS = 1024
 MAX_VALUES = 100_000  # of a config file, its aliases written out
 WILDCARDS = ("0.0.0.0", "::")  # listen everywhere; nothing that one can connect to
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {f"{k}iB": 2 ** (10 * (i + 1)) for i, k in enumerate("KMGT")}
+_UNITS |= {f"{k}iB": 2 ** (10 * (i + 1)) for i, k in enumerate("KMGT")}  # pyright: ignore[reportConstantRedefinition]
 
 
 class InvalidConfig(InvalidRequest):
@@ -194,7 +194,7 @@ def parse(value: Any, source: str = "deploy config") -> DeployConfig:
     faults: list[Fault] = []
     tables = tables_from_list(value.get("tables"), faults)
     try:
-        config = DeployConfig.model_validate(dict(value) | {"tables": ()})
+        config = DeployConfig.model_validate(dict(value) | {"tables": ()})  # pyright: ignore[reportUnknownArgumentType]
     except ValidationError as e:
         own = [_fault(error) for error in e.errors(include_url=False)]
         raise _invalid(source, own + faults) from None

@@ -1,5 +1,8 @@
 """Tables as a deploy config writes them: a list of mappings, to and from `TableSpec`."""
 
+# What YAML holds has no types.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import dataclasses

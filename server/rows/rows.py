@@ -140,7 +140,7 @@ class Rows:
         """
         assert self._touched is not None
         out = np.empty(self.end, np.int32)
-        return out[: _changed(self._touched, self._ids, self.end, np.uint32(generation), out)].copy()
+        return out[: _changed(self._touched, self._ids, self.end, np.uint32(generation), out)].copy()  # pyright: ignore[reportUnknownVariableType]
 
 
 @kernel
