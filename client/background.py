@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 PULL_THREADS = 4
 
 
@@ -17,11 +18,11 @@ class Background:
         self._lock = threading.Lock()
         self._pools: dict[str, ThreadPoolExecutor] = {}
 
-    def pull(self, call: Callable, *args: Any) -> Future:
+    def pull(self, call: Callable[..., T], *args: Any) -> Future[T]:
         """Run a pull, beside others."""
         return self._pool("pull", PULL_THREADS).submit(call, *args)
 
-    def push(self, call: Callable, *args: Any) -> Future:
+    def push(self, call: Callable[..., T], *args: Any) -> Future[T]:
         """Run a push, after those before it."""
         return self._pool("push", 1).submit(call, *args)
 

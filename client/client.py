@@ -1,5 +1,8 @@
 """A client of a cluster, by table name: `connect`, and what a trainer does with the result."""
 
+# What callers give is checked, although it has a type.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -182,7 +185,7 @@ class Client(Connection):
             as `Table.prefetch`.
         """
 
-        def start(some: Mapping[str, Any]) -> tuple[Any, Future]:
+        def start(some: Mapping[str, Any]) -> tuple[Any, Future[Any]]:
             own = {name: copied(batch) for name, batch in some.items()}
             return own, self.later(partial(self.pull, own, wire=wire))
 

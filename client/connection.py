@@ -1,5 +1,8 @@
 """One client of a cluster, by table entry: its session, its connections, its threads, and the rows that it keeps."""
 
+# What callers give is checked, although it has a type.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 import os
@@ -9,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +32,8 @@ from .calls.session import Session
 from .carriers.transport import Transport, drive
 from .lookup.bags import Bags
 from .lookup.pooling import factors
+
+T = TypeVar("T")
 
 
 class Connection:
@@ -208,12 +213,12 @@ class Connection:
         """Around every call that changes rows: kept ones are dropped when it ends."""
         return nullcontext() if self._hot is None else self._hot.changing(touched)
 
-    def later(self, call: Callable, *args: Any) -> Future:
+    def later(self, call: Callable[..., T], *args: Any) -> Future[T]:
         """Run a pull in the background."""
         self._live()
         return self._background.pull(call, *args)
 
-    def later_in_order(self, call: Callable, *args: Any) -> Future:
+    def later_in_order(self, call: Callable[..., T], *args: Any) -> Future[T]:
         """Run a push in the background, after those before it."""
         self._live()
         return self._background.push(call, *args)

@@ -123,7 +123,7 @@ def largest(rows: np.ndarray) -> float:
 
 
 @kernel
-def _largest(bits):
+def _largest(bits: np.ndarray) -> np.uint32:
     # Floats without their sign are ordered as their bits are; NaN comes last. Written like this it is compiled to whole
     # vectors, five times as fast as with max() or an early exit.
     worst = np.uint32(0)
@@ -131,11 +131,11 @@ def _largest(bits):
         unsigned = np.uint32(bits[k] << np.uint32(1))
         if unsigned > worst:
             worst = unsigned
-    return worst >> np.uint32(1)
+    return worst >> np.uint32(1)  # pyright: ignore[reportUnknownVariableType]
 
 
 @kernel
-def _inside(ids, last):
+def _inside(ids: np.ndarray, last: int) -> bool:
     outside = False
     for x in ids:
         outside |= (x < 0) | (x > last)

@@ -1,5 +1,8 @@
 """Rows pulled ahead of the batches that need them."""
 
+# What callers give is checked, although it has a type.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 from collections import deque
@@ -10,7 +13,7 @@ from typing import Any
 from ..proto.errors import InvalidRequest
 from ..proto.recipes import is_whole
 
-Started = tuple[Any, Future]  # what is given with the rows, and the rows to come
+Started = tuple[Any, Future[Any]]  # what is given with the rows, and the rows to come
 
 
 class Prefetch(Iterator[tuple[Any, Any]]):
@@ -65,7 +68,7 @@ class Prefetch(Iterator[tuple[Any, Any]]):
                 self._forget_source()
             except Exception as error:
                 self._forget_source()
-                failed: Future = Future()
+                failed: Future[Any] = Future()
                 failed.set_exception(error)
                 self._ahead.append((None, failed))
             else:

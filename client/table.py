@@ -181,7 +181,7 @@ class Table:
             ...         users.push(ids, gradients_of(rows))
         """
 
-        def start(some: Any) -> tuple[Any, Future]:
+        def start(some: Any) -> tuple[Any, Future[Any]]:
             own = copied(some)
             return own, self.client.later(partial(self.pull, own, wire=wire))
 
@@ -235,6 +235,6 @@ def _reopen(client: Connection, entry: TableEntry) -> Table:
 
 def copied(value: Any) -> Any:
     """A copy of an array or tensor, so that the caller may change it while a call is in the background."""
-    return (
+    return (  # pyright: ignore[reportUnknownVariableType]
         value.copy() if isinstance(value, np.ndarray) else value.clone() if hasattr(value, "clone") else value
     )

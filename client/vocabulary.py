@@ -238,8 +238,8 @@ class Vocabulary:
         if isinstance(words, str | bytes):
             return np.array(self.id_of(_text(words)), np.int64)
         if isinstance(words, np.ndarray):
-            flat, shape = words.reshape(-1), words.shape
-            return self._encode_flat(flat.tolist()).reshape(shape)
+            flat, shape = words.reshape(-1), words.shape  # pyright: ignore[reportUnknownVariableType]
+            return self._encode_flat(flat.tolist()).reshape(shape)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
         flat_words: list[Any] = []
         shape = _shape_of(words)
         pads = [0]
@@ -283,7 +283,7 @@ class Vocabulary:
         bad = (array < 0) | (array >= len(self))
         if bad.any():
             raise InvalidRequest(
-                f"id {int(array[bad].flat[0])} is not in the vocabulary, which has {len(self)} ids"
+                f"id {int(array[bad].flat[0])} is not in the vocabulary, which has {len(self)} ids"  # pyright: ignore[reportUnknownArgumentType]
             )
         names = np.array([*self._words, self.unk], object)
         words = np.asarray(names[np.minimum(array, len(self._words))], object).reshape(-1)

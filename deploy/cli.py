@@ -11,7 +11,7 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -386,7 +386,7 @@ def _load(path: Path) -> DeployConfig:
 @contextlib.contextmanager
 def _cluster(
     name: str | None, address: str | None, home: Path | None
-) -> Iterator[tuple[Remote, pb.StatusReply]]:
+) -> Generator[tuple[Remote, pb.StatusReply]]:
     """The cluster that the options mean: a connection to its coordinator, and its status."""
     from .operate.clusters import locate, reach
 

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
             port=config.port,
             advertise=config.advertise_host,
         )
-        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.stop).start())
+        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.stop).start())  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
         server.start()
     except Exception as e:
         write_atomic(ready, json.dumps({"error": f"{type(e).__name__}: {e}"}))

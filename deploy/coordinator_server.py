@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from ..proto import methods
 from ..proto import rowloom_pb2 as pb
@@ -211,7 +212,7 @@ class CoordinatorServer:
             log.error("the cluster did not end in order: %s", e)
 
 
-def _on(cls: type, answer: Callable) -> Callable[[bytes], bytes]:
+def _on(cls: type[Any], answer: Callable[[Any], Any]) -> Callable[[bytes], bytes]:
     """A method from bytes to bytes; an answer of None is an empty message."""
 
     def method(data: bytes) -> bytes:

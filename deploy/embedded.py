@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ..client import Client, connect
 from ..proto.errors import RowloomError
@@ -46,7 +47,7 @@ class LocalCluster:
         """What runs the shard servers."""
         return self._server.launcher
 
-    def connect(self, **options) -> Client:
+    def connect(self, **options: Any) -> Client:
         """A client; options as `rowloom.client.connect`. Closed with the cluster."""
         client = connect(self.address, **options)
         self._clients.append(client)

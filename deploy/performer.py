@@ -1,10 +1,13 @@
 """Performs the coordinator's programs: the calls, launches, stops, commits and waits that they ask for."""
 
+# The last of the effects is named too.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -61,7 +64,7 @@ class Performer:
         self._one.release()
 
     @contextmanager
-    def alone(self, what: str, wait_s: float = BUSY_WAIT_S) -> Iterator[None]:
+    def alone(self, what: str, wait_s: float = BUSY_WAIT_S) -> Generator[None]:
         """`begin` and `end` around a block."""
         self.begin(what, wait_s)
         try:
@@ -140,7 +143,7 @@ class Performer:
         for future in self._for_each(lambda key: self._launcher.stop(key, grace_s), keys):
             future.result()
 
-    def _for_each(self, act: Callable[[int], Any], keys: list[int]) -> list[Future]:
+    def _for_each(self, act: Callable[[int], Any], keys: list[int]) -> list[Future[Any]]:
         """Do something for all keys at the same time; returns when each has ended, well or not."""
         with ThreadPoolExecutor(
             max(1, min(LAUNCH_THREADS, len(keys))), thread_name_prefix="rowloom-launch"

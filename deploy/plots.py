@@ -57,13 +57,13 @@ def loss_curve(path: Path, points: Sequence[tuple[float, float]], scaling: Scali
         points: (seconds, loss) in order of time.
         scaling: marked, if given.
     """
-    seconds, losses = np.array(points, float).reshape(-1, 2).T
+    seconds, losses = np.array(points, float).reshape(-1, 2).T  # pyright: ignore[reportUnknownVariableType]
     figure, (axes,) = _figure()
     axes.plot(seconds, losses, color=FAINT, linewidth=0.8)
-    axes.plot(*smooth(seconds, losses), color=OURS, linewidth=1.8)
+    axes.plot(*smooth(seconds, losses), color=OURS, linewidth=1.8)  # pyright: ignore[reportUnknownArgumentType]
     if scaling is not None:
         axes.axvspan(scaling.begin_s, scaling.end_s, color=MARK, alpha=0.25, linewidth=0)
-        top = float(losses.max())
+        top = float(losses.max())  # pyright: ignore[reportUnknownArgumentType]
         axes.annotate(
             scaling.label, (scaling.end_s, top), xytext=(6, -4), textcoords="offset points", va="top"
         )

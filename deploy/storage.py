@@ -137,7 +137,7 @@ class StateFile:
 
 def _opened(url: str) -> tuple[Any, str]:
     try:
-        return fsspec.core.url_to_fs(url)
+        return fsspec.core.url_to_fs(url)  # pyright: ignore[reportUnknownVariableType]
     except ImportError as e:
         raise InvalidConfig(f"storage: {url!r} needs a package that is not installed: {e}") from e
     except Exception as e:

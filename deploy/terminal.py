@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Stages:
         self._progress.stop()
 
     @contextlib.contextmanager
-    def __call__(self, title: str, total: float | None = None, unit: str = "") -> Iterator[Stage]:
+    def __call__(self, title: str, total: float | None = None, unit: str = "") -> Generator[Stage]:
         """One stage.
 
         Args:
@@ -109,7 +109,7 @@ class Stages:
 
 
 @contextlib.contextmanager
-def stage(title: str, quiet: bool, *, unit: str = "", lasting: bool = False) -> Iterator[Stage]:
+def stage(title: str, quiet: bool, *, unit: str = "", lasting: bool = False) -> Generator[Stage]:
     """A single stage. Arguments as of `Stages`."""
     with Stages(quiet, lasting=lasting) as stages, stages(title, unit=unit) as only:
         yield only

@@ -67,8 +67,8 @@ class Channels:
             with self._lock:
                 if address not in self._channels:
                     self._channels[address] = grpc.insecure_channel(address, CHANNEL_OPTIONS)
-                found = self._methods[address, method] = self._channels[address].unary_unary(method)
-        return found
+                found = self._methods[address, method] = self._channels[address].unary_unary(method)  # pyright: ignore[reportUnknownVariableType]
+        return found  # pyright: ignore[reportUnknownVariableType]
 
     def call(
         self, address: str, method: str, request: bytes, timeout_s: float, *, wait: bool = False
@@ -113,7 +113,7 @@ def error_of(error: grpc.RpcError, address: str) -> RowloomError:
     """The error of ours behind a failed call; NoAnswer when the outcome is unknown."""
     for key, value in error.trailing_metadata() or ():  # type: ignore[attr-defined]
         if key == ERROR_KEY:
-            return decode_error(value)
+            return decode_error(value)  # pyright: ignore[reportUnknownArgumentType]
     code, details = error.code(), error.details()  # type: ignore[attr-defined]
     if code in _UNKNOWN:
         return NoAnswer(f"{address} did not answer: {code.name.lower()}: {details}")

@@ -139,7 +139,8 @@ class Pull:
         if found:
             header = _header(bytes(view[begin : begin + size]))
             return cls(header, [(table, np.frombuffer(view, _I64, n, at)) for table, at, n in found])
-        header, tables, wire = pb.Header(), [], FLOAT32
+        header, wire = pb.Header(), FLOAT32
+        tables: list[tuple[int, np.ndarray]] = []
         for number, value in fields(view):
             if number == 1:
                 header = _header(bytes(submessage(value)))
@@ -216,7 +217,8 @@ class Room:
         begin = at = 0 if self.lead is None else self.lead(total)
         if at + total > len(self.buffer):
             return [np.empty(shape, np.float32) for shape in shapes]
-        array, out = np.frombuffer(self.buffer, np.uint8), []
+        array = np.frombuffer(self.buffer, np.uint8)
+        out: list[np.ndarray] = []
         for (n, width), size in zip(shapes, sizes, strict=True):
             at = put_block(array, at, size)
             out.append(np.frombuffer(self.buffer, _F32, n * width, at).reshape(n, width))
@@ -291,7 +293,8 @@ class Push:
                 if end == len(view):
                     return push
                 table, begin, ids, count, values, end = read_push(array, end)
-        head, parts = bytearray(), []
+        head = bytearray()
+        parts: list[memoryview] = []
         for number, value, begin, end, start in spans(view):
             if number == 9:
                 parts.append(submessage(view[begin:end] if value is None else value))

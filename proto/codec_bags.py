@@ -53,7 +53,8 @@ class PullBags:
     @classmethod
     def decode(cls, data: bytes | memoryview) -> PullBags:
         """From bytes; arrays are views. Raises InvalidRequest."""
-        header, tables, wire = pb.Header(), [], FLOAT32
+        header, wire = pb.Header(), FLOAT32
+        tables: list[Entries] = []
         for number, value in framing.fields(memoryview(data)):
             if number == 1:
                 header = codec.message_of(pb.Header, value)

@@ -1,5 +1,9 @@
 """Asking the processor for rows a little before they are needed: a batch's rows lie all over the memory."""
 
+# Kernels: numba types them.
+# pyright: reportMissingParameterType=false, reportUnknownParameterType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from typing import Any

@@ -17,6 +17,8 @@ RowloomError
 
 from __future__ import annotations
 
+from typing import Any
+
 from google.protobuf.message import DecodeError
 
 from . import rowloom_pb2 as pb
@@ -38,11 +40,11 @@ class RowloomError(Exception):
     def __str__(self) -> str:
         return self.message
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), self.message, self.__dict__))
 
 
-def _rebuild(cls: type[RowloomError], message: str, data: dict) -> RowloomError:
+def _rebuild(cls: type[RowloomError], message: str, data: dict[str, Any]) -> RowloomError:
     error = cls(message)
     error.__dict__.update(data)
     return error
@@ -100,7 +102,7 @@ class PushUnresolved(RowloomError):
         acked_rows: int = 0,
         unknown_rows: int = 0,
         unapplied_rows: int = 0,
-        **data,
+        **data: Any,
     ) -> None:
         super().__init__(message, **data)
         self.acked_rows = acked_rows

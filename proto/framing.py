@@ -70,7 +70,7 @@ def fields(data: memoryview) -> list[tuple[int, Any]]:
 
 def spans(data: memoryview) -> list[tuple[int, int | None, int, int, int]]:
     """(field number, varint or None, where its bytes begin and end, where the field begins) of each field."""
-    out = []
+    out: list[tuple[int, int | None, int, int, int]] = []
     at, size = 0, len(data)
     try:
         while at < size:
@@ -117,15 +117,15 @@ def array_of(value: object, dtype: np.dtype, what: str) -> np.ndarray:
     """A field's bytes as a flat array, a view that is not to be written to. Raises InvalidRequest."""
     if not isinstance(value, memoryview):
         raise InvalidRequest(f"malformed message: {what} must be bytes")
-    if len(value) % dtype.itemsize:
+    if len(value) % dtype.itemsize:  # pyright: ignore[reportUnknownArgumentType]
         raise InvalidRequest(
-            f"{what} has {len(value)} bytes, which is no multiple of {dtype.itemsize} ({dtype.name})"
+            f"{what} has {len(value)} bytes, which is no multiple of {dtype.itemsize} ({dtype.name})"  # pyright: ignore[reportUnknownArgumentType]
         )
-    return np.frombuffer(value, dtype)
+    return np.frombuffer(value, dtype)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def submessage(value: object) -> memoryview:
     """A field's bytes. Raises InvalidRequest for a number."""
     if not isinstance(value, memoryview):
         raise InvalidRequest("malformed message: a number where a message should be")
-    return value
+    return value  # pyright: ignore[reportUnknownVariableType]

@@ -1,5 +1,9 @@
 """Memory as compiled code sees it: addresses, copies, and protobuf's wire format at any position of arrays of bytes."""
 
+# Kernels: numba types them.
+# pyright: reportMissingParameterType=false, reportUnknownParameterType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from typing import Any

@@ -5,6 +5,9 @@ does not name: with "lazy" they stay as they are; with "dense" they move as if t
 zeros, which is what the library does that keeps the whole table in one dense array.
 """
 
+# What callers give is checked, although it has a type.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -73,7 +76,7 @@ class WarmUp(Schedule):
         self._require(is_whole(self.steps) and self.steps > 0, "steps", "a whole number above 0")
         good = isinstance(self.after, Schedule) and not isinstance(self.after, WarmUp)
         good = good or (is_finite(self.after) and self.after >= 0)  # type: ignore[operator]
-        self._require(good, "after", "a rate of at least 0, Exponential or Cosine")
+        self._require(good, "after", "a rate of at least 0, Exponential or Cosine")  # pyright: ignore[reportUnknownArgumentType]
         self._require(is_finite(self.start) and self.start >= 0, "start", "finite and at least 0")
 
 

@@ -1,5 +1,9 @@
 """Which shard owns an id, for compiled code: what `layout.owner` says, one id at a time."""
 
+# Kernels: numba types them.
+# pyright: reportMissingParameterType=false, reportUnknownParameterType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import numpy as np

@@ -7,7 +7,7 @@ V is the number of embeddings, n the number of shards.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -65,7 +65,7 @@ def id_of(
     return locals_ + offset(np.int64(shard), n, num_embeddings)
 
 
-def offset(shard, n: int, num_embeddings: int | None):
+def offset(shard: Any, n: int, num_embeddings: int | None) -> Any:
     """The first id of a shard under `div`: i*q + min(i, r). shard: scalar or array."""
     q, r = _division(num_embeddings, n)
     return shard * q + np.minimum(shard, r)

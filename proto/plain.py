@@ -6,6 +6,10 @@ not plain may still be right: `codec.py` reads it. `buffer` is an array of bytes
 Why beside the codec: framing in Python costs a call of a thousand ids a quarter of its time in the client.
 """
 
+# Kernels: numba types them.
+# pyright: reportMissingParameterType=false, reportUnknownParameterType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,5 +1,8 @@
 """Frozen values with a name and arguments that can travel; and the initializers, the first kind of them."""
 
+# What callers give is checked, although it has a type.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 import dataclasses
@@ -57,7 +60,7 @@ class Recipe:
             elif isinstance(value, str):
                 message.words[f.name] = value
             elif isinstance(value, tuple):
-                for i, item in enumerate(value):
+                for i, item in enumerate(value):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
                     message.numbers[f"{f.name}.{i}"] = item
             else:
                 message.numbers[f.name] = value
@@ -117,8 +120,8 @@ class Recipe:
 
 def _argument(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return Recipe.from_mapping(value)
-    return tuple(value) if isinstance(value, list) else value
+        return Recipe.from_mapping(value)  # pyright: ignore[reportUnknownArgumentType]
+    return tuple(value) if isinstance(value, list) else value  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
 # ---------------------------------------------------------------------------------------------------- initializers

@@ -1,5 +1,8 @@
 """What a table is: `TableSpec`, and the recipes that it names. Frozen values that check themselves."""
 
+# What callers give is checked, although it has a type.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 import dataclasses
@@ -112,7 +115,7 @@ class TableSpec:
     hash_ids: bool = False
     dtype: str = "float32"
     frozen: bool = False
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     constraint: Constraint | None = None
     wire: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
 

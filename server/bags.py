@@ -88,7 +88,7 @@ def _factors(factors: np.ndarray | None, n: int) -> np.ndarray:
 
 
 @kernel
-def _add(rows, bags, factors, out):
+def _add(rows: np.ndarray, bags: np.ndarray, factors: np.ndarray, out: np.ndarray):
     for k in range(len(bags)):
         total, factor = out[bags[k]], factors[k]
         for j in range(rows.shape[1]):
@@ -96,7 +96,14 @@ def _add(rows, bags, factors, out):
 
 
 @kernel
-def _sum_runs(grads, begins, ends, bags, factors, out):
+def _sum_runs(
+    grads: np.ndarray,
+    begins: np.ndarray,
+    ends: np.ndarray,
+    bags: np.ndarray,
+    factors: np.ndarray,
+    out: np.ndarray,
+):
     for u in range(len(begins)):
         total = out[u]
         first = begins[u]

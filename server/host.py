@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..proto import methods
 from ..proto import rowloom_pb2 as pb
@@ -88,7 +89,7 @@ class Host:
     incoming: Incoming | None = None
     turn: int = 0
     refused: int = 0
-    tasks: list[Incoming] = field(default_factory=list)
+    tasks: list[Incoming] = field(default_factory=list[Incoming])
 
     def __post_init__(self) -> None:
         self._rows: dict[str, Callable[[Call], Answer]] = {
@@ -128,7 +129,9 @@ class Host:
             self.refused += 1
             raise
 
-    def _on(self, cls: type, answer: Callable) -> Callable[[bytes | memoryview], Sequence[Buffer]]:
+    def _on(
+        self, cls: type[Any], answer: Callable[[Any], Any]
+    ) -> Callable[[bytes | memoryview], Sequence[Buffer]]:
         def method(data: bytes | memoryview) -> Sequence[Buffer]:
             try:
                 request = cls.FromString(bytes(data))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -70,14 +71,14 @@ def _mix_int(x: int) -> int:
 
 
 @kernel
-def _mix(x):
+def _mix(x: Any) -> Any:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 @kernel
-def fill_row(kind, a, b, key, row_id, out):
+def fill_row(kind: int, a: float, b: float, key: np.uint64, row_id: int, out: np.ndarray):
     """Write the first value of one row. out: [width] float32."""
     width = len(out)
     if kind == FILL:
@@ -106,14 +107,14 @@ def fill_row(kind, a, b, key, row_id, out):
 
 
 @kernel
-def fill_rows(kind, a, b, key, ids, out):
+def fill_rows(kind: int, a: float, b: float, key: np.uint64, ids: np.ndarray, out: np.ndarray):
     """Write the first values of rows. ids: [N] int64, out: [N, width] float32."""
     for k in range(len(ids)):
         fill_row(kind, a, b, key, ids[k], out[k])
 
 
 @kernel
-def _log(x):
+def _log(x: float) -> float:
     """Natural logarithm of x in (0, 1), from IEEE-exact operations alone."""
     exponent = 0
     while x < 0.7071067811865476:
@@ -128,7 +129,7 @@ def _log(x):
 
 
 @kernel
-def normal_quantile(p):
+def normal_quantile(p: float) -> Any:
     """X with Phi(x) = p, for p in (0, 1), to about 1e-16 (Wichura, AS 241, PPND16)."""
     q = p - 0.5
     if -0.425 <= q <= 0.425:

@@ -32,7 +32,7 @@ class Window:
     """Requests of one client and origin: everything up to `low_water` is finished, `applied` is done above it."""
 
     low_water: int = 0
-    applied: set[int] = field(default_factory=set)
+    applied: set[int] = field(default_factory=set[int])
 
     def has(self, seq: int) -> bool:
         """Whether request `seq` must not be applied (again)."""
@@ -56,9 +56,9 @@ class KnownClient:
     """What a shard knows of one client."""
 
     epoch: int
-    windows: dict[Origin, Window] = field(default_factory=dict)
+    windows: dict[Origin, Window] = field(default_factory=dict[Origin, Window])
     # table number -> (number of the client's latest push to it, the step that this push was)
-    steps: dict[int, tuple[int, int]] = field(default_factory=dict)
+    steps: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
 
 
 class Ledger:

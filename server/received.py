@@ -13,7 +13,7 @@ def own(array: np.ndarray) -> np.ndarray:
     The message may lie in memory that its client shares. An id that changes after it was checked would be a write to
     any place of this process; one that changes while it is looked up, a search without an end.
     """
-    return array.copy() if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    return array.copy() if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
 def contiguous(array: np.ndarray) -> np.ndarray:
@@ -35,7 +35,7 @@ def summed(numbers: np.ndarray, grads: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 @kernel
-def _finite(bits):
+def _finite(bits: np.ndarray) -> np.bool_:
     # As whole vectors only when written like this; without the sign, infinity and NaN are the largest there are.
     worst = np.uint32(0)
     for k in range(len(bits)):
@@ -46,7 +46,7 @@ def _finite(bits):
 
 
 @kernel
-def _repeats(numbers):
+def _repeats(numbers: np.ndarray) -> bool:
     """Whether a number stands twice. A small hash, which stays in the cache."""
     bits = 4
     while (1 << bits) < 2 * len(numbers):
@@ -54,11 +54,11 @@ def _repeats(numbers):
     mask = (1 << bits) - 1
     seen = np.full(1 << bits, -1, np.int32)
     for x in numbers:
-        at = (np.int64(x) * 0x9E3779B1 >> 7) & mask
+        at = (np.int64(x) * 0x9E3779B1 >> 7) & mask  # pyright: ignore[reportUnknownVariableType]
         while seen[at] >= 0:
             if seen[at] == x:
                 return True
-            at = (at + 1) & mask
+            at = (at + 1) & mask  # pyright: ignore[reportUnknownVariableType]
         seen[at] = x
     return False
 
@@ -74,7 +74,7 @@ def _sum_repeats(numbers: np.ndarray, grads: np.ndarray) -> tuple[np.ndarray, np
 
 
 @kernel
-def _add_in_order(grads, place, out, seen):
+def _add_in_order(grads: np.ndarray, place: np.ndarray, out: np.ndarray, seen: np.ndarray):
     for k in range(len(grads)):
         u = place[k]
         if seen[u]:

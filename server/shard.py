@@ -16,9 +16,10 @@ may write, and no others. Take that up again when what was applied is also logge
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -141,7 +142,7 @@ class Shard:
             raise Overloaded(
                 f"one pull may ask for {MAX_ROWS_BYTES} bytes of rows, got {size}: send smaller chunks"
             )
-        wanted = []
+        wanted: list[tuple[ShardTable, np.ndarray]] = []
         for number, asked in request.tables:
             table, ids = self.tables[number], own(asked)
             table.check_ids(ids)
@@ -151,7 +152,7 @@ class Shard:
     def _read(
         self, wanted: list[tuple[ShardTable, np.ndarray]], wire: int, room: Room | None = None
     ) -> PullReply:
-        blocks = []
+        blocks: list[Block] = []
         room = room or Room()
         arrays = room.rows([(len(ids), table.width) for table, ids in wanted], wire)
         for (table, ids), rows in zip(wanted, arrays, strict=True):
@@ -164,7 +165,7 @@ class Shard:
     def pull_bags(self, request: PullBags) -> PullBagsReply:
         """What the rows here add to the bags of a request. Raises as `pull`."""
         self.check(request.header)
-        wanted = []
+        wanted: list[tuple[ShardTable, Entries, int]] = []
         for asked in request.tables:
             table = self.table(asked.table)
             factors = None if asked.factors is None else own(asked.factors)
@@ -220,10 +221,11 @@ class Shard:
                 "snapshot, or start the cluster again (`rowloom down`, `rowloom up`)"
             )
 
-    def _ready(self, request: Push) -> tuple[list[Write], int]:
+    def _ready(self, request: Push) -> tuple[list[Callable[[], Any]], int]:
         """Everything about a push that can fail, its record in the ledger included: its writes, and rows."""
         client = request.client_id, request.client_epoch
-        writes, rows = [], 0
+        writes: list[Callable[[], Any]] = []
+        rows = 0
         for table, ids, values in self._checked(request):
             if table.counts_steps and request.kind == GRADIENTS:
                 count = self.ledger.step, *client, request.push, table.number, table.next_step
@@ -243,7 +245,8 @@ class Shard:
 
     def _checked(self, request: Push) -> list[tuple[ShardTable, np.ndarray, np.ndarray]]:
         """Decoded and checked, all of it, before anything is written. One table may stand in it once."""
-        work, seen = [], set()
+        work: list[tuple[ShardTable, np.ndarray, np.ndarray]] = []
+        seen: set[int] = set()
         for number, ids, block in request.tables:
             table = self.table(number)
             if number in seen:

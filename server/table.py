@@ -130,7 +130,7 @@ class ShardTable:
     def _catch_up(self, numbers: np.ndarray, out: np.ndarray) -> None:
         """Bring pulled rows up to the table's step: copies, so that reading writes nothing."""
         places = np.arange(len(numbers)) if self._rule.decays else np.flatnonzero(numbers >= 0)
-        slots = []
+        slots: list[np.ndarray] = []
         for slot, fill in zip(self._rows.columns[1:], self._fills, strict=True):
             copy = slot[numbers[places]]
             copy[numbers[places] < 0] = fill
@@ -277,7 +277,7 @@ def _nothing() -> None:
 
 
 @kernel
-def first_stranger(ids, owners, shard):
+def first_stranger(ids: np.ndarray, owners: np.ndarray, shard: int) -> int:
     """Number of the first id that is none of the table's, or another shard's; len(ids) if there is none."""
     for k in range(len(ids)):
         if ids[k] < 0 or ids[k] > owners[0] or owner_of(ids[k], owners) != shard:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,14 +62,14 @@ class CachedPulls:
         with self._lock:
             for k, some in zip(asked, rows, strict=True):
                 caches[k].fill(distinct[k][0], taken[k], some.reshape(len(some), -1))
-        outs = []
+        outs: list[np.ndarray] = []
         for (entry, _), array, (_, inverse), t in zip(wanted, arrays, distinct, taken, strict=True):
             out = np.take(t.rows, inverse, axis=0, mode="clip")
             outs.append(out.reshape(array.shape + entry.spec.row_shape))
         return outs
 
     @contextmanager
-    def changing(self, given: Iterable[tuple[TableEntry, Any]]) -> Iterator[None]:
+    def changing(self, given: Iterable[tuple[TableEntry, Any]]) -> Generator[None]:
         """Around a push, an assign or a renorm of (table, ids): what it may have changed is dropped when it ends.
 
         Also when it fails: it may have been applied. Raises InvalidRequest before it begins: wrong ids.

@@ -149,29 +149,29 @@ class RowCache:
 
 
 @kernel
-def _set_of(x, sets):
-    mixed = (np.uint64(x) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
-    return np.int64((mixed * np.uint64(sets)) >> np.uint64(32))
+def _set_of(x: int, sets: int) -> np.int64:
+    mixed = (np.uint64(x) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)  # pyright: ignore[reportUnknownVariableType]
+    return np.int64((mixed * np.uint64(sets)) >> np.uint64(32))  # pyright: ignore[reportUnknownArgumentType]
 
 
 @kernel
 def _take(
-    ids,
-    kept,
-    reserved,
-    pushes_at,
-    s_at,
-    used,
-    rows,
-    pushes,
-    now,
-    max_pushes,
-    max_s,
-    ticket,
-    out,
-    places,
-    missing,
-):
+    ids: np.ndarray,
+    kept: np.ndarray,
+    reserved: np.ndarray,
+    pushes_at: np.ndarray,
+    s_at: np.ndarray,
+    used: np.ndarray,
+    rows: np.ndarray,
+    pushes: int,
+    now: float,
+    max_pushes: float,
+    max_s: float,
+    ticket: int,
+    out: np.ndarray,
+    places: np.ndarray,
+    missing: np.ndarray,
+) -> int:
     sets, ways = kept.shape
     count = 0
     for u in range(len(ids)):
@@ -207,7 +207,17 @@ def _take(
 
 
 @kernel
-def _fill(ids, kept, reserved, rows, missing, places, ticket, given, out):
+def _fill(
+    ids: np.ndarray,
+    kept: np.ndarray,
+    reserved: np.ndarray,
+    rows: np.ndarray,
+    missing: np.ndarray,
+    places: np.ndarray,
+    ticket: int,
+    given: np.ndarray,
+    out: np.ndarray,
+):
     for m in range(len(missing)):
         u = missing[m]
         out[u] = given[m]
@@ -218,7 +228,7 @@ def _fill(ids, kept, reserved, rows, missing, places, ticket, given, out):
 
 
 @kernel
-def _drop(ids, kept, used):
+def _drop(ids: np.ndarray, kept: np.ndarray, used: np.ndarray):
     sets, ways = kept.shape
     for x in ids:
         s = _set_of(x, sets)

@@ -1,5 +1,9 @@
 """Rows back into the caller's order; gradients of the same id summed. Pure."""
 
+# Kernels: numba types them.
+# pyright: reportMissingParameterType=false, reportUnknownParameterType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from typing import Any

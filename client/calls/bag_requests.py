@@ -161,7 +161,7 @@ class PushBagsRequest(PushRequest):
     @property
     def rows(self) -> int:
         """How many rows it changes."""
-        return sum(len(ids[:1]) + np.count_nonzero(np.diff(ids)) for _, ids, _ in self.tables)
+        return sum(len(ids[:1]) + np.count_nonzero(np.diff(ids)) for _, ids, _ in self.tables)  # pyright: ignore[reportUnknownArgumentType]
 
     @property
     def plain(self) -> bool:
@@ -217,8 +217,8 @@ class PushRuns:
         by_id: entries whose ids are in too many bags: one summed gradient for each such id is less to send.
     """
 
-    by_bag: list[tuple[int, np.ndarray]] = field(default_factory=list)
-    by_id: list[tuple[int, np.ndarray]] = field(default_factory=list)
+    by_bag: list[tuple[int, np.ndarray]] = field(default_factory=list[tuple[int, np.ndarray]])
+    by_id: list[tuple[int, np.ndarray]] = field(default_factory=list[tuple[int, np.ndarray]])
 
 
 def push_runs(route: Route, bags: np.ndarray, count: int, width: int, sizes: RequestSizes) -> PushRuns:
@@ -236,7 +236,7 @@ def push_runs(route: Route, bags: np.ndarray, count: int, width: int, sizes: Req
     cuts, alone = _cuts(order, begins, route.bounds, bags, count, _ENTRY_BYTES, 4 * width, most)
     runs = PushRuns()
     for run in _slices(np.flatnonzero(cuts), len(route.ids)):
-        shard = int(np.searchsorted(route.bounds, run.start, side="right")) - 1
+        shard = int(np.searchsorted(route.bounds, run.start, side="right")) - 1  # pyright: ignore[reportUnknownArgumentType]
         places = order[begins[run.start] : begins[run.stop]]
         apart = alone[route.inverse[places]]
         for pieces, some in ((runs.by_bag, places[~apart]), (runs.by_id, places[apart])):
@@ -253,7 +253,16 @@ def _slices(cuts: np.ndarray, size: int) -> Iterator[slice]:
 
 
 @kernel
-def _cuts(order, begins, bounds, bags, count, entry_bytes, row_bytes, sizes):
+def _cuts(
+    order: np.ndarray,
+    begins: np.ndarray,
+    bounds: np.ndarray,
+    bags: np.ndarray,
+    count: int,
+    entry_bytes: int,
+    row_bytes: int,
+    sizes: tuple[int, int],
+) -> tuple[np.ndarray, np.ndarray]:
     """([U] whether a piece begins at each distinct id, [U] whether the id is better sent alone).
 
     sizes: bytes of a shard's only piece, and of one of several.
@@ -293,7 +302,7 @@ def _cuts(order, begins, bounds, bags, count, entry_bytes, row_bytes, sizes):
 
 
 @kernel
-def _take(entries, bags, has, piece):
+def _take(entries: np.ndarray, bags: np.ndarray, has: np.ndarray, piece: int) -> int:
     """How many bags of some entries a piece did not have; now it has them."""
     new = 0
     for k in entries:

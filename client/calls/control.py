@@ -71,7 +71,7 @@ def ask(session: Session, method: str, request: bytes, deadline: float) -> Opera
 
 def ask_shards(session: Session, method: str, request: bytes, deadline: float) -> Operation:
     """One call to every shard, repeated until it is answered. Returns the replies by shard. Raises RowloomError."""
-    replies = []
+    replies: list[Any] = []
     if session.layout is None:
         yield from fetch_layout(session, deadline)
     assert session.layout is not None

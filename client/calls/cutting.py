@@ -46,7 +46,8 @@ def cut(tables: Sequence[Routed], n: int, sizes: RequestSizes) -> list[tuple[int
     requests: list[tuple[int, list[Run]]] = []
     more: list[list[tuple[int, list[Run]]]] = []  # what does not fit into a shard's first request
     for shard in range(n):
-        runs, size = [], 0
+        runs: list[Run] = []
+        size = 0
         for k, (edges, row_bytes, everywhere) in enumerate(tables):
             begin, end = edges[shard], edges[shard + 1]
             if begin < end or everywhere:

@@ -171,9 +171,9 @@ def renorm(
 
 def pair_of(name: str, pair: Any) -> tuple[Any, Any]:
     """(ids, gradients) of a table. Raises InvalidRequest."""
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise InvalidRequest(f"push takes (ids, gradients) for table {name!r}, got {type(pair).__name__}")
-    return pair[0], pair[1]
+    if not isinstance(pair, tuple | list) or len(pair) != 2:  # pyright: ignore[reportUnknownArgumentType]
+        raise InvalidRequest(f"push takes (ids, gradients) for table {name!r}, got {type(pair).__name__}")  # pyright: ignore[reportUnknownArgumentType]
+    return pair[0], pair[1]  # pyright: ignore[reportUnknownVariableType]
 
 
 def _asked(wanted: Sequence[tuple[TableEntry, Any]], wire: str | None) -> list[Asked]:
@@ -181,7 +181,7 @@ def _asked(wanted: Sequence[tuple[TableEntry, Any]], wire: str | None) -> list[A
 
 
 def _brought(given: Sequence[tuple[TableEntry, Any, Any]], kind: int) -> list[Brought]:
-    brought = []
+    brought: list[Brought] = []
     for entry, ids, values in given:
         array = as_ids(ids, entry.spec)
         rows, largest = as_rows(values, array, entry.spec, "rows" if kind == codec.ASSIGN else "grads")
@@ -209,11 +209,11 @@ def _pulls(session: Session, layout: Layout, coming: Sequence[Coming]) -> list[P
     by_wire: dict[int, list[Coming]] = {}
     for one in coming:
         by_wire.setdefault(one.wire, []).append(one)
-    requests = []
+    requests: list[PullRequest] = []
     for wire, some in by_wire.items():
         routed = [Routed(one.route.bounds.tolist(), 4 * one.entry.spec.width) for one in some]
         for shard, runs in cut(routed, layout.n, session.sizes):
-            tables = []
+            tables: list[Wanted] = []
             for k, begin, end in runs:
                 one = some[k]
                 tables.append(Wanted(one.entry, one.route.ids[begin:end], one.arrived, slice(begin, end)))
@@ -233,7 +233,7 @@ def _pushes(
         time = seen[one.entry.number] = seen.get(one.entry.number, -1) + 1
         by_wire.setdefault((number, time), []).append(going)
     push_number = session.next_push()
-    requests = []
+    requests: list[PushRequest] = []
     for (number, _), some in by_wire.items():
         requests += _cut_push(session, layout, some, kind, number, push_number)
     return requests
@@ -256,9 +256,9 @@ def _cut_push(
     session: Session, layout: Layout, going: Sequence[Going], kind: int, wire: int, push_number: int
 ) -> list[PushRequest]:
     routed = [Routed(one.edges, 4 * one.entry.spec.width, one.everywhere) for one in going]
-    requests = []
+    requests: list[PushRequest] = []
     for shard, runs in cut(routed, layout.n, session.sizes):
-        tables = []
+        tables: list[Given] = []
         for k, begin, end in runs:
             one = going[k]
             tables.append(Given(one.entry, one.ids[begin:end], one.values[begin:end]))
@@ -301,7 +301,7 @@ def pull_bags(
     checked = as_ids(ids, spec)
     layout = session.layout or (yield from known_layout(session, deadline))
     sums: Partial = []
-    requests = []
+    requests: list[PullBagsRequest] = []
     owners = owner(spec, checked, layout.n)
     for shard in range(layout.n):
         mine = np.flatnonzero(owners == shard)

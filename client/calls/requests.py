@@ -124,7 +124,7 @@ class PullRequest:
         """The same rows, asked of the shards of another layout."""
         for entry, ids, arrived, where in self.tables:
             owners = owner(entry.spec, ids, layout.n)
-            numbers = np.arange(where.start, where.stop) if isinstance(where, slice) else where
+            numbers = np.arange(where.start, where.stop) if isinstance(where, slice) else where  # pyright: ignore[reportUnknownVariableType]
             for shard in np.unique(owners):
                 mine = np.flatnonzero(owners == shard)
                 table = Wanted(entry, ids[mine], arrived, numbers[mine])
@@ -150,7 +150,7 @@ class PushRequest:
     wire: int = codec.FLOAT32
     max_norm: float = 0.0
     norm_type: float = 0.0
-    names: list[PartName] = field(default_factory=list)
+    names: list[PartName] = field(default_factory=list[PartName])
     pull: PullRequest | None = None
     later: list[PullRequest] | None = None
 

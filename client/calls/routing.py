@@ -4,6 +4,9 @@ Letters: N ids in a batch, U distinct ones, n shards. Distinct ids are grouped b
 their first appearance; `place` in that grouping is where a distinct id's row or gradient lives while it travels.
 """
 
+# Kernels: numba types them.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import functools
@@ -54,7 +57,7 @@ def route(ids: np.ndarray, spec: TableSpec, n: int) -> Route:
 
 
 @kernel
-def distinct_of(ids):
+def distinct_of(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each id once, in the order of first appearance, and where: ids == distinct[inverse]. ids: [N] int64."""
     # Open addressing beats sorting: 0.45 ms against 3.3 ms for 65,536 ids.
     n = len(ids)
@@ -86,7 +89,7 @@ def distinct_of(ids):
 
 
 @kernel
-def split(ids, owners):
+def split(ids: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(ids, bounds, inverse) of a Route. ids: [N] int64, valid; owners: of `owners_of`."""
     distinct, inverse = distinct_of(ids)
     n = owners[1]  # A counting sort by owner, which is stable.
@@ -114,7 +117,7 @@ def split(ids, owners):
 
 
 @kernel
-def by_place(inverse, count):
+def by_place(inverse: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """A stable counting sort: (places of the entries by distinct id [N], where each id's begin [count + 1])."""
     begins = np.zeros(count + 1, np.int64)
     for u in inverse:
@@ -131,7 +134,7 @@ def by_place(inverse, count):
 
 
 @kernel
-def summing(ids, owners):
+def summing(ids: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(ids, bounds, order, begins) of a Route and its groups. Arguments as `split`."""
     grouped, bounds, inverse = split(ids, owners)
     order, begins = by_place(inverse, len(grouped))

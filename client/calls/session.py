@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class Numbers:
 
     last: int = 0
     low_water: int = 0
-    finished: set[int] = field(default_factory=set)
+    finished: set[int] = field(default_factory=set[int])
 
     def next(self) -> int:
         """The next number, from 1."""
@@ -81,7 +81,7 @@ class Session:
         client_id: int,
         rng: random.Random,
         clock: Callable[[], float],
-        lock: AbstractContextManager,
+        lock: AbstractContextManager[Any],
         sizes: RequestSizes | None = None,
     ) -> None:
         self.seeds = tuple(seeds)
@@ -139,7 +139,7 @@ class Session:
         return entry
 
     @contextmanager
-    def naming(self, entries: Sequence[TableEntry]) -> Iterator[None]:
+    def naming(self, entries: Sequence[TableEntry]) -> Generator[None]:
         """Shards know tables by number; say the name when one is gone, and look it up anew the next time."""
         try:
             yield

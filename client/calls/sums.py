@@ -72,7 +72,7 @@ def latest(rows: np.ndarray, order: np.ndarray, begins: np.ndarray) -> np.ndarra
 
 
 @kernel
-def _sum_into(grads, order, begins, places, out):
+def _sum_into(grads: np.ndarray, order: np.ndarray, begins: np.ndarray, places: np.ndarray, out: np.ndarray):
     width = grads.shape[1]
     for i in range(len(places)):
         first, end = begins[places[i]], begins[places[i] + 1]

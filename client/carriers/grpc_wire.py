@@ -73,7 +73,7 @@ class Callers:
     """Threads that block in calls, as many as there are at once; they end with the process, or when they are closed."""
 
     def __init__(self) -> None:
-        self._idle: list[queue.SimpleQueue] = []
+        self._idle: list[queue.SimpleQueue[Callable[[], None] | None]] = []
         self._closed = False
 
     def run(self, job: Callable[[], None]) -> None:
@@ -81,11 +81,11 @@ class Callers:
         try:
             mine = self._idle.pop()
         except IndexError:
-            mine = queue.SimpleQueue()
+            mine = queue.SimpleQueue[Callable[[], None] | None]()
             threading.Thread(target=self._serve, args=(mine,), name="rowloom-call", daemon=True).start()
         mine.put(job)
 
-    def _serve(self, mine: queue.SimpleQueue) -> None:
+    def _serve(self, mine: queue.SimpleQueue[Callable[[], None] | None]) -> None:
         while (job := mine.get()) is not None:
             job()
             self._idle.append(mine)

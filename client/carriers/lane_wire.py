@@ -115,7 +115,8 @@ class LaneWire:
 
     def _poll(self, busy: dict[str, Lane], seconds: float) -> None:
         """Wait for any lane, and take what they bring."""
-        poll, at = select.poll(), {}
+        poll = select.poll()
+        at: dict[int, str] = {}
         first = math.inf
         for address, lane in busy.items():
             poll.register(lane.fileno(), select.POLLIN | (select.POLLOUT if lane.clogged else 0))

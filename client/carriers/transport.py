@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ...proto import methods
@@ -36,7 +37,7 @@ class Wire(Protocol):
         ...
 
 
-def drive(operation: Operation, wire: Wire, clock) -> Any:
+def drive(operation: Operation, wire: Wire, clock: Callable[[], float]) -> Any:
     """Run an operation to its end on a real network. Returns what it returns, raises what it raises."""
     try:
         turn = next(operation)

@@ -44,7 +44,7 @@ def open_npy(path: Path, tensor: str | None, row_shape: tuple[int, ...] | None) 
         raise InvalidRequest(f"{path} holds several arrays; save one with numpy.save")
     ids = path.with_name(path.name + ".ids.npy")
     named = np.load(ids, mmap_mode="r", allow_pickle=False) if ids.exists() else None
-    return ArraySource([array], what=str(path), ids=named)
+    return ArraySource([array], what=str(path), ids=named)  # pyright: ignore[reportUnknownArgumentType]
 
 
 class NpySink:
@@ -83,7 +83,7 @@ class NpySink:
         self._ids.abort()
 
 
-def _map_npy(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+def _map_npy(path: Path, dtype: type[Any], shape: tuple[int, ...]) -> np.ndarray:
     if 0 in shape:  # nothing to map
         empty = np.empty(shape, dtype)
         with open(path, "wb") as f:

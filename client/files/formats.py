@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def opened(
     format: str | None,
     tensor: str | None,
     row_shape: tuple[int, ...] | None,
-) -> Iterator[RowSource]:
+) -> Generator[RowSource]:
     """The source for a file, closed at the end.
 
     Args:

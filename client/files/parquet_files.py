@@ -1,5 +1,8 @@
 """Rows in Parquet: a column of ids or words, and the columns of the rows."""
 
+# pyarrow has no types.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import math

@@ -52,7 +52,7 @@ class _Entry:
     shard: int = 0
     offset: int = 0
     size: int = 0
-    slices: list[list[tuple[int, int]]] = field(default_factory=list)
+    slices: list[list[tuple[int, int]]] = field(default_factory=list[list[tuple[int, int]]])
 
 
 def checkpoint_prefix(path: Path) -> Path | None:
@@ -123,7 +123,7 @@ def _pieces(
 ) -> list[np.ndarray]:
     if not entry.slices:
         return [_map(prefix, shards, key, entry, entry.shape)]
-    placed = []
+    placed: list[tuple[int, list[int], _Entry]] = []
     for routed in entry.slices:
         sizes = [d if length < 0 else length for (_, length), d in zip(routed, entry.shape, strict=True)]
         if sizes[1:] != list(entry.shape[1:]):

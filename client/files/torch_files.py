@@ -1,5 +1,8 @@
 """Rows in a PyTorch `state_dict`, mapped. Only weights are read (`weights_only=True`), never code."""
 
+# torch's types are unknown where it is not installed.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping

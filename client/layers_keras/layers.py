@@ -6,12 +6,17 @@ number per layer, the anchor, which is always 0 and which makes the framework as
 scale the pushed gradients too, so a trained layer refuses float16; bfloat16 needs no scaling.
 """
 
+# The framework's types are unknown where it is not installed, and mostly so where it is.
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false, reportUntypedBaseClass=false, reportUntypedFunctionDecorator=false
+# pyright: reportUntypedClassDecorator=false, reportPrivateUsage=false
+
 from __future__ import annotations
 
 import contextlib
 import contextvars
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import keras  # pyright: ignore[reportMissingImports]
@@ -31,7 +36,7 @@ _client: contextvars.ContextVar[Client | None] = contextvars.ContextVar("rowloom
 
 
 @contextlib.contextmanager
-def tables_of(client: Client) -> Iterator[None]:
+def tables_of(client: Client) -> Generator[None]:
     """Inside, saved models and cloned layers find their tables by name in this client.
 
     Example:

@@ -1,5 +1,10 @@
 """The Keras layers on TensorFlow: eager and inside `tf.function`."""
 
+# The framework's types are unknown where it is not installed, and mostly so where it is.
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false, reportUntypedBaseClass=false, reportUntypedFunctionDecorator=false
+# pyright: reportUntypedClassDecorator=false, reportPrivateUsage=false
+
 from __future__ import annotations
 
 import weakref

@@ -1,5 +1,8 @@
 """A PyTorch data loader whose batches come with their rows."""
 
+# What callers give is checked, although it has a type.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

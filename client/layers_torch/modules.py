@@ -13,6 +13,11 @@ of the dense part; each rank pushes its own rows' gradients, and a rank's push i
 `grad_scale=1 / world_size` the ranks' pushes add up to the mean, as DDP's gradients do.
 """
 
+# The framework's types are unknown where it is not installed, and mostly so where it is.
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false, reportUntypedBaseClass=false, reportUntypedFunctionDecorator=false
+# pyright: reportUntypedClassDecorator=false, reportPrivateUsage=false
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any

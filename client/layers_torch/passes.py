@@ -1,5 +1,10 @@
 """When gradients of PyTorch layers are pushed: at the end of each backward pass, or when an optimizer steps."""
 
+# The framework's types are unknown where it is not installed, and mostly so where it is.
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false, reportUntypedBaseClass=false, reportUntypedFunctionDecorator=false
+# pyright: reportUntypedClassDecorator=false, reportPrivateUsage=false
+
 from __future__ import annotations
 
 import threading

@@ -151,4 +151,4 @@ def _flat(rows: np.ndarray) -> np.ndarray:
 
 def _wide(values: np.ndarray) -> np.ndarray:
     """Half precision, and what is no float, as float32; float64 as it is."""
-    return values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)
+    return values if values.dtype in (np.float32, np.float64) else values.astype(np.float32)  # pyright: ignore[reportUnnecessaryContains]

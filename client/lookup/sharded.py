@@ -34,8 +34,8 @@ class Sharded:
             raise InvalidRequest(
                 f"params must be a table, an array or a list of at least one, got {params!r}"
             )
-        given = list(params) if isinstance(params, list | tuple) else [params]
-        self.shards: list[Any] = [p if is_table(p) else as_array(p, "params") for p in given]
+        given = list(params) if isinstance(params, list | tuple) else [params]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        self.shards: list[Any] = [p if is_table(p) else as_array(p, "params") for p in given]  # pyright: ignore[reportUnknownVariableType]
         if len(self.shards) > 1 and strategy not in ("mod", "div"):
             raise InvalidRequest(f'partition_strategy must be "mod" or "div", got {strategy!r}')
         self._strategy: Any = strategy
@@ -46,7 +46,8 @@ class Sharded:
             raise InvalidRequest('partition_strategy must be "mod" for tables of open-ended ids, got "div"')
 
     def _common(self) -> tuple[tuple[int, ...], np.dtype]:
-        shapes, dtypes = [], []
+        shapes: list[tuple[int, ...]] = []
+        dtypes: list[np.dtype] = []
         for p in self.shards:
             if not is_table(p) and p.ndim == 0:
                 raise InvalidRequest(f"params must have at least one axis, got the number {p}")
@@ -87,7 +88,7 @@ class Sharded:
             return [(np.arange(len(ids)), ids)]
         owners = shard_of(ids, n, self._strategy, self._total)
         locals_ = local_of(ids, n, self._strategy, self._total)
-        parts = []
+        parts: list[tuple[np.ndarray, np.ndarray]] = []
         for p, size in enumerate(self._sizes):
             chosen = np.flatnonzero(owners == p)
             if size is not None and (locals_[chosen] >= size).any():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,7 @@ def _client(stack: ExitStack, address: str | None, shards: int) -> Client:
 
 
 @contextmanager
-def bench_table(client: Client, rows: int, dim: int) -> Iterator[Table]:
+def bench_table(client: Client, rows: int, dim: int) -> Generator[Table]:
     """A table that is gone afterwards."""
     spec = TableSpec(TABLE, rows, dim=dim, optimizer=Adagrad(lr=0.05), initializer=Normal(std=0.01, seed=1))
     table = client.create_table(spec)

@@ -87,7 +87,7 @@ def _call(system: Any, case: Case, number: int) -> None:
 class Samples:
     """All turns of one system with one case."""
 
-    all: list[Sample] = field(default_factory=list)
+    all: list[Sample] = field(default_factory=list[Sample])
 
     def figures(self, row_bytes: int) -> dict[str, float]:
         """rows_per_s (the median turn), mb_per_s, p50_ms, p99_ms, and CPU seconds for a million ids."""

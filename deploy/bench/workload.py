@@ -45,7 +45,7 @@ def make_cases(
 ) -> list[Case]:
     """Every op on every distribution and batch size; the same arguments give the same ids and gradients."""
     rng = np.random.default_rng(seed)
-    cases = []
+    cases: list[Case] = []
     for distribution, draw in DISTRIBUTIONS.items():
         for batch in batches:
             ids = [draw(batch, rows, rng) for _ in range(BATCHES_MADE)]

@@ -71,8 +71,8 @@ def diff(old: DeployConfig, new: DeployConfig) -> list[Change]:
 def _plain_changes(path: str, old: Any, new: Any) -> list[Change]:
     if old == new:
         return []
-    if hasattr(type(old), "model_fields"):
-        parts = [(f"{path}.{key}", getattr(old, key), getattr(new, key)) for key in type(old).model_fields]
+    if hasattr(type(old), "model_fields"):  # pyright: ignore[reportUnknownArgumentType]
+        parts = [(f"{path}.{key}", getattr(old, key), getattr(new, key)) for key in type(old).model_fields]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
         return [change for part in parts for change in _plain_changes(*part)]
     if path == "shards":
         return [Change(path, old, new, "scale")]
@@ -88,7 +88,8 @@ def _plain_changes(path: str, old: Any, new: Any) -> list[Change]:
 
 
 def _table_changes(old: TableSpec, new: TableSpec) -> list[Change]:
-    path, changes = f"tables.{new.name}", []
+    path = f"tables.{new.name}"
+    changes: list[Change] = []
     if type(old.optimizer) is type(new.optimizer) and old.optimizer.lr != new.optimizer.lr:
         values = plain(old.optimizer.lr), plain(new.optimizer.lr)
         if isinstance(new.optimizer.lr, Schedule):

@@ -31,7 +31,7 @@ MAX_SHARDS = 1024
 MAX_VALUES = 100_000  # of a config file, its aliases written out
 WILDCARDS = ("0.0.0.0", "::")  # listen everywhere; nothing that one can connect to
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {f"{k}iB": 2 ** (10 * (i + 1)) for i, k in enumerate("KMGT")}
+_UNITS |= {f"{k}iB": 2 ** (10 * (i + 1)) for i, k in enumerate("KMGT")}  # pyright: ignore[reportConstantRedefinition]
 
 
 class InvalidConfig(InvalidRequest):
@@ -39,7 +39,7 @@ class InvalidConfig(InvalidRequest):
 
     exit_code = 2  # of the command line: wrong use
 
-    def __init__(self, message: str = "", *, faults: tuple[Fault, ...] = (), **data) -> None:
+    def __init__(self, message: str = "", *, faults: tuple[Fault, ...] = (), **data: Any) -> None:
         super().__init__(message, **data)
         self.faults = faults
 
@@ -194,7 +194,7 @@ def parse(value: Any, source: str = "deploy config") -> DeployConfig:
     faults: list[Fault] = []
     tables = tables_from_list(value.get("tables"), faults)
     try:
-        config = DeployConfig.model_validate(dict(value) | {"tables": ()})
+        config = DeployConfig.model_validate(dict(value) | {"tables": ()})  # pyright: ignore[reportUnknownArgumentType]
     except ValidationError as e:
         own = [_fault(error) for error in e.errors(include_url=False)]
         raise _invalid(source, own + faults) from None
@@ -294,8 +294,8 @@ class _Loader(yaml.SafeLoader):
             )
         return node
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
         for key in self._keys(node):
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(

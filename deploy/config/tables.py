@@ -1,5 +1,8 @@
 """Tables as a deploy config writes them: a list of mappings, to and from `TableSpec`."""
 
+# What YAML holds has no types.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import dataclasses
@@ -81,7 +84,9 @@ def _table(value: Any, path: str, faults: list[Fault]) -> TableSpec | None:
     return _made(TableSpec, value, {"name": "table", "num_embeddings": 1}, path, faults)
 
 
-def _made(cls: type[T], value: Mapping, usual: dict[str, Any], path: str, faults: list[Fault]) -> T | None:
+def _made(
+    cls: type[T], value: Mapping[Any, Any], usual: dict[str, Any], path: str, faults: list[Fault]
+) -> T | None:
     """`cls(**value)`, for one of the dataclasses that say in their annotations what they take."""
     before = len(faults)
     hints = get_type_hints(cls)
@@ -145,7 +150,7 @@ def _choice(choices: tuple[str, ...], value: Any, path: str, faults: list[Fault]
     return value
 
 
-def _known(value: Mapping, names: list[str], path: str, faults: list[Fault]) -> dict[str, Any]:
+def _known(value: Mapping[Any, Any], names: list[str], path: str, faults: list[Fault]) -> dict[str, Any]:
     """What of a mapping has a known key; the rest becomes faults."""
     for key in value:
         if key not in names:

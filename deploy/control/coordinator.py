@@ -203,7 +203,7 @@ class Coordinator:
     def _adoptions(self, layout: Layout, shards: Sequence[int], *, fresh: bool) -> list[ServerCall]:
         tables = [e.to_message() for e in self.state.tables.values()]
         request = pb.AdoptRequest(layout=layout.to_message(), fresh=fresh, tables=tables, turn=self.turn())
-        calls = []
+        calls: list[ServerCall] = []
         for index in shards:
             request.index = index
             calls.append(ServerCall(layout.shards[index].address, methods.ADOPT, request.SerializeToString()))

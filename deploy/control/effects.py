@@ -6,7 +6,7 @@ its RowloomError inside the program.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,9 @@ Effect = Calls | Launch | Stop | Commit | Stored | Sleep
 Program = Generator[Effect, Any, Any]
 
 
-def call_all(calls: Sequence[ServerCall], clock, limit_s: float = 30.0, timeout_s: float = 10.0) -> Program:
+def call_all(
+    calls: Sequence[ServerCall], clock: Callable[[], float], limit_s: float = 30.0, timeout_s: float = 10.0
+) -> Program:
     """Make calls until each has an answer that is not "later". Returns the replies in order.
 
     Every call must be one that may be repeated. timeout_s: of one attempt; a lost request costs this much.

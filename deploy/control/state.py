@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 from google.protobuf import json_format
 
@@ -37,16 +38,16 @@ class ClusterState:
 
     name: str
     layout: Layout | None = None
-    keys: list[int] = field(default_factory=list)
-    tables: dict[str, TableEntry] = field(default_factory=dict)
+    keys: list[int] = field(default_factory=list[int])
+    tables: dict[str, TableEntry] = field(default_factory=dict[str, TableEntry])
     next_key: int = 0
     next_table: int = 1
     term: int = 0
     serial: int = 0
-    making: dict[str, TableEntry] = field(default_factory=dict)
-    dropping: list[int] = field(default_factory=list)
-    changing: list[str] = field(default_factory=list)
-    surplus: list[int] = field(default_factory=list)
+    making: dict[str, TableEntry] = field(default_factory=dict[str, TableEntry])
+    dropping: list[int] = field(default_factory=list[int])
+    changing: list[str] = field(default_factory=list[str])
+    surplus: list[int] = field(default_factory=list[int])
 
     @property
     def unfinished(self) -> bool:
@@ -103,6 +104,6 @@ class ClusterState:
             raise RowloomError(f"the cluster's state file is damaged: {e}") from e
 
 
-def _entries(messages: list[dict]) -> dict[str, TableEntry]:
+def _entries(messages: list[dict[str, Any]]) -> dict[str, TableEntry]:
     entries = [TableEntry.from_message(json_format.ParseDict(m, pb.TableEntry())) for m in messages]
     return {e.spec.name: e for e in entries}

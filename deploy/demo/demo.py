@@ -64,8 +64,8 @@ class Course:
         trained_s: seconds that the trainers were at work.
     """
 
-    points: list[tuple[float, float]] = field(default_factory=list)
-    first: dict[int, float] = field(default_factory=dict)
+    points: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+    first: dict[int, float] = field(default_factory=dict[int, float])
     steps: int = 0
     rows: int = 0
     trained_s: float = 0.0

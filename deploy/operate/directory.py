@@ -7,7 +7,7 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +82,7 @@ class ClusterDirectory:
         return sorted(path.stem for path in (self.home / "clusters").glob("*.json"))
 
     @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def lock(self, name: str) -> Generator[None]:
         """Held while a cluster is started or ended, so that two `up` of one name do not cross."""
         path = self.home / "clusters" / f"{name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)

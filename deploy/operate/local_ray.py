@@ -83,7 +83,7 @@ def wants_token(address: str, directory: ClusterDirectory) -> bool:
 
 def is_own(address: str) -> bool:
     """Whether only a Ray of our own can have had that address."""
-    return address.startswith(f"{LOOPBACK}:") and LOOPBACK != "127.0.0.1"
+    return address.startswith(f"{LOOPBACK}:") and LOOPBACK != "127.0.0.1"  # pyright: ignore[reportUnnecessaryComparison]
 
 
 def _announced() -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from ...proto.errors import InvalidRequest, RowloomError, Unavailable
@@ -129,7 +129,7 @@ def up_or_found(config: DeployConfig, directory: ClusterDirectory) -> tuple[Reco
 
 
 @contextlib.contextmanager
-def on_ray(config: DeployConfig, directory: ClusterDirectory) -> Iterator[str]:
+def on_ray(config: DeployConfig, directory: ClusterDirectory) -> Generator[str]:
     """Attached to the Ray that a config means; yields its address. One that had to be started ends if this fails."""
     address = attached_to() if config.ray.address == "auto" else None
     address = address or local_ray.choose(config.ray.address, directory)
@@ -147,7 +147,7 @@ def on_ray(config: DeployConfig, directory: ClusterDirectory) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def on_known_ray(address: str, directory: ClusterDirectory) -> Iterator[None]:
+def on_known_ray(address: str, directory: ClusterDirectory) -> Generator[None]:
     """Attached to a Ray that runs already."""
     with attached(address, token=local_ray.wants_token(address, directory)):
         yield

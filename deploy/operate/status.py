@@ -132,9 +132,9 @@ def _tables_table(tables: list[dict[str, Any]]) -> RenderableType:
     for t in tables:
         ids = "open" if t["num_embeddings"] is None else f"{t['num_embeddings']:,}"
         shape = " x ".join(str(d) for d in t["row_shape"]) or "scalar"
-        lr = next(iter(t["lr"])) if isinstance(t["lr"], dict) else f"{t['lr']:g}"
-        numbers = [lr, f"{t['rows']:,}", in_bytes(t["bytes"]), f"{t['step']:,}"]
-        table.add_row(t["name"], ids, shape, t["partition"], t["optimizer"], *numbers)
+        lr = next(iter(t["lr"])) if isinstance(t["lr"], dict) else f"{t['lr']:g}"  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        numbers = [lr, f"{t['rows']:,}", in_bytes(t["bytes"]), f"{t['step']:,}"]  # pyright: ignore[reportUnknownVariableType]
+        table.add_row(t["name"], ids, shape, t["partition"], t["optimizer"], *numbers)  # pyright: ignore[reportUnknownArgumentType]
     return table
 
 

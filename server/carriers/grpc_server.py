@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 
@@ -61,7 +62,9 @@ class GrpcServer(grpc.GenericRpcHandler):
         self._server.stop(grace_s).wait()
         self._pool.shutdown(wait=False)
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """The handler of a method, without (de)serializers: bytes in, bytes out."""
         method = handler_call_details.method
         if not self._handles(method):

@@ -250,7 +250,8 @@ class _Connection:
 
 def put(buffer: memoryview, pieces: Sequence[bytes | memoryview]) -> None:
     """Write pieces one after the other to the beginning of a buffer; those that lie there already are left alone."""
-    begin, at, out = -1, 0, []
+    begin, at = -1, 0
+    out: list[tuple[int, int, bytes | memoryview]] = []
     for piece in pieces:
         size = len(piece)
         if size and not isinstance(piece, bytes):

@@ -59,7 +59,7 @@ class Receive:
     def run(self) -> Generator[PeerCall, bytes, None]:
         """Yields calls, is sent the replies. Sets `done` at the end."""
         steps: dict[int, list[int]] = {number: [] for number in self._shard.tables}
-        ledgers = []
+        ledgers: list[pb.ReadLedgerReply] = []
         for old in self._source.shards:
             for number in self._shard.tables:
                 steps[number].append((yield from self._table(old, number)))

@@ -3,6 +3,10 @@
 float64 in and out, correct to about 1e-15; the arguments are those that rates and update rules have.
 """
 
+# Kernels: numba types them.
+# pyright: reportMissingParameterType=false, reportUnknownParameterType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import numpy as np

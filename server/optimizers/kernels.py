@@ -5,6 +5,10 @@ No fastmath and no float64 in the loops over columns: the first would change bit
 divided by zero, which only an eps of 0 can bring, leaves the weight as it is.
 """
 
+# Kernels: numba types them.
+# pyright: reportMissingParameterType=false, reportUnknownParameterType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import numpy as np

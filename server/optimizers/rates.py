@@ -43,7 +43,7 @@ def _parameters(lr: float | Schedule) -> tuple[int, np.ndarray]:
 
 
 @kernel
-def _rates(kind, how, warm, first, out):
+def _rates(kind: int, how: np.ndarray, warm: np.ndarray, first: int, out: np.ndarray):
     warm_steps, start = warm[0], warm[1]
     for k in range(len(out)):
         step = np.float64(first + k - 1)
@@ -54,7 +54,7 @@ def _rates(kind, how, warm, first, out):
 
 
 @kernel
-def _rate(kind, lr, decay_steps, how, step):
+def _rate(kind: int, lr: float, decay_steps: float, how: float, step: float) -> float:
     done = step / decay_steps
     if kind in (_EXPONENTIAL, _STAIRS):
         # how = decay_rate is at most 1; real_power takes exponents of at least 0 and any base.

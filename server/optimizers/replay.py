@@ -6,6 +6,10 @@ moved at every push, bit for bit. Loops end early only where no further step can
 Arrays of rates hold those of the steps from `first` on. All kernels work in place.
 """
 
+# Kernels: numba types them.
+# pyright: reportMissingParameterType=false, reportUnknownParameterType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import numpy as np

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -50,11 +50,27 @@ class Rule:
         """What a new row's slots hold."""
         return []
 
-    def push(self, values, slots, rows, grads, rates: Rates, step: int) -> None:
+    def push(
+        self,
+        values: np.ndarray,
+        slots: Sequence[np.ndarray],
+        rows: np.ndarray,
+        grads: np.ndarray,
+        rates: Rates,
+        step: int,
+    ) -> None:
         """Update `values` and `slots` in place, at distinct `rows` [N] int32, by grads [N, width] float32."""
         self.apply(values, slots, rows, self.ready(values, slots, rows, grads, rates, step), rates, step)
 
-    def ready(self, values, slots, rows, grads, rates: Rates, step: int) -> np.ndarray:
+    def ready(
+        self,
+        values: np.ndarray,
+        slots: Sequence[np.ndarray],
+        rows: np.ndarray,
+        grads: np.ndarray,
+        rates: Rates,
+        step: int,
+    ) -> np.ndarray:
         """What comes before `apply`, takes memory, and changes nothing that a pull could see. Returns its grads."""
         if self.clip_norm is not None:
             clipped = np.empty_like(grads)
@@ -63,24 +79,48 @@ class Rule:
         self.settle(values, slots, rows, rates, step - 1)
         return grads
 
-    def apply(self, values, slots, rows, grads, rates: Rates, step: int) -> None:
+    def apply(
+        self,
+        values: np.ndarray,
+        slots: Sequence[np.ndarray],
+        rows: np.ndarray,
+        grads: np.ndarray,
+        rates: Rates,
+        step: int,
+    ) -> None:
         """The update itself, of rows that are ready for it."""
         self.update(values, slots, rows, grads, rates, max(step, 1))
         self.stamp(slots, rows, step)
         if self.bounded:
             kernels.bound(values, rows, self.low, self.high)
 
-    def update(self, values, slots, rows, grads, rates: Rates, step: int) -> None:
+    def update(
+        self,
+        values: np.ndarray,
+        slots: Sequence[np.ndarray],
+        rows: np.ndarray,
+        grads: np.ndarray,
+        rates: Rates,
+        step: int,
+    ) -> None:
         """The optimizer's formula, on rows that have reached step - 1."""
         raise NotImplementedError
 
-    def settle(self, values, slots, rows, rates: Rates, step: int, weights_only: bool = False) -> None:
+    def settle(
+        self,
+        values: np.ndarray,
+        slots: Sequence[np.ndarray],
+        rows: np.ndarray,
+        rates: Rates,
+        step: int,
+        weights_only: bool = False,
+    ) -> None:
         """Bring rows up to a step, as if all pushes up to it had given them gradients of zeros.
 
         weights_only: slots may be left anywhere, because they are copies.
         """
 
-    def stamp(self, slots, rows, step: int) -> None:
+    def stamp(self, slots: Sequence[np.ndarray], rows: np.ndarray, step: int) -> None:
         """Note that rows have reached a step."""
 
 
@@ -91,12 +131,20 @@ class DenseRule(Rule):
         super().__init__(constraint)
         self._dense = optimizer.dense
 
-    def stamp(self, slots, rows, step: int) -> None:
+    def stamp(self, slots: Sequence[np.ndarray], rows: np.ndarray, step: int) -> None:
         """As `Rule`."""
         if self._dense:
             replay.stamp(slots[-1], rows, step)
 
-    def settle(self, values, slots, rows, rates: Rates, step: int, weights_only: bool = False) -> None:
+    def settle(
+        self,
+        values: np.ndarray,
+        slots: Sequence[np.ndarray],
+        rows: np.ndarray,
+        rates: Rates,
+        step: int,
+        weights_only: bool = False,
+    ) -> None:
         """As `Rule`."""
         if not self._dense or not len(rows):
             return
@@ -109,7 +157,15 @@ class DenseRule(Rule):
             self.stamp(slots, rows, step)
 
     def replay(
-        self, values, slots, rows, since, first: int, rates: Rates, step: int, weights_only: bool
+        self,
+        values: np.ndarray,
+        slots: Sequence[np.ndarray],
+        rows: np.ndarray,
+        since: np.ndarray,
+        first: int,
+        rates: Rates,
+        step: int,
+        weights_only: bool,
     ) -> None:
         """Steps since[k] + 1 up to step for each row; first is the earliest of them."""
         raise NotImplementedError
@@ -129,7 +185,15 @@ class SGDRule(DenseRule):
         """As `Rule`."""
         return [0.0] * (bool(self._momentum) + self._dense)
 
-    def update(self, values, slots, rows, grads, rates: Rates, step: int) -> None:
+    def update(
+        self,
+        values: np.ndarray,
+        slots: Sequence[np.ndarray],
+        rows: np.ndarray,
+        grads: np.ndarray,
+        rates: Rates,
+        step: int,
+    ) -> None:
         """As `Rule`."""
         lr = F(rates.at(step))
         if self._momentum:
@@ -140,7 +204,15 @@ class SGDRule(DenseRule):
             kernels.sgd(values, rows, grads, lr, self._decay)
 
     def replay(
-        self, values, slots, rows, since, first: int, rates: Rates, step: int, weights_only: bool
+        self,
+        values: np.ndarray,
+        slots: Sequence[np.ndarray],
+        rows: np.ndarray,
+        since: np.ndarray,
+        first: int,
+        rates: Rates,
+        step: int,
+        weights_only: bool,
     ) -> None:
         """As `DenseRule`."""
         lrs = rates.between(first, step).astype(F)
@@ -162,7 +234,15 @@ class AdagradRule(Rule):
         """As `Rule`."""
         return [self._o.initial_accumulator]
 
-    def update(self, values, slots, rows, grads, rates: Rates, step: int) -> None:
+    def update(
+        self,
+        values: np.ndarray,
+        slots: Sequence[np.ndarray],
+        rows: np.ndarray,
+        grads: np.ndarray,
+        rates: Rates,
+        step: int,
+    ) -> None:
         """As `Rule`."""
         lr = rates.at(step) / (1 + (step - 1) * self._o.lr_decay)
         kernels.adagrad(values, slots[0], rows, grads, F(lr), F(self._o.eps))
@@ -179,7 +259,15 @@ class RowwiseAdagradRule(Rule):
         """As `Rule`."""
         return [self._o.initial_accumulator]
 
-    def update(self, values, slots, rows, grads, rates: Rates, step: int) -> None:
+    def update(
+        self,
+        values: np.ndarray,
+        slots: Sequence[np.ndarray],
+        rows: np.ndarray,
+        grads: np.ndarray,
+        rates: Rates,
+        step: int,
+    ) -> None:
         """As `Rule`."""
         kernels.rowwise_adagrad(values, slots[0], rows, grads, F(rates.at(step)), F(self._o.eps))
 
@@ -203,7 +291,15 @@ class AdamRule(DenseRule):
         """As `Rule`."""
         return [0.0, 0.0] + [0.0] * (self._mode != "lazy")
 
-    def update(self, values, slots, rows, grads, rates: Rates, step: int) -> None:
+    def update(
+        self,
+        values: np.ndarray,
+        slots: Sequence[np.ndarray],
+        rows: np.ndarray,
+        grads: np.ndarray,
+        rates: Rates,
+        step: int,
+    ) -> None:
         """As `Rule`."""
         if self._mode == "row":
             lr = rates.at(step)
@@ -215,7 +311,15 @@ class AdamRule(DenseRule):
             kernels.adam(values, slots[0], slots[1], rows, grads, scale, b1, b2, eps, keep)
 
     def replay(
-        self, values, slots, rows, since, first: int, rates: Rates, step: int, weights_only: bool
+        self,
+        values: np.ndarray,
+        slots: Sequence[np.ndarray],
+        rows: np.ndarray,
+        since: np.ndarray,
+        first: int,
+        rates: Rates,
+        step: int,
+        weights_only: bool,
     ) -> None:
         """As `DenseRule`."""
         scales, smalls, keeps = self._remembered(rates, first, step)
@@ -259,7 +363,15 @@ class RMSpropRule(DenseRule):
         """As `Rule`."""
         return [0.0] * (1 + bool(self._momentum) + self._dense)
 
-    def update(self, values, slots, rows, grads, rates: Rates, step: int) -> None:
+    def update(
+        self,
+        values: np.ndarray,
+        slots: Sequence[np.ndarray],
+        rows: np.ndarray,
+        grads: np.ndarray,
+        rates: Rates,
+        step: int,
+    ) -> None:
         """As `Rule`."""
         o, lr = self._o, F(rates.at(step))
         if self._momentum:
@@ -269,7 +381,15 @@ class RMSpropRule(DenseRule):
             kernels.rmsprop(values, slots[0], rows, grads, lr, F(o.alpha), F(1 - o.alpha), F(o.eps))
 
     def replay(
-        self, values, slots, rows, since, first: int, rates: Rates, step: int, weights_only: bool
+        self,
+        values: np.ndarray,
+        slots: Sequence[np.ndarray],
+        rows: np.ndarray,
+        since: np.ndarray,
+        first: int,
+        rates: Rates,
+        step: int,
+        weights_only: bool,
     ) -> None:
         """As `DenseRule`."""
         if not weights_only:
@@ -291,14 +411,30 @@ class AdadeltaRule(DenseRule):
         """As `Rule`."""
         return [0.0, 0.0] + [0.0] * self._dense
 
-    def update(self, values, slots, rows, grads, rates: Rates, step: int) -> None:
+    def update(
+        self,
+        values: np.ndarray,
+        slots: Sequence[np.ndarray],
+        rows: np.ndarray,
+        grads: np.ndarray,
+        rates: Rates,
+        step: int,
+    ) -> None:
         """As `Rule`."""
         o = self._o
         how = (F(rates.at(step)), F(o.rho), F(1 - o.rho), F(o.eps))
         kernels.adadelta(values, slots[0], slots[1], rows, grads, *how)
 
     def replay(
-        self, values, slots, rows, since, first: int, rates: Rates, step: int, weights_only: bool
+        self,
+        values: np.ndarray,
+        slots: Sequence[np.ndarray],
+        rows: np.ndarray,
+        since: np.ndarray,
+        first: int,
+        rates: Rates,
+        step: int,
+        weights_only: bool,
     ) -> None:
         """As `DenseRule`."""
         if not weights_only:
@@ -317,7 +453,15 @@ class FTRLRule(Rule):
         """As `Rule`."""
         return [self._o.initial_accumulator, 0.0]
 
-    def update(self, values, slots, rows, grads, rates: Rates, step: int) -> None:
+    def update(
+        self,
+        values: np.ndarray,
+        slots: Sequence[np.ndarray],
+        rows: np.ndarray,
+        grads: np.ndarray,
+        rates: Rates,
+        step: int,
+    ) -> None:
         """As `Rule`."""
         o, lr = self._o, rates.at(step)
         if F(lr) > 0:

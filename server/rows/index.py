@@ -13,6 +13,10 @@ with a second round of mixing, if somebody finds ids that collide whatever the k
 The hash grows all at once: 80 ms at 10 million rows. Growing step by step comes when calls that long hurt.
 """
 
+# Kernels: numba types them.
+# pyright: reportMissingParameterType=false, reportUnknownParameterType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import numpy as np

@@ -3,6 +3,10 @@
 `values` [capacity, width] float32 are a table's weights; `numbers` [N] int32 say which rows.
 """
 
+# Kernels: numba types them.
+# pyright: reportMissingParameterType=false, reportUnknownParameterType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import numpy as np

@@ -9,6 +9,7 @@ import contextlib
 import mmap
 import os
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class Regions:
         self._capacity = capacity
         self._small: list[tuple[mmap.mmap, int]] = []  # regions with pages of 4 KB, and their bytes per row
 
-    def column(self, width: int, dtype: type) -> np.ndarray:
+    def column(self, width: int, dtype: type[Any]) -> np.ndarray:
         """[capacity, width] zeros that cost memory only where they are written. Raises Overloaded."""
         row_bytes = width * np.dtype(dtype).itemsize
         memory = _reserve(max(1, self._capacity * row_bytes))

@@ -140,23 +140,23 @@ class Rows:
         """
         assert self._touched is not None
         out = np.empty(self.end, np.int32)
-        return out[: _changed(self._touched, self._ids, self.end, np.uint32(generation), out)].copy()
+        return out[: _changed(self._touched, self._ids, self.end, np.uint32(generation), out)].copy()  # pyright: ignore[reportUnknownVariableType]
 
 
 @kernel
-def _clear(column, numbers):
+def _clear(column: np.ndarray, numbers: np.ndarray):
     for number in numbers:
         column[number] = 0
 
 
 @kernel
-def _mark(touched, numbers, generation):
+def _mark(touched: np.ndarray, numbers: np.ndarray, generation: np.uint32):
     for number in numbers:
         touched[number] = generation
 
 
 @kernel
-def _changed(touched, ids, end, generation, out):
+def _changed(touched: np.ndarray, ids: np.ndarray, end: int, generation: np.uint32, out: np.ndarray) -> int:
     found = 0
     for number in range(end):
         if touched[number] >= generation and ids[number] >= 0:
