@@ -5,7 +5,7 @@
 And the speed gate: calls of this version beside those of another one, which is installed for another interpreter, as
 one table; the exit code is 1 when a call takes longer than its bound allows (`gate.py`, `ratios.py`):
 
-`python tests/bench/costs.py calls --beside /path/to/its/python [--rounds 12] [--json out.json]`
+`python tests/bench/costs.py calls --beside /path/to/its/python [--rounds 13] [--json out.json]`
 """
 
 import argparse
@@ -228,7 +228,7 @@ def main() -> int:
     parser.add_argument("which", nargs="*", choices=[*known, "calls", []], default=[])
     beside = "calls: the interpreter in which the version to compare with is installed"
     parser.add_argument("--beside", help=beside)
-    parser.add_argument("--rounds", type=int, default=gate.ROUNDS, help="calls: a quarter of a minute each")
+    parser.add_argument("--rounds", type=int, default=gate.ROUNDS, help="calls: half a minute each")
     parser.add_argument("--carriers", nargs="+", choices=gate.CARRIERS, default=gate.CARRIERS, help="calls")
     parser.add_argument("--batches", nargs="+", type=int, default=gate.BATCHES, help="calls: ids in one")
     parser.add_argument("--json", help="calls: a file for the figures")

@@ -2,6 +2,9 @@
 
 Each version sits in a process of its own, under its own interpreter, with its own cluster (`gate_worker.py`). They
 take turns in short blocks, so that both see the same weather, and only times of the same round are compared.
+
+Every round has fresh processes. Two processes of one version differ by up to 7 % at small calls, as long as they live:
+where their memory lies is luck. Rounds in the same processes would all have the same luck, and call it a difference.
 """
 
 import json
@@ -9,8 +12,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ BATCHES = (16, 1024, 16_384, 65_536)
 WIDE = (16_384, 65_536)  # batches for which rows of two bytes a value are measured too
 BAGS, BAG_IDS = 4096, 20
 TABLES, TABLE_IDS, TABLE_ROWS, TABLE_DIM = 26, 1024, 100_000, 16
-ROUNDS = 18
+ROUNDS = 13
 BLOCK_S = 0.05
 PATIENCE_S = 20  # until a worker has ended its shards
 WORKER = Path(__file__).with_name("gate_worker.py")
@@ -147,29 +150,28 @@ class Worker:
         return self.answer()
 
 
-def measure(
-    workers: Sequence[Worker], cases: Sequence[Case], rounds: int, stages: Stages
-) -> list[Comparison]:
-    """Let two versions, whose clusters are up, take turns: one comparison for each case.
+def play(
+    workers: Sequence[Worker], cases: Sequence[Case], number: int, advance: Callable[..., None]
+) -> list[tuple[Round, Round]]:
+    """One round: every case, with the two versions in turn.
 
-    A round has all cases, so that a case's rounds are spread over the whole run.
+    Args:
+        workers: of both versions, whose clusters are up.
+        cases: what the workers were opened with.
+        number: of the round; decides who begins.
+        advance: told of each case.
     """
-    with stages("warming up", total=len(cases)) as advance:
-        for number in range(len(cases)):
-            for worker in workers:
-                worker.ask("warm_up", case=number)
-            advance(1)
-    found: list[tuple[list[Round], list[Round]]] = [([], []) for _ in cases]
-    with stages(f"measuring, {rounds} rounds", total=rounds * len(cases)) as advance:
-        for round_number in range(rounds):
-            for number, case in enumerate(cases):
-                blocks: tuple[list[dict], list[dict]] = ([], [])
-                for who in turns(round_number):
-                    blocks[who].append(workers[who].ask("block", case=number, seconds=BLOCK_S))
-                for who in (BEFORE, AFTER):
-                    found[number][who].append(Round.of(blocks[who]))
-                advance(1, f"{case.name} {case.carrier} {case.batch:,}")
-    return [compare(*both, case.batch) for case, both in zip(cases, found, strict=True)]
+    for case in range(len(cases)):
+        for worker in workers:
+            worker.ask("warm_up", case=case)
+    found = []
+    for index, case in enumerate(cases):
+        blocks: tuple[list[dict], list[dict]] = ([], [])
+        for who in turns(number):
+            blocks[who].append(workers[who].ask("block", case=index, seconds=BLOCK_S))
+        found.append((Round.of(blocks[BEFORE]), Round.of(blocks[AFTER])))
+        advance(1, f"{case.name} {case.carrier} {case.batch:,}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ class Gate:
 
     Attributes:
         beside: the interpreter of the other version, "before"; this process's own has "after".
-        rounds: ABBA turns of each case.
+        rounds: each with fresh processes, and one ABBA of each case.
         carriers, batches: what is measured.
         rows: of the table.
     """
@@ -196,10 +198,9 @@ class Gate:
             raise ValueError(f"batches must be at least 1, got {self.batches}")
 
     def run(self, quiet: bool = False) -> dict[str, Any]:
-        """Measure, and once more what seems slower, with fresh processes: then the second figures count.
+        """Measure, and once more what seems slower: then the second figures count.
 
-        One in twenty noisy cases is above its bound by chance, and a process may have bad luck with where its
-        memory lies; neither happens twice at one case, but what is slower is slower again.
+        One in twenty noisy cases is above its bound by chance, but seldom twice; what is slower is slower again.
 
         Args:
             quiet: show no progress.
@@ -208,28 +209,38 @@ class Gate:
             before, after: where each version lies; rounds; and cases, each with its figures and how many looks it took.
         """
         cases = make_cases(self.carriers, self.batches)
-        where, found = self._look(cases, quiet)
-        figures = {case: {**asdict(case), **asdict(one), "looks": 1} for case, one in found.items()}
-        doubtful = [case for case, one in found.items() if one.verdict == EXCEEDED]
-        if doubtful:
-            where, found = self._look(doubtful, quiet)
-            figures |= {case: {**asdict(case), **asdict(one), "looks": 2} for case, one in found.items()}
+        with Stages(quiet) as stages:
+            where, found = self._look(cases, stages)
+            figures = {case: {**asdict(case), **asdict(one), "looks": 1} for case, one in found.items()}
+            doubtful = [case for case, one in found.items() if one.verdict == EXCEEDED]
+            if doubtful:
+                _, found = self._look(doubtful, stages)
+                figures |= {case: {**asdict(case), **asdict(one), "looks": 2} for case, one in found.items()}
         return {**where, "rounds": self.rounds, "cases": list(figures.values())}
 
-    def _look(self, cases: Sequence[Case], quiet: bool) -> tuple[dict[str, str], dict[Case, Comparison]]:
+    def _look(self, cases: Sequence[Case], stages: Stages) -> tuple[dict[str, str], dict[Case, Comparison]]:
         """Where both versions lie, and what was found at each case."""
-        with ExitStack() as stack:
-            stages = stack.enter_context(Stages(quiet))
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rowloom-gate-"))
-            pythons = (self.beside, sys.executable)
-            workers = [stack.enter_context(Worker(python, folder)) for python in pythons]
-            with stages("starting both"):
-                plan = self._plan(cases, folder)
-                for worker in workers:
-                    worker.say("open", plan=plan)
-                before, after = (worker.answer()["where"] for worker in workers)
-            found = measure(workers, cases, self.rounds, stages)
-        return {"before": before, "after": after}, dict(zip(cases, found, strict=True))
+        rounds: list[list[tuple[Round, Round]]] = []
+        where: dict[str, str] = {}
+        title, total = f"{self.rounds} rounds of {len(cases)} calls", self.rounds * len(cases)
+        with (
+            tempfile.TemporaryDirectory(prefix="rowloom-gate-") as folder,
+            stages(title, total=total) as advance,
+        ):
+            plan = self._plan(cases, folder)
+            for number in range(self.rounds):
+                advance(0, f"starting round {number + 1}")
+                with Worker(self.beside, folder) as before, Worker(sys.executable, folder) as after:
+                    workers = {"before": before, "after": after}
+                    for worker in workers.values():
+                        worker.say("open", plan=plan)
+                    where = {name: worker.answer()["where"] for name, worker in workers.items()}
+                    rounds.append(play((before, after), cases, number, advance))
+        found = [
+            compare(*zip(*one, strict=True), case.batch)
+            for case, one in zip(cases, zip(*rounds, strict=True), strict=True)
+        ]
+        return where, dict(zip(cases, found, strict=True))
 
     def _plan(self, cases: Sequence[Case], folder: str) -> dict[str, Any]:
         """What a worker has to know to be up. Writes the inputs into the folder."""

@@ -88,7 +88,7 @@ def test_both_versions_get_the_same_ids():
 def test_what_seems_slower_is_measured_once_more_and_that_counts(monkeypatch, again, word):
     looks = []
 
-    def look(_gate, cases, _quiet):
+    def look(_gate, cases, _stages):
         looks.append(cases)
         slow = 1.5 if len(looks) == 1 else again
         times = {case: 100 * (slow if case.batch == 16 else 1) for case in cases}
