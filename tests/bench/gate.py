@@ -258,8 +258,19 @@ class Gate:
 
 
 def table_of(found: dict[str, Any]) -> str:
-    """The figures for people: a line for each case."""
-    heads = ("op", "carrier", "batch", "before us", "after us", "ratio", "90 %", "bound", "client cpu us", "")
+    """The figures for people: a line for each case; the CPU is that of the client's process for a call."""
+    heads = (
+        "op",
+        "carrier",
+        "batch",
+        "before us",
+        "after us",
+        "ratio",
+        "90 %",
+        "bound",
+        "cpu us b./after",
+        "",
+    )
     line = "{:14} {:7} {:>7} {:>9} {:>9} {:>6} {:>13} {:>5} {:>15}  {}"
     lines = [
         f"before: {found['before']}, after: {found['after']}, {found['rounds']} rounds, {os.cpu_count()} cores",
@@ -277,7 +288,7 @@ def table_of(found: dict[str, Any]) -> str:
                 f"{case['low']:.3f} - {case['high']:.3f}",
                 f"{case['bound']:.2f}",
                 f"{case['before_cpu_us']:,.0f} / {case['after_cpu_us']:,.0f}",
-                case["verdict"],
+                case["verdict"] + (", second look" if case["looks"] == 2 else ""),
             )
         )
     counts = {
