@@ -1,17 +1,26 @@
 """What single parts cost: the Adagrad kernel, exactly-once, wire types, many tables. One line of JSON for each figure.
 
 `python tests/bench/costs.py [kernel] [ledger] [wires] [tables]`
+
+And the speed gate: calls of this version beside those of another one, which is installed for another interpreter, as
+one table; the exit code is 1 when a call takes longer than its bound allows (`gate.py`, `ratios.py`):
+
+`python tests/bench/costs.py calls --beside /path/to/its/python [--rounds 13] [--json out.json]`
 """
 
 import argparse
 import itertools
 import json
 import random
+import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
+import gate
 import numpy as np
 
 from rowloom.client import Adagrad, TableSpec, Zeros
@@ -200,15 +209,44 @@ def each(calls: list[Callable[[], object]]) -> None:
         call()
 
 
-def main() -> None:
-    """All that are named, or all."""
+def calls(asked: gate.Gate, path: str | None) -> int:
+    """The speed gate; its figures also go to the file of that path. Gives the exit code."""
+    found = asked.run()
+    print(gate.table_of(found))
+    if path:
+        Path(path).write_text(json.dumps(found, indent=1) + "\n")
+    return int(any(case["verdict"] == gate.EXCEEDED for case in found["cases"]))
+
+
+def main() -> int:
+    """All that are named, or all but the gate."""
     keep_freed_memory()
-    known = {"kernel": kernel, "ledger": ledger, "wires": wires, "tables": tables}
+    known: dict[str, Callable[[], int | None]] = {
+        "kernel": kernel,
+        "ledger": ledger,
+        "wires": wires,
+        "tables": tables,
+    }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("which", nargs="*", choices=[*known, []], default=[])
-    for name in parser.parse_args().which or known:
-        known[name]()
+    parser.add_argument("which", nargs="*", choices=[*known, "calls", []], default=[])
+    beside = "calls: the interpreter in which the version to compare with is installed"
+    parser.add_argument("--beside", help=beside)
+    parser.add_argument("--rounds", type=int, default=gate.ROUNDS, help="calls: half a minute each")
+    parser.add_argument("--carriers", nargs="+", choices=gate.CARRIERS, default=gate.CARRIERS, help="calls")
+    parser.add_argument("--batches", nargs="+", type=int, default=gate.BATCHES, help="calls: ids in one")
+    parser.add_argument("--json", help="calls: a file for the figures")
+    args = parser.parse_args()
+    which = args.which or list(known)
+    if "calls" in which:
+        if not (args.beside and shutil.which(args.beside)):
+            parser.error(f"calls needs --beside, the path of an interpreter, got {args.beside}")
+        try:
+            asked = gate.Gate(args.beside, args.rounds, tuple(args.carriers), tuple(args.batches))
+        except ValueError as e:
+            parser.error(str(e))
+        known["calls"] = partial(calls, asked, args.json)
+    return max(known[name]() or 0 for name in which)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
