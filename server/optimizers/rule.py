@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...proto.spec import Constraint
+from ...proto.spec import Constraint, Optimizer
 from . import kernels, replay
 from .rates import Rates
 
