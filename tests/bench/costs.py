@@ -101,12 +101,13 @@ def ledger(rows: int = 1_000_000) -> None:
     without = Session(["s:0"], 6, random.Random(1), time.monotonic, threading.Lock())
     name_of: dict = {}
 
-    def name(part, layout) -> None:
+    def name(part, layout) -> tuple[int, int]:
         if (layout.epoch, part.shard) not in name_of:
             Session.name(without, part, layout)
             name_of[layout.epoch, part.shard] = part.names[-1]
             without._holders[part.names[-1]] = 1 << 60
         part.names[:] = [name_of[layout.epoch, part.shard]]
+        return 0, layout.epoch
 
     without.name = name  # type: ignore[method-assign]
     without.finish = lambda part: None  # type: ignore[method-assign]

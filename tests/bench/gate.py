@@ -22,7 +22,7 @@ import numpy as np
 from ratios import AFTER, BEFORE, EXCEEDED, LEAST_ROUNDS, Comparison, Round, compare, turns
 
 from rowloom.deploy.bench.workload import BATCHES_MADE, zipf_ids
-from rowloom.deploy.stages import Stages
+from rowloom.deploy.terminal import Stages
 
 ROWS, DIM = 1_000_000, 64
 CARRIERS = ("auto", "tcp", "grpc")
@@ -170,7 +170,7 @@ def play(
         for who in turns(number):
             blocks[who].append(workers[who].ask("block", case=index, seconds=BLOCK_S))
         found.append((Round.of(blocks[BEFORE]), Round.of(blocks[AFTER])))
-        advance(1, f"{case.name} {case.carrier} {case.batch:,}")
+        stage.advance(1, f"{case.name} {case.carrier} {case.batch:,}")
     return found
 
 
@@ -225,11 +225,11 @@ class Gate:
         title, total = f"{self.rounds} rounds of {len(cases)} calls", self.rounds * len(cases)
         with (
             tempfile.TemporaryDirectory(prefix="rowloom-gate-") as folder,
-            stages(title, total=total) as advance,
+            stages(title, total=total) as stage,
         ):
             plan = self._plan(cases, folder)
             for number in range(self.rounds):
-                advance(0, f"starting round {number + 1}")
+                stage.advance(0, f"starting round {number + 1}")
                 with Worker(self.beside, folder) as before, Worker(sys.executable, folder) as after:
                     workers = {"before": before, "after": after}
                     for worker in workers.values():
