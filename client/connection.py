@@ -109,8 +109,14 @@ class Connection:
             raise InvalidRequest("this client is closed: connect again")
         return self._session
 
-    def _run(self, operation: Operation) -> Any:
-        return drive(operation, self._transport.open(), time.monotonic)
+    def _run(self, operation: Operation, about: Sequence[tuple[Any, ...]] = ()) -> Any:
+        """Drive an operation. about: what it has to do with, each a tuple that begins with a table's entry."""
+        try:
+            return drive(operation, self._transport.open(), time.monotonic)
+        except TableNotFound as e:
+            if not about:
+                raise
+            raise self._session.gone([one[0] for one in about]) from e
 
     def _deadline(self) -> float:
         return time.monotonic() + self.timeout_s
@@ -152,13 +158,12 @@ class Connection:
         session = self._live()
 
         def fetch(some: Sequence[tuple[TableEntry, Any]]) -> list[np.ndarray]:
-            return self._run(operations.pull(session, some, self._deadline(), wire))
+            return self._run(operations.pull(session, some, self._deadline(), wire), wanted)
 
-        with session.naming([entry for entry, _ in wanted]):
-            # Kept rows travelled as their table's spec says.
-            if self._hot is None or any(wire not in (None, entry.spec.wire) for entry, _ in wanted):
-                return fetch(wanted)
-            return self._hot.pull(wanted, session.layout.epoch if session.layout else 0, fetch)
+        # Kept rows travelled as their table's spec says.
+        if self._hot is None or any(wire not in (None, entry.spec.wire) for entry, _ in wanted):
+            return fetch(wanted)
+        return self._hot.pull(wanted, session.layout.epoch if session.layout else 0, fetch)
 
     def push_entries(
         self,
@@ -168,9 +173,8 @@ class Connection:
     ) -> None:
         """`push` or `assign`, by table entry instead of name: what `Table.push` calls."""
         session = self._live()
-        touched = [(entry, ids) for entry, ids, _ in given]
-        with session.naming([entry for entry, _ in touched]), self._push_turn, self._changing(touched):
-            self._run(operations.push(session, given, self._deadline(), kind, wire))
+        with self._push_turn, self._changing(given):
+            self._run(operations.push(session, given, self._deadline(), kind, wire), given)
 
     def step_entries(
         self,
@@ -180,38 +184,37 @@ class Connection:
     ) -> list[np.ndarray]:
         """`step`, by table entry instead of name: what `Table.step` calls."""
         session = self._live()
-        entries = [entry for entry, *_ in (*given, *wanted)]
-        touched = [(entry, ids) for entry, ids, _ in given]
-        with session.naming(entries), self._push_turn, self._changing(touched):
-            return self._run(operations.step(session, given, wanted, self._deadline(), wire))
+        with self._push_turn, self._changing(given):
+            operation = operations.step(session, given, wanted, self._deadline(), wire)
+            return self._run(operation, (*given, *wanted))
 
     def renorm_entry(self, entry: TableEntry, ids: Any, max_norm: float, norm_type: float) -> None:
         """What `Table.renorm` calls."""
-        session = self._live()
-        with session.naming([entry]), self._push_turn, self._changing([(entry, ids)]):
-            self._run(operations.renorm(session, entry, ids, max_norm, norm_type, self._deadline()))
+        session, given = self._live(), [(entry, ids)]
+        with self._push_turn, self._changing(given):
+            operation = operations.renorm(session, entry, ids, max_norm, norm_type, self._deadline())
+            self._run(operation, given)
 
     def pull_entry_bags(self, entry: TableEntry, bags: Bags, combiner: str) -> np.ndarray:
         """What `Table.pull_bags` calls."""
         session = self._live()
-        with session.naming([entry]):
-            shares = Shares(bags.segments, factors(bags, combiner))
-            return self._run(
-                operations.pull_bags(session, entry, bags.ids, shares, bags.shape, self._deadline())
-            )
+        shares = Shares(bags.segments, factors(bags, combiner))
+        operation = operations.pull_bags(session, entry, bags.ids, shares, bags.shape, self._deadline())
+        return self._run(operation, [(entry,)])
 
     def push_entry_bags(self, entry: TableEntry, bags: Bags, grads: Any, combiner: str) -> None:
         """What `Table.push_bags` calls."""
-        session = self._live()
-        with session.naming([entry]), self._push_turn, self._changing([(entry, bags.ids)]):
-            shares = Shares(bags.segments, factors(bags, combiner))
-            self._run(
-                operations.push_bags(session, entry, bags.ids, shares, bags.shape, grads, self._deadline())
-            )
+        session, given = self._live(), [(entry, bags.ids)]
+        with self._push_turn, self._changing(given):
+            shares, deadline = Shares(bags.segments, factors(bags, combiner)), self._deadline()
+            operation = operations.push_bags(session, entry, bags.ids, shares, bags.shape, grads, deadline)
+            self._run(operation, given)
 
-    def _changing(self, touched: Sequence[tuple[TableEntry, Any]]) -> AbstractContextManager[None]:
-        """Around every call that changes rows: kept ones are dropped when it ends."""
-        return nullcontext() if self._hot is None else self._hot.changing(touched)
+    def _changing(self, given: Sequence[tuple[Any, ...]]) -> AbstractContextManager[None]:
+        """Around every call that changes rows of (table, ids, ...): kept ones are dropped when it ends."""
+        if self._hot is None:
+            return nullcontext()
+        return self._hot.changing([(entry, ids) for entry, ids, *_ in given])
 
     def later(self, call: Callable[..., T], *args: Any) -> Future[T]:
         """Run a pull in the background."""

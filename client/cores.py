@@ -9,6 +9,7 @@ from typing import Any
 
 MOST_THREADS = 4
 PIECE_BYTES = 4 << 20  # less is not worth waking a thread for
+SMALL_BYTES = 1 << 20  # less is not even worth asking
 
 _cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _pool: ThreadPoolExecutor | None = None

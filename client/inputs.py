@@ -28,6 +28,8 @@ def as_ids(ids: object, spec: TableSpec) -> np.ndarray:
         raise InvalidRequest(f"ids must be integers, got {array.dtype} (table {spec.name!r})")
     if array.size:
         _check_range(array, spec)
+    if array.dtype == np.int64 and array.flags.c_contiguous:
+        return array
     return np.ascontiguousarray(array, np.int64).reshape(array.shape)
 
 

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 from ...proto.jit import kernel
 from ...proto.memory import address_of
 from ...proto.plain import rows_in
-from ..cores import in_pieces
+from ..cores import SMALL_BYTES, in_pieces
 
 
 class Arrived:
@@ -74,7 +74,10 @@ class Arrived:
         """[N, width] float32: the row at place inverse[k] for each k. All rows have been put or taken."""
         assert self._missing == 0, f"{self._missing} rows never came"
         out = np.empty((len(inverse), self._row_bytes // 4), np.float32)
-        in_pieces(lambda b, e: copy_rows(self._where, inverse[b:e], out[b:e]), len(out), out.nbytes)
+        if out.nbytes < SMALL_BYTES:
+            copy_rows(self._where, inverse, out)
+        else:
+            in_pieces(lambda b, e: copy_rows(self._where, inverse[b:e], out[b:e]), len(out), out.nbytes)
         return out
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -138,16 +138,12 @@ class Session:
             self.entries[entry.spec.name] = entry
         return entry
 
-    @contextmanager
-    def naming(self, entries: Sequence[TableEntry]) -> Generator[None]:
-        """Shards know tables by number; say the name when one is gone, and look it up anew the next time."""
-        try:
-            yield
-        except TableNotFound as error:
-            names = sorted({entry.spec.name for entry in entries})
-            for name in names:
-                self.entries.pop(name, None)
-            raise TableNotFound(f"table {' or '.join(map(repr, names))} was dropped") from error
+    def gone(self, entries: Iterable[TableEntry]) -> TableNotFound:
+        """Shards know tables by number; the error by name when one is gone, which is looked up anew the next time."""
+        names = sorted({entry.spec.name for entry in entries})
+        for name in names:
+            self.entries.pop(name, None)
+        return TableNotFound(f"table {' or '.join(map(repr, names))} was dropped")
 
     def placed(self, entry: TableEntry, layout: Layout) -> Placed:
         """What a layout says of a table."""

@@ -170,7 +170,7 @@ def play(
         for who in turns(number):
             blocks[who].append(workers[who].ask("block", case=index, seconds=BLOCK_S))
         found.append((Round.of(blocks[BEFORE]), Round.of(blocks[AFTER])))
-        stage.advance(1, f"{case.name} {case.carrier} {case.batch:,}")
+        advance(1, f"{case.name} {case.carrier} {case.batch:,}")
     return found
 
 
@@ -235,7 +235,7 @@ class Gate:
                     for worker in workers.values():
                         worker.say("open", plan=plan)
                     where = {name: worker.answer()["where"] for name, worker in workers.items()}
-                    rounds.append(play((before, after), cases, number, advance))
+                    rounds.append(play((before, after), cases, number, stage.advance))
         found = [
             compare(*zip(*one, strict=True), case.batch)
             for case, one in zip(cases, zip(*rounds, strict=True), strict=True)
