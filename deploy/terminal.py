@@ -51,8 +51,11 @@ def moving(quiet: bool) -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    if quiet:  # Not `disable=True`: before 14.3 Rich ends even a disabled bar with an empty line.
+        yield lambda rows, total: None
+        return
     columns = (TextColumn("rows moved"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None, start=False, visible=False)
 
         def tell(rows: int, total: int) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from rowloom.client import connect
 from rowloom.deploy.cli import main
-from rowloom.deploy.operate.directory import ClusterDirectory, Record, is_running
+from rowloom.deploy.operate.directory import ClusterDirectory, Record, is_running, wait_for_end
 
 CONFIG = """
 name: ads
@@ -194,6 +194,7 @@ def test_a_coordinator_that_was_killed_is_reported_and_cleared(cli):
     cli.run("up")
     record = cli.directory.get("default")
     os.kill(record.pid, 9)
+    wait_for_end(record.pid, record.started, 10.0)  # Its port is closed a moment before it is gone.
     _, err = cli.run("status", code=1)
     assert "ended by itself: `rowloom down` clears it" in err
     cli.run("down")
