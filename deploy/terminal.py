@@ -80,7 +80,8 @@ class Stages:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._progress.stop()
+        if not self._progress.disable:  # Before 14.3 Rich ends even a disabled bar with an empty line.
+            self._progress.stop()
 
     @contextlib.contextmanager
     def __call__(self, title: str, total: float | None = None, unit: str = "") -> Generator[Stage]:
