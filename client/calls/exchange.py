@@ -182,7 +182,7 @@ class Exchange:
         self, request: Request, layout: Layout, error: RowloomError, sent: float, now: float
     ) -> None:
         self._last_error = error
-        if isinstance(error, NoAnswer) and isinstance(request, PushRequest):
+        if isinstance(request, PushRequest) and _leaves_open(error):
             request.maybe_applied = True
         if isinstance(error, Moving):
             self._extend(sent, now + error.retry_after_s)
@@ -283,3 +283,8 @@ class Exchange:
             f"no answer within the deadline from {sorted({request.shard for request in left})} of the shards; last "
             f"answer: {cause or 'none'}. Is the cluster up (`rowloom status`)?"
         )
+
+
+def _leaves_open(error: RowloomError) -> bool:
+    """Whether a push that was answered so may have been applied: no answer, an internal error, one half-way."""
+    return isinstance(error, NoAnswer | PushUnresolved) or type(error) is RowloomError

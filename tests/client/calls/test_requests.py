@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rowloom.client import SGD, InvalidRequest, TableSpec
+from rowloom.client import SGD, InvalidRequest, PushUnresolved, RowloomError, StateLost, TableSpec
 from rowloom.client.calls import operations
 from rowloom.client.calls.cutting import RequestSizes
-from rowloom.client.calls.operation import Message, as_bytes
+from rowloom.client.calls.operation import Event, Message, as_bytes
 from rowloom.client.calls.requests import PullRequest, PushRequest
 from rowloom.client.calls.session import Session
 from rowloom.client.lookup.bags import Bags
@@ -179,8 +179,6 @@ def test_however_a_call_is_cut_every_id_goes_once_and_pulls_come_after_pushes(
     brought = [(entry, ids, np.ones((len(ids), entry.spec.width))) for entry, ids in brought]
     operation = operations.step(session, brought, [], time.monotonic() + 60)
     requests, sends = [], sent(operation)
-    from rowloom.client.calls.operation import Event
-
     while sends:  # a few at a time
         requests += [send.message for send in sends]
         more = []
@@ -197,6 +195,28 @@ def test_however_a_call_is_cut_every_id_goes_once_and_pulls_come_after_pushes(
         assert len({t.entry.number for t in request.tables}) == len(request.tables)
     numbers = [name for request in requests for name in request.names]
     assert len(set(numbers)) == len(numbers)
+    assert not session._holders
+
+
+@pytest.mark.parametrize(
+    ("error", "unknown"),
+    [
+        (RowloomError("internal error"), 3),
+        (PushUnresolved("half-way"), 3),
+        (InvalidRequest("id 5 is another shard's"), 0),
+        (StateLost("started anew"), 0),
+    ],
+)
+def test_an_error_of_a_shard_that_leaves_open_what_became_of_a_push_is_no_promise_that_nothing_did(
+    error: RowloomError, unknown: int
+) -> None:
+    session = a_session(np.random.default_rng(0))
+    entry = TableEntry(1, TableSpec("t", 1000, dim=4))
+    operation = operations.push(session, [(entry, [0, 3, 6], np.ones((3, 4)))], time.monotonic() + 60)
+    (send,) = next(operation).sends
+    with pytest.raises(PushUnresolved if unknown else type(error)) as raised:
+        operation.send(Event(send.tag, error=error))
+    assert getattr(raised.value, "unknown_rows", 0) == unknown
     assert not session._holders
 
 
