@@ -57,29 +57,32 @@ class Brought(NamedTuple):
     largest: float
 
 
-@dataclass
+@dataclass(eq=False)
 class Coming:
-    """One table of a pull on its way. shape: of the rows, in the end."""
+    """One table of a pull on its way: ids, edges and inverse as in a Route; shape: of the rows, in the end."""
 
     entry: TableEntry
     shape: tuple[int, ...]
-    route: Route
+    ids: np.ndarray
+    edges: list[int]
+    inverse: np.ndarray
     arrived: Arrived
     wire: int
 
     @classmethod
     def of(cls, asked: Asked, placed: Placed) -> Coming:
         """Route ids."""
-        route = Route(*split(asked.ids.reshape(-1), placed.owners))
-        spec = asked.entry.spec
-        arrived = Arrived(len(route.ids), spec.width)
-        return cls(asked.entry, asked.ids.shape + spec.row_shape, route, arrived, asked.wire)
+        entry, ids, wire = asked
+        distinct, bounds, inverse = split(ids.reshape(-1), placed.owners)
+        arrived = Arrived(len(distinct), entry.spec.width)
+        shape = ids.shape + entry.spec.row_shape
+        return cls(entry, shape, distinct, bounds.tolist(), inverse, arrived, wire)
 
     def rows(self) -> np.ndarray:
         """What was asked for, when all requests are done. Raises InvalidRequest for rows that did not arrive finite."""
         for rows, where in self.arrived.kept if self.wire != codec.FLOAT32 else ():
-            refuse_overflown(self.entry, self.route.ids[where], rows, self.wire)
-        return self.arrived.spread(self.route.inverse).reshape(self.shape)
+            refuse_overflown(self.entry, self.ids[where], rows, self.wire)
+        return self.arrived.spread(self.inverse).reshape(self.shape)
 
 
 class Going(NamedTuple):
@@ -211,12 +214,12 @@ def _pulls(session: Session, layout: Layout, coming: Sequence[Coming]) -> list[P
         by_wire.setdefault(one.wire, []).append(one)
     requests: list[PullRequest] = []
     for wire, some in by_wire.items():
-        routed = [Routed(one.route.bounds.tolist(), 4 * one.entry.spec.width) for one in some]
+        routed = [Routed(one.edges, 4 * one.entry.spec.width) for one in some]
         for shard, runs in cut(routed, layout.n, session.sizes):
             tables: list[Wanted] = []
             for k, begin, end in runs:
                 one = some[k]
-                tables.append(Wanted(one.entry, one.route.ids[begin:end], one.arrived, slice(begin, end)))
+                tables.append(Wanted(one.entry, one.ids[begin:end], one.arrived, slice(begin, end)))
             requests.append(PullRequest(layout.epoch, shard, tables, wire))
     return requests
 
