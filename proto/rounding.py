@@ -12,7 +12,16 @@ from .jit import kernel
 
 
 def to_bfloat16(rows: np.ndarray, out: np.ndarray) -> None:
-    """Round rows, float32, contiguous, of any shape, into out: as many values, uint16, flat."""
+    """Round rows, float32, contiguous, of any shape, into out: as many values, uint16, flat.
+
+    Raises:
+        ValueError: they are not; compiled code would write past the end of `out`.
+    """
+    if rows.dtype != np.float32 or out.dtype != np.uint16 or out.shape != (rows.size,):
+        raise ValueError(
+            f"rows must be float32 and out {rows.size} uint16 in one dimension, got {rows.dtype} rows and "
+            f"{out.dtype} {list(out.shape)}"
+        )
     _round(rows.reshape(-1).view(np.uint32), out)
 
 

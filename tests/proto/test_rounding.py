@@ -32,3 +32,13 @@ def test_rows_are_written_at_any_byte(wire: int, at: int) -> None:
     buffer = np.zeros(at + len(expected), np.uint8)
     codec.write_rows(rows, wire, buffer[at:])
     assert buffer[at:].tobytes() == expected
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(np.float64, 6), (np.float16, 6), (np.float32, 5)])
+def test_rounding_wrote_past_its_buffer_when_rows_were_not_float32(dtype: type, size: int) -> None:
+    out = np.full(64, 7, np.uint16)  # room, so that a break of this test harms nobody
+    with pytest.raises(
+        ValueError, match=r"rows must be float32 and out 6 uint16 .* got float\d\d rows and uint16"
+    ):
+        to_bfloat16(np.ones((2, 3), dtype), out[:size])
+    assert (out == 7).all()
