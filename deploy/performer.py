@@ -12,10 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import grpc
-
-from ..proto.channel import Channels, error_of
-from ..proto.errors import NoAnswer, RetryLater, RowloomError, Unavailable
+from ..proto.channel import Channels
+from ..proto.errors import RetryLater, RowloomError, Unavailable
 from .control.effects import Calls, Commit, Effect, Launch, Program, ServerCall, Sleep, Stop, Stored
 from .launch.launcher import Launched, Launcher
 from .storage import StateFile
@@ -23,13 +21,15 @@ from .storage import StateFile
 log = logging.getLogger(__name__)
 BUSY_WAIT_S = 2.0  # how long a program waits for the one before it, until its caller is told to come again
 LAUNCH_THREADS = 32  # servers that start or stop at the same time
+CALL_THREADS = 32  # requests that are under way at the same time
 
 
 class Performer:
     """Runs one program at a time.
 
-    Launches and stops have threads of their own, made when they are needed; calls need none. So what looks at the
-    cluster meanwhile (`ask`) never waits behind a launch, which may take minutes.
+    Launches and stops have threads of their own, made when they are needed. So what looks at the cluster meanwhile
+    (`ask`) never waits behind a launch, which may take minutes. Calls block threads: futures of gRPC would keep a
+    thread of its own polling, which a process that forks should not have.
 
     Args:
         file: where a commit goes.
@@ -42,6 +42,7 @@ class Performer:
         self._launcher = launcher
         self._grace_s = grace_s
         self._channels = Channels()
+        self._callers = ThreadPoolExecutor(CALL_THREADS, thread_name_prefix="rowloom-ask")
         self._one = threading.Lock()  # held by what runs; taken and freed by different threads
         self._busy_with = ""
         self._ending = threading.Event()
@@ -117,14 +118,17 @@ class Performer:
 
     def ask(self, calls: Sequence[ServerCall], timeout_s: float) -> list[bytes | RowloomError]:
         """Make requests side by side, at any time and from any thread. Returns each one's reply or error, in order."""
-        under_way = [self._sent(call, timeout_s) for call in calls]
-        return [_outcome(future, call) for future, call in zip(under_way, calls, strict=True)]
-
-    def _sent(self, call: ServerCall, timeout_s: float) -> Any:
         try:
-            return self._channels.method(call.address, call.method).future(call.data, timeout=timeout_s)
-        except ValueError as e:  # the connection was closed meanwhile
-            return NoAnswer(f"{call.address}: {e}")
+            under_way = [self._callers.submit(self._call, call, timeout_s) for call in calls]
+        except RuntimeError:  # closed
+            return [Unavailable("the cluster is being ended") for _ in calls]
+        return [future.result() for future in under_way]
+
+    def _call(self, call: ServerCall, timeout_s: float) -> bytes | RowloomError:
+        try:
+            return self._channels.call(call.address, call.method, call.data, timeout_s)
+        except RowloomError as e:
+            return e
 
     def _launch(self, keys: list[int]) -> list[Launched]:
         self._launcher.reserve(keys)
@@ -160,14 +164,4 @@ class Performer:
         """Close the connections."""
         self.interrupt()
         self._channels.close()
-
-
-def _outcome(future: Any, call: ServerCall) -> bytes | RowloomError:
-    if isinstance(future, RowloomError):
-        return future
-    try:
-        return future.result()
-    except grpc.RpcError as e:
-        return error_of(e, call.address)
-    except grpc.FutureCancelledError as e:  # the connection was closed meanwhile
-        return NoAnswer(f"{call.address}: {e}")
+        self._callers.shutdown(wait=False)
