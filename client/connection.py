@@ -112,7 +112,7 @@ class Connection:
     def _run(self, operation: Operation, about: Sequence[tuple[Any, ...]] = ()) -> Any:
         """Drive an operation. about: what it has to do with, each a tuple that begins with a table's entry."""
         try:
-            return drive(operation, self._transport.open(), time.monotonic)
+            return drive(operation, self._transport.open())
         except TableNotFound as e:
             if not about:
                 raise

@@ -21,24 +21,21 @@ def as_ids(ids: object, spec: TableSpec) -> np.ndarray:
     Raises:
         InvalidRequest: not integers, or an id out of range; names the first one and where it stands.
     """
-    array = as_array(ids, "ids")
+    array = ids if type(ids) is np.ndarray else as_array(ids, "ids")
     if array.size == 0 and array.dtype.kind == "f" and not hasattr(ids, "dtype"):
         array = array.astype(np.int64)  # an empty list has no type of its own
     if array.dtype.kind not in "iu":
         raise InvalidRequest(f"ids must be integers, got {array.dtype} (table {spec.name!r})")
-    if array.size:
-        _check_range(array, spec)
     if array.dtype == np.int64 and array.flags.c_contiguous:
+        if not _inside(array.reshape(-1), spec.id_limit - 1):
+            _refuse_range(array, spec)
         return array
+    if array.size and (int(array.min()) < 0 or int(array.max()) >= spec.id_limit):
+        _refuse_range(array, spec)
     return np.ascontiguousarray(array, np.int64).reshape(array.shape)
 
 
-def _check_range(array: np.ndarray, spec: TableSpec) -> None:
-    if array.dtype == np.int64 and array.flags.c_contiguous:
-        if _inside(array.reshape(-1), spec.id_limit - 1):
-            return
-    elif int(array.min()) >= 0 and int(array.max()) < spec.id_limit:
-        return
+def _refuse_range(array: np.ndarray, spec: TableSpec) -> None:
     flat = array.reshape(-1)
     k = int(np.flatnonzero((flat < 0) | (flat >= spec.id_limit))[0])
     where = tuple(int(i) for i in np.unravel_index(k, array.shape)) if array.ndim else ()

@@ -18,8 +18,7 @@ from google.protobuf.message import DecodeError
 
 from . import rowloom_pb2 as pb
 from .errors import InvalidRequest
-from .framing import Buffer, array_of, fields, framed, raw, scalar, spans, submessage, varint_bytes
-from .memory import get_head
+from .framing import Buffer, array_of, fields, framed, raw, scalar, size_of, spans, submessage, varint
 from .plain import block_bytes, plain_pull, put_block, read_push
 from .rounding import to_bfloat16
 
@@ -35,7 +34,6 @@ _I64 = np.dtype("<i8")
 _I32 = np.dtype("<i4")
 _F32 = np.dtype("<f4")
 _NONE = np.empty(0, _F32)
-_NO_HEADER = np.frombuffer(bytes(1), np.uint8)[:0]
 GRADIENTS, ASSIGN, RENORM = pb.PushRequest.GRADIENTS, pb.PushRequest.ASSIGN, pb.PushRequest.RENORM
 
 
@@ -99,9 +97,9 @@ def from_wire(block: Block, wire: int) -> np.ndarray:
 
 
 @functools.lru_cache(256)
-def _header(data: bytes) -> pb.Header:
-    """A client's headers are the same until the layout changes. Not to be written to."""
-    return message_of(pb.Header, bytearray(data))
+def _header(field: bytes) -> pb.Header:
+    """That of a PullRequest whose first field it is: the same until the layout changes. Not to be written to."""
+    return message_of(pb.PullRequest, bytearray(field)).header
 
 
 def message_of(cls: type, value: object) -> Any:
@@ -133,17 +131,17 @@ class Pull:
     def decode(cls, data: bytes | memoryview) -> Pull:
         """From bytes; ids are views. Raises InvalidRequest."""
         view = memoryview(data).toreadonly()
-        array = np.frombuffer(view, np.uint8)
-        size, begin = get_head(array, 0, len(array), 1)
-        found = plain_pull(array, begin + size, _NO_HEADER) if size > 0 else None
-        if found:
-            header = _header(bytes(view[begin : begin + size]))
-            return cls(header, [(table, np.frombuffer(view, _I64, n, at)) for table, at, n in found])
+        found = plain_pull(np.frombuffer(view, np.uint8))
+        if found is not None:
+            end, some = found
+            return cls(
+                _header(bytes(view[:end])), [(t, np.frombuffer(view, _I64, n, at)) for t, at, n in some]
+            )
         header, wire = pb.Header(), FLOAT32
         tables: list[tuple[int, np.ndarray]] = []
         for number, value in fields(view):
             if number == 1:
-                header = _header(bytes(submessage(value)))
+                header = message_of(pb.Header, value)
             elif number == 2:
                 table, ids = 0, np.empty(0, _I64)
                 for inner, item in fields(submessage(value)):
@@ -159,16 +157,17 @@ class Pull:
 
 @dataclass
 class PullReply:
-    """Rows of each table of the request; `blocks[i].data` is 1-d when decoded, the caller knows the width."""
+    """Rows of each table of the request; `blocks[i].data` is 1-d when decoded, the caller knows the width.
+
+    placed: where it ends in the buffer of its `Room`, if it has been made there, without blocks; else 0.
+    """
 
     blocks: list[Block]
     wire: int = FLOAT32
-    whole: memoryview | None = None  # the message, if it is made already: see `Room`
+    placed: int = 0
 
     def encode(self) -> list[Buffer]:
         """As buffers."""
-        if self.whole is not None:
-            return [self.whole]
         out: list[Buffer] = []
         for block in self.blocks:
             out += framed(1, _block_fields(block, self.wire, 1, 2))
@@ -200,30 +199,39 @@ class Room:
 
     Attributes:
         buffer: what the whole reply will be written to, from its beginning; none: arrays of their own.
-        lead: for a number of bytes that the PullReply has, how many stand in front of it in the whole reply.
-        whole: the PullReply, once `rows` has made it but for the rows themselves; none if it is not in the buffer.
+        lead: what stands in front of a PullReply of so many bytes in the whole reply; none: nothing.
+        end: where the PullReply ends in the buffer, once `rows` has made all of it but the rows themselves; 0 if it
+            has not been made there.
     """
 
     buffer: memoryview | None = None
-    lead: Callable[[int], int] | None = None
-    whole: memoryview | None = None
+    lead: Callable[[int], bytes] | None = None
+    end: int = 0
 
     def rows(self, shapes: Sequence[tuple[int, int]], wire: int) -> list[np.ndarray]:
         """Arrays to fill: [N, width] float32 for each table, in the buffer at the place where `encode` has them."""
-        if self.buffer is None or wire != FLOAT32:
-            return [np.empty(shape, np.float32) for shape in shapes]
-        sizes = [4 * n * width for n, width in shapes]
-        total = sum([block_bytes(size) for size in sizes])
-        begin = at = 0 if self.lead is None else self.lead(total)
-        if at + total > len(self.buffer):
-            return [np.empty(shape, np.float32) for shape in shapes]
-        array = np.frombuffer(self.buffer, np.uint8)
+        found = None
+        if self.buffer is not None and wire == FLOAT32:
+            found = self._rows_in(np.frombuffer(self.buffer, np.uint8), shapes)
+        return [np.empty(shape, np.float32) for shape in shapes] if found is None else found
+
+    def _rows_in(self, buffer: np.ndarray, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray] | None:
+        at = 0
+        if self.lead is not None:
+            lead = self.lead(sum([block_bytes(4 * n * width) for n, width in shapes]))
+            at = len(lead)
+            if at > len(buffer):
+                return None
+            buffer[:at] = np.frombuffer(lead, np.uint8)
         out: list[np.ndarray] = []
-        for (n, width), size in zip(shapes, sizes, strict=True):
-            at = put_block(array, at, size)
-            out.append(np.frombuffer(self.buffer, _F32, n * width, at).reshape(n, width))
+        for n, width in shapes:
+            size = 4 * n * width
+            at = put_block(buffer, at, size)
+            if at < 0:
+                return None
+            out.append(buffer[at : at + size].view(_F32).reshape(n, width))
             at += size
-        self.whole = self.buffer[begin:at]
+        self.end = at
         return out
 
 
@@ -379,13 +387,8 @@ class StepReply:
 
     def encode(self) -> list[Buffer]:
         """As buffers."""
-        return [*framed(1, [encode_push_reply(self.duplicate)]), *framed(2, self.pull.encode())]
-
-    @staticmethod
-    def room(space: memoryview | None, duplicate: bool) -> Room:
-        """The room of its pull."""
-        front = 2 + len(encode_push_reply(duplicate))
-        return Room(space, lambda size: front + 1 + varint_bytes(size))
+        pull = self.pull.encode()
+        return [step_lead(self.duplicate, size_of(pull)), *pull]
 
     @classmethod
     def decode(cls, data: bytes | memoryview) -> StepReply:
@@ -397,6 +400,12 @@ class StepReply:
             elif number == 2:
                 pull = PullReply.decode(submessage(value))
         return cls(duplicate, pull)
+
+
+def step_lead(duplicate: bool, pull_bytes: int) -> bytes:
+    """All of a StepReply but the PullReply that it ends with, of so many bytes."""
+    pushed = encode_push_reply(duplicate)
+    return b"\x0a" + varint(len(pushed)) + pushed + b"\x12" + varint(pull_bytes)
 
 
 def encode_push_reply(duplicate: bool) -> bytes:

@@ -23,44 +23,46 @@ _STEP_PUSH, _STEP_PULL = 1, 2
 _BLOCK, _ROWS = 1, 1
 
 
-def plain_pull(data: np.ndarray, at: int, header: np.ndarray) -> list[tuple[int, int, int]] | None:
-    """All tables of a PullRequest, as `read_pull` has them; None if it is not plain, or has none."""
-    found = []
-    while True:
-        one = read_pull(data, at, header)
-        table, begin, count = one
-        if table < 0:
-            return None
-        found.append(one)
-        at = begin + 8 * count
+def plain_pull(data: np.ndarray) -> tuple[int, list[tuple[int, int, int]]] | None:
+    """What a PullRequest has; None if it is not plain, or has no tables. data: bytes, as an array.
+
+    Returns:
+        (where its header's field ends, with which it begins; (table, where its ids begin, how many) of each table).
+    """
+    header, table, ids, count = read_pull(data, 0)
+    found: list[tuple[int, int, int]] = []
+    while table >= 0:
+        found.append((table, ids, count))
+        at = ids + 8 * count
         if at == len(data):
-            return found
+            return header, found
+        _, table, ids, count = read_pull(data, at)
+    return None
 
 
 @kernel
-def read_pull(data, at, header):
-    """The next table of a PullRequest. data, header: bytes, as arrays.
+def read_pull(data, at):
+    """The next table of a PullRequest. data: bytes, as an array.
 
-    at: where the table before it ended; 0 for the first, with which the request must have this header.
+    at: where the table before it ended; 0 for the first, before which the header stands and nothing else.
 
     Returns:
-        (table, where its ids begin, how many: it ends with them); table -1 if it is not plain.
+        (where the table begins, its number, where its ids begin, how many: it ends with them); number -1 if it is not
+        plain.
     """
     end = len(data)
     if at == 0:
         size, at = get_head(data, 0, end, _PULL_HEADER)
-        if size != len(header):
-            return np.int64(-1), np.int64(0), np.int64(0)
-        for k in range(size):
-            if data[at + k] != header[k]:
-                return np.int64(-1), np.int64(0), np.int64(0)
+        if size < 0:
+            return np.int64(0), np.int64(-1), np.int64(0), np.int64(0)
         at += size
+    begin = np.int64(at)
     size, at = get_head(data, at, end, _PULL_TABLE)
     if size < 0:
-        return np.int64(-1), np.int64(0), np.int64(0)
+        return begin, np.int64(-1), np.int64(0), np.int64(0)
     end = at + size
     table, at, count = _table(data, at, end)
-    return (table if at + 8 * count == end else np.int64(-1)), np.int64(at), np.int64(count)
+    return begin, (table if at + 8 * count == end else np.int64(-1)), np.int64(at), np.int64(count)
 
 
 @kernel
@@ -146,17 +148,17 @@ def push_bytes(table, count, row_bytes):
 
 
 @kernel
-def put_pull(buffer, at, lead, rest, table, ids, begin, end, inside):
-    """Write a PullRequest up to its first table's field, and this for ids[begin:end]; returns where that ends.
+def put_pull(buffer, at, lead, rest, table, ids, inside):
+    """Write a PullRequest up to its first table's field, and this; returns where that ends.
 
     lead: the request's bytes before the first table; empty: write another table's field only.
     rest: how many bytes of other tables follow. inside: the request is the second half of a StepRequest.
     """
     if inside:
-        at = put_head(buffer, at, _STEP_PULL, len(lead) + pull_bytes(table, end - begin) + rest)
+        at = put_head(buffer, at, _STEP_PULL, len(lead) + pull_bytes(table, len(ids)) + rest)
     copy_bytes(buffer, at, lead, 0, len(lead))
-    at = put_head(buffer, at + len(lead), _PULL_TABLE, _pull_size(table, end - begin))
-    return _put_ids(buffer, at, table, ids, begin, end)
+    at = put_head(buffer, at + len(lead), _PULL_TABLE, _pull_size(table, len(ids)))
+    return _put_ids(buffer, at, table, ids)
 
 
 @kernel
@@ -177,7 +179,7 @@ def put_push(buffer, at, lead, rest, table, ids, row_bytes, inside):
     at = put_head(buffer, begin, _STEP_PUSH, whole) if inside else begin
     copy_bytes(buffer, at, lead, 0, len(lead))
     at = put_head(buffer, at + len(lead), _PUSH_TABLE, _push_size(table, len(ids), row_bytes))
-    return begin, put_head(buffer, _put_ids(buffer, at, table, ids, 0, len(ids)), _VALUES, values)
+    return begin, put_head(buffer, _put_ids(buffer, at, table, ids), _VALUES, values)
 
 
 @kernel
@@ -192,11 +194,11 @@ def _push_size(table, count, row_bytes):
 
 
 @kernel
-def _put_ids(buffer, at, table, ids, begin, end):
+def _put_ids(buffer, at, table, ids):
     buffer[at] = _NUMBER << 3
-    size = 8 * (end - begin)
+    size = 8 * len(ids)
     at = put_head(buffer, put_varint(buffer, at + 1, table), _IDS, size)
-    copy_bytes(buffer, at, ids, 8 * begin, size)
+    copy_bytes(buffer, at, ids, 0, size)
     return at + size
 
 
@@ -209,7 +211,12 @@ def block_bytes(size):
 
 @kernel
 def put_block(buffer, at, size):
-    """Write a table's field in a PullReply up to its rows, of `size` bytes; returns where these begin."""
+    """Write a table's field in a PullReply up to its rows, of `size` bytes; returns where these begin.
+
+    -1 if the buffer is too short for all of it.
+    """
+    if at + block_bytes(size) > len(buffer):
+        return np.int64(-1)
     return put_head(buffer, put_head(buffer, at, _BLOCK, head_bytes(size) + size), _ROWS, size)
 
 

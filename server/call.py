@@ -36,13 +36,16 @@ class Call:
         data: the message. It may lie in memory that the client shares and still writes to: what decides or indexes is
             copied before it is checked.
         caller: who asks.
-        space: where the reply will lie in the end, if that is known: rows are then written to their places in it.
+        space: where the reply will lie in the end, if that is known: it is then made there, if it can be.
+        placed: how many bytes of the reply lie in `space`, from its beginning: all of it, and the answer has no
+            buffers; or 0.
     """
 
     method: str
     data: bytes | memoryview
     caller: Caller
     space: memoryview | None = None
+    placed: int = 0
 
 
 @dataclass(slots=True)
@@ -63,7 +66,7 @@ class Answer:
     """What a host says; the shell sends it when it may go.
 
     Attributes:
-        buffers: the reply, one after the other; they do not refer to the message.
+        buffers: the reply, one after the other, unless the call has it (`placed`); they do not refer to the message.
         after: the position of the log that must be durable before the reply may go.
         wait_for: there is no reply yet.
     """

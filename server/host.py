@@ -23,7 +23,7 @@ from typing import Any
 
 from ..proto import methods
 from ..proto import rowloom_pb2 as pb
-from ..proto.codec import Buffer, Pull, Push, Room, Step, encode_push_reply
+from ..proto.codec import Buffer, Pull, Push, Step, encode_push_reply
 from ..proto.codec_bags import PullBags
 from ..proto.errors import (
     InvalidRequest,
@@ -168,8 +168,9 @@ class Host:
     # ------------------------------------------------------------------------------------------------- hot path
 
     def _pull(self, call: Call) -> Answer:
-        shard = self._serving()
-        return Answer(shard.pull(Pull.decode(call.data), Room(call.space)).encode())
+        reply = self._serving().pull(Pull.decode(call.data), call.space)
+        call.placed = reply.placed
+        return Answer() if reply.placed else Answer(reply.encode())
 
     def _pull_bags(self, call: Call) -> Answer:
         return Answer(self._serving().pull_bags(PullBags.decode(call.data)).encode())
@@ -184,7 +185,9 @@ class Host:
         shard, request = self._serving(), Step.decode(call.data)
         if isinstance(self.state, states.Moving):
             return _later(shard, request.push.header)
-        return Answer(shard.step(request, call.space).encode())
+        reply = shard.step(request, call.space)
+        call.placed = reply.pull.placed
+        return Answer() if reply.pull.placed else Answer(reply.encode())
 
     # --------------------------------------------------------------------------------------------------- tables
 

@@ -23,12 +23,15 @@ _PHI_LOW, _PHI_SPAN = 0.022750131948179195, 0.9544997361036416
 
 @dataclass(frozen=True)
 class Start:
-    """An initializer as kernels take it: what to do, two numbers, and the key of the table."""
+    """An initializer as kernels take it: what to do, two numbers, and the key of the table, in [-2**63, 2**63).
+
+    Python's own numbers: numba takes twice as long to recognize numpy's.
+    """
 
     kind: int
-    a: np.float64
-    b: np.float64
-    key: np.uint64
+    a: float
+    b: float
+    key: int
 
 
 def start_of(spec: TableSpec) -> Start:
@@ -37,7 +40,8 @@ def start_of(spec: TableSpec) -> Start:
     kind, a, b = _parameters(i)
     name = int.from_bytes(hashlib.blake2b(spec.name.encode(), digest_size=8).digest(), "little")
     seed = getattr(i, "seed", 0) & 0xFFFFFFFFFFFFFFFF
-    return Start(kind, np.float64(a), np.float64(b), np.uint64(_mix_int(_mix_int(seed) ^ name)))
+    key = _mix_int(_mix_int(seed) ^ name)
+    return Start(kind, float(a), float(b), key - (1 << 64) if key >> 63 else key)
 
 
 def _parameters(i: Initializer) -> tuple[int, float, float]:
@@ -78,7 +82,7 @@ def _mix(x: Any) -> Any:
 
 
 @kernel
-def fill_row(kind: int, a: float, b: float, key: np.uint64, row_id: int, out: np.ndarray):
+def fill_row(kind: int, a: float, b: float, key: int, row_id: int, out: np.ndarray):
     """Write the first value of one row. out: [width] float32."""
     width = len(out)
     if kind == FILL:
@@ -86,7 +90,7 @@ def fill_row(kind: int, a: float, b: float, key: np.uint64, row_id: int, out: np
         for j in range(width):
             out[j] = value
         return
-    state = _mix(key ^ _mix(np.uint64(row_id) + np.uint64(0x9E3779B97F4A7C15)))
+    state = _mix(np.uint64(key) ^ _mix(np.uint64(row_id) + np.uint64(0x9E3779B97F4A7C15)))
     for j in range(width):
         state += np.uint64(0x9E3779B97F4A7C15)
         bits = _mix(state)
@@ -107,7 +111,7 @@ def fill_row(kind: int, a: float, b: float, key: np.uint64, row_id: int, out: np
 
 
 @kernel
-def fill_rows(kind: int, a: float, b: float, key: np.uint64, ids: np.ndarray, out: np.ndarray):
+def fill_rows(kind: int, a: float, b: float, key: int, ids: np.ndarray, out: np.ndarray):
     """Write the first values of rows. ids: [N] int64, out: [N, width] float32."""
     for k in range(len(ids)):
         fill_row(kind, a, b, key, ids[k], out[k])

@@ -87,7 +87,7 @@ class Server:
 
     def answer(self, call: Call) -> Sequence[Buffer]:
         """One request; every carrier comes through here. Returns when the reply may go. Raises RowloomError."""
-        with self._moved:
+        with self._lock:
             answer = self._handle(call)
             if answer.wait_for is not None:
                 answer = self._handle_later(call, answer.wait_for)

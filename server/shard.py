@@ -37,6 +37,7 @@ from ..proto.codec import (
     StepReply,
     from_wire,
     shaped,
+    step_lead,
     to_wire,
 )
 from ..proto.codec_bags import Entries, PullBags, PullBagsReply
@@ -117,50 +118,48 @@ class Shard:
 
     # ------------------------------------------------------------------------------------------------ pull, push
 
-    def pull(self, request: Pull, room: Room | None = None) -> PullReply:
+    def pull(self, request: Pull, buffer: memoryview | None = None) -> PullReply:
         """Rows of every table asked for. Raises InvalidRequest, TableNotFound, Overloaded, WrongLayout.
 
         Args:
             request: whose rows are wanted.
-            room: where the reply's rows are best put.
+            buffer: where the reply is best made, from its beginning.
         """
-        return self._read(self._wanted(request), request.wire, room)
+        return self._read(self._wanted(request), request.wire, Room(buffer))
 
     def step(self, request: Step, buffer: memoryview | None = None) -> StepReply:
-        """Push, then pull; both are checked before anything changes. Raises as `push` and `pull`."""
+        """Push, then pull; both are checked before anything changes. Arguments and errors as of `push` and `pull`."""
         wanted = self._wanted(request.pull)
         duplicate = self.push(request.push)
-        return StepReply(duplicate, self._read(wanted, request.pull.wire, StepReply.room(buffer, duplicate)))
+        room = Room(buffer, partial(step_lead, duplicate))
+        return StepReply(duplicate, self._read(wanted, request.pull.wire, room))
 
     def _wanted(self, request: Pull) -> list[tuple[ShardTable, np.ndarray]]:
         """What a pull asks for, checked."""
         self.check(request.header)
         size = 0
-        for number, ids in request.tables:
-            size += len(ids) * self.table(number).width * 4
+        wanted: list[tuple[ShardTable, np.ndarray]] = []
+        for number, asked in request.tables:
+            table, ids = self.table(number), own(asked)
+            table.check_ids(ids)
+            wanted.append((table, ids))
+            size += len(ids) * table.width * 4
         if size > MAX_ROWS_BYTES:
             raise Overloaded(
                 f"one pull may ask for {MAX_ROWS_BYTES} bytes of rows, got {size}: send smaller chunks"
             )
-        wanted: list[tuple[ShardTable, np.ndarray]] = []
-        for number, asked in request.tables:
-            table, ids = self.tables[number], own(asked)
-            table.check_ids(ids)
-            wanted.append((table, ids))
         return wanted
 
-    def _read(
-        self, wanted: list[tuple[ShardTable, np.ndarray]], wire: int, room: Room | None = None
-    ) -> PullReply:
+    def _read(self, wanted: list[tuple[ShardTable, np.ndarray]], wire: int, room: Room) -> PullReply:
         blocks: list[Block] = []
-        room = room or Room()
         arrays = room.rows([(len(ids), table.width) for table, ids in wanted], wire)
         for (table, ids), rows in zip(wanted, arrays, strict=True):
             table.pull(ids, rows)
-            blocks.append(to_wire(rows, wire))
+            if not room.end:
+                blocks.append(to_wire(rows, wire))
             self.counters.pulled_rows += len(ids)
         self.counters.pulls += 1
-        return PullReply(blocks, wire, room.whole)
+        return PullReply(blocks, wire, room.end)
 
     def pull_bags(self, request: PullBags) -> PullBagsReply:
         """What the rows here add to the bags of a request. Raises as `pull`."""

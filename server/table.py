@@ -295,7 +295,7 @@ def compile_kernels() -> None:
     address_of(nothing)
     address_of(np.empty(8, np.uint8))
     read_push(nothing, 0)
-    read_pull(nothing, 0, nothing)
+    read_pull(nothing, 0)
     optimizers: list[Optimizer] = [SGD(), SGD(momentum=0.5), Adagrad(), Adam()]
     ids = np.array([1, 2, 2])
     for optimizer, skip in itertools.product(optimizers, (0, 1)):

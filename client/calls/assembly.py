@@ -40,7 +40,7 @@ class Arrived:
         return len(self._where)
 
     def take(
-        self, reply: np.ndarray, at: int, places: slice | np.ndarray, count: int, *, inside: bool, last: bool
+        self, reply: np.ndarray, at: int, places: slice | np.ndarray, count: int, inside: bool, last: bool
     ) -> int:
         """Find rows where they lie in a reply.
 

@@ -177,7 +177,9 @@ class PushBagsRequest(PushRequest):
     def piece(self, epoch: int, shard: int, tables: list[Given]) -> PushRequest:
         """As any push is split: each entry goes with its id, and takes the gradient of its bag along."""
         piece = super().piece(epoch, shard, tables)
-        return PushBagsRequest(**{f.name: getattr(piece, f.name) for f in dataclasses.fields(PushRequest)})
+        return PushBagsRequest(
+            **{f.name: getattr(piece, f.name) for f in dataclasses.fields(PushRequest) if f.init}
+        )
 
 
 def check_sums(entry: TableEntry, ids: np.ndarray, values: BagGrads) -> None:

@@ -113,7 +113,7 @@ def _call(
     session: Session, address: str, method: str, request: bytes, until: float
 ) -> Generator[Turn, Event | None, Event]:
     """One request and its end."""
-    tag = session.tag()
+    tag = next(session.tags)
     event = yield Turn(
         [Send(tag, address, method, Message(request), max(0.0, until - session.clock()))], until
     )

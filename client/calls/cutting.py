@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 ID_BYTES = 8
 
@@ -26,16 +25,9 @@ class RequestSizes:
 Run = tuple[int, int, int]  # (number of a table in its call, begin, end): these of its ids
 
 
-class Routed(NamedTuple):
-    """A table of a call, as far as cutting is concerned.
-
-    edges: of each shard's ids, n + 1 of them. row_bytes: of one row as it lies in memory. everywhere: whether shards
-    that own none of the ids have to hear of it.
-    """
-
-    edges: Sequence[int]
-    row_bytes: int
-    everywhere: bool = False
+# A table of a call, as far as cutting is concerned: the n + 1 edges of the shards' ids; bytes of one row as it lies in
+# memory; whether shards that own none of the ids have to hear of it.
+Routed = tuple[Sequence[int], int, bool]
 
 
 def cut(tables: Sequence[Routed], n: int, sizes: RequestSizes) -> list[tuple[int, list[Run]]]:
@@ -70,7 +62,7 @@ def _pieces(runs: list[Run], tables: Sequence[Routed], most: int) -> list[list[R
     groups: list[list[Run]] = []
     left = 0
     for table, begin, end in runs:
-        size = tables[table].row_bytes + ID_BYTES
+        size = tables[table][1] + ID_BYTES
         while begin < end or (begin == end and not _holds(groups, table)):
             if left < size or not groups or _holds(groups[-1:], table):
                 groups.append([])

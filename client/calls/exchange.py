@@ -13,7 +13,7 @@ of several shards go to one, and only who knows all of them can say what became 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
@@ -49,6 +49,16 @@ class Exchange:
         pushed_rows: of the same call's push, if that has been done already.
     """
 
+    # How every call begins, and most of them end.
+    _moving_until = _extended = 0.0
+    _failure: RowloomError | None = None
+    _last_error: RowloomError | None = None
+    # Asking for the layout: the request under way, when to ask next, whom.
+    _asking: int | None = None
+    _ask_at: float | None = None
+    _ask: Sequence[str] = ()
+    _asked = _stale_below = 0
+
     def __init__(
         self,
         session: Session,
@@ -62,26 +72,23 @@ class Exchange:
         self._in_flight: dict[int, tuple[Request, Layout, float]] = {}  # by tag; since when
         self._busy: dict[int, int] = {}  # requests under way, by shard
         self._deadline = deadline
-        self._moving_until = 0.0
-        self._extended = 0.0
         self._pushed = pushed_rows is not None  # at least in part
         self.pushed_rows = pushed_rows or 0
-        self._failure: RowloomError | None = None
-        self._last_error: RowloomError | None = None
-        # Asking for the layout: the request under way, when to ask next, whom.
-        self._asking: int | None = None
-        self._ask_at: float | None = None
-        self._ask: list[str] = []
-        self._asked = 0
-        self._stale_below = 0
 
     def run(self) -> Operation:
         """The operation. Raises RowloomError; PushUnresolved or Unavailable when the deadline passes."""
+        clock = self._session.clock
         try:
-            now = self._session.clock()
-            while not self._finished() and now < self._deadline:
-                event = yield Turn(self._sends(now), self._wake_at())
-                now = self._session.clock()
+            now = clock()
+            while self._in_flight or (self._failure is None and (self._ready or self._waiting)):
+                if now >= self._deadline:
+                    break
+                if self._ready or self._waiting or self._ask_at is not None:
+                    turn = Turn(self._sends(now), self._wake_at())
+                else:
+                    turn = Turn([], self._deadline)  # there is nothing to do before an answer has come
+                event = yield turn
+                now = clock()
                 if event is not None:
                     self._receive(event, now)
         finally:
@@ -89,9 +96,6 @@ class Exchange:
         if left:
             raise self._error(left)
         return None
-
-    def _finished(self) -> bool:
-        return not self._in_flight and (self._failure is not None or not (self._ready or self._waiting))
 
     def _wake_at(self) -> float:
         wake_at = self._deadline
@@ -106,7 +110,7 @@ class Exchange:
     # ---------------------------------------------------------------------------------------------------- out
 
     def _sends(self, now: float) -> list[Send]:
-        if self._failure is not None or not (self._ready or self._waiting or self._ask_at is not None):
+        if self._failure is not None:
             return []
         if self._waiting:
             self._ready += [request for at, request in self._waiting if at <= now]
@@ -115,25 +119,26 @@ class Exchange:
         layout = self._session.layout
         if layout is None or layout.epoch < self._stale_below or not self._ready:
             return sends
-        if any(request.epoch != layout.epoch for request in self._ready):
-            self._ready = [piece for request in self._ready for piece in self._split(request, layout)]
+        for request in self._ready:
+            if request.epoch != layout.epoch:
+                self._ready = [piece for request in self._ready for piece in self._split(request, layout)]
+                break
+        timeout_s = min(self._deadline - now, ATTEMPT_TIMEOUT_S)
         later: list[Request] = []
         for request in self._ready:
-            if self._busy.get(request.shard, 0) < MOST_IN_FLIGHT:
-                sends.append(self._send(request, layout, now))
-            else:
+            shard = request.shard
+            under_way = self._busy.get(shard, 0)
+            if under_way >= MOST_IN_FLIGHT:
                 later.append(request)
+                continue
+            request.prepare(self._session, layout)
+            request.attempts += 1
+            tag = next(self._session.tags)
+            self._in_flight[tag] = (request, layout, now)
+            self._busy[shard] = under_way + 1
+            sends.append(Send(tag, layout.shards[shard].address, request.method, request, timeout_s))
         self._ready = later
         return sends
-
-    def _send(self, request: Request, layout: Layout, now: float) -> Send:
-        request.prepare(self._session, layout)
-        request.attempts += 1
-        tag = self._session.tag()
-        self._in_flight[tag] = (request, layout, now)
-        self._busy[request.shard] = self._busy.get(request.shard, 0) + 1
-        timeout_s = min(self._deadline - now, ATTEMPT_TIMEOUT_S)
-        return Send(tag, layout.shards[request.shard].address, request.method, request, timeout_s)
 
     def _split(self, request: Request, layout: Layout) -> list[Request]:
         if request.epoch == layout.epoch:
@@ -146,11 +151,10 @@ class Exchange:
     def _ask_for_layout(self, now: float) -> list[Send]:
         if self._ask_at is None or self._asking is not None or now < self._ask_at:
             return []
-        if not self._ask:
-            self._ask = self._session.addresses()
-        self._asking = self._session.tag()
+        first, *self._ask = self._ask or self._session.addresses()
+        self._asking = next(self._session.tags)
         timeout_s = min(self._deadline - now, _LAYOUT_TIMEOUT_S)
-        return [Send(self._asking, self._ask.pop(0), methods.DESCRIBE_LAYOUT, Message(b""), timeout_s)]
+        return [Send(self._asking, first, methods.DESCRIBE_LAYOUT, Message(b""), timeout_s)]
 
     # ----------------------------------------------------------------------------------------------------- in
 

@@ -28,7 +28,7 @@ from .bag_requests import (
     push_runs,
 )
 from .control import known_layout
-from .cutting import Routed, cut
+from .cutting import cut
 from .exchange import Exchange
 from .operation import Event, Turn
 from .placed import Placed
@@ -39,13 +39,8 @@ from .sums import Sums, latest
 from .values import GivenRows, Values
 from .wire_types import LARGEST, refuse_overflow, refuse_overflown, wire_of
 
-
-class Asked(NamedTuple):
-    """One table of a pull, checked: ids of any shape, int64; the number of the wire type."""
-
-    entry: TableEntry
-    ids: np.ndarray
-    wire: int
+# One table of a pull, checked: ids of any shape, int64; the number of the wire type.
+Asked = tuple[TableEntry, np.ndarray, int]
 
 
 class Brought(NamedTuple):
@@ -68,15 +63,6 @@ class Coming:
     inverse: np.ndarray
     arrived: Arrived
     wire: int
-
-    @classmethod
-    def of(cls, asked: Asked, placed: Placed) -> Coming:
-        """Route ids."""
-        entry, ids, wire = asked
-        distinct, bounds, inverse = split(ids.reshape(-1), placed.owners)
-        arrived = Arrived(len(distinct), entry.spec.width)
-        shape = ids.shape + entry.spec.row_shape
-        return cls(entry, shape, distinct, bounds.tolist(), inverse, arrived, wire)
 
     def rows(self) -> np.ndarray:
         """What was asked for, when all requests are done. Raises InvalidRequest for rows that did not arrive finite."""
@@ -180,7 +166,10 @@ def pair_of(name: str, pair: Any) -> tuple[Any, Any]:
 
 
 def _asked(wanted: Sequence[tuple[TableEntry, Any]], wire: str | None) -> list[Asked]:
-    return [Asked(entry, as_ids(ids, entry.spec), wire_of(entry, wire)) for entry, ids in wanted]
+    asked: list[Asked] = []
+    for entry, ids in wanted:
+        asked.append((entry, as_ids(ids, entry.spec), wire_of(entry, wire)))
+    return asked
 
 
 def _brought(given: Sequence[tuple[TableEntry, Any, Any]], kind: int) -> list[Brought]:
@@ -204,7 +193,13 @@ def _refuse_frozen(entry: TableEntry) -> None:
 
 
 def _coming(session: Session, layout: Layout, asked: Iterable[Asked]) -> list[Coming]:
-    return [Coming.of(one, session.placed(one.entry, layout)) for one in asked]
+    coming: list[Coming] = []
+    for entry, ids, wire in asked:
+        distinct, bounds, inverse = split(ids.reshape(-1), session.placed(entry, layout).owners)
+        arrived = Arrived(len(distinct), entry.spec.width)
+        shape = ids.shape + entry.spec.row_shape
+        coming.append(Coming(entry, shape, distinct, bounds.tolist(), inverse, arrived, wire))
+    return coming
 
 
 def _pulls(session: Session, layout: Layout, coming: Sequence[Coming]) -> list[PullRequest]:
@@ -214,12 +209,12 @@ def _pulls(session: Session, layout: Layout, coming: Sequence[Coming]) -> list[P
         by_wire.setdefault(one.wire, []).append(one)
     requests: list[PullRequest] = []
     for wire, some in by_wire.items():
-        routed = [Routed(one.edges, 4 * one.entry.spec.width) for one in some]
+        routed = [(one.edges, 4 * one.entry.spec.width, False) for one in some]
         for shard, runs in cut(routed, layout.n, session.sizes):
             tables: list[Wanted] = []
             for k, begin, end in runs:
                 one = some[k]
-                tables.append(Wanted(one.entry, one.ids[begin:end], one.arrived, slice(begin, end)))
+                tables.append((one.entry, one.ids[begin:end], one.arrived, slice(begin, end)))
             requests.append(PullRequest(layout.epoch, shard, tables, wire))
     return requests
 
@@ -258,13 +253,13 @@ def _going(one: Brought, placed: Placed, kind: int, wire: int) -> Going:
 def _cut_push(
     session: Session, layout: Layout, going: Sequence[Going], kind: int, wire: int, push_number: int
 ) -> list[PushRequest]:
-    routed = [Routed(one.edges, 4 * one.entry.spec.width, one.everywhere) for one in going]
+    routed = [(one.edges, 4 * one.entry.spec.width, one.everywhere) for one in going]
     requests: list[PushRequest] = []
     for shard, runs in cut(routed, layout.n, session.sizes):
         tables: list[Given] = []
         for k, begin, end in runs:
             one = going[k]
-            tables.append(Given(one.entry, one.ids[begin:end], one.values[begin:end]))
+            tables.append((one.entry, one.ids[begin:end], one.values[begin:end]))
         requests.append(PushRequest(layout.epoch, shard, tables, push_number, kind, wire))
     return requests
 
@@ -359,11 +354,11 @@ def push_bags(
         by_bag += [(shard, np.empty(0, np.int64)) for shard in sorted(without)]
     number = session.next_push()
     requests: list[PushRequest] = [
-        PushBagsRequest(layout.epoch, shard, [Given(entry, checked[some], values[some])], number)
+        PushBagsRequest(layout.epoch, shard, [(entry, checked[some], values[some])], number)
         for shard, some in by_bag
     ]
     for shard, some in runs.by_id:
-        requests += _expanded(session, layout, Given(entry, checked[some], values[some]), shard, number)
+        requests += _expanded(session, layout, (entry, checked[some], values[some]), shard, number)
     yield from Exchange(session, requests, deadline).run()
 
 
@@ -374,8 +369,8 @@ def _expanded(
     entry, ids, values = given
     assert isinstance(values, BagGrads)
     distinct, grads = values.by_id(ids)
-    routed = Routed([0, len(distinct)], 4 * entry.spec.width)
+    routed = [0, len(distinct)], 4 * entry.spec.width, False
     for _, runs in cut([routed], 1, session.sizes):
         for _, begin, end in runs:
-            table = Given(entry, distinct[begin:end], GivenRows(grads[begin:end]))
+            table = entry, distinct[begin:end], GivenRows(grads[begin:end])
             yield PushRequest(layout.epoch, shard, [table], number)

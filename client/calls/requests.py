@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
@@ -30,24 +29,11 @@ _PULL_WIRE, _STEP_PUSH = 3, 1  # fields
 _NOTHING = np.empty(0, np.uint8)
 
 
-class Wanted(NamedTuple):
-    """Rows of one table that a request asks for.
-
-    ids: [M] int64, distinct. places: where their rows go among those of the call.
-    """
-
-    entry: TableEntry
-    ids: np.ndarray
-    arrived: Arrived
-    places: slice | np.ndarray
-
-
-class Given(NamedTuple):
-    """What a request brings for one table. ids: [M] int64, distinct unless they are of bags."""
-
-    entry: TableEntry
-    ids: np.ndarray
-    values: Values
+# Plain tuples: making them is a good part of a small call.
+# Rows of a table that a request asks for: ids [M] int64, distinct; and the places of their rows among the call's.
+Wanted = tuple[TableEntry, np.ndarray, Arrived, slice | np.ndarray]
+# What a request brings for a table: ids [M] int64, distinct unless they are of bags.
+Given = tuple[TableEntry, np.ndarray, Values]
 
 
 @dataclass(eq=False)
@@ -64,16 +50,18 @@ class PullRequest:
     wire: int = codec.FLOAT32
 
     method = methods.PULL
-    attempts = size = reply_bytes = 0  # no fields: making requests is a good part of a small call
+    attempts = size = reply_bytes = 0  # no fields, for the same reason
     _head = _NOTHING
 
     def prepare(self, session: Session, layout: Layout) -> None:
         """Before each attempt."""
-        self._head = session.head(layout, self.shard)
-        self.size, self.reply_bytes = len(self._head) + FRAME_BYTES, FRAME_BYTES
+        self._head = head = session.head(layout, self.shard)
+        size, reply_bytes = len(head) + FRAME_BYTES, FRAME_BYTES
         for entry, ids, _, _ in self.tables:
-            self.size += 8 * len(ids) + FRAME_BYTES
-            self.reply_bytes += len(ids) * (entry.spec.width * 4 + 4) + FRAME_BYTES
+            count = len(ids)
+            size += 8 * count + FRAME_BYTES
+            reply_bytes += count * (entry.spec.width * 4 + 4) + FRAME_BYTES
+        self.size, self.reply_bytes = size, reply_bytes
 
     def write(self, buffer: np.ndarray, at: int) -> tuple[int, int]:
         """As `Writable.write`."""
@@ -81,16 +69,16 @@ class PullRequest:
 
     def put(self, buffer: np.ndarray, at: int, *, inside: bool) -> int:
         """Write it, as a message or as the second half of a StepRequest; returns where it ends."""
-        wire = scalar(_PULL_WIRE, self.wire)
-        rest, head = len(wire), self._head
-        if len(self.tables) > 1:
-            rest += sum([pull_bytes(entry.number, len(ids)) for entry, ids, _, _ in self.tables[1:]])
+        head, wire, rest = self._head, b"", 0
+        if self.wire != codec.FLOAT32:
+            wire = scalar(_PULL_WIRE, self.wire)
+            rest = len(wire)
+        for entry, ids, _, _ in self.tables[1:]:
+            rest += pull_bytes(entry.number, len(ids))
         for entry, ids, _, _ in self.tables:
-            at = put_pull(buffer, at, head, rest, entry.number, ids, 0, len(ids), inside)
+            at = put_pull(buffer, at, head, rest, entry.number, ids, inside)
             head, rest, inside = _NOTHING, 0, False
-        if wire:
-            buffer[at : at + len(wire)] = np.frombuffer(wire, np.uint8)
-        return at + len(wire)
+        return put_buffers(buffer, at, [wire]) if wire else at
 
     def accept(self, reply: Reply) -> None:
         """Take the rows, where they are. Raises InvalidRequest."""
@@ -102,10 +90,10 @@ class PullRequest:
         """Take the rows of a reply as our own shards write it; whether it is one. inside: it is a StepReply."""
         if self.wire != codec.FLOAT32:
             return False
-        at, final = 0, self.tables[-1]
-        for table in self.tables:
-            count = len(table.ids)
-            at = table.arrived.take(message, at, table.places, count, inside=inside, last=table is final)
+        at, left = 0, len(self.tables)
+        for _, ids, arrived, places in self.tables:
+            left -= 1
+            at = arrived.take(message, at, places, len(ids), inside, not left)
             if at < 0:
                 return False
             inside = False
@@ -124,11 +112,12 @@ class PullRequest:
         """The same rows, asked of the shards of another layout."""
         for entry, ids, arrived, where in self.tables:
             owners = owner(entry.spec, ids, layout.n)
-            numbers = np.arange(where.start, where.stop) if isinstance(where, slice) else where  # pyright: ignore[reportUnknownVariableType]
+            numbers: np.ndarray = np.arange(where.start, where.stop) if isinstance(where, slice) else where  # pyright: ignore[reportUnknownVariableType]
             for shard in np.unique(owners):
                 mine = np.flatnonzero(owners == shard)
-                table = Wanted(entry, ids[mine], arrived, numbers[mine])
-                yield PullRequest(layout.epoch, int(shard), [table], self.wire)
+                yield PullRequest(
+                    layout.epoch, int(shard), [(entry, ids[mine], arrived, numbers[mine])], self.wire
+                )
 
 
 @dataclass(eq=False)
@@ -157,6 +146,10 @@ class PushRequest:
     attempts = size = reply_bytes = 0
     maybe_applied = False
     _head = _NOTHING
+    _framed: list[Buffer] | None = field(
+        default=None, init=False
+    )  # what the codec has made of it, if it had to
+    _item_bytes: int = field(default=0, init=False)  # of one value, on the wire
 
     @property
     def method(self) -> str:
@@ -166,7 +159,10 @@ class PushRequest:
     @property
     def rows(self) -> int:
         """How many rows it changes."""
-        return sum(len(ids) for _, ids, _ in self.tables)
+        rows = 0
+        for _, ids, _ in self.tables:
+            rows += len(ids)
+        return rows
 
     def prepare(self, session: Session, layout: Layout) -> None:
         """Before each attempt: name it, say what its client has finished."""
@@ -187,9 +183,11 @@ class PushRequest:
         )
         self._head = copied(message.head())
         self.size, self.reply_bytes = len(self._head) + FRAME_BYTES, FRAME_BYTES
+        self._item_bytes = 0 if self.kind == codec.RENORM else codec.WIRE_DTYPE[self.wire].itemsize
+        self._framed = None
         if self.plain:
             for entry, ids, _ in self.tables:
-                self.size += len(ids) * (8 + self._row_bytes(entry)) + FRAME_BYTES
+                self.size += len(ids) * (8 + entry.spec.width * self._item_bytes) + FRAME_BYTES
         else:
             message.tables = [(entry.number, ids, self.block(values)) for entry, ids, values in self.tables]
             self._framed = message.encode()
@@ -208,9 +206,6 @@ class PushRequest:
         """Values as the codec has them."""
         return codec.to_wire(values.array(), self.wire)
 
-    def _row_bytes(self, entry: TableEntry) -> int:
-        return 0 if self.kind == codec.RENORM else entry.spec.width * codec.WIRE_DTYPE[self.wire].itemsize
-
     def write(self, buffer: np.ndarray, at: int) -> tuple[int, int]:
         """As `Writable.write`."""
         begin, at = self.put(buffer, at, inside=self.pull is not None)
@@ -218,14 +213,14 @@ class PushRequest:
 
     def put(self, buffer: np.ndarray, at: int, *, inside: bool) -> tuple[int, int]:
         """Write the push, as a message or as the first half of a StepRequest; returns where it begins and ends."""
-        if not self.plain:
+        if self._framed is not None:
             buffers = framed(_STEP_PUSH, self._framed) if inside else self._framed
             return at, put_buffers(buffer, at, buffers)
-        rest, head, first = 0, self._head, -1
-        if len(self.tables) > 1:
-            rest = sum([push_bytes(e.number, len(ids), self._row_bytes(e)) for e, ids, _ in self.tables[1:]])
+        rest, head, first, item_bytes = 0, self._head, -1, self._item_bytes
+        for entry, ids, _ in self.tables[1:]:
+            rest += push_bytes(entry.number, len(ids), entry.spec.width * item_bytes)
         for entry, ids, values in self.tables:
-            row_bytes = self._row_bytes(entry)
+            row_bytes = entry.spec.width * item_bytes
             begin, at = put_push(buffer, at, head, rest, entry.number, ids, row_bytes, inside)
             first = begin if first < 0 else first
             end = at + row_bytes * len(ids)
@@ -256,7 +251,7 @@ class PushRequest:
             everywhere = self.kind == codec.GRADIENTS and entry.spec.optimizer.counts_steps
             for shard in range(layout.n) if everywhere else np.unique(owners):
                 mine = np.flatnonzero(owners == shard)
-                by_shard.setdefault(int(shard), []).append(Given(entry, ids[mine], values[mine]))
+                by_shard.setdefault(int(shard), []).append((entry, ids[mine], values[mine]))
         for shard, tables in by_shard.items():
             yield self.piece(layout.epoch, shard, tables)
 

@@ -98,17 +98,13 @@ class Session:
         self._numbers: dict[tuple[int, int], Numbers] = {}
         self._holders: dict[PartName, int] = {}  # name -> unfinished parts that carry it
         self._pushes = 0
-        self._tags = itertools.count(1)  # one step of the interpreter: needs no lock
+        self.tags = itertools.count(1)
 
     def next_push(self) -> int:
         """The number of the next push call."""
         with self._lock:
             self._pushes += 1
             return self._pushes
-
-    def tag(self) -> int:
-        """A number for one request, never used before."""
-        return next(self._tags)
 
     def learn(self, reply: pb.DescribeLayoutReply) -> bool:
         """Take a newer layout. Returns whether there was one to take or to keep."""

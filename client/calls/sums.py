@@ -9,7 +9,7 @@ import numpy as np
 from ...proto import codec
 from ...proto.cpu_prefetch import AHEAD, fetch
 from ...proto.jit import kernel
-from ..cores import in_pieces
+from ..cores import SMALL_BYTES, in_pieces
 from .routing import Route, places
 
 _F32 = np.dtype("<f4")
@@ -60,6 +60,10 @@ class Sums:
             codec.write_rows(self.array(), wire, buffer)
 
     def _fill(self, out: np.ndarray) -> None:
+        if out.nbytes < SMALL_BYTES:
+            _sum_into(self.grads, self.order, self.begins, self.places, out)
+            return
+
         def piece(begin: int, end: int) -> None:
             _sum_into(self.grads, self.order, self.begins, self.places[begin:end], out[begin:end])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 from ...proto.channel import Channels
@@ -50,9 +51,10 @@ class GrpcWire:
         except MemoryError as e:  # no room for the message
             return Event(send.tag, error=NoAnswer(f"{send.address}: {e}"))
 
-    def wait(self, timeout_s: float) -> Event | None:
-        """The next call that ends."""
+    def wait(self, until: float) -> Event | None:
+        """As `Wire.wait`."""
         self._waited = True
+        timeout_s = max(0.0, until - time.monotonic())
         if self._kept is not None and timeout_s >= self._kept.timeout_s:
             send, self._kept = self._kept, None
             self._under_way -= 1

@@ -14,12 +14,11 @@ import os
 import socket
 import struct
 from collections import deque
-from typing import NamedTuple
 
 import numpy as np
 
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import InvalidRequest, RowloomError, decode_error
+from ...proto.errors import InvalidRequest, decode_error
 from ...proto.lane import (
     ARENA_BYTES,
     HAS_ARENAS,
@@ -30,27 +29,19 @@ from ...proto.lane import (
     SOCKET_BUFFER_BYTES,
     WELCOME,
     Hello,
-    Reply,
-    Request,
+    decode_reply,
+    encode_request,
 )
-from ..calls.operation import Writable
+from ..calls.operation import Event, Writable
 
 BUFFER_BYTES = 20 << 20  # of a plain socket's lane: memory only where it is written
 PATIENCE_US = 200_000  # how long `receive` blocks before it lets its caller look at the clock
 _ROOM = 64  # in front of a message and of a reply, for their heads; their places are multiples of it
 _NOW = socket.MSG_DONTWAIT
 
-Answer = np.ndarray | RowloomError
 
-
-class Expected(NamedTuple):
-    """A reply that is to come. tag, until: its request's. It may lie in buffer[at : at + room]."""
-
-    tag: int
-    until: float
-    buffer: np.ndarray
-    at: int
-    room: int
+# A reply that is to come: its request's tag, until when; it may lie in buffer[at : at + room].
+Expected = tuple[int, float, np.ndarray, int, int]
 
 
 class Lane:
@@ -88,12 +79,13 @@ class Lane:
         """Whether something waits for room in the socket's buffer: call `flush` when it can be written to."""
         return bool(self._unsent)
 
-    def start_anew(self) -> None:
-        """All that was handed out is read: the memory may be written over."""
+    def start_anew(self) -> bool:
+        """All that was handed out is read: the memory may be written over. Whether nothing more can arrive there."""
         self._used = 0
+        return not self.waiting
 
-    def send(self, tag: int, method: int, message: Writable, until: float) -> None:
-        """Put a request on its way. Raises OSError."""
+    def send(self, tag: int, method: int, message: Writable, until: float) -> bool:
+        """Put a request on its way; whether all there is to do now is to wait for its reply. Raises OSError."""
         size, room = message.size, message.reply_bytes
         buffer, begin = self._space, self._used + _ROOM
         reply_at = begin + -(-size // _ROOM) * _ROOM + _ROOM
@@ -104,23 +96,24 @@ class Lane:
             shared, begin, reply_at = False, _ROOM, reply_at - begin + _ROOM
             buffer = np.empty(reply_at + room, np.uint8)
         # First, so that a lane on which anything was sent is never taken for an idle one, whatever happens now.
-        self.waiting.append(Expected(tag, until, buffer, reply_at, room))
+        self.waiting.append((tag, until, buffer, reply_at, room))
         begin, end = message.write(buffer, begin)
         if shared:
-            piece = memoryview(Request(method, end - begin, begin, reply_at, room).encode())
+            piece = memoryview(encode_request(method, end - begin, begin, reply_at, room))
         else:
             head = begin - REQUEST_BYTES
             piece = buffer.data[head:end]
-            piece[:REQUEST_BYTES] = Request(method, end - begin).encode()
+            piece[:REQUEST_BYTES] = encode_request(method, end - begin)
         if not self._unsent:
             try:
                 sent = self._end.send(piece, _NOW)
             except BlockingIOError:
                 sent = 0
             if sent == len(piece):
-                return
+                return len(self.waiting) == 1
             piece = piece[sent:]
         self._unsent.append(piece)
+        return False
 
     def flush(self) -> None:
         """Send as much as the socket takes. Raises OSError."""
@@ -135,8 +128,8 @@ class Lane:
             else:
                 left[0] = left[0][sent:]
 
-    def receive(self, *, block: bool) -> tuple[int, Answer] | None:
-        """The next reply: (tag, its bytes or its error); None if it is not whole yet.
+    def receive(self, *, block: bool) -> Event | None:
+        """The next reply; None if it is not whole yet.
 
         Args:
             block: wait for it, for PATIENCE_US at the most.
@@ -152,23 +145,27 @@ class Lane:
             view = buffer.data[at - REPLY_BYTES : at + more]
             if not self._fill(view, REPLY_BYTES, flags):
                 return None
-            self._begin_body(Reply.decode(view[:REPLY_BYTES], self._arena_bytes), buffer, at, room)
+            status, length, offset = decode_reply(view[:REPLY_BYTES], self._arena_bytes)
+            if offset != NOWHERE:  # it is there
+                return self._ended(tag, status, self._space[offset : offset + length])
+            self._begin_body(status, length, buffer, at, room)
         body = self._body
         assert body is not None
         if self._got < len(body) and not self._fill(body.data, len(body), flags):
             return None
-        self._body, self._got = None, 0
-        self.waiting.popleft()
-        return tag, body if self._status == OK else decode_error(body.tobytes())
+        self._body = None
+        return self._ended(tag, self._status, body)
 
-    def _begin_body(self, reply: Reply, buffer: np.ndarray, at: int, room: int) -> None:
+    def _ended(self, tag: int, status: int, body: np.ndarray) -> Event:
+        self._got = 0
+        self.waiting.popleft()
+        return Event(tag, body) if status == OK else Event(tag, error=decode_error(body.tobytes()))
+
+    def _begin_body(self, status: int, length: int, buffer: np.ndarray, at: int, room: int) -> None:
         """The head is here, and perhaps some of the body behind it."""
-        status, length, offset = reply
         self._status = status
         self._got -= REPLY_BYTES
-        if offset != NOWHERE:
-            self._body, self._got = self._space[offset : offset + length], length
-        elif length <= room:
+        if length <= room:
             self._body = buffer[at : at + length]
         else:  # a refusal with many words
             self._body = np.empty(length, np.uint8)

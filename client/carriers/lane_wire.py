@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from ...proto.errors import InvalidRequest, NoAnswer, RowloomError
+from ...proto.errors import InvalidRequest, NoAnswer
 from ...proto.lane import NUMBER
 from ..calls.operation import Event, Send
 from .grpc_wire import GrpcWire
@@ -44,37 +44,39 @@ class LaneWire:
     def send(self, send: Send) -> None:
         """Start the request."""
         number = NUMBER.get(send.method)
-        lane = None if number is None else self._lane(send.address, send.timeout_s)
+        lane = None if number is None else self._mine.get(send.address) or self._take(send)
         if lane is None or number is None:
             if self._grpc is None:
                 self._grpc = self._make_grpc()
             self._grpc.send(send)
             return
         try:
-            lane.send(send.tag, number, send.message, time.monotonic() + send.timeout_s)
-            if len(lane.waiting) > 1 or lane.clogged:
+            if not lane.send(send.tag, number, send.message, time.monotonic() + send.timeout_s):
                 self._one_each = False
         except OSError as e:
             self._broken(send.address, e)
 
-    def _lane(self, address: str, timeout_s: float) -> Lane | None:
-        lane = self._mine.get(address)
-        if lane is None:
-            lane = self._lanes.take(address, timeout_s)
-            if lane is not None:
-                self._mine[address] = lane
+    def _take(self, send: Send) -> Lane | None:
+        lane = self._lanes.take(send.address, send.timeout_s)
+        if lane is not None:
+            self._mine[send.address] = lane
         return lane
 
-    def wait(self, timeout_s: float) -> Event | None:
-        """The next request that ends."""
-        until = time.monotonic() + timeout_s
+    def wait(self, until: float) -> Event | None:
+        """As `Wire.wait`."""
         while not self._ended:
             calling = self._grpc is not None and self._grpc.busy
-            if not calling and self._one_each and self._patient and self._block(until):
-                continue
+            if not calling and self._one_each and self._patient:
+                for address, lane in self._mine.items():
+                    if lane.waiting and lane.waiting[0][1] <= until + _PATIENCE_S:
+                        event = self._receive(address, lane, block=True)
+                        if event is not None:
+                            return event
+                        self._patient = False
+                        break
             busy = {address: lane for address, lane in self._mine.items() if lane.waiting}
             if not busy or calling:
-                event = self._wait_for_grpc(0.0 if busy else until - time.monotonic())
+                event = self._wait_for_grpc(0.0 if busy else until)
                 if event is not None or not busy:
                     return event
             seconds = until - time.monotonic()
@@ -83,35 +85,19 @@ class LaneWire:
                 break
         return self._ended.popleft() if self._ended else None
 
-    def _wait_for_grpc(self, seconds: float) -> Event | None:
+    def _wait_for_grpc(self, until: float) -> Event | None:
         if self._grpc is not None:
-            return self._grpc.wait(max(0.0, seconds))
-        time.sleep(max(0.0, seconds))
+            return self._grpc.wait(until)
+        time.sleep(max(0.0, until - time.monotonic()))
         return None
 
-    def _block(self, until: float) -> bool:
-        """Wait for the first reply that is to come, if nothing else can happen before; whether that was so."""
-        for address, lane in self._mine.items():
-            if lane.waiting:
-                if lane.waiting[0].until > until + _PATIENCE_S:
-                    return False
-                self._patient = self._receive(address, lane, block=True)
-                return True
-        return False
-
-    def _receive(self, address: str, lane: Lane, *, block: bool) -> bool:
-        """Take a lane's next reply; whether there was one, or will be none."""
+    def _receive(self, address: str, lane: Lane, *, block: bool) -> Event | None:
+        """A lane's next reply; None if it has none yet. Of a lane that breaks, the ends of all its requests follow."""
         try:
-            found = lane.receive(block=block)
+            return lane.receive(block=block)
         except (OSError, InvalidRequest) as e:
             self._broken(address, e)
-            return True
-        if found is None:
-            return False
-        tag, answer = found
-        failed = isinstance(answer, RowloomError)
-        self._ended.append(Event(tag, error=answer) if failed else Event(tag, answer))
-        return True
+            return self._ended.popleft()
 
     def _poll(self, busy: dict[str, Lane], seconds: float) -> None:
         """Wait for any lane, and take what they bring."""
@@ -121,7 +107,7 @@ class LaneWire:
         for address, lane in busy.items():
             poll.register(lane.fileno(), select.POLLIN | (select.POLLOUT if lane.clogged else 0))
             at[lane.fileno()] = address
-            first = min(first, lane.waiting[0].until)
+            first = min(first, lane.waiting[0][1])
         seconds = max(0.0, min(seconds, first - time.monotonic()))
         for descriptor, _ in poll.poll(math.ceil(seconds * 1000)):
             address = at[descriptor]
@@ -131,13 +117,14 @@ class LaneWire:
             except OSError as e:
                 self._broken(address, e)
                 continue
-            while (
-                lane.waiting and self._mine.get(address) is lane and self._receive(address, lane, block=False)
-            ):
-                pass
+            while lane.waiting and self._mine.get(address) is lane:
+                event = self._receive(address, lane, block=False)
+                if event is None:
+                    break
+                self._ended.append(event)
         now = time.monotonic()
         for address, lane in busy.items():
-            if self._mine.get(address) is lane and lane.waiting and lane.waiting[0].until <= now:
+            if self._mine.get(address) is lane and lane.waiting and lane.waiting[0][1] <= now:
                 self._broken(address, TimeoutError("no answer in time"))
 
     def _broken(self, address: str, error: Exception) -> None:
@@ -145,17 +132,13 @@ class LaneWire:
         lane = self._mine.pop(address)
         lane.close()
         self._lanes.lost(address)
-        for expected in lane.waiting:
+        for tag, *_ in lane.waiting:
             error_of = NoAnswer(f"{address}: the connection broke: {error}")
-            self._ended.append(Event(expected.tag, error=error_of))
+            self._ended.append(Event(tag, error=error_of))
 
     def close(self) -> None:
-        """Give the lanes back; those on which replies are still to come are of no use to anybody."""
+        """Give the lanes back."""
         if self._grpc is not None:
             self._grpc.close()
-        for address, lane in self._mine.items():
-            if lane.waiting:
-                lane.close()
-            else:
-                self._lanes.give_back(address, lane)
-        self._mine.clear()
+        mine, self._mine = self._mine, {}
+        self._lanes.give_back(mine)

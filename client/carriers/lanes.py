@@ -55,11 +55,14 @@ class Lanes:
             self._without.pop(address, None)
         return lane
 
-    def give_back(self, address: str, lane: Lane) -> None:
-        """The caller is done with it, and nothing is under way on it."""
-        lane.start_anew()
+    def give_back(self, lanes: dict[str, Lane]) -> None:
+        """The caller is done with them; those on which replies are still to come are of no use to anybody."""
         with self._lock:
-            self._free.setdefault(address, []).append(lane)
+            for address, lane in lanes.items():
+                if lane.start_anew():
+                    self._free.setdefault(address, []).append(lane)
+                else:
+                    lane.close()
 
     def lost(self, address: str) -> None:
         """A lane to an address broke: the others probably did too, and it must be asked anew."""

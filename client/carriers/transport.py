@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from ...proto import methods
@@ -28,8 +27,8 @@ class Wire(Protocol):
         """Put a request on its way; its end will come from `wait`."""
         ...
 
-    def wait(self, timeout_s: float) -> Event | None:
-        """The next end of a request, or None after `timeout_s`."""
+    def wait(self, until: float) -> Event | None:
+        """The next end of a request, or None when `time.monotonic()` is at `until`."""
         ...
 
     def close(self) -> None:
@@ -37,15 +36,14 @@ class Wire(Protocol):
         ...
 
 
-def drive(operation: Operation, wire: Wire, clock: Callable[[], float]) -> Any:
-    """Run an operation to its end on a real network. Returns what it returns, raises what it raises."""
+def drive(operation: Operation, wire: Wire) -> Any:
+    """Run an operation, whose clock is `time.monotonic`, on a real network. Returns and raises what it does."""
     try:
         turn = next(operation)
         while True:
             for send in turn.sends:
                 wire.send(send)
-            event = wire.wait(max(0.0, turn.wake_at - clock()))
-            turn = operation.send(event)
+            turn = operation.send(wire.wait(turn.wake_at))
     except StopIteration as end:
         return end.value
     finally:

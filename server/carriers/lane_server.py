@@ -34,10 +34,9 @@ from ...proto.lane import (
     SOCKET_BUFFER_BYTES,
     WELCOME,
     Hello,
-    Reply,
     Request,
+    encode_reply,
 )
-from ...proto.memory import address_of
 from ...proto.methods import ROWS
 from ..call import LANE, Call, Caller
 
@@ -178,28 +177,27 @@ class _Connection:
         self._arena = memoryview(arena) if arena is not None else memoryview(b"")
         self._handle = handle
         self._caller = Caller(LANE)
-        self._head = bytearray(REQUEST_BYTES)
+        self._head = memoryview(bytearray(REQUEST_BYTES))
         self._buffer = np.empty(1 << 16, np.uint8).data
         # Where replies are made that are not made in the arena, behind their heads; memory only where it is written.
         self._own = np.empty(REPLY_BYTES + OWN_BYTES if arena is None else 0, np.uint8).data
+        self._space = self._own[REPLY_BYTES:] or None
 
     def run(self) -> None:
         """Until the client closes. Raises OSError, InvalidRequest."""
-        while self._receive(memoryview(self._head)):
+        while self._receive(self._head):
             head = Request.decode(self._head, len(self._arena))
-            self._reply(head, *self._answer(head, self._message(head)))
+            self._answer(head, self._message(head))
 
     def _receive(self, view: memoryview) -> bool:
         """Fill a view; False when the client closed before its first byte."""
-        got = 0
-        while got < len(view):
+        got = self._end.recv_into(view, 0, socket.MSG_WAITALL)
+        while 0 < got < len(view):
             n = self._end.recv_into(view[got:], 0, socket.MSG_WAITALL)
             if n == 0:
-                if got:
-                    raise ConnectionResetError(f"the client closed after {got} of {len(view)} bytes")
-                return False
+                raise ConnectionResetError(f"the client closed after {got} of {len(view)} bytes")
             got += n
-        return True
+        return got > 0
 
     def _message(self, head: Request) -> memoryview:
         if head.offset != NOWHERE:
@@ -211,35 +209,32 @@ class _Connection:
             raise ConnectionResetError("the client closed between head and message")
         return message
 
-    def _answer(self, head: Request, message: memoryview) -> tuple[int, Sequence[Buffer], memoryview | None]:
-        buffer = self._own[REPLY_BYTES:] or None
+    def _answer(self, head: Request, message: memoryview) -> None:
+        space = self._space
         if head.reply_bytes:
-            buffer = self._arena[head.reply_offset : head.reply_offset + head.reply_bytes]
+            space = self._arena[head.reply_offset : head.reply_offset + head.reply_bytes]
+        call = Call(ROWS[head.method], message, self._caller, space)
         try:
-            return OK, self._handle(Call(ROWS[head.method], message, self._caller, buffer)), buffer
+            buffers = self._handle(call)
         except RowloomError as e:
-            return REFUSED, [encode_error(e)], None
+            self._send(REFUSED, [encode_error(e)])
         except Exception:
-            log.exception("%s failed", ROWS[head.method])
-            return (
-                REFUSED,
-                [encode_error(RowloomError("internal error; the server's log has the traceback"))],
-                None,
-            )
-
-    def _reply(
-        self, head: Request, status: int, buffers: Sequence[Buffer], buffer: memoryview | None
-    ) -> None:
-        length, pieces = size_of(buffers), list(buffers)
-        if buffer is not None and length <= len(buffer):
-            put(buffer, pieces)
-            if head.reply_bytes:
-                self._end.sendall(Reply(status, length, head.reply_offset).encode())
+            log.exception("%s failed", call.method)
+            error = RowloomError("internal error; the server's log has the traceback")
+            self._send(REFUSED, [encode_error(error)])
+        else:
+            length = call.placed or _put(space, buffers)
+            if length < 0:
+                self._send(OK, buffers)
+            elif head.reply_bytes:
+                self._end.sendall(encode_reply(OK, length, head.reply_offset))
             else:
-                self._own[:REPLY_BYTES] = Reply(status, length).encode()
+                self._own[:REPLY_BYTES] = encode_reply(OK, length)
                 self._end.sendall(self._own[: REPLY_BYTES + length])
-            return
-        left = [memoryview(Reply(status, length).encode()), *map(memoryview, pieces)]
+
+    def _send(self, status: int, buffers: Sequence[Buffer]) -> None:
+        """A reply that lies in no space."""
+        left = [memoryview(encode_reply(status, size_of(buffers))), *map(memoryview, buffers)]
         while left:
             sent = self._end.sendmsg(left)
             while left and sent >= len(left[0]):
@@ -248,28 +243,13 @@ class _Connection:
                 left[0] = left[0][sent:]
 
 
-def put(buffer: memoryview, pieces: Sequence[bytes | memoryview]) -> None:
-    """Write pieces one after the other to the beginning of a buffer; those that lie there already are left alone."""
-    begin, at = -1, 0
-    out: list[tuple[int, int, bytes | memoryview]] = []
-    for piece in pieces:
-        size = len(piece)
-        if size and not isinstance(piece, bytes):
-            begin = _address(buffer) if begin < 0 else begin
-            where = _address(piece) - begin
-            if where != at and 0 <= where < len(buffer):  # in the buffer, but not where it belongs
-                whole = b"".join(pieces)
-                buffer[: len(whole)] = whole
-                return
-            if where != at:
-                out.append((at, size, piece))
-        elif size:
-            out.append((at, size, piece))
-        at += size
-    for at, size, piece in out:
-        buffer[at : at + size] = piece
-
-
-def _address(view: memoryview) -> int:
-    """Where a view's bytes begin."""
-    return address_of(np.frombuffer(view, np.uint8))
+def _put(space: memoryview | None, buffers: Sequence[Buffer]) -> int:
+    """Write buffers one after the other to the beginning of a space; returns where they end, -1 if they do not fit."""
+    if space is None or size_of(buffers) > len(space):
+        return -1
+    at = 0
+    for one in buffers:
+        end = at + len(one)
+        space[at:end] = one
+        at = end
+    return at

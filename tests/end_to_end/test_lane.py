@@ -26,7 +26,6 @@ from rowloom.proto.lane import (
     Reply,
     Request,
 )
-from rowloom.server.carriers.lane_server import put
 
 SPEC = TableSpec("t", 1000, dim=4, optimizer=SGD(lr=1.0), initializer=Zeros())
 IDS = np.arange(100)
@@ -216,16 +215,6 @@ def test_nothing_is_left_of_either_side() -> None:
     assert left <= shared
     assert after <= descriptors + 4  # a channel of gRPC may take its time
     assert not [t for t in threading.enumerate() if t.name.startswith("rowloom-lane")]
-
-
-def test_replies_are_put_where_they_belong_wherever_they_come_from() -> None:
-    space = memoryview(bytearray(64))
-    put(space, [b"ab", b"", space[2:5], b"cd"])
-    space[2:5] = b"xyz"
-    put(space, [b"ab", space[2:5], b"cd"])
-    assert bytes(space[:7]) == b"abxyzcd"
-    put(space, [b"0123", space[2:5], memoryview(b"end")])  # in the space, but not in its place
-    assert bytes(space[:10]) == b"0123xyzend"
 
 
 def test_heads_survive_the_way_there_and_back_and_refuse_the_rest() -> None:

@@ -105,39 +105,32 @@ def test_tables_of_a_push_are_found_one_after_the_other() -> None:
 
 
 @given(st.integers(1, 2**32 - 1), st.lists(st.integers(0, 2**63 - 1), max_size=40), st.integers(0, 3))
-def test_a_pull_is_plain_if_it_has_one_table_this_header_and_no_wire_type(table, ids, wire) -> None:
+def test_a_pull_is_plain_if_it_has_a_header_tables_and_no_wire_type(table, ids, wire) -> None:
     ids = np.array(ids, np.int64)
     data = array(joined(codec.Pull(HEADER, [(table, ids)], wire)))
-    known = array(HEADER.SerializeToString())
-    found, at, count = read_pull(data, 0, known)
+    header, found, at, count = read_pull(data, 0)
     assert (found, count) == (table, len(ids))
+    assert pb.PullRequest.FromString(data[:header].tobytes()) == pb.PullRequest(header=HEADER)
     assert data[at : at + 8 * count].tobytes() == ids.tobytes()
-    assert plain_pull(data, 0, known) == ([(table, at, count)] if wire == codec.FLOAT32 else None)
-    for other in (
-        pb.Header(cluster_id="d", epoch=3, protocol=1, shard=2),
-        pb.Header(cluster_id="c", epoch=4, protocol=1, shard=2),
-        pb.Header(cluster_id="c", epoch=3, protocol=1, shard=1),
-        pb.Header(cluster_id="c", epoch=3, protocol=1),
-    ):
-        assert read_pull(data, 0, array(other.SerializeToString()))[0] == -1
+    assert plain_pull(data) == ((header, [(table, at, count)]) if wire == codec.FLOAT32 else None)
     for end in range(len(data)) if wire == codec.FLOAT32 else ():
-        assert plain_pull(data[:end].copy(), 0, known) is None
+        assert plain_pull(data[:end].copy()) is None
 
 
 def test_a_pull_of_many_tables_is_plain_and_one_of_part_of_an_id_is_not() -> None:
-    known = array(HEADER.SerializeToString())
     tables = [(number, np.arange(number % 5)) for number in (1, 200, 70_000, 4, 5)]
     data = array(joined(codec.Pull(HEADER, tables)))
-    found = plain_pull(data, 0, known)
-    assert found is not None
+    plain = plain_pull(data)
+    assert plain is not None
+    header, found = plain
     assert [(table, data[at : at + 8 * n].tobytes()) for table, at, n in found] == [
         (number, ids.tobytes()) for number, ids in tables
     ]
     for end in range(len(data)):
-        cut = plain_pull(data[:end].copy(), 0, known)
-        assert cut is None or cut == found[: len(cut)]
+        cut = plain_pull(data[:end].copy())
+        assert cut is None or cut == (header, found[: len(cut[1])])
     message = pb.PullRequest(header=HEADER, tables=[pb.TableIds(table=1, ids=b"1234567")])
-    assert plain_pull(array(message.SerializeToString()), 0, known) is None
+    assert plain_pull(array(message.SerializeToString())) is None
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -10,10 +10,8 @@ from rowloom.proto import codec, methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.framing import joined
 from rowloom.proto.layout import Layout, ShardAddress, owner
-from rowloom.proto.memory import address_of
 from rowloom.proto.spec import TableEntry
 from rowloom.server.call import Call, Caller
-from rowloom.server.carriers.lane_server import put
 from rowloom.server.host import Host
 from rowloom.server.shard import Shard
 from rowloom.server.states import Serving
@@ -72,23 +70,34 @@ def test_a_reply_is_the_same_with_a_buffer_too_small_a_one_and_none(host, seed, 
     assert pb.PullReply.FromString(whole) == pb.PullReply.FromString(expected(host, tables))
     size = len(whole) if cut == 0 else max(0, len(whole) - cut) if cut < 3 else len(whole) + 100
     space = memoryview(bytearray(skip + size))[skip:]
-    pieces = host.handle(Call(methods.PULL, data, CALLER, space)).buffers
-    assert joined(pieces) == whole
+    call = Call(methods.PULL, data, CALLER, space)
+    buffers = host.handle(call).buffers
     if size >= len(whole):
-        put(space, [bytes(p) if isinstance(p, bytes) else p for p in pieces])
-        assert bytes(space[: len(whole)]) == whole
+        assert not buffers
+        assert bytes(space[: call.placed]) == whole
+    else:
+        assert not call.placed
+        assert joined(buffers) == whole
 
 
-def test_rows_are_written_to_their_places_in_the_buffer_of_the_reply(host) -> None:
-    """A copy of 4 MB costs as much as gathering the rows did."""
-    ids = mine(SPECS[0], np.arange(300))
-    data = joined(codec.Pull(LAYOUT.header(1), [(1, ids), (5, mine(SPECS[4], np.arange(50)))]).encode())
-    space = memoryview(bytearray(100_000))
-    pieces = host.handle(Call(methods.PULL, data, CALLER, space)).buffers
-    begin, at, inside = address_of(np.frombuffer(space, np.uint8)), 0, 0
-    for piece in pieces:
-        if not isinstance(piece, bytes) and len(piece):
-            assert address_of(np.frombuffer(piece, np.uint8)) == begin + at
-            inside += len(piece)
-        at += len(piece)
-    assert inside >= len(ids) * 5 * 4 + len(mine(SPECS[4], np.arange(50))) * 4 * 4
+def test_a_step_is_answered_with_the_same_bytes_in_a_space_and_outside_of_one() -> None:
+    entry = TableEntry(1, TableSpec("t", 300, dim=4, optimizer=SGD(lr=0.5), initializer=Constant(0)))
+    ids = mine(entry.spec, np.arange(300))
+    grads = np.ones((len(ids), 4), np.float32)
+    replies = []
+    for size in (0, 10, 100_000):
+        host = Host(state=Serving(Shard(LAYOUT, 1, [entry])))
+        for _ in range(2):  # the second is a duplicate
+            name = codec.PartName(LAYOUT.epoch, 1, 1)
+            push = codec.Push(LAYOUT.header(1), 7, (name,), 1, [(1, ids, codec.Block(grads))])
+            step = codec.Step(push, codec.Pull(LAYOUT.header(1), [(1, ids)]))
+            space = memoryview(bytearray(size))
+            call = Call(methods.STEP, joined(step.encode()), CALLER, space)
+            buffers = host.handle(call).buffers
+            assert bool(call.placed) == (size == 100_000)
+            replies.append(bytes(space[: call.placed]) if call.placed else joined(buffers))
+    assert replies[0:2] == replies[2:4] == replies[4:6]
+    first, second = (pb.StepReply.FromString(reply) for reply in replies[:2])
+    assert (first.push.duplicate, second.push.duplicate) == (False, True)
+    assert np.frombuffer(first.pull.tables[0].rows, np.float32).tolist() == [-0.5] * (4 * len(ids))
+    assert first.pull == second.pull

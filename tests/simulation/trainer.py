@@ -14,7 +14,7 @@ from rowloom.client.calls import operations as ops
 from rowloom.client.calls.bag_requests import Shares
 from rowloom.client.calls.control import ask
 from rowloom.client.calls.operation import as_bytes
-from rowloom.client.calls.requests import Given, PushRequest
+from rowloom.client.calls.requests import PushRequest
 from rowloom.client.calls.session import Session
 from rowloom.client.calls.values import GivenRows
 from rowloom.client.lookup.bags import bags_in
@@ -53,7 +53,7 @@ def poisoned(session: Session, entry: TableEntry, ids: np.ndarray) -> tuple[str,
     ids = np.unique(ids[owners == owners[-1]])
     grads = np.ones((len(ids), entry.spec.width), np.float32)
     grads[-1, -1] = np.nan
-    tables = [Given(entry, ids, GivenRows(grads))]
+    tables = [(entry, ids, GivenRows(grads))]
     request = PushRequest(layout.epoch, int(owners[-1]), tables, session.next_push())
     request.prepare(session, layout)
     address = layout.shards[request.shard].address

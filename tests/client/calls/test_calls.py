@@ -26,6 +26,7 @@ from rowloom.client import (
     connect,
 )
 from rowloom.client.calls import assembly
+from rowloom.client.calls.operation import Event
 from rowloom.client.carriers import lane as lane_module
 from rowloom.client.carriers.lane import Lane
 from rowloom.client.carriers.lanes import Lanes
@@ -153,7 +154,7 @@ def test_a_reply_that_makes_no_sense_is_asked_for_again(client: Client, monkeypa
         found = receive(lane, block=block)
         if found is not None and len(garbled) < 3:
             garbled.append(found)
-            return found[0], np.full(5, 255, np.uint8)
+            return Event(found.tag, np.full(5, 255, np.uint8))
         return found
 
     monkeypatch.setattr(Lane, "receive", garble)

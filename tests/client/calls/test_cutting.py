@@ -15,7 +15,7 @@ def routed(tables: list) -> list[Routed]:
         edges = [0]
         for count in counts:
             edges.append(edges[-1] + count)
-        out.append(Routed(edges, row_bytes, everywhere))
+        out.append((edges, row_bytes, everywhere))
     return out
 
 
@@ -46,5 +46,5 @@ def test_every_id_is_in_one_request_of_its_shard_and_no_request_is_too_large(
 
 
 def test_shards_take_turns() -> None:
-    requests = cut([Routed([0, 4, 8, 9], 8)], 3, RequestSizes(16, 32))
+    requests = cut([([0, 4, 8, 9], 8, False)], 3, RequestSizes(16, 32))
     assert [shard for shard, _ in requests] == [0, 1, 2, 0, 1]

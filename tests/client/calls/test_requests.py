@@ -62,7 +62,7 @@ def expected(request) -> bytes:
 
 
 def pull_message(request: PullRequest) -> codec.Pull:
-    tables = [(table.entry.number, table.ids) for table in request.tables]
+    tables = [(entry.number, ids) for entry, ids, _, _ in request.tables]
     return codec.Pull(LAYOUT.header(request.shard), tables, request.wire)
 
 
@@ -126,7 +126,8 @@ def pull_in(request) -> PullRequest:
 def answered(request, rng: np.random.Generator, duplicate: bool) -> tuple[bytes, list]:
     """The reply to a request, and the rows in it."""
     pull = pull_in(request)
-    blocks = [rng.normal(size=(len(t.ids), t.entry.spec.width)).astype(np.float32) for t in pull.tables]
+    shapes = [(len(ids), entry.spec.width) for entry, ids, _, _ in pull.tables]
+    blocks = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
     reply = codec.PullReply([codec.to_wire(rows, pull.wire) for rows in blocks], pull.wire)
     if isinstance(request, PushRequest):
         return joined(codec.StepReply(duplicate, reply).encode()), blocks
@@ -153,13 +154,13 @@ def test_rows_are_read_where_the_reply_lies_and_nothing_is_read_from_other_repli
         buffer = np.frombuffer(bytearray(b"x" * at + data + b"y"), np.uint8)
         send.message.accept(buffer[at : at + len(data)])
         pull = pull_in(send.message)
-        for table, rows in zip(pull.tables, blocks, strict=True):
+        for (entry, _, arrived, places), rows in zip(pull.tables, blocks, strict=True):
             arrives = codec.from_wire(codec.to_wire(rows, pull.wire), pull.wire)
-            for k, place in enumerate(range(table.places.start, table.places.stop)):
-                one = table.arrived._where[place]
+            for k, place in enumerate(range(places.start, places.stop)):
+                one = arrived._where[place]
                 assert one != 0
                 np.testing.assert_array_equal(
-                    _row_at(one, table.entry.spec.width), arrives[k], err_msg=f"{wire} {k}"
+                    _row_at(one, entry.spec.width), arrives[k], err_msg=f"{wire} {k}"
                 )
 
 
@@ -189,10 +190,10 @@ def test_however_a_call_is_cut_every_id_goes_once_and_pulls_come_after_pushes(
                 break
         sends = more
     for entry, ids, _ in brought:
-        mine = [t.ids for r in requests for t in r.tables if t.entry is entry]
+        mine = [some for r in requests for of, some, _ in r.tables if of is entry]
         assert sorted(np.concatenate([np.empty(0, np.int64), *mine]).tolist()) == sorted(set(ids.tolist()))
     for request in requests:
-        assert len({t.entry.number for t in request.tables}) == len(request.tables)
+        assert len({entry.number for entry, *_ in request.tables}) == len(request.tables)
     numbers = [name for request in requests for name in request.names]
     assert len(set(numbers)) == len(numbers)
     assert not session._holders
