@@ -35,11 +35,11 @@ def test_every_id_is_in_one_request_of_its_shard_and_no_request_is_too_large(
                 assert len(runs) == (1 if everywhere else 0)
     for shard in range(3):
         mine = [runs for to, runs in requests if to == shard]
-        sizes = [sum((e - b) * (given_tables[k].row_bytes + ID_BYTES) for k, b, e in runs) for runs in mine]
+        sizes = [sum((e - b) * (given_tables[k][1] + ID_BYTES) for k, b, e in runs) for runs in mine]
         if sum(sizes) <= whole:
             assert len(mine) <= 1
         else:
-            rows = [max(given_tables[k].row_bytes + ID_BYTES for k, _, _ in runs) for runs in mine]
+            rows = [max(given_tables[k][1] + ID_BYTES for k, _, _ in runs) for runs in mine]
             assert all(size <= max(piece, row) for size, row in zip(sizes, rows, strict=True))
         for runs in mine:
             assert len({k for k, _, _ in runs}) == len(runs)
