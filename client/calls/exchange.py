@@ -135,8 +135,8 @@ class Exchange:
             self._in_flight[tag] = (request, layout, now)
             self._busy[shard] = under_way + 1
             self._bytes += request.size + request.reply_bytes
-            timeout_s = min(self._deadline - now, self._patience(request))
-            sends.append(Send(tag, layout.shards[shard].address, request.method, request, timeout_s))
+            until = min(self._deadline, now + self._patience(request))
+            sends.append(Send(tag, layout.shards[shard].address, request.method, request, until))
         self._ready = later
         return sends
 
@@ -157,8 +157,8 @@ class Exchange:
             return []
         first, *self._ask = self._ask or self._session.addresses()
         self._asking = next(self._session.tags)
-        timeout_s = min(self._deadline - now, _LAYOUT_TIMEOUT_S)
-        return [Send(self._asking, first, methods.DESCRIBE_LAYOUT, Message(b""), timeout_s)]
+        until = min(self._deadline, now + _LAYOUT_TIMEOUT_S)
+        return [Send(self._asking, first, methods.DESCRIBE_LAYOUT, Message(b""), until)]
 
     # ----------------------------------------------------------------------------------------------------- in
 
