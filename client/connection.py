@@ -82,7 +82,6 @@ class Connection:
             self._transport.sizes,
         )
         self._session.layout = layout
-        self._push_turn = threading.Lock()
         self._background = Background()
         self._hot = None if self._limits is None else CachedPulls(self._limits, time.monotonic)
         self._closed = False
@@ -173,7 +172,7 @@ class Connection:
     ) -> None:
         """`push` or `assign`, by table entry instead of name: what `Table.push` calls."""
         session = self._live()
-        with self._push_turn, self._changing(given):
+        with self._changing(given):
             self._run(operations.push(session, given, self._deadline(), kind, wire), given)
 
     def step_entries(
@@ -184,14 +183,14 @@ class Connection:
     ) -> list[np.ndarray]:
         """`step`, by table entry instead of name: what `Table.step` calls."""
         session = self._live()
-        with self._push_turn, self._changing(given):
+        with self._changing(given):
             operation = operations.step(session, given, wanted, self._deadline(), wire)
             return self._run(operation, (*given, *wanted))
 
     def renorm_entry(self, entry: TableEntry, ids: Any, max_norm: float, norm_type: float) -> None:
         """What `Table.renorm` calls."""
         session, given = self._live(), [(entry, ids)]
-        with self._push_turn, self._changing(given):
+        with self._changing(given):
             operation = operations.renorm(session, entry, ids, max_norm, norm_type, self._deadline())
             self._run(operation, given)
 
@@ -205,7 +204,7 @@ class Connection:
     def push_entry_bags(self, entry: TableEntry, bags: Bags, grads: Any, combiner: str) -> None:
         """What `Table.push_bags` calls."""
         session, given = self._live(), [(entry, bags.ids)]
-        with self._push_turn, self._changing(given):
+        with self._changing(given):
             shares, deadline = Shares(bags.segments, factors(bags, combiner)), self._deadline()
             operation = operations.push_bags(session, entry, bags.ids, shares, bags.shape, grads, deadline)
             self._run(operation, given)

@@ -114,9 +114,7 @@ def _call(
 ) -> Generator[Turn, Event | None, Event]:
     """One request and its end."""
     tag = next(session.tags)
-    event = yield Turn(
-        [Send(tag, address, method, Message(request), max(0.0, until - session.clock()))], until
-    )
+    event = yield Turn([Send(tag, address, method, Message(request), until)], until)
     while session.clock() < until and (event is None or event.tag != tag):
         event = yield Turn([], until)
     if event is None or event.tag != tag:

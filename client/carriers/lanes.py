@@ -30,21 +30,25 @@ class Lanes:
         self._known: dict[str, pb.LaneReply] = {}
         self._without: dict[str, float] = {}  # address -> until when
 
-    def take(self, address: str, timeout_s: float) -> Lane | None:
-        """A lane to an address for the caller alone, or None if it has none for now."""
+    def take(self, address: str, until: float) -> Lane | None:
+        """A lane to an address for the caller alone, or None if it has none for now.
+
+        until: as `Send.until`; it takes no longer than that, and CONNECT_TIMEOUT_S at the most.
+        """
         with self._lock:
             free = self._free.get(address)
             if free:
                 return free.pop()
-            if self._without.get(address, 0.0) > time.monotonic():
+            now = time.monotonic()
+            if self._without.get(address, 0.0) > now:
                 return None
             known = self._known.get(address)
-        timeout_s = min(timeout_s, CONNECT_TIMEOUT_S)
+        until = min(until, now + CONNECT_TIMEOUT_S)
         try:
-            known = known or self._ask(address, timeout_s)
+            known = known or self._ask(address, until - now)
             if not known.key:
                 raise ConnectionRefusedError(f"{address} has no lane")
-            lane = open_lane(known, address.rpartition(":")[0], shared=self._shared, timeout_s=timeout_s)
+            lane = open_lane(known, address.rpartition(":")[0], shared=self._shared, until=until)
         except (RowloomError, OSError):
             self.lost(address)
             with self._lock:

@@ -81,7 +81,7 @@ def test_a_client_and_a_table_pickle_to_ones_that_connect_again(client: Client, 
     other = pickle.loads(pickle.dumps(client))
     assert other.table("t").pull(1)[0] == 5
     assert other.address == client.address
-    assert other._session.client_id != client._session.client_id
+    assert other._session.pushers[0].client_id != client._session.pushers[0].client_id
     again.client.close()
     other.close()
 

@@ -10,9 +10,8 @@ from simulation.histories import History
 # What a change of the sources may move: everything that is broken below is named here.
 from rowloom.client.calls import operations
 from rowloom.client.calls.assembly import Arrived as Reassembly
-from rowloom.client.calls.exchange import Exchange
+from rowloom.client.calls.pusher import Numbers, Pusher
 from rowloom.client.calls.requests import PushRequest
-from rowloom.client.calls.session import Numbers, Session
 from rowloom.deploy.control.coordinator import Coordinator
 from rowloom.deploy.control.effects import Commit
 from rowloom.deploy.control.reshard import Reshard
@@ -88,16 +87,7 @@ def part_names_repeat(patch: Patches) -> None:
 
 def numbers_stay_open(patch: Patches) -> None:
     """A call that is cut never gives its numbers back."""
-    run = Exchange.run
-
-    def leaky(self):
-        give_up = self._give_up
-        self._give_up = lambda: (
-            [] if self._in_flight and self._session.clock() < self._deadline else give_up()
-        )
-        return run(self)
-
-    patch.setattr(Exchange, "run", leaky)
+    patch.setattr(Pusher, "end_call", lambda self: None)
 
 
 def split_forgets_names(patch: Patches) -> None:
@@ -114,13 +104,13 @@ def split_forgets_names(patch: Patches) -> None:
 
 def retry_has_a_new_name(patch: Patches) -> None:
     """A part that is sent again is a new part."""
-    name = Session.name
+    name = Pusher.name
 
     def anew(self, part, layout):
         part.names = []
         return name(self, part, layout)
 
-    patch.setattr(Session, "name", anew)
+    patch.setattr(Pusher, "name", anew)
 
 
 def failed_commit_is_rolled_back(patch: Patches) -> None:

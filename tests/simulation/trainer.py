@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 def open_numbers(session: Session) -> int:
     """How many numbers of parts a session thinks are not finished."""
-    return len(session._holders) + sum(n.last - n.low_water for n in session._numbers.values())
+    return sum(pusher.open_numbers for pusher in session.pushers)
 
 
 def poisoned(session: Session, entry: TableEntry, ids: np.ndarray) -> tuple[str, bytes, Callable[[], None]]:
@@ -54,10 +54,11 @@ def poisoned(session: Session, entry: TableEntry, ids: np.ndarray) -> tuple[str,
     grads = np.ones((len(ids), entry.spec.width), np.float32)
     grads[-1, -1] = np.nan
     tables = [(entry, ids, GivenRows(grads))]
-    request = PushRequest(layout.epoch, int(owners[-1]), tables, session.next_push())
+    pusher = session.take_pusher()
+    request = PushRequest(layout.epoch, int(owners[-1]), tables, pusher, pusher.next_push())
     request.prepare(session, layout)
     address = layout.shards[request.shard].address
-    return address, as_bytes(request), lambda: session.finish(request)
+    return address, as_bytes(request), lambda: session.give_back(pusher)
 
 
 class Trainer:

@@ -193,7 +193,7 @@ class Running:
                 send.address,
                 send.method,
                 request_bytes(send),
-                send.timeout_s,
+                send.until - world.now,
                 lambda outcome, tag=tag: self._deliver(tag, outcome),
             )
         world.at(turn.wake_at - world.now, self.step, None, number)

@@ -199,7 +199,9 @@ def test_rows_are_counted_once_for_each_id_that_a_push_changes(client) -> None:
     table.push_bags([[1, 2, 2], [2, 3, 1]], None, np.ones((2, 5)))
     assert sum(s["pushed_rows"] for s in client.statistics()) == 3
     values = BagGrads(Shares(np.array([0, 1, 0]), None), np.ones((2, 5), np.float32))
-    request = PushBagsRequest(1, 0, [(table.entry, np.array([1, 1, 2]), values)], 1)
+    request = PushBagsRequest(
+        1, 0, [(table.entry, np.array([1, 1, 2]), values)], client._session.pushers[0], 1
+    )
     assert request.rows == 2
 
 
