@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import (
+    ClientForgotten,
     InvalidRequest,
     Moving,
     NoAnswer,
@@ -202,6 +203,8 @@ class Exchange:
             pause = max(error.retry_after_s, self._pause(request.attempts))
             self._waiting.append((now + pause, request))
         else:
+            if isinstance(error, ClientForgotten):
+                self._session.forgotten()
             self._failure = self._failure or error
             self._ready.append(request)
 

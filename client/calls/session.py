@@ -69,7 +69,7 @@ class Session:
     Args:
         seeds: addresses to start from: any shard or the coordinator.
         client_id: random, unlike any other client's.
-        rng: for jitter.
+        rng: for jitter, and for another id when shards have forgotten this one.
         clock: seconds, monotonic.
         lock: a context manager around state that several operations share.
         sizes: how much goes into one request; the carrier knows.
@@ -98,13 +98,21 @@ class Session:
         self._numbers: dict[tuple[int, int], Numbers] = {}
         self._holders: dict[PartName, int] = {}  # name -> unfinished parts that carry it
         self._pushes = 0
+        self._forgotten = False
         self.tags = itertools.count(1)
 
     def next_push(self) -> int:
-        """The number of the next push call."""
+        """The number of the next push call. A client that was forgotten goes on under a new name."""
         with self._lock:
+            if self._forgotten and not self._holders:
+                self.client_id = self.rng.getrandbits(63) | 1
+                self._numbers, self._pushes, self._forgotten = {}, 0, False
             self._pushes += 1
             return self._pushes
+
+    def forgotten(self) -> None:
+        """A shard knows nothing of this client any more, and takes no push under its name again."""
+        self._forgotten = True
 
     def learn(self, reply: pb.DescribeLayoutReply) -> bool:
         """Take a newer layout. Returns whether there was one to take or to keep."""

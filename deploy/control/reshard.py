@@ -44,7 +44,6 @@ class Progress:
     pause_s: float = 0.0
     rows: int = 0
     rows_total: int = 0
-    reported: bool = False
     error: str = ""
 
 
@@ -63,7 +62,7 @@ class Reshard:
         """Move every row and slot to its owner among the new count of shards.
 
         Raises:
-            RowloomError: it did not happen, and everything is as before; or, after the commit, a shard was lost.
+            Exception: it did not happen, and everything is as before; or, after the commit, a shard was lost.
         """
         coordinator, progress = self._coordinator, self.progress
         try:
@@ -71,7 +70,7 @@ class Reshard:
             target, keys = yield from self._prepare()
             progress.state = "committing"
             yield from coordinator.commit(self._after(target, keys))
-        except RowloomError as e:
+        except Exception as e:  # whatever it is: pushes wait
             yield from self._roll_back(e)
             raise
         yield from self._finish()
@@ -167,7 +166,7 @@ class Reshard:
             yield Sleep(pause)
             pause = min(longest, pause * 1.5)
 
-    def _roll_back(self, cause: RowloomError) -> Program:
+    def _roll_back(self, cause: Exception) -> Program:
         """Pushes go on in the old layout; what was received and started is dropped."""
         coordinator, progress = self._coordinator, self.progress
         progress.state, progress.error = "failed", f"{type(cause).__name__}: {cause}"

@@ -41,7 +41,10 @@ class ShardNode:
         self._held: list[Callable[[], None]] = []  # tries of calls again, once the host has changed
         self._unsafe: list[tuple[int, Callable[[], None]]] = []  # replies, after what the log must be durable
         self.incarnation = self.world.rng.getrandbits(62) | 1
-        self.host = Host(Process(incarnation=self.incarnation, now=self.world.clock))
+        world = self.world
+        self.host = Host(
+            Process(incarnation=self.incarnation, now=world.clock, max_clients=world.max_clients)
+        )
         self.world.nodes[self.address] = self._arrive
 
     def kill(self, away_s: float) -> None:
@@ -120,6 +123,9 @@ class ShardNode:
         try:
             call = run.send(reply)
         except StopIteration:
+            return
+        except Exception as e:  # as the shell does
+            incoming.error = f"{type(e).__name__}: {e}"
             return
         self._ask(incoming, run, call, PEER_ATTEMPTS)
 

@@ -17,6 +17,7 @@ from simulation.world import Cut, World
 from rowloom.client import SGD, TableSpec
 from rowloom.client.calls import operations as ops
 from rowloom.proto.errors import (
+    ClientForgotten,
     PushUnresolved,
     RowloomError,
     StateLost,
@@ -37,6 +38,7 @@ KINDS = (
     "launch fails",
     "empty server dies",
     "tables",
+    "clients come and go",
 )
 ONE_IN_LOSES_A_SHARD = 20
 
@@ -57,6 +59,12 @@ class History:
         self.cut = "cut" in on
         self.lost = False
         kinds = all_tables()
+        self.come_and_go = "clients come and go" in on
+        if self.come_and_go:
+            # A copy of a push that its client gave up may be applied after what the client did under another name. Of
+            # rows that are only added to that cannot be seen; others must not be in such a history.
+            kinds = [table for table in kinds if not isinstance(table, Owned)]
+            self.world.max_clients = rng.randint(2, 4)
         self.tables = rng.sample(kinds, rng.randint(1, 4))
         if not any(isinstance(t, Counters) for t in self.tables):
             self.tables.append(kinds[0])
@@ -106,8 +114,10 @@ class History:
 
     def may_fail(self, outcome: RowloomError | Cut) -> bool:
         """Whether a push may end like this."""
-        allowed = (PushUnresolved, Unavailable, Cut, *([StateLost] if self.lost else []))
-        return isinstance(outcome, allowed)
+        allowed = [PushUnresolved, Unavailable, Cut]
+        allowed += [StateLost] if self.lost else []
+        allowed += [ClientForgotten] if self.come_and_go else []
+        return isinstance(outcome, tuple(allowed))
 
     def may_end_reads(self, outcome: RowloomError) -> bool:
         """Whether anything else may: it has time enough for all but a shard that is gone."""
