@@ -27,6 +27,7 @@ from ...proto.errors import (
     TableExists,
     TableNotFound,
     Unavailable,
+    WrongCluster,
 )
 from ...proto.layout import Layout, ShardAddress
 from ...proto.spec import TableEntry, TableSpec
@@ -72,6 +73,19 @@ class Coordinator:
         if self.state.layout is None:
             raise Unavailable("the cluster is starting")
         return self.state.layout
+
+    def check_cluster(self, cluster_id: str) -> None:
+        """Refuse a call that is meant for another cluster, which was at this address before.
+
+        Args:
+            cluster_id: whom the caller means; empty: it knows none yet.
+
+        Raises:
+            WrongCluster: nothing changed.
+        """
+        known = self.state.layout.cluster_id if self.state.layout is not None else ""
+        if cluster_id and cluster_id != known:
+            raise WrongCluster(f"this is cluster {known!r}, not {cluster_id!r}")
 
     @property
     def unfinished(self) -> bool:

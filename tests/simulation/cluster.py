@@ -13,7 +13,7 @@ from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.launch.launcher import Launched
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
-from rowloom.proto.errors import Rerouted, RetryLater, RowloomError, Unavailable
+from rowloom.proto.errors import InvalidRequest, Rerouted, RetryLater, RowloomError, Unavailable
 from rowloom.proto.framing import joined
 from rowloom.proto.spec import TableSpec
 from rowloom.server.call import Call, Caller, WaitFor
@@ -21,6 +21,11 @@ from rowloom.server.host import Host, Incoming, Process
 
 PEER_ATTEMPTS = 6
 WATCH_S = 1.0
+CHANGES: dict[str, Any] = {
+    methods.CREATE_TABLE: pb.DefineTableRequest,
+    methods.DROP_TABLE: pb.RemoveTableRequest,
+    methods.SET_LEARNING_RATE: pb.AdjustTableRequest,
+}
 
 
 class Died(Exception):
@@ -358,20 +363,30 @@ class CoordinatorNode:
         if self.busy:
             answer(RetryLater("busy", retry_after_s=0.1))
             return
-        if method == methods.CREATE_TABLE:
-            spec = TableSpec.from_message(pb.DefineTableRequest.FromString(data).spec)
-            program, wrap = self.coordinator.create_table(spec), _entry_reply
-        elif method == methods.DROP_TABLE:
-            program, wrap = self.coordinator.drop_table(pb.RemoveTableRequest.FromString(data).name), _done
-        else:
-            request = pb.AdjustTableRequest.FromString(data)
-            program, wrap = self.coordinator.set_lr(request.name, request.lr), _done
+        try:
+            program, wrap = self._program(method, data)
+        except RowloomError as e:
+            answer(e)
+            return
 
         def ended(outcome: Any) -> None:
             if not isinstance(outcome, Died):
                 answer(outcome if isinstance(outcome, RowloomError) else wrap(outcome))
 
         self.perform(program, ended)
+
+    def _program(self, method: str, data: bytes) -> tuple[Program, Callable[[Any], bytes]]:
+        """What a call starts, and how its result is answered."""
+        coordinator, kind = self.coordinator, CHANGES.get(method)
+        if kind is None:
+            raise InvalidRequest(f"the simulated coordinator has no {method}")
+        request = kind.FromString(data)
+        coordinator.check_cluster(request.cluster_id)
+        if method == methods.CREATE_TABLE:
+            return coordinator.create_table(TableSpec.from_message(request.spec)), _entry_reply
+        if method == methods.DROP_TABLE:
+            return coordinator.drop_table(request.name), _done
+        return coordinator.set_lr(request.name, request.lr), _done
 
     def scale(self, shards: int, ended: Ended) -> None:
         """Scale when nothing else changes."""

@@ -16,14 +16,19 @@ from simulation.world import Cut, World
 
 from rowloom.client import SGD, TableSpec
 from rowloom.client.calls import operations as ops
+from rowloom.proto import methods
+from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import (
     ClientForgotten,
+    NoAnswer,
     PushUnresolved,
+    RetryLater,
     RowloomError,
     StateLost,
     TableExists,
     TableNotFound,
     Unavailable,
+    WrongCluster,
 )
 
 # A seed switches half of these off.
@@ -147,6 +152,7 @@ class History:
         if "tables" in on:
             for _ in range(rng.randint(1, 4)):
                 self._later(self._change_tables)
+        self._later(self._stray)
         if rng.randrange(ONE_IN_LOSES_A_SHARD) == 0:
             self._later(self._lose)
 
@@ -204,6 +210,19 @@ class History:
             self._over()
 
         self.node.scale(self.world.rng.randint(1, 7), ended)
+
+    def _stray(self) -> None:
+        """A client of a cluster that was at this address before drops a table, as it thinks, of its own."""
+        name = self.world.rng.choice(self.tables).spec.name
+        request = pb.RemoveTableRequest(name=name, cluster_id="sim-of-before")
+
+        def ended(outcome: Any) -> None:
+            refused = isinstance(outcome, WrongCluster | RetryLater | NoAnswer)
+            assert refused, f"a call for another cluster ended with {outcome!r}"
+            self._over()
+
+        self.calls["call for another cluster"] += 1
+        self.world.post(self.node.ADDRESS, methods.DROP_TABLE, request.SerializeToString(), 10.0, ended)
 
     def _change_tables(self) -> None:
         """Someone makes, drops, and changes tables; each of it may fail, none of it may stay half done."""

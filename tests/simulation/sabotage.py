@@ -63,6 +63,11 @@ def forgotten_clients_come_back_in_halves(patch: Patches) -> None:
     patch.setattr(Ledger, "settle", lambda _: None)
 
 
+def calls_for_other_clusters_are_taken(patch: Patches) -> None:
+    """The coordinator does what clients of another cluster ask for."""
+    patch.setattr(Coordinator, "check_cluster", lambda *_: None)
+
+
 def low_water_is_ignored(patch: Patches) -> None:
     """Parts that their client gave up are applied when they come late."""
     patch.setattr(Window, "has", lambda self, seq: seq in self.applied)
@@ -262,6 +267,7 @@ def late_steps_are_taken(patch: Patches) -> None:
 BUILDS: list[Callable[[Patches], None]] = [
     no_duplicate_window,
     ledger_stays_behind,
+    calls_for_other_clusters_are_taken,
     forgotten_clients_are_new,
     forgetting_stays_behind,
     forgotten_clients_come_back_in_halves,

@@ -1,14 +1,18 @@
 """The coordinator when its disk fails, servers are out of reach, or it ends itself: nothing may stay half done."""
 
+from dataclasses import replace
+
 import pytest
 from simulation.cluster import Died
 from simulation.lab import ROWS, WIDTH, Lab
 
-from rowloom.client import TableSpec
+from rowloom.client import InvalidRequest, TableSpec
+from rowloom.client.calls.control import ask
 from rowloom.deploy.control.effects import NotStored
 from rowloom.deploy.control.state import ClusterState
 from rowloom.proto import methods
-from rowloom.proto.errors import StateLost, TableNotFound, Unavailable
+from rowloom.proto import rowloom_pb2 as pb
+from rowloom.proto.errors import StateLost, TableNotFound, Unavailable, WrongCluster
 from rowloom.server.states import Serving
 
 
@@ -219,6 +223,50 @@ def test_receiving_that_has_stopped_does_not_keep_pushes_waiting() -> None:
     assert isinstance(lab.scale(1), Unavailable)
     assert serving(lab, 1, 2)
     assert lab.world.now < 60
+
+
+def test_a_change_that_is_meant_for_another_cluster_says_so_at_once_and_changes_nothing() -> None:
+    # A client of a cluster that was gone set rates and dropped tables of the next one at that address.
+    lab = Lab(1, 2)
+    coordinator, old = lab.node.coordinator, lab.session.layout
+    coordinator.state.layout = replace(coordinator.layout, cluster_id="the next one")
+    before = lab.world.now
+    for method, request in [
+        (methods.SET_LEARNING_RATE, pb.AdjustTableRequest(name="t", lr=7.0)),
+        (methods.DROP_TABLE, pb.RemoveTableRequest(name="t")),
+        (methods.CREATE_TABLE, pb.DefineTableRequest(spec=TableSpec("u", 10, dim=1).to_message())),
+    ]:
+        operation = ask(lab.session, method, request, lab.world.now + 60)
+        out = lab.outcome(lambda ended, operation=operation: lab.world.operate(lab.session, operation, ended))
+        assert isinstance(out, Unavailable)
+        assert "another cluster answers at coordinator:1" in str(out)
+        assert "Connect again" in str(out)
+    assert lab.world.now - before < 10
+    assert list(coordinator.state.tables) == ["t"]
+    assert coordinator.state.tables["t"].lr is None
+    assert lab.session.layout == old
+
+
+def test_a_client_finds_its_coordinator_elsewhere_when_another_cluster_has_its_place() -> None:
+    lab = Lab(1, 2)
+    node, moved = lab.node, "coordinator:2"
+    coordinator = node.coordinator
+    coordinator.state.layout = replace(coordinator.layout, coordinator=moved)
+    for shard in lab.shards():
+        shard.layout = coordinator.layout
+    lab.world.nodes[moved] = node._arrive
+    lab.world.nodes[node.ADDRESS] = lambda method, data, answer: answer(WrongCluster("this is another"))
+    lab.session.layout = replace(lab.session.layout, coordinator=node.ADDRESS)
+    request = pb.AdjustTableRequest(name="t", lr=7.0)
+    lab.do(ask(lab.session, methods.SET_LEARNING_RATE, request, lab.world.now + 60))
+    assert [shard.tables[1].lr for shard in lab.shards()] == [7.0, 7.0]
+
+
+def test_the_simulated_coordinator_refuses_what_it_does_not_know() -> None:
+    # It took any method for SetLearningRate.
+    lab = Lab(1, 1)
+    out = lab.outcome(lambda ended: lab.world.post(lab.node.ADDRESS, methods.SHUT_DOWN, b"", 10.0, ended))
+    assert isinstance(out, InvalidRequest)
 
 
 def test_a_state_of_before_there_were_unfinished_changes_is_read() -> None:

@@ -73,7 +73,7 @@ class Trainer:
 
     def create(self, table: Table, then: Callable[[bool], None]) -> None:
         """Make a table; `then` hears whether there is one."""
-        request = pb.DefineTableRequest(spec=table.spec.to_message()).SerializeToString()
+        request = pb.DefineTableRequest(spec=table.spec.to_message())
 
         def ended(outcome: Any) -> None:
             if isinstance(outcome, RowloomError):
