@@ -210,6 +210,7 @@ class CoordinatorServer:
             config_hash=self.config.hash,
             launcher=self.config.launcher,
             config=self.config.to_json(),
+            unfinished=self.coordinator.waiting(),
         )
 
     def _shutdown(self, request: pb.ShutdownRequest) -> None:

@@ -69,7 +69,7 @@ def ask(session: Session, method: str, request: Change, deadline: float) -> Oper
     Raises:
         RowloomError: what it answered; Unavailable when the deadline passes, or another cluster has its place.
     """
-    attempts, last = 0, "none"
+    attempts, last, begun = 0, "none", ""
     while session.clock() < deadline:
         layout = session.layout
         if layout is None or not layout.coordinator or attempts % 4 == 3:  # it may have moved
@@ -86,10 +86,13 @@ def ask(session: Session, method: str, request: Change, deadline: float) -> Oper
             return b""  # an earlier attempt dropped it and its answer was lost
         if not isinstance(event.error, Rerouted | Unavailable):
             raise event.error
-        last = str(event.error)
+        if not isinstance(event.error, Rerouted):
+            begun = ". The change may have been begun, and then it is finished when it can be: `rowloom status` tells"
+        if not attempts or until < deadline:  # what came before says more than an attempt that had no time
+            last = str(event.error)
         attempts += 1
         yield from _pause(session, attempts, deadline)
-    raise Unavailable(f"the coordinator did not answer within the deadline; last answer: {last}")
+    raise Unavailable(f"the coordinator did not do it within the deadline; last answer: {last}{begun}")
 
 
 def _look_elsewhere(session: Session, address: str, error: WrongCluster, deadline: float) -> Operation:

@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
@@ -285,7 +285,7 @@ class Coordinator:
             yield from self.commit(
                 dataclasses.replace(self.state, making=making, next_table=known.number + 1)
             )
-        yield from self._make(known, CHANGE_LIMIT_S)
+        yield from _begun(f"table {spec.name!r}", self._make(known, CHANGE_LIMIT_S))
         return known
 
     def _make(self, entry: TableEntry, limit_s: float) -> Program:
@@ -323,7 +323,7 @@ class Coordinator:
             dropping=[*self.state.dropping, entry.number],
         )
         yield from self.commit(state)
-        yield from self._drop(entry.number, CHANGE_LIMIT_S)
+        yield from _begun(f"the end of table {name!r}", self._drop(entry.number, CHANGE_LIMIT_S))
 
     def _drop(self, number: int, limit_s: float) -> Program:
         yield from self._on_every_shard(
@@ -345,7 +345,7 @@ class Coordinator:
         tables = {**self.state.tables, name: dataclasses.replace(old, lr=lr, lr_version=old.lr_version + 1)}
         changing = list(dict.fromkeys([*self.state.changing, name]))
         yield from self.commit(dataclasses.replace(self.state, tables=tables, changing=changing))
-        yield from self._change(name, CHANGE_LIMIT_S)
+        yield from _begun(f"lr {lr} of table {name!r}", self._change(name, CHANGE_LIMIT_S))
 
     def _change(self, name: str, limit_s: float) -> Program:
         entry = self.state.tables[name]
@@ -384,6 +384,20 @@ class Coordinator:
             has_tables=layout is not None,
         )
 
+    def waiting(self) -> list[str]:
+        """What was begun and does not hold everywhere yet, each in words; `converge` repeats it until it does."""
+        state = self.state
+        said = [f"table {name!r} is not on every shard yet" for name in state.making]
+        said += [f"lr of table {name!r} has not reached every shard yet" for name in state.changing]
+        said += [
+            f"table number {number} was dropped, and not by every shard yet" for number in state.dropping
+        ]
+        if self._doubtful:
+            said.append(f"pushes may wait on shards {_listed(self._doubtful)}: not heard of since rows moved")
+        if state.surplus:
+            said.append(f"servers {_listed(state.surplus)} are no shards and are still to be ended")
+        return said
+
     def moved(self, index: int, launched: Launched) -> bool:
         """A shard's server was found at another address. Returns whether that is news."""
         old = self.layout.shards[index]
@@ -393,6 +407,22 @@ class Coordinator:
         shards = tuple(new if s.index == index else s for s in self.layout.shards)
         self.state.layout = dataclasses.replace(self.layout, shards=shards)
         return True
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))
+
+
+def _begun(what: str, step: Program) -> Program:
+    """A step of a change that is stored. Its errors say that the change is made all the same."""
+    try:
+        yield from step
+    except (Unavailable, Rerouted, StateLost) as e:
+        kind = StateLost if isinstance(e, StateLost) else Unavailable
+        raise kind(
+            f"{what}: stored, but not on every shard yet; it is repeated until it is, which `rowloom status` tells "
+            f"({e})"
+        ) from e
 
 
 def addresses(launched: Sequence[Launched]) -> tuple[ShardAddress, ...]:

@@ -1,5 +1,6 @@
 """The coordinator's port over real shards in threads: scaling, status, and how it ends when things fail."""
 
+import errno
 import threading
 
 import numpy as np
@@ -83,6 +84,25 @@ def test_a_client_that_outlives_its_cluster_leaves_the_next_one_at_that_address_
                 assert other.table("t").entry.lr is None
         finally:
             second.stop()
+
+
+def test_a_table_is_there_after_a_drop_that_could_not_be_stored(
+    server, remote, tmp_path, monkeypatch
+) -> None:
+    # The client was told that it was dropped.
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with connect(server.address, timeout_s=2.0) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr("rowloom.deploy.storage.write_atomic", full)
+            with pytest.raises(Unavailable, match="No space left on device"):
+                client.drop_table("t")
+        assert [table.name for table in client.tables()] == ["t"]
+    assert_pushes_go_on(server)
+    assert_storage_agrees(server, tmp_path)
+    assert list(StateFile(str(tmp_path)).load().tables) == ["t"]
+    assert list(remote.status().unfinished) == []
 
 
 def scale(remote, shards) -> pb.ScaleReply:

@@ -160,6 +160,62 @@ def test_a_table_that_did_not_reach_a_shard_is_shown_when_it_has(dies: bool) -> 
     assert list(lab.node.coordinator.state.tables) == ["t", "u"]
 
 
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        (lambda c: c.set_lr("t", 0.5), "lr of table 't' has not reached every shard yet"),
+        (lambda c: c.create_table(TableSpec("u", ROWS, dim=1)), "table 'u' is not on every shard yet"),
+        (lambda c: c.drop_table("t"), "table number 1 was dropped, and not by every shard yet"),
+    ],
+)
+def test_a_change_that_did_not_reach_a_shard_says_that_it_will_and_can_be_seen_until_then(
+    change, left
+) -> None:
+    # It said Unavailable, as if nothing had happened, while other shards had it.
+    lab = Lab(1, 3)
+    coordinator = lab.node.coordinator
+    assert coordinator.waiting() == []
+    lab.world.clogged.add("shard-1:1")
+    out = lab.change(change(coordinator))
+    assert isinstance(out, Unavailable)
+    assert "stored, but not on every shard yet; it is repeated until it is" in str(out)
+    assert coordinator.waiting() == [left]
+    lab.world.clogged.clear()
+    lab.settle()
+    assert coordinator.waiting() == []
+
+
+def test_a_change_whose_end_a_client_does_not_see_is_not_said_to_be_undone() -> None:
+    lab = Lab(1, 3)
+    lab.world.clogged.add("shard-1:1")
+    request = pb.AdjustTableRequest(name="t", lr=0.5)
+    operation = ask(lab.session, methods.SET_LEARNING_RATE, request, lab.world.now + 15)
+    out = lab.outcome(lambda ended: lab.world.operate(lab.session, operation, ended))
+    assert isinstance(out, Unavailable)
+    assert "may have been begun, and then it is finished when it can be" in str(out)
+
+
+def test_shards_that_may_wait_with_pushes_are_named() -> None:
+    lab = Lab(1, 3)
+    lab.after(methods.FREEZE, lambda _: lab.world.at(0.005, lab.world.clogged.add, "shard-2:1"))
+    assert isinstance(lab.scale(4), Unavailable)
+    assert "pushes may wait on shards 2: not heard of since rows moved" in lab.node.coordinator.waiting()
+
+
+def test_a_table_is_not_dropped_while_that_cannot_be_stored() -> None:
+    # It said that the table was dropped; the next coordinator found it in storage, and no rows of it.
+    lab = Lab(1, 2)
+    lab.do(lab.push([3]))
+    lab.node.disk.full = True
+    request = pb.RemoveTableRequest(name="t")
+    operation = ask(lab.session, methods.DROP_TABLE, request, lab.world.now + 15)
+    out = lab.outcome(lambda ended: lab.world.operate(lab.session, operation, ended))
+    assert isinstance(out, Unavailable)
+    assert "no space left" in str(out)
+    assert list(lab.node.coordinator.state.tables) == ["t"]
+    assert lab.rows()[3, 0] == 1
+
+
 def test_a_half_made_table_can_be_dropped() -> None:
     lab = Lab(1, 3)
     lab.world.clogged.add("shard-1:1")
