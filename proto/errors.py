@@ -25,6 +25,7 @@ from google.protobuf.message import DecodeError
 from . import rowloom_pb2 as pb
 
 ERROR_KEY = "rowloom-error-bin"
+MAX_MESSAGE_BYTES = 2000  # gRPC has 8 KiB for what stands behind a reply, and drops all of it if it is more
 
 
 class RowloomError(Exception):
@@ -211,10 +212,10 @@ def status_of(error: RowloomError) -> str:
 
 
 def encode_error(error: RowloomError) -> bytes:
-    """The error as a serialized `ErrorInfo`."""
+    """The error as a serialized `ErrorInfo`, a very long message cut."""
     return pb.ErrorInfo(
         kind=error.kind,
-        message=error.message,
+        message=error.message.encode("utf-8", "replace")[:MAX_MESSAGE_BYTES].decode("utf-8", "ignore"),
         epoch=error.epoch,
         retry_after_s=error.retry_after_s,
     ).SerializeToString()

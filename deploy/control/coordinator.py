@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
@@ -266,6 +266,7 @@ class Coordinator:
 
         Raises:
             TableExists: with another spec.
+            InvalidRequest: all tables together would be too much for a client to be told.
             Unavailable: a shard did not answer. The table is made as soon as it does, unless it is dropped before.
         """
         known = self.state.tables.get(spec.name) or self.state.making.get(spec.name)
@@ -281,6 +282,7 @@ class Coordinator:
             return self.state.tables[spec.name]
         if known is None:
             known = TableEntry(self.state.next_table, spec)
+            self.state.check_room(known)
             making = {**self.state.making, spec.name: known}
             yield from self.commit(
                 dataclasses.replace(self.state, making=making, next_table=known.number + 1)
@@ -386,17 +388,9 @@ class Coordinator:
 
     def waiting(self) -> list[str]:
         """What was begun and does not hold everywhere yet, each in words; `converge` repeats it until it does."""
-        state = self.state
-        said = [f"table {name!r} is not on every shard yet" for name in state.making]
-        said += [f"lr of table {name!r} has not reached every shard yet" for name in state.changing]
-        said += [
-            f"table number {number} was dropped, and not by every shard yet" for number in state.dropping
-        ]
-        if self._doubtful:
-            said.append(f"pushes may wait on shards {_listed(self._doubtful)}: not heard of since rows moved")
-        if state.surplus:
-            said.append(f"servers {_listed(state.surplus)} are no shards and are still to be ended")
-        return said
+        shards = ", ".join(map(str, sorted(self._doubtful)))
+        frozen = [f"pushes may wait on shards {shards}: not heard of since rows moved"] if shards else []
+        return self.state.waiting() + frozen
 
     def moved(self, index: int, launched: Launched) -> bool:
         """A shard's server was found at another address. Returns whether that is news."""
@@ -407,10 +401,6 @@ class Coordinator:
         shards = tuple(new if s.index == index else s for s in self.layout.shards)
         self.state.layout = dataclasses.replace(self.layout, shards=shards)
         return True
-
-
-def _listed(numbers: Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(numbers)))
 
 
 def _begun(what: str, step: Program) -> Program:

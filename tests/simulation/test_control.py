@@ -8,11 +8,13 @@ from simulation.lab import ROWS, WIDTH, Lab
 
 from rowloom.client import InvalidRequest, TableSpec
 from rowloom.client.calls.control import ask
+from rowloom.deploy.control import state as state_module
 from rowloom.deploy.control.effects import NotStored
 from rowloom.deploy.control.state import ClusterState
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import StateLost, TableNotFound, Unavailable, WrongCluster
+from rowloom.proto.spec import TableEntry
 from rowloom.server.states import Serving
 
 
@@ -225,6 +227,19 @@ def test_a_half_made_table_can_be_dropped() -> None:
     lab.world.clogged.clear()
     lab.settle()
     assert not any(2 in shard.tables for shard in lab.shards())
+
+
+def test_tables_that_no_client_could_be_told_any_more_are_not_made(monkeypatch) -> None:
+    # Metadata of 63 MB made every new client, status and scaling fail, and the table could not be dropped.
+    lab = Lab(1, 2)
+    monkeypatch.setattr(state_module, "MAX_TABLES_BYTES", 1000)
+    spec = TableSpec("u", ROWS, dim=1, metadata={"note": "x" * 900})
+    out = lab.change(lab.node.coordinator.create_table(spec))
+    assert isinstance(out, InvalidRequest)
+    assert "the specs of all 2 tables would be" in str(out)
+    assert "at most 1000" in str(out)
+    assert not lab.node.coordinator.unfinished
+    assert isinstance(lab.change(lab.node.coordinator.create_table(replace(spec, metadata={}))), TableEntry)
 
 
 def test_rows_do_not_move_past_a_table_that_is_half_made() -> None:
