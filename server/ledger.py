@@ -153,16 +153,25 @@ class Ledger:
         The name comes last: where memory is wanting, there is no record of it.
         """
         client = self._client(client_id, client_epoch)
-        before = client.entries
         window = client.windows.get((name.epoch, name.shard))
         if window is None:
             window = client.windows[name.epoch, name.shard] = Window()
+            self._entries += 1
+        before = len(window.applied)
         window.advance(low_water)
-        if len(client.windows) > 1 or name.epoch < oldest_epoch:
-            client.windows = {o: w for o, w in client.windows.items() if o[0] >= oldest_epoch}
-        self._trim()
-        if name.seq > window.low_water:
+        self._entries += len(window.applied) - before
+        if len(client.windows) > 1:
+            self._forget_windows(client, oldest_epoch, window)
+        if len(self._clients) > self.max_clients or self._entries > self.max_entries:
+            self._trim()
+        if name.seq > window.low_water and name.seq not in window.applied:
             window.applied.add(name.seq)
+            self._entries += 1
+
+    def _forget_windows(self, client: KnownClient, oldest_epoch: int, kept: Window) -> None:
+        """A client sends nothing of earlier epochs any more."""
+        before = client.entries
+        client.windows = {o: w for o, w in client.windows.items() if o[0] >= oldest_epoch or w is kept}
         self._entries += client.entries - before
 
     def step_of(self, client_id: int, push: int, table: int, last: int) -> int:
