@@ -195,7 +195,9 @@ class CoordinatorNode:
         busy: a program runs.
         alive: it listens.
         doom: after how many more effects it dies; None: never.
-        launch_fails, empty_dies: how often a launch fails, and a new server that has no rows yet ends.
+        launch_fails, empty_dies: how often a launch fails, and a new server ends that has no rows yet, or has just
+            received them and serves none.
+        killed: addresses of those that had received rows.
         dies_after_failed_commit: how often it ends soon after a commit failed.
     """
 
@@ -209,6 +211,7 @@ class CoordinatorNode:
         self.alive = True
         self.doom: int | None = None
         self.launch_fails = self.empty_dies = self.dies_after_failed_commit = 0.0
+        self.killed: set[str] = set()
         self._life = 0
         self._watching = False
         self.coordinator = Coordinator(ClusterState("sim"), world.clock, world.rng, self.ADDRESS)
@@ -306,10 +309,21 @@ class CoordinatorNode:
 
     def _kill_empty(self, node: ShardNode) -> None:
         incoming = node.host.incoming
-        empty = node.host.shard is None and not (incoming and incoming.receive.done)
-        if empty and node.address in self.world.nodes:
+        if node.host.shard is not None or node.address not in self.world.nodes:
+            return
+        if incoming is not None and incoming.receive.done:
+            self.world.injected["server killed that had just received its rows"] += 1
+            self.killed.add(node.address)
+        else:
             self.world.injected["empty server killed"] += 1
-            node.kill(self.world.rng.uniform(0.0, 1.0))
+        node.kill(self.world.rng.uniform(0.0, 1.0))
+
+    @property
+    def lost(self) -> bool:
+        """Whether a server ended with rows that the stored layout has nowhere else."""
+        stored = self.disk.stored
+        shards = stored.layout.shards if stored is not None and stored.layout is not None else ()
+        return any(shard.address in self.killed for shard in shards)
 
     # -------------------------------------------------------------------------------------------------------- death
 

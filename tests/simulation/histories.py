@@ -54,7 +54,6 @@ class History:
     Attributes:
         on: the kinds of faults that there are.
         calls: how many calls of each kind there were.
-        lost: whether a shard lost its rows.
     """
 
     def __init__(self, seed: int, *, actions: int = 9, scalings: int = 2, traced: bool = False) -> None:
@@ -62,7 +61,7 @@ class History:
         rng = self.world.rng
         self.on = on = set(rng.sample(KINDS, len(KINDS) // 2))
         self.cut = "cut" in on
-        self.lost = False
+        self._lost = False
         kinds = all_tables()
         self.come_and_go = "clients come and go" in on
         if self.come_and_go:
@@ -116,6 +115,11 @@ class History:
         hosts = (node.host for node in self.node.shards.values())
         older = any(host.shard is not None and host.shard.layout.epoch != epoch for host in hosts)
         return None if older else epoch
+
+    @property
+    def lost(self) -> bool:
+        """Whether a shard lost its rows."""
+        return self._lost or self.node.lost
 
     def may_fail(self, outcome: RowloomError | Cut) -> bool:
         """Whether a push may end like this."""
@@ -191,7 +195,7 @@ class History:
         """A server of the cluster ends with its rows, and comes back without."""
         serving = [n for n in self.node.shards.values() if n.host.shard and n.address in self.world.nodes]
         if serving:
-            self.lost = True
+            self._lost = True
             self.world.injected["shard lost"] += 1
             node = self.world.rng.choice(serving)
             node.kill(self.world.rng.uniform(0.0, 1.0))

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from simulation.cluster import Died
 from simulation.lab import ROWS, WIDTH, Lab
 
 from rowloom.client import InvalidRequest, TableSpec
+from rowloom.client.calls import operations as ops
 from rowloom.client.calls.control import ask
 from rowloom.deploy.control import state as state_module
 from rowloom.deploy.control.effects import NotStored
@@ -285,6 +287,72 @@ def test_a_server_that_came_back_empty_while_rows_moved_says_that_they_are_lost(
     out = lab.outcome(lambda ended: lab.world.operate(lab.session, lab.push([1]), ended))
     assert isinstance(out, StateLost)
     assert lab.world.now - before < 5
+
+
+def test_a_server_that_ends_with_what_it_received_before_the_commit_costs_no_row() -> None:
+    lab = Lab(1, 2)
+    lab.do(lab.push(list(range(ROWS))))
+    slow = lab.node._launch
+
+    def launch(effect, step):
+        slow(effect, step)
+        fast, late = (lab.node.shards[key] for key in effect.keys)
+        late._receive = lambda *_: None  # so that the other one has time to end
+        ended = fast._receive
+
+        def watch(incoming, run, reply):
+            ended(incoming, run, reply)
+            if incoming.receive.done:
+                fast.kill(0.1)
+
+        fast._receive = watch
+
+    lab.node._launch = launch
+    assert isinstance(lab.scale(4), StateLost | Unavailable)
+    assert serving(lab, 1, 2)
+    assert lab.rows()[:, 0].tolist() == [1] * ROWS
+    lab.do(lab.push([1]))
+
+
+def test_a_server_that_ends_with_what_it_received_during_the_commit_says_what_is_lost() -> None:
+    # There is no way back from a commit, and the others have given these rows away: like any shard that ends.
+    lab = Lab(1, 2)
+    lab.do(lab.push(list(range(ROWS))))
+
+    def dies(state, store):
+        lab.node.shards[2].kill(0.05)
+        return store(state)
+
+    commits(lab, 2, dies)
+    out = lab.scale(3)
+    assert isinstance(out, StateLost)
+    assert "holds no rows of epoch 2" in str(out)
+    assert [state.word for state in lab.states()] == ["serving", "serving", "lost"]
+    for row, expected in ((0, 1), (1, 1), (2, StateLost)):
+        wanted = [(lab.entry, np.array([row]))]
+        operation = ops.pull(lab.session, wanted, lab.world.now + 30)
+        found = lab.outcome(
+            lambda ended, operation=operation: lab.world.operate(lab.session, operation, ended)
+        )
+        assert isinstance(found, StateLost) if expected is StateLost else found[0][0, 0] == expected
+
+
+def test_a_server_that_leaves_hears_of_it_again_soon_when_the_request_was_lost() -> None:
+    # It gave rows as they were before for two seconds and more.
+    lab, lost, retired = Lab(1, 2), [], []
+    arrive = lab.world.nodes["shard-1:1"]
+
+    def deaf(method, data, answer):
+        if method == methods.ADOPT and not lost:
+            lost.append(lab.world.now)
+            return
+        arrive(method, data, answer)
+        if method == methods.ADOPT:
+            retired.append(lab.world.now)
+
+    lab.world.nodes["shard-1:1"] = deaf
+    assert lab.scale(1) is None
+    assert retired[0] - lost[0] < 1.0
 
 
 def test_receiving_that_has_stopped_does_not_keep_pushes_waiting() -> None:
