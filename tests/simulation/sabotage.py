@@ -58,11 +58,6 @@ def forgetting_stays_behind(patch: Patches) -> None:
     patch.setattr(Forgotten, "merge", lambda *_: None)
 
 
-def forgotten_clients_come_back_in_halves(patch: Patches) -> None:
-    """A client that one shard has forgotten is known again, where rows move to, by what another one knows."""
-    patch.setattr(Ledger, "settle", lambda _: None)
-
-
 def calls_for_other_clusters_are_taken(patch: Patches) -> None:
     """The coordinator does what clients of another cluster ask for."""
     patch.setattr(Coordinator, "check_cluster", lambda *_: None)
@@ -270,7 +265,6 @@ BUILDS: list[Callable[[Patches], None]] = [
     calls_for_other_clusters_are_taken,
     forgotten_clients_are_new,
     forgetting_stays_behind,
-    forgotten_clients_come_back_in_halves,
     low_water_is_ignored,
     applies_before_it_checks,
     applies_while_rows_move,
