@@ -5,6 +5,7 @@ Everything that a training script names is here; see `connect`, `Client`, `Table
 
 from ..proto.allocator import keep_freed_memory
 from ..proto.errors import (
+    ClientForgotten,
     InvalidRequest,
     Overloaded,
     PushUnresolved,
@@ -66,6 +67,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Client",
+    "ClientForgotten",
     "Constant",
     "Constraint",
     "Cosine",

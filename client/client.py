@@ -203,7 +203,7 @@ class Client(Connection):
         if not isinstance(spec, TableSpec):
             raise InvalidRequest(f"spec must be a TableSpec, got {type(spec).__name__}")
         session = self._live()
-        request = pb.DefineTableRequest(spec=spec.to_message()).SerializeToString()
+        request = pb.DefineTableRequest(spec=spec.to_message())
         reply = self._run(ask(session, methods.CREATE_TABLE, request, self._deadline()))
         return Table(self, session.keep(TableEntry.from_message(pb.DefineTableReply.FromString(reply).table)))
 
@@ -237,7 +237,7 @@ class Client(Connection):
     def drop_table(self, name: str) -> None:
         """Drop a table and its rows on every shard. Raises TableNotFound, Unavailable."""
         session = self._live()
-        request = pb.RemoveTableRequest(name=name).SerializeToString()
+        request = pb.RemoveTableRequest(name=name)
         self._run(ask(session, methods.DROP_TABLE, request, self._deadline()))
         session.entries.pop(name, None)
         if self._hot is not None:

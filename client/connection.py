@@ -141,7 +141,7 @@ class Connection:
         if not (isinstance(lr, int | float) and np.isfinite(lr) and lr >= 0):
             raise InvalidRequest(f"lr must be finite and at least 0, got {lr!r} (table {name!r})")
         session = self._live()
-        request = pb.AdjustTableRequest(name=name, lr=lr).SerializeToString()
+        request = pb.AdjustTableRequest(name=name, lr=lr)
         self._run(ask(session, methods.SET_LEARNING_RATE, request, self._deadline()))
         if self._hot is not None:
             self._hot.clear(name)

@@ -46,6 +46,7 @@ from .recipes import (
 
 __all__ = [
     "FTRL",
+    "MAX_METADATA_BYTES",
     "MAX_SEED",
     "MAX_WIDTH",
     "NAME",
@@ -77,6 +78,7 @@ __all__ = [
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_WIDTH = 4096
+MAX_METADATA_BYTES = 128 << 10  # of one table: all its specs go to every client that connects
 WIRES = ("float32", "bfloat16", "float16", "int8")
 
 
@@ -96,7 +98,7 @@ class TableSpec:
         constraint: what a push may do to a row at most: clipped gradients, bounded weights. None: anything.
         wire: how rows and gradients travel, unless a call says otherwise: "float32" (exact), or rounded as "bfloat16",
             "float16" or "int8"; see docs/wire.md. At rest they are of `dtype`.
-        metadata: strings for the user; kept, not interpreted.
+        metadata: strings for the user; kept, not interpreted. At most 128 KiB in all, as UTF-8.
 
     Raises:
         InvalidRequest: an argument is out of range; the message names it.
@@ -140,6 +142,10 @@ class TableSpec:
             raise self._wrong("constraint", "None or such as Constraint(clip_norm=1.0)", self.constraint)
         if not all(isinstance(word, str) for pair in self.metadata.items() for word in pair):
             raise self._wrong("metadata", "strings by strings", self.metadata)
+        size = sum(len(word.encode("utf-8", "replace")) for pair in self.metadata.items() for word in pair)
+        if size > MAX_METADATA_BYTES:
+            what = f"at most {MAX_METADATA_BYTES} bytes in all (put what is longer into a file, and its path here)"
+            raise InvalidRequest(f"metadata must be {what}, got {size} bytes (table {self.name!r})")
         if self.dtype != "float32":
             raise self._wrong("dtype", '"float32"', self.dtype)
         if self.wire not in WIRES:
@@ -179,7 +185,11 @@ class TableSpec:
     def differences(self, other: TableSpec) -> list[str]:
         """What differs, as `dim: 8 here, 16 there`; empty if nothing does."""
         pairs = [(f.name, getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self)]
-        return [f"{name}: {mine!r} here, {theirs!r} there" for name, mine, theirs in pairs if mine != theirs]
+        return [
+            f"{name}: {_short(mine)} here, {_short(theirs)} there"
+            for name, mine, theirs in pairs
+            if mine != theirs
+        ]
 
     def to_message(self) -> pb.TableSpec:
         """As the message."""
@@ -216,6 +226,12 @@ class TableSpec:
             constraint=Recipe.from_message(message.constraint) if message.HasField("constraint") else None,  # type: ignore[arg-type]
             wire=message.wire or "float32",  # type: ignore[arg-type]
         )
+
+
+def _short(value: object) -> str:
+    """A value in an error, which travels in what little room a transport has for errors."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} characters)"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import (
+    ClientForgotten,
     InvalidRequest,
     Moving,
     NoAnswer,
@@ -207,6 +208,8 @@ class Exchange:
             pause = max(error.retry_after_s, self._pause(request.attempts))
             self._waiting.append((now + pause, request))
         else:
+            if isinstance(error, ClientForgotten) and isinstance(request, PushRequest):
+                request.pusher.forgotten = True
             self._failure = self._failure or error
             self._ready.append(request)
 

@@ -63,11 +63,15 @@ class Pusher:
     Args:
         client_id: what shards know it as; random.
         lock: held around each change.
+
+    Attributes:
+        forgotten: a shard knows nothing of it any more, and takes no push under this identity again.
     """
 
     def __init__(self, client_id: int, lock: AbstractContextManager[Any]) -> None:
         self.client_id = client_id
         self.client_epoch = 1
+        self.forgotten = False
         self._lock = lock
         self._numbers: dict[tuple[int, int], Numbers] = {}
         self._holders: dict[PartName, int] = {}  # name -> unfinished parts that carry it

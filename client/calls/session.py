@@ -71,7 +71,11 @@ class Session:
     def give_back(self, pusher: Pusher) -> None:
         """Its call has ended: done, out of time, refused, or by an exception thrown into it."""
         pusher.end_call()
-        self._idle.append(pusher)
+        with self._lock:
+            if pusher.forgotten:
+                self.pushers.remove(pusher)
+            else:
+                self._idle.append(pusher)
 
     def learn(self, reply: pb.DescribeLayoutReply) -> bool:
         """Take a newer layout. Returns whether there was one to take or to keep."""

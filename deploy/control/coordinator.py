@@ -27,6 +27,7 @@ from ...proto.errors import (
     TableExists,
     TableNotFound,
     Unavailable,
+    WrongCluster,
 )
 from ...proto.layout import Layout, ShardAddress
 from ...proto.spec import TableEntry, TableSpec
@@ -72,6 +73,19 @@ class Coordinator:
         if self.state.layout is None:
             raise Unavailable("the cluster is starting")
         return self.state.layout
+
+    def check_cluster(self, cluster_id: str) -> None:
+        """Refuse a call that is meant for another cluster, which was at this address before.
+
+        Args:
+            cluster_id: whom the caller means; empty: it knows none yet.
+
+        Raises:
+            WrongCluster: nothing changed.
+        """
+        known = self.state.layout.cluster_id if self.state.layout is not None else ""
+        if cluster_id and cluster_id != known:
+            raise WrongCluster(f"this is cluster {known!r}, not {cluster_id!r}")
 
     @property
     def unfinished(self) -> bool:
@@ -252,6 +266,7 @@ class Coordinator:
 
         Raises:
             TableExists: with another spec.
+            InvalidRequest: all tables together would be too much for a client to be told.
             Unavailable: a shard did not answer. The table is made as soon as it does, unless it is dropped before.
         """
         known = self.state.tables.get(spec.name) or self.state.making.get(spec.name)
@@ -267,11 +282,12 @@ class Coordinator:
             return self.state.tables[spec.name]
         if known is None:
             known = TableEntry(self.state.next_table, spec)
+            self.state.check_room(known)
             making = {**self.state.making, spec.name: known}
             yield from self.commit(
                 dataclasses.replace(self.state, making=making, next_table=known.number + 1)
             )
-        yield from self._make(known, CHANGE_LIMIT_S)
+        yield from _begun(f"table {spec.name!r}", self._make(known, CHANGE_LIMIT_S))
         return known
 
     def _make(self, entry: TableEntry, limit_s: float) -> Program:
@@ -309,7 +325,7 @@ class Coordinator:
             dropping=[*self.state.dropping, entry.number],
         )
         yield from self.commit(state)
-        yield from self._drop(entry.number, CHANGE_LIMIT_S)
+        yield from _begun(f"the end of table {name!r}", self._drop(entry.number, CHANGE_LIMIT_S))
 
     def _drop(self, number: int, limit_s: float) -> Program:
         yield from self._on_every_shard(
@@ -331,7 +347,7 @@ class Coordinator:
         tables = {**self.state.tables, name: dataclasses.replace(old, lr=lr, lr_version=old.lr_version + 1)}
         changing = list(dict.fromkeys([*self.state.changing, name]))
         yield from self.commit(dataclasses.replace(self.state, tables=tables, changing=changing))
-        yield from self._change(name, CHANGE_LIMIT_S)
+        yield from _begun(f"lr {lr} of table {name!r}", self._change(name, CHANGE_LIMIT_S))
 
     def _change(self, name: str, limit_s: float) -> Program:
         entry = self.state.tables[name]
@@ -370,6 +386,12 @@ class Coordinator:
             has_tables=layout is not None,
         )
 
+    def waiting(self) -> list[str]:
+        """What was begun and does not hold everywhere yet, each in words; `converge` repeats it until it does."""
+        shards = ", ".join(map(str, sorted(self._doubtful)))
+        frozen = [f"pushes may wait on shards {shards}: not heard of since rows moved"] if shards else []
+        return self.state.waiting() + frozen
+
     def moved(self, index: int, launched: Launched) -> bool:
         """A shard's server was found at another address. Returns whether that is news."""
         old = self.layout.shards[index]
@@ -379,6 +401,18 @@ class Coordinator:
         shards = tuple(new if s.index == index else s for s in self.layout.shards)
         self.state.layout = dataclasses.replace(self.layout, shards=shards)
         return True
+
+
+def _begun(what: str, step: Program) -> Program:
+    """A step of a change that is stored. Its errors say that the change is made all the same."""
+    try:
+        yield from step
+    except (Unavailable, Rerouted, StateLost) as e:
+        kind = StateLost if isinstance(e, StateLost) else Unavailable
+        raise kind(
+            f"{what}: stored, but not on every shard yet; it is repeated until it is, which `rowloom status` tells "
+            f"({e})"
+        ) from e
 
 
 def addresses(launched: Sequence[Launched]) -> tuple[ShardAddress, ...]:

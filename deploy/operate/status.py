@@ -34,6 +34,7 @@ def summary(status: pb.StatusReply, earlier: pb.StatusReply | None = None) -> di
         "config_hash": status.config_hash,
         "epoch": status.layout.epoch,
         "healthy": all(s["health"] in GOOD for s in shards),
+        "unfinished": list(status.unfinished),
         "shards": shards,
         "tables": [_table(TableEntry.from_message(e), status) for e in status.tables],
     }
@@ -98,7 +99,8 @@ def render_status(state: dict[str, Any]) -> RenderableType:
         f"  coordinator {state['coordinator']}  config {state['config_hash']}  ",
         health,
     )
-    return Group(head, _shards_table(state["shards"]), _tables_table(state["tables"]))
+    left = [Text(f"not finished yet: {one}", "bold yellow") for one in state["unfinished"]]
+    return Group(head, *left, _shards_table(state["shards"]), _tables_table(state["tables"]))
 
 
 def _shards_table(shards: list[dict[str, Any]]) -> RenderableType:

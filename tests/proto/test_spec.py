@@ -133,6 +133,23 @@ def test_a_row_has_the_shape_that_was_asked_for(dim, shape, width):
     assert (spec.row_shape, spec.width) == (shape, width)
 
 
+def test_metadata_that_every_client_would_have_to_be_told_is_bounded():
+    # 63 MB of it made every new client, status and scaling fail.
+    most = {"k": "ä" * ((specs.MAX_METADATA_BYTES - 1) // 2)}
+    assert TableSpec("t", metadata=most).metadata == most
+    refused(
+        lambda: TableSpec("t", metadata={**most, "x": "yz"}),
+        "metadata must be at most 131072 bytes in all (put what is longer into a file, and its path here), got 131074",
+    )
+
+
+def test_differences_of_long_values_are_short():
+    here, there = (TableSpec("t", metadata={"note": word * 100_000}) for word in "ab")
+    (difference,) = here.differences(there)
+    assert len(difference) < 600
+    assert "... (100012 characters)" in difference
+
+
 def test_numpy_integers_are_taken_as_integers():
     spec = TableSpec("t", num_embeddings=np.int64(9), dim=np.int32(4))  # type: ignore[arg-type]
     assert spec == TableSpec("t", num_embeddings=9, dim=4)

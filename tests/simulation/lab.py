@@ -29,7 +29,7 @@ class Lab:
         spec = TableSpec(
             "t", ROWS, dim=WIDTH, partition=partition, optimizer=SGD(lr=1.0), initializer=Zeros()
         )
-        request = pb.DefineTableRequest(spec=spec.to_message()).SerializeToString()
+        request = pb.DefineTableRequest(spec=spec.to_message())
         reply = self.do(ask(self.session, methods.CREATE_TABLE, request, 300.0))
         self.entry = TableEntry.from_message(pb.DefineTableReply.FromString(reply).table)
 

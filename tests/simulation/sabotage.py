@@ -19,6 +19,7 @@ from rowloom.proto import codec
 from rowloom.proto.errors import RowloomError
 from rowloom.server import shard as shard_module
 from rowloom.server.call import Answer
+from rowloom.server.forgotten import Forgotten
 from rowloom.server.host import Host
 from rowloom.server.ledger import Ledger, Window
 from rowloom.server.moving import receive
@@ -44,6 +45,21 @@ def no_duplicate_window(patch: Patches) -> None:
 def ledger_stays_behind(patch: Patches) -> None:
     """What was applied is forgotten when rows move."""
     patch.setattr(Ledger, "merge", lambda *_: None)
+
+
+def forgotten_clients_are_new(patch: Patches) -> None:
+    """A client that a shard has forgotten is taken for one that comes for the first time."""
+    patch.setattr(Ledger, "_check_new", lambda *_: None)
+
+
+def forgetting_stays_behind(patch: Patches) -> None:
+    """Whom a shard has forgotten is not known where its rows move to."""
+    patch.setattr(Forgotten, "merge", lambda *_: None)
+
+
+def calls_for_other_clusters_are_taken(patch: Patches) -> None:
+    """The coordinator does what clients of another cluster ask for."""
+    patch.setattr(Coordinator, "check_cluster", lambda *_: None)
 
 
 def low_water_is_ignored(patch: Patches) -> None:
@@ -192,7 +208,14 @@ def steps_count_twice(patch: Patches) -> None:
 
 def steps_are_lost_in_a_move(patch: Patches) -> None:
     """Tables begin to count steps anew where they move to."""
-    patch.setattr(receive, "merged_step", lambda table, sources: 0)
+    run = receive.Receive.run
+
+    def forgetful(self):
+        yield from run(self)
+        for table in self._shard.tables.values():
+            table.step = 0
+
+    patch.setattr(receive.Receive, "run", forgetful)
 
 
 def int8_loses_its_scales(patch: Patches) -> None:
@@ -229,6 +252,9 @@ def late_steps_are_taken(patch: Patches) -> None:
 BUILDS: list[Callable[[Patches], None]] = [
     no_duplicate_window,
     ledger_stays_behind,
+    calls_for_other_clusters_are_taken,
+    forgotten_clients_are_new,
+    forgetting_stays_behind,
     low_water_is_ignored,
     applies_before_it_checks,
     applies_while_rows_move,

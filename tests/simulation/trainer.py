@@ -22,6 +22,7 @@ from rowloom.client.lookup.pooling import factors
 from rowloom.proto import codec, methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import (
+    ClientForgotten,
     InvalidRequest,
     PushUnresolved,
     Rerouted,
@@ -73,7 +74,7 @@ class Trainer:
 
     def create(self, table: Table, then: Callable[[bool], None]) -> None:
         """Make a table; `then` hears whether there is one."""
-        request = pb.DefineTableRequest(spec=table.spec.to_message()).SerializeToString()
+        request = pb.DefineTableRequest(spec=table.spec.to_message())
 
         def ended(outcome: Any) -> None:
             if isinstance(outcome, RowloomError):
@@ -92,10 +93,19 @@ class Trainer:
             self.history.training -= 1
             return
         self.left -= 1
+        if self.history.come_and_go and self.world.rng.random() < 0.3:
+            self._start_anew()
         kinds, weights = self.history.actions
         do = self.world.rng.choices(kinds, weights)[0]
         self.history.calls[do.__name__.strip("_")] += 1
         self.world.at(self.world.rng.expovariate(4), do, self)
+
+    def _start_anew(self) -> None:
+        """As another client, which knows the layout: it is promised to see what the one before has done."""
+        before = self.session
+        self.session = self.world.session([CoordinatorNode.ADDRESS], self.world.rng.getrandbits(63) | 1)
+        self.session.layout = before.layout
+        self.world.injected["client started anew"] += 1
 
     # ------------------------------------------------------------------------------------------------ what is asked
 
@@ -125,6 +135,8 @@ class Trainer:
                 self.history.unresolved += 1
             elif isinstance(outcome, RowloomError):
                 assert self.history.may_fail(outcome), outcome
+                if isinstance(outcome, ClientForgotten):
+                    self.world.injected["client forgotten"] += 1
                 for mark in marks:
                     mark.fail()
             else:
