@@ -199,11 +199,10 @@ def apply(
     specs = {spec.name: spec for spec in config.tables}
     scaled = None
     for change in wanted.changes:
-        table = change.path.removeprefix("tables.").removesuffix(".optimizer.lr")
         if change.action == "create":
-            remote.create_table(specs[table])
+            remote.create_table(specs[change.table])
         elif change.action == "set_lr":
-            remote.set_lr(table, change.new)
+            remote.set_lr(change.table, change.new)
     for change in wanted.changes:  # last, because it takes long
         if change.action == "scale":
             scaled = remote.scale(change.new, on_progress)
