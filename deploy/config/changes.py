@@ -105,7 +105,9 @@ def _table_changes(old: TableSpec, new: TableSpec) -> list[Change]:
             changes.append(Change(f"{path}.optimizer.lr", *values, "set_lr", table=new.name))
         new = dataclasses.replace(new, optimizer=dataclasses.replace(new.optimizer, lr=old.optimizer.lr))
     mine, theirs = table_to_mapping(old), table_to_mapping(new)
-    reason = "fixed while the table exists: take another name, or `rowloom drop` it first, which loses its rows"
+    reason = (
+        "fixed while the table exists: take another name, or `rowloom drop` it first, which loses its rows"
+    )
     changes += [
         Change(f"{path}.{k}", mine[k], theirs[k], "refused", reason) for k in mine if mine[k] != theirs[k]
     ]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.spec import TableEntry
+from ..config.memory import in_bytes
 from ..config.tables import plain
 
 if TYPE_CHECKING:
@@ -171,13 +172,3 @@ def _grid(*columns: str):
     for column in columns:
         table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
     return table
-
-
-def in_bytes(count: int | None) -> str:
-    """`1.5 MiB`; `unknown` for None."""
-    if count is None:
-        return "unknown"
-    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
-    while size >= 1024 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
