@@ -17,6 +17,7 @@ from ..server import call as server_call
 from ..server.carriers.grpc_server import GrpcServer
 from .config.config import DeployConfig
 from .control.coordinator import Coordinator
+from .control.loss import accept_loss
 from .control.state import ClusterState
 from .launch.launcher import Launcher
 from .performer import Performer
@@ -149,6 +150,7 @@ class CoordinatorServer:
             methods.SCALE_PROGRESS: _on(
                 pb.ScaleProgressRequest, lambda request: self._scalings.progress(request.scaling)
             ),
+            methods.ACCEPT_LOSS: _on(pb.AcceptLossRequest, self._accept_loss),
             methods.STATUS: _on(pb.StatusRequest, self._status),
             methods.SHUT_DOWN: _on(pb.ShutdownRequest, self._shutdown),
         }
@@ -183,6 +185,11 @@ class CoordinatorServer:
     def _set_lr(self, request: pb.AdjustTableRequest) -> None:
         with self._performer.alone(f"setting the learning rate of {request.name!r}"):
             self._performer.run(self.coordinator.set_lr(request.name, request.lr))
+
+    def _accept_loss(self, request: pb.AcceptLossRequest) -> None:
+        with self._performer.alone(f"making shard {request.shard} anew"):
+            self._performer.run(accept_loss(self.coordinator, request.shard))
+        log.warning("shard %d was made anew, as asked: the rows that it held are lost", request.shard)
 
     def _scaled(self, shards: int) -> None:
         self.config = self.config.model_copy(update={"shards": shards})
