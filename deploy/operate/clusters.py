@@ -22,6 +22,7 @@ from .remote import Remote
 OnProgress = Callable[[int, int], None]
 UP_WAIT_S = 60.0  # for another command that starts or ends a cluster of that name
 DOWN_WAIT_S = 10.0
+LOST_S = 3.0  # for a cluster that is to end to say what it holds
 
 
 class NoSuchCluster(InvalidRequest):
@@ -286,6 +287,16 @@ def locate_to_end(
         except DamagedRecord:
             return _readable(name, directory, tell) or Record(name, "local", "")
     return locate(directory, name, address)
+
+
+def lost_with(record: Record) -> str:
+    """In words, the rows that end with a cluster; empty if it has none, or does not answer."""
+    with contextlib.suppress(RowloomError), Remote(record.address, LOST_S) as remote:
+        status = remote.status()
+        rows = sum(t.rows for s in status.shards for t in s.statistics.tables)
+        if rows:
+            return f"{status.name!r} holds {rows:,} rows in {len(status.tables)} tables, and they are lost with it."
+    return ""
 
 
 def _named(record: Record, directory: ClusterDirectory) -> Record:

@@ -98,6 +98,12 @@ class ClusterDirectory:
         os.replace(self._path(name), aside)
         return aside
 
+    def forget(self, name: str) -> str:
+        """Remove a record, also one that is damaged. Returns the name. Raises Unavailable while `up` or `down` run."""
+        with self.lock(name, 0.0):
+            self._path(name).unlink(missing_ok=True)
+        return name
+
     def remove(self, name: str) -> None:
         """Forget a cluster; no error if it is not known."""
         self._path(name).unlink(missing_ok=True)

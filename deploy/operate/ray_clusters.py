@@ -18,7 +18,6 @@ from ..coordinator_actor import CoordinatorActor
 from ..launch.ray_actors import GET_TIMEOUT_S, THREADS, actors_of, end_actor, groups_of, remove_group
 from ..launch.ray_room import check_room, waits_for_room
 from ..launch.ray_session import (
-    ANSWER_S,
     NAMESPACE,
     answers,
     attach,
@@ -294,7 +293,7 @@ def down(record: Record, directory: ClusterDirectory) -> None:
             left = clusters()
     elif not ours:
         raise Unavailable(
-            f"the Ray of {record.name!r} at {record.ray} does not answer within {ANSWER_S:g} s: try again when it "
+            f"the Ray of {record.name!r} at {record.ray} does not answer: try again when it "
             f"does, or, if it is gone for good, `rowloom down --name {record.name} --forget`"
         )
     if own is not None and ours and not left and not set(local_ray.users(own, directory)) - {record.name}:

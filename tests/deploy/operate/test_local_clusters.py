@@ -183,11 +183,13 @@ def test_a_name_is_free_as_soon_as_the_process_that_held_it_is_killed(directory)
     holder.stdout.readline()
     assert directory.is_locked("ads")
     told: list[str] = []
-    with pytest.raises(
-        Unavailable, match=rf"another rowloom \(process {holder.pid}\) is starting or ending 'ads'"
+    with (
+        pytest.raises(
+            Unavailable, match=rf"another rowloom \(process {holder.pid}\) is starting or ending 'ads'"
+        ),
+        directory.lock("ads", 0.3, told.append),
     ):
-        with directory.lock("ads", 0.3, told.append):
-            pass
+        pass
     assert len(told) == 1
     holder.kill()
     holder.wait()
