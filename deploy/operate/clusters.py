@@ -103,7 +103,8 @@ def locate(directory: ClusterDirectory, name: str | None = None, address: str | 
     if address is not None:
         return Record(name or "", "", address)
     name = name or only_name(directory)
-    record = known(directory, name)
+    unasked: list[str] = []
+    record = known(directory, name, unasked)
     if record is None:
         names = directory.names()
         near = difflib.get_close_matches(name, names, 1, 0.5)
@@ -111,6 +112,7 @@ def locate(directory: ClusterDirectory, name: str | None = None, address: str | 
         there = ", ".join(names) or "none"
         raise NoSuchCluster(
             f"no cluster {name!r} is known on this machine{hint} (known: {there}); or give --address"
+            + "".join(f"; {reason}" for reason in unasked)
         )
     return record
 
@@ -124,16 +126,24 @@ def only_name(directory: ClusterDirectory) -> str:
     raise NoSuchCluster(f"{'several clusters are' if names else 'no cluster is'} known here: {there}")
 
 
-def known(directory: ClusterDirectory, name: str) -> Record | None:
-    """A cluster by its name: one that was started from here, or that is found to run here; None if there is none."""
-    return directory.get(name) or _found(name, directory)
+def known(directory: ClusterDirectory, name: str, unasked: list[str] | None = None) -> Record | None:
+    """A cluster by its name: one that was started from here, or that is found to run here; None if there is none.
+
+    unasked: what could not be asked, and why, is added here.
+    """
+    return directory.get(name) or _found(name, directory, unasked)
 
 
-def _found(name: str, directory: ClusterDirectory) -> Record | None:
+def _found(name: str, directory: ClusterDirectory, unasked: list[str] | None = None) -> Record | None:
     for launcher in LAUNCHERS:
-        record = launcher_of(launcher).find(name, directory)
-        if record is not None:
-            return record
+        try:
+            record = launcher_of(launcher).find(name, directory)
+        except RowloomError as e:
+            if unasked is not None:
+                unasked.append(str(e))
+        else:
+            if record is not None:
+                return record
     return None
 
 
@@ -196,7 +206,10 @@ def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unava
     # One that was killed closes its port a moment before it is gone.
     if record.pid and wait_for_end(record.pid, record.started, 0.5):
         return Unavailable(f"{what} ended by itself: `rowloom down` clears it, `rowloom up` starts it anew")
-    return Unavailable(f"{what} at {record.address} does not answer: {why}")
+    clear = (
+        f"; if it is gone for good, `rowloom down --name {record.name}` clears it" if record.launcher else ""
+    )
+    return Unavailable(f"{what} at {record.address} does not answer: {why}{clear}")
 
 
 # ------------------------------------------------------------------------------------------------------------- change
@@ -291,6 +304,8 @@ def locate_to_end(
 
 def lost_with(record: Record) -> str:
     """In words, the rows that end with a cluster; empty if it has none, or does not answer."""
+    if not record.address:
+        return ""
     with contextlib.suppress(RowloomError), Remote(record.address, LOST_S) as remote:
         status = remote.status()
         rows = sum(t.rows for s in status.shards for t in s.statistics.tables)

@@ -43,7 +43,7 @@ class ClusterLauncher(Protocol):
         ...
 
     def find(self, name: str, directory: ClusterDirectory) -> Record | None:
-        """A cluster that runs on this machine and has no record, or a damaged one."""
+        """A cluster that runs on this machine and has no record, or a damaged one. Raises Unavailable: not known."""
         ...
 
     def find_again(self, record: Record, directory: ClusterDirectory) -> str | None:

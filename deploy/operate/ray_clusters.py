@@ -261,10 +261,9 @@ def find(name: str, directory: ClusterDirectory) -> Record | None:
     ray = local_ray.choose("auto", directory)
     if ray is None:
         return None
-    with contextlib.suppress(RowloomError), on_known_ray(ray, directory):
+    with on_known_ray(ray, directory):
         address = find_ray(name)
         return Record(name, "ray", address, ray=ray) if address else None
-    return None
 
 
 def find_again(record: Record, directory: ClusterDirectory) -> str | None:

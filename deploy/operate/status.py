@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..config.memory import Memory
 
 GOOD = ("serving", "moving")
+FOLDED = ("node", "address", "coordinator", "table", "cluster")  # columns whose words may be long
 
 
 def summary(status: pb.StatusReply, earlier: pb.StatusReply | None = None) -> dict[str, Any]:
@@ -216,7 +217,8 @@ def grid(*columns: str):
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
-        # What does not fit is folded: half an address is none.
+        # What does not fit is folded: half an address is none. A number stands in one piece as long as there is room.
         justify = "right" if column.startswith(">") else "left"
-        table.add_column(column.removeprefix(">"), justify=justify, overflow="fold")
+        whole = column not in FOLDED
+        table.add_column(column.removeprefix(">"), justify=justify, overflow="fold", no_wrap=whole)
     return table

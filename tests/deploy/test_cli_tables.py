@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,22 @@ def test_every_cluster_that_is_known_is_listed_with_its_state(cli, ads):
     for name in ("mute", "port"):
         cli.run("down", "--name", name, "--forget")
     assert cli.directory.names() == ["ads"]
+
+
+def test_status_says_which_ray_did_not_answer_and_does_not_wait_for_it(cli, monkeypatch):
+    from rowloom.deploy.launch.ray_session import answers
+
+    monkeypatch.setattr(answers, "__defaults__", (0.2,))
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        address = f"127.0.0.1:{hanging.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        cli.directory.put(Record("ads", "ray", "127.0.0.1:9", ray=address))
+        _, err = cli.run("status", code=1)
+        assert "cluster 'ads' at 127.0.0.1:9 does not answer" in err
+        assert f"the Ray at {address} did not answer within" in err
+        _, err = cli.run("status", "--name", "feed", code=4)
+        assert f"the Ray at {address} did not answer within" in err
+        cli.run("down", "--forget")
 
 
 def test_nothing_known_is_an_empty_list_and_no_error(cli):
