@@ -17,6 +17,7 @@ from ..server import call as server_call
 from ..server.carriers.grpc_server import GrpcServer
 from .config.config import DeployConfig
 from .control.coordinator import Coordinator
+from .control.loss import accept_loss
 from .control.state import ClusterState
 from .launch.launcher import Launcher
 from .performer import Performer
@@ -147,6 +148,7 @@ class CoordinatorServer:
             methods.SET_LEARNING_RATE: self._meant(pb.AdjustTableRequest, self._set_lr),
             methods.SCALE: self._meant(pb.ScaleRequest, self._scale),
             methods.SCALE_PROGRESS: self._meant(pb.ScaleProgressRequest, self._scale_progress),
+            methods.ACCEPT_LOSS: self._meant(pb.AcceptLossRequest, self._accept_loss),
             methods.STATUS: _on(pb.StatusRequest, self._status),
             methods.SHUT_DOWN: self._meant(pb.ShutdownRequest, self._shutdown),
         }
@@ -196,6 +198,11 @@ class CoordinatorServer:
 
     def _scale_progress(self, request: pb.ScaleProgressRequest) -> pb.ScaleReply:
         return self._scalings.progress(request.scaling)
+
+    def _accept_loss(self, request: pb.AcceptLossRequest) -> None:
+        with self._performer.alone(f"making shard {request.shard} anew"):
+            self._performer.run(accept_loss(self.coordinator, request.shard))
+        log.warning("shard %d was made anew, as asked: the rows that it held are lost", request.shard)
 
     def _scaled(self, shards: int) -> None:
         self.config = self.config.model_copy(update={"shards": shards})

@@ -683,6 +683,14 @@ class ScaleReply(_message.Message):
     scaling: int
     def __init__(self, state: _Optional[str] = ..., epoch: _Optional[int] = ..., pause_s: _Optional[float] = ..., rows: _Optional[int] = ..., rows_total: _Optional[int] = ..., error: _Optional[str] = ..., seconds: _Optional[float] = ..., scaling: _Optional[int] = ...) -> None: ...
 
+class AcceptLossRequest(_message.Message):
+    __slots__ = ("shard", "cluster_id")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    cluster_id: str
+    def __init__(self, shard: _Optional[int] = ..., cluster_id: _Optional[str] = ...) -> None: ...
+
 class StatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

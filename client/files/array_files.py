@@ -89,7 +89,14 @@ def _map_npy(path: Path, dtype: type[Any], shape: tuple[int, ...]) -> np.ndarray
         with open(path, "wb") as f:
             np.save(f, empty, allow_pickle=False)
         return empty
-    return np.lib.format.open_memmap(path, "w+", dtype, shape)
+    try:
+        mapped = np.lib.format.open_memmap(path, "w+", dtype, shape)
+        with open(path, "r+b") as f:  # a mapped page that a full disk cannot take would kill the process
+            os.posix_fallocate(f.fileno(), 0, os.fstat(f.fileno()).st_size)
+    except OSError as e:
+        path.unlink(missing_ok=True)
+        raise OSError(e.errno, e.strerror, str(path)) from e
+    return mapped
 
 
 def open_safetensors(path: Path, tensor: str | None, row_shape: tuple[int, ...] | None) -> ArraySource:

@@ -142,7 +142,7 @@ class Coordinator:
         keys, launched = yield from self.launch(shards)
         cluster_id = f"{self.state.name}-{self._rng.getrandbits(64):016x}"
         layout = Layout(cluster_id, 1, addresses(launched), self.address)
-        yield from call_all(self._adoptions(layout, range(layout.n), fresh=True), self.clock)
+        yield from call_all(self.adoptions(layout, range(layout.n), fresh=True), self.clock)
         surplus = [key for key in self.state.surplus if key not in keys]
         yield from self.commit(
             dataclasses.replace(self.state, layout=layout, keys=list(keys), surplus=surplus)
@@ -208,13 +208,14 @@ class Coordinator:
     def _adopt_doubtful(self) -> Program:
         """One round. Returns the outcomes by shard."""
         doubtful = sorted(self._doubtful)
-        calls = self._adoptions(self.layout, doubtful, fresh=False)
+        calls = self.adoptions(self.layout, doubtful, fresh=False)
         outcomes = dict(zip(doubtful, (yield Calls(calls, ATTEMPT_S)), strict=True))
         # One that has lost its rows has answered: it serves nobody, whatever it is told.
         self._doubtful -= {i for i, o in outcomes.items() if not isinstance(o, Rerouted | Unavailable)}
         return outcomes
 
-    def _adoptions(self, layout: Layout, shards: Sequence[int], *, fresh: bool) -> list[ServerCall]:
+    def adoptions(self, layout: Layout, shards: Sequence[int], *, fresh: bool) -> list[ServerCall]:
+        """Calls that bring servers to their shards of a layout. fresh: to empty ones, with all tables."""
         tables = [e.to_message() for e in self.state.tables.values()]
         request = pb.AdoptRequest(layout=layout.to_message(), fresh=fresh, tables=tables, turn=self.turn())
         calls: list[ServerCall] = []

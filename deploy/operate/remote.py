@@ -12,6 +12,7 @@ from ...proto.errors import Rerouted, Unavailable, WrongCluster
 from ...proto.spec import TableSpec
 
 POLL_S = 0.05
+START_S = 180.0  # for a call that starts a server
 
 
 class Remote:
@@ -107,12 +108,27 @@ class Remote:
         request = pb.AdjustTableRequest(name=table, lr=lr, cluster_id=self.cluster)
         self._until_free(methods.SET_LEARNING_RATE, request.SerializeToString())
 
-    def _until_free(self, method: str, request: bytes) -> None:
+    def drop_table(self, name: str) -> None:
+        """Drop a table; its rows are gone. Raises TableNotFound."""
+        request = pb.RemoveTableRequest(name=name, cluster_id=self.cluster)
+        self._until_free(methods.DROP_TABLE, request.SerializeToString())
+
+    def accept_loss(self, shard: int) -> None:
+        """Make a lost shard anew, from initial values.
+
+        Raises:
+            InvalidRequest: there is no such shard, or it is not lost; nothing was changed.
+        """
+        request = pb.AcceptLossRequest(shard=shard, cluster_id=self.cluster)
+        self._until_free(methods.ACCEPT_LOSS, request.SerializeToString(), START_S)
+
+    def _until_free(self, method: str, request: bytes, timeout_s: float = 0.0) -> None:
         """A call that waits while another change is in progress, for as long as one call may take."""
-        until = time.monotonic() + self._timeout_s
+        timeout_s = max(timeout_s, self._timeout_s)
+        until = time.monotonic() + timeout_s
         while True:
             try:
-                self.call(method, request)
+                self._channels.call(self.address, method, request, timeout_s)
                 return
             except Rerouted as e:
                 if time.monotonic() >= until:

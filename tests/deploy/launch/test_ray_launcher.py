@@ -15,6 +15,8 @@ import pytest
 from rowloom.client import SGD, StateLost, TableSpec, Zeros, connect
 from rowloom.deploy import address_of
 from rowloom.deploy.config.config import DeployConfig, parse
+from rowloom.deploy.operate.clusters import reach
+from rowloom.deploy.operate.directory import ClusterDirectory, Record
 from rowloom.deploy.operate.remote import Remote
 from rowloom.proto.errors import InvalidRequest, Unavailable
 
@@ -170,6 +172,20 @@ def test_shards_outlive_their_coordinator_and_the_next_one_finds_them(cluster):
         assert_trained(table)
 
 
+def test_a_coordinator_that_ray_restarted_at_another_port_is_found_by_its_record(cluster, tmp_path):
+    directory = ClusterDirectory(tmp_path)
+    directory.put(Record("ads", "ray", cluster, ray=attached_to() or ""))
+    with connect(cluster) as client:
+        table = trained(client)
+        os.kill(pid_of("ads/coordinator"), signal.SIGKILL)
+        remote, status = reach(directory.get("ads"), directory)
+        with remote:
+            assert status.name == "ads"
+            assert directory.get("ads").address == remote.address != cluster
+            remote.scale(3)  # a client that was there before hears of the new layout
+        assert_trained(table)
+
+
 def answers(name: str) -> bool:
     try:
         return find_ray(name) is not None
@@ -198,6 +214,18 @@ def test_a_cluster_for_which_there_is_no_room_says_what_is_free_and_leaves_nothi
     config = config_of(shards=9, limits={"start_timeout_s": 3})
     with pytest.raises(Unavailable, match=r"no room for 9 shards of .*CPU.* free now: CPU 6"):
         up_ray(config)
+    assert_nothing_is_left()
+
+
+def test_a_start_that_waits_for_room_says_for_which_within_seconds(nodes):
+    told: list[str] = []
+    with pytest.raises(Unavailable, match="no room"):
+        up_ray(config_of(shards=9, limits={"start_timeout_s": 6}), told.append)
+    assert "waiting for room on Ray, at most 6 s" in told[0]
+    assert (
+        "9 shards of CPU 1 each (SPREAD), CPU 9 in all; more than there is even when all is free: 6 fit"
+        in told[0]
+    )
     assert_nothing_is_left()
 
 
