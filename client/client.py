@@ -15,7 +15,7 @@ import numpy as np
 from ..proto import methods
 from ..proto import rowloom_pb2 as pb
 from ..proto.errors import InvalidRequest
-from ..proto.spec import TableEntry, TableSpec
+from ..proto.spec import TableEntry, TableSpec, check_name
 from .cache.row_cache import HotRows
 from .calls import operations
 from .calls.control import ask, statistics
@@ -62,8 +62,7 @@ def connect(
             raise InvalidRequest(
                 f"{name}: this version has no {name} support; leave it out and keep the network private"
             )
-    addresses = [address] if isinstance(address, str) else list(address)
-    client = Client(addresses, timeout_s=timeout_s, carrier=carrier, cache=cache)
+    client = Client(address, timeout_s=timeout_s, carrier=carrier, cache=cache)
     client.refresh()
     return client
 
@@ -235,9 +234,9 @@ class Client(Connection):
         return self.table(name)
 
     def drop_table(self, name: str) -> None:
-        """Drop a table and its rows on every shard. Raises TableNotFound, Unavailable."""
+        """Drop a table and its rows on every shard. Raises InvalidRequest, TableNotFound, Unavailable."""
         session = self._live()
-        request = pb.RemoveTableRequest(name=name).SerializeToString()
+        request = pb.RemoveTableRequest(name=check_name(name)).SerializeToString()
         self._run(ask(session, methods.DROP_TABLE, request, self._deadline()))
         session.entries.pop(name, None)
         if self._hot is not None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..proto.errors import InvalidRequest
 from ..proto.jit import kernel
+from ..proto.recipes import is_number, shown
 from ..proto.spec import TableSpec
 from .cores import in_pieces
 
@@ -112,6 +113,13 @@ def as_float32(values: object, shape: tuple[int, ...], of: str, spec: TableSpec,
         raise InvalidRequest(f"{what} must be numbers, got {array.dtype} (table {spec.name!r})")
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, np.float32).reshape(math.prod(shape), spec.width)
+
+
+def as_positive(value: Any, what: str) -> float:
+    """A number above 0 that float32 holds. Raises InvalidRequest, which names `what`."""
+    if not is_number(value) or value <= 0:
+        raise InvalidRequest(f"{what} must be above 0 and at most {LARGEST:.8g}, got {shown(value)}")
+    return float(value)
 
 
 def largest(rows: np.ndarray) -> float:

@@ -20,7 +20,7 @@ class Table:
     """A handle to one table of a cluster. Thread-safe; pickles to one that connects again.
 
     Attributes:
-        spec: what the table is.
+        spec: what the table is, with the learning rate in force.
         client: the client that it came from.
 
     Example:
@@ -47,8 +47,8 @@ class Table:
 
     @property
     def spec(self) -> TableSpec:
-        """What the table is."""
-        return self._entry.spec
+        """What the table is, with the learning rate in force when this handle was made or set it."""
+        return self._entry.current_spec
 
     @property
     def name(self) -> str:
@@ -205,7 +205,7 @@ class Table:
         Raises:
             as `push`.
         """
-        self.client.renorm_entry(self._entry, ids, float(max_norm), float(norm_type))
+        self.client.renorm_entry(self._entry, ids, max_norm, norm_type)
 
     def export(self, path: Any, **options: Any) -> int:
         """Write the rows to a file, block by block; how is told by its suffix.
