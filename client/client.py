@@ -20,8 +20,9 @@ from .cache.row_cache import HotRows
 from .calls import operations
 from .calls.control import ask, statistics
 from .connection import Connection
-from .prefetching import Prefetch
-from .table import Table, copied
+from .inputs import snapshot
+from .prefetching import Prefetch, copied
+from .table import Table
 
 
 def connect(
@@ -158,13 +159,16 @@ class Client(Connection):
         return dict(zip(ids, self.step_entries(given, wanted, wire), strict=True))
 
     def pull_async(self, ids: Mapping[str, Any], *, wire: str | None = None) -> Future[dict[str, np.ndarray]]:
-        """`pull` in the background."""
-        own = {name: copied(some) for name, some in ids.items()}
+        """`pull` in the background. ids are copied, as by `Table.pull_async`."""
+        own = {name: snapshot(some, "ids") for name, some in ids.items()}
         return self.later(partial(self.pull, own, wire=wire))
 
     def push_async(self, grads: Mapping[str, tuple[Any, Any]], *, wire: str | None = None) -> Future[None]:
-        """`push` in the background, after the pushes that were started before it. Arrays are copied."""
-        own = {name: tuple(map(copied, operations.pair_of(name, pair))) for name, pair in grads.items()}
+        """`push` in the background, after the pushes started before it. All is copied, as by `Table.push_async`."""
+        own: dict[str, tuple[Any, Any]] = {}
+        for name, pair in grads.items():
+            some, values = operations.pair_of(name, pair)
+            own[name] = snapshot(some, "ids"), snapshot(values, "grads")
         return self.later_in_order(partial(self.push, own, wire=wire))
 
     def prefetch(

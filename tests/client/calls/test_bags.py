@@ -158,7 +158,7 @@ def test_an_optimizer_that_counts_steps_counts_one_for_each_push_on_every_shard(
         ((Ragged([1], [0, 1]), [0], np.ones((1, 5))), {}, "offsets go with ids"),
         (([1, 2], [0], np.ones((1, 5))), {"combiner": "max"}, "combiner must be one of"),
         (([1, 2], [0], np.ones((1, 5))), {"weights": [1]}, "weights must have a value for each id"),
-        (([1, 2], [0], np.ones((1, 5))), {"weights": [1, np.inf]}, "id 2 in bag 0 is not finite"),
+        (([1, 2], [0], np.ones((1, 5))), {"weights": [1, np.inf]}, "weight of id 2 in bag 0 .* is inf"),
         (([1, 2], [0], np.full((1, 5), 1e30)), {"weights": [1, 1e30]}, "id 2 in bag 0 is not finite"),
     ],
 )
