@@ -33,8 +33,8 @@ from .calls.control import ask, fetch_layout
 from .calls.operation import Operation
 from .calls.session import Session
 from .carriers.transport import Transport, drive
-from .lookup.bags import Bags
-from .lookup.pooling import factors
+from .lookups.bags import Bags
+from .lookups.pooling import factors
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from ..proto import codec
 from ..proto.spec import TableEntry, TableSpec
 from .connection import Connection
 from .inputs import snapshot
-from .lookup.bags import bags_in
+from .lookups.bags import bags_in
 from .prefetching import Prefetch, copied
 
 

@@ -19,8 +19,8 @@ from rowloom.client import (
 from rowloom.client.calls.bag_requests import BagGrads, PushBagsRequest, Shares, push_runs
 from rowloom.client.calls.cutting import RequestSizes
 from rowloom.client.calls.routing import route
-from rowloom.client.lookup.bags import bags_in
-from rowloom.client.lookup.pooling import COMBINERS, pooled, pooled_gradient
+from rowloom.client.lookups.bags import bags_in
+from rowloom.client.lookups.pooling import COMBINERS, pooled, pooled_gradient
 from rowloom.deploy import local_cluster
 
 ROWS = 50
