@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import NoAnswer, Rerouted, TableNotFound, Unavailable, WrongCluster
+from ...proto.errors import (
+    InvalidRequest,
+    NoAnswer,
+    Rerouted,
+    RowloomError,
+    TableNotFound,
+    Unavailable,
+    WrongCluster,
+)
 from ...proto.layout import Layout
 from .operation import Event, Message, Operation, Send, Turn
 from .session import ATTEMPT_TIMEOUT_S, Session, backoff_s
@@ -16,33 +26,54 @@ ELSEWHERE_S = 1.0  # what a server gets to say where the coordinator is
 
 
 def fetch_layout(session: Session, deadline: float) -> Operation:
-    """Ask all known addresses for the layout until one knows it. Raises Unavailable."""
-    attempts, last = 0, "none"
+    """Ask all known addresses for the layout until one knows it.
+
+    Raises:
+        RowloomError: what the addresses answered, if none of them is one that may still come to know it.
+        Unavailable: no answer in time; says what each address answered last.
+    """
+    attempts = 0
+    answers: dict[str, str] = {}  # by address, the last
     while True:
-        for address in session.addresses():
-            if session.clock() >= deadline:
+        addresses = session.addresses()
+        final: list[RowloomError] = []
+        for k, address in enumerate(addresses):
+            left = deadline - session.clock()
+            if left <= 0:
+                last = "; ".join(answers.values()) or "none"
                 raise Unavailable(
                     f"no rowloom cluster answered at {', '.join(session.seeds)} within the deadline; last answer: "
                     f"{last}. Is it up (`rowloom status`), and is the address right?"
                 )
-            event = yield from _call(
-                session, address, methods.DESCRIBE_LAYOUT, b"", min(deadline, session.clock() + 2.0)
-            )
-            if event.error is None and session.learn(pb.DescribeLayoutReply.FromString(bytes(event.data))):
+            # The first time around, one address that never answers must leave time for the others.
+            share = left / (len(addresses) - k) if not attempts else left
+            until = session.clock() + min(share, 2.0)
+            event = yield from _call(session, address, methods.DESCRIBE_LAYOUT, b"", until)
+            error = event.error or _learned(session, address, event.data)
+            if error is None:
                 return None
-            if event.error is not None and not isinstance(event.error, Rerouted | Unavailable):
-                raise event.error
-            last = str(event.error or _no_layout(session, address, event))
+            answers[address] = str(error)
+            if not isinstance(error, Rerouted | Unavailable):
+                final.append(error)
+        if len(final) == len(addresses):
+            raise final[0] if len(final) == 1 else type(final[0])("; ".join(map(str, final)))
         attempts += 1
         yield from _pause(session, attempts, deadline)
 
 
-def _no_layout(session: Session, address: str, event: Event) -> str:
-    """Why an answer was no layout to take."""
-    found = pb.DescribeLayoutReply.FromString(bytes(event.data)).layout.cluster_id
-    if not found or session.layout is None:
-        return f"{address} has no layout yet"
-    return f"{address} is of another cluster, {found!r}; this client is of {session.layout.cluster_id!r}"
+def _learned(session: Session, address: str, data: Any) -> RowloomError | None:
+    """Take the layout of a reply; the error if it has none."""
+    try:
+        reply = pb.DescribeLayoutReply.FromString(bytes(data))
+        learned = session.learn(reply)
+    except (DecodeError, ValueError):  # a server that answers, but no shard and no coordinator of ours
+        return InvalidRequest(f"what answers at {address} is no rowloom server of this version")
+    if learned:
+        return None
+    found, mine = reply.layout.cluster_id, session.layout
+    if not found or mine is None:
+        return Unavailable(f"{address} has no layout yet")
+    return Unavailable(f"{address} is of another cluster, {found!r}; this client is of {mine.cluster_id!r}")
 
 
 def known_layout(session: Session, deadline: float) -> Generator[Turn, Event | None, Layout]:

@@ -15,7 +15,7 @@ from ...proto import codec
 from ...proto.errors import InvalidRequest
 from ...proto.layout import Layout, owner
 from ...proto.spec import TableEntry
-from ..inputs import as_bag_grads, as_ids, as_rows
+from ..inputs import as_bag_grads, as_ids, as_positive, as_rows
 from .assembly import Arrived
 from .bag_requests import (
     BagGrads,
@@ -147,11 +147,11 @@ def step(
 
 
 def renorm(
-    session: Session, entry: TableEntry, ids: Any, max_norm: float, norm_type: float, deadline: float
+    session: Session, entry: TableEntry, ids: Any, max_norm: Any, norm_type: Any, deadline: float
 ) -> Generator[Turn, Event | None, None]:
     """Scale long rows down in the table. Raises as `Table.renorm`."""
-    if not max_norm > 0 or not norm_type > 0:
-        raise InvalidRequest(f"max_norm and norm_type must be above 0, got {max_norm} and {norm_type}")
+    max_norm = as_positive(max_norm, "max_norm")
+    norm_type = np.inf if norm_type == np.inf else as_positive(norm_type, "norm_type")
     array = as_ids(ids, entry.spec).reshape(-1)
     layout = session.layout or (yield from known_layout(session, deadline))
     distinct, bounds, _ = split(array, session.placed(entry, layout).owners)

@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ...proto.errors import InvalidRequest
-from ...proto.spec import NAME, TableSpec
+from ...proto.spec import NAME, NAME_RULE, TableSpec
 from .launchers import LAUNCHERS
 from .tables import Fault, table_to_mapping, tables_from_list
 
@@ -70,9 +70,7 @@ def _bytes(value: Any) -> Any:
 
 def _name(value: Any) -> Any:
     if not isinstance(value, str) or not NAME.fullmatch(value):
-        raise PydanticCustomError(
-            "name", "must be 1 to 128 letters, digits, '.', '_' or '-', not starting with a sign"
-        )
+        raise PydanticCustomError("name", f"must be {NAME_RULE}")  # type: ignore[arg-type]  # no template
     return value
 
 

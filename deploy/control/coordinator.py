@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import random
 from collections.abc import Callable, Sequence
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import (
-    InvalidRequest,
     Rerouted,
     RowloomError,
     StateLost,
@@ -30,6 +28,7 @@ from ...proto.errors import (
     WrongCluster,
 )
 from ...proto.layout import Layout, ShardAddress
+from ...proto.optimizers import checked_rate
 from ...proto.spec import TableEntry, TableSpec
 from ..launch.launcher import Launched
 from .effects import Calls, Commit, Launch, NotStored, Program, ServerCall, Sleep, Stop, Stored, call_all
@@ -263,7 +262,7 @@ class Coordinator:
     # ----------------------------------------------------------------------------------------------------- tables
 
     def create_table(self, spec: TableSpec) -> Program:
-        """Make a table on every shard. Returns its entry; the existing one if the spec is the same.
+        """Make a table on every shard. Returns its entry; the existing one if the spec is the same, as made or as now.
 
         Raises:
             TableExists: with another spec.
@@ -273,7 +272,7 @@ class Coordinator:
         known = self.state.tables.get(spec.name) or self.state.making.get(spec.name)
         if known is not None:
             differences = known.spec.differences(spec)
-            if differences:
+            if differences and spec != known.current_spec:
                 raise TableExists(
                     f"table {spec.name!r} exists with another spec ({'; '.join(differences)}; 'here' is "
                     f"the one that exists): "
@@ -342,8 +341,7 @@ class Coordinator:
             TableNotFound, InvalidRequest.
             Unavailable: a shard did not answer. It hears of the new rate as soon as it does.
         """
-        if not (math.isfinite(lr) and lr >= 0):
-            raise InvalidRequest(f"lr must be finite and at least 0, got {lr}")
+        lr = checked_rate(lr, name)
         old = self._entry(name)
         tables = {**self.state.tables, name: dataclasses.replace(old, lr=lr, lr_version=old.lr_version + 1)}
         changing = list(dict.fromkeys([*self.state.changing, name]))

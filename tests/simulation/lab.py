@@ -8,8 +8,8 @@ from rowloom.client import SGD, TableSpec, Zeros
 from rowloom.client.calls import operations as ops
 from rowloom.client.calls.bag_requests import Shares
 from rowloom.client.calls.control import ask
-from rowloom.client.lookup.bags import bags_in
-from rowloom.client.lookup.pooling import factors
+from rowloom.client.lookups.bags import bags_in
+from rowloom.client.lookups.pooling import factors
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.spec import TableEntry

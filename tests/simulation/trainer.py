@@ -17,8 +17,8 @@ from rowloom.client.calls.operation import as_bytes
 from rowloom.client.calls.requests import PushRequest
 from rowloom.client.calls.session import Session
 from rowloom.client.calls.values import GivenRows
-from rowloom.client.lookup.bags import bags_in
-from rowloom.client.lookup.pooling import factors
+from rowloom.client.lookups.bags import bags_in
+from rowloom.client.lookups.pooling import factors
 from rowloom.proto import codec, methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import (

@@ -15,7 +15,7 @@ from rowloom.client.calls.cutting import RequestSizes
 from rowloom.client.calls.operation import Event, Message, as_bytes
 from rowloom.client.calls.requests import PullRequest, PushRequest
 from rowloom.client.calls.session import Session
-from rowloom.client.lookup.bags import Bags
+from rowloom.client.lookups.bags import Bags
 from rowloom.proto import codec
 from rowloom.proto.framing import joined
 from rowloom.proto.layout import Layout, ShardAddress
