@@ -19,7 +19,6 @@ from rowloom.proto import codec
 from rowloom.proto.errors import RowloomError
 from rowloom.server import shard as shard_module
 from rowloom.server.call import Answer
-from rowloom.server.forgotten import Forgotten
 from rowloom.server.host import Host
 from rowloom.server.ledger import Ledger, Window
 from rowloom.server.moving import receive
@@ -50,11 +49,6 @@ def ledger_stays_behind(patch: Patches) -> None:
 def forgotten_clients_are_new(patch: Patches) -> None:
     """A client that a shard has forgotten is taken for one that comes for the first time."""
     patch.setattr(Ledger, "_check_new", lambda *_: None)
-
-
-def forgetting_stays_behind(patch: Patches) -> None:
-    """Whom a shard has forgotten is not known where its rows move to."""
-    patch.setattr(Forgotten, "merge", lambda *_: None)
 
 
 def calls_for_other_clusters_are_taken(patch: Patches) -> None:
@@ -254,7 +248,6 @@ BUILDS: list[Callable[[Patches], None]] = [
     ledger_stays_behind,
     calls_for_other_clusters_are_taken,
     forgotten_clients_are_new,
-    forgetting_stays_behind,
     low_water_is_ignored,
     applies_before_it_checks,
     applies_while_rows_move,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from simulation import sabotage
 
+from rowloom.server.forgotten import Forgotten
 from rowloom.server.ledger import Ledger
 
 
@@ -43,8 +44,9 @@ def test_without_turns_a_late_step_undoes_a_later_one(monkeypatch) -> None:
         test_host.test_late_control_steps_change_nothing()
 
 
-def test_a_client_that_one_shard_has_forgotten_must_not_come_back_by_what_another_knows(monkeypatch) -> None:
-    # Too rare for the simulator: one history of a thousand.
-    monkeypatch.setattr(Ledger, "settle", lambda _: None)
+# Too rare for the simulator: one history of some hundreds.
+@pytest.mark.parametrize(("owner", "method"), [(Ledger, "settle"), (Forgotten, "merge")])
+def test_forgetting_that_stays_behind_when_rows_move_is_noticed(owner, method: str, monkeypatch) -> None:
+    monkeypatch.setattr(owner, method, lambda *_: None)
     with pytest.raises(AssertionError):
         test_ledger.test_a_client_that_one_shard_has_forgotten_is_forgotten_where_the_rows_move_to()
