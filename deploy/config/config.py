@@ -75,7 +75,7 @@ def _name(value: Any) -> Any:
 
 
 def _launcher(value: Any) -> Any:
-    if value not in LAUNCHERS:
+    if not isinstance(value, str) or value not in LAUNCHERS:
         raise PydanticCustomError("launcher", "must be {known}", {"known": " or ".join(LAUNCHERS)})
     return value
 

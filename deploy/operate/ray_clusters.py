@@ -33,6 +33,7 @@ from .remote import Remote
 
 log = logging.getLogger(__name__)
 LOOK_S = 1.0  # between two looks at what a start waits for
+AGAIN_S = 0.2  # between two looks for a coordinator that Ray starts anew
 SHORT_S = 3.0  # for a coordinator that is up, or is not
 
 
@@ -267,11 +268,18 @@ def find(name: str, directory: ClusterDirectory) -> Record | None:
 
 
 def find_again(record: Record, directory: ClusterDirectory) -> str | None:
-    """As `ClusterLauncher`: Ray may have started the coordinator anew elsewhere."""
+    """As `ClusterLauncher`: Ray may have started the coordinator anew elsewhere, or be at it."""
     if not record.ray:
         return None
+    until = time.monotonic() + GET_TIMEOUT_S
     with on_known_ray(record.ray, directory):
-        return find_ray(record.name)
+        while True:
+            address = find_ray(record.name)
+            if address is not None or time.monotonic() >= until:
+                return address
+            if f"{record.name}/coordinator" not in actors_of(record.name):
+                return None
+            time.sleep(AGAIN_S)
 
 
 def down(record: Record, directory: ClusterDirectory) -> None:

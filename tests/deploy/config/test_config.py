@@ -429,3 +429,9 @@ def test_what_only_a_new_start_can_change_says_that_rows_are_lost_and_what_keeps
     assert "loses all rows" in change.reason
     assert "`rowloom export`" in change.reason
     assert "`rowloom import`" in change.reason
+
+
+@pytest.mark.parametrize("value", [[], {}, None, 3, "slurm"])
+def test_a_launcher_that_is_none_is_refused_whatever_it_is(value):
+    with pytest.raises(InvalidConfig, match=r"launcher: must be local or ray, got"):
+        parse({"launcher": value})
