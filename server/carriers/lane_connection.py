@@ -1,0 +1,257 @@
+"""One client of the row lane: its requests, one after the other, and the memory that they and their replies take.
+
+Why it is so. What must hold: whoever announces large messages, or asks for large replies and does not read them, takes
+no more memory than the budget that all connections share. So a buffer grows as the bytes of a message arrive, place
+for a reply is taken before the reply is made, and what stalls for STALL_S ends its connection, which gives all of it
+back. What a connection has taken it keeps for its next message, until the budget is tight: taking and giving costs a
+call of 100 us about 2.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import socket
+import struct
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ...proto.errors import Overloaded, RowloomError, encode_error
+from ...proto.framing import Buffer, size_of
+from ...proto.lane import (
+    NOWHERE,
+    OK,
+    REFUSED,
+    REPLY_BYTES,
+    REQUEST_BYTES,
+    SOCKET_BUFFER_BYTES,
+    WELCOME,
+    Request,
+    encode_reply,
+)
+from ...proto.methods import ROWS
+from ..call import LANE, Call, Caller
+from .budget import Budget
+
+log = logging.getLogger(__name__)
+STALL_S = (
+    20.0  # for a whole message to come, once it has begun, and for a client to read a little of its reply
+)
+BUDGET_WAIT_S = 10.0  # until others give memory back; then the request is refused
+OWN_BYTES = 10 << 20  # of a reply that is made where it is sent from: a little more than clients ask for
+MOST_KEPT_BYTES = OWN_BYTES + (10 << 20)  # of the budget, from one message to the next
+FREE_BYTES = 1 << 16  # of the receive buffer that every connection has
+_GROWTH = 4
+
+Handle = Callable[[Call], Sequence[Buffer]]
+
+
+class LaneConnection:
+    """A client that has said hello.
+
+    Args:
+        end: connected; this is its only reader and writer.
+        arena: the memory that it shares, or None.
+        handle: answers a call; raises RowloomError.
+        budget: of all connections.
+    """
+
+    def __init__(self, end: socket.socket, arena: mmap.mmap | None, handle: Handle, budget: Budget) -> None:
+        self._end = end
+        self._arena = memoryview(arena) if arena is not None else memoryview(b"")
+        self._handle = handle
+        self._budget = budget
+        self._held = 0  # of the budget
+        self._caller = Caller(LANE)
+        self._head = memoryview(bytearray(REQUEST_BYTES))
+        self._buffer = np.empty(FREE_BYTES, np.uint8).data
+        # Where replies are made that are not made in the arena, behind their heads; memory only where it is written.
+        self._own: memoryview | None = None
+        self._space: memoryview | None = None
+
+    def run(self) -> None:
+        """Until the client closes. Raises OSError, InvalidRequest."""
+        try:
+            self._welcome()
+            while self._receive(self._head, idle=True):
+                head = Request.decode(self._head, len(self._arena))
+                try:
+                    message = self._message(head)
+                    self._make_space(head)
+                except Overloaded as e:
+                    self._send(REFUSED, [encode_error(e)])
+                else:
+                    self._answer(head, message)
+                    del message
+                if self._held > MOST_KEPT_BYTES or (self._held and self._budget.tight):
+                    self._give_back()
+        finally:
+            self._give_back()
+
+    def _welcome(self) -> None:
+        end = self._end
+        if end.family != socket.AF_UNIX:
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            end.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+        end.setblocking(True)
+        # What Python does by itself for a timeout asks the system twice.
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            seconds = int(STALL_S)
+            end.setsockopt(
+                socket.SOL_SOCKET, option, struct.pack("ll", seconds, int((STALL_S - seconds) * 1e6))
+            )
+        end.sendall(WELCOME)
+
+    # ---------------------------------------------------------------------------------------------------- receive
+
+    def _receive(self, view: memoryview, *, idle: bool = False) -> bool:
+        """Fill a view; False when the client closed before its first byte.
+
+        Args:
+            view: to be filled within STALL_S.
+            idle: that time begins with the first byte only.
+
+        Raises:
+            OSError: the client closed, or was too slow.
+        """
+        got, began = 0, 0.0
+        while True:
+            try:
+                n = self._end.recv_into(view[got:] if got else view, 0, socket.MSG_WAITALL)
+            except BlockingIOError:
+                if not idle or got:
+                    raise TimeoutError(f"{got} of {len(view)} bytes came in {STALL_S:g} s") from None
+                continue
+            got += n
+            if got == len(view):
+                return True
+            if n == 0:
+                if got == 0:
+                    return False
+                raise ConnectionResetError(f"the client closed after {got} of {len(view)} bytes")
+            began = began or time.monotonic()
+            if time.monotonic() - began > STALL_S:
+                raise TimeoutError(f"{got} of {len(view)} bytes came in {STALL_S:g} s")
+
+    def _message(self, head: Request) -> memoryview:
+        """A request's message. Raises OSError; Overloaded when there was no memory: it has then been passed over."""
+        if head.offset != NOWHERE:
+            return self._arena[head.offset : head.offset + head.length]
+        got = 0
+        while got < head.length:
+            # The rest, as far as the buffer reaches; a larger one only when this has come.
+            if got == len(self._buffer) and not self._grow(head.length):
+                self._pass_over(head.length - got)
+                raise Overloaded(
+                    f"the messages that this server is receiving take {self._budget.used} of {self._budget.limit} "
+                    f"bytes, so one of {head.length} must wait: send again, or smaller ones"
+                )
+            end = min(head.length, len(self._buffer))
+            if not self._receive(self._buffer[got:end]):
+                raise ConnectionResetError("the client closed between head and message")
+            got = end
+        return self._buffer[: head.length]
+
+    def _grow(self, wanted: int) -> bool:
+        """A larger buffer, with what is in the old one; whether there was memory for it."""
+        old = self._buffer
+        size = min(wanted, _GROWTH * len(old))
+        if not self._take(size - len(old)):
+            return False
+        try:
+            self._buffer = np.empty(size, np.uint8).data
+        except MemoryError:
+            return False
+        self._buffer[: len(old)] = old
+        return True
+
+    def _pass_over(self, size: int) -> None:
+        while size:
+            some = self._buffer[: min(size, len(self._buffer))]
+            if not self._receive(some):
+                raise ConnectionResetError("the client closed in the middle of its message")
+            size -= len(some)
+
+    # ----------------------------------------------------------------------------------------------------- memory
+
+    def _take(self, size: int) -> bool:
+        if not self._budget.take(size, BUDGET_WAIT_S):
+            return False
+        self._held += size
+        return True
+
+    def _make_space(self, head: Request) -> None:
+        """Room for a reply that is not made in the arena, before it is made. Raises Overloaded."""
+        if self._own is not None or head.reply_bytes:
+            return
+        if not self._take(OWN_BYTES):
+            raise Overloaded(
+                f"the replies that this server is sending take {self._budget.used} of {self._budget.limit} bytes: "
+                "send again"
+            )
+        self._own = np.empty(REPLY_BYTES + OWN_BYTES, np.uint8).data
+        self._space = self._own[REPLY_BYTES:]
+
+    def _give_back(self) -> None:
+        """All but what every connection has."""
+        if len(self._buffer) > FREE_BYTES:
+            self._buffer = np.empty(FREE_BYTES, np.uint8).data
+        self._own = self._space = None
+        if self._held:
+            self._budget.give(self._held)
+            self._held = 0
+
+    # ----------------------------------------------------------------------------------------------------- answer
+
+    def _answer(self, head: Request, message: memoryview) -> None:
+        space = self._space
+        if head.reply_bytes:
+            space = self._arena[head.reply_offset : head.reply_offset + head.reply_bytes]
+        call = Call(ROWS[head.method], message, self._caller, space)
+        try:
+            buffers = self._handle(call)
+        except RowloomError as e:
+            self._send(REFUSED, [encode_error(e)])
+        except Exception:
+            log.exception("%s failed", call.method)
+            error = RowloomError("internal error; the server's log has the traceback")
+            self._send(REFUSED, [encode_error(error)])
+        else:
+            length = call.placed or _put(space, buffers)
+            if length < 0:
+                size = size_of(buffers)
+                if not self._take(size):
+                    raise ConnectionAbortedError(f"no memory to send a reply of {size} bytes")
+                self._send(OK, buffers)
+            elif head.reply_bytes:
+                self._end.sendall(encode_reply(OK, length, head.reply_offset))
+            else:
+                assert self._own is not None
+                self._own[:REPLY_BYTES] = encode_reply(OK, length)
+                self._end.sendall(self._own[: REPLY_BYTES + length])
+
+    def _send(self, status: int, buffers: Sequence[Buffer]) -> None:
+        """A reply that lies in no space."""
+        left = [memoryview(encode_reply(status, size_of(buffers))), *map(memoryview, buffers)]
+        while left:
+            sent = self._end.sendmsg(left)
+            while left and sent >= len(left[0]):
+                sent -= len(left.pop(0))
+            if left and sent:
+                left[0] = left[0][sent:]
+
+
+def _put(space: memoryview | None, buffers: Sequence[Buffer]) -> int:
+    """Write buffers one after the other to the beginning of a space; returns where they end, -1 if they do not fit."""
+    if space is None or size_of(buffers) > len(space):
+        return -1
+    at = 0
+    for one in buffers:
+        end = at + len(one)
+        space[at:end] = one
+        at = end
+    return at

@@ -1,0 +1,121 @@
+"""Who has connected to the row lane and not yet said hello: a few at a time, without a thread for any of them."""
+
+from __future__ import annotations
+
+import fcntl
+import hmac
+import mmap
+import os
+import selectors
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ...proto.errors import InvalidRequest
+from ...proto.lane import ARENA_BYTES, HELLO_BYTES, Hello
+
+HELLO_TIMEOUT_S = 5.0
+MOST_STRANGERS = 64  # who comes beyond them takes the place of the one that has waited longest
+
+
+@dataclass
+class _Stranger:
+    until: float
+    data: bytearray = field(default_factory=bytearray)
+    descriptors: list[int] = field(default_factory=list[int])
+
+    def close(self) -> None:
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors.clear()
+
+
+class Strangers:
+    """Connections, none of which may block: their owner polls them, and calls `hear` for those that are ready.
+
+    Args:
+        key: what a hello must bring.
+        poll: where they are registered while they are here.
+    """
+
+    def __init__(self, key: bytes, poll: selectors.BaseSelector) -> None:
+        self._key = key
+        self._poll = poll
+        self._there: dict[socket.socket, _Stranger] = {}  # the one that has waited longest comes first
+
+    def __len__(self) -> int:
+        return len(self._there)
+
+    def add(self, end: socket.socket, now: float) -> None:
+        """Somebody has connected."""
+        if len(self._there) >= MOST_STRANGERS:
+            self.drop_oldest()
+        end.setblocking(False)
+        self._poll.register(end, selectors.EVENT_READ)
+        self._there[end] = _Stranger(now + HELLO_TIMEOUT_S)
+
+    def hear(self, end: socket.socket) -> tuple[bool, mmap.mmap | None]:
+        """Take what somebody says: whether it is a stranger no more, and the memory that it shares, if it does.
+
+        Raises:
+            OSError, InvalidRequest: it will never be one of ours; it is gone from here, and closed.
+        """
+        stranger = self._there.get(end)
+        if stranger is None:  # closed since it was ready
+            return False, None
+        try:
+            left = HELLO_BYTES - len(stranger.data)
+            if end.family == socket.AF_UNIX:
+                data, descriptors, _, _ = socket.recv_fds(end, left, 1)
+                stranger.descriptors += descriptors
+            else:
+                data = end.recv(left)
+            stranger.data += data
+            if not data:
+                raise InvalidRequest(f"what connected left after {len(stranger.data)} bytes of its hello")
+            if len(stranger.data) < HELLO_BYTES:
+                return False, None
+            hello = Hello.decode(bytes(stranger.data))
+            if not hmac.compare_digest(hello.key, self._key):
+                raise InvalidRequest("what connected has another server's key")
+            arena = _arena(stranger.descriptors, hello.arena_bytes) if hello.arena_bytes else None
+        except BlockingIOError:
+            return False, None
+        except BaseException:
+            self._drop(end)
+            raise
+        self._forget(end)
+        return True, arena
+
+    def expire(self, now: float) -> None:
+        """Close those that have been silent for too long."""
+        while self._there and next(iter(self._there.values())).until <= now:
+            self.drop_oldest()
+
+    def drop_oldest(self) -> None:
+        """Close the one that has waited longest, if there is one."""
+        if self._there:
+            self._drop(next(iter(self._there)))
+
+    def close(self) -> None:
+        """Close all."""
+        while self._there:
+            self.drop_oldest()
+
+    def _drop(self, end: socket.socket) -> None:
+        self._forget(end)
+        end.close()
+
+    def _forget(self, end: socket.socket) -> None:
+        self._poll.unregister(end)
+        self._there.pop(end).close()
+
+
+def _arena(descriptors: Sequence[int], size: int) -> mmap.mmap:
+    """The client's shared memory, if it can never shrink under our feet. Raises InvalidRequest."""
+    if len(descriptors) != 1 or not 0 < size <= ARENA_BYTES:
+        raise InvalidRequest(f"shared memory of {size} bytes with {len(descriptors)} descriptors")
+    seals = fcntl.fcntl(descriptors[0], fcntl.F_GET_SEALS)
+    if not seals & fcntl.F_SEAL_SHRINK or os.fstat(descriptors[0]).st_size < size:
+        raise InvalidRequest("shared memory must be sealed against shrinking")
+    return mmap.mmap(descriptors[0], size)

@@ -1,0 +1,246 @@
+"""The lane's server without a shard: who connects without being one of ours, and what all of them may take together."""
+
+import errno
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from rowloom.proto import rowloom_pb2 as pb
+from rowloom.proto.lane import OK, REFUSED, WELCOME, Hello, Reply, Request
+from rowloom.server.carriers import lane_connection, lane_server, strangers
+from rowloom.server.carriers.budget import Budget
+from rowloom.server.carriers.lane_server import LaneServer
+
+MB = 1 << 20
+
+
+@pytest.fixture
+def server() -> Iterator[LaneServer]:
+    """One that answers how long a message was."""
+    server = LaneServer(
+        lambda call: [len(call.data).to_bytes(8, "little")], "127.0.0.1", budget_bytes=64 * MB
+    )
+    yield server
+    server.stop()
+
+
+def connected(server: LaneServer) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.describe().port), 20)
+
+
+def welcomed(server: LaneServer) -> socket.socket:
+    end = connected(server)
+    end.sendall(Hello(server.describe().key, 0).encode())
+    assert end.recv(1) == WELCOME
+    return end
+
+
+def reply(end: socket.socket) -> tuple[int, bytes]:
+    head = Reply.decode(end.recv(24, socket.MSG_WAITALL))
+    return head.status, end.recv(head.length, socket.MSG_WAITALL)
+
+
+def ask(end: socket.socket, size: int) -> tuple[int, bytes]:
+    end.sendall(Request(0, size).encode() + bytes(size))
+    return reply(end)
+
+
+def answers(server: LaneServer, size: int = 100) -> bool:
+    with welcomed(server) as end:
+        return ask(end, size) == (OK, size.to_bytes(8, "little"))
+
+
+def until(condition) -> None:
+    """A condition of another thread, which nothing here can wait for."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        threading.Event().wait(0.001)
+
+
+def test_one_thread_that_cannot_be_started_once_ended_the_lanes_of_a_shard(server, monkeypatch) -> None:
+    server.start()
+    start, failed = threading.Thread.start, []
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name == "rowloom-lane" and not failed:
+            failed.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with connected(server) as end:
+        end.sendall(Hello(server.describe().key, 0).encode())
+        assert end.recv(1) == b""
+    assert failed
+    assert answers(server)
+    until(lambda: not server._connections)
+
+
+def test_accept_once_spun_when_the_process_had_no_descriptors_left(server, monkeypatch, caplog) -> None:
+    class Starved:
+        """A listener that has no descriptors to give, until it is told."""
+
+        def __init__(self, listener: socket.socket) -> None:
+            self._listener = listener
+            self.tries: list[float] = []
+            self.free = False
+
+        def accept(self):
+            self.tries.append(time.monotonic())
+            if not self.free:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return self._listener.accept()
+
+        def __getattr__(self, name: str):
+            return getattr(self._listener, name)
+
+    starved = server._listeners[0] = Starved(server._listeners[0])
+    server.start()
+    with connected(server) as end:
+        end.sendall(Hello(server.describe().key, 0).encode())
+        until(lambda: len(starved.tries) >= 4)
+        pauses = np.diff(starved.tries)
+        assert pauses.min() >= 0.9 * lane_server.BACK_OFF_S
+        starved.free = True
+        assert end.recv(1) == WELCOME
+    assert len([r for r in caplog.records if "cannot accept" in r.message]) == 1
+
+
+def test_a_server_that_has_no_descriptors_can_still_be_stopped(server, monkeypatch) -> None:
+    monkeypatch.setattr(lane_server, "BACK_OFF_S", 3600.0)
+    monkeypatch.setattr(server, "_take", lambda *_: server._starve(OSError(errno.EMFILE, "none")))
+    server.start()
+    with connected(server):
+        until(lambda: server._starved)
+        server.stop()
+    assert server._accepting is not None
+    assert not server._accepting.is_alive()
+
+
+def test_connections_that_say_nothing_once_took_a_thread_each(server, monkeypatch) -> None:
+    monkeypatch.setattr(strangers, "MOST_STRANGERS", 5)
+    server.start()
+    threads = threading.active_count()
+    silent = [connected(server) for _ in range(40)]
+    for end in silent[:35]:  # those that have waited longest went
+        assert end.recv(1) == b""
+    assert answers(server)
+    assert threading.active_count() <= threads + 1
+    for end in silent:
+        end.close()
+
+
+def test_a_stranger_is_shown_the_door_when_its_time_is_up(server, monkeypatch) -> None:
+    monkeypatch.setattr(strangers, "HELLO_TIMEOUT_S", 0.01)
+    server.start()
+    with connected(server) as end:
+        end.sendall(b"rowloom1")
+        assert end.recv(1) == b""
+
+
+def test_a_hello_may_come_in_pieces(server) -> None:
+    server.start()
+    with connected(server) as end:
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in Hello(server.describe().key, 0).encode():
+            end.sendall(bytes([byte]))
+        assert end.recv(1) == WELCOME
+        assert ask(end, 10)[0] == OK
+
+
+def test_heads_that_announce_much_once_took_memory_for_all_of_it(server) -> None:
+    server.start()
+    ends = [welcomed(server) for _ in range(8)]
+    for end in ends:
+        end.sendall(Request(0, 64 * MB).encode() + bytes(MB))
+    until(lambda: server._budget.used >= 8 * (MB - lane_connection.FREE_BYTES))
+    assert server._budget.used <= 8 * 4 * MB  # at most one step ahead of what has come
+    for end in ends:
+        end.close()
+    until(lambda: server._budget.used == 0)
+
+
+def test_messages_above_what_all_connections_may_hold_are_refused_and_the_connection_goes_on(
+    server, monkeypatch
+) -> None:
+    monkeypatch.setattr(lane_connection, "BUDGET_WAIT_S", 0.01)
+    server.start()
+    with welcomed(server) as greedy, welcomed(server) as honest:
+        greedy.sendall(Request(0, 60 * MB).encode() + bytes(59 * MB))
+        until(lambda: server._budget.used > 59 * MB)
+        status, error = ask(honest, 20 * MB)
+        assert status == REFUSED
+        found = pb.ErrorInfo.FromString(error)
+        assert found.kind == pb.ErrorInfo.OVERLOADED
+        assert f"of {64 * MB} bytes" in found.message
+        greedy.close()
+        until(lambda: server._budget.used == 0)
+        assert ask(honest, 20 * MB) == (OK, (20 * MB).to_bytes(8, "little"))
+
+
+def test_what_waits_for_memory_gets_it_when_others_are_done(server) -> None:
+    server.start()
+    with welcomed(server) as first, welcomed(server) as second:
+        first.sendall(Request(0, 40 * MB).encode() + bytes(39 * MB))
+        until(lambda: server._budget.used >= 39 * MB)
+        sending = threading.Thread(
+            target=second.sendall, args=(Request(0, 40 * MB).encode() + bytes(40 * MB),)
+        )
+        sending.start()
+        first.sendall(bytes(MB))
+        assert reply(first)[0] == OK
+        assert reply(second)[0] == OK
+        sending.join(20)
+
+
+def test_a_large_receive_buffer_is_given_back(server) -> None:
+    server.start()
+    with welcomed(server) as end:
+        assert ask(end, 100)[0] == OK
+        usual = server._budget.used
+        assert ask(end, 40 * MB)[0] == OK
+        assert ask(end, 100)[0] == OK
+        assert server._budget.used == usual
+
+
+def test_a_message_that_stops_half_way_ends_its_connection(server, monkeypatch) -> None:
+    monkeypatch.setattr(lane_connection, "STALL_S", 0.1)
+    server.start()
+    with welcomed(server) as end, welcomed(server) as idle:
+        end.sendall(Request(0, 8 * MB).encode() + bytes(5 * MB))
+        assert end.recv(1) == b""
+        until(lambda: server._budget.used == 0)
+        assert ask(idle, 100)[0] == OK  # nothing is no half message
+
+
+def test_a_client_that_does_not_read_its_replies_is_given_up(monkeypatch) -> None:
+    monkeypatch.setattr(lane_connection, "STALL_S", 0.1)
+    server = LaneServer(lambda call: [bytes(9 * MB)], "127.0.0.1", budget_bytes=64 * MB)
+    server.start()
+    with welcomed(server) as end:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        for _ in range(3):
+            end.sendall(Request(0, 10).encode() + bytes(10))
+        until(lambda: not server._connections)
+        assert server._budget.used == 0
+    server.stop()
+
+
+def test_a_budget_is_never_overdrawn_and_those_who_wait_are_served() -> None:
+    budget = Budget(10)
+    assert budget.take(6, 0.0)
+    assert budget.tight
+    assert not budget.take(5, 0.0)
+    taken = []
+    waiting = threading.Thread(target=lambda: taken.append(budget.take(5, 20.0)))
+    waiting.start()
+    budget.give(6)
+    waiting.join(20)
+    assert taken == [True]
+    assert budget.used == 5
+    assert not budget.tight
