@@ -33,7 +33,13 @@ SERVER_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.max_concurrent_streams", 256),
+    (
+        "grpc.max_concurrent_streams",
+        64,
+    ),  # of one client at once; what it calls beyond that waits in the client
+    # Or the window of every call grows to many MB, which clients may fill also where nobody receives: 40 calls that
+    # stopped half-way held 2.5 GB. It opens for the whole of a message as soon as that is received.
+    ("grpc.http2.bdp_probe", 0),
 ]
 
 # Statuses that leave open whether the server did what it was asked.

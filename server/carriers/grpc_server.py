@@ -6,8 +6,7 @@ Any process that answers calls serves through it: shards and the coordinator.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -16,9 +15,11 @@ from ...proto.channel import SERVER_OPTIONS
 from ...proto.errors import ERROR_KEY, RowloomError, Unavailable, encode_error, status_of
 from ...proto.framing import Buffer, joined
 from ..call import GRPC, Call, Caller
+from .pool import Pool
+from .receiving import MOST_RECEIVING, Receiving
 
 log = logging.getLogger(__name__)
-THREADS = 8
+THREADS = 8  # for calls whose message is there
 
 
 class GrpcServer(grpc.GenericRpcHandler):
@@ -44,7 +45,8 @@ class GrpcServer(grpc.GenericRpcHandler):
     ) -> None:
         self._handles = handles
         self._answer = answer
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="rowloom-rpc")
+        self._pool = Pool(THREADS + MOST_RECEIVING, "rowloom-rpc")
+        self._receiving = Receiving(lambda: self._pool.waiting)
         self._server = grpc.server(self._pool, handlers=[self], options=SERVER_OPTIONS)
         try:
             self.port = self._server.add_insecure_port(f"{host}:{port}")
@@ -55,11 +57,13 @@ class GrpcServer(grpc.GenericRpcHandler):
 
     def start(self) -> None:
         """Begin to answer."""
+        self._receiving.start()
         self._server.start()
 
     def stop(self, grace_s: float) -> None:
         """Refuse new calls, give those under way `grace_s` seconds, close the port."""
         self._server.stop(grace_s).wait()
+        self._receiving.stop()
         self._pool.shutdown(wait=False)
 
     def service(
@@ -70,17 +74,20 @@ class GrpcServer(grpc.GenericRpcHandler):
         if not self._handles(method):
             return None
 
-        def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        def answer(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
             try:
+                data = self._receiving.message(messages, context)
                 return joined(self._answer(Call(method, data, Caller(GRPC))))
             except RowloomError as e:
                 _abort(context, e)
+            except grpc.RpcError:  # broken off: nobody is there to answer to
+                raise
             except Exception:
                 log.exception("%s failed", method)
                 _abort(context, RowloomError("internal error; the server's log has the traceback"))
             raise AssertionError("abort raises")
 
-        return grpc.unary_unary_rpc_method_handler(answer)
+        return grpc.stream_unary_rpc_method_handler(answer)  # see `receiving`
 
 
 def _abort(context: grpc.ServicerContext, error: RowloomError) -> None:
