@@ -62,6 +62,11 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output went away
         sys.stderr.close()
         sys.exit(1)
+    except ImportError as e:  # what only some files and launchers need
+        if os.environ.get("ROWLOOM_TRACEBACK"):
+            raise
+        sys.stderr.write(f"rowloom: this needs a package that is not installed: {e.name or e}\n")
+        sys.exit(2)
     except OSError as e:  # a file or folder that the user named, or home
         where = f"{e.filename}: " if e.filename else ""
         sys.stderr.write(f"rowloom: {where}{e.strerror or e}\n")
@@ -357,6 +362,9 @@ def bench(
     """Measure pull, push and step beside plain sockets that move the same bytes in the same run."""
     from .bench.bench import report, run_bench
 
+    if address is not None:  # a cluster that does not answer is said at once
+        with cluster(None, address, None):
+            pass
     result = run_bench(
         address,
         shards=shards,

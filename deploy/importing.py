@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +140,7 @@ def export_file(
     missing: dict[int, int] = {}
     if serving is not None and len(serving[1]) < serving[0]:
         chosen, missing = _readable(client, name, chosen, words, serving)
-    with stage(f"{name} into {path.name}", quiet, unit="rows", lasting=True) as moving:
+    with stage(f"{name} into {path.name}", quiet, unit="rows", lasting=True) as moving, _naming(path):
         rows = export_table(
             client,
             path,
@@ -149,6 +152,17 @@ def export_file(
             progress=moving.reach,
         )
     return {"table": name, "path": str(path), "rows": rows, "missing": missing}
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Generator[None]:
+    """Errors of writing name the file: a full disk says only that it is full."""
+    try:
+        yield
+    except OSError as e:
+        if e.filename is None:
+            raise OSError(e.errno, os.strerror(e.errno) if e.errno else str(e), str(path)) from e
+        raise
 
 
 def _readable(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from ...proto.errors import InvalidRequest
-from .contract import ArraySource, Part, choose_tensor, damaged, fits
+from .contract import ArraySource, Part, choose_tensor, damaged, fits, take_room
 
 # The header of a safetensors file may be this long; the format's own library has the same limit.
 _HEADER_LIMIT = 100_000_000
@@ -91,8 +92,7 @@ def _map_npy(path: Path, dtype: type[Any], shape: tuple[int, ...]) -> np.ndarray
         return empty
     try:
         mapped = np.lib.format.open_memmap(path, "w+", dtype, shape)
-        with open(path, "r+b") as f:  # a mapped page that a full disk cannot take would kill the process
-            os.posix_fallocate(f.fileno(), 0, os.fstat(f.fileno()).st_size)
+        take_room(path, path.stat().st_size)
     except OSError as e:
         path.unlink(missing_ok=True)
         raise OSError(e.errno, e.strerror, str(path)) from e
@@ -202,5 +202,6 @@ class SafetensorsSink:
 
     def abort(self) -> None:
         """As `RowSink.abort`."""
-        self._file.close()
-        self._part.abort()
+        self._part.abort()  # first: closing writes what is left, and a full disk takes none of it
+        with contextlib.suppress(OSError):
+            self._file.close()

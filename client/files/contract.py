@@ -152,6 +152,21 @@ class Part:
         self.path.unlink(missing_ok=True)
 
 
+def take_room(path: Path, size: int) -> None:
+    """Give a file its bytes on disk before it is mapped: a page that a full disk cannot take would kill the process.
+
+    Raises:
+        OSError: there is no room, and then no file either.
+    """
+    try:
+        with open(path, "ab") as f:
+            if size:
+                os.posix_fallocate(f.fileno(), 0, size)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def check_matrix(shape: Sequence[int], what: str) -> None:
     """Raises InvalidRequest unless the shape is that of rows: at least one dimension, rows first."""
     if len(shape) < 1:

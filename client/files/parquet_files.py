@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,5 +184,6 @@ class ParquetSink:
 
     def abort(self) -> None:
         """As `RowSink.abort`."""
-        self._writer.close()
-        self._part.abort()
+        self._part.abort()  # first: closing writes what is left, and a full disk takes none of it
+        with contextlib.suppress(OSError):
+            self._writer.close()

@@ -246,7 +246,7 @@ def test_a_full_disk_is_one_clear_line(cli, ads):
         command = [sys.executable, "-c", script, "export", "users", name, "--json"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 2, done.stderr
-        assert "File too large" in done.stderr
+        assert re.match(rf"rowloom: {name}\S*: File too large\n", done.stderr)
         assert done.stderr.count("\n") == 1
     assert [path.name for path in cli.folder.iterdir() if path.name.startswith("users")] == []
 

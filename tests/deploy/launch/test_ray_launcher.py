@@ -202,6 +202,12 @@ def test_a_shard_that_ray_restarts_says_that_its_rows_are_lost(cluster):
         np.testing.assert_array_equal(table.pull([1]), np.full((1, 4), -1.0, np.float32))  # the other lives
     with Remote(cluster) as remote:
         wait_until(lambda: [s.health for s in remote.status().shards] == ["lost", "serving"])
+        remote.accept_loss(0)  # made anew in its place: its actor is there, and empty
+        assert [s.health for s in remote.status().shards] == ["serving", "serving"]
+    with connect(cluster) as client:
+        rows = client.table("t").pull(IDS)
+    np.testing.assert_array_equal(rows[1::2], -1.0)
+    np.testing.assert_array_equal(rows[::2], 0.0)
 
 
 def test_a_shutdown_by_someone_without_ray_leaves_nothing(nodes):
