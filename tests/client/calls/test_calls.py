@@ -61,6 +61,7 @@ def files_visited(call: Callable[[], object]) -> set[str]:
 def test_every_pull_and_every_push_visits_the_same_files_on_every_carrier(cluster) -> None:
     """There was a direct way for what is small and plain, and a usual one for the rest: two codes for one job."""
     carriers = {"carriers/lane.py", "carriers/lanes.py", "carriers/lane_wire.py", "carriers/grpc_wire.py"}
+    carriers.add("carriers/recent_peak.py")
     ids, grads, visited = np.arange(50), np.ones((50, 4), np.float32), {}
     many, rows = np.arange(300_000), np.ones((300_000, 4), np.float32)
     for carrier in ("auto", "tcp", "grpc"):
