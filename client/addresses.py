@@ -17,10 +17,15 @@ _ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[A-Za-z0-9._-]+):([0-9]{1
 
 def as_addresses(value: object) -> tuple[str, ...]:
     """One address, or several, each once. Raises InvalidRequest for anything that is no "host:port"."""
-    several = list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes) else [value]
+    several: list[object] = [value]
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        several = list(value)  # pyright: ignore[reportUnknownArgumentType]
+    addresses: dict[str, None] = {}
     for one in several:
         found = _ADDRESS.fullmatch(one) if isinstance(one, str) else None
-        if found is None or not 0 < int(found[1]) < 1 << 16:
+        if isinstance(one, str) and found is not None and 0 < int(found[1]) < 1 << 16:
+            addresses[one] = None
+        else:
             among = "" if one is value else f" (among {shown(several)})"
             raise InvalidRequest(
                 f'address must be "host:port" with a port of 1 to 65535, and "[host]:port" for an IPv6 host; '
@@ -28,7 +33,7 @@ def as_addresses(value: object) -> tuple[str, ...]:
             )
     if not several:
         raise InvalidRequest('address must be "host:port", or several of them; got none')
-    return tuple(dict.fromkeys(several))
+    return tuple(addresses)
 
 
 def as_timeout_s(value: object) -> float:

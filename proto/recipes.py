@@ -39,7 +39,7 @@ def is_whole(value: object) -> bool:
 def plain(value: Any) -> Any:
     """Python's own bool, int or float for one of numpy's, also in a tuple; anything else as it is."""
     if isinstance(value, np.bool_ | np.integer | np.floating):
-        return value.item()
+        return value.item()  # pyright: ignore[reportUnknownVariableType]
     return tuple(map(plain, value)) if isinstance(value, tuple) else value  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
