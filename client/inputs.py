@@ -104,13 +104,16 @@ def _plain_list(value: Any, what: str) -> Any:
 def _plain_item(value: Any, what: str) -> Any:
     if isinstance(value, list | tuple):
         return _plain_list(value, what)
-    foreign = isinstance(value, np.ma.MaskedArray) or _is_tensor(type(value))  # pyright: ignore[reportUnknownArgumentType]
-    return as_array(value, what) if foreign else value  # pyright: ignore[reportUnknownVariableType]
+    return as_array(value, what) if _is_foreign(type(value)) else value
+
+
+def _is_foreign(kind: type) -> bool:
+    return _is_tensor(kind) or issubclass(kind, np.ma.MaskedArray)
 
 
 def _has_foreign(value: Any) -> bool:
-    kinds: set[type] = set(map(type, value))  # in C: lists of ids are long
-    if any(issubclass(kind, np.ma.MaskedArray) or _is_tensor(kind) for kind in kinds):  # pyright: ignore[reportUnknownArgumentType]
+    kinds = set(map(type, value))  # in C: lists of ids are long
+    if any(map(_is_foreign, kinds)):
         return True
     nested = any(issubclass(kind, list | tuple) for kind in kinds)
     return nested and any(_has_foreign(v) for v in value if isinstance(v, list | tuple))
