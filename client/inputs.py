@@ -104,7 +104,7 @@ def _plain_list(value: Any, what: str) -> Any:
 def _plain_item(value: Any, what: str) -> Any:
     if isinstance(value, list | tuple):
         return _plain_list(value, what)
-    return as_array(value, what) if _is_foreign(type(value)) else value
+    return as_array(value, what) if _is_foreign(type(value)) else value  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _is_foreign(kind: type) -> bool:
