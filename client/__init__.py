@@ -5,6 +5,7 @@ Everything that a training script names is here; see `connect`, `Client`, `Table
 
 from ..proto.allocator import keep_freed_memory
 from ..proto.errors import (
+    ClientForgotten,
     InvalidRequest,
     Overloaded,
     PushUnresolved,
@@ -44,8 +45,7 @@ from ..proto.recipes import (
 from ..proto.spec import TableSpec
 from .cache.row_cache import HotRows
 from .client import Client, connect
-from .lookup.bags import Ragged, SparseIds
-from .lookup.lookups import (
+from .lookup import (
     lookup,
     lookup_gradient,
     lookup_sparse,
@@ -55,6 +55,7 @@ from .lookup.lookups import (
     weighted_sum,
     weighted_sum_gradient,
 )
+from .lookups.bags import Ragged, SparseIds
 from .table import Table
 from .vocabulary import Vocabulary
 
@@ -66,6 +67,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Client",
+    "ClientForgotten",
     "Constant",
     "Constraint",
     "Cosine",

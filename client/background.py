@@ -31,6 +31,11 @@ class Background:
         for pool in self._pools.values():
             pool.shutdown(wait=True)
 
+    def release(self) -> None:
+        """End the threads when they are done, without waiting for them. Nothing new may be started."""
+        for pool in self._pools.values():
+            pool.shutdown(wait=False)
+
     def _pool(self, what: str, threads: int) -> ThreadPoolExecutor:
         with self._lock:
             if what not in self._pools:

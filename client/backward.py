@@ -25,10 +25,12 @@ class Backward:
 
     Args:
         table: where to pull and push.
+        negative: whether negative ids stand for missing ones; else they are refused as any id that the table lacks.
     """
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, *, negative: bool = True) -> None:
         self.table = table
+        self._negative = negative
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._held: dict[int, list[tuple[int, np.ndarray, np.ndarray]]] = {}
@@ -38,10 +40,10 @@ class Backward:
         return next(self._numbers)
 
     def pull(self, ids: np.ndarray) -> np.ndarray:
-        """Rows of ids, zeros for negative ids: ids.shape + row_shape, float32."""
+        """Rows of ids, zeros for missing ones: ids.shape + row_shape, float32. Raises as `Table.pull`."""
         ids = np.asarray(ids, np.int64)
         missing = ids < 0
-        if not missing.any():
+        if not self._negative or not missing.any():
             return np.asarray(self.table.pull(ids), np.float32)
         rows = np.zeros((*ids.shape, *self.table.spec.row_shape), np.float32)
         if not missing.all():
@@ -69,7 +71,8 @@ class Backward:
         """The pass ended: push what it held. Raises as `Table.push`."""
         with self._lock:
             held = sorted(self._held.pop(number, []), key=lambda one: one[0])
-        if sum(len(ids) for _, ids, _ in held):
+        # A batch of missing ids only is a step of a framework's optimizers, and so of the table's.
+        if any(len(ids) for _, ids, _ in held) or (held and self.table.spec.optimizer.counts_steps):
             self.table.push(
                 np.concatenate([ids for _, ids, _ in held]), np.concatenate([grads for _, _, grads in held])
             )

@@ -15,13 +15,14 @@ import numpy as np
 from ..proto import methods
 from ..proto import rowloom_pb2 as pb
 from ..proto.errors import InvalidRequest
-from ..proto.spec import TableEntry, TableSpec
+from ..proto.spec import TableEntry, TableSpec, check_name
 from .cache.row_cache import HotRows
 from .calls import operations
 from .calls.control import ask, statistics
 from .connection import Connection
-from .prefetching import Prefetch
-from .table import Table, copied
+from .inputs import snapshot
+from .prefetching import Prefetch, copied
+from .table import Table
 
 
 def connect(
@@ -62,8 +63,7 @@ def connect(
             raise InvalidRequest(
                 f"{name}: this version has no {name} support; leave it out and keep the network private"
             )
-    addresses = [address] if isinstance(address, str) else list(address)
-    client = Client(addresses, timeout_s=timeout_s, carrier=carrier, cache=cache)
+    client = Client(address, timeout_s=timeout_s, carrier=carrier, cache=cache)
     client.refresh()
     return client
 
@@ -159,13 +159,16 @@ class Client(Connection):
         return dict(zip(ids, self.step_entries(given, wanted, wire), strict=True))
 
     def pull_async(self, ids: Mapping[str, Any], *, wire: str | None = None) -> Future[dict[str, np.ndarray]]:
-        """`pull` in the background."""
-        own = {name: copied(some) for name, some in ids.items()}
+        """`pull` in the background. ids are copied, as by `Table.pull_async`."""
+        own = {name: snapshot(some, "ids") for name, some in ids.items()}
         return self.later(partial(self.pull, own, wire=wire))
 
     def push_async(self, grads: Mapping[str, tuple[Any, Any]], *, wire: str | None = None) -> Future[None]:
-        """`push` in the background, after the pushes that were started before it. Arrays are copied."""
-        own = {name: tuple(map(copied, operations.pair_of(name, pair))) for name, pair in grads.items()}
+        """`push` in the background, after the pushes started before it. All is copied, as by `Table.push_async`."""
+        own: dict[str, tuple[Any, Any]] = {}
+        for name, pair in grads.items():
+            some, values = operations.pair_of(name, pair)
+            own[name] = snapshot(some, "ids"), snapshot(values, "grads")
         return self.later_in_order(partial(self.push, own, wire=wire))
 
     def prefetch(
@@ -203,7 +206,7 @@ class Client(Connection):
         if not isinstance(spec, TableSpec):
             raise InvalidRequest(f"spec must be a TableSpec, got {type(spec).__name__}")
         session = self._live()
-        request = pb.DefineTableRequest(spec=spec.to_message()).SerializeToString()
+        request = pb.DefineTableRequest(spec=spec.to_message())
         reply = self._run(ask(session, methods.CREATE_TABLE, request, self._deadline()))
         return Table(self, session.keep(TableEntry.from_message(pb.DefineTableReply.FromString(reply).table)))
 
@@ -235,9 +238,9 @@ class Client(Connection):
         return self.table(name)
 
     def drop_table(self, name: str) -> None:
-        """Drop a table and its rows on every shard. Raises TableNotFound, Unavailable."""
+        """Drop a table and its rows on every shard. Raises InvalidRequest, TableNotFound, Unavailable."""
         session = self._live()
-        request = pb.RemoveTableRequest(name=name).SerializeToString()
+        request = pb.RemoveTableRequest(name=check_name(name))
         self._run(ask(session, methods.DROP_TABLE, request, self._deadline()))
         session.entries.pop(name, None)
         if self._hot is not None:

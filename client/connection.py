@@ -9,6 +9,7 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
@@ -20,7 +21,9 @@ from ..proto import codec, methods
 from ..proto import rowloom_pb2 as pb
 from ..proto.errors import InvalidRequest, TableNotFound
 from ..proto.layout import Layout
-from ..proto.spec import TableEntry
+from ..proto.optimizers import checked_rate
+from ..proto.spec import TableEntry, check_name
+from .addresses import as_addresses, as_timeout_s
 from .background import Background
 from .cache.cached_pulls import CachedPulls
 from .cache.row_cache import HotRows
@@ -30,8 +33,8 @@ from .calls.control import ask, fetch_layout
 from .calls.operation import Operation
 from .calls.session import Session
 from .carriers.transport import Transport, drive
-from .lookup.bags import Bags
-from .lookup.pooling import factors
+from .lookups.bags import Bags
+from .lookups.pooling import factors
 
 T = TypeVar("T")
 
@@ -47,25 +50,22 @@ class Connection:
 
     def __init__(
         self,
-        addresses: Sequence[str],
+        addresses: str | Sequence[str],
         *,
         timeout_s: float = 60.0,
         carrier: str = "auto",
         cache: HotRows | None = None,
     ) -> None:
-        if not addresses or not all(isinstance(a, str) and ":" in a for a in addresses):
-            raise InvalidRequest(f'address must be "host:port", got {addresses!r}')
-        if not timeout_s > 0:
-            raise InvalidRequest(f"timeout_s must be above 0, got {timeout_s!r}")
+        self._addresses = as_addresses(addresses)
+        self.timeout_s = as_timeout_s(timeout_s)
         if not isinstance(cache, HotRows | None):
             raise InvalidRequest(
                 f"cache must be None or such as HotRows(100_000, max_age_s=5.0), got {cache!r}"
             )
-        self.timeout_s = timeout_s
         self._limits = cache
-        self._addresses = tuple(addresses)
         self._carrier = carrier
         self._transport = Transport(carrier)
+        self._closed = False
         self._start(None)
 
     def _start(self, layout: Layout | None) -> None:
@@ -82,10 +82,10 @@ class Connection:
             self._transport.sizes,
         )
         self._session.layout = layout
-        self._push_turn = threading.Lock()
         self._background = Background()
         self._hot = None if self._limits is None else CachedPulls(self._limits, time.monotonic)
-        self._closed = False
+        self._release = weakref.finalize(self, _release, self._pid, self._transport, self._background)
+        self._release.atexit = False  # an interpreter that ends closes everything by itself
 
     @property
     def address(self) -> str:
@@ -97,16 +97,18 @@ class Connection:
         """Finish what runs in the background and close the connections."""
         if self._pid == os.getpid():
             self._background.close()
+        self._release.detach()
         self._transport.close()
         self._closed = True
 
     # ------------------------------------------------------------------------------------------------------ driving
 
     def _live(self) -> Session:
-        if self._pid != os.getpid():
-            self._start(self._session.layout)
-        if self._closed:
+        if self._closed:  # before a fork, perhaps: then it is closed in the child as well
             raise InvalidRequest("this client is closed: connect again")
+        if self._pid != os.getpid():
+            self._release.detach()  # what the parent has is the parent's to close
+            self._start(self._session.layout)
         return self._session
 
     def _run(self, operation: Operation, about: Sequence[tuple[Any, ...]] = ()) -> Any:
@@ -127,8 +129,9 @@ class Connection:
         self._run(fetch_layout(session, self._deadline()))
 
     def entry(self, name: str) -> TableEntry:
-        """The entry of the table of that name, asked for if it is not known. Raises TableNotFound."""
+        """The entry of the table of that name, asked for if it is not known. Raises TableNotFound, InvalidRequest."""
         session = self._live()
+        check_name(name)
         if name not in session.entries:
             self.refresh()
         entry = session.entries.get(name)
@@ -139,10 +142,8 @@ class Connection:
 
     def set_entry_lr(self, name: str, lr: float) -> TableEntry:
         """What `Table.set_lr` calls. Returns the entry as it is then."""
-        if not (isinstance(lr, int | float) and np.isfinite(lr) and lr >= 0):
-            raise InvalidRequest(f"lr must be finite and at least 0, got {lr!r} (table {name!r})")
         session = self._live()
-        request = pb.AdjustTableRequest(name=name, lr=lr).SerializeToString()
+        request = pb.AdjustTableRequest(name=check_name(name), lr=checked_rate(lr, name))
         self._run(ask(session, methods.SET_LEARNING_RATE, request, self._deadline()))
         if self._hot is not None:
             self._hot.clear(name)
@@ -173,7 +174,7 @@ class Connection:
     ) -> None:
         """`push` or `assign`, by table entry instead of name: what `Table.push` calls."""
         session = self._live()
-        with self._push_turn, self._changing(given):
+        with self._changing(given):
             self._run(operations.push(session, given, self._deadline(), kind, wire), given)
 
     def step_entries(
@@ -184,14 +185,14 @@ class Connection:
     ) -> list[np.ndarray]:
         """`step`, by table entry instead of name: what `Table.step` calls."""
         session = self._live()
-        with self._push_turn, self._changing(given):
+        with self._changing(given):
             operation = operations.step(session, given, wanted, self._deadline(), wire)
             return self._run(operation, (*given, *wanted))
 
-    def renorm_entry(self, entry: TableEntry, ids: Any, max_norm: float, norm_type: float) -> None:
+    def renorm_entry(self, entry: TableEntry, ids: Any, max_norm: Any, norm_type: Any) -> None:
         """What `Table.renorm` calls."""
         session, given = self._live(), [(entry, ids)]
-        with self._push_turn, self._changing(given):
+        with self._changing(given):
             operation = operations.renorm(session, entry, ids, max_norm, norm_type, self._deadline())
             self._run(operation, given)
 
@@ -205,7 +206,7 @@ class Connection:
     def push_entry_bags(self, entry: TableEntry, bags: Bags, grads: Any, combiner: str) -> None:
         """What `Table.push_bags` calls."""
         session, given = self._live(), [(entry, bags.ids)]
-        with self._push_turn, self._changing(given):
+        with self._changing(given):
             shares, deadline = Shares(bags.segments, factors(bags, combiner)), self._deadline()
             operation = operations.push_bags(session, entry, bags.ids, shares, bags.shape, grads, deadline)
             self._run(operation, given)
@@ -225,3 +226,13 @@ class Connection:
         """Run a push in the background, after those before it."""
         self._live()
         return self._background.push(call, *args)
+
+
+def _release(pid: int, transport: Transport, background: Background) -> None:
+    """A client was let go without `close`.
+
+    Runs wherever the last reference was dropped, which may be a thread of the client's own: it waits for nothing.
+    """
+    if pid == os.getpid():
+        background.release()
+        transport.close()

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..proto.errors import InvalidRequest
 from ..proto.jit import kernel
+from ..proto.recipes import is_number, shown
 from ..proto.spec import TableSpec
 from .cores import in_pieces
 
@@ -22,8 +23,10 @@ def as_ids(ids: object, spec: TableSpec) -> np.ndarray:
         InvalidRequest: not integers, or an id out of range; names the first one and where it stands.
     """
     array = ids if type(ids) is np.ndarray else as_array(ids, "ids")
-    if array.size == 0 and array.dtype.kind == "f" and not hasattr(ids, "dtype"):
-        array = array.astype(np.int64)  # an empty list has no type of its own
+    if array.size == 0:
+        array = np.empty(
+            array.shape, np.int64
+        )  # no ids, whatever type their absence has: that of [] is float64
     if array.dtype.kind not in "iu":
         raise InvalidRequest(f"ids must be integers, got {array.dtype} (table {spec.name!r})")
     if array.dtype == np.int64 and array.flags.c_contiguous:
@@ -45,18 +48,80 @@ def _refuse_range(array: np.ndarray, spec: TableSpec) -> None:
 
 
 def as_array(value: Any, what: str) -> np.ndarray:
-    """Numpy arrays, lists, scalars and CPU tensors as numpy. Raises InvalidRequest for ragged or foreign input."""
+    """Numpy arrays, lists, scalars and CPU tensors as numpy.
+
+    Raises:
+        InvalidRequest: ragged or foreign input, masked entries, tensors that are not dense; names `what`.
+    """
     if type(value) is np.ndarray:
         return value
-    if hasattr(value, "detach") and hasattr(value, "cpu"):  # a torch tensor, without importing torch
-        value = value.detach().cpu()
-        if str(value.dtype) == "torch.bfloat16":  # numpy has no such type
-            value = value.float()
-        return value.numpy()
+    if isinstance(value, np.ma.MaskedArray):
+        return _unmasked(value, what)  # pyright: ignore[reportUnknownArgumentType]
+    if _is_tensor(type(value)):  # pyright: ignore[reportUnknownArgumentType]
+        return _of_tensor(value, what)
     try:
-        return np.asarray(value)
-    except (ValueError, TypeError) as e:
+        return np.asarray(_plain_list(value, what) if isinstance(value, list | tuple) else value)  # pyright: ignore[reportUnknownArgumentType]
+    except InvalidRequest:
+        raise
+    except (ValueError, TypeError, RuntimeError) as e:  # whatever the container raises when it is read
         raise InvalidRequest(f"{what} must be an array: {e}") from e
+
+
+def _is_tensor(kind: type) -> bool:
+    """Whether it is torch's, without importing torch."""
+    return hasattr(kind, "detach") and hasattr(kind, "cpu")
+
+
+def _unmasked(value: np.ma.MaskedArray[Any, Any], what: str) -> np.ndarray:
+    mask = np.ma.getmaskarray(value)
+    if mask.any():
+        where = [int(i[0]) for i in np.nonzero(np.atleast_1d(mask))] if value.ndim else []
+        raise InvalidRequest(
+            f"{what}{where or ''} is masked, and {int(mask.sum())} of {value.size} are: fill or drop them first"
+        )
+    return np.asarray(value.data)
+
+
+def _of_tensor(value: Any, what: str) -> np.ndarray:
+    try:
+        value = value.detach().cpu()
+        for lazy in ("resolve_conj", "resolve_neg"):  # views that numpy cannot make
+            value = getattr(value, lazy)() if hasattr(value, lazy) else value
+        return (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
+    except (TypeError, RuntimeError, NotImplementedError) as e:
+        kind = f"{getattr(value, 'layout', '')} {value.dtype}".strip()
+        first = str(e).partition("\n")[0]
+        raise InvalidRequest(
+            f"{what} must be a dense tensor of a type that numpy has, got one of {kind}: {first}"
+        ) from e
+
+
+def _plain_list(value: Any, what: str) -> Any:
+    """A list whose masked arrays and tensors are arrays; as it is if it has none."""
+    return [_plain_item(v, what) for v in value] if _has_foreign(value) else value
+
+
+def _plain_item(value: Any, what: str) -> Any:
+    if isinstance(value, list | tuple):
+        return _plain_list(value, what)
+    return as_array(value, what) if _is_foreign(type(value)) else value  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _is_foreign(kind: type) -> bool:
+    return _is_tensor(kind) or issubclass(kind, np.ma.MaskedArray)
+
+
+def _has_foreign(value: Any) -> bool:
+    kinds = set(map(type, value))  # in C: lists of ids are long
+    if any(map(_is_foreign, kinds)):
+        return True
+    nested = any(issubclass(kind, list | tuple) for kind in kinds)
+    return nested and any(_has_foreign(v) for v in value if isinstance(v, list | tuple))
+
+
+def snapshot(value: Any, what: str) -> np.ndarray:
+    """`as_array`, in memory of its own: the caller may change what was given. Raises InvalidRequest."""
+    return np.array(as_array(value, what))
 
 
 def as_rows(values: object, ids: np.ndarray, spec: TableSpec, what: str) -> tuple[np.ndarray, float]:
@@ -74,10 +139,10 @@ def as_rows(values: object, ids: np.ndarray, spec: TableSpec, what: str) -> tupl
     rows = as_float32(values, ids.shape, "ids", spec, what)
     biggest = largest(rows)
     if not biggest <= LARGEST:
-        n, column = (int(x[0]) for x in np.nonzero(~np.isfinite(rows)))
+        n, column, value = _first_infinite(values, rows)
         raise InvalidRequest(
-            f"{what} of id {int(ids.reshape(-1)[n])} (number {n} of the batch) is {rows[n, column]} "
-            f"in column {column}: table {spec.name!r} takes finite numbers only"
+            f"{what} of id {int(ids.reshape(-1)[n])} (number {n} of the batch) is {value} "
+            f"in column {column}: table {spec.name!r} takes finite numbers only, of float32"
         )
     return rows, biggest
 
@@ -86,12 +151,18 @@ def as_bag_grads(grads: object, shape: tuple[int, ...], spec: TableSpec) -> np.n
     """Gradients of bags as [B, width] float32, checked. shape: of the B bags. Raises InvalidRequest as `as_rows`."""
     rows = as_float32(grads, shape, "bags", spec, "grads")
     if not largest(rows) <= LARGEST:
-        bag, column = (int(x[0]) for x in np.nonzero(~np.isfinite(rows)))
+        bag, column, value = _first_infinite(grads, rows)
         raise InvalidRequest(
-            f"grads of bag {bag} is {rows[bag, column]} in column {column}: table {spec.name!r} takes finite "
-            "numbers only"
+            f"grads of bag {bag} is {value} in column {column}: table {spec.name!r} takes finite numbers only, "
+            "of float32"
         )
     return rows
+
+
+def _first_infinite(given: object, rows: np.ndarray) -> tuple[int, int, object]:
+    """Where the first number is that float32 does not hold, and what it was before. rows: [N, width] of what came."""
+    n, column = (int(x[0]) for x in np.nonzero(~np.isfinite(rows)))
+    return n, column, as_array(given, "values").reshape(rows.shape)[n, column]
 
 
 def as_float32(values: object, shape: tuple[int, ...], of: str, spec: TableSpec, what: str) -> np.ndarray:
@@ -107,11 +178,20 @@ def as_float32(values: object, shape: tuple[int, ...], of: str, spec: TableSpec,
             f"got {array.shape}"
         )
     if array.dtype == np.float32 and array.flags.c_contiguous:
-        return array.reshape(-1, spec.width)
+        return array.reshape(math.prod(shape), spec.width)
+    if array.size == 0:
+        return np.empty((math.prod(shape), spec.width), np.float32)
     if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
         raise InvalidRequest(f"{what} must be numbers, got {array.dtype} (table {spec.name!r})")
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, np.float32).reshape(math.prod(shape), spec.width)
+
+
+def as_positive(value: Any, what: str) -> float:
+    """A number above 0 that float32 holds. Raises InvalidRequest, which names `what`."""
+    if not is_number(value) or value <= 0:
+        raise InvalidRequest(f"{what} must be above 0 and at most {LARGEST:.8g}, got {shown(value)}")
+    return float(value)
 
 
 def largest(rows: np.ndarray) -> float:

@@ -78,6 +78,7 @@ class Lookup:
         arrays = [_as_ids(leaf) for leaf in leaves]
         if not arrays:
             return ids
+        _refuse_narrowing(arrays)
         flat = jnp.concatenate([a.reshape(-1) for a in arrays])
         rows = self._pulled(flat) if anchor is None else self._differentiable(anchor, flat)
         ends = np.cumsum([a.size for a in arrays])
@@ -104,6 +105,19 @@ class Lookup:
         number = self._backward.open()
         self._backward.hold(number, np.asarray(flat), np.asarray(upstream))
         self._backward.push(number)
+
+
+def _refuse_narrowing(arrays: list[Any]) -> None:
+    """Raises InvalidRequest where JAX would make a signed type of an unsigned one without room for its values."""
+    kinds = {np.dtype(a.dtype) for a in arrays}
+    common = np.dtype(jnp.result_type(*kinds))
+    for kind in kinds:
+        if not np.can_cast(kind, common):
+            others = ", ".join(sorted(str(k) for k in kinds - {kind}))
+            raise InvalidRequest(
+                f"ids of {kind} beside {others} would become {common}, which does not hold them all: give ids of one "
+                "type, or set jax_enable_x64"
+            )
 
 
 def _as_ids(ids: Any) -> Any:

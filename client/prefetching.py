@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from typing import Any
+
+import numpy as np
 
 from ..proto.errors import InvalidRequest
 from ..proto.recipes import is_whole
@@ -89,3 +92,18 @@ class Prefetch(Iterator[tuple[Any, Any]]):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def copied(value: Any) -> Any:
+    """A batch's ids in memory of their own, of the type that they have: the source may use its buffers again."""
+    if type(value) in (list, tuple):
+        numbers = set(map(type, value)) <= {int, float, bool, str}
+        return type(value)(value if numbers else map(copied, value))
+    if hasattr(value, "clone"):  # torch's
+        return value.clone()
+    if isinstance(value, memoryview):
+        return np.array(value)
+    try:
+        return copy.deepcopy(value)
+    except (TypeError, RuntimeError, copy.Error):  # nothing is refused for that
+        return value

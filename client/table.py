@@ -12,15 +12,16 @@ import numpy as np
 from ..proto import codec
 from ..proto.spec import TableEntry, TableSpec
 from .connection import Connection
-from .lookup.bags import bags_in
-from .prefetching import Prefetch
+from .inputs import snapshot
+from .lookups.bags import bags_in
+from .prefetching import Prefetch, copied
 
 
 class Table:
     """A handle to one table of a cluster. Thread-safe; pickles to one that connects again.
 
     Attributes:
-        spec: what the table is.
+        spec: what the table is, with the learning rate in force.
         client: the client that it came from.
 
     Example:
@@ -47,8 +48,8 @@ class Table:
 
     @property
     def spec(self) -> TableSpec:
-        """What the table is."""
-        return self._entry.spec
+        """What the table is, with the learning rate in force when this handle was made or set it."""
+        return self._entry.current_spec
 
     @property
     def name(self) -> str:
@@ -149,12 +150,17 @@ class Table:
         self.client.push_entry_bags(self._entry, bags_in(ids, offsets, weights), grads, combiner)
 
     def pull_async(self, ids: Any, *, wire: str | None = None) -> Future[np.ndarray]:
-        """`pull` in the background; `.result()` gives the rows."""
-        return self.client.later(partial(self.pull, copied(ids), wire=wire))
+        """`pull` in the background; `.result()` gives the rows. ids are copied, whatever holds them."""
+        return self.client.later(partial(self.pull, snapshot(ids, "ids"), wire=wire))
 
     def push_async(self, ids: Any, grads: Any, *, wire: str | None = None) -> Future[None]:
-        """`push` in the background, after the pushes that were started before it. ids and grads are copied."""
-        return self.client.later_in_order(partial(self.push, copied(ids), copied(grads), wire=wire))
+        """`push` in the background, after the pushes that were started before it.
+
+        ids and grads are copied, whatever holds them. What is no array is refused at once, everything else is raised by
+        `.result()`.
+        """
+        own = snapshot(ids, "ids"), snapshot(grads, "grads")
+        return self.client.later_in_order(partial(self.push, *own, wire=wire))
 
     def prefetch(self, ids: Iterable[Any], depth: int = 2, *, wire: str | None = None) -> Prefetch:
         """Pull the rows of coming batches while this one is trained.
@@ -205,7 +211,7 @@ class Table:
         Raises:
             as `push`.
         """
-        self.client.renorm_entry(self._entry, ids, float(max_norm), float(norm_type))
+        self.client.renorm_entry(self._entry, ids, max_norm, norm_type)
 
     def export(self, path: Any, **options: Any) -> int:
         """Write the rows to a file, block by block; how is told by its suffix.
@@ -231,10 +237,3 @@ class Table:
 
 def _reopen(client: Connection, entry: TableEntry) -> Table:
     return Table(client, entry)
-
-
-def copied(value: Any) -> Any:
-    """A copy of an array or tensor, so that the caller may change it while a call is in the background."""
-    return (  # pyright: ignore[reportUnknownVariableType]
-        value.copy() if isinstance(value, np.ndarray) else value.clone() if hasattr(value, "clone") else value
-    )

@@ -225,7 +225,7 @@ class Vocabulary:
         """Words as ids.
 
         Args:
-            words: a word, an array of words, or lists of any depth. Lists of unequal length are filled up
+            words: a word, an array or a column of words, or lists of any depth. Lists of unequal length are filled up
                 with `pad`.
 
         Returns:
@@ -237,6 +237,8 @@ class Vocabulary:
         """
         if isinstance(words, str | bytes):
             return np.array(self.id_of(_text(words)), np.int64)
+        if hasattr(words, "__array__"):  # columns of pandas and Arrow, TensorFlow's tensors
+            words = np.asarray(words)
         if isinstance(words, np.ndarray):
             flat, shape = words.reshape(-1), words.shape  # pyright: ignore[reportUnknownVariableType]
             return self._encode_flat(flat.tolist()).reshape(shape)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
@@ -301,10 +303,15 @@ _PAD = _Pad()
 
 
 def _text(word: Any) -> str:
-    if isinstance(word, str):
-        return str(word)
-    if isinstance(word, bytes):
-        return word.decode()
+    try:
+        if isinstance(word, bytes):
+            return word.decode()
+        if isinstance(word, str):
+            if not word.isascii():
+                word.encode()
+            return str(word)
+    except UnicodeError as e:
+        raise InvalidRequest(f"a word must be UTF-8 text, got {word!r}: {e.reason}") from None  # type: ignore[attr-defined]
     raise InvalidRequest(f"a word must be a string, got {word!r} ({type(word).__name__})")
 
 

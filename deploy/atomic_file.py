@@ -21,8 +21,10 @@ def write_atomic(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)
-    except BaseException:
+    except BaseException as e:
         new.unlink(missing_ok=True)
+        if isinstance(e, OSError) and e.filename is None:  # writing says why, and not what
+            raise OSError(e.errno, e.strerror, str(path)) from e
         raise
     _sync_folder(path.parent)
 

@@ -11,21 +11,20 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..proto.errors import InvalidRequest, RowloomError
-from . import cli_files
+from ..proto.errors import InvalidRequest, RowloomError, StateLost
+from . import cli_files, cli_tables
+from .cli_options import Address, AsJson, Home, Name, Yes, check_serving, cluster, confirm, directory_of
 from .terminal import console, show, show_json, stage
 
 if TYPE_CHECKING:
     from ..proto import rowloom_pb2 as pb
     from .config.config import DeployConfig
     from .operate.directory import ClusterDirectory
-    from .operate.remote import Remote
     from .terminal import Stage
 
 app = typer.Typer(
@@ -40,29 +39,12 @@ Exit codes:
   0    done
   1    it failed or was refused, and the message says why
   2    wrong use: an option, a config, a file or folder that cannot be read or written
-  3    status: a shard does not serve
+  3    a shard does not serve: status, tables, plan, apply, scale, inspect, import, export, recover
   4    there is no such cluster, or more than one to choose from
   130  interrupted""",
 )
 
 
-class NotHealthy(RowloomError):
-    """The cluster was asked, and a shard of it does not serve."""
-
-    exit_code = 3
-
-
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
-]
-Home = Annotated[
-    Path | None,
-    typer.Option(help="Folder that remembers clusters.", envvar="ROWLOOM_HOME", show_default="~/.rowloom"),
-]
-Name = Annotated[str | None, typer.Option(help="The cluster's name; may be left out if there is one.")]
-Address = Annotated[
-    str | None, typer.Option(help="host:port of the coordinator, for a cluster not known here.")
-]
 ConfigFile = Annotated[Path, typer.Argument(help="The deploy config.")]
 
 
@@ -73,17 +55,29 @@ def main() -> None:
         app()
     except RowloomError as e:
         sys.stderr.write(f"rowloom: {e}\n")
-        sys.exit(getattr(e, "exit_code", 1))
+        sys.exit(getattr(e, "exit_code", 3 if isinstance(e, StateLost) else 1))
     except KeyboardInterrupt:
         sys.stderr.write("rowloom: interrupted\n")
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away
         sys.stderr.close()
         sys.exit(1)
+    except ImportError as e:  # what only some files and launchers need
+        if os.environ.get("ROWLOOM_TRACEBACK"):
+            raise
+        sys.stderr.write(f"rowloom: this needs a package that is not installed: {e.name or e}\n")
+        sys.exit(2)
     except OSError as e:  # a file or folder that the user named, or home
         where = f"{e.filename}: " if e.filename else ""
         sys.stderr.write(f"rowloom: {where}{e.strerror or e}\n")
         sys.exit(2)
+    except Exception as e:  # a fault of ours; who can use its traceback asks for it
+        if os.environ.get("ROWLOOM_TRACEBACK"):
+            raise
+        sys.stderr.write(
+            f"rowloom: internal error: {type(e).__name__}: {e}; ROWLOOM_TRACEBACK=1 shows where\n"
+        )
+        sys.exit(1)
 
 
 def _version(wanted: bool) -> None:
@@ -117,8 +111,8 @@ def up(
     from .operate.clusters import up as start
 
     wanted = _load(config) if config is not None else parse({})
-    with stage(f"starting {wanted.shards} shards of {wanted.name!r}", as_json):
-        result = start(wanted, _directory(home))
+    with stage(f"starting {wanted.shards} shards of {wanted.name!r}", as_json) as starting:
+        result = start(wanted, directory_of(home), starting.say)
     record = result.record
     show(
         as_json,
@@ -150,7 +144,7 @@ def status(
     """Show each shard's node, address, epoch, rows, bytes, rates and health. Exit code 3 if one does not serve."""
     from .operate.status import render_status, summary
 
-    with _cluster(name, address, home) as (remote, now):
+    with cluster(name, address, home) as (remote, now):
         time.sleep(min(interval_s, 0.5))
         earlier, now = now, remote.status()
         state = summary(now, earlier)
@@ -165,17 +159,7 @@ def status(
             earlier, now = now, remote.status()
             state = summary(now, earlier)
     show(as_json, state, render_status(state))
-    if not state["healthy"]:
-        bad = [
-            f"shard {s['index']} at {s['address']} is {s['health']}" for s in state["shards"] if not _good(s)
-        ]
-        raise NotHealthy("; ".join(bad))
-
-
-def _good(shard: dict[str, Any]) -> bool:
-    from .operate.status import GOOD
-
-    return shard["health"] in GOOD
+    check_serving(state)
 
 
 @app.command()
@@ -188,20 +172,24 @@ def plan(
     """Show what `apply` would change and the memory that each shard needs. Changes nothing."""
     from .config.changes import refuse
     from .operate.clusters import plan as compare
-    from .operate.status import render_plan
+    from .operate.status import render_plan, starts, summary
 
     wanted = _load(config)
-    result = compare(wanted, _status_if_it_runs(wanted, address, home))
+    status = _status_if_it_runs(wanted, address, home)
+    result = compare(wanted, status)
     show(
         as_json,
         {
+            "running": status is not None,
             "changes": [dataclasses.asdict(c) for c in result.changes],
             "memory": dataclasses.asdict(result.memory),
             "refused": result.refused,
         },
-        render_plan(result.changes, result.memory),
+        render_plan(result.changes, result.memory, starts(wanted) if status is None else ""),
     )
     refuse(result.changes)
+    if status is not None:
+        check_serving(summary(status))
 
 
 @app.command()
@@ -213,9 +201,11 @@ def apply(
 ) -> None:
     """Bring a running cluster to a config: tables are made, learning rates set, rows moved to the new shards."""
     from .operate.clusters import apply as change
+    from .operate.status import summary
 
     wanted = _load(config)
-    with _cluster(wanted.name, address, home) as (remote, now), _moving(as_json) as moving:
+    with cluster(wanted.name, address, home) as (remote, now), _moving(as_json) as moving:
+        check_serving(summary(now), "nothing was changed")
         done, scaled = change(wanted, remote, now, moving.reach)
     made = [c for c in done.changes if c.action in ("create", "set_lr", "scale")]
     lines = [str(c) for c in made] or ["nothing to change"]
@@ -241,10 +231,12 @@ def scale(
 ) -> None:
     """Change the number of shards. Every row and slot moves to its new owner; trainers go on."""
     from .config.config import MAX_SHARDS
+    from .operate.status import summary
 
     if not 1 <= shards <= MAX_SHARDS:
         raise InvalidRequest(f"shards must be in [1, {MAX_SHARDS}], got {shards}")
-    with _cluster(name, address, home) as (remote, now), _moving(as_json) as moving:
+    with cluster(name, address, home) as (remote, now), _moving(as_json) as moving:
+        check_serving(summary(now), "nothing was changed")
         before = len(now.layout.shards)
         done = remote.scale(shards, moving.reach)
     told = (
@@ -262,22 +254,37 @@ def down(
     forget: Annotated[
         bool, typer.Option("--forget", help="End nothing: its machines are gone for good.")
     ] = False,
+    yes: Yes = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """End a cluster: its shards, their rows, its coordinator, its actors and placement groups."""
-    from .operate.clusters import down as end
-    from .operate.clusters import locate
+    """End a cluster: its shards, their rows, its coordinator, its actors and placement groups.
 
-    directory = _directory(home)
-    record = locate(directory, name, address)
+    ALL ROWS ARE LOST: `rowloom export` keeps those of a table, without its optimizer's slots, and `rowloom import`
+    brings them back. On a terminal it asks first, if there are rows.
+    """
+    from .operate.clusters import down as end
+    from .operate.clusters import locate_to_end, lost_with
+
+    directory = directory_of(home)
     if forget:
-        directory.remove(record.name)
-        show(as_json, {"name": record.name, "down": False}, f"{record.name} is forgotten; nothing was ended")
+        gone = directory.forget(name if name is not None else _only_name(directory))
+        show(as_json, {"name": gone, "down": False}, f"{gone} is forgotten; nothing was ended")
         return
+    with stage("looking for it", as_json) as looking:
+        record = locate_to_end(directory, name, address, looking.say)
+        lost = lost_with(record) if not yes else ""
+    if lost:
+        confirm(f"{lost} `rowloom export TABLE FILE` keeps rows.", yes, ask_nobody=True)
     with stage(f"ending {record.name or record.address}", as_json):
         ended = end(record, directory)
     show(as_json, {"name": ended, "down": True}, f"{ended} is down")
+
+
+def _only_name(directory: ClusterDirectory) -> str:
+    from .operate.clusters import only_name
+
+    return only_name(directory)
 
 
 @app.command()
@@ -293,12 +300,18 @@ def inspect(
     import numpy as np
 
     from ..client import connect
-    from ..proto.layout import Layout, owner
+    from ..proto.layout import owner
+    from .operate.status import summary
 
-    with _cluster(name, address, home) as (remote, now), connect(remote.address) as client:
-        found = client.table(table)
-        row = found.pull([row_id], wire="float32")[0]
-        shard = int(owner(found.spec, np.array([row_id], np.int64), Layout.from_message(now.layout).n)[0])
+    shard = 0
+    with cluster(name, address, home) as (remote, now), connect(remote.address) as client:
+        spec = client.table(table).spec
+        if (
+            0 <= row_id < spec.id_limit
+        ):  # what does not serve is said at once, not after the client's patience
+            shard = int(owner(spec, np.array([row_id], np.int64), len(now.layout.shards))[0])
+            check_serving(summary(now), only=shard)
+        row = client.table(table).pull([row_id], wire="float32")[0]
     values = np.array2string(row, precision=6, threshold=4096, max_line_width=100)
     show(
         as_json,
@@ -319,7 +332,7 @@ def demo(
         Path | None, typer.Option(help="A text file or folder; none: Python's own source.")
     ] = None,
     plot: Annotated[Path, typer.Option(help="Where the loss curve goes.")] = Path("rowloom-demo.png"),
-    launcher: Annotated[str, typer.Option(help="ray, local (processes) or embedded (threads).")] = "ray",
+    launcher: Annotated[str, typer.Option(help="A launcher of deploy.yaml, or embedded (threads).")] = "ray",
     as_json: AsJson = False,
 ) -> None:
     """Train word embeddings on two shards, scale to three in the middle, and check that nothing was lost."""
@@ -349,6 +362,9 @@ def bench(
     """Measure pull, push and step beside plain sockets that move the same bytes in the same run."""
     from .bench.bench import report, run_bench
 
+    if address is not None:  # a cluster that does not answer is said at once
+        with cluster(None, address, None):
+            pass
     result = run_bench(
         address,
         shards=shards,
@@ -365,16 +381,11 @@ def bench(
         sys.stdout.write(report(result) + "\n")  # a table as it is wide, not wrapped to the terminal
 
 
+cli_tables.register(app)
 cli_files.register(app)
 
 
 # -------------------------------------------------------------------------------------------------------- the cluster
-
-
-def _directory(home: Path | None) -> ClusterDirectory:
-    from .operate.directory import ClusterDirectory
-
-    return ClusterDirectory(home)
 
 
 def _load(path: Path) -> DeployConfig:
@@ -383,25 +394,12 @@ def _load(path: Path) -> DeployConfig:
     return load(path)
 
 
-@contextlib.contextmanager
-def _cluster(
-    name: str | None, address: str | None, home: Path | None
-) -> Generator[tuple[Remote, pb.StatusReply]]:
-    """The cluster that the options mean: a connection to its coordinator, and its status."""
-    from .operate.clusters import locate, reach
-
-    directory = _directory(home)
-    remote, status = reach(locate(directory, name, address), directory)
-    with remote:
-        yield remote, status
-
-
 def _status_if_it_runs(wanted: DeployConfig, address: str | None, home: Path | None) -> pb.StatusReply | None:
     from .operate.clusters import known
 
-    if address is None and known(_directory(home), wanted.name) is None:
+    if address is None and known(directory_of(home), wanted.name) is None:
         return None
-    with _cluster(wanted.name, address, home) as (_, status):
+    with cluster(wanted.name, address, home) as (_, status):
         return status
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
+from ..proto import rowloom_pb2 as pb
+from ..proto.errors import StateLost
+from .cli_options import Address, AsJson, Home, Name, check_serving, cluster
 from .terminal import show
 
-Name = Annotated[str | None, typer.Option(help="The cluster's name; not needed if only one is known here.")]
-Address = Annotated[
-    str | None, typer.Option(help="host:port of the coordinator, for a cluster not known here.")
-]
-Home = Annotated[Path | None, typer.Option(help="Where clusters are remembered; ~/.rowloom by default.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+if TYPE_CHECKING:
+    from .importing import Serving
+
 _FORMATS = (
-    "npy, safetensors, torch, tensorflow, parquet, word2vec, word2vec-binary, glove; else by the suffix."
+    "{formats}; else by the suffix."  # the names come when the help is shown: importing them takes a while
 )
 Format = Annotated[str | None, typer.Option("--format", help=_FORMATS)]
 Words = Annotated[
@@ -24,10 +25,24 @@ Words = Annotated[
 ]
 
 
+class _WithFormats(TyperCommand):
+    """A command whose help names the formats of `rowloom.client.files`."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """As click wants it."""
+        from ..client.files.formats import FORMATS
+
+        for parameter in self.params:
+            text = getattr(parameter, "help", None)
+            if text:
+                parameter.help = text.replace("{formats}", ", ".join(FORMATS))  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
+
+
 def register(app: typer.Typer) -> None:
     """Put the two commands on the command line."""
-    app.command("import")(import_)
-    app.command("export")(export)
+    app.command("import", cls=_WithFormats)(import_)
+    app.command("export", cls=_WithFormats)(export)
 
 
 def import_(
@@ -62,8 +77,10 @@ def import_(
     """Fill a table from a file, block by block: a file larger than memory works."""
     from ..client import connect
     from .importing import import_file
+    from .operate.status import summary
 
-    with connect(_where(name, address, home)) as client:
+    with cluster(name, address, home) as (remote, now), connect(remote.address) as client:
+        check_serving(summary(now), "nothing was written")
         result = import_file(
             client,
             path,
@@ -92,6 +109,10 @@ def export(
     ids: Annotated[
         Path | None, typer.Option(help="A .npy file or a text file of ids: only these rows.")
     ] = None,
+    partial: Annotated[
+        bool,
+        typer.Option("--partial", help="Take the rows of the shards that serve, and say what is missing."),
+    ] = False,
     vocabulary: Words = None,
     name: Name = None,
     address: Address = None,
@@ -102,15 +123,36 @@ def export(
     from ..client import connect
     from .importing import export_file
 
-    with connect(_where(name, address, home)) as client:
+    with cluster(name, address, home) as (remote, now), connect(remote.address) as client:
+        serving = _serving(now, partial)
         result = export_file(
-            client, table, path, format=format_, tensor=tensor, ids=ids, vocabulary=vocabulary, quiet=as_json
+            client,
+            table,
+            path,
+            format=format_,
+            tensor=tensor,
+            ids=ids,
+            vocabulary=vocabulary,
+            serving=serving,
+            quiet=as_json,
         )
-    show(as_json, result, f"{result['rows']:,} rows of table {table} are in {path}")
+    lost = "".join(
+        f"\nMISSING: {rows:,} rows of shard {shard}, which does not serve"
+        for shard, rows in result["missing"].items()
+    )
+    show(as_json, result, f"{result['rows']:,} rows of table {table} are in {path}{lost}")
 
 
-def _where(name: str | None, address: str | None, home: Path | None) -> str:
-    from .operate.clusters import locate
-    from .operate.directory import ClusterDirectory
+def _serving(now: pb.StatusReply, partial: bool) -> Serving | None:
+    """For `export_file`: which shards serve; None if all do. Raises NotServing if some do not and all are wanted."""
+    from .operate.status import living, summary
 
-    return locate(ClusterDirectory(home), name, address).address
+    state = summary(now)
+    if state["healthy"]:
+        return None
+    if not partial:
+        check_serving(state, "nothing was written")
+    there = living(state)
+    if not there:
+        raise StateLost(f"no shard of {state['name']!r} serves: there is nothing to take")
+    return len(state["shards"]), there

@@ -17,6 +17,7 @@ from ..server import call as server_call
 from ..server.carriers.grpc_server import GrpcServer
 from .config.config import DeployConfig
 from .control.coordinator import Coordinator
+from .control.loss import accept_loss
 from .control.state import ClusterState
 from .launch.launcher import Launcher
 from .performer import Performer
@@ -142,16 +143,24 @@ class CoordinatorServer:
         return {
             methods.DESCRIBE_LAYOUT: _on(pb.DescribeLayoutRequest, self._describe_layout),
             methods.HEALTH: _on(pb.HealthRequest, self._health),
-            methods.CREATE_TABLE: _on(pb.DefineTableRequest, self._create_table),
-            methods.DROP_TABLE: _on(pb.RemoveTableRequest, self._drop_table),
-            methods.SET_LEARNING_RATE: _on(pb.AdjustTableRequest, self._set_lr),
-            methods.SCALE: _on(pb.ScaleRequest, lambda request: self._scalings.start(request.shards)),
-            methods.SCALE_PROGRESS: _on(
-                pb.ScaleProgressRequest, lambda request: self._scalings.progress(request.scaling)
-            ),
+            methods.CREATE_TABLE: self._meant(pb.DefineTableRequest, self._create_table),
+            methods.DROP_TABLE: self._meant(pb.RemoveTableRequest, self._drop_table),
+            methods.SET_LEARNING_RATE: self._meant(pb.AdjustTableRequest, self._set_lr),
+            methods.SCALE: self._meant(pb.ScaleRequest, self._scale),
+            methods.SCALE_PROGRESS: self._meant(pb.ScaleProgressRequest, self._scale_progress),
+            methods.ACCEPT_LOSS: self._meant(pb.AcceptLossRequest, self._accept_loss),
             methods.STATUS: _on(pb.StatusRequest, self._status),
-            methods.SHUT_DOWN: _on(pb.ShutdownRequest, self._shutdown),
+            methods.SHUT_DOWN: self._meant(pb.ShutdownRequest, self._shutdown),
         }
+
+    def _meant(self, cls: type[Any], answer: Callable[[Any], Any]) -> Callable[[bytes], bytes]:
+        """A method whose requests say which cluster they are meant for."""
+
+        def checked(request: Any) -> Any:
+            self.coordinator.check_cluster(request.cluster_id)
+            return answer(request)
+
+        return _on(cls, checked)
 
     def _answer(self, call: server_call.Call) -> list[bytes]:
         return [self._methods[call.method](bytes(call.data))]
@@ -184,6 +193,17 @@ class CoordinatorServer:
         with self._performer.alone(f"setting the learning rate of {request.name!r}"):
             self._performer.run(self.coordinator.set_lr(request.name, request.lr))
 
+    def _scale(self, request: pb.ScaleRequest) -> pb.ScaleReply:
+        return self._scalings.start(request.shards)
+
+    def _scale_progress(self, request: pb.ScaleProgressRequest) -> pb.ScaleReply:
+        return self._scalings.progress(request.scaling)
+
+    def _accept_loss(self, request: pb.AcceptLossRequest) -> None:
+        with self._performer.alone(f"making shard {request.shard} anew"):
+            self._performer.run(accept_loss(self.coordinator, request.shard))
+        log.warning("shard %d was made anew, as asked: the rows that it held are lost", request.shard)
+
     def _scaled(self, shards: int) -> None:
         self.config = self.config.model_copy(update={"shards": shards})
 
@@ -197,12 +217,10 @@ class CoordinatorServer:
             config_hash=self.config.hash,
             launcher=self.config.launcher,
             config=self.config.to_json(),
+            unfinished=self.coordinator.waiting(),
         )
 
     def _shutdown(self, request: pb.ShutdownRequest) -> None:
-        layout = self.coordinator.state.layout
-        if layout is not None and request.cluster_id and request.cluster_id != layout.cluster_id:
-            raise InvalidRequest(f"this is cluster {layout.cluster_id!r}, not {request.cluster_id!r}")
         threading.Thread(target=self._stop_quietly, name="rowloom-stop", daemon=True).start()
 
     def _stop_quietly(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,9 @@ class LocalCluster:
         self._server = CoordinatorServer(config, launcher, storage="")
         self._server.start()
         self.address = self._server.address
-        self._clients: list[Client] = []
+        self._clients: weakref.WeakSet[Client] = (
+            weakref.WeakSet()
+        )  # those that their users let go close by themselves
 
     def __repr__(self) -> str:
         return f"<LocalCluster {self.address} shards={self.shards}>"
@@ -50,7 +53,7 @@ class LocalCluster:
     def connect(self, **options: Any) -> Client:
         """A client; options as `rowloom.client.connect`. Closed with the cluster."""
         client = connect(self.address, **options)
-        self._clients.append(client)
+        self._clients.add(client)
         return client
 
     def scale(self, shards: int, on_progress: Callable[[int, int], None] | None = None) -> float:
@@ -74,7 +77,7 @@ class LocalCluster:
 
     def close(self) -> None:
         """End the shards. Their rows are gone."""
-        for client in self._clients:
+        for client in list(self._clients):
             client.close()
         self._server.stop()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +12,15 @@ import numpy as np
 
 from ..client.files.transfer import Imported, export_table, from_pretrained, import_table
 from ..client.vocabulary import Vocabulary
-from ..proto.errors import InvalidRequest
+from ..proto.errors import InvalidRequest, StateLost
 from ..proto.spec import Initializer, Optimizer
+from .operate.partial import readable
 from .terminal import stage
 
 if TYPE_CHECKING:
     from ..client.client import Client
+
+Serving = tuple[int, list[int]]
 
 
 def import_file(
@@ -107,6 +113,7 @@ def export_file(
     tensor: str = "weight",
     ids: Path | None = None,
     vocabulary: Path | None = None,
+    serving: Serving | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """What `rowloom export TABLE PATH` does.
@@ -119,17 +126,21 @@ def export_file(
         tensor: what the tensor or column is called.
         ids: a `.npy` file, or a text file with an id a line; only these rows.
         vocabulary: the words of the ids, if the table does not have them.
+        serving: how many shards there are, and which serve: only their rows; None: all.
         quiet: no bar.
 
     Returns:
-        `{"table", "path", "rows"}`, for `--json`.
+        `{"table", "path", "rows", "missing"}`, for `--json`; missing: by shard that does not serve, its rows.
 
     Raises:
-        RowloomError: as `export_table`.
+        RowloomError: as `export_table`; StateLost if no row is left to take.
     """
     words = Vocabulary.from_file(vocabulary) if vocabulary is not None else None
     chosen = _ids_in(ids) if ids is not None else None
-    with stage(f"{name} into {path.name}", quiet, unit="rows", lasting=True) as moving:
+    missing: dict[int, int] = {}
+    if serving is not None and len(serving[1]) < serving[0]:
+        chosen, missing = _readable(client, name, chosen, words, serving)
+    with stage(f"{name} into {path.name}", quiet, unit="rows", lasting=True) as moving, _naming(path):
         rows = export_table(
             client,
             path,
@@ -140,7 +151,33 @@ def export_file(
             vocabulary=words,
             progress=moving.reach,
         )
-    return {"table": name, "path": str(path), "rows": rows}
+    return {"table": name, "path": str(path), "rows": rows, "missing": missing}
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Generator[None]:
+    """Errors of writing name the file: a full disk says only that it is full."""
+    try:
+        yield
+    except OSError as e:
+        if e.filename is None:
+            raise OSError(e.errno, os.strerror(e.errno) if e.errno else str(e), str(path)) from e
+        raise
+
+
+def _readable(
+    client: Client, name: str, ids: np.ndarray | None, words: Vocabulary | None, serving: Serving
+) -> tuple[np.ndarray, dict[int, int]]:
+    table = client.table(name)
+    words = words or Vocabulary.of(table)
+    if ids is None and table.spec.num_embeddings is None:
+        raise InvalidRequest(f"table {name!r} has open-ended ids: say which rows, with --ids")
+    if ids is None and words is not None:  # ids behind the vocabulary have no word
+        ids = np.arange(len(words))
+    found = readable(table.spec, ids, *serving)
+    if not len(found.ids):
+        raise StateLost(f"not one row of table {name!r} is on a shard that serves: nothing was written")
+    return found.ids, found.missing
 
 
 def parsed(recipe: str) -> dict[str, Any]:

@@ -12,11 +12,26 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 
+ANY_WIDTH = 10_000  # nothing is as wide
+
+
+def can_ask() -> bool:
+    """Whether there is somebody to answer a question."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def agreed(question: str) -> bool:
+    """Ask on the terminal; only a yes is one."""
+    sys.stderr.write(f"{question} Go on? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def console() -> Console:
-    """Where results go. As wide as they need when stdout is no terminal."""
+    """Where results go. As wide as they need when stdout is no terminal; on one, tables are folded, never cut."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else ANY_WIDTH)
 
 
 def show(as_json: bool, value: Any, text: RenderableType) -> None:
@@ -36,8 +51,10 @@ def show_json(value: Any) -> None:
 class Stage:
     """One line of what is shown: how far one thing is."""
 
-    def __init__(self, update: Callable[..., None]) -> None:
+    def __init__(self, update: Callable[..., None], say: Callable[[str], None]) -> None:
         self._update = update
+        self.say = say
+        """A line that stays, above the bars; said to the quiet and to logs too."""
 
     def advance(self, more: float = 1, note: str = "") -> None:
         """So much more is done."""
@@ -102,7 +119,10 @@ class Stages:
                 of = f"/{now.total:,.0f}" if now.total is not None else ""
                 progress.update(task, count=f"{now.completed:,.0f}{of} {unit}")
 
-        yield Stage(update)
+        def say(text: str) -> None:
+            progress.console.print(f"rowloom: {text}", markup=False, highlight=False, soft_wrap=True)
+
+        yield Stage(update, say)
         now = progress.tasks[task]
         done = now.completed if now.total is not None else 1
         progress.update(task, total=done or 1, completed=done or 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import zip_longest
 
 from ..proto import methods
@@ -122,9 +122,10 @@ class Watcher:
             ServerCall(s.address, methods.STATISTICS, ask) for s in shards
         ]
         replies = self._performer.ask(calls, ANSWER_S)
+        wait(nodes, ANSWER_S)  # a launcher that hangs must not hide what the shards say
         healths, statistics = replies[: len(shards)], replies[len(shards) :]
         return [
-            _status(shard, health, figures, node.result() if node else None)
+            _status(shard, health, figures, node.result() if node and node.done() else None)
             for shard, health, figures, node in zip_longest(shards, healths, statistics, nodes)
         ]
 

@@ -2,6 +2,7 @@
 
 RowloomError
 ├── InvalidRequest (ValueError)   the caller's ids, shapes, values or names; nothing changed
+│   └── ClientForgotten           a shard no longer knows what this client has pushed; nothing changed
 ├── TableNotFound (KeyError)      no such table; nothing changed
 ├── TableExists                   a table of that name has another spec; nothing changed
 ├── Unavailable                   a server did not answer in time; a push that raises it was applied nowhere
@@ -24,6 +25,7 @@ from google.protobuf.message import DecodeError
 from . import rowloom_pb2 as pb
 
 ERROR_KEY = "rowloom-error-bin"
+MAX_MESSAGE_BYTES = 2000  # gRPC has 8 KiB for what stands behind a reply, and drops all of it if it is more
 
 
 class RowloomError(Exception):
@@ -54,6 +56,15 @@ class InvalidRequest(RowloomError, ValueError):
     """An argument is wrong; the message names it and its value. Nothing changed."""
 
     kind = pb.ErrorInfo.INVALID_REQUEST
+
+
+class ClientForgotten(InvalidRequest):
+    """A shard has forgotten this client, so it cannot know whether a push is a repeated one. It was not applied now.
+
+    The client goes on under another name with its next push.
+    """
+
+    kind = pb.ErrorInfo.CLIENT_FORGOTTEN
 
 
 class TableNotFound(RowloomError, KeyError):
@@ -158,6 +169,7 @@ class RetryLater(Rerouted):
 
 _LEAVES = (
     InvalidRequest,
+    ClientForgotten,
     TableNotFound,
     TableExists,
     Unavailable,
@@ -177,6 +189,7 @@ BY_KIND: dict[int, type[RowloomError]] = {cls.kind: cls for cls in _LEAVES}
 STATUS: dict[type[RowloomError], str] = {
     RowloomError: "INTERNAL",
     InvalidRequest: "INVALID_ARGUMENT",
+    ClientForgotten: "FAILED_PRECONDITION",
     TableNotFound: "NOT_FOUND",
     TableExists: "ALREADY_EXISTS",
     Unavailable: "UNAVAILABLE",
@@ -199,10 +212,10 @@ def status_of(error: RowloomError) -> str:
 
 
 def encode_error(error: RowloomError) -> bytes:
-    """The error as a serialized `ErrorInfo`."""
+    """The error as a serialized `ErrorInfo`, a very long message cut."""
     return pb.ErrorInfo(
         kind=error.kind,
-        message=error.message,
+        message=error.message.encode("utf-8", "replace")[:MAX_MESSAGE_BYTES].decode("utf-8", "ignore"),
         epoch=error.epoch,
         retry_after_s=error.retry_after_s,
     ).SerializeToString()

@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .recipes import Recipe, is_finite, is_whole
+from .errors import InvalidRequest
+from .recipes import MAX_NUMBER, MAX_WHOLE, MIN_NUMBER, Recipe, is_number, is_whole, shown
 
 # Columns that hold the step up to which a row is up to date: two floats, so that it is exact beyond 2**24.
 STEP_COLUMNS = 2
@@ -25,6 +26,11 @@ STEP_COLUMNS = 2
 @dataclass(frozen=True)
 class Schedule(Recipe):
     """A learning rate that follows the table's step: the first push has step 0, as in Keras."""
+
+    def _require_steps(self, argument: str) -> None:
+        value = getattr(self, argument)
+        self.require(is_whole(value) and value > 0, argument, "a whole number above 0")
+        self.require(value <= MAX_WHOLE, argument, "at most 2**53")
 
 
 @dataclass(frozen=True)
@@ -40,12 +46,11 @@ class Exponential(Schedule):
     staircase: bool = False
 
     def __post_init__(self) -> None:
-        self._require(is_finite(self.lr) and self.lr >= 0, "lr", "finite and at least 0")
-        self._require(
-            is_whole(self.decay_steps) and self.decay_steps > 0, "decay_steps", "a whole number above 0"
-        )
-        self._require(is_finite(self.decay_rate) and 0 < self.decay_rate <= 1, "decay_rate", "in (0, 1]")
-        self._require(isinstance(self.staircase, bool), "staircase", "True or False")
+        super().__post_init__()
+        self.require(is_number(self.lr) and self.lr >= 0, "lr", "finite and at least 0")
+        self._require_steps("decay_steps")
+        self.require(is_number(self.decay_rate) and 0 < self.decay_rate <= 1, "decay_rate", "in (0, 1]")
+        self.require(isinstance(self.staircase, bool), "staircase", "True or False")
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,10 @@ class Cosine(Schedule):
     alpha: float = 0.0
 
     def __post_init__(self) -> None:
-        self._require(is_finite(self.lr) and self.lr >= 0, "lr", "finite and at least 0")
-        self._require(
-            is_whole(self.decay_steps) and self.decay_steps > 0, "decay_steps", "a whole number above 0"
-        )
-        self._require(is_finite(self.alpha) and 0 <= self.alpha <= 1, "alpha", "in [0, 1]")
+        super().__post_init__()
+        self.require(is_number(self.lr) and self.lr >= 0, "lr", "finite and at least 0")
+        self._require_steps("decay_steps")
+        self.require(is_number(self.alpha) and 0 <= self.alpha <= 1, "alpha", "in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,20 @@ class WarmUp(Schedule):
     start: float = 0.0
 
     def __post_init__(self) -> None:
-        self._require(is_whole(self.steps) and self.steps > 0, "steps", "a whole number above 0")
+        super().__post_init__()
+        self._require_steps("steps")
         good = isinstance(self.after, Schedule) and not isinstance(self.after, WarmUp)
-        good = good or (is_finite(self.after) and self.after >= 0)  # type: ignore[operator]
-        self._require(good, "after", "a rate of at least 0, Exponential or Cosine")  # pyright: ignore[reportUnknownArgumentType]
-        self._require(is_finite(self.start) and self.start >= 0, "start", "finite and at least 0")
+        good = good or (is_number(self.after) and self.after >= 0)  # type: ignore[operator]
+        self.require(good, "after", "a rate of at least 0, Exponential or Cosine")  # pyright: ignore[reportUnknownArgumentType]
+        self.require(is_number(self.start) and self.start >= 0, "start", "finite and at least 0")
+
+
+def checked_rate(lr: object, table: str) -> float:
+    """A learning rate that is set for a table, as Python's float. Raises InvalidRequest."""
+    if not is_number(lr) or lr < 0:  # type: ignore[operator]
+        limit = f"at least 0 and at most {MAX_NUMBER:.8g}, which is what float32 holds"
+        raise InvalidRequest(f"lr must be finite, {limit}; got {shown(lr)} (table {table!r})")
+    return float(lr)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------------- constraint
@@ -98,11 +111,12 @@ class Constraint(Recipe):
     high: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         norm = self.clip_norm
-        self._require(norm is None or (is_finite(norm) and norm > 0), "clip_norm", "None or above 0")
-        self._require(self.low is None or is_finite(self.low), "low", "None or finite")
-        good = self.high is None or (is_finite(self.high) and (self.low is None or self.high >= self.low))
-        self._require(good, "high", f"None, or finite and at least low={self.low}")
+        self.require(norm is None or (is_number(norm) and norm > 0), "clip_norm", "None or above 0")
+        self.require(self.low is None or is_number(self.low), "low", "None or finite")
+        good = self.high is None or (is_number(self.high) and (self.low is None or self.high >= self.low))
+        self.require(good, "high", f"None, or finite and at least low={self.low}")
 
 
 # ------------------------------------------------------------------------------------------------------- optimizers
@@ -133,22 +147,23 @@ class Optimizer(Recipe):
         return []
 
     def __post_init__(self) -> None:
-        good = isinstance(self.lr, Schedule) or (is_finite(self.lr) and self.lr >= 0)
-        self._require(good, "lr", "finite and at least 0")
+        super().__post_init__()
+        good = isinstance(self.lr, Schedule) or (is_number(self.lr) and self.lr >= 0)
+        self.require(good, "lr", "finite and at least 0")
 
     def _require_nonnegative(self, *arguments: str) -> None:
         for argument in arguments:
             value = getattr(self, argument)
-            self._require(is_finite(value) and value >= 0, argument, "at least 0")
+            self.require(is_number(value) and value >= 0, argument, "at least 0")
 
     def _require_fraction(self, *arguments: str) -> None:
         for argument in arguments:
             value = getattr(self, argument)
-            self._require(is_finite(value) and 0 <= value < 1, argument, "in [0, 1)")
+            self.require(is_number(value) and 0 <= value < 1, argument, "in [0, 1)")
 
     def _require_mode(self, *modes: str) -> None:
         choice = " or ".join(f'"{mode}"' for mode in modes)
-        self._require(getattr(self, "mode") in modes, "mode", choice)  # noqa: B009  # not every optimizer has one
+        self.require(getattr(self, "mode") in modes, "mode", choice)  # noqa: B009  # not every optimizer has one
 
 
 @dataclass(frozen=True)
@@ -176,8 +191,8 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_fraction("momentum")
-        self._require(isinstance(self.nesterov, bool), "nesterov", "True or False")
-        self._require(not self.nesterov or self.momentum > 0, "nesterov", "False without momentum")
+        self.require(isinstance(self.nesterov, bool), "nesterov", "True or False")
+        self.require(not self.nesterov or self.momentum > 0, "nesterov", "False without momentum")
         self._require_nonnegative("weight_decay")
         self._require_mode("lazy", "dense")
 
@@ -251,11 +266,12 @@ class _Moments(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         good = isinstance(self.betas, tuple) and len(self.betas) == 2
-        good = good and all(is_finite(b) and 0 <= b < 1 for b in self.betas)
-        self._require(good, "betas", "two numbers in [0, 1)")
+        good = good and all(is_number(b) and 0 <= b < 1 for b in self.betas)
+        self.require(good, "betas", "two numbers in [0, 1)")
         self._require_nonnegative("eps")
         self._require_mode("lazy", "dense", "row")
-        self._require(not self.dense or self.eps > 0, "eps", 'above 0 with mode="dense"')
+        good = not self.dense or self.eps >= MIN_NUMBER
+        self.require(good, "eps", f'above 0 with mode="dense", and at least {MIN_NUMBER:.3g}')
 
 
 @dataclass(frozen=True)
@@ -365,5 +381,5 @@ class FTRL(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require(is_finite(self.lr_power) and -1 <= self.lr_power <= 0, "lr_power", "in [-1, 0]")
+        self.require(is_number(self.lr_power) and -1 <= self.lr_power <= 0, "lr_power", "in [-1, 0]")
         self._require_nonnegative("initial_accumulator", "l1", "l2", "l2_shrinkage", "beta")

@@ -6,28 +6,49 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+
 from . import rowloom_pb2 as pb
 from .errors import InvalidRequest
 
-MAX_SEED = 2**53  # Numbers travel as doubles, which are exact up to here.
+MAX_WHOLE = MAX_SEED = 2**53  # Numbers travel as doubles, which are exact up to here.
+MAX_NUMBER = float(np.finfo(np.float32).max)  # Shards compute in float32: beyond it, rows would be infinite.
+MIN_NUMBER = float(np.finfo(np.float32).tiny)  # Below it, a number loses digits in float32, and then is 0.
+# The farthest that `Normal` goes from its mean, in standard deviations: its random numbers have 32 bits.
+_FARTHEST = 6.4
 
 R = TypeVar("R", bound="Recipe")
 
 
-def is_finite(value: object) -> bool:
-    """Whether it is a finite number, and no bool."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: object) -> bool:
+    """Whether it is a finite number, which float32 can hold, and no bool."""
+    value = plain(value)  # numpy's small floats would take the limit for one of their own
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER  # type: ignore[operator]
 
 
 def is_whole(value: object) -> bool:
     """Whether it is a whole number, and no bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def plain(value: Any) -> Any:
+    """Python's own bool, int or float for one of numpy's, also in a tuple; anything else as it is."""
+    if isinstance(value, np.bool_ | np.integer | np.floating):
+        return value.item()  # pyright: ignore[reportUnknownVariableType]
+    return tuple(map(plain, value)) if isinstance(value, tuple) else value  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+
+def shown(value: object) -> str:
+    """A value in a message: not too long, however long it is itself."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return f"a whole number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 @dataclass(frozen=True)
@@ -40,13 +61,25 @@ class Recipe:
         if not cls.__name__.startswith("_"):
             Recipe.kinds[cls.__name__] = cls
 
-    def _require(self, condition: bool, argument: str, what: str) -> None:
-        if not condition:
-            value = getattr(self, argument)
-            raise InvalidRequest(f"{type(self).__name__}: {argument} must be {what}, got {value!r}")
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            object.__setattr__(self, f.name, plain(getattr(self, f.name)))
+
+    def require(self, condition: bool, argument: str, what: str) -> None:
+        """Raise InvalidRequest, which says what the argument must be, unless the condition holds."""
+        if condition:
+            return
+        value = getattr(self, argument)
+        if isinstance(value, Real) and not isinstance(value, bool) and MAX_NUMBER < abs(value) < np.inf:  # type: ignore[operator]
+            what += f", and no more than float32 holds, {MAX_NUMBER:.8g}"
+        raise InvalidRequest(f"{type(self).__name__}: {argument} must be {what}, got {shown(value)}")
 
     def _require_seed(self, seed: object) -> None:
-        self._require(is_whole(seed) and 0 <= seed <= MAX_SEED, "seed", "a whole number in [0, 2**53]")  # type: ignore[operator]
+        self.require(is_whole(seed) and 0 <= seed <= MAX_SEED, "seed", "a whole number in [0, 2**53]")  # type: ignore[operator]
+
+    def _require_range(self, low: float, high: float) -> None:
+        self.require(is_number(low), "low", "finite")
+        self.require(is_number(high) and high >= low, "high", f"finite and at least low={low}")
 
     def to_message(self) -> pb.Recipe:
         """As the message."""
@@ -144,7 +177,8 @@ class Constant(Initializer):
     value: float = 0.0
 
     def __post_init__(self) -> None:
-        self._require(is_finite(self.value), "value", "finite")
+        super().__post_init__()
+        self.require(is_number(self.value), "value", "finite")
 
 
 @dataclass(frozen=True)
@@ -156,11 +190,9 @@ class Uniform(Initializer):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._require_seed(self.seed)
-        self._require(is_finite(self.low), "low", "finite")
-        self._require(
-            is_finite(self.high) and self.high >= self.low, "high", f"finite and at least low={self.low}"
-        )
+        self._require_range(self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -172,9 +204,9 @@ class Normal(Initializer):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._require_seed(self.seed)
-        self._require(is_finite(self.mean), "mean", "finite")
-        self._require(is_finite(self.std) and self.std >= 0, "std", "at least 0")
+        _require_normal(self)
 
 
 @dataclass(frozen=True)
@@ -185,7 +217,18 @@ class TruncatedNormal(Initializer):
     std: float = 1.0
     seed: int = 0
 
-    __post_init__ = Normal.__post_init__
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_seed(self.seed)
+        _require_normal(self)
+
+
+def _require_normal(drawn: Normal | TruncatedNormal) -> None:
+    mean, std = drawn.mean, drawn.std
+    drawn.require(is_number(mean), "mean", "finite")
+    drawn.require(is_number(std) and std >= 0, "std", "at least 0")
+    limit = (MAX_NUMBER - abs(mean)) / _FARTHEST
+    drawn.require(std <= limit, "std", f"at most {limit:.8g}, so that float32 holds what is drawn")
 
 
 @dataclass(frozen=True)
@@ -197,8 +240,7 @@ class TwoSided(Initializer):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._require_seed(self.seed)
-        self._require(is_finite(self.low) and self.low >= 0, "low", "at least 0")
-        self._require(
-            is_finite(self.high) and self.high >= self.low, "high", f"finite and at least low={self.low}"
-        )
+        self.require(is_number(self.low) and self.low >= 0, "low", "at least 0")
+        self._require_range(self.low, self.high)

@@ -47,6 +47,7 @@ class ErrorInfo(_message.Message):
         WRONG_CLUSTER: _ClassVar[ErrorInfo.Kind]
         MOVING: _ClassVar[ErrorInfo.Kind]
         RETRY_LATER: _ClassVar[ErrorInfo.Kind]
+        CLIENT_FORGOTTEN: _ClassVar[ErrorInfo.Kind]
     INTERNAL: ErrorInfo.Kind
     INVALID_REQUEST: ErrorInfo.Kind
     TABLE_NOT_FOUND: ErrorInfo.Kind
@@ -61,6 +62,7 @@ class ErrorInfo(_message.Message):
     WRONG_CLUSTER: ErrorInfo.Kind
     MOVING: ErrorInfo.Kind
     RETRY_LATER: ErrorInfo.Kind
+    CLIENT_FORGOTTEN: ErrorInfo.Kind
     KIND_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -540,10 +542,14 @@ class ReadRowsReply(_message.Message):
     def __init__(self, ids: _Optional[bytes] = ..., values: _Optional[bytes] = ..., slots: _Optional[_Iterable[bytes]] = ..., next: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
 
 class ReadLedgerRequest(_message.Message):
-    __slots__ = ("header",)
+    __slots__ = ("header", "cursor", "limit_bytes")
     HEADER_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     header: Header
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ...) -> None: ...
+    cursor: int
+    limit_bytes: int
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., cursor: _Optional[int] = ..., limit_bytes: _Optional[int] = ...) -> None: ...
 
 class LedgerOrigin(_message.Message):
     __slots__ = ("epoch", "shard", "low_water", "applied")
@@ -557,33 +563,33 @@ class LedgerOrigin(_message.Message):
     applied: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, epoch: _Optional[int] = ..., shard: _Optional[int] = ..., low_water: _Optional[int] = ..., applied: _Optional[_Iterable[int]] = ...) -> None: ...
 
-class LedgerStep(_message.Message):
-    __slots__ = ("table", "push", "step")
-    TABLE_FIELD_NUMBER: _ClassVar[int]
-    PUSH_FIELD_NUMBER: _ClassVar[int]
-    STEP_FIELD_NUMBER: _ClassVar[int]
-    table: int
-    push: int
-    step: int
-    def __init__(self, table: _Optional[int] = ..., push: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
-
 class LedgerClient(_message.Message):
-    __slots__ = ("client_id", "client_epoch", "origins", "steps")
+    __slots__ = ("client_id", "client_epoch", "origins", "push", "step_tables", "steps")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     CLIENT_EPOCH_FIELD_NUMBER: _ClassVar[int]
     ORIGINS_FIELD_NUMBER: _ClassVar[int]
+    PUSH_FIELD_NUMBER: _ClassVar[int]
+    STEP_TABLES_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     client_id: int
     client_epoch: int
     origins: _containers.RepeatedCompositeFieldContainer[LedgerOrigin]
-    steps: _containers.RepeatedCompositeFieldContainer[LedgerStep]
-    def __init__(self, client_id: _Optional[int] = ..., client_epoch: _Optional[int] = ..., origins: _Optional[_Iterable[_Union[LedgerOrigin, _Mapping]]] = ..., steps: _Optional[_Iterable[_Union[LedgerStep, _Mapping]]] = ...) -> None: ...
+    push: int
+    step_tables: _containers.RepeatedScalarFieldContainer[int]
+    steps: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, client_id: _Optional[int] = ..., client_epoch: _Optional[int] = ..., origins: _Optional[_Iterable[_Union[LedgerOrigin, _Mapping]]] = ..., push: _Optional[int] = ..., step_tables: _Optional[_Iterable[int]] = ..., steps: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ReadLedgerReply(_message.Message):
-    __slots__ = ("clients",)
+    __slots__ = ("clients", "next", "forgotten", "forgotten_at")
     CLIENTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
+    FORGOTTEN_AT_FIELD_NUMBER: _ClassVar[int]
     clients: _containers.RepeatedCompositeFieldContainer[LedgerClient]
-    def __init__(self, clients: _Optional[_Iterable[_Union[LedgerClient, _Mapping]]] = ...) -> None: ...
+    next: int
+    forgotten: bytes
+    forgotten_at: int
+    def __init__(self, clients: _Optional[_Iterable[_Union[LedgerClient, _Mapping]]] = ..., next: _Optional[int] = ..., forgotten: _Optional[bytes] = ..., forgotten_at: _Optional[int] = ...) -> None: ...
 
 class ProgressRequest(_message.Message):
     __slots__ = ()
@@ -610,10 +616,12 @@ class ShutdownRequest(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ...) -> None: ...
 
 class DefineTableRequest(_message.Message):
-    __slots__ = ("spec",)
+    __slots__ = ("spec", "cluster_id")
     SPEC_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     spec: TableSpec
-    def __init__(self, spec: _Optional[_Union[TableSpec, _Mapping]] = ...) -> None: ...
+    cluster_id: str
+    def __init__(self, spec: _Optional[_Union[TableSpec, _Mapping]] = ..., cluster_id: _Optional[str] = ...) -> None: ...
 
 class DefineTableReply(_message.Message):
     __slots__ = ("table",)
@@ -622,30 +630,38 @@ class DefineTableReply(_message.Message):
     def __init__(self, table: _Optional[_Union[TableEntry, _Mapping]] = ...) -> None: ...
 
 class RemoveTableRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "cluster_id")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    cluster_id: str
+    def __init__(self, name: _Optional[str] = ..., cluster_id: _Optional[str] = ...) -> None: ...
 
 class AdjustTableRequest(_message.Message):
-    __slots__ = ("name", "lr")
+    __slots__ = ("name", "lr", "cluster_id")
     NAME_FIELD_NUMBER: _ClassVar[int]
     LR_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     name: str
     lr: float
-    def __init__(self, name: _Optional[str] = ..., lr: _Optional[float] = ...) -> None: ...
+    cluster_id: str
+    def __init__(self, name: _Optional[str] = ..., lr: _Optional[float] = ..., cluster_id: _Optional[str] = ...) -> None: ...
 
 class ScaleRequest(_message.Message):
-    __slots__ = ("shards",)
+    __slots__ = ("shards", "cluster_id")
     SHARDS_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     shards: int
-    def __init__(self, shards: _Optional[int] = ...) -> None: ...
+    cluster_id: str
+    def __init__(self, shards: _Optional[int] = ..., cluster_id: _Optional[str] = ...) -> None: ...
 
 class ScaleProgressRequest(_message.Message):
-    __slots__ = ("scaling",)
+    __slots__ = ("scaling", "cluster_id")
     SCALING_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     scaling: int
-    def __init__(self, scaling: _Optional[int] = ...) -> None: ...
+    cluster_id: str
+    def __init__(self, scaling: _Optional[int] = ..., cluster_id: _Optional[str] = ...) -> None: ...
 
 class ScaleReply(_message.Message):
     __slots__ = ("state", "epoch", "pause_s", "rows", "rows_total", "error", "seconds", "scaling")
@@ -667,6 +683,14 @@ class ScaleReply(_message.Message):
     scaling: int
     def __init__(self, state: _Optional[str] = ..., epoch: _Optional[int] = ..., pause_s: _Optional[float] = ..., rows: _Optional[int] = ..., rows_total: _Optional[int] = ..., error: _Optional[str] = ..., seconds: _Optional[float] = ..., scaling: _Optional[int] = ...) -> None: ...
 
+class AcceptLossRequest(_message.Message):
+    __slots__ = ("shard", "cluster_id")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    cluster_id: str
+    def __init__(self, shard: _Optional[int] = ..., cluster_id: _Optional[str] = ...) -> None: ...
+
 class StatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -684,7 +708,7 @@ class ShardStatus(_message.Message):
     def __init__(self, shard: _Optional[_Union[ShardAddress, _Mapping]] = ..., node: _Optional[str] = ..., health: _Optional[str] = ..., statistics: _Optional[_Union[StatisticsReply, _Mapping]] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("layout", "tables", "shards", "name", "config_hash", "launcher", "config")
+    __slots__ = ("layout", "tables", "shards", "name", "config_hash", "launcher", "config", "unfinished")
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
@@ -692,6 +716,7 @@ class StatusReply(_message.Message):
     CONFIG_HASH_FIELD_NUMBER: _ClassVar[int]
     LAUNCHER_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
+    UNFINISHED_FIELD_NUMBER: _ClassVar[int]
     layout: Layout
     tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
     shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
@@ -699,4 +724,5 @@ class StatusReply(_message.Message):
     config_hash: str
     launcher: str
     config: str
-    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., name: _Optional[str] = ..., config_hash: _Optional[str] = ..., launcher: _Optional[str] = ..., config: _Optional[str] = ...) -> None: ...
+    unfinished: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., name: _Optional[str] = ..., config_hash: _Optional[str] = ..., launcher: _Optional[str] = ..., config: _Optional[str] = ..., unfinished: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -42,13 +42,17 @@ from .recipes import (
     Uniform,
     Zeros,
     is_whole,
+    plain,
+    shown,
 )
 
 __all__ = [
     "FTRL",
+    "MAX_METADATA_BYTES",
     "MAX_SEED",
     "MAX_WIDTH",
     "NAME",
+    "NAME_RULE",
     "SGD",
     "WIRES",
     "Adadelta",
@@ -73,11 +77,21 @@ __all__ = [
     "Uniform",
     "WarmUp",
     "Zeros",
+    "check_name",
 ]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NAME_RULE = "1 to 128 letters, digits, '.', '_' or '-', not starting with a sign"
 MAX_WIDTH = 4096
+MAX_METADATA_BYTES = 128 << 10  # of one table: all its specs go to every client that connects
 WIRES = ("float32", "bfloat16", "float16", "int8")
+
+
+def check_name(name: object) -> str:
+    """The name of a table, if it is one. Raises InvalidRequest."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise InvalidRequest(f"table name must be {NAME_RULE}; got {shown(name)}")
+    return name
 
 
 @dataclass(frozen=True)
@@ -96,7 +110,7 @@ class TableSpec:
         constraint: what a push may do to a row at most: clipped gradients, bounded weights. None: anything.
         wire: how rows and gradients travel, unless a call says otherwise: "float32" (exact), or rounded as "bfloat16",
             "float16" or "int8"; see docs/wire.md. At rest they are of `dtype`.
-        metadata: strings for the user; kept, not interpreted.
+        metadata: strings for the user; kept, not interpreted. At most 128 KiB in all, as UTF-8.
 
     Raises:
         InvalidRequest: an argument is out of range; the message names it.
@@ -120,16 +134,17 @@ class TableSpec:
     wire: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
-            raise InvalidRequest(
-                "table name must be 1 to 128 letters, digits, '.', '_' or '-', not starting with a sign; "
-                f"got {self.name!r}"
-            )
+        check_name(self.name)
+        for argument in ("num_embeddings", "hash_ids", "frozen"):
+            object.__setattr__(self, argument, plain(getattr(self, argument)))
         self._check_size()
         if self.partition not in ("mod", "div"):
             raise self._wrong("partition", '"mod" or "div"', self.partition)
         if self.partition == "div" and self.num_embeddings is None:
             raise self._wrong("partition", '"mod" for a table of open-ended ids', self.partition)
+        for argument in ("hash_ids", "frozen"):
+            if not isinstance(getattr(self, argument), bool):
+                raise self._wrong(argument, "True or False", getattr(self, argument))
         if self.hash_ids and self.partition != "mod":
             raise self._wrong("hash_ids", 'False unless partition is "mod"', self.hash_ids)
         if not isinstance(self.optimizer, Optimizer):
@@ -138,8 +153,14 @@ class TableSpec:
             raise self._wrong("initializer", "an initializer such as Normal(std=0.01)", self.initializer)
         if not isinstance(self.constraint, Constraint | None):
             raise self._wrong("constraint", "None or such as Constraint(clip_norm=1.0)", self.constraint)
-        if not all(isinstance(word, str) for pair in self.metadata.items() for word in pair):
+        if not isinstance(self.metadata, Mapping):
             raise self._wrong("metadata", "strings by strings", self.metadata)
+        if not all(_is_text(word) for pair in self.metadata.items() for word in pair):
+            raise self._wrong("metadata", "strings by strings, without lone surrogates", self.metadata)
+        size = sum(len(word.encode()) for pair in self.metadata.items() for word in pair)
+        if size > MAX_METADATA_BYTES:
+            what = f"at most {MAX_METADATA_BYTES} bytes in all (put what is longer into a file, and its path here)"
+            raise InvalidRequest(f"metadata must be {what}, got {size} bytes (table {self.name!r})")
         if self.dtype != "float32":
             raise self._wrong("dtype", '"float32"', self.dtype)
         if self.wire not in WIRES:
@@ -159,7 +180,7 @@ class TableSpec:
             raise self._wrong("dim", f"at most {MAX_WIDTH} columns", self.dim)
 
     def _wrong(self, argument: str, what: str, value: object) -> InvalidRequest:
-        return InvalidRequest(f"{argument} must be {what}, got {value!r} (table {self.name!r})")
+        return InvalidRequest(f"{argument} must be {what}, got {shown(value)} (table {self.name!r})")
 
     @functools.cached_property
     def row_shape(self) -> tuple[int, ...]:
@@ -179,7 +200,11 @@ class TableSpec:
     def differences(self, other: TableSpec) -> list[str]:
         """What differs, as `dim: 8 here, 16 there`; empty if nothing does."""
         pairs = [(f.name, getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self)]
-        return [f"{name}: {mine!r} here, {theirs!r} there" for name, mine, theirs in pairs if mine != theirs]
+        return [
+            f"{name}: {_short(mine)} here, {_short(theirs)} there"
+            for name, mine, theirs in pairs
+            if mine != theirs
+        ]
 
     def to_message(self) -> pb.TableSpec:
         """As the message."""
@@ -218,6 +243,17 @@ class TableSpec:
         )
 
 
+def _short(value: object) -> str:
+    """A value in an error, which travels in what little room a transport has for errors."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} characters)"
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a string that can be encoded: protobuf carries no lone surrogates."""
+    return isinstance(value, str) and not any(0xD800 <= ord(c) <= 0xDFFF for c in value if not c.isascii())
+
+
 @dataclass(frozen=True)
 class TableEntry:
     """A table as the cluster knows it: the number that requests use, the spec, the learning rate set since."""
@@ -231,6 +267,13 @@ class TableEntry:
     def current_lr(self) -> float | Schedule:
         """The learning rate in force: what set_lr gave, else the optimizer's own."""
         return self.spec.optimizer.lr if self.lr is None else self.lr
+
+    @functools.cached_property
+    def current_spec(self) -> TableSpec:
+        """The spec with the learning rate in force."""
+        if self.lr is None:
+            return self.spec
+        return dataclasses.replace(self.spec, optimizer=dataclasses.replace(self.spec.optimizer, lr=self.lr))
 
     def to_message(self) -> pb.TableEntry:
         """As the message."""

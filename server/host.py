@@ -38,6 +38,7 @@ from ..proto.layout import Layout
 from ..proto.spec import TableEntry
 from . import states
 from .call import Answer, Call, WaitFor
+from .ledger import MAX_CLIENTS, Ledger
 from .moving.receive import Receive, read_rows
 from .shard import Counters, Shard
 
@@ -66,6 +67,7 @@ class Process:
     cpu_s: Callable[[], float] = lambda: 0.0
     lane: Callable[[], pb.LaneReply] = pb.LaneReply
     stop: Callable[[], None] = lambda: None  # soon: what is under way is still answered
+    max_clients: int = MAX_CLIENTS  # that a shard remembers
 
 
 @dataclass
@@ -146,6 +148,11 @@ class Host:
     def shard(self) -> Shard | None:
         """The shard that serves, if there is one."""
         return self.state.shard
+
+    def _new_shard(self, layout: Layout, index: int, tables: Sequence[pb.TableEntry]) -> Shard:
+        entries = [TableEntry.from_message(m) for m in tables]
+        ledger = Ledger(self.process.max_clients)
+        return Shard(layout, index, entries, key=self.process.hash_key, ledger=ledger)
 
     def _become(self, state: states.State) -> None:
         self.state = state
@@ -258,8 +265,7 @@ class Host:
         elif self._received(layout, request.index):
             self._activate(layout)
         elif request.fresh and isinstance(self.state, states.Waiting | states.Lost):
-            entries = [TableEntry.from_message(m) for m in request.tables]
-            shard = Shard(layout, request.index, entries, key=self.process.hash_key)
+            shard = self._new_shard(layout, request.index, request.tables)
             self._become(states.Serving(shard))
         else:
             if isinstance(self.state, states.Waiting):
@@ -294,8 +300,7 @@ class Host:
         incoming = self.incoming
         if incoming is not None and incoming.shard.layout == layout and not incoming.error:
             return  # the same request again
-        entries = [TableEntry.from_message(m) for m in request.tables]
-        shard = Shard(layout, request.index, entries, key=self.process.hash_key)
+        shard = self._new_shard(layout, request.index, request.tables)
         self.incoming = Incoming(shard, Receive(source, shard))
         self.tasks.append(self.incoming)
 
@@ -327,7 +332,7 @@ class Host:
         if not isinstance(self.state, states.Moving):
             raise RetryLater("a ledger is read while pushes wait: freeze first", retry_after_s=0.05)
         shard.check_whole()
-        return shard.ledger.to_message()
+        return shard.ledger.read(request.cursor, request.limit_bytes)
 
     def _progress(self, request: pb.ProgressRequest) -> pb.ProgressReply:
         if self.incoming is None:

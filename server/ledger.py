@@ -6,9 +6,12 @@ the only one that records names of it, and it applies a request whole or not at 
 inherits its records. So a name is recorded exactly where all rows of the request have been changed, and merging
 ledgers is a union.
 Rejected: the result of each push, kept until its client has it: the reply of a duplicate is a single bit. Rejected: a
-time after which names are forgotten: a client that slept longer would be applied twice. What is forgotten is what the
-client says is finished, and beyond MAX_CLIENTS the client that was silent longest; it is then taken for a new one, so
-take that up again (refuse, instead of forget) if clusters have that many trainers.
+time after which names are forgotten: a client that slept longer would be applied twice.
+What is forgotten is what the client says is finished, and, where clients or their records are too many, those that were
+silent longest. Whoever was forgotten like that is refused (`forgotten`), here and wherever these rows move to: nobody
+can know whether its push is new or late.
+Of steps only those of a client's latest push are kept. A client makes one push after the other, so by then no part of
+an earlier one will be applied any more: the low-water mark has passed it.
 """
 
 from __future__ import annotations
@@ -16,13 +19,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from ..proto import rowloom_pb2 as pb
 from ..proto.codec import PartName
-from ..proto.errors import InvalidRequest, Overloaded
+from ..proto.errors import ClientForgotten, InvalidRequest, Overloaded
+from .forgotten import BYTES, Forgotten
 
 MAX_CLIENTS = 20_000  # beyond it the client that was silent longest is forgotten; about 1 kB each
+MAX_ENTRIES = 2_000_000  # numbers and steps of all clients together; about 100 bytes each
 MAX_WINDOW = 65_536  # requests of one client and origin that are applied but not yet known to be finished
+PIECE_BYTES = 1 << 20  # of a ledger on its way to another shard
 
 Origin = tuple[int, int]
 
@@ -53,34 +60,69 @@ class Window:
 
 @dataclass
 class KnownClient:
-    """What a shard knows of one client."""
+    """What a shard knows of one client.
+
+    Attributes:
+        epoch: the client's own.
+        windows: by origin.
+        push: number of its latest push that counted a step.
+        steps: table number -> the step that this push was.
+    """
 
     epoch: int
     windows: dict[Origin, Window] = field(default_factory=dict[Origin, Window])
-    # table number -> (number of the client's latest push to it, the step that this push was)
-    steps: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
+    push: int = 0
+    steps: dict[int, int] = field(default_factory=dict[int, int])
+
+    @property
+    def entries(self) -> int:
+        """How much there is to remember, in numbers and steps."""
+        return len(self.steps) + sum([1 + len(window.applied) for window in self.windows.values()])
+
+    def begin(self, push: int) -> None:
+        """Its latest push is that one, if it is a later one."""
+        if push > self.push:
+            self.push, self.steps = push, {}
 
 
 class Ledger:
-    """The clients of one shard. Callers hold the shard's lock."""
+    """The clients of one shard. Callers hold the shard's lock.
 
-    def __init__(self) -> None:
-        self._clients: OrderedDict[int, KnownClient] = OrderedDict()
+    Args:
+        max_clients, max_entries: how much is remembered.
+    """
+
+    def __init__(self, max_clients: int = MAX_CLIENTS, max_entries: int = MAX_ENTRIES) -> None:
+        self.max_clients = max_clients
+        self.max_entries = max_entries
+        self._clients: OrderedDict[int, KnownClient] = (
+            OrderedDict()
+        )  # by id, the one that was silent longest first
+        self._entries = 0  # of all clients
+        self._forgotten = Forgotten()
 
     def __len__(self) -> int:
         return len(self._clients)
+
+    def knows(self, client_id: int) -> bool:
+        """Whether there is anything of a client."""
+        return client_id in self._clients
 
     def has(self, client_id: int, client_epoch: int, names: Sequence[PartName]) -> bool:
         """Whether a request was applied under any of its names.
 
         Raises:
             InvalidRequest: the request has no name, or a newer epoch of the client has been seen.
+            ClientForgotten: nobody can know.
             Overloaded: too many requests of this client are unfinished.
         """
         if not names or any(name.seq < 1 for name in names):
             raise InvalidRequest("a push needs names, numbered from 1")
         client = self._clients.get(client_id)
-        if client is None or client_epoch > client.epoch:
+        if client is None:
+            self._check_new(client_id)
+            return False
+        if client_epoch > client.epoch:
             return False
         if client_epoch < client.epoch:
             raise InvalidRequest(
@@ -94,6 +136,15 @@ class Ledger:
                 raise Overloaded(f"more than {MAX_WINDOW} parts of this client are unfinished on this shard")
         return False
 
+    def _check_new(self, client_id: int) -> None:
+        if client_id in self._forgotten:
+            raise ClientForgotten(
+                f"this shard has forgotten client {client_id:016x}, because more clients pushed since than it can "
+                f"remember ({self.max_clients}), so it cannot know whether it has this push already and has not "
+                "applied it now. The client's next push goes on under a new name; a client of another make: connect "
+                "again, or take another client_id"
+            )
+
     def record(
         self, client_id: int, client_epoch: int, name: PartName, low_water: int = 0, oldest_epoch: int = 0
     ) -> None:
@@ -105,98 +156,139 @@ class Ledger:
         window = client.windows.get((name.epoch, name.shard))
         if window is None:
             window = client.windows[name.epoch, name.shard] = Window()
+            self._entries += 1
+        before = len(window.applied)
         window.advance(low_water)
-        if len(client.windows) > 1 or name.epoch < oldest_epoch:
-            client.windows = {o: w for o, w in client.windows.items() if o[0] >= oldest_epoch}
-        if name.seq > window.low_water:
+        self._entries += len(window.applied) - before
+        if len(client.windows) > 1:
+            self._forget_windows(client, oldest_epoch, window)
+        if len(self._clients) > self.max_clients or self._entries > self.max_entries:
+            self._trim()
+        if name.seq > window.low_water and name.seq not in window.applied:
             window.applied.add(name.seq)
+            self._entries += 1
+
+    def _forget_windows(self, client: KnownClient, oldest_epoch: int, kept: Window) -> None:
+        """A client sends nothing of earlier epochs any more."""
+        before = client.entries
+        client.windows = {o: w for o, w in client.windows.items() if o[0] >= oldest_epoch or w is kept}
+        self._entries += client.entries - before
 
     def step_of(self, client_id: int, push: int, table: int, last: int) -> int:
         """What `step` will return, before anything is counted. last: the table's latest step."""
         client = self._clients.get(client_id)
-        seen, step = client.steps.get(table, (0, 0)) if client else (0, 0)
-        return last + 1 if push > seen else step
+        if client is None or push > client.push:
+            return last + 1
+        return client.steps.get(table, last + 1 if push == client.push else last)
 
     def step(self, client_id: int, client_epoch: int, push: int, table: int, count: Callable[[], int]) -> int:
-        """The table's step of push number `push` of a client; `count` makes the next one when the push is new."""
+        """The table's step of push number `push` of a client; `count` makes the next one when the push is new.
+
+        Returns:
+            The step; 0 for a push before the client's latest one, where that did not count a step of the table.
+        """
         client = self._client(client_id, client_epoch)
-        seen, step = client.steps.get(table, (0, 0))
-        if push > seen:
-            step = count()
-            client.steps[table] = (push, step)
-        return step
+        before = len(client.steps)
+        client.begin(push)
+        if push == client.push and table not in client.steps:
+            client.steps[table] = count()
+        self._entries += len(client.steps) - before
+        return client.steps.get(table, 0)
 
     def forget_table(self, table: int) -> None:
         """The table was dropped."""
         for client in self._clients.values():
-            client.steps.pop(table, None)
+            if client.steps.pop(table, None) is not None:
+                self._entries -= 1
 
     def _client(self, client_id: int, client_epoch: int) -> KnownClient:
         client = self._clients.get(client_id)
-        if client is None or client.epoch < client_epoch:
-            # Push numbers go on through epochs, so `steps` stays.
-            client = KnownClient(client_epoch, steps=client.steps if client else {})
-            self._clients[client_id] = client
+        if client is None:
+            client = self._clients[client_id] = KnownClient(client_epoch)
+        elif client.epoch < client_epoch:
+            # Push numbers go on through epochs, so the steps stay.
+            self._entries -= client.entries - len(client.steps)
+            client.epoch, client.windows = client_epoch, {}
         self._clients.move_to_end(client_id)
-        if len(self._clients) > MAX_CLIENTS:
-            self._clients.popitem(last=False)
         return client
+
+    def _trim(self) -> None:
+        """Forget clients where there are too many, or they have too many entries; never the one heard last."""
+        while len(self._clients) > 1 and (
+            len(self._clients) > self.max_clients or self._entries > self.max_entries
+        ):
+            client_id = next(iter(self._clients))
+            self._forgotten.add(client_id)  # first, because it may find no memory
+            self._entries -= self._clients.pop(client_id).entries
 
     # ------------------------------------------------------------------------------------------ to another shard
 
-    def to_message(self) -> pb.ReadLedgerReply:
-        """Everything, as the message."""
-        return pb.ReadLedgerReply(
-            clients=[
-                pb.LedgerClient(
-                    client_id=client_id,
-                    client_epoch=client.epoch,
-                    origins=[
-                        pb.LedgerOrigin(epoch=e, shard=s, low_water=w.low_water, applied=sorted(w.applied))
-                        for (e, s), w in client.windows.items()
-                    ],
-                    steps=[pb.LedgerStep(table=t, push=p, step=n) for t, (p, n) in client.steps.items()],
-                )
-                for client_id, client in self._clients.items()
-            ]
-        )
+    def read(self, cursor: int = 0, limit_bytes: int = 0) -> pb.ReadLedgerReply:
+        """A piece of it, as the message. Pieces belong together as long as nothing is recorded.
 
-    def merge(self, message: pb.ReadLedgerReply) -> None:
-        """Take over what another shard knows. In any order, any number of times."""
-        for theirs in message.clients:
+        Args:
+            cursor: 0 to start, then the `next` of the piece before.
+            limit_bytes: about how much; 0: everything.
+        """
+        reply, size = pb.ReadLedgerReply(), 0
+        for client_id, client in islice(self._clients.items(), min(cursor, len(self)), None):
+            message = _message(client_id, client)
+            reply.clients.append(message)
+            size += message.ByteSize()
+            cursor += 1
+            if limit_bytes and size >= limit_bytes:
+                reply.next = cursor
+                return reply
+        if self._forgotten:
+            # Behind the clients the cursor counts bytes of the filter.
+            reply.forgotten_at = cursor - len(self)
+            reply.forgotten = self._forgotten.read(reply.forgotten_at, limit_bytes or BYTES)
+            end = reply.forgotten_at + len(reply.forgotten)
+            reply.next = len(self) + end if end < BYTES else 0
+        return reply
+
+    def merge(self, piece: pb.ReadLedgerReply) -> None:
+        """Take over what another shard knows. In any order, any number of times; when all is there, `settle`.
+
+        Raises:
+            InvalidRequest: it is no piece of a ledger.
+        """
+        if piece.forgotten:
+            self._forgotten.merge(piece.forgotten, piece.forgotten_at)
+        for theirs in piece.clients:
             mine = self._clients.get(theirs.client_id)
-            if mine is not None and mine.epoch > theirs.client_epoch:
+            # One that was forgotten meanwhile must not come back with half of what was known of it.
+            forgotten = mine is None and theirs.client_id in self._forgotten
+            if forgotten or (mine is not None and mine.epoch > theirs.client_epoch):
                 continue
             mine = self._client(theirs.client_id, theirs.client_epoch)
+            before = mine.entries
             for origin in theirs.origins:
                 window = mine.windows.setdefault((origin.epoch, origin.shard), Window())
                 window.merge(Window(origin.low_water, set(origin.applied)))
-            for step in theirs.steps:
-                if step.push >= mine.steps.get(step.table, (0, 0))[0]:
-                    mine.steps[step.table] = (step.push, step.step)
+            mine.begin(theirs.push)
+            if theirs.push == mine.push:
+                mine.steps.update(zip(theirs.step_tables, theirs.steps, strict=True))
+            self._entries += mine.entries - before
+            self._trim()
+
+    def settle(self) -> None:
+        """Everything has been merged: a client that any of the shards has forgotten is forgotten."""
+        if self._forgotten:
+            for client_id in [one for one in self._clients if one in self._forgotten]:
+                self._entries -= self._clients.pop(client_id).entries
 
 
-def merged_step(table: int, sources: Sequence[tuple[int, pb.ReadLedgerReply]]) -> int:
-    """The step of a table whose rows come from several shards.
-
-    A step counts the pushes that a shard has seen, and shards may differ by the pushes that are under way, one a
-    client. So it is the size of the union: the step of any one source, plus the pushes that only others saw.
-
-    Args:
-        table: its number.
-        sources: per shard, its step of the table and its ledger.
-    """
-    latest: dict[int, int] = {}
-    known: list[dict[int, int]] = []
-    for _, ledger in sources:
-        mine = {c.client_id: s.push for c in ledger.clients for s in c.steps if s.table == table}
-        known.append(mine)
-        for client, push in mine.items():
-            latest[client] = max(push, latest.get(client, 0))
-    return max(
-        (
-            step + sum(push > mine.get(client, 0) for client, push in latest.items())
-            for (step, _), mine in zip(sources, known, strict=True)
-        ),
-        default=0,
+def _message(client_id: int, client: KnownClient) -> pb.LedgerClient:
+    tables = sorted(client.steps)
+    return pb.LedgerClient(
+        client_id=client_id,
+        client_epoch=client.epoch,
+        origins=[
+            pb.LedgerOrigin(epoch=e, shard=s, low_water=w.low_water, applied=sorted(w.applied))
+            for (e, s), w in client.windows.items()
+        ],
+        push=client.push,
+        step_tables=tables,
+        steps=[client.steps[table] for table in tables],
     )

@@ -161,7 +161,9 @@ class Server:
                     call = run.send(reply)
         except StopIteration:
             pass
-        except (RowloomError, MemoryError, OSError) as e:
+        except Exception as e:  # whatever it is, pushes wait until the coordinator hears of it
+            if not isinstance(e, RowloomError):
+                log.exception("receiving rows failed")
             incoming.error = f"{type(e).__name__}: {e}"
         finally:
             peers.close()

@@ -80,17 +80,24 @@ class Shard:
         index: which of its shards this is.
         entries: its tables.
         key: keys the hashes of ids; see `rows.index`.
+        ledger: empty; None: one of the usual size.
     """
 
     def __init__(
-        self, layout: Layout, index: int, entries: Iterable[TableEntry] = (), *, key: int = 0
+        self,
+        layout: Layout,
+        index: int,
+        entries: Iterable[TableEntry] = (),
+        *,
+        key: int = 0,
+        ledger: Ledger | None = None,
     ) -> None:
         self.layout = layout
         self.index = index
         self._key = key
         self._torn: int | None = None  # the client whose push failed half-way
         self.tables: dict[int, ShardTable] = {}
-        self.ledger = Ledger()
+        self.ledger = Ledger() if ledger is None else ledger
         self.counters = Counters()
         for entry in entries:
             self.create_table(entry)

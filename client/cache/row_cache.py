@@ -15,7 +15,7 @@ import numpy as np
 
 from ...proto.errors import InvalidRequest
 from ...proto.jit import kernel
-from ...proto.recipes import is_finite, is_whole
+from ...proto.recipes import is_number, is_whole
 
 WAYS = 8
 _NEVER = np.iinfo(np.int64).max
@@ -61,7 +61,7 @@ class HotRows:
             )
         if pushes is not None and (not is_whole(pushes) or pushes < 0):
             raise InvalidRequest(f"max_age_pushes must be None or at least 0, got {pushes!r}")
-        if seconds is not None and (not is_finite(seconds) or seconds <= 0):
+        if seconds is not None and (not is_number(seconds) or seconds <= 0):
             raise InvalidRequest(f"max_age_s must be None or above 0, got {seconds!r}")
 
 

@@ -5,34 +5,75 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import NoAnswer, Rerouted, TableNotFound, Unavailable
+from ...proto.errors import (
+    InvalidRequest,
+    NoAnswer,
+    Rerouted,
+    RowloomError,
+    TableNotFound,
+    Unavailable,
+    WrongCluster,
+)
 from ...proto.layout import Layout
 from .operation import Event, Message, Operation, Send, Turn
 from .session import ATTEMPT_TIMEOUT_S, Session, backoff_s
 
+ELSEWHERE_S = 1.0  # what a server gets to say where the coordinator is
+
 
 def fetch_layout(session: Session, deadline: float) -> Operation:
-    """Ask all known addresses for the layout until one knows it. Raises Unavailable."""
-    attempts, last = 0, "none"
+    """Ask all known addresses for the layout until one knows it.
+
+    Raises:
+        RowloomError: what the addresses answered, if none of them is one that may still come to know it.
+        Unavailable: no answer in time; says what each address answered last.
+    """
+    attempts = 0
+    answers: dict[str, str] = {}  # by address, the last
     while True:
-        for address in session.addresses():
-            if session.clock() >= deadline:
+        addresses = session.addresses()
+        final: list[RowloomError] = []
+        for k, address in enumerate(addresses):
+            left = deadline - session.clock()
+            if left <= 0:
+                last = "; ".join(answers.values()) or "none"
                 raise Unavailable(
                     f"no rowloom cluster answered at {', '.join(session.seeds)} within the deadline; last answer: "
                     f"{last}. Is it up (`rowloom status`), and is the address right?"
                 )
-            event = yield from _call(
-                session, address, methods.DESCRIBE_LAYOUT, b"", min(deadline, session.clock() + 2.0)
-            )
-            if event.error is None and session.learn(pb.DescribeLayoutReply.FromString(bytes(event.data))):
+            # The first time around, one address that never answers must leave time for the others.
+            share = left / (len(addresses) - k) if not attempts else left
+            until = session.clock() + min(share, 2.0)
+            event = yield from _call(session, address, methods.DESCRIBE_LAYOUT, b"", until)
+            error = event.error or _learned(session, address, event.data)
+            if error is None:
                 return None
-            if event.error is not None and not isinstance(event.error, Rerouted | Unavailable):
-                raise event.error
-            last = str(event.error or f"{address} has no layout yet")
+            answers[address] = str(error)
+            if not isinstance(error, Rerouted | Unavailable):
+                final.append(error)
+        if len(final) == len(addresses):
+            raise final[0] if len(final) == 1 else type(final[0])("; ".join(map(str, final)))
         attempts += 1
         yield from _pause(session, attempts, deadline)
+
+
+def _learned(session: Session, address: str, data: Any) -> RowloomError | None:
+    """Take the layout of a reply; the error if it has none."""
+    try:
+        reply = pb.DescribeLayoutReply.FromString(bytes(data))
+        learned = session.learn(reply)
+    except (DecodeError, ValueError):  # a server that answers, but no shard and no coordinator of ours
+        return InvalidRequest(f"what answers at {address} is no rowloom server of this version")
+    if learned:
+        return None
+    found, mine = reply.layout.cluster_id, session.layout
+    if not found or mine is None:
+        return Unavailable(f"{address} has no layout yet")
+    return Unavailable(f"{address} is of another cluster, {found!r}; this client is of {mine.cluster_id!r}")
 
 
 def known_layout(session: Session, deadline: float) -> Generator[Turn, Event | None, Layout]:
@@ -43,30 +84,65 @@ def known_layout(session: Session, deadline: float) -> Generator[Turn, Event | N
     return session.layout
 
 
-def ask(session: Session, method: str, request: bytes, deadline: float) -> Operation:
+# Requests that change something: they say which cluster they are meant for.
+Change = pb.DefineTableRequest | pb.RemoveTableRequest | pb.AdjustTableRequest
+
+
+def ask(session: Session, method: str, request: Change, deadline: float) -> Operation:
     """One call to the coordinator, repeated until it is answered. Returns the reply's bytes.
 
+    Args:
+        session: of the cluster that is meant.
+        method: of `methods.py`.
+        request: its message; the cluster is filled in.
+        deadline: on the session's clock.
+
     Raises:
-        RowloomError: what it answered; Unavailable when the deadline passes.
+        RowloomError: what it answered; Unavailable when the deadline passes, or another cluster has its place.
     """
-    attempts, last = 0, "none"
+    attempts, last, begun = 0, "none", ""
     while session.clock() < deadline:
         layout = session.layout
         if layout is None or not layout.coordinator or attempts % 4 == 3:  # it may have moved
             yield from fetch_layout(session, deadline)
         assert session.layout is not None
         until = min(deadline, session.clock() + ATTEMPT_TIMEOUT_S)
-        event = yield from _call(session, session.layout.coordinator, method, request, until)
+        request.cluster_id, address = session.layout.cluster_id, session.layout.coordinator
+        event = yield from _call(session, address, method, request.SerializeToString(), until)
         if event.error is None:
             return event.data
+        if isinstance(event.error, WrongCluster):
+            yield from _look_elsewhere(session, address, event.error, deadline)
         if isinstance(event.error, TableNotFound) and attempts and method == methods.DROP_TABLE:
             return b""  # an earlier attempt dropped it and its answer was lost
         if not isinstance(event.error, Rerouted | Unavailable):
             raise event.error
-        last = str(event.error)
+        if not isinstance(event.error, Rerouted):
+            begun = ". The change may have been begun, and then it is finished when it can be: `rowloom status` tells"
+        if not attempts or until < deadline:  # what came before says more than an attempt that had no time
+            last = str(event.error)
         attempts += 1
         yield from _pause(session, attempts, deadline)
-    raise Unavailable(f"the coordinator did not answer within the deadline; last answer: {last}")
+    raise Unavailable(f"the coordinator did not do it within the deadline; last answer: {last}{begun}")
+
+
+def _look_elsewhere(session: Session, address: str, error: WrongCluster, deadline: float) -> Operation:
+    """Another cluster answers where the coordinator was: is there a newer layout that says where it is now?
+
+    Raises:
+        Unavailable: there is none.
+    """
+    for other in session.addresses():
+        if other != address:
+            until = min(deadline, session.clock() + ELSEWHERE_S)
+            event = yield from _call(session, other, methods.DESCRIBE_LAYOUT, b"", until)
+            if event.error is None:
+                session.learn(pb.DescribeLayoutReply.FromString(bytes(event.data)))
+    if session.layout is not None and session.layout.coordinator == address:
+        raise Unavailable(
+            f"another cluster answers at {address} now ({error}), and it was not changed: the cluster of this client "
+            "has ended, or its coordinator has. Connect again to use what is there now"
+        ) from error
 
 
 def ask_shards(session: Session, method: str, request: bytes, deadline: float) -> Operation:
@@ -114,9 +190,7 @@ def _call(
 ) -> Generator[Turn, Event | None, Event]:
     """One request and its end."""
     tag = next(session.tags)
-    event = yield Turn(
-        [Send(tag, address, method, Message(request), max(0.0, until - session.clock()))], until
-    )
+    event = yield Turn([Send(tag, address, method, Message(request), until)], until)
     while session.clock() < until and (event is None or event.tag != tag):
         event = yield Turn([], until)
     if event is None or event.tag != tag:

@@ -3,8 +3,6 @@
 What must hold, whatever happens to messages, shards, layouts and the caller:
 - a push is acked only when every shard has acked its request; one that is sent again keeps its name, so that no shard
   applies it twice; one whose layout has changed is split anew and keeps its old names;
-- when a call ends - done, out of time, refused, or by an exception thrown into it - every request of a push is finished
-  or was acked: a name that stays open for ever would stop the low-water mark of its client (see `session`);
 - an error says what is known and no more: a request that was sent and not answered may have been applied.
 
 Rejected: one operation for each shard. It is simpler until the layout changes in the middle of a push; then the pieces
@@ -18,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import (
+    ClientForgotten,
     InvalidRequest,
     Moving,
     NoAnswer,
@@ -32,7 +31,7 @@ from ...proto.errors import (
 from ...proto.layout import Layout
 from .operation import Event, Message, Operation, Send, Turn
 from .requests import PushRequest, Request
-from .session import ATTEMPT_TIMEOUT_S, Session, backoff_s
+from .session import ATTEMPT_TIMEOUT_S, SLOWEST_BYTES_S, Session, backoff_s
 
 MOVING_LIMIT_S = 600.0  # how long a push waits for rows to move, beyond its own deadline
 MOST_IN_FLIGHT = 4  # requests of one call to one shard that are under way at a time
@@ -71,6 +70,7 @@ class Exchange:
         self._waiting: list[tuple[float, Request]] = []
         self._in_flight: dict[int, tuple[Request, Layout, float]] = {}  # by tag; since when
         self._busy: dict[int, int] = {}  # requests under way, by shard
+        self._bytes = 0  # of theirs, with their replies
         self._deadline = deadline
         self._pushed = pushed_rows is not None  # at least in part
         self.pushed_rows = pushed_rows or 0
@@ -123,7 +123,6 @@ class Exchange:
             if request.epoch != layout.epoch:
                 self._ready = [piece for request in self._ready for piece in self._split(request, layout)]
                 break
-        timeout_s = min(self._deadline - now, ATTEMPT_TIMEOUT_S)
         later: list[Request] = []
         for request in self._ready:
             shard = request.shard
@@ -136,16 +135,22 @@ class Exchange:
             tag = next(self._session.tags)
             self._in_flight[tag] = (request, layout, now)
             self._busy[shard] = under_way + 1
-            sends.append(Send(tag, layout.shards[shard].address, request.method, request, timeout_s))
+            self._bytes += request.size + request.reply_bytes
+            until = min(self._deadline, now + self._patience(request))
+            sends.append(Send(tag, layout.shards[shard].address, request.method, request, until))
         self._ready = later
         return sends
+
+    def _patience(self, request: Request) -> float:
+        """How long an attempt may take, whatever else is on the same link. Were it too short, none would ever end."""
+        return ATTEMPT_TIMEOUT_S + (self._bytes << min(request.attempts - 1, 6)) / SLOWEST_BYTES_S
 
     def _split(self, request: Request, layout: Layout) -> list[Request]:
         if request.epoch == layout.epoch:
             return [request]
         pieces: list[Request] = list(request.split(layout))
         if isinstance(request, PushRequest):
-            self._session.replace(request, [piece for piece in pieces if isinstance(piece, PushRequest)])
+            request.pusher.replace(request, [piece for piece in pieces if isinstance(piece, PushRequest)])
         return pieces
 
     def _ask_for_layout(self, now: float) -> list[Send]:
@@ -153,8 +158,8 @@ class Exchange:
             return []
         first, *self._ask = self._ask or self._session.addresses()
         self._asking = next(self._session.tags)
-        timeout_s = min(self._deadline - now, _LAYOUT_TIMEOUT_S)
-        return [Send(self._asking, first, methods.DESCRIBE_LAYOUT, Message(b""), timeout_s)]
+        until = min(self._deadline, now + _LAYOUT_TIMEOUT_S)
+        return [Send(self._asking, first, methods.DESCRIBE_LAYOUT, Message(b""), until)]
 
     # ----------------------------------------------------------------------------------------------------- in
 
@@ -175,12 +180,13 @@ class Exchange:
         # Not before the reply is taken: an exception from outside in between would lose the request.
         del self._in_flight[event.tag]
         self._busy[request.shard] -= 1
+        self._bytes -= request.size + request.reply_bytes
         if error is not None:
             self._refused(request, layout, error, sent, now)
         elif isinstance(request, PushRequest):
             self._pushed = True
             self.pushed_rows += request.rows
-            self._session.finish(request)
+            request.pusher.finish(request)
 
     def _refused(
         self, request: Request, layout: Layout, error: RowloomError, sent: float, now: float
@@ -202,6 +208,8 @@ class Exchange:
             pause = max(error.retry_after_s, self._pause(request.attempts))
             self._waiting.append((now + pause, request))
         else:
+            if isinstance(error, ClientForgotten) and isinstance(request, PushRequest):
+                request.pusher.forgotten = True
             self._failure = self._failure or error
             self._ready.append(request)
 
@@ -242,7 +250,7 @@ class Exchange:
     # ---------------------------------------------------------------------------------------------------- end
 
     def _give_up(self) -> list[Request]:
-        """Nothing is sent any more. Returns what is not done; of a push, with its names finished.
+        """Nothing is sent any more. Returns what is not done.
 
         An exception may have come from anywhere, so a request may stand in two lists.
         """
@@ -255,9 +263,6 @@ class Exchange:
         every = [*under_way, *self._ready, *(request for _, request in self._waiting)]
         left = list({id(request): request for request in every}.values())
         self._in_flight, self._ready, self._waiting = {}, [], []
-        self._session.abandon(
-            n for request in left if isinstance(request, PushRequest) for n in request.names
-        )
         return left
 
     def _error(self, left: list[Request]) -> RowloomError:

@@ -78,13 +78,16 @@ def as_bytes(message: Writable) -> bytes:
 
 @dataclass
 class Send:
-    """A request to put on the wire; whoever does calls `message.write` before the operation goes on, or once it may."""
+    """A request to put on the wire; whoever does calls `message.write` before the operation goes on, or once it may.
+
+    until: when its attempt ends without an answer, on the driver's clock.
+    """
 
     tag: int
     address: str
     method: str
     message: Writable
-    timeout_s: float
+    until: float
 
 
 @dataclass

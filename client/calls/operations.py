@@ -15,7 +15,7 @@ from ...proto import codec
 from ...proto.errors import InvalidRequest
 from ...proto.layout import Layout, owner
 from ...proto.spec import TableEntry
-from ..inputs import as_bag_grads, as_ids, as_rows
+from ..inputs import as_bag_grads, as_ids, as_positive, as_rows
 from .assembly import Arrived
 from .bag_requests import (
     BagGrads,
@@ -32,6 +32,7 @@ from .cutting import cut
 from .exchange import Exchange
 from .operation import Event, Turn
 from .placed import Placed
+from .pusher import Pusher
 from .requests import Given, PullRequest, PushRequest, Request, Wanted
 from .routing import Route, places, split, summing
 from .session import Session
@@ -104,13 +105,16 @@ def push(
 ) -> Generator[Turn, Event | None, None]:
     """Gradients, or rows to assign, of each table; everything is checked before anything is sent.
 
-    Raises as `Table.push`. Pushes of one session must run one after the other: that is what keeps them in order on
-    every shard.
+    Raises as `Table.push`.
     """
     brought = _brought(given, kind)
     layout = session.layout or (yield from known_layout(session, deadline))
-    requests = _pushes(session, layout, brought, kind, wire)
-    yield from Exchange(session, requests, deadline).run()
+    pusher = session.take_pusher()
+    try:
+        requests = _pushes(session, pusher, layout, brought, kind, wire)
+        yield from Exchange(session, requests, deadline).run()
+    finally:
+        session.give_back(pusher)
 
 
 def step(
@@ -129,9 +133,13 @@ def step(
     layout = session.layout or (yield from known_layout(session, deadline))
     coming = _coming(session, layout, asked)
     later: list[PullRequest] = []
-    pushes = _pushes(session, layout, brought, codec.GRADIENTS, wire)
-    exchange = Exchange(session, _fused(pushes, _pulls(session, layout, coming), later), deadline)
-    yield from exchange.run()
+    pusher = session.take_pusher()
+    try:
+        pushes = _pushes(session, pusher, layout, brought, codec.GRADIENTS, wire)
+        exchange = Exchange(session, _fused(pushes, _pulls(session, layout, coming), later), deadline)
+        yield from exchange.run()
+    finally:
+        session.give_back(pusher)
     if later:
         pushed_rows = exchange.pushed_rows if pushes else None
         yield from Exchange(session, later, deadline, pushed_rows).run()
@@ -139,20 +147,24 @@ def step(
 
 
 def renorm(
-    session: Session, entry: TableEntry, ids: Any, max_norm: float, norm_type: float, deadline: float
+    session: Session, entry: TableEntry, ids: Any, max_norm: Any, norm_type: Any, deadline: float
 ) -> Generator[Turn, Event | None, None]:
     """Scale long rows down in the table. Raises as `Table.renorm`."""
-    if not max_norm > 0 or not norm_type > 0:
-        raise InvalidRequest(f"max_norm and norm_type must be above 0, got {max_norm} and {norm_type}")
+    max_norm = as_positive(max_norm, "max_norm")
+    norm_type = np.inf if norm_type == np.inf else as_positive(norm_type, "norm_type")
     array = as_ids(ids, entry.spec).reshape(-1)
     layout = session.layout or (yield from known_layout(session, deadline))
     distinct, bounds, _ = split(array, session.placed(entry, layout).owners)
     nothing = GivenRows(np.empty((len(distinct), 0), np.float32))
     going = [Going(entry, distinct, bounds.tolist(), nothing, everywhere=False)]
-    requests = _cut_push(session, layout, going, codec.RENORM, codec.FLOAT32, session.next_push())
-    for request in requests:
-        request.max_norm, request.norm_type = max_norm, norm_type
-    yield from Exchange(session, requests, deadline).run()
+    pusher = session.take_pusher()
+    try:
+        requests = _cut_push(session, pusher, layout, going, codec.RENORM, codec.FLOAT32, pusher.next_push())
+        for request in requests:
+            request.max_norm, request.norm_type = max_norm, norm_type
+        yield from Exchange(session, requests, deadline).run()
+    finally:
+        session.give_back(pusher)
 
 
 # ------------------------------------------------------------------------------------------------------------ check
@@ -220,7 +232,12 @@ def _pulls(session: Session, layout: Layout, coming: Sequence[Coming]) -> list[P
 
 
 def _pushes(
-    session: Session, layout: Layout, brought: Sequence[Brought], kind: int, wire: str | None
+    session: Session,
+    pusher: Pusher,
+    layout: Layout,
+    brought: Sequence[Brought],
+    kind: int,
+    wire: str | None,
 ) -> list[PushRequest]:
     """The requests of a push, with its number; each id once, in each request one wire type and a table once."""
     by_wire: dict[tuple[int, int], list[Going]] = {}
@@ -230,10 +247,10 @@ def _pushes(
         going = _going(one, session.placed(one.entry, layout), kind, number)
         time = seen[one.entry.number] = seen.get(one.entry.number, -1) + 1
         by_wire.setdefault((number, time), []).append(going)
-    push_number = session.next_push()
+    push_number = pusher.next_push()
     requests: list[PushRequest] = []
     for (number, _), some in by_wire.items():
-        requests += _cut_push(session, layout, some, kind, number, push_number)
+        requests += _cut_push(session, pusher, layout, some, kind, number, push_number)
     return requests
 
 
@@ -251,7 +268,13 @@ def _going(one: Brought, placed: Placed, kind: int, wire: int) -> Going:
 
 
 def _cut_push(
-    session: Session, layout: Layout, going: Sequence[Going], kind: int, wire: int, push_number: int
+    session: Session,
+    pusher: Pusher,
+    layout: Layout,
+    going: Sequence[Going],
+    kind: int,
+    wire: int,
+    push_number: int,
 ) -> list[PushRequest]:
     routed = [(one.edges, 4 * one.entry.spec.width, one.everywhere) for one in going]
     requests: list[PushRequest] = []
@@ -260,7 +283,7 @@ def _cut_push(
         for k, begin, end in runs:
             one = going[k]
             tables.append((one.entry, one.ids[begin:end], one.values[begin:end]))
-        requests.append(PushRequest(layout.epoch, shard, tables, push_number, kind, wire))
+        requests.append(PushRequest(layout.epoch, shard, tables, pusher, push_number, kind, wire))
     return requests
 
 
@@ -336,7 +359,7 @@ def push_bags(
 ) -> Generator[Turn, Event | None, None]:
     """Apply gradients of bags, shape + row_shape; everything is checked before anything is sent.
 
-    Raises as `Table.push_bags`. Like any push: those of one session must run one after the other.
+    Raises as `Table.push_bags`.
     """
     spec = entry.spec
     checked = as_ids(ids, spec)
@@ -352,18 +375,23 @@ def push_bags(
     if placed.everywhere:
         without = set(range(layout.n)) - {shard for shard, _ in [*by_bag, *runs.by_id]}
         by_bag += [(shard, np.empty(0, np.int64)) for shard in sorted(without)]
-    number = session.next_push()
-    requests: list[PushRequest] = [
-        PushBagsRequest(layout.epoch, shard, [(entry, checked[some], values[some])], number)
-        for shard, some in by_bag
-    ]
-    for shard, some in runs.by_id:
-        requests += _expanded(session, layout, (entry, checked[some], values[some]), shard, number)
-    yield from Exchange(session, requests, deadline).run()
+    pusher = session.take_pusher()
+    try:
+        number = pusher.next_push()
+        requests: list[PushRequest] = [
+            PushBagsRequest(layout.epoch, shard, [(entry, checked[some], values[some])], pusher, number)
+            for shard, some in by_bag
+        ]
+        for shard, some in runs.by_id:
+            given = entry, checked[some], values[some]
+            requests += _expanded(session, pusher, layout, given, shard, number)
+        yield from Exchange(session, requests, deadline).run()
+    finally:
+        session.give_back(pusher)
 
 
 def _expanded(
-    session: Session, layout: Layout, given: Given, shard: int, number: int
+    session: Session, pusher: Pusher, layout: Layout, given: Given, shard: int, number: int
 ) -> Iterator[PushRequest]:
     """Entries of bags as gradients of ids, in requests to one shard."""
     entry, ids, values = given
@@ -373,4 +401,4 @@ def _expanded(
     for _, runs in cut([routed], 1, session.sizes):
         for _, begin, end in runs:
             table = entry, distinct[begin:end], GivenRows(grads[begin:end])
-            yield PushRequest(layout.epoch, shard, [table], number)
+            yield PushRequest(layout.epoch, shard, [table], pusher, number)

@@ -1,7 +1,7 @@
 """What goes to one shard in one message: rows that are wanted, rows that are pushed, or both. Pure.
 
 A request writes itself where it is sent from - an arena of shared memory, a socket's buffer, an array for gRPC - and
-takes its rows where the reply lies. It knows how it is split when the layout changes; its names come from the session.
+takes its rows where the reply lies. It knows how it is split when the layout changes; its names come from its pusher.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ...proto.spec import TableEntry
 from .assembly import Arrived
 from .operation import Reply, as_array
 from .placed import copied
+from .pusher import Pusher
 from .session import Session
 from .values import Values
 
@@ -125,7 +126,8 @@ class PushRequest:
     """Ids of one shard with their gradients or rows, of one or more tables, each once; applied whole, and once.
 
     epoch, shard: as PullRequest's.
-    names: what it was sent as, newest last; the session adds one for each layout.
+    pusher, push: whose it is, and the number of the call.
+    names: what it was sent as, newest last; the pusher adds one for each layout.
     pull: rows that are wanted of the same shard, in the same message: the pull sees the push. None: a push alone.
     later: where the pull goes if the layout changes, to be done when all of the push is.
     maybe_applied: an attempt ended without an answer.
@@ -134,6 +136,7 @@ class PushRequest:
     epoch: int
     shard: int
     tables: list[Given]
+    pusher: Pusher
     push: int
     kind: int = codec.GRADIENTS
     wire: int = codec.FLOAT32
@@ -166,11 +169,12 @@ class PushRequest:
 
     def prepare(self, session: Session, layout: Layout) -> None:
         """Before each attempt: name it, say what its client has finished."""
-        low_water, oldest_epoch = session.name(self, layout)
+        pusher = self.pusher
+        low_water, oldest_epoch = pusher.name(self, layout)
         message = codec.Push(
             header=layout.header(self.shard),
-            client_id=session.client_id,
-            client_epoch=session.client_epoch,
+            client_id=pusher.client_id,
+            client_epoch=pusher.client_epoch,
             names=tuple(self.names),
             low_water=low_water,
             oldest_epoch=oldest_epoch,
@@ -258,7 +262,15 @@ class PushRequest:
     def piece(self, epoch: int, shard: int, tables: list[Given]) -> PushRequest:
         """A part of it under another layout."""
         piece = PushRequest(
-            epoch, shard, tables, self.push, self.kind, self.wire, self.max_norm, self.norm_type
+            epoch,
+            shard,
+            tables,
+            self.pusher,
+            self.push,
+            self.kind,
+            self.wire,
+            self.max_norm,
+            self.norm_type,
         )
         piece.names, piece.maybe_applied = list(self.names), self.maybe_applied
         return piece

@@ -1,10 +1,4 @@
-"""What a client knows and decides: the layout, its own numbers, what to retry, where and when. No I/O, no threads.
-
-Why numbers are kept like this. A part of a push is named by its origin - the layout's epoch and the shard it was first
-meant for - and a number of that origin; a shard remembers the numbers above a low-water mark. So whatever ends a call,
-its numbers must be finished sooner or later, or the mark stands still and the shard's window fills up until it refuses
-every push. A part that is split under a new layout keeps its old names, which are finished when all of its pieces are.
-"""
+"""What a client knows: the layout, the tables, who of it pushes. No I/O, no threads."""
 
 from __future__ import annotations
 
@@ -12,55 +6,24 @@ import itertools
 import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ...proto import rowloom_pb2 as pb
-from ...proto.codec import PartName
 from ...proto.errors import TableNotFound
 from ...proto.layout import Layout
 from ...proto.spec import TableEntry
 from .cutting import RequestSizes
 from .placed import Placed, heads_of
+from .pusher import Pusher
 
-ATTEMPT_TIMEOUT_S = 10.0
+ATTEMPT_TIMEOUT_S = 10.0  # until an answer; and beyond that
+SLOWEST_BYTES_S = (
+    1 << 20
+)  # a second for so many bytes on their way: ever more, if attempts end without an answer
 BACKOFF_S = (0.02, 1.0)  # first and longest pause between attempts, before jitter
 MOST_PLACED = 1000
-
-
-@dataclass
-class Numbers:
-    """Numbers given to parts of one origin, and which of them are finished."""
-
-    last: int = 0
-    low_water: int = 0
-    finished: set[int] = field(default_factory=set[int])
-
-    def next(self) -> int:
-        """The next number, from 1."""
-        self.last += 1
-        return self.last
-
-    def finish(self, seq: int) -> None:
-        """Part `seq` will never be sent again."""
-        self.finished.add(seq)
-        while self.low_water + 1 in self.finished:
-            self.low_water += 1
-            self.finished.discard(self.low_water)
-
-
-class Named(Protocol):
-    """What of a push goes to one shard, as far as its names are concerned.
-
-    Attributes:
-        shard: whom it is sent to under the layout of the moment.
-        names: what it was sent as, newest last.
-    """
-
-    shard: int
-    names: list[PartName]
 
 
 class Session:
@@ -68,8 +31,8 @@ class Session:
 
     Args:
         seeds: addresses to start from: any shard or the coordinator.
-        client_id: random, unlike any other client's.
-        rng: for jitter.
+        client_id: of the first of its pushers; random, unlike any other client's.
+        rng: for jitter, and the ids of further pushers.
         clock: seconds, monotonic.
         lock: a context manager around state that several operations share.
         sizes: how much goes into one request; the carrier knows.
@@ -85,8 +48,6 @@ class Session:
         sizes: RequestSizes | None = None,
     ) -> None:
         self.seeds = tuple(seeds)
-        self.client_id = client_id
-        self.client_epoch = 1
         self.layout: Layout | None = None
         self.entries: dict[str, TableEntry] = {}  # by name
         self.rng = rng
@@ -95,16 +56,26 @@ class Session:
         self._lock = lock
         self._placed: dict[int, Placed] = {}  # by table number, all of one layout
         self._heads: tuple[Layout | None, list[np.ndarray]] = (None, [])
-        self._numbers: dict[tuple[int, int], Numbers] = {}
-        self._holders: dict[PartName, int] = {}  # name -> unfinished parts that carry it
-        self._pushes = 0
+        self.pushers = [Pusher(client_id, lock)]  # those that were ever needed at once
+        self._idle = list(self.pushers)
         self.tags = itertools.count(1)
 
-    def next_push(self) -> int:
-        """The number of the next push call."""
+    def take_pusher(self) -> Pusher:
+        """One for a push call alone, until it is given back: calls that do not overlap have the same one."""
         with self._lock:
-            self._pushes += 1
-            return self._pushes
+            if not self._idle:
+                self._idle.append(Pusher(self.rng.getrandbits(63) | 1, self._lock))
+                self.pushers += self._idle
+            return self._idle.pop()
+
+    def give_back(self, pusher: Pusher) -> None:
+        """Its call has ended: done, out of time, refused, or by an exception thrown into it."""
+        pusher.end_call()
+        with self._lock:
+            if pusher.forgotten:
+                self.pushers.remove(pusher)
+            else:
+                self._idle.append(pusher)
 
     def learn(self, reply: pb.DescribeLayoutReply) -> bool:
         """Take a newer layout. Returns whether there was one to take or to keep."""
@@ -157,51 +128,6 @@ class Session:
             heads = heads_of(layout)
             self._heads = layout, heads
         return heads[shard]
-
-    # ------------------------------------------------------------------------------------------------- numbers
-
-    def name(self, request: Named, layout: Layout) -> tuple[int, int]:
-        """Give what goes to a shard its name for this layout, once.
-
-        Returns:
-            low_water and oldest_epoch, as in PushRequest.
-        """
-        origin = (layout.epoch, request.shard)
-        with self._lock:
-            newest = request.names[-1] if request.names else None
-            if newest is None or (newest.epoch, newest.shard) != origin:
-                name = PartName(*origin, self._numbers.setdefault(origin, Numbers()).next())
-                request.names.append(name)
-                self._holders[name] = 1
-            oldest = min(self._holders).epoch
-            if min(self._numbers)[0] < oldest:
-                self._numbers = {o: n for o, n in self._numbers.items() if o[0] >= oldest}
-            return self._numbers[origin].low_water, oldest
-
-    def replace(self, request: Named, pieces: Sequence[Named]) -> None:
-        """It was split: its names are finished when all pieces are, not before."""
-        with self._lock:
-            for name in request.names:
-                self._holders[name] += len(pieces) - 1
-
-    def finish(self, request: Named) -> None:
-        """It will never be sent again."""
-        with self._lock:
-            for name in request.names:
-                self._holders[name] -= 1
-                if not self._holders[name]:
-                    self._finished(name)
-
-    def abandon(self, names: Iterable[PartName]) -> None:
-        """Nothing that carries one of these names will be sent again. All of them are of one call."""
-        with self._lock:
-            for name in set(names):
-                if name in self._holders:
-                    self._finished(name)
-
-    def _finished(self, name: PartName) -> None:
-        del self._holders[name]
-        self._numbers[name.epoch, name.shard].finish(name.seq)
 
 
 def backoff_s(attempts: int, rng: random.Random) -> float:

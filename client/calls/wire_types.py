@@ -1,5 +1,8 @@
 """How rows travel: which wire type a call uses, and what such a type cannot hold. Pure."""
 
+# What callers give is checked, although it has a type.
+# pyright: reportUnnecessaryIsInstance=false
+
 from __future__ import annotations
 
 import numpy as np
@@ -25,7 +28,8 @@ _NAME = {number: name for name, number in codec.WIRE_NUMBER.items()}
 
 def wire_of(entry: TableEntry, wire: str | None) -> int:
     """The number of the wire type that a call asks for, or of the table's own. Raises InvalidRequest."""
-    number = codec.WIRE_NUMBER.get(entry.spec.wire if wire is None else wire)
+    name = entry.spec.wire if wire is None else wire
+    number = codec.WIRE_NUMBER.get(name) if isinstance(name, str) else None
     if number is None:
         raise InvalidRequest(f"wire must be one of {', '.join(codec.WIRE_NUMBER)}, got {wire!r}")
     return number

@@ -42,7 +42,7 @@ class GrpcWire:
             self._callers.run(lambda: self._ended.put(self._call(send)))
 
     def _call(self, send: Send) -> Event:
-        timeout_s = max(send.timeout_s, 0.001)
+        timeout_s = max(send.until - time.monotonic(), 0.001)
         try:
             data = as_bytes(send.message)
             return Event(send.tag, self._channels.call(send.address, send.method, data, timeout_s))
@@ -54,14 +54,13 @@ class GrpcWire:
     def wait(self, until: float) -> Event | None:
         """As `Wire.wait`."""
         self._waited = True
-        timeout_s = max(0.0, until - time.monotonic())
-        if self._kept is not None and timeout_s >= self._kept.timeout_s:
+        if self._kept is not None and until >= self._kept.until:
             send, self._kept = self._kept, None
             self._under_way -= 1
             return self._call(send)
         self._start_kept()
         try:
-            event = self._ended.get(timeout=timeout_s)
+            event = self._ended.get(timeout=max(0.0, until - time.monotonic()))
         except queue.Empty:
             return None
         self._under_way -= 1

@@ -13,6 +13,7 @@ import mmap
 import os
 import socket
 import struct
+import time
 from collections import deque
 
 import numpy as np
@@ -186,31 +187,41 @@ class Lane:
         return True
 
 
-def open_lane(description: pb.LaneReply, host: str, *, shared: bool, timeout_s: float) -> Lane:
+def open_lane(description: pb.LaneReply, host: str, *, shared: bool, until: float) -> Lane:
     """Connect to a lane, with shared memory if that is wanted and the server is on this machine.
+
+    Args:
+        description: of the server's lane.
+        host: the server's.
+        shared: try shared memory first.
+        until: on `time.monotonic`, when to give up.
 
     Raises:
         OSError: it cannot be reached.
     """
     if shared and HAS_ARENAS and description.unix_address:
         with contextlib.suppress(OSError):  # another machine, or another container
-            return _open_unix(description, timeout_s)
+            return _open_unix(description, until)
     if not description.port:
         raise ConnectionRefusedError("the server has no lane that can be reached from here")
-    end = socket.create_connection((host.strip("[]"), description.port), timeout_s)
+    end = socket.create_connection((host.strip("[]"), description.port), _left(until))
     try:
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         end.sendall(Hello(description.key, 0).encode())
-        return _welcomed(end, None)
+        return _welcomed(end, None, until)
     except BaseException:
         end.close()
         raise
 
 
-def _open_unix(description: pb.LaneReply, timeout_s: float) -> Lane:
+def _left(until: float) -> float:
+    return max(until - time.monotonic(), 0.001)
+
+
+def _open_unix(description: pb.LaneReply, until: float) -> Lane:
     end = socket.socket(socket.AF_UNIX)
     try:
-        end.settimeout(timeout_s)
+        end.settimeout(_left(until))
         end.connect("\0" + description.unix_address)
         descriptor = os.memfd_create("rowloom-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
@@ -221,13 +232,14 @@ def _open_unix(description: pb.LaneReply, timeout_s: float) -> Lane:
             socket.send_fds(end, [Hello(description.key, ARENA_BYTES).encode()], [descriptor])
         finally:
             os.close(descriptor)
-        return _welcomed(end, arena)
+        return _welcomed(end, arena, until)
     except BaseException:
         end.close()
         raise
 
 
-def _welcomed(end: socket.socket, arena: mmap.mmap | None) -> Lane:
+def _welcomed(end: socket.socket, arena: mmap.mmap | None, until: float) -> Lane:
+    end.settimeout(_left(until))
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         end.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
     if end.recv(1) != WELCOME:

@@ -51,13 +51,13 @@ class LaneWire:
             self._grpc.send(send)
             return
         try:
-            if not lane.send(send.tag, number, send.message, time.monotonic() + send.timeout_s):
+            if not lane.send(send.tag, number, send.message, send.until):
                 self._one_each = False
         except OSError as e:
             self._broken(send.address, e)
 
     def _take(self, send: Send) -> Lane | None:
-        lane = self._lanes.take(send.address, send.timeout_s)
+        lane = self._lanes.take(send.address, send.until)
         if lane is not None:
             self._mine[send.address] = lane
         return lane

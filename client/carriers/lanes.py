@@ -1,4 +1,8 @@
-"""The row lanes of one process that are free, by address, and which addresses have none."""
+"""The row lanes of one process that are free, by address, and which addresses have none.
+
+As many are kept as were in use at once lately: a burst of threads, or a shard that has gone, leaves none behind. Each
+costs the server a thread, and both sides the memory that its messages lay in.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from collections.abc import Callable
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import RowloomError
 from .lane import Lane, open_lane
+from .recent_peak import WINDOW_S, RecentPeak
 
 CONNECT_TIMEOUT_S = 2.0
 RETRY_S = 5.0  # how long an address goes without a lane after one could not be had
@@ -20,52 +25,93 @@ class Lanes:
     Args:
         ask: asks an address for its LaneReply over gRPC, within seconds; raises RowloomError.
         shared: use shared memory where it can be had.
+        clock: seconds, monotonic; says what is lately.
     """
 
-    def __init__(self, ask: Callable[[str, float], pb.LaneReply], *, shared: bool) -> None:
+    def __init__(
+        self,
+        ask: Callable[[str, float], pb.LaneReply],
+        *,
+        shared: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._ask = ask
         self._shared = shared
+        self._clock = clock
         self._lock = threading.Lock()
-        self._free: dict[str, list[Lane]] = {}
+        self._free: dict[str, list[Lane]] = {}  # the one that was used last is the last
+        self._peaks: dict[str, RecentPeak] = {}
+        self._look_at = 0.0  # when to look at addresses that nobody uses any more, on the clock
         self._known: dict[str, pb.LaneReply] = {}
         self._without: dict[str, float] = {}  # address -> until when
 
-    def take(self, address: str, timeout_s: float) -> Lane | None:
-        """A lane to an address for the caller alone, or None if it has none for now."""
+    def take(self, address: str, until: float) -> Lane | None:
+        """A lane to an address for the caller alone, or None if it has none for now.
+
+        until: as `Send.until`; it takes no longer than that, and CONNECT_TIMEOUT_S at the most.
+        """
         with self._lock:
             free = self._free.get(address)
             if free:
+                self._count(address)
                 return free.pop()
-            if self._without.get(address, 0.0) > time.monotonic():
+            now = time.monotonic()
+            if self._without.get(address, 0.0) > now:
                 return None
             known = self._known.get(address)
-        timeout_s = min(timeout_s, CONNECT_TIMEOUT_S)
+        until = min(until, now + CONNECT_TIMEOUT_S)
         try:
-            known = known or self._ask(address, timeout_s)
+            known = known or self._ask(address, until - now)
             if not known.key:
                 raise ConnectionRefusedError(f"{address} has no lane")
-            lane = open_lane(known, address.rpartition(":")[0], shared=self._shared, timeout_s=timeout_s)
+            lane = open_lane(known, address.rpartition(":")[0], shared=self._shared, until=until)
         except (RowloomError, OSError):
-            self.lost(address)
+            self._forget(address)
             with self._lock:
                 self._without[address] = time.monotonic() + RETRY_S
             return None
         with self._lock:
             self._known[address] = known
             self._without.pop(address, None)
+            self._count(address)
         return lane
+
+    def _count(self, address: str) -> None:
+        self._peaks.setdefault(address, RecentPeak()).take(self._clock())
 
     def give_back(self, lanes: dict[str, Lane]) -> None:
         """The caller is done with them; those on which replies are still to come are of no use to anybody."""
         with self._lock:
+            now = self._clock()
             for address, lane in lanes.items():
+                self._peaks[address].give_back()
                 if lane.start_anew():
                     self._free.setdefault(address, []).append(lane)
                 else:
                     lane.close()
+                self._close_spare(address, now)
+            if now >= self._look_at:
+                self._look_at = now + WINDOW_S
+                for address in list(self._peaks):
+                    self._close_spare(address, now)
+                    if not self._peaks[address].most(now):
+                        del self._peaks[address]
+
+    def _close_spare(self, address: str, now: float) -> None:
+        """Those that were used longest ago, beyond as many as were in use at once."""
+        free, peak = self._free.get(address, []), self._peaks[address]
+        spare = max(0, len(free) + peak.used - peak.most(now))
+        for lane in free[:spare]:
+            lane.close()
+        del free[:spare]
 
     def lost(self, address: str) -> None:
-        """A lane to an address broke: the others probably did too, and it must be asked anew."""
+        """A lane that was taken broke: the others to that address probably did too, and it must be asked anew."""
+        with self._lock:
+            self._peaks[address].give_back()
+        self._forget(address)
+
+    def _forget(self, address: str) -> None:
         with self._lock:
             self._known.pop(address, None)
             broken = self._free.pop(address, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from ...proto.errors import InvalidRequest
-from .contract import ArraySource, Part, choose_tensor, damaged, fits
+from .contract import ArraySource, Part, choose_tensor, damaged, fits, take_room
 
 # The header of a safetensors file may be this long; the format's own library has the same limit.
 _HEADER_LIMIT = 100_000_000
@@ -89,7 +90,13 @@ def _map_npy(path: Path, dtype: type[Any], shape: tuple[int, ...]) -> np.ndarray
         with open(path, "wb") as f:
             np.save(f, empty, allow_pickle=False)
         return empty
-    return np.lib.format.open_memmap(path, "w+", dtype, shape)
+    try:
+        mapped = np.lib.format.open_memmap(path, "w+", dtype, shape)
+        take_room(path, path.stat().st_size)
+    except OSError as e:
+        path.unlink(missing_ok=True)
+        raise OSError(e.errno, e.strerror, str(path)) from e
+    return mapped
 
 
 def open_safetensors(path: Path, tensor: str | None, row_shape: tuple[int, ...] | None) -> ArraySource:
@@ -195,5 +202,6 @@ class SafetensorsSink:
 
     def abort(self) -> None:
         """As `RowSink.abort`."""
-        self._file.close()
-        self._part.abort()
+        self._part.abort()  # first: closing writes what is left, and a full disk takes none of it
+        with contextlib.suppress(OSError):
+            self._file.close()

@@ -116,7 +116,7 @@ class ArraySource:
             raise InvalidRequest(f"{what}: its parts have rows of different shapes")
         if ids is not None and (ids.shape != (self.rows,) or ids.dtype.kind not in "iu"):
             raise InvalidRequest(f"{what}: ids must be {self.rows} integers, got {ids.shape} of {ids.dtype}")
-        self._pieces, self._ids = list(pieces), ids
+        self._pieces, self._ids, self._what = list(pieces), ids, what
         self.has_ids = ids is not None
 
     def blocks(self, size: int) -> Iterator[tuple[np.ndarray | list[str], np.ndarray]]:
@@ -126,7 +126,7 @@ class ArraySource:
             for begin in range(0, len(piece), size):
                 rows = piece[begin : begin + size]
                 ids = np.arange(at, at + len(rows)) if self._ids is None else self._ids[at : at + len(rows)]
-                yield np.asarray(ids, np.int64), rows
+                yield signed_ids(np.asarray(ids), at, self._what), rows
                 at += len(rows)
 
     def close(self) -> None:
@@ -150,6 +150,29 @@ class Part:
     def abort(self) -> None:
         """No file."""
         self.path.unlink(missing_ok=True)
+
+
+def take_room(path: Path, size: int) -> None:
+    """Give a file its bytes on disk before it is mapped: a page that a full disk cannot take would kill the process.
+
+    Raises:
+        OSError: there is no room, and then no file either.
+    """
+    try:
+        with open(path, "ab") as f:
+            if size:
+                os.posix_fallocate(f.fileno(), 0, size)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def signed_ids(ids: np.ndarray, begin: int, what: str) -> np.ndarray:
+    """Ids of any integer type as int64; InvalidRequest for one of 2**63 and up. begin: the row of the first."""
+    if ids.dtype == np.uint64 and (beyond := ids > np.iinfo(np.int64).max).any():
+        k = int(beyond.argmax())
+        raise InvalidRequest(f"{what}: row {begin + k} has id {int(ids[k])}, ids are below 2**63")
+    return ids.astype(np.int64, copy=False)
 
 
 def check_matrix(shape: Sequence[int], what: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from ...proto.errors import InvalidRequest
@@ -30,7 +31,7 @@ _BY_SUFFIX = {
     ".vec": "word2vec",
     ".txt": "glove",
 }
-_OPENERS = {
+_OPENERS: dict[str, Callable[[Path, str | None, tuple[int, ...] | None], RowSource]] = {
     "npy": files_arrays.open_npy,
     "safetensors": files_arrays.open_safetensors,
     "torch": files_torch.open_torch,
@@ -127,23 +128,71 @@ def sink_for(
         tensor: what the tensor or column is called.
         words: the vocabulary, or None.
     """
-    known(kind)
-    shape = spec.row_shape
+    if known(kind) not in _SINKS:
+        raise InvalidRequest(f"{kind} files are only read here; written are: {', '.join(_SINKS)}")
     if named and kind in ("torch", "tensorflow"):
         raise InvalidRequest(f"{kind} has no place for ids; export chosen ids to npy, safetensors or Parquet")
-    if kind in WORD_FORMATS:
-        if words is None:
-            raise InvalidRequest(f"{kind} names rows by words; give vocabulary= (table {spec.name!r})")
-        return files_words.WordsSink(path, kind, rows=rows, row_shape=shape, vocabulary=words)
-    if kind == "npy":
-        return files_arrays.NpySink(path, rows=rows, row_shape=shape, name_ids=named)
-    if kind == "safetensors":
-        about = {"table": spec.name, **spec.metadata}
-        return files_arrays.SafetensorsSink(
-            path, rows=rows, row_shape=shape, name_ids=named, tensor=tensor, metadata=about
-        )
-    if kind == "torch":
-        return files_torch.TorchSink(path, rows=rows, row_shape=shape, tensor=tensor)
-    if kind == "tensorflow":
-        return files_tensorflow.TensorflowSink(path, rows=rows, row_shape=shape, tensor=tensor)
-    return files_parquet.ParquetSink(path, row_shape=shape, tensor=tensor, vocabulary=words)
+    if kind in WORD_FORMATS and words is None:
+        raise InvalidRequest(f"{kind} names rows by words; give vocabulary= (table {spec.name!r})")
+    return _SINKS[kind](_Wanted(kind, path, spec, rows, named, tensor, words))
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The arguments of `sink_for`."""
+
+    kind: str
+    path: Path
+    spec: TableSpec
+    rows: int
+    named: bool
+    tensor: str
+    words: Vocabulary | None
+
+
+def _npy(to: _Wanted) -> RowSink:
+    return files_arrays.NpySink(to.path, rows=to.rows, row_shape=to.spec.row_shape, name_ids=to.named)
+
+
+def _safetensors(to: _Wanted) -> RowSink:
+    return files_arrays.SafetensorsSink(
+        to.path,
+        rows=to.rows,
+        row_shape=to.spec.row_shape,
+        name_ids=to.named,
+        tensor=to.tensor,
+        metadata={"table": to.spec.name, **to.spec.metadata},
+    )
+
+
+def _torch(to: _Wanted) -> RowSink:
+    return files_torch.TorchSink(to.path, rows=to.rows, row_shape=to.spec.row_shape, tensor=to.tensor)
+
+
+def _tensorflow(to: _Wanted) -> RowSink:
+    return files_tensorflow.TensorflowSink(
+        to.path, rows=to.rows, row_shape=to.spec.row_shape, tensor=to.tensor
+    )
+
+
+def _parquet(to: _Wanted) -> RowSink:
+    return files_parquet.ParquetSink(
+        to.path, row_shape=to.spec.row_shape, tensor=to.tensor, vocabulary=to.words
+    )
+
+
+def _words(to: _Wanted) -> RowSink:
+    assert to.words is not None
+    return files_words.WordsSink(
+        to.path, to.kind, rows=to.rows, row_shape=to.spec.row_shape, vocabulary=to.words
+    )
+
+
+_SINKS: dict[str, Callable[[_Wanted], RowSink]] = {
+    "npy": _npy,
+    "safetensors": _safetensors,
+    "torch": _torch,
+    "tensorflow": _tensorflow,
+    "parquet": _parquet,
+    **dict.fromkeys(WORD_FORMATS, _words),
+}

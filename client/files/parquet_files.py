@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from ...proto.errors import InvalidRequest
 from ..vocabulary import Vocabulary
-from .contract import Part, choose_tensor, damaged, words_in_order
+from .contract import Part, choose_tensor, damaged, signed_ids, words_in_order
 
 _ID_NAMES = ("id", "ids", "index", "key")
 _WORD_NAMES = ("word", "token", "key")
@@ -116,7 +117,9 @@ class ParquetSource:
         keys = batch.column(self._key)
         if keys.null_count:
             raise InvalidRequest(f"{self._path}: column {self._key!r} has nulls near row {begin}")
-        return keys.to_pylist() if self.words else keys.to_numpy(zero_copy_only=False).astype(np.int64)
+        if self.words:
+            return keys.to_pylist()
+        return signed_ids(keys.to_numpy(zero_copy_only=False), begin, str(self._path))
 
     def _rows_of(self, batch: Any, begin: int) -> np.ndarray:
         columns = [batch.column(name) for name in self._columns]
@@ -183,5 +186,6 @@ class ParquetSink:
 
     def abort(self) -> None:
         """As `RowSink.abort`."""
-        self._writer.close()
-        self._part.abort()
+        self._part.abort()  # first: closing writes what is left, and a full disk takes none of it
+        with contextlib.suppress(OSError):
+            self._writer.close()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...proto.errors import InvalidRequest
-from .contract import Part, check_matrix, choose_tensor, damaged, fits
+from .contract import Part, check_matrix, choose_tensor, damaged, fits, take_room
 
 
 def open_torch(path: Path, tensor: str | None, row_shape: tuple[int, ...] | None) -> TorchSource:
@@ -93,6 +93,7 @@ class TorchSink:
         self._flat = path.with_name(f"{path.name}.rows-{self._part.path.suffix[1:]}")
         self._name = tensor
         size = rows * int(np.prod(row_shape, dtype=np.int64))
+        take_room(self._flat, size * 4)
         # torch.save writes a mapped tensor from its pages, so that the rows never have to fit into memory.
         flat = torch.from_file(str(self._flat), shared=True, size=size) if size else torch.empty(0)
         self._rows: Any = flat.reshape(rows, *row_shape)

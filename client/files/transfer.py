@@ -26,6 +26,7 @@ import numpy as np
 
 from ...proto.errors import InvalidRequest, TableExists, TableNotFound
 from ...proto.partition import offset
+from ...proto.recipes import is_whole
 from ...proto.spec import SGD, Initializer, Optimizer, TableSpec, Uniform
 from ..vocabulary import Vocabulary
 from .contract import BLOCK_BYTES, RowSource, RowTable, TableMaker, as_float32
@@ -93,7 +94,7 @@ def import_table(
         job = _Import(table, source, str(path), block_rows, progress)
         job.check_shape()
         if source.words:
-            words = vocabulary or Vocabulary.of(table)
+            words = Vocabulary.of(table) if vocabulary is None else vocabulary
             if words is None:
                 raise InvalidRequest(
                     f"{path} names rows by words; give vocabulary=, or make the table with from_pretrained"
@@ -164,8 +165,8 @@ def from_pretrained(
             num_embeddings=size,
             dim=source.row_shape[0] if len(source.row_shape) == 1 else source.row_shape,
             partition=partition,  # type: ignore[arg-type]  # TableSpec checks it
-            optimizer=optimizer or SGD(),
-            initializer=initializer or Uniform(),
+            optimizer=SGD() if optimizer is None else optimizer,
+            initializer=Uniform() if initializer is None else initializer,
             frozen=freeze,
         )
         if source.words and vocabulary is not None:
@@ -223,16 +224,16 @@ def export_table(
     spec = table.spec
     chosen = _chosen(ids, spec)
     rows = len(chosen) if chosen is not None else int(spec.num_embeddings or 0)
-    words = vocabulary or Vocabulary.of(table)
+    words = Vocabulary.of(table) if vocabulary is None else vocabulary
     if words is not None:
         words.check(spec)
-    kind = format or format_to_write(Path(path))
+    kind = format_to_write(Path(path)) if format is None else format
     if kind in WORD_FORMATS and words is not None and chosen is None:
         rows = len(words)  # ids behind the vocabulary have no word
     sink = sink_for(kind, Path(path), spec, rows=rows, named=chosen is not None, tensor=tensor, words=words)
     try:
         done = 0
-        for block in _id_blocks(chosen, rows, block_rows or _block_rows(spec.row_shape)):
+        for block in _id_blocks(chosen, rows, _block_size(block_rows, spec.row_shape)):
             sink.write(block, table.pull(block, wire="float32"))
             done += len(block)
             if progress is not None:
@@ -258,10 +259,8 @@ class _Import:
         block_rows: int | None,
         progress: Progress | None,
     ) -> None:
-        if block_rows is not None and block_rows < 1:
-            raise InvalidRequest(f"block_rows must be at least 1, got {block_rows}")
         self.table, self.source, self.what = table, source, what
-        self.size = block_rows or _block_rows(table.spec.row_shape)
+        self.size = _block_size(block_rows, table.spec.row_shape)
         self.progress = progress
         self.rows = self.seen = 0
         self._total = source.rows
@@ -378,6 +377,15 @@ def _id_blocks(chosen: np.ndarray | None, rows: int, size: int) -> Iterator[np.n
     for begin in range(0, rows, size):
         end = min(begin + size, rows)
         yield np.arange(begin, end) if chosen is None else chosen[begin:end]
+
+
+def _block_size(block_rows: int | None, row_shape: tuple[int, ...]) -> int:
+    """How many rows go at once. Raises InvalidRequest."""
+    if block_rows is None:
+        return _block_rows(row_shape)
+    if not is_whole(block_rows) or block_rows < 1:
+        raise InvalidRequest(f"block_rows must be at least 1, got {block_rows!r}")
+    return int(block_rows)
 
 
 def _block_rows(row_shape: tuple[int, ...]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import re
@@ -227,5 +228,6 @@ class WordsSink:
 
     def abort(self) -> None:
         """As `RowSink.abort`."""
-        self._file.close()
-        self._part.abort()
+        self._part.abort()  # first: closing writes what is left, and a full disk takes none of it
+        with contextlib.suppress(OSError):
+            self._file.close()

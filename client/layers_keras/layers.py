@@ -53,6 +53,8 @@ def tables_of(client: Client) -> Generator[None]:
 class _OverTable(keras.layers.Layer):
     """A layer whose weights are a table."""
 
+    _negative = True  # ids below 0 are missing ones
+
     def __init__(self, table: Table, **kwargs: Any) -> None:
         name = keras.config.backend()
         if name not in _BACKENDS:
@@ -67,7 +69,7 @@ class _OverTable(keras.layers.Layer):
         self.autocast = False
         self.supports_jit = False  # a pull leaves the program; XLA and torch.compile cannot follow
         self._glue = importlib.import_module(f".{name}_backend", __package__)
-        self._lookup = self._glue.Lookup(Backward(table))
+        self._lookup = self._glue.Lookup(Backward(table, negative=self._negative))
 
     def build(self, input_shape: Any = None) -> None:
         """Makes the anchor."""
@@ -122,6 +124,8 @@ class Embedding(_OverTable):
         >>> embed = Embedding(items)
         >>> clicked, shown = embed(clicked_ids), embed(shown_ids)
     """
+
+    _negative = False
 
     def __init__(self, table: Table, mask_zero: bool = False, **kwargs: Any) -> None:
         super().__init__(table, **kwargs)

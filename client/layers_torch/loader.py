@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch  # pyright: ignore[reportMissingImports]
 
 from ...proto.errors import InvalidRequest
+from ..inputs import snapshot
 from ..prefetching import Prefetch, Started
-from ..table import copied
 
 if TYPE_CHECKING:
     from ..client import Client
@@ -76,7 +76,7 @@ class PrefetchLoader:
         return Prefetch(self.loader, self._start, self.depth)
 
     def _start(self, batch: Any) -> Started:
-        wanted = {name: copied(some) for name, some in self._ids_of(batch).items()}
+        wanted = {name: snapshot(some, "ids") for name, some in self._ids_of(batch).items()}
         return batch, self.client.later(self._rows, wanted)
 
     def _ids_of(self, batch: Any) -> Mapping[str, Any]:

@@ -20,13 +20,14 @@ of the dense part; each rank pushes its own rows' gradients, and a rank's push i
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 import torch.nn.functional as F  # noqa: N812  # pyright: ignore[reportMissingImports]
 
-from ...proto.errors import InvalidRequest, TableExists, TableNotFound
+from ...proto.errors import InvalidRequest, RowloomError, TableExists, TableNotFound
 from ...proto.spec import SGD, Initializer, Normal, Optimizer, TableSpec
 from ..refusals import NotSupported, WrongAssertion, WrongIndex, WrongInput
 from .loader import PrefetchLoader
@@ -235,6 +236,9 @@ class EmbeddingBag(OverTable):
             raise WrongInput(f"input must be integers, got {input.dtype}")
         if per_sample_weights is not None and self.mode == "max":
             raise NotSupported('per_sample_weights go with mode="sum" or "mean", not with "max"')
+        if offsets is not None and input.numel() and offsets.numel() <= int(self.include_last_offset):
+            # torch's own kernels write past the end of memory then.
+            raise WrongInput(f"offsets say that there is no bag, and input has {input.numel()} ids")
         how = {"by_frequency": self.scale_grad_by_freq, "argmax_only": self.mode == "max"}
         inverse, rows, place = self.rows(input, **how)
         if self.padding_idx is not None and place is None:
@@ -336,8 +340,8 @@ def _created(
         name,
         num_embeddings,
         embedding_dim,
-        optimizer=optimizer or SGD(),
-        initializer=initializer or Normal(),
+        optimizer=SGD() if optimizer is None else optimizer,
+        initializer=Normal() if initializer is None else initializer,
     )
     padding = from_start(padding_idx, num_embeddings)
     new = not _exists(client, name)
@@ -368,10 +372,17 @@ def _pretrained(
         raise WrongAssertion(f"embeddings must be 2-dimensional, got shape {tuple(rows.shape)}")
     if _exists(client, name):
         raise TableExists(f"table {name!r} is already there: give it as embeddings, or choose another name")
-    spec = TableSpec(name, len(rows), rows.shape[1], optimizer=optimizer or SGD(), frozen=freeze)
+    spec = TableSpec(
+        name, len(rows), rows.shape[1], optimizer=SGD() if optimizer is None else optimizer, frozen=freeze
+    )
     table = client.create_table(spec)
     step = max(1, _ASSIGNED_VALUES // max(1, rows.shape[1]))
-    for begin in range(0, len(rows), step):
-        block = rows[begin : begin + step]
-        table.assign(np.arange(begin, begin + len(block)), block.numpy())
+    try:
+        for begin in range(0, len(rows), step):
+            block = rows[begin : begin + step]
+            table.assign(np.arange(begin, begin + len(block)), block.numpy())
+    except BaseException:
+        with contextlib.suppress(RowloomError):  # half a table would be in the way of the next try
+            client.drop_table(name)
+        raise
     return table

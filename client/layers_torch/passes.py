@@ -91,7 +91,8 @@ def _push(given: Iterable[tuple[Table, np.ndarray, np.ndarray, float]]) -> None:
     tables: dict[tuple[int, str], Table] = {}
     pieces: dict[tuple[int, str], list[tuple[np.ndarray, np.ndarray]]] = {}
     for table, ids, grads, scale in given:
-        if len(ids):
+        # A batch of padding only is a step of torch's optimizers, and so of the table's.
+        if len(ids) or table.spec.optimizer.counts_steps:
             key = (id(table.client), table.name)
             tables[key] = table
             pieces.setdefault(key, []).append((ids, grads if scale == 1.0 else grads * np.float32(scale)))

@@ -13,6 +13,12 @@ from ...proto.spec import Schedule, TableEntry, TableSpec
 from .config import DeployConfig, from_json
 from .tables import plain, table_to_mapping
 
+# `down` throws the rows away, so it is never advised without that word.
+FIXED = (
+    "fixed while the cluster runs. To change it, start anew, which loses all rows: keep them with `rowloom export` of "
+    "each table (rows only, no optimizer slots), then `rowloom down`, `rowloom up`, `rowloom import`"
+)
+
 
 @dataclass(frozen=True)
 class Change:
@@ -21,6 +27,7 @@ class Change:
     Attributes:
         path: where in the config.
         action: scale, create, set_lr; keep: nothing is done; refused: the config cannot be applied, `reason` says why.
+        table: which table is made or changed. Its name may have dots, so `path` cannot say it.
     """
 
     path: str
@@ -28,6 +35,7 @@ class Change:
     new: Any
     action: Literal["scale", "create", "set_lr", "keep", "refused"]
     reason: str = ""
+    table: str = ""
 
     def __str__(self) -> str:
         line = f"{self.path}: {self.old!r} -> {self.new!r}"
@@ -60,10 +68,10 @@ def diff(old: DeployConfig, new: DeployConfig) -> list[Change]:
     mine, theirs = {s.name: s for s in old.tables}, {s.name: s for s in new.tables}
     for name, spec in theirs.items():
         if name not in mine:
-            changes.append(Change(f"tables.{name}", None, table_to_mapping(spec), "create"))
+            changes.append(Change(f"tables.{name}", None, table_to_mapping(spec), "create", table=name))
         else:
             changes += _table_changes(mine[name], spec)
-    gone = "it stays as it is; client.drop_table removes it"
+    gone = "it stays as it is; `rowloom drop` removes it"
     changes += [Change(f"tables.{n}", "present", None, "keep", gone) for n in mine if n not in theirs]
     return changes
 
@@ -82,9 +90,7 @@ def _plain_changes(path: str, old: Any, new: Any) -> list[Change]:
                 path, old, new, "refused", "that is another cluster: `rowloom up` starts it beside this one"
             )
         ]
-    return [
-        Change(path, old, new, "refused", "fixed while the cluster runs: `rowloom down`, then `rowloom up`")
-    ]
+    return [Change(path, old, new, "refused", FIXED)]
 
 
 def _table_changes(old: TableSpec, new: TableSpec) -> list[Change]:
@@ -96,10 +102,12 @@ def _table_changes(old: TableSpec, new: TableSpec) -> list[Change]:
             reason = "a schedule is taken when a table is made; give a number, or another table"
             changes.append(Change(f"{path}.optimizer.lr", *values, "refused", reason))
         else:
-            changes.append(Change(f"{path}.optimizer.lr", *values, "set_lr"))
+            changes.append(Change(f"{path}.optimizer.lr", *values, "set_lr", table=new.name))
         new = dataclasses.replace(new, optimizer=dataclasses.replace(new.optimizer, lr=old.optimizer.lr))
     mine, theirs = table_to_mapping(old), table_to_mapping(new)
-    reason = "fixed while the table exists: take another name, or drop the table first"
+    reason = (
+        "fixed while the table exists: take another name, or `rowloom drop` it first, which loses its rows"
+    )
     changes += [
         Change(f"{path}.{k}", mine[k], theirs[k], "refused", reason) for k in mine if mine[k] != theirs[k]
     ]

@@ -24,7 +24,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ...proto.errors import InvalidRequest
-from ...proto.spec import NAME, TableSpec
+from ...proto.spec import NAME, NAME_RULE, TableSpec
+from .launchers import LAUNCHERS
 from .tables import Fault, table_to_mapping, tables_from_list
 
 MAX_SHARDS = 1024
@@ -69,9 +70,13 @@ def _bytes(value: Any) -> Any:
 
 def _name(value: Any) -> Any:
     if not isinstance(value, str) or not NAME.fullmatch(value):
-        raise PydanticCustomError(
-            "name", "must be 1 to 128 letters, digits, '.', '_' or '-', not starting with a sign"
-        )
+        raise PydanticCustomError("name", f"must be {NAME_RULE}")  # type: ignore[arg-type]  # no template
+    return value
+
+
+def _launcher(value: Any) -> Any:
+    if not isinstance(value, str) or value not in LAUNCHERS:
+        raise PydanticCustomError("launcher", "must be {known}", {"known": " or ".join(LAUNCHERS)})
     return value
 
 
@@ -130,7 +135,7 @@ class DeployConfig(_Section):
 
     name: Annotated[str, BeforeValidator(_name)] = "default"
     shards: Whole = Field(default=1, ge=1, le=MAX_SHARDS)
-    launcher: Literal["local", "ray"] = "local"
+    launcher: Annotated[str, BeforeValidator(_launcher)] = "local"
     ray: RayConfig = Field(default=RayConfig())
     storage: Annotated[str | None, BeforeValidator(_storage)] = Field(default=None, min_length=1)
     """Any fsspec URL; where the layout is kept. None: nowhere."""
@@ -260,6 +265,9 @@ def _fault(error: ErrorDetails) -> Fault:
         near = difflib.get_close_matches(str(value).lower(), [c.lower() for c in choices], 1, 0.3)
         nearest = next((c for c in choices if near and c.lower() == near[0]), None)
         return Fault(path, value, f"must be {' or '.join(choices)}", nearest)
+    if error["type"] == "launcher":
+        near = difflib.get_close_matches(str(value).lower(), LAUNCHERS, 1, 0.3)
+        return Fault(path, value, error["msg"], near[0] if near else None)
     if error["type"] in _BOUNDS:
         key, words = _BOUNDS[error["type"]]
         bound = context[key]

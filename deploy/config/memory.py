@@ -56,15 +56,18 @@ class Memory:
     def warning(self) -> str:
         """What may go wrong; empty if nothing does."""
         if not self.fits:
-            return f"rows that exist need {self.peak_bytes} bytes a shard, memory_per_shard is {self.limit_bytes}"
+            return (
+                f"rows that exist need {in_bytes(self.peak_bytes)} a shard, memory_per_shard is "
+                f"{in_bytes(self.limit_bytes)}"
+            )
         if (
             self.limit_bytes is not None
             and self.bound_bytes is not None
             and self.bound_bytes > self.limit_bytes
         ):
             return (
-                f"with every id pushed a shard needs {self.bound_bytes} bytes, memory_per_shard is "
-                f"{self.limit_bytes}: add shards before it comes to that"
+                f"with every id pushed a shard needs {in_bytes(self.bound_bytes)}, memory_per_shard is "
+                f"{in_bytes(self.limit_bytes)}: add shards before it comes to that"
             )
         return ""
 
@@ -102,3 +105,13 @@ def _table_memory(spec: TableSpec, shards: int, status: pb.StatusReply | None) -
 def row_bytes(spec: TableSpec) -> int:
     """Bytes of one row on its shard: columns, slots, id and index."""
     return 4 * (spec.width + sum(spec.optimizer.slot_widths(spec.width))) + ROW_OVERHEAD_BYTES
+
+
+def in_bytes(count: int | None) -> str:
+    """`1.5 MiB`; `unknown` for None."""
+    if count is None:
+        return "unknown"
+    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"

@@ -13,22 +13,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import random
 from collections.abc import Callable, Sequence
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import (
-    InvalidRequest,
     Rerouted,
     RowloomError,
     StateLost,
     TableExists,
     TableNotFound,
     Unavailable,
+    WrongCluster,
 )
 from ...proto.layout import Layout, ShardAddress
+from ...proto.optimizers import checked_rate
 from ...proto.spec import TableEntry, TableSpec
 from ..launch.launcher import Launched
 from .effects import Calls, Commit, Launch, NotStored, Program, ServerCall, Sleep, Stop, Stored, call_all
@@ -72,6 +72,19 @@ class Coordinator:
         if self.state.layout is None:
             raise Unavailable("the cluster is starting")
         return self.state.layout
+
+    def check_cluster(self, cluster_id: str) -> None:
+        """Refuse a call that is meant for another cluster, which was at this address before.
+
+        Args:
+            cluster_id: whom the caller means; empty: it knows none yet.
+
+        Raises:
+            WrongCluster: nothing changed.
+        """
+        known = self.state.layout.cluster_id if self.state.layout is not None else ""
+        if cluster_id and cluster_id != known:
+            raise WrongCluster(f"this is cluster {known!r}, not {cluster_id!r}")
 
     @property
     def unfinished(self) -> bool:
@@ -128,7 +141,7 @@ class Coordinator:
         keys, launched = yield from self.launch(shards)
         cluster_id = f"{self.state.name}-{self._rng.getrandbits(64):016x}"
         layout = Layout(cluster_id, 1, addresses(launched), self.address)
-        yield from call_all(self._adoptions(layout, range(layout.n), fresh=True), self.clock)
+        yield from call_all(self.adoptions(layout, range(layout.n), fresh=True), self.clock)
         surplus = [key for key in self.state.surplus if key not in keys]
         yield from self.commit(
             dataclasses.replace(self.state, layout=layout, keys=list(keys), surplus=surplus)
@@ -194,13 +207,14 @@ class Coordinator:
     def _adopt_doubtful(self) -> Program:
         """One round. Returns the outcomes by shard."""
         doubtful = sorted(self._doubtful)
-        calls = self._adoptions(self.layout, doubtful, fresh=False)
+        calls = self.adoptions(self.layout, doubtful, fresh=False)
         outcomes = dict(zip(doubtful, (yield Calls(calls, ATTEMPT_S)), strict=True))
         # One that has lost its rows has answered: it serves nobody, whatever it is told.
         self._doubtful -= {i for i, o in outcomes.items() if not isinstance(o, Rerouted | Unavailable)}
         return outcomes
 
-    def _adoptions(self, layout: Layout, shards: Sequence[int], *, fresh: bool) -> list[ServerCall]:
+    def adoptions(self, layout: Layout, shards: Sequence[int], *, fresh: bool) -> list[ServerCall]:
+        """Calls that bring servers to their shards of a layout. fresh: to empty ones, with all tables."""
         tables = [e.to_message() for e in self.state.tables.values()]
         request = pb.AdoptRequest(layout=layout.to_message(), fresh=fresh, tables=tables, turn=self.turn())
         calls: list[ServerCall] = []
@@ -248,16 +262,17 @@ class Coordinator:
     # ----------------------------------------------------------------------------------------------------- tables
 
     def create_table(self, spec: TableSpec) -> Program:
-        """Make a table on every shard. Returns its entry; the existing one if the spec is the same.
+        """Make a table on every shard. Returns its entry; the existing one if the spec is the same, as made or as now.
 
         Raises:
             TableExists: with another spec.
+            InvalidRequest: all tables together would be too much for a client to be told.
             Unavailable: a shard did not answer. The table is made as soon as it does, unless it is dropped before.
         """
         known = self.state.tables.get(spec.name) or self.state.making.get(spec.name)
         if known is not None:
             differences = known.spec.differences(spec)
-            if differences:
+            if differences and spec != known.current_spec:
                 raise TableExists(
                     f"table {spec.name!r} exists with another spec ({'; '.join(differences)}; 'here' is "
                     f"the one that exists): "
@@ -267,11 +282,12 @@ class Coordinator:
             return self.state.tables[spec.name]
         if known is None:
             known = TableEntry(self.state.next_table, spec)
+            self.state.check_room(known)
             making = {**self.state.making, spec.name: known}
             yield from self.commit(
                 dataclasses.replace(self.state, making=making, next_table=known.number + 1)
             )
-        yield from self._make(known, CHANGE_LIMIT_S)
+        yield from _begun(f"table {spec.name!r}", self._make(known, CHANGE_LIMIT_S))
         return known
 
     def _make(self, entry: TableEntry, limit_s: float) -> Program:
@@ -309,7 +325,7 @@ class Coordinator:
             dropping=[*self.state.dropping, entry.number],
         )
         yield from self.commit(state)
-        yield from self._drop(entry.number, CHANGE_LIMIT_S)
+        yield from _begun(f"the end of table {name!r}", self._drop(entry.number, CHANGE_LIMIT_S))
 
     def _drop(self, number: int, limit_s: float) -> Program:
         yield from self._on_every_shard(
@@ -325,13 +341,12 @@ class Coordinator:
             TableNotFound, InvalidRequest.
             Unavailable: a shard did not answer. It hears of the new rate as soon as it does.
         """
-        if not (math.isfinite(lr) and lr >= 0):
-            raise InvalidRequest(f"lr must be finite and at least 0, got {lr}")
+        lr = checked_rate(lr, name)
         old = self._entry(name)
         tables = {**self.state.tables, name: dataclasses.replace(old, lr=lr, lr_version=old.lr_version + 1)}
         changing = list(dict.fromkeys([*self.state.changing, name]))
         yield from self.commit(dataclasses.replace(self.state, tables=tables, changing=changing))
-        yield from self._change(name, CHANGE_LIMIT_S)
+        yield from _begun(f"lr {lr} of table {name!r}", self._change(name, CHANGE_LIMIT_S))
 
     def _change(self, name: str, limit_s: float) -> Program:
         entry = self.state.tables[name]
@@ -370,6 +385,12 @@ class Coordinator:
             has_tables=layout is not None,
         )
 
+    def waiting(self) -> list[str]:
+        """What was begun and does not hold everywhere yet, each in words; `converge` repeats it until it does."""
+        shards = ", ".join(map(str, sorted(self._doubtful)))
+        frozen = [f"pushes may wait on shards {shards}: not heard of since rows moved"] if shards else []
+        return self.state.waiting() + frozen
+
     def moved(self, index: int, launched: Launched) -> bool:
         """A shard's server was found at another address. Returns whether that is news."""
         old = self.layout.shards[index]
@@ -379,6 +400,18 @@ class Coordinator:
         shards = tuple(new if s.index == index else s for s in self.layout.shards)
         self.state.layout = dataclasses.replace(self.layout, shards=shards)
         return True
+
+
+def _begun(what: str, step: Program) -> Program:
+    """A step of a change that is stored. Its errors say that the change is made all the same."""
+    try:
+        yield from step
+    except (Unavailable, Rerouted, StateLost) as e:
+        kind = StateLost if isinstance(e, StateLost) else Unavailable
+        raise kind(
+            f"{what}: stored, but not on every shard yet; it is repeated until it is, which `rowloom status` tells "
+            f"({e})"
+        ) from e
 
 
 def addresses(launched: Sequence[Launched]) -> tuple[ShardAddress, ...]:

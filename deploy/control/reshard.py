@@ -23,7 +23,7 @@ from ...proto.errors import InvalidRequest, RowloomError, StateLost, Unavailable
 from ...proto.layout import Layout, ShardAddress
 from ..launch.launcher import Launched
 from .coordinator import ATTEMPT_S, Coordinator, addresses
-from .effects import Calls, Program, ServerCall, Sleep, call_all
+from .effects import Program, ServerCall, Sleep, call_all
 from .state import ClusterState
 
 POLL_S = (0.01, 0.2)  # first and longest pause between questions for progress
@@ -31,6 +31,8 @@ STEP_LIMIT_S = 10.0  # for each step while pushes wait
 STALL_S = 30.0  # receiving has stopped when nothing has arrived for so long
 THAW_LIMIT_S = 5.0
 ADOPT_LIMIT_S = 300.0
+# A server that has not heard that it is no shard any more gives rows as they were: a lost request should cost little.
+RETIRE_ATTEMPT_S, RETIRE_LIMIT_S = 0.3, 1.0
 
 
 @dataclass
@@ -44,7 +46,6 @@ class Progress:
     pause_s: float = 0.0
     rows: int = 0
     rows_total: int = 0
-    reported: bool = False
     error: str = ""
 
 
@@ -63,7 +64,7 @@ class Reshard:
         """Move every row and slot to its owner among the new count of shards.
 
         Raises:
-            RowloomError: it did not happen, and everything is as before; or, after the commit, a shard was lost.
+            Exception: it did not happen, and everything is as before; or, after the commit, a shard was lost.
         """
         coordinator, progress = self._coordinator, self.progress
         try:
@@ -71,7 +72,7 @@ class Reshard:
             target, keys = yield from self._prepare()
             progress.state = "committing"
             yield from coordinator.commit(self._after(target, keys))
-        except RowloomError as e:
+        except Exception as e:  # whatever it is: pushes wait
             yield from self._roll_back(e)
             raise
         yield from self._finish()
@@ -167,7 +168,7 @@ class Reshard:
             yield Sleep(pause)
             pause = min(longest, pause * 1.5)
 
-    def _roll_back(self, cause: RowloomError) -> Program:
+    def _roll_back(self, cause: Exception) -> Program:
         """Pushes go on in the old layout; what was received and started is dropped."""
         coordinator, progress = self._coordinator, self.progress
         progress.state, progress.error = "failed", f"{type(cause).__name__}: {cause}"
@@ -198,6 +199,7 @@ class Reshard:
         ).SerializeToString()
         calls = [ServerCall(s.address, methods.ADOPT, request) for s in self._old.shards[target.n :]]
         if calls:
-            yield Calls(calls, ATTEMPT_S)
+            with contextlib.suppress(RowloomError):  # they end all the same
+                yield from call_all(calls, self._coordinator.clock, RETIRE_LIMIT_S, RETIRE_ATTEMPT_S)
             yield Sleep(0.5)  # clients that had the old layout hear of the new one from them
         yield from self._coordinator.stop_surplus()

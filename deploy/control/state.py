@@ -9,11 +9,12 @@ from typing import Any
 from google.protobuf import json_format
 
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import RowloomError
+from ...proto.errors import InvalidRequest, RowloomError
 from ...proto.layout import Layout
 from ...proto.spec import TableEntry
 
 FORMAT = 1
+MAX_TABLES_BYTES = 16 << 20  # of all entries, as messages
 
 
 @dataclass
@@ -53,6 +54,26 @@ class ClusterState:
     def unfinished(self) -> bool:
         """Whether something was begun that does not hold yet."""
         return bool(self.making or self.dropping or self.changing or self.surplus)
+
+    def waiting(self) -> list[str]:
+        """What was begun and does not hold yet, each in words."""
+        said = [f"table {name!r} is not on every shard yet" for name in self.making]
+        said += [f"lr of table {name!r} has not reached every shard yet" for name in self.changing]
+        said += [f"table number {number} was dropped, and not by every shard yet" for number in self.dropping]
+        if self.surplus:
+            servers = ", ".join(map(str, self.surplus))
+            said.append(f"servers {servers} are no shards and are still to be ended")
+        return said
+
+    def check_room(self, entry: TableEntry) -> None:
+        """Whether every client can still be told all tables, with one more. Raises InvalidRequest."""
+        entries = [entry, *self.tables.values(), *self.making.values()]
+        size = sum(one.to_message().ByteSize() for one in entries)
+        if size > MAX_TABLES_BYTES:
+            raise InvalidRequest(
+                f"with table {entry.spec.name!r} the specs of all {len(entries)} tables would be {size} bytes; every "
+                f"client is told all of them: at most {MAX_TABLES_BYTES}. Make fewer tables, or with less metadata"
+            )
 
     def to_json(self) -> str:
         """As JSON."""

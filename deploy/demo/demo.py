@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from ...client import Adagrad, Client, TableSpec, Uniform, Zeros, connect
+from ..config.launchers import check_launcher
 from ..operate.digest import digest
 from ..plots import ScalingSpan, check_plot, loss_curve
 from ..terminal import Stage, Stages
 from .corpus import Corpus, read_corpus
-from .demo_cluster import DemoCluster, check_launcher, open_cluster
+from .demo_cluster import LAUNCHERS_OF_DEMO, DemoCluster, open_cluster
 from .probe import Probe, Watched
 from .skipgram import chances, nearest
 from .trainer import INPUT, OUTPUT, Job, Report
@@ -128,7 +129,7 @@ def run_demo(
     extent = extent or Extent()
     plot = None if plot is None else Path(plot)
     check_plot(plot)
-    check_launcher(launcher)
+    check_launcher(launcher, LAUNCHERS_OF_DEMO)
     with tempfile.TemporaryDirectory(prefix="rowloom-demo-") as name, Stages(quiet) as stages:
         folder = Path(name)
         with stages("reading the text"):

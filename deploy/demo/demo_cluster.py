@@ -6,13 +6,15 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from ...proto.errors import InvalidRequest, RowloomError
+from ...proto.errors import RowloomError
 from ..config.config import load
+from ..config.launchers import LAUNCHERS, check_launcher
 from ..embedded import local_cluster
 from ..operate.clusters import apply, down, reach, up
 from ..operate.directory import ClusterDirectory, Record
 
-LAUNCHERS = ("ray", "local", "embedded")
+EMBEDDED = "embedded"  # in threads of this process, without a config
+LAUNCHERS_OF_DEMO = (*LAUNCHERS, EMBEDDED)
 CONFIG = """\
 name: {name}
 shards: {shards}                       # change it, and `rowloom apply` moves every row to its new owner
@@ -86,17 +88,11 @@ class DeployedCluster:
             self._record = None
 
 
-def check_launcher(launcher: str) -> None:
-    """Raises InvalidRequest if there is no such launcher."""
-    if launcher not in LAUNCHERS:
-        raise InvalidRequest(f"launcher must be one of {', '.join(LAUNCHERS)}, got {launcher!r}")
-
-
 def open_cluster(launcher: str, shards: int, folder: Path) -> DemoCluster:
     """Start a cluster.
 
     Args:
-        launcher: one of LAUNCHERS; "embedded" runs it in threads of this process, without a config.
+        launcher: one of LAUNCHERS_OF_DEMO.
         shards: how many.
         folder: for the config, the layout and the logs.
 
@@ -104,5 +100,5 @@ def open_cluster(launcher: str, shards: int, folder: Path) -> DemoCluster:
         InvalidRequest: there is no such launcher, or what it needs is not installed.
         Unavailable: it did not start.
     """
-    check_launcher(launcher)
-    return local_cluster(shards) if launcher == "embedded" else DeployedCluster(launcher, shards, folder)
+    check_launcher(launcher, LAUNCHERS_OF_DEMO)
+    return local_cluster(shards) if launcher == EMBEDDED else DeployedCluster(launcher, shards, folder)

@@ -3,6 +3,12 @@
 There are two kinds. A `Child` belongs to this process: its standard input is a pipe that closes when this process ends,
 however it ends, and the child ends with it. A detached one outlives this process, in a session of its own; it is known
 by its pid and the time when it began, because pids are used again.
+
+Whoever starts a detached one may be killed at any moment, and nothing may run that nobody knows. So it is held back
+until its pid is on record: it begins with a shell that waits for a word from us, and ends if the pipe closes without
+it. Rejected: a record after the start (what is killed in between leaves a stranger), and a lock that the process holds
+(it says that something runs, not which). Besides, whatever it starts inherits a mark in its environment, by which the
+rest of it is found when the leader is gone.
 """
 
 from __future__ import annotations
@@ -10,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +32,9 @@ POLL_S = 0.02
 KILLED_S = 10.0  # until a process that was killed must be gone
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+MARK = "ROWLOOM_STARTED_FOR"
+# Of a process that is held back: it becomes the program when it is told to, and is gone if nobody can tell it any more.
+_HELD = ["/bin/sh", "-c", 'read -r go && exec "$@" < /dev/null', "rowloom-held"]
 
 
 def python(*arguments: str) -> list[str]:
@@ -163,23 +173,46 @@ def end_with_stdin() -> None:
 # ------------------------------------------------------------------------------------------------ those that stay
 
 
-def spawn_detached(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> int:
+def spawn_detached(
+    command: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    mark: str = "",
+    known: Callable[[int, int], object] = lambda pid, began: None,
+) -> int:
     """Start a process that outlives this one, in a session of its own, its output in `log`. Returns its pid.
+
+    Args:
+        command: program and arguments.
+        log: its output is added there.
+        environment: added to ours.
+        mark: of it and of all that it starts; see `marked`.
+        known: called with its pid and when it began, before it does anything; if that fails, it never does.
 
     Raises:
         Unavailable: the system cannot start a process, or not write the log.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, str(log), flags, 0o644),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
-    ]
-    variables = {**os.environ, **(environment or {})}
+    if shutil.which(command[0]) is None:
+        raise Unavailable(f"{command[0]} cannot be started: there is no such program")
+    waits, tells = os.pipe()
     try:
-        return os.posix_spawn(command[0], list(command), variables, file_actions=actions, setsid=True)
-    except OSError as e:
-        raise Unavailable(f"{command[0]} cannot be started with its output in {log}: {e}") from e
+        actions = [
+            (os.POSIX_SPAWN_DUP2, waits, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ]
+        variables = {**os.environ, **(environment or {}), MARK: mark}
+        try:
+            pid = os.posix_spawn(_HELD[0], [*_HELD, *command], variables, file_actions=actions, setsid=True)
+        except OSError as e:
+            raise Unavailable(f"{command[0]} cannot be started with its output in {log}: {e}") from e
+        known(pid, started(pid))
+        os.write(tells, b"go\n")
+        return pid
+    finally:
+        os.close(waits)
+        os.close(tells)
 
 
 def wait_until_up(
@@ -211,15 +244,26 @@ def wait_until_up(
 
 
 def end_process(pid: int, began: int, grace_s: float) -> None:
-    """SIGTERM, and SIGKILL if it is still there after `grace_s`. Returns when it is gone."""
+    """SIGTERM, and SIGKILL if it is still there after `grace_s`. Returns when it is gone.
+
+    One that was stopped (SIGSTOP) is let go on, or it could not end in order.
+    """
     for sent, patience_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILLED_S)):
         if not is_running(pid, began):
             break
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, sent)
+        let_go_on(pid, began)
         wait_for_end(pid, began, patience_s)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
+
+
+def let_go_on(pid: int, began: int) -> None:
+    """Wake up a process that was stopped, as by SIGSTOP or Ctrl-Z. No error if it is gone."""
+    if is_running(pid, began):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def end_session(leader: int) -> None:
@@ -229,6 +273,31 @@ def end_session(leader: int) -> None:
             fields = _fields(int(stat.parent.name))
             if int(fields[3]) == leader and fields[0] != "Z":
                 os.kill(int(stat.parent.name), signal.SIGKILL)
+
+
+def marked(mark: str) -> list[tuple[int, int]]:
+    """(pid, when it began) of the processes that `spawn_detached` started with a mark, and of all that they started.
+
+    A pid may be used again by a stranger, a mark is not. None are found where there is no /proc.
+    """
+    wanted = f"{MARK}={mark}".encode()
+    found: list[tuple[int, int]] = []
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        pid = int(file.parent.name)
+        with contextlib.suppress(OSError):  # it ended, or belongs to someone else
+            if pid != os.getpid() and wanted in file.read_bytes().split(b"\0"):
+                found.append((pid, started(pid)))
+    return found
+
+
+def end_marked(mark: str, grace_s: float) -> None:
+    """End what is left of a mark: those that go by themselves within `grace_s` may, the others get SIGKILL."""
+    until = time.monotonic() + grace_s
+    for pid, began in marked(mark):
+        if not wait_for_end(pid, began, until - time.monotonic()):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+            wait_for_end(pid, began, KILLED_S)
 
 
 def wait_for_end(pid: int, began: int, timeout_s: float) -> bool:

@@ -20,6 +20,7 @@ from .ray_actors import (
     node_here,
     remove_group,
 )
+from .ray_room import bundle_of
 from .ray_session import NAMESPACE, ray_module, reason
 
 
@@ -58,10 +59,7 @@ class RayLauncher:
             return
         from ray.util.placement_group import placement_group, remove_placement_group
 
-        options = self._config.ray
-        bundle = {"CPU": options.num_cpus_per_shard, **options.resources}
-        if options.memory_per_shard:
-            bundle["memory"] = options.memory_per_shard
+        bundle, options = bundle_of(self._config), self._config.ray
         group = placement_group(
             [dict(bundle) for _ in keys],
             strategy=options.placement,

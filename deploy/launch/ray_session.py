@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import re
+import socket
 import sys
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 NAMESPACE = "rowloom"
+ANSWER_S = 5.0  # what the head of a Ray gets to answer at all
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # and empty settings
 
 
 def ray_module() -> ModuleType:
@@ -25,6 +28,21 @@ def ray_module() -> ModuleType:
     except ImportError as e:
         raise InvalidRequest("launcher: ray needs Ray: pip install 'rowloom[ray]'") from e
     return ray
+
+
+def answers(address: str, timeout_s: float = ANSWER_S) -> bool:
+    """Whether the head of a Ray answers at host:port.
+
+    To be asked before `attach`, which waits for ever for a head that is gone or hangs. One that hangs still accepts
+    connections, so this waits for its first words. It speaks gRPC: greeted in HTTP/2, it answers with its settings.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout_s) as head:
+            head.sendall(_GREETING)
+            return bool(head.recv(1))
+    except (OSError, ValueError, OverflowError):
+        return False
 
 
 def attach(address: str, *, token: bool = False) -> Any:
@@ -50,6 +68,8 @@ def attach(address: str, *, token: bool = False) -> Any:
                 f"this process is attached to the Ray at {here}, not to the one at {address}"
             )
         return ray
+    if ":" in address and "://" not in address and not answers(address):
+        raise Unavailable(f"the Ray at {address} did not answer within {ANSWER_S:g} s")
     try:
         ray.init(
             address=address,

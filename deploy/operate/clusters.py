@@ -12,12 +12,17 @@ from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RowloomError, Unavailable
 from ..config.changes import Change, diff, refuse, running_config
 from ..config.config import DeployConfig
+from ..config.launchers import LAUNCHERS
 from ..config.memory import Memory, memory
-from ..launch.processes import is_running, wait_for_end
-from .directory import ClusterDirectory, Record
+from ..launch.processes import wait_for_end
+from .directory import ClusterDirectory, DamagedRecord, Record
+from .launchers import Tell, launcher_of
 from .remote import Remote
 
 OnProgress = Callable[[int, int], None]
+UP_WAIT_S = 60.0  # for another command that starts or ends a cluster of that name
+DOWN_WAIT_S = 10.0
+LOST_S = 3.0  # for a cluster that is to end to say what it holds
 
 
 class NoSuchCluster(InvalidRequest):
@@ -37,54 +42,50 @@ class Up:
     started: bool
 
 
-def up(config: DeployConfig, directory: ClusterDirectory) -> Up:
-    """Start a cluster, unless it runs already with that very config.
+def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell = lambda text: None) -> Up:
+    """Start a cluster, unless it runs already with that very config. tell: what is waited for, while it is.
 
     Raises:
         InvalidRequest: one of that name runs with another config; the message says what differs.
         Unavailable: it did not start; nothing is left running.
     """
-    with directory.lock(config.name):
-        running = _on_this_machine(config, directory)
-        if running is not None:
-            return _same(running, config)
-        if config.launcher == "local":
-            from .local_clusters import up_local
-
-            return Up(up_local(config, directory), started=True)
-        from .ray_clusters import up_or_found
-
-        record, found = up_or_found(config, directory)
+    with directory.lock(config.name, UP_WAIT_S, tell):
+        record = _readable(config.name, directory, tell)
+        if record is not None and record.launcher != config.launcher:
+            if launcher_of(record.launcher).runs(record):
+                return _same(record, config)
+            directory.remove(config.name)  # the machine was started anew, or someone killed it
+        record, found = launcher_of(config.launcher).up(config, directory, tell)
         return _same(record, config) if found else Up(record, started=True)
 
 
-def _on_this_machine(config: DeployConfig, directory: ClusterDirectory) -> Record | None:
-    """A cluster of that name that was started from here without Ray, or with it if the config is without."""
-    record = directory.get(config.name)
-    if record is None or (record.launcher == "ray" and config.launcher == "ray"):
-        return None
-    if is_running(record.pid, record.started) if record.pid else _answers(record.address):
-        return record
-    directory.remove(config.name)  # the machine was started anew, or someone killed it
-    return None
-
-
-def _answers(address: str) -> bool:
-    with contextlib.suppress(RowloomError), Remote(address, timeout_s=3.0) as remote:
-        remote.status()
-        return True
-    return False
+def _readable(name: str, directory: ClusterDirectory, tell: Tell) -> Record | None:
+    """The record of a cluster; if it is damaged, one made of what is found to run."""
+    try:
+        return directory.get(name)
+    except DamagedRecord as e:
+        aside = directory.set_aside(name)
+        tell(f"the record of {name!r} was damaged ({e.__cause__ or 'see there'}) and is now {aside}")
+        found = _found(name, directory)
+        if found is not None:
+            directory.put(found)
+        return found
 
 
 def _same(record: Record, config: DeployConfig) -> Up:
     """A cluster that runs, if it runs with that config."""
+    if not record.address:
+        raise InvalidRequest(
+            f"a `rowloom up` of {record.name!r} with launcher {record.launcher} was interrupted, and part of it runs: "
+            f"`rowloom down --name {record.name}` ends it"
+        )
     with Remote(record.address) as remote:
         changes = [c for c in diff(running_config(remote.status()), config) if c.action != "keep"]
     if changes:
         raise InvalidRequest(
             f"cluster {config.name!r} runs already, with another config; nothing was changed:\n  "
             + "\n  ".join(f"{c.path}: {c.old!r} runs, {c.new!r} asked" for c in changes)
-            + "\n`rowloom apply` changes what can be changed, `rowloom down` ends the cluster"
+            + "\n`rowloom apply` changes what can be changed; `rowloom down` ends the cluster, and all rows are lost"
         )
     return Up(record, started=False)
 
@@ -93,70 +94,122 @@ def _same(record: Record, config: DeployConfig) -> Up:
 
 
 def locate(directory: ClusterDirectory, name: str | None = None, address: str | None = None) -> Record:
-    """The cluster that is meant: by address, by name (also one on the machine's Ray), or the only one there is.
+    """The cluster that is meant: by address, by name (also one that others started), or the only one there is.
 
     Raises:
         NoSuchCluster: there is none of that name, or more than one to choose from; the message names them.
+        DamagedRecord: what is known of it cannot be read.
     """
     if address is not None:
         return Record(name or "", "", address)
-    names = directory.names()
-    if name is None and len(names) == 1:
-        name = names[0]
-    if name is None:
-        there = f"say which with --name: {', '.join(names)}" if names else "`rowloom up` starts one"
-        raise NoSuchCluster(f"{'several clusters are' if names else 'no cluster is'} known here: {there}")
-    record = known(directory, name)
+    name = name or only_name(directory)
+    unasked: list[str] = []
+    record = known(directory, name, unasked)
     if record is None:
+        names = directory.names()
         near = difflib.get_close_matches(name, names, 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         there = ", ".join(names) or "none"
         raise NoSuchCluster(
             f"no cluster {name!r} is known on this machine{hint} (known: {there}); or give --address"
+            + "".join(f"; {reason}" for reason in unasked)
         )
     return record
 
 
-def known(directory: ClusterDirectory, name: str) -> Record | None:
-    """A cluster by its name: one that was started from here, or one on the machine's Ray; None if there is none."""
-    found = directory.get(name)
-    if found is None:
-        from .ray_clusters import find_on_this_machine
+def only_name(directory: ClusterDirectory) -> str:
+    """The name of the only cluster that is known here. Raises NoSuchCluster."""
+    names = directory.names()
+    if len(names) == 1:
+        return names[0]
+    there = f"say which with --name: {', '.join(names)}" if names else "`rowloom up` starts one"
+    raise NoSuchCluster(f"{'several clusters are' if names else 'no cluster is'} known here: {there}")
 
-        found = find_on_this_machine(name, directory)
+
+def known(directory: ClusterDirectory, name: str, unasked: list[str] | None = None) -> Record | None:
+    """A cluster by its name: one that was started from here, or that is found to run here; None if there is none.
+
+    unasked: what could not be asked, and why, is added here.
+    """
+    return directory.get(name) or _found(name, directory, unasked)
+
+
+def _found(name: str, directory: ClusterDirectory, unasked: list[str] | None = None) -> Record | None:
+    for launcher in LAUNCHERS:
+        try:
+            record = launcher_of(launcher).find(name, directory)
+        except RowloomError as e:
+            if unasked is not None:
+                unasked.append(str(e))
+        else:
+            if record is not None:
+                return record
+    return None
+
+
+def reach(
+    record: Record, directory: ClusterDirectory, timeout_s: float = 15.0
+) -> tuple[Remote, pb.StatusReply]:
+    """A connection to a cluster's coordinator, and its status. Close the connection.
+
+    A coordinator that was started anew elsewhere is looked up again, and remembered.
+
+    Raises:
+        Unavailable: it does not answer; the message says what was asked, and what to do.
+    """
+    try:
+        return _asked(record, timeout_s)
+    except Unavailable as e:
+        address, why = _elsewhere(record, directory)
+        if address is None or address == record.address:
+            raise _unreachable(record, directory, f"{e}{why}") from e
+    moved = dataclasses.replace(record, address=address)
+    found = _asked(moved, timeout_s)
+    with contextlib.suppress(OSError):  # it is looked up again the next time
+        directory.put(moved)
     return found
 
 
-def reach(record: Record, directory: ClusterDirectory) -> tuple[Remote, pb.StatusReply]:
-    """A connection to a cluster's coordinator, and its status. Close the connection.
-
-    A coordinator that Ray has restarted is looked up again, and remembered.
-
-    Raises:
-        Unavailable: it does not answer.
-    """
-    remote = Remote(record.address)
+def _asked(record: Record, timeout_s: float) -> tuple[Remote, pb.StatusReply]:
+    if not record.address:
+        raise Unavailable("it is not up")
+    remote = Remote(record.address, timeout_s)
     try:
-        return remote, remote.status()
-    except Unavailable as e:
-        remote.close()
-        if record.ray:
-            from .ray_clusters import find_again
-
-            address = find_again(record, directory)
-            if address is not None and address != record.address:
-                directory.put(dataclasses.replace(record, address=address))
-                return reach(dataclasses.replace(record, address=address, ray=""), directory)
-        what = f"cluster {record.name!r}" if record.name else "the coordinator"
-        # One that was killed closes its port a moment before it is gone.
-        if record.pid and wait_for_end(record.pid, record.started, 0.5):
-            raise Unavailable(
-                f"{what} ended by itself: `rowloom down` clears it, `rowloom up` starts it anew"
-            ) from e
-        raise Unavailable(f"{what} at {record.address} does not answer: {e}") from e
+        status = remote.status()
+        if record.launcher and status.name != record.name:  # it ended, and another got its port
+            raise Unavailable(f"what answers there is cluster {status.name!r}")
     except BaseException:
         remote.close()
         raise
+    return remote, status
+
+
+def _elsewhere(record: Record, directory: ClusterDirectory) -> tuple[str | None, str]:
+    """Where else the coordinator is, and in words why that is not known."""
+    if not record.launcher:
+        return None, ""
+    try:
+        return launcher_of(record.launcher).find_again(record, directory), ""
+    except RowloomError as e:
+        return None, f"; {e}"
+
+
+def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unavailable:
+    what = f"cluster {record.name!r}" if record.name else "the coordinator"
+    if record.launcher and not record.address:
+        if directory.is_locked(record.name):
+            return Unavailable(f"{what} is being started: try again when its `rowloom up` has ended")
+        return Unavailable(
+            f"{what} is not up: its `rowloom up` was interrupted. `rowloom down` ends what is left of it, "
+            "`rowloom up` starts it anew"
+        )
+    # One that was killed closes its port a moment before it is gone.
+    if record.pid and wait_for_end(record.pid, record.started, 0.5):
+        return Unavailable(f"{what} ended by itself: `rowloom down` clears it, `rowloom up` starts it anew")
+    clear = (
+        f"; if it is gone for good, `rowloom down --name {record.name}` clears it" if record.launcher else ""
+    )
+    return Unavailable(f"{what} at {record.address} does not answer: {why}{clear}")
 
 
 # ------------------------------------------------------------------------------------------------------------- change
@@ -199,11 +252,10 @@ def apply(
     specs = {spec.name: spec for spec in config.tables}
     scaled = None
     for change in wanted.changes:
-        table = change.path.removeprefix("tables.").removesuffix(".optimizer.lr")
         if change.action == "create":
-            remote.create_table(specs[table])
+            remote.create_table(specs[change.table])
         elif change.action == "set_lr":
-            remote.set_lr(table, change.new)
+            remote.set_lr(change.table, change.new)
     for change in wanted.changes:  # last, because it takes long
         if change.action == "scale":
             scaled = remote.scale(change.new, on_progress)
@@ -220,27 +272,54 @@ def down(record: Record, directory: ClusterDirectory) -> str:
     """
     if record.launcher == "":
         record = _named(record, directory)
-    with directory.lock(record.name):
-        if record.launcher == "ray" and record.ray:
-            from .ray_clusters import down_with_its_ray
-
-            down_with_its_ray(record, directory)
-        elif record.pid:
-            from .local_clusters import down_local
-
-            down_local(record)
-        else:
+    with directory.lock(record.name, DOWN_WAIT_S):
+        if not record.launcher:  # given by address, and not known here
             with Remote(record.address) as remote:
                 remote.shutdown()
+        else:
+            launcher_of(record.launcher).down(record, directory)
         directory.remove(record.name)
     return record.name
+
+
+def locate_to_end(
+    directory: ClusterDirectory,
+    name: str | None = None,
+    address: str | None = None,
+    tell: Tell = lambda text: None,
+) -> Record:
+    """As `locate`; a damaged record is moved aside, and what of the cluster is found to run is meant.
+
+    Raises:
+        NoSuchCluster.
+    """
+    if address is None:
+        name = name or only_name(directory)
+        try:
+            directory.get(name)
+        except DamagedRecord:
+            return _readable(name, directory, tell) or Record(name, "local", "")
+    return locate(directory, name, address)
+
+
+def lost_with(record: Record) -> str:
+    """In words, the rows that end with a cluster; empty if it has none, or does not answer."""
+    if not record.address:
+        return ""
+    with contextlib.suppress(RowloomError), Remote(record.address, LOST_S) as remote:
+        status = remote.status()
+        rows = sum(t.rows for s in status.shards for t in s.statistics.tables)
+        if rows:
+            return f"{status.name!r} holds {rows:,} rows in {len(status.tables)} tables, and they are lost with it."
+    return ""
 
 
 def _named(record: Record, directory: ClusterDirectory) -> Record:
     """What is known here of a cluster that was given by address."""
     with Remote(record.address) as remote:
         status = remote.status()
-    known = directory.get(status.name)
-    if known is not None and known.address == record.address:
-        return known
-    return dataclasses.replace(record, name=status.name, launcher=status.launcher)
+    with contextlib.suppress(DamagedRecord):
+        known = directory.get(status.name)
+        if known is not None and known.address == record.address:
+            return known
+    return dataclasses.replace(record, name=status.name, launcher="")

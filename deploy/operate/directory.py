@@ -1,4 +1,8 @@
-"""Which clusters were started from this machine: one small file each, so that `rowloom status` finds them by name."""
+"""Which clusters were started from this machine: one small file each, so that `rowloom status` finds them by name.
+
+A record is written before anything is started, without an address, and again with it when the cluster is up. So there
+is a record of whatever an `up` that was killed has left.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,20 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from ...proto.errors import RowloomError
+from ...proto.errors import RowloomError, Unavailable
 from ..atomic_file import write_atomic
+
+LOCK_POLL_S = 0.1
+
+
+class DamagedRecord(RowloomError):
+    """The file of a cluster cannot be read as a record. `down` and `up` move it aside and go round it."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +32,7 @@ class Record:
     """A cluster that was started from here.
 
     Attributes:
-        address: host:port of the coordinator.
+        address: host:port of the coordinator; empty until it is up.
         pid, started: the coordinator's process, and when it began, for `launcher: local`.
         ray: address of the Ray cluster, for `launcher: ray`.
         storage: where its layout is kept, if anywhere.
@@ -57,21 +69,40 @@ class ClusterDirectory:
         return folder
 
     def get(self, name: str) -> Record | None:
-        """The record of a cluster, or None. Raises RowloomError if its file is damaged."""
+        """The record of a cluster, or None. Raises DamagedRecord."""
         path = self._path(name)
         try:
             data = json.loads(path.read_text())
             known = {f.name for f in dataclasses.fields(Record)}
-            return Record(**{k: v for k, v in data.items() if k in known})
+            record = Record(**{k: v for k, v in data.items() if k in known})
+            _check(record, name)
+            return record
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, AttributeError) as e:
-            raise RowloomError(f"{path} is damaged ({e}): delete it, or pass --address") from None
+        except (ValueError, TypeError, AttributeError, IsADirectoryError) as e:
+            raise DamagedRecord(
+                f"what is known of cluster {name!r} is damaged: {path}: {e}. `rowloom down --name {name}` and "
+                "`rowloom up` move that file aside and end, or find again, what runs; --address goes round it"
+            ) from None
 
     def put(self, record: Record) -> None:
         """Keep a record; replaces the one of that name."""
         path = self._path(record.name)
         write_atomic(path, json.dumps(dataclasses.asdict(record)))
+
+    def set_aside(self, name: str) -> Path:
+        """Move a damaged record out of the way. Returns where it is now."""
+        aside = self._path(name).with_suffix(".json.damaged")
+        while aside.exists():
+            aside = aside.with_name(aside.name + "-")
+        os.replace(self._path(name), aside)
+        return aside
+
+    def forget(self, name: str) -> str:
+        """Remove a record, also one that is damaged. Returns the name. Raises Unavailable while `up` or `down` run."""
+        with self.lock(name, 0.0):
+            self._path(name).unlink(missing_ok=True)
+        return name
 
     def remove(self, name: str) -> None:
         """Forget a cluster; no error if it is not known."""
@@ -82,13 +113,66 @@ class ClusterDirectory:
         return sorted(path.stem for path in (self.home / "clusters").glob("*.json"))
 
     @contextlib.contextmanager
-    def lock(self, name: str) -> Generator[None]:
-        """Held while a cluster is started or ended, so that two `up` of one name do not cross."""
+    def lock(self, name: str, wait_s: float, waiting: Callable[[str], None] | None = None) -> Generator[None]:
+        """Held while a cluster is started or ended, so that two `up` of one name do not cross. Ends with its process.
+
+        Args:
+            name: of the cluster.
+            wait_s: for how long another one may hold it.
+            waiting: told once who that is, if there is one.
+
+        Raises:
+            Unavailable: another one holds it still.
+        """
         path = self.home / "clusters" / f"{name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        until, told = time.monotonic() + wait_s, waiting is None
+        with open(path, "a+") as file:
+            while not _locked(file):
+                who = f"another rowloom{_holder(path)} is starting or ending {name!r}"
+                if time.monotonic() >= until:
+                    raise Unavailable(f"{who}: try again when it is done, or end it")
+                if waiting is not None and not told:
+                    waiting(f"{who}: waiting for it")
+                    told = True
+                time.sleep(LOCK_POLL_S)
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
             yield
+
+    def is_locked(self, name: str) -> bool:
+        """Whether it is being started or ended."""
+        try:
+            with open(self.home / "clusters" / f"{name}.lock") as file:
+                return not _locked(file)
+        except OSError:
+            return False
 
     def _path(self, name: str) -> Path:
         return self.home / "clusters" / f"{name}.json"
+
+
+def _check(record: Record, name: str) -> None:
+    """Raises ValueError if a field is none that this version writes."""
+    numbers = {"pid": int, "started": int, "stop_grace_s": (int, float)}
+    for field in dataclasses.fields(Record):
+        value: object = getattr(record, field.name)
+        if not isinstance(value, numbers.get(field.name, str)):
+            raise ValueError(f"{field.name} is {value!r}")
+    if record.name != name:
+        raise ValueError(f"name is {record.name!r}")
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(path: Path) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        return f" (process {int(path.read_text())})"
+    return ""

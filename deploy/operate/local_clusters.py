@@ -1,17 +1,25 @@
-"""Clusters of processes on this machine that stay: a coordinator process of its own, and its shards with it."""
+"""Clusters of processes on this machine that stay: a coordinator process of its own, and its shards with it.
+
+The functions of a `ClusterLauncher`.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from ...proto.errors import RowloomError, Unavailable
 from ..atomic_file import write_atomic
 from ..config.config import DeployConfig
 from ..launch.processes import (
+    end_marked,
     end_process,
     is_running,
+    let_go_on,
+    marked,
     python,
     spawn_detached,
     started,
@@ -20,66 +28,142 @@ from ..launch.processes import (
 )
 from ..storage import StateFile
 from .directory import ClusterDirectory, Record
+from .launchers import Tell
 from .remote import Remote
 
 BEYOND_S = 30.0  # what a coordinator takes to start, and to say so, beyond what its shards may take
 END_S = 10.0  # what it gets to end, beyond its calls' grace
+FOLLOW_S = 2.0  # what shards get to follow their coordinator
 
 
-def up_local(config: DeployConfig, directory: ClusterDirectory) -> Record:
-    """Start a coordinator process that outlives this one, and its shards with it. Returns when all serve.
+def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell) -> tuple[Record, bool]:
+    """As `ClusterLauncher`: a coordinator process that outlives this one, and its shards with it.
 
     Raises:
         InvalidConfig: its storage cannot be used; nothing was started.
         Unavailable: it did not start; nothing is left running.
     """
+    known = directory.get(config.name)
+    running = find(config.name, directory) if known is None else _whole(known, directory)
+    if running is not None:
+        directory.put(running)
+        return running, True
     StateFile(config.storage)
-    folder = directory.folder(config.name)
-    ready, log, given = folder / "ready.json", folder / "cluster.log", folder / "config.json"
+    _end(known or Record(config.name, "local", ""), directory, END_S)  # what is left of one that was killed
+    directory.folder(config.name)
+    record = _begun(config)
+    try:
+        record = _start(config, record, directory)
+    except BaseException as e:
+        _end(directory.get(config.name) or record, directory, END_S)
+        directory.remove(config.name)
+        if isinstance(e, RowloomError):
+            log = _log(config.name, directory)
+            raise Unavailable(f"cluster {config.name!r} did not start: {e} (log: {log})") from None
+        raise
+    directory.put(record)
+    return record, False
+
+
+def _begun(config: DeployConfig) -> Record:
+    grace_s = config.limits.stop_grace_s
+    return Record(config.name, "local", "", storage=config.storage or "", stop_grace_s=grace_s)
+
+
+def _start(config: DeployConfig, record: Record, directory: ClusterDirectory) -> Record:
+    """Start the coordinator and wait until it is up. Its process is on record before it does anything."""
+    name = config.name
+    ready, log, given = _ready(name, directory), _log(name, directory), directory.folder(name) / "config.json"
     ready.unlink(missing_ok=True)
     write_atomic(given, config.to_json())
     command = python("-m", "rowloom.deploy.coordinator_process")
     command += ["--config-json", str(given), "--ready-file", str(ready)]
-    pid = spawn_detached(command, log)
+
+    def known(pid: int, began: int) -> None:
+        directory.put(dataclasses.replace(record, pid=pid, started=began))
+
+    pid = spawn_detached(command, log, mark=_mark(name, directory), known=known)
     began = started(pid)
     limit_s = config.limits.start_timeout_s + BEYOND_S
-    try:
-        address = wait_until_up("the coordinator", pid, began, log, limit_s, lambda: _address_in(ready))
-    except BaseException as e:
-        end_process(pid, began, config.limits.stop_grace_s + END_S)
-        if isinstance(e, RowloomError):
-            raise Unavailable(f"cluster {config.name!r} did not start: {e} (log: {log})") from None
-        raise
-    grace_s = config.limits.stop_grace_s
-    record = Record(
-        config.name, "local", address, pid, began, storage=config.storage or "", stop_grace_s=grace_s
-    )
-    directory.put(record)
-    return record
+    address = wait_until_up("the coordinator", pid, began, log, limit_s, lambda: _address_in(ready))
+    return dataclasses.replace(record, address=address, pid=pid, started=began)
+
+
+def _mark(name: str, directory: ClusterDirectory) -> str:
+    """What all processes of a cluster carry."""
+    return str((directory.home / "clusters" / name).absolute())
+
+
+def _ready(name: str, directory: ClusterDirectory) -> Path:
+    return directory.home / "clusters" / name / "ready.json"
+
+
+def _log(name: str, directory: ClusterDirectory) -> Path:
+    return directory.home / "clusters" / name / "cluster.log"
 
 
 def _address_in(ready: Path) -> str | None:
     """What the coordinator wrote when it was up, or why it is not. None: nothing yet."""
-    try:
-        answer = json.loads(ready.read_text())
-    except FileNotFoundError:
-        return None
+    answer = _read(ready)
     if "error" in answer:
         raise Unavailable(answer["error"])
-    return answer["address"]
+    return answer.get("address")
 
 
-def down_local(record: Record, end_s: float = END_S) -> None:
-    """End a cluster that `up_local` started; its shards end with it. No error if it is gone already.
+def _read(file: Path) -> dict[str, Any]:
+    """What a file of ours says; nothing if it is not there, or damaged."""
+    try:
+        answer = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return answer if isinstance(answer, dict) else {}  # pyright: ignore[reportUnknownVariableType]
 
-    Args:
-        record: of the cluster.
-        end_s: what its processes get beyond the grace for calls, until they are killed.
-    """
+
+def down(record: Record, directory: ClusterDirectory) -> None:
+    """As `ClusterLauncher`: its shards end with their coordinator, and are ended if they do not."""
+    _end(record, directory, END_S)
+    StateFile(record.storage).clear()  # also when its process was killed
+
+
+def _end(record: Record, directory: ClusterDirectory, end_s: float) -> None:
+    """End the processes. end_s: what they get beyond the grace for calls, until they are killed."""
     patience_s = record.stop_grace_s + end_s
-    with contextlib.suppress(RowloomError), Remote(record.address, timeout_s=5.0) as remote:
-        if is_running(record.pid, record.started):
+    let_go_on(record.pid, record.started)
+    if record.address and is_running(record.pid, record.started):
+        with contextlib.suppress(RowloomError), Remote(record.address, timeout_s=5.0) as remote:
             remote.shutdown()
             wait_for_end(record.pid, record.started, patience_s)
     end_process(record.pid, record.started, patience_s)
-    StateFile(record.storage).clear()  # also when its process was killed
+    end_marked(_mark(record.name, directory), FOLLOW_S)
+
+
+def runs(record: Record) -> bool:
+    """As `ClusterLauncher`."""
+    return is_running(record.pid, record.started)
+
+
+def find(name: str, directory: ClusterDirectory) -> Record | None:
+    """As `ClusterLauncher`: by what the coordinator wrote when it was up, if that process runs."""
+    ready, folder = _read(_ready(name, directory)), directory.home / "clusters" / name
+    pid = ready.get("pid")
+    began = dict(marked(_mark(name, directory))).get(pid, 0) if isinstance(pid, int) else 0
+    if not began or not isinstance(pid, int) or "address" not in ready:
+        return None
+    given = _read(folder / "config.json")
+    return Record(name, "local", ready["address"], pid, began, storage=given.get("storage") or "")
+
+
+def find_again(record: Record, directory: ClusterDirectory) -> str | None:
+    """As `ClusterLauncher`: where an `up` ended too early to hear of it, and the cluster came up nevertheless."""
+    whole = _whole(record, directory)
+    return whole.address if whole is not None else None
+
+
+def _whole(record: Record, directory: ClusterDirectory) -> Record | None:
+    """A record whose coordinator runs, with its address. None: it does not run, or is not up."""
+    if not runs(record):
+        return None
+    ready = _read(_ready(record.name, directory))
+    if record.address or ready.get("pid") != record.pid or "address" not in ready:
+        return record if record.address else None
+    return dataclasses.replace(record, address=ready["address"])

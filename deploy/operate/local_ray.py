@@ -21,6 +21,7 @@ from ...proto.errors import Unavailable
 from ..atomic_file import write_atomic
 from ..config.config import DeployConfig
 from ..launch.processes import (
+    end_marked,
     end_process,
     end_session,
     is_running,
@@ -29,7 +30,8 @@ from ..launch.processes import (
     started,
     wait_until_up,
 )
-from .directory import ClusterDirectory
+from ..launch.ray_session import answers
+from .directory import ClusterDirectory, DamagedRecord
 
 # On Linux all of 127.0.0.0/8 is the loopback interface, and this is the way to keep Ray on it: Ray replaces
 # 127.0.0.1 by an address that others can reach.
@@ -37,6 +39,7 @@ LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 CPUS = 64  # at least; more when the config asks for more
 OBJECT_STORE_BYTES = 80_000_000  # rows never ride on Ray; this is near the least that it takes
 START_TIMEOUT_S = 60.0
+LOCK = "Ray of this machine"  # no cluster can have that name
 STOP_GRACE_S = 20.0
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -92,20 +95,12 @@ def _announced() -> str | None:
         address = _announcement().read_text().strip()
     except OSError:
         return None
-    return address if listens(address) else None
+    return address if answers(address) else None
 
 
 def _announcement() -> Path:
     """Ray writes the address of the newest cluster there."""
     return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
-
-
-def listens(address: str) -> bool:
-    """Whether anything does at host:port."""
-    host, _, port = address.rpartition(":")
-    with contextlib.suppress(OSError, ValueError), socket.create_connection((host, int(port)), 1.0):
-        return True
-    return False
 
 
 def find(directory: ClusterDirectory) -> LocalRay | None:
@@ -128,29 +123,66 @@ def start(config: DeployConfig, directory: ClusterDirectory) -> LocalRay:
     log = directory.home / "ray.log"
     port = _free_port()
     address = f"{LOOPBACK}:{port}"
-    pid = spawn_detached(_command(config, port), log, QUIET)
+    record = directory.home / "ray.json"
+
+    def known(pid: int, began: int) -> None:
+        write_atomic(record, json.dumps(dataclasses.asdict(LocalRay(address, pid, began))))
+
+    pid = spawn_detached(_command(config, port), log, QUIET, mark=_mark(directory), known=known)
     ray = LocalRay(address, pid, started(pid))
     try:
-        wait_until_up(
-            "Ray", pid, ray.started, log, START_TIMEOUT_S, lambda: True if listens(address) else None
-        )
+        wait_until_up("Ray", pid, ray.started, log, START_TIMEOUT_S, lambda: answers(address, 1.0) or None)
     except BaseException as e:
         stop(ray, directory)
         if isinstance(e, Unavailable):
             raise Unavailable(f"{e}; its log: {log}") from None
         raise
-    write_atomic(directory.home / "ray.json", json.dumps(dataclasses.asdict(ray)))
     return ray
+
+
+def usable(directory: ClusterDirectory) -> LocalRay | None:
+    """Our own Ray, if it answers. One whose start was interrupted is ended. To be called under the lock `LOCK`.
+
+    Raises:
+        Unavailable: it does not answer, and clusters are on it.
+    """
+    ray = find(directory)
+    if ray is None or answers(ray.address):
+        return ray
+    on_it = users(ray, directory)
+    if on_it:
+        raise Unavailable(
+            f"the Ray that was started here for {', '.join(on_it)} (process {ray.pid}, {ray.address}) does not answer: "
+            "try again, or end those clusters with `rowloom down`; their rows are lost then"
+        )
+    stop(ray, directory)
+    return None
+
+
+def users(ray: LocalRay, directory: ClusterDirectory) -> list[str]:
+    """The clusters that are, or are being started, on our own Ray, as far as they are known here."""
+    found: list[str] = []
+    for name in directory.names():
+        with contextlib.suppress(DamagedRecord):
+            record = directory.get(name)
+            if record is not None and record.ray == ray.address:
+                found.append(name)
+    return found
 
 
 def stop(ray: LocalRay, directory: ClusterDirectory) -> None:
     """End it and every process that it started."""
     end_process(ray.pid, ray.started, STOP_GRACE_S)
     end_session(ray.pid)
+    end_marked(_mark(directory), 0.0)
     (directory.home / "ray.json").unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         if _announcement().read_text().strip() == ray.address:
             _announcement().unlink()
+
+
+def _mark(directory: ClusterDirectory) -> str:
+    return str((directory.home / "ray").absolute())
 
 
 def _token_path() -> Path:

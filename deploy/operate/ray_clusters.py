@@ -1,9 +1,14 @@
-"""Clusters on Ray: which Ray a config means, and whole clusters of actors on it."""
+"""Clusters on Ray: which Ray a config means, and whole clusters of actors on it.
+
+The functions of a `ClusterLauncher` are at the end.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
+import time
 from collections.abc import Generator
 from typing import Any
 
@@ -11,22 +16,40 @@ from ...proto.errors import InvalidRequest, RowloomError, Unavailable
 from ..config.config import DeployConfig
 from ..coordinator_actor import CoordinatorActor
 from ..launch.ray_actors import GET_TIMEOUT_S, THREADS, actors_of, end_actor, groups_of, remove_group
-from ..launch.ray_session import NAMESPACE, attach, attached, attached_to, ray_module, reason
+from ..launch.ray_room import check_room, waits_for_room
+from ..launch.ray_session import (
+    NAMESPACE,
+    answers,
+    attach,
+    attached,
+    attached_to,
+    ray_module,
+    reason,
+)
 from . import local_ray
 from .directory import ClusterDirectory, Record
+from .launchers import Tell
+from .remote import Remote
 
 log = logging.getLogger(__name__)
+LOOK_S = 1.0  # between two looks at what a start waits for
+AGAIN_S = 0.2  # between two looks for a coordinator that Ray starts anew
+SHORT_S = 3.0  # for a coordinator that is up, or is not
 
 
-def up_ray(config: DeployConfig) -> str:
+def up_ray(config: DeployConfig, tell: Tell = lambda text: None) -> str:
     """Start a cluster on the Ray that this process is attached to; without one, attach to `ray.address` first.
+
+    Args:
+        config: of the cluster.
+        tell: told what is waited for, if Ray has no room.
 
     Returns:
         The coordinator's address.
 
     Raises:
         InvalidRequest: a cluster of that name runs there; the message says what differs from this config.
-        Unavailable: there was no room, or a server did not start.
+        Unavailable: there was no room, or a server did not start; nothing is left.
     """
     ray = ray_module() if attached_to() else attach(config.ray.address)
     running = find_ray(config.name)
@@ -40,38 +63,54 @@ def up_ray(config: DeployConfig) -> str:
             f"{len(left)} actors of a cluster {config.name!r} without a coordinator are left, maybe with rows: "
             f"`rowloom down --name {config.name}` ends them"
         )
-    actor = (
-        ray.remote(CoordinatorActor)
-        .options(
-            name=f"{config.name}/coordinator",
-            namespace=NAMESPACE,
-            lifetime="detached",
-            max_restarts=-1,
-            max_task_retries=0,
-            max_concurrency=THREADS,
-            num_cpus=0,
-        )
-        .remote(config.to_json())
-    )
     try:
-        address, _, _ = ray.get(actor.info.remote(), timeout=config.limits.start_timeout_s * 2)
-        return address
-    except ray.exceptions.RayError as e:
+        return _awaited(_start(ray, config), config, tell)
+    except BaseException as e:
         down_ray(config.name)
-        raise Unavailable(f"cluster {config.name!r} did not start: {reason(e)}") from e
+        if isinstance(e, ray.exceptions.RayError):
+            raise Unavailable(f"cluster {config.name!r} did not start: {reason(e)}") from e
+        raise
 
 
-def find_ray(name: str) -> str | None:
-    """The coordinator's address of a cluster on this Ray, or None if there is none."""
+def _start(ray: Any, config: DeployConfig) -> Any:
+    """The coordinator's actor. It starts the shards, and answers when they serve."""
+    options: dict[str, Any] = {"name": f"{config.name}/coordinator", "namespace": NAMESPACE, "num_cpus": 0}
+    options |= {"lifetime": "detached", "max_restarts": -1, "max_task_retries": 0, "max_concurrency": THREADS}
+    return ray.remote(CoordinatorActor).options(**options).remote(config.to_json())
+
+
+def _awaited(actor: Any, config: DeployConfig, tell: Tell) -> str:
+    """The coordinator's address, when it is up; says meanwhile for which room it waits."""
+    ray: Any = ray_module()
+    answer, told = actor.info.remote(), ""
+    until = time.monotonic() + config.limits.start_timeout_s * 2
+    while time.monotonic() < until and not ray.wait([answer], timeout=LOOK_S)[0]:
+        wanted = waits_for_room(config)
+        if wanted and wanted != told:
+            tell(wanted)
+            told = wanted
+    address, _, _ = ray.get(answer, timeout=LOOK_S)
+    return address
+
+
+def find_ray(name: str, timeout_s: float = GET_TIMEOUT_S) -> str | None:
+    """The coordinator's address of a cluster on this Ray, or None if there is none.
+
+    Raises:
+        Unavailable: it does not answer; it may be starting.
+    """
     ray = ray_module()
     try:
         actor = ray.get_actor(f"{name}/coordinator", NAMESPACE)
-        address, _, _ = ray.get(actor.info.remote(), timeout=GET_TIMEOUT_S)
+        address, _, _ = ray.get(actor.info.remote(), timeout=timeout_s)
         return address
     except (ValueError, ray.exceptions.RayActorError):
         return None
     except ray.exceptions.RayError as e:
-        raise Unavailable(f"the coordinator of {name!r} does not answer: {reason(e)}") from e
+        raise Unavailable(
+            f"the coordinator of {name!r} is on Ray and does not answer within {timeout_s:g} s: it is starting, or it "
+            f"hangs; `rowloom down --name {name}` ends it ({reason(e)})"
+        ) from e
 
 
 def address_of(name: str) -> str:
@@ -111,37 +150,97 @@ def down_ray(name: str) -> None:
         remove_group(group)
 
 
-# ------------------------------------------------------------------------------------------ on the Ray that is meant
+# ------------------------------------------------------------------------------------------ as a `ClusterLauncher`
 
 
-def up_or_found(config: DeployConfig, directory: ClusterDirectory) -> tuple[Record, bool]:
-    """Start a cluster on the Ray that a config means, unless it runs there. Returns it, and whether it ran already.
+def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell) -> tuple[Record, bool]:
+    """As `ClusterLauncher`: on the Ray that the config means; one of our own is started if there is none.
 
     Raises:
         Unavailable: it did not start; a Ray that was started for it has ended.
     """
-    with on_ray(config, directory) as ray_address:
-        found = find_ray(config.name)
-        address = found or up_ray(config)
-        record = Record(config.name, "ray", address, ray=ray_address, storage=config.storage or "")
-        directory.put(record)
-        return record, found is not None
+    known = directory.get(config.name)
+    if known is None:
+        directory.put(Record(config.name, "ray", ""))
+    try:
+        with _on_ray(config, directory) as ray_address:
+            return _up_on(ray_address, known, config, directory, tell)
+    except BaseException:
+        record = directory.get(config.name)
+        if record is not None and not record.address and not record.ray:  # it reached no Ray
+            directory.remove(config.name)
+        raise
+
+
+def _up_on(
+    ray_address: str, known: Record | None, config: DeployConfig, directory: ClusterDirectory, tell: Tell
+) -> tuple[Record, bool]:
+    """known: what was on record before."""
+    interrupted = known is not None and not known.address and known.ray != ""
+    if known is not None and known.address and known.ray != ray_address and _is_up(known):
+        return known, True  # on another Ray than the config means: whoever called compares
+    if interrupted and known is not None and known.ray != ray_address:
+        raise InvalidRequest(
+            f"a `rowloom up` of {config.name!r} on the Ray at {known.ray} was interrupted, and part may be there: "
+            f"`rowloom down --name {config.name}` ends it; this config means the Ray at {ray_address}"
+        )
+    found = _up_nevertheless(config.name) if interrupted else find_ray(config.name)
+    record = Record(config.name, "ray", found or "", ray=ray_address, storage=config.storage or "")
+    directory.put(record)  # before it is started
+    if found is not None:
+        return record, True
+    try:
+        if local_ray.is_own(ray_address):  # nobody adds nodes to it
+            check_room(config)
+        record = dataclasses.replace(record, address=up_ray(config, tell))
+    except BaseException:
+        if _nothing_is_left(config.name):
+            directory.remove(config.name)
+        raise
+    directory.put(record)
+    return record, False
+
+
+def _is_up(record: Record) -> bool:
+    with contextlib.suppress(RowloomError), Remote(record.address, SHORT_S) as remote:
+        return remote.status().name == record.name
+    return False
+
+
+def _up_nevertheless(name: str) -> str | None:
+    """Where a cluster is whose `up` was interrupted; what is left of one that did not come up is ended."""
+    with contextlib.suppress(Unavailable):
+        found = find_ray(name, SHORT_S)
+        if found is not None:
+            return found
+    down_ray(name)
+    return None
+
+
+def _nothing_is_left(name: str) -> bool:
+    with contextlib.suppress(Exception):  # Ray may have gone meanwhile, in many ways
+        return not actors_of(name)
+    return False
 
 
 @contextlib.contextmanager
-def on_ray(config: DeployConfig, directory: ClusterDirectory) -> Generator[str]:
+def _on_ray(config: DeployConfig, directory: ClusterDirectory) -> Generator[str]:
     """Attached to the Ray that a config means; yields its address. One that had to be started ends if this fails."""
-    address = attached_to() if config.ray.address == "auto" else None
-    address = address or local_ray.choose(config.ray.address, directory)
-    began = None
+    wanted, began = config.ray.address, None
+    address = attached_to() if wanted == "auto" else None
     if address is None:
-        began = local_ray.start(config, directory)
-        address = began.address
+        with directory.lock(local_ray.LOCK, local_ray.START_TIMEOUT_S):
+            if wanted in ("auto", "local"):
+                local_ray.usable(directory)
+            address = local_ray.choose(wanted, directory)
+            if address is None:
+                began = local_ray.start(config, directory)
+                address = began.address
     try:
-        with attached(address, token=local_ray.wants_token(address, directory)):
+        with on_known_ray(address, directory):
             yield address
     except BaseException:
-        if began is not None:
+        if began is not None and not set(local_ray.users(began, directory)) - {config.name}:
             local_ray.stop(began, directory)
         raise
 
@@ -153,39 +252,56 @@ def on_known_ray(address: str, directory: ClusterDirectory) -> Generator[None]:
         yield
 
 
-def find_on_this_machine(name: str, directory: ClusterDirectory) -> Record | None:
-    """A cluster that someone else started on the Ray of this machine."""
+def runs(record: Record) -> bool:
+    """As `ClusterLauncher`."""
+    return bool(record.ray) and answers(record.ray)
+
+
+def find(name: str, directory: ClusterDirectory) -> Record | None:
+    """As `ClusterLauncher`: one that someone else started on the Ray of this machine."""
     ray = local_ray.choose("auto", directory)
     if ray is None:
         return None
-    with contextlib.suppress(RowloomError), on_known_ray(ray, directory):
+    with on_known_ray(ray, directory):
         address = find_ray(name)
         return Record(name, "ray", address, ray=ray) if address else None
-    return None
 
 
 def find_again(record: Record, directory: ClusterDirectory) -> str | None:
-    """Where a cluster's coordinator is now: Ray may have started it anew elsewhere. None: nowhere."""
+    """As `ClusterLauncher`: Ray may have started the coordinator anew elsewhere, or be at it."""
+    if not record.ray:
+        return None
+    until = time.monotonic() + GET_TIMEOUT_S
     with on_known_ray(record.ray, directory):
-        return find_ray(record.name)
+        while True:
+            address = find_ray(record.name)
+            if address is not None or time.monotonic() >= until:
+                return address
+            if f"{record.name}/coordinator" not in actors_of(record.name):
+                return None
+            time.sleep(AGAIN_S)
 
 
-def down_with_its_ray(record: Record, directory: ClusterDirectory) -> None:
-    """End a cluster, and a Ray of our own with the last one on it. No error if that Ray has ended.
+def down(record: Record, directory: ClusterDirectory) -> None:
+    """As `ClusterLauncher`: a Ray of our own ends with the last cluster on it.
 
     Raises:
         Unavailable: its Ray does not answer.
     """
     own = local_ray.find(directory)
-    if own is None and local_ray.is_own(record.ray):
-        return  # that Ray has ended, and everything on it
-    if not local_ray.listens(record.ray):
+    ours = own is not None and record.ray in ("", own.address)
+    if not ours and (not record.ray or local_ray.is_own(record.ray)):
+        return  # that Ray has ended, and everything on it; or none was reached
+    ray_address = own.address if own is not None and ours else record.ray
+    left: list[str] = []
+    if answers(ray_address):
+        with on_known_ray(ray_address, directory):
+            down_ray(record.name)
+            left = clusters()
+    elif not ours:
         raise Unavailable(
-            f"the Ray of {record.name!r} at {record.ray} does not answer: try again when it does, or, if it is "
-            f"gone for good, `rowloom down --name {record.name} --forget`"
+            f"the Ray of {record.name!r} at {record.ray} does not answer: try again when it "
+            f"does, or, if it is gone for good, `rowloom down --name {record.name} --forget`"
         )
-    with on_known_ray(record.ray, directory):
-        down_ray(record.name)
-        left = clusters()
-    if own is not None and own.address == record.ray and not left:
+    if own is not None and ours and not left and not set(local_ray.users(own, directory)) - {record.name}:
         local_ray.stop(own, directory)

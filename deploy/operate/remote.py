@@ -8,10 +8,11 @@ from collections.abc import Callable
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.channel import Channels
-from ...proto.errors import Rerouted, Unavailable
+from ...proto.errors import Rerouted, Unavailable, WrongCluster
 from ...proto.spec import TableSpec
 
 POLL_S = 0.05
+START_S = 180.0  # for a call that starts a server
 
 
 class Remote:
@@ -26,6 +27,7 @@ class Remote:
         self.address = address
         self._timeout_s = timeout_s
         self._channels = Channels()
+        self._cluster_id = ""
 
     def __enter__(self) -> Remote:
         return self
@@ -38,12 +40,28 @@ class Remote:
         self._channels.close()
 
     def call(self, method: str, request: bytes) -> bytes:
-        """One call."""
-        return self._channels.call(self.address, method, request, self._timeout_s)
+        """One call. Raises Unavailable too if another cluster answers, which was not changed then."""
+        try:
+            return self._channels.call(self.address, method, request, self._timeout_s)
+        except WrongCluster as e:
+            raise Unavailable(
+                f"another cluster answers at {self.address} now ({e}), and it was not changed: the one that is meant "
+                "has ended"
+            ) from e
 
     def status(self) -> pb.StatusReply:
         """Layout, tables, and each shard's health and statistics."""
-        return pb.StatusReply.FromString(self.call(methods.STATUS, pb.StatusRequest().SerializeToString()))
+        reply = pb.StatusReply.FromString(self.call(methods.STATUS, pb.StatusRequest().SerializeToString()))
+        self._cluster_id = self._cluster_id or reply.layout.cluster_id
+        return reply
+
+    @property
+    def cluster(self) -> str:
+        """The cluster that all calls are meant for: the one that answered first; empty as long as it is starting."""
+        if not self._cluster_id:
+            data = self.call(methods.HEALTH, pb.HealthRequest().SerializeToString())
+            self._cluster_id = pb.HealthReply.FromString(data).cluster_id
+        return self._cluster_id
 
     def scale(self, shards: int, on_progress: Callable[[int, int], None] | None = None) -> pb.ScaleReply:
         """Change the number of shards; returns when it is done.
@@ -64,7 +82,7 @@ class Remote:
             if reply.state == "failed":
                 raise Unavailable(f"scaling to {shards} shards failed: {reply.error}")
             time.sleep(POLL_S)
-            ask = pb.ScaleProgressRequest(scaling=reply.scaling)
+            ask = pb.ScaleProgressRequest(scaling=reply.scaling, cluster_id=self.cluster)
             reply = pb.ScaleReply.FromString(self.call(methods.SCALE_PROGRESS, ask.SerializeToString()))
             if (
                 reply.state == "unknown"
@@ -73,7 +91,7 @@ class Remote:
 
     def _start_scaling(self, shards: int) -> pb.ScaleReply:
         """Start to scale, as soon as nothing else changes."""
-        request = pb.ScaleRequest(shards=shards).SerializeToString()
+        request = pb.ScaleRequest(shards=shards, cluster_id=self.cluster).SerializeToString()
         while True:
             try:
                 return pb.ScaleReply.FromString(self.call(methods.SCALE, request))
@@ -82,20 +100,35 @@ class Remote:
 
     def create_table(self, spec: TableSpec) -> None:
         """Make a table. No error if it exists with the same spec; TableExists if with another."""
-        request = pb.DefineTableRequest(spec=spec.to_message())
+        request = pb.DefineTableRequest(spec=spec.to_message(), cluster_id=self.cluster)
         self._until_free(methods.CREATE_TABLE, request.SerializeToString())
 
     def set_lr(self, table: str, lr: float) -> None:
         """Change a table's learning rate. Raises TableNotFound, InvalidRequest."""
-        request = pb.AdjustTableRequest(name=table, lr=lr)
+        request = pb.AdjustTableRequest(name=table, lr=lr, cluster_id=self.cluster)
         self._until_free(methods.SET_LEARNING_RATE, request.SerializeToString())
 
-    def _until_free(self, method: str, request: bytes) -> None:
+    def drop_table(self, name: str) -> None:
+        """Drop a table; its rows are gone. Raises TableNotFound."""
+        request = pb.RemoveTableRequest(name=name, cluster_id=self.cluster)
+        self._until_free(methods.DROP_TABLE, request.SerializeToString())
+
+    def accept_loss(self, shard: int) -> None:
+        """Make a lost shard anew, from initial values.
+
+        Raises:
+            InvalidRequest: there is no such shard, or it is not lost; nothing was changed.
+        """
+        request = pb.AcceptLossRequest(shard=shard, cluster_id=self.cluster)
+        self._until_free(methods.ACCEPT_LOSS, request.SerializeToString(), START_S)
+
+    def _until_free(self, method: str, request: bytes, timeout_s: float = 0.0) -> None:
         """A call that waits while another change is in progress, for as long as one call may take."""
-        until = time.monotonic() + self._timeout_s
+        timeout_s = max(timeout_s, self._timeout_s)
+        until = time.monotonic() + timeout_s
         while True:
             try:
-                self.call(method, request)
+                self._channels.call(self.address, method, request, timeout_s)
                 return
             except Rerouted as e:
                 if time.monotonic() >= until:
@@ -104,4 +137,4 @@ class Remote:
 
     def shutdown(self) -> None:
         """End the cluster. Its rows are gone."""
-        self.call(methods.SHUT_DOWN, pb.ShutdownRequest().SerializeToString())
+        self.call(methods.SHUT_DOWN, pb.ShutdownRequest(cluster_id=self.cluster).SerializeToString())

@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.spec import TableEntry
+from ..config.memory import in_bytes
 from ..config.tables import plain
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from ..config.changes import Change
+    from ..config.config import DeployConfig
     from ..config.memory import Memory
 
 GOOD = ("serving", "moving")
+FOLDED = ("node", "address", "coordinator", "table", "cluster")  # columns whose words may be long
 
 
 def summary(status: pb.StatusReply, earlier: pb.StatusReply | None = None) -> dict[str, Any]:
@@ -34,9 +37,38 @@ def summary(status: pb.StatusReply, earlier: pb.StatusReply | None = None) -> di
         "config_hash": status.config_hash,
         "epoch": status.layout.epoch,
         "healthy": all(s["health"] in GOOD for s in shards),
+        "unfinished": list(status.unfinished),
         "shards": shards,
         "tables": [_table(TableEntry.from_message(e), status) for e in status.tables],
     }
+
+
+def not_serving(state: dict[str, Any]) -> dict[int, str]:
+    """Of a `summary`, the shards that do not serve: by index, in words."""
+    return {
+        s["index"]: f"shard {s['index']} at {s['address']} is {s['health']}"
+        for s in state["shards"]
+        if s["health"] not in GOOD
+    }
+
+
+def living(state: dict[str, Any]) -> list[int]:
+    """Of a `summary`, the indexes of the shards that serve."""
+    return [s["index"] for s in state["shards"] if s["health"] in GOOD]
+
+
+def ways_out(state: dict[str, Any]) -> str:
+    """In words, what can be done about the shards that do not serve; empty if all do."""
+    bad = [s for s in state["shards"] if s["health"] not in GOOD]
+    if not bad:
+        return ""
+    accept = " ".join(f"--accept-loss {s['index']}" for s in bad)
+    hint = " One that is unreachable may come back: try again first." if bad[0]["health"] != "lost" else ""
+    return (
+        f". What a lost shard held is gone.{hint} The ways out: `rowloom export TABLE FILE --partial` saves the rows "
+        f"of the other shards; `rowloom recover {accept}` makes it anew, from initial values, and leaves the others "
+        "as they are; `rowloom down`, then `rowloom up`, starts all anew, and all rows are lost"
+    )
 
 
 def _shard(status: pb.ShardStatus, before: pb.StatisticsReply | None) -> dict[str, Any]:
@@ -98,13 +130,14 @@ def render_status(state: dict[str, Any]) -> RenderableType:
         f"  coordinator {state['coordinator']}  config {state['config_hash']}  ",
         health,
     )
-    return Group(head, _shards_table(state["shards"]), _tables_table(state["tables"]))
+    left = [Text(f"not finished yet: {one}", "bold yellow") for one in state["unfinished"]]
+    return Group(head, *left, _shards_table(state["shards"]), render_tables(state["tables"]))
 
 
 def _shards_table(shards: list[dict[str, Any]]) -> RenderableType:
     from rich.text import Text
 
-    table = _grid(
+    table = grid(
         "shard", "node", "address", "health", "epoch", ">rows", ">bytes", ">process", ">pull/s", ">push/s"
     )
     for s in shards:
@@ -123,12 +156,13 @@ def _shards_table(shards: list[dict[str, Any]]) -> RenderableType:
     return table
 
 
-def _tables_table(tables: list[dict[str, Any]]) -> RenderableType:
+def render_tables(tables: list[dict[str, Any]]) -> RenderableType:
+    """The tables of a `summary`."""
     from rich.text import Text
 
     if not tables:
         return Text("no tables")
-    table = _grid("table", "ids", "row", "partition", "optimizer", ">lr", ">rows", ">bytes", ">step")
+    table = grid("table", "ids", "row", "partition", "optimizer", ">lr", ">rows", ">bytes", ">step")
     for t in tables:
         ids = "open" if t["num_embeddings"] is None else f"{t['num_embeddings']:,}"
         shape = " x ".join(str(d) for d in t["row_shape"]) or "scalar"
@@ -138,15 +172,31 @@ def _tables_table(tables: list[dict[str, Any]]) -> RenderableType:
     return table
 
 
-def render_plan(changes: list[Change], memory: Memory) -> RenderableType:
-    """What would change, and the memory that it takes."""
+def starts(config: DeployConfig) -> str:
+    """In words, what `rowloom up` would start."""
+    tables = ", ".join(spec.name for spec in config.tables) or "none"
+    ray = config.ray
+    memory = f" and {in_bytes(ray.memory_per_shard)}" if ray.memory_per_shard else ""
+    asked = (
+        f", asking Ray for {ray.num_cpus_per_shard:g} CPU{memory} each" if config.launcher == "ray" else ""
+    )
+    return (
+        f"cluster {config.name!r} is not running; `rowloom up` would start it: {config.shards} shards "
+        f"({config.launcher}{asked}), tables: {tables}"
+    )
+
+
+def render_plan(changes: list[Change], memory: Memory, starts: str = "") -> RenderableType:
+    """What would change, and the memory that it takes. starts: where no cluster runs, what `up` would start."""
     from rich.console import Group
     from rich.text import Text
 
     colours = {"refused": "bold red", "keep": "dim"}
     lines = [Text(f"  {change}", colours.get(change.action, "green")) for change in changes]
-    parts: list[RenderableType] = [Text("changes:"), *lines] if lines else [Text("nothing to change")]
-    table = _grid("memory per shard", ">bytes a row", ">now", ">after", ">every id pushed")
+    parts: list[RenderableType] = (
+        [Text("changes:"), *lines] if lines else [Text(starts or "nothing to change")]
+    )
+    table = grid("memory per shard", ">bytes a row", ">now", ">after", ">every id pushed")
     for t in memory.tables:
         table.add_row(t.name, str(t.row_bytes), *map(in_bytes, (t.now_bytes, t.after_bytes, t.bound_bytes)))
     table.add_section()
@@ -163,21 +213,14 @@ def render_plan(changes: list[Change], memory: Memory) -> RenderableType:
     return Group(*parts)
 
 
-def _grid(*columns: str):
+def grid(*columns: str):
     """A table without lines; columns that start with > are numbers."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
-        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+        # What does not fit is folded: half an address is none. A number stands in one piece as long as there is room.
+        justify = "right" if column.startswith(">") else "left"
+        whole = column not in FOLDED
+        table.add_column(column.removeprefix(">"), justify=justify, overflow="fold", no_wrap=whole)
     return table
-
-
-def in_bytes(count: int | None) -> str:
-    """`1.5 MiB`; `unknown` for None."""
-    if count is None:
-        return "unknown"
-    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
-    while size >= 1024 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"

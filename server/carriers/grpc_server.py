@@ -47,7 +47,7 @@ class GrpcServer(grpc.GenericRpcHandler):
         self._answer = answer
         self._pool = Pool(THREADS + MOST_RECEIVING, "rowloom-rpc")
         self._receiving = Receiving(lambda: self._pool.waiting)
-        # It asks for a ThreadPoolExecutor, and calls `submit`.
+        # It takes any executor, whatever its types say.
         self._server = grpc.server(self._pool, handlers=[self], options=SERVER_OPTIONS)  # pyright: ignore[reportArgumentType]
         try:
             self.port = self._server.add_insecure_port(f"{host}:{port}")

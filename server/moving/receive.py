@@ -1,7 +1,8 @@
 """Rows on their way to the shard that will own them: the reading end and the receiving end.
 
 The receiver asks: of every old shard, table by table and block by block, for the rows that it will own, then for the
-ledger. Receiving starts from nothing each time it is started, so it can be repeated.
+ledger, piece by piece too: pushes wait meanwhile, so the pieces belong together. Receiving starts from nothing each
+time it is started, so it can be repeated.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest
 from ...proto.layout import Layout, ShardAddress
-from ..ledger import merged_step
+from ..ledger import PIECE_BYTES
 from ..received import own
 from ..shard import Shard
+from .steps import Latest, lacking, latest_pushes
 
 BLOCK_BYTES = 1 << 20
 _I64, _F32 = np.dtype("<i8"), np.dtype("<f4")
@@ -55,22 +57,42 @@ class Receive:
         self.rows = 0
         self.bytes = 0
         self.done = False
+        self._same: dict[bytes, bytes] = {}
 
     def run(self) -> Generator[PeerCall, bytes, None]:
         """Yields calls, is sent the replies. Sets `done` at the end."""
         steps: dict[int, list[int]] = {number: [] for number in self._shard.tables}
-        ledgers: list[pb.ReadLedgerReply] = []
+        pushes: list[dict[int, Latest]] = []
         for old in self._source.shards:
             for number in self._shard.tables:
                 steps[number].append((yield from self._table(old, number)))
-            request = pb.ReadLedgerRequest(header=self._source.header(old.index))
-            reply = yield PeerCall(old.address, methods.READ_LEDGER, request.SerializeToString())
-            ledgers.append(pb.ReadLedgerReply.FromString(reply))
-        for ledger in ledgers:
-            self._shard.ledger.merge(ledger)
+            pushes.append((yield from self._ledger(old)))
+        ledger = self._shard.ledger
+        ledger.settle()
+        # Of a client that one of them has forgotten nobody knows what that one has counted.
+        missed = lacking([{c: latest for c, latest in one.items() if ledger.knows(c)} for one in pushes])
         for number, table in self._shard.tables.items():
-            table.step = merged_step(number, list(zip(steps[number], ledgers, strict=True)))
+            table.step = max(step + one[number] for step, one in zip(steps[number], missed, strict=True))
         self.done = True
+
+    def _ledger(self, old: ShardAddress) -> Generator[PeerCall, bytes, dict[int, Latest]]:
+        """Merge the ledger of a shard. Returns its clients' latest pushes."""
+        pushes: dict[int, Latest] = {}
+        cursor = 0
+        while True:
+            header = self._source.header(old.index)
+            request = pb.ReadLedgerRequest(header=header, cursor=cursor, limit_bytes=PIECE_BYTES)
+            data = yield PeerCall(old.address, methods.READ_LEDGER, request.SerializeToString())
+            piece = pb.ReadLedgerReply.FromString(data)
+            self._shard.ledger.merge(piece)
+            # Many clients push to the same tables: their list is kept once.
+            pushes.update(
+                (client, (push, self._same.setdefault(t, t))) for client, (push, t) in latest_pushes(piece)
+            )
+            self.bytes += len(data)
+            cursor = piece.next
+            if cursor == 0:
+                return pushes
 
     def _table(self, old: ShardAddress, number: int) -> Generator[PeerCall, bytes, int]:
         table = self._shard.tables[number]

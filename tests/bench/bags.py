@@ -11,8 +11,8 @@ import time
 import numpy as np
 
 from rowloom.client import Adagrad, TableSpec, connect
-from rowloom.client.lookup.bags import bags_in
-from rowloom.client.lookup.pooling import pooled, pooled_gradient
+from rowloom.client.lookups.bags import bags_in
+from rowloom.client.lookups.pooling import pooled, pooled_gradient
 from rowloom.deploy import local_cluster
 from rowloom.proto.framing import size_of
 

@@ -26,6 +26,7 @@ import numpy as np
 from rowloom.client import Adagrad, TableSpec, Zeros
 from rowloom.client.calls import operations
 from rowloom.client.calls.operation import Event, as_bytes
+from rowloom.client.calls.pusher import Pusher
 from rowloom.client.calls.session import Session
 from rowloom.deploy import local_cluster
 from rowloom.deploy.bench.samples import fill
@@ -99,18 +100,18 @@ def ledger(rows: int = 1_000_000) -> None:
     hosts = {f"s:{i}": Host(state=Serving(Shard(layout, i, [entry]))) for i in range(2)}
     with_it = Session(["s:0"], 5, random.Random(1), time.monotonic, threading.Lock())
     without = Session(["s:0"], 6, random.Random(1), time.monotonic, threading.Lock())
-    name_of: dict = {}
+    (nameless,), name_of = without.pushers, {}
 
     def name(part, layout) -> tuple[int, int]:
         if (layout.epoch, part.shard) not in name_of:
-            Session.name(without, part, layout)
+            Pusher.name(nameless, part, layout)
             name_of[layout.epoch, part.shard] = part.names[-1]
-            without._holders[part.names[-1]] = 1 << 60
         part.names[:] = [name_of[layout.epoch, part.shard]]
         return 0, layout.epoch
 
-    without.name = name  # type: ignore[method-assign]
-    without.finish = lambda part: None  # type: ignore[method-assign]
+    nameless.name = name  # type: ignore[method-assign]
+    nameless.finish = lambda part: None  # type: ignore[method-assign]
+    nameless.end_call = lambda: None  # type: ignore[method-assign]
     ledgers = {
         session: {address: kind() for address in hosts}
         for session, kind in ((with_it, Ledger), (without, Forgetful))

@@ -154,3 +154,29 @@ def test_it_travels_in_the_metadata_of_its_table():
 
 def test_its_repr_says_what_it_is():
     assert repr(Vocabulary(WORDS, buckets=2)) == "<Vocabulary 5 words, 2 buckets, unk='<unk>', pad='<pad>'>"
+
+
+@pytest.mark.parametrize("word", ["\ud800", "a\udfff", b"\xff"], ids=ascii)
+def test_a_word_that_is_no_text_is_refused_in_our_words(word):
+    with pytest.raises(InvalidRequest, match="a word must be UTF-8 text, got "):
+        Vocabulary([word])
+    for ask in (
+        lambda: Vocabulary(["a"]).encode(["a", word]),
+        lambda: Vocabulary([], buckets=3).encode(word),
+    ):
+        with pytest.raises(InvalidRequest, match="a word must be UTF-8 text, got "):
+            ask()
+
+
+def test_columns_of_other_libraries_are_words():
+    class Column:
+        """As pandas and Arrow have it: neither a list nor hashable."""
+
+        __hash__ = None
+
+        def __array__(self, dtype=None, copy=None):
+            return np.array(["b", "z"], object)
+
+    assert Vocabulary(["a", "b"]).encode(Column()).tolist() == [3, 1]
+    pa = pytest.importorskip("pyarrow")
+    assert Vocabulary(["a", "b"]).encode(pa.array(["b", "z"])).tolist() == [3, 1]

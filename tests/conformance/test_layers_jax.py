@@ -166,3 +166,12 @@ def test_it_trains_on_a_real_cluster(client):
     step = jax.jit(jax.value_and_grad(lambda a, i: ((embed(i, a) - 1) ** 2).mean()))
     losses = [float(step(embed.anchor, np.arange(V))[0]) for _ in range(20)]
     assert losses[-1] < losses[0] / 4
+
+
+@pytest.mark.skipif(jax.config.jax_enable_x64, reason="with int64 nothing is narrowed")
+def test_large_unsigned_ids_beside_signed_ones_are_no_longer_rows_of_zeros():
+    look = Lookup(a_table())
+    big = jnp.array([3_000_000_000], jnp.uint32)
+    with pytest.raises(InvalidRequest, match="ids of uint32 beside int32 would become int32"):
+        look({"a": big, "b": jnp.array([1])})
+    assert look({"a": jnp.array([1], jnp.uint8), "b": jnp.array([1])})["a"].shape == (1, DIM)

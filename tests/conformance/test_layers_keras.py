@@ -337,3 +337,10 @@ def test_it_trains_on_a_real_cluster(client):
     x, y = two_inputs()
     losses = fit(two_uses(Embedding(table)), x, y)
     assert losses[-1] < losses[0]
+
+
+def test_a_negative_id_is_refused_as_any_that_the_table_lacks():
+    layer = Embedding(a_table())
+    for ids in ([3, -1], [-(2**31)], [V]):
+        with pytest.raises(InvalidRequest, match=rf"is {ids[-1]}, table 't' has ids in \[0, {V}\)"):
+            layer(np.array(ids))

@@ -323,3 +323,14 @@ def test_from_pretrained_and_create_make_the_table(client):
     made(torch.tensor([[0, 1]])).sum().backward()
     assert "mode='sum'" in repr(made)
     assert "padding_idx=0" in repr(made)
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("last", [False, True])
+def test_offsets_of_no_bag_no_longer_end_the_process(mode, last):
+    layer = EmbeddingBag(a_table(), mode=mode, include_last_offset=last)
+    offsets = torch.tensor([0] if last else [], dtype=torch.int64)
+    with pytest.raises(InvalidRequest, match="offsets say that there is no bag, and input has 2 ids"):
+        layer(torch.tensor([1, 2]), offsets)
+    with pytest.raises(RuntimeError, match="offsets say that there is no bag"):
+        layer.double()(torch.tensor([1, 2]), offsets)

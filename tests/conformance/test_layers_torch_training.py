@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from torch_beside import DIM, V, a_table, equal, pushed, torch, touched, twin
 
-from rowloom.client import SGD, Adagrad, InvalidRequest, Normal, TableSpec
+from rowloom.client import SGD, Adagrad, Adam, InvalidRequest, Normal, TableSpec
 from rowloom.client.layers_torch import Embedding, EmbeddingBag, push_on_step
 
 
@@ -321,3 +321,31 @@ def test_the_anchor_adds_nothing_to_a_norm_that_gradients_are_clipped_to():
     expected = torch.nn.utils.clip_grad_norm_(theirs.dense.parameters(), 0.01)
     equal(torch.nn.utils.clip_grad_norm_(ours.parameters(), 0.01), expected, 1e-7)
     equal(ours.dense[0].weight.grad, theirs.dense[0].weight.grad, 1e-7)
+
+
+@pytest.mark.parametrize(("mode", "sparse"), [("lazy", True), ("dense", False)])
+def test_a_batch_of_padding_only_is_a_step_as_in_torch(client, mode, sparse):
+    rows = np.arange(20, dtype=np.float32).reshape(10, 2)
+    table = client.create_table(TableSpec("steps", 10, dim=2, optimizer=Adam(lr=0.1, mode=mode)))
+    table.assign(np.arange(10), rows)
+    ours = Embedding(table, padding_idx=0)
+    theirs = torch.nn.Embedding.from_pretrained(
+        torch.tensor(rows), freeze=False, padding_idx=0, sparse=sparse
+    )
+    optimizer = (torch.optim.SparseAdam if sparse else torch.optim.Adam)(theirs.parameters(), lr=0.1)
+    for ids in ([1], [0, 0], [0, 0], [1]):
+        for layer in (ours, theirs):
+            layer(torch.tensor(ids)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    np.testing.assert_allclose(table.pull(np.arange(10)), theirs.weight.detach().numpy(), atol=1e-5)
+
+
+def test_rows_that_are_not_finite_leave_no_table_behind(client):
+    rows = np.ones((3, 2), np.float32)
+    bad = rows.copy()
+    bad[1, 0] = np.nan
+    with pytest.raises(InvalidRequest, match=r"rows of id 1 .* is nan"):
+        Embedding.from_pretrained(bad, client=client, name="v")
+    assert client.tables() == []
+    assert Embedding.from_pretrained(rows, client=client, name="v")(torch.tensor([1])).tolist() == [[1, 1]]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 tf = pytest.importorskip("tensorflow", reason="needs TensorFlow: pip install tensorflow-cpu")
 
-from rowloom.client.lookup.lookups import (  # noqa: E402
+from rowloom.client.lookup import (  # noqa: E402
     Ragged,
     SparseIds,
     lookup,

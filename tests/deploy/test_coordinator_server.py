@@ -1,5 +1,6 @@
 """The coordinator's port over real shards in threads: scaling, status, and how it ends when things fail."""
 
+import errno
 import threading
 
 import numpy as np
@@ -35,6 +36,73 @@ def server(tmp_path):
 def remote(server):
     with Remote(server.address) as remote:
         yield remote
+
+
+def test_calls_of_a_client_of_another_cluster_change_nothing(server, remote) -> None:
+    # One that was connected to the cluster before at this address set rates, dropped tables and ended the next one.
+    requests = {
+        methods.CREATE_TABLE: pb.DefineTableRequest(spec=TableSpec("u", 10, dim=1).to_message()),
+        methods.DROP_TABLE: pb.RemoveTableRequest(name="t"),
+        methods.SET_LEARNING_RATE: pb.AdjustTableRequest(name="t", lr=7.0),
+        methods.SCALE: pb.ScaleRequest(shards=1),
+        methods.SCALE_PROGRESS: pb.ScaleProgressRequest(scaling=1),
+        methods.SHUT_DOWN: pb.ShutdownRequest(),
+    }
+    before = server.coordinator.state
+    for method, request in requests.items():
+        request.cluster_id = "ads-before"
+        with pytest.raises(Unavailable, match=r"another cluster answers.*not 'ads-before'"):
+            remote.call(method, request.SerializeToString())
+    assert server.coordinator.state is before
+    assert not server.wait(0.1)
+
+
+def test_a_client_that_outlives_its_cluster_leaves_the_next_one_at_that_address_alone(tmp_path) -> None:
+    def up(name: str, port: int = 0) -> CoordinatorServer:
+        config = parse({"name": name, "shards": 1, "tables": [SPEC]})
+        server = CoordinatorServer(config, ThreadLauncher(), port=port)
+        server.start()
+        return server
+
+    first = up("first")
+    with connect(first.address, timeout_s=5.0) as client, Remote(first.address) as remote:
+        assert remote.cluster.startswith("first-")
+        first.stop()
+        second = up("second", int(first.address.rpartition(":")[2]))
+        try:
+            for change in (
+                lambda: client.set_lr("t", 7.0),
+                lambda: client.create_table(TableSpec("u", 10, dim=1)),
+                lambda: client.drop_table("t"),
+                lambda: remote.scale(2),
+                remote.shutdown,
+            ):
+                with pytest.raises(Unavailable, match="another cluster answers"):
+                    change()
+            with connect(second.address, timeout_s=5.0) as other:
+                assert [table.name for table in other.tables()] == ["t"]
+                assert other.table("t").entry.lr is None
+        finally:
+            second.stop()
+
+
+def test_a_table_is_there_after_a_drop_that_could_not_be_stored(
+    server, remote, tmp_path, monkeypatch
+) -> None:
+    # The client was told that it was dropped.
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with connect(server.address, timeout_s=2.0) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr("rowloom.deploy.storage.write_atomic", full)
+            with pytest.raises(Unavailable, match="No space left on device"):
+                client.drop_table("t")
+        assert [table.name for table in client.tables()] == ["t"]
+    assert_pushes_go_on(server)
+    assert_storage_agrees(server, tmp_path)
+    assert list(StateFile(str(tmp_path)).load().tables) == ["t"]
+    assert list(remote.status().unfinished) == []
 
 
 def scale(remote, shards) -> pb.ScaleReply:

@@ -12,6 +12,7 @@ import pytest
 from stopping import until_stopped
 
 from rowloom.client import SGD, PushUnresolved, TableSpec, Unavailable, Zeros, connect
+from rowloom.client.carriers.recent_peak import WINDOW_S, RecentPeak
 from rowloom.deploy import local_cluster
 from rowloom.deploy.config.config import parse
 from rowloom.deploy.launch.local_launcher import ProcessLauncher
@@ -197,6 +198,133 @@ def test_a_shard_that_stops_answering_is_given_up_at_the_deadline(carrier: str) 
             for shard in range(2):  # whole on each shard, once or not at all
                 assert len(set(counts[shard::2])) == 1
                 assert counts[shard] in (1, 2)
+
+
+class Clock:
+    """One that is moved by hand, from now on."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def until(condition) -> None:
+    """A condition of another thread, which nothing here can wait for."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        threading.Event().wait(0.001)
+
+
+def test_a_burst_of_threads_leaves_no_lanes_and_no_threads_of_the_server_behind(cluster) -> None:
+    servers = list(cluster.launcher._running.values())
+
+    def connections() -> int:
+        return sum(len(server._lane._connections) for server in servers)
+
+    with connect(cluster.address) as client:
+        clock = client._transport._lanes._clock = Clock()
+        table = client.table("t")
+        together = threading.Barrier(64)
+        take = client._transport._lanes.take
+
+        def take_together(address: str, until: float):
+            lane = take(address, until)
+            with contextlib.suppress(threading.BrokenBarrierError):
+                together.wait(30)
+            return lane
+
+        client._transport._lanes.take = take_together
+        threads = [threading.Thread(target=table.pull, args=(IDS,)) for _ in range(64)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert lanes(client) == connections() == 2 * 64
+        client._transport._lanes.take = take
+        for _ in range(10):  # they may come again
+            table.pull(IDS)
+        assert lanes(client) == 2 * 64
+        for _ in range(4):
+            clock.now += WINDOW_S
+            table.pull(IDS)
+        assert lanes(client) == 2
+        until(lambda: connections() == 2)
+        assert (table.pull(IDS) == 0).all()
+
+
+def test_lanes_to_a_shard_that_nobody_asks_any_more_are_closed(cluster) -> None:
+    with connect(cluster.address) as client:
+        clock = client._transport._lanes._clock = Clock()
+        table = client.table("t")
+        table.pull(IDS)
+        assert lanes(client) == 2
+        for _ in range(4):
+            clock.now += WINDOW_S
+            table.pull([0])  # one shard has it
+        assert lanes(client) == 1
+        assert len(client._transport._lanes._peaks) == 1
+        assert (table.pull(IDS) == 0).all()
+
+
+def test_threads_that_go_on_together_keep_their_lanes() -> None:
+    peak, now = RecentPeak(), 0.0
+    for _ in range(100):
+        for _ in range(3):
+            peak.take(now)
+        assert peak.most(now) == 3
+        for _ in range(3):
+            peak.give_back()
+        now += WINDOW_S * 0.7
+        assert peak.most(now) == 3
+    peak.take(now)
+    peak.give_back()
+    assert peak.most(now + 2 * WINDOW_S) == 0
+
+
+def test_a_lane_that_is_in_use_for_long_counts_as_long_as_it_is() -> None:
+    peak = RecentPeak()
+    peak.take(0.0)
+    peak.take(0.0)
+    assert peak.most(100 * WINDOW_S) == 2
+    peak.give_back()
+    peak.give_back()
+    assert peak.most(100 * WINDOW_S) == 2
+    assert peak.most(102 * WINDOW_S) == 0
+
+
+@pytest.mark.parametrize("carrier", ["auto", "tcp"])
+def test_a_shard_that_stops_for_a_second_during_a_push_breaks_no_lane(carrier: str) -> None:
+    """Sockets of lanes have a short timeout for receiving; sending into a full one is no reason to give it up."""
+    spec = TableSpec("wide", 40_000, dim=64, optimizer=SGD(lr=1.0), initializer=Zeros())
+    ids, grads = np.arange(34_000), np.ones((34_000, 64), np.float32)
+    with (
+        local_cluster(shards=1, processes=True, tables=[spec]) as cluster,
+        connect(cluster.address, carrier=carrier, timeout_s=60.0) as client,
+    ):
+        table = client.table("wide")
+        table.push(ids, grads)
+        [[lane]] = client._transport._lanes._free.values()
+        pid = cluster.launcher.pid(next(iter(cluster.launcher._running)))
+        for size in (34_000, 34_000, 10):
+            os.kill(pid, signal.SIGSTOP)
+            going_on = threading.Timer(1.0, os.kill, (pid, signal.SIGCONT))
+            try:
+                until_stopped(pid)
+            finally:
+                going_on.start()
+            began = time.monotonic()
+            table.push(ids[:size], grads[:size])
+            assert time.monotonic() - began > 0.5
+            going_on.join()
+        rows = table.pull(ids)
+        assert (rows[:10] == -4).all()
+        assert (rows[10:] == -3).all()
+        [[after]] = client._transport._lanes._free.values()
+        assert after is lane
+        assert [shard["pushes"] for shard in client.statistics()] == [4]
 
 
 def test_nothing_is_left_of_either_side() -> None:

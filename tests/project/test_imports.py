@@ -32,6 +32,7 @@ DECIDES = [
     "server/bags.py",
     "server/table.py",
     "server/ledger.py",
+    "server/forgotten.py",
     "server/shard.py",
     "server/host.py",
     "server/call.py",

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import pkgutil
 import types
 
 import pytest
@@ -67,3 +68,34 @@ def test_every_error_of_the_contract_is_offered_by_the_client():
             and not issubclass(cls, errors.Rerouted | errors.NoAnswer)  # what callers never see
         ):
             assert cls.__name__ in client.__all__, f"users cannot catch {cls.__name__}"
+
+
+@pytest.mark.parametrize("family", ["Optimizer", "Schedule", "Constraint", "Initializer"])
+def test_every_recipe_that_a_table_may_name_is_offered_by_the_client(family):
+    client = importlib.import_module("rowloom.client")
+    recipes = importlib.import_module("rowloom.proto.recipes")
+    spec = importlib.import_module("rowloom.proto.spec")
+    root = getattr(spec, family)
+    members = {name for name, cls in recipes.Recipe.kinds.items() if issubclass(cls, root)}
+    assert family in members
+    forgotten = {face.__name__: members - set(face.__all__) for face in (client, spec)}
+    assert not any(forgotten.values()), f"users cannot name {forgotten}"
+
+
+def test_no_package_is_hidden_by_what_a_face_offers():
+    """`rowloom.client.lookup` was a package and a function: `import rowloom.client.lookup.bags` led to the function."""
+    for face in map(importlib.import_module, FACES):
+        for found in pkgutil.walk_packages(face.__path__, f"{face.__name__}."):
+            if found.ispkg and "layers" not in found.name:  # those need their frameworks
+                package = importlib.import_module(found.name)
+                parent, _, name = found.name.rpartition(".")
+                assert getattr(importlib.import_module(parent), name) is package
+
+
+def test_the_lookups_are_found_where_the_documents_say():
+    from rowloom.client import lookup
+    from rowloom.client.lookup import lookup as same
+    from rowloom.client.lookup import lookup_sparse, push, weighted_sum
+
+    assert lookup is same
+    assert all(map(callable, (lookup, lookup_sparse, push, weighted_sum)))

@@ -123,3 +123,11 @@ def test_a_real_pull_walks_through_these_files_in_this_order():
         str(Path(name).relative_to(ROOT)) for name in json.loads(done.stdout) if name.startswith(str(ROOT))
     ]
     assert [name for name in walked if name in road()] == road()
+
+
+def test_contributing_sends_nobody_to_a_place_that_is_not_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    table = text[text.index("| a new") : text.index("What users see")]
+    places = set(re.findall(r"`((?:proto|server|client|deploy|tests)/[\w/.]*)`", table))
+    assert len(places) > 35
+    assert [p for p in sorted(places) if "NAME" not in p and not (ROOT / p).exists()] == []

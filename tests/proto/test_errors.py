@@ -29,7 +29,7 @@ def test_an_error_crosses_the_wire_as_itself(cls):
     assert (str(back), back.epoch, back.retry_after_s) == (str(error), 12, 0.25)
 
 
-@given(st.sampled_from(LEAVES), st.text(), st.integers(0, 2**64 - 1), st.floats(0, 1e9))
+@given(st.sampled_from(LEAVES), st.text(max_size=400), st.integers(0, 2**64 - 1), st.floats(0, 1e9))
 def test_any_message_epoch_and_delay_survive_the_wire(cls, message, epoch, retry_after_s):
     back = errors.decode_error(errors.encode_error(cls(message, epoch=epoch, retry_after_s=retry_after_s)))
     assert (type(back), back.message, back.epoch, back.retry_after_s) == (cls, message, epoch, retry_after_s)
@@ -131,6 +131,12 @@ def test_a_server_that_is_not_ours_is_named_as_such():
 def test_a_token_refused_by_something_in_between_is_unauthorized():
     error = channel.error_of(FailedCall(grpc.StatusCode.UNAUTHENTICATED, "no token", None), "10.0.0.1:80")
     assert isinstance(error, errors.Unauthorized)
+
+
+def test_a_long_message_is_cut_so_that_an_error_arrives_at_all():
+    back = errors.decode_error(errors.encode_error(errors.TableExists("ä" * 100_000)))
+    assert isinstance(back, errors.TableExists)
+    assert back.message == "ä" * 1000
 
 
 def test_every_message_fits_both_ways():

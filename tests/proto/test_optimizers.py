@@ -34,7 +34,10 @@ from rowloom.proto.spec import (
     [
         (lambda: SGD(mode="eager"), 'SGD: mode must be "lazy" or "dense", got \'eager\''),  # type: ignore[arg-type]
         (lambda: Adam(mode=3), 'Adam: mode must be "lazy" or "dense" or "row", got 3'),  # type: ignore[arg-type]
-        (lambda: Adam(eps=0, mode="dense"), 'Adam: eps must be above 0 with mode="dense", got 0'),
+        (
+            lambda: Adam(eps=0, mode="dense"),
+            'Adam: eps must be above 0 with mode="dense", and at least 1.18e-38',
+        ),
         (lambda: AdamW(weight_decay=-1), "AdamW: weight_decay must be at least 0, got -1"),
         (lambda: Adagrad(lr_decay=-1), "Adagrad: lr_decay must be at least 0, got -1"),
         (lambda: RowwiseAdagrad(eps=float("nan")), "RowwiseAdagrad: eps must be at least 0, got nan"),

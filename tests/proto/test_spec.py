@@ -12,10 +12,14 @@ from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto import spec as specs
 from rowloom.proto.errors import InvalidRequest
 from rowloom.proto.spec import (
+    FTRL,
     SGD,
     Adagrad,
     Adam,
     Constant,
+    Constraint,
+    Cosine,
+    Exponential,
     Normal,
     Recipe,
     TableEntry,
@@ -23,6 +27,7 @@ from rowloom.proto.spec import (
     TruncatedNormal,
     TwoSided,
     Uniform,
+    WarmUp,
     Zeros,
 )
 
@@ -131,6 +136,23 @@ def test_the_extremes_are_accepted():
 def test_a_row_has_the_shape_that_was_asked_for(dim, shape, width):
     spec = TableSpec("t", dim=dim)
     assert (spec.row_shape, spec.width) == (shape, width)
+
+
+def test_metadata_that_every_client_would_have_to_be_told_is_bounded():
+    # 63 MB of it made every new client, status and scaling fail.
+    most = {"k": "ä" * ((specs.MAX_METADATA_BYTES - 1) // 2)}
+    assert TableSpec("t", metadata=most).metadata == most
+    refused(
+        lambda: TableSpec("t", metadata={**most, "x": "yz"}),
+        "metadata must be at most 131072 bytes in all (put what is longer into a file, and its path here), got 131074",
+    )
+
+
+def test_differences_of_long_values_are_short():
+    here, there = (TableSpec("t", metadata={"note": word * 100_000}) for word in "ab")
+    (difference,) = here.differences(there)
+    assert len(difference) < 600
+    assert "... (100012 characters)" in difference
 
 
 def test_numpy_integers_are_taken_as_integers():
@@ -320,3 +342,89 @@ def test_a_config_with_the_wrong_family_or_argument_is_refused():
         "Normal has no argument 'sdt'; it has: mean",
     )
     refused(lambda: specs.Optimizer.from_mapping({"lr": 1, "eps": 2}), "write it as {name: ..., arguments}")
+
+
+BEYOND = [
+    (SGD, "lr"),
+    (SGD, "weight_decay"),
+    (Adagrad, "eps"),
+    (Adagrad, "initial_accumulator"),
+    (Adagrad, "lr_decay"),
+    (FTRL, "l1"),
+    (FTRL, "l2"),
+    (FTRL, "l2_shrinkage"),
+    (FTRL, "beta"),
+    (Exponential, "lr"),
+    (Cosine, "lr"),
+    (WarmUp, "after"),
+    (WarmUp, "start"),
+    (Constraint, "clip_norm"),
+    (Constraint, "high"),
+    (Constant, "value"),
+    (Uniform, "high"),
+    (TwoSided, "high"),
+    (Normal, "mean"),
+    (Normal, "std"),
+    (TruncatedNormal, "std"),
+]
+
+
+@pytest.mark.parametrize("value", [1e39, 10**400], ids=["1e39", "10**400"])
+@pytest.mark.parametrize(("recipe", "argument"), BEYOND, ids=lambda x: getattr(x, "__name__", x))
+def test_numbers_beyond_float32_no_longer_make_infinite_rows(recipe, argument, value):
+    with pytest.raises(InvalidRequest, match=r"no more than float32 holds, 3\.4028235e\+38, got"):
+        recipe(**{argument: value})
+
+
+@pytest.mark.parametrize(("recipe", "argument"), [(Constant, "value"), (Uniform, "low"), (Constraint, "low")])
+def test_numbers_below_what_float32_holds_no_longer_make_infinite_rows(recipe, argument):
+    with pytest.raises(InvalidRequest, match=r"no more than float32 holds, 3\.4028235e\+38, got -1e\+39"):
+        recipe(**{argument: -1e39})
+
+
+@pytest.mark.parametrize("drawn", [Normal, TruncatedNormal])
+def test_a_normal_whose_tails_float32_does_not_hold_is_refused(drawn):
+    with pytest.raises(InvalidRequest, match=r"std must be at most 5\.3\d+e\+37, .* got 1e\+38"):
+        drawn(std=1e38)
+    with pytest.raises(InvalidRequest, match="std must be at most 0, "):
+        drawn(mean=np.finfo(np.float32).max, std=1.0)
+    assert drawn(std=5e37).std == 5e37
+
+
+def test_an_epsilon_that_is_zero_in_float32_is_not_above_zero():
+    with pytest.raises(InvalidRequest, match=r"eps must be above 0 .* at least 1\.18e-38, got 1e-46"):
+        Adam(mode="dense", eps=1e-46)
+
+
+def test_a_number_of_numpy_becomes_a_number_of_python():
+    made = SGD(lr=np.float32(0.5), momentum=np.float64(0.25), nesterov=np.True_)  # type: ignore[arg-type]
+    assert repr(made) == "SGD(lr=0.5, momentum=0.25, nesterov=True, weight_decay=0.0, mode='lazy')"
+    assert repr(Adam(betas=(np.float32(0.5), np.float64(0.75)))).startswith(
+        "Adam(lr=0.001, betas=(0.5, 0.75)"
+    )  # type: ignore[arg-type]
+    spec = TableSpec("t", np.int64(9), dim=np.int32(4), hash_ids=np.True_, frozen=np.False_)  # type: ignore[arg-type]
+    assert (spec.num_embeddings, spec.dim, spec.hash_ids, spec.frozen) == (9, 4, True, False)
+    assert {type(v) for v in (spec.num_embeddings, spec.dim)} == {int}
+    assert TableSpec.from_message(spec.to_message()) == spec
+
+
+@pytest.mark.parametrize("argument", ["hash_ids", "frozen"])
+def test_a_word_is_no_flag(argument):
+    with pytest.raises(InvalidRequest, match=f"{argument} must be True or False, got 'false'"):
+        TableSpec("t", **{argument: "false"})  # type: ignore[arg-type]
+
+
+def test_metadata_that_cannot_be_sent_is_refused_where_it_is_written():
+    with pytest.raises(InvalidRequest, match="metadata must be strings by strings, without lone surrogates"):
+        TableSpec("t", metadata={"words": "\ud800"})
+    with pytest.raises(InvalidRequest, match="metadata must be strings by strings"):
+        TableSpec("t", metadata=["words"])  # type: ignore[arg-type]
+    assert TableSpec("t", metadata={"words": "\U0001f600é"}).metadata["words"] == "\U0001f600é"
+
+
+def test_the_spec_in_force_has_the_rate_that_was_set():
+    spec = TableSpec("t", optimizer=Adagrad(lr=WarmUp()))
+    assert TableEntry(1, spec).current_spec == spec
+    now = TableEntry(1, spec, lr=0.5, lr_version=1).current_spec
+    assert now.optimizer == Adagrad(lr=0.5)
+    assert now.differences(spec) == [f"optimizer: {Adagrad(lr=0.5)!r} here, {Adagrad(lr=WarmUp())!r} there"]

@@ -6,8 +6,9 @@ import pytest
 
 from rowloom.client import InvalidRequest, Overloaded
 from rowloom.proto.codec import PartName
+from rowloom.proto.errors import ClientForgotten
 from rowloom.server import ledger as module
-from rowloom.server.ledger import Ledger, merged_step
+from rowloom.server.ledger import Ledger
 
 
 def test_a_part_is_known_once_recorded_and_not_before() -> None:
@@ -27,7 +28,7 @@ def test_everything_up_to_the_low_water_mark_is_known_and_takes_no_room() -> Non
     for seq in range(1, 1001):
         ledger.record(7, 1, PartName(1, 0, seq), low_water=seq - 1)
     assert all(ledger.has(7, 1, [PartName(1, 0, seq)]) for seq in range(1, 1001))
-    (client,) = ledger.to_message().clients
+    (client,) = ledger.read().clients
     assert list(client.origins[0].applied) == [1000]
 
 
@@ -42,9 +43,9 @@ def test_windows_of_epochs_that_are_over_are_forgotten_when_the_client_says_so()
     ledger = Ledger()
     ledger.record(7, 1, PartName(1, 0, 1))
     ledger.record(7, 1, PartName(2, 0, 1), oldest_epoch=1)
-    assert len(ledger.to_message().clients[0].origins) == 2
+    assert len(ledger.read().clients[0].origins) == 2
     ledger.record(7, 1, PartName(3, 0, 1), oldest_epoch=3)
-    assert [o.epoch for o in ledger.to_message().clients[0].origins] == [3]
+    assert [o.epoch for o in ledger.read().clients[0].origins] == [3]
 
 
 def test_a_higher_client_epoch_starts_anew_and_fences_the_lower() -> None:
@@ -63,9 +64,8 @@ def test_parts_without_a_name_or_with_number_zero_are_refused() -> None:
 
 
 def test_memory_is_bounded_in_clients_and_in_parts(monkeypatch) -> None:
-    monkeypatch.setattr(module, "MAX_CLIENTS", 10)
     monkeypatch.setattr(module, "MAX_WINDOW", 5)
-    ledger = Ledger()
+    ledger = Ledger(max_clients=10)
     for client in range(1, 31):
         ledger.record(client, 1, PartName(1, 0, 1))
     assert len(ledger) == 10
@@ -85,7 +85,7 @@ def test_merging_is_a_union_in_any_order_and_any_number_of_times() -> None:
             client, seq = rng.randrange(3), rng.randint(1, 40)
             ledger.record(client, 1, PartName(1, shard, seq))
             recorded.add((client, shard, seq))
-        sources.append(ledger.to_message())
+        sources.append(ledger.read())
     for _ in range(3):
         rng.shuffle(sources)
         merged = Ledger()
@@ -106,16 +106,110 @@ def test_parts_of_one_push_share_a_step_and_the_next_push_counts_on() -> None:
     assert ledger.step(8, 1, push=1, table=5, count=lambda: next(steps)) == 2
 
 
-def test_merged_step_counts_each_push_under_way_once() -> None:
-    """Shard a has seen push 4 of client 1, shard b has not; b has seen push 9 of client 2, a has not."""
+def test_a_client_that_was_forgotten_is_refused_not_applied_again() -> None:
+    # It was taken for a new one: 20,000 other clients between a push and its retry, and the retry was applied again.
+    ledger, first = Ledger(max_clients=10), PartName(1, 0, 1)
+    for client in range(1, 12):
+        ledger.record(client, 1, first)
+    for epoch, seq in [(1, 1), (1, 2), (2, 1)]:
+        with pytest.raises(ClientForgotten, match=r"0000000000000001.*goes on under a new name"):
+            ledger.has(1, epoch, [PartName(1, 0, seq)])
+    assert ledger.has(2, 1, [first])
+    assert not ledger.has(12, 1, [first])
+
+
+def test_a_client_that_one_shard_has_forgotten_is_forgotten_where_the_rows_move_to() -> None:
+    a, b, first = Ledger(max_clients=10), Ledger(max_clients=10), PartName(1, 0, 1)
+    for client in range(1, 12):
+        a.record(client, 1, first)
+    b.record(1, 1, PartName(1, 1, 1))
+    for sources in ([a, b], [b, a]):
+        merged = Ledger()
+        for source in sources:
+            merged.merge(source.read())
+        merged.settle()
+        assert len(merged) == 10
+        assert not set(merged._clients) & {1}
+        for name in (first, PartName(1, 1, 1)):
+            with pytest.raises(ClientForgotten):
+                merged.has(1, 1, [name])
+
+
+def test_a_client_that_found_no_room_in_a_merged_ledger_does_not_come_back_with_half_of_its_records() -> None:
     a, b = Ledger(), Ledger()
-    a.step(1, 1, push=4, table=5, count=lambda: 11)
-    b.step(1, 1, push=3, table=5, count=lambda: 10)
-    b.step(2, 1, push=9, table=5, count=lambda: 11)
-    assert merged_step(5, [(11, a.to_message()), (11, b.to_message())]) == 12
-    assert merged_step(5, [(11, b.to_message()), (11, a.to_message())]) == 12
-    assert merged_step(5, [(11, b.to_message())]) == 11
-    assert merged_step(5, []) == 0
+    for client in range(1, 21):
+        a.record(client, 1, PartName(1, 0, 1))
+        b.record(client, 1, PartName(1, 1, 1))
+    merged = Ledger(max_clients=10)
+    merged.merge(a.read())
+    merged.merge(b.read())
+    merged.settle()
+    for client in range(1, 21):
+        for shard in (0, 1):
+            try:
+                assert merged.has(client, 1, [PartName(1, shard, 1)])
+            except ClientForgotten:
+                assert client not in merged._clients
+
+
+def test_what_clients_make_a_shard_remember_is_bounded_all_together() -> None:
+    # 6,000 clients of 1,000 tables that count steps were 900 MB, and more than one message could carry.
+    ledger = Ledger(max_entries=1000)
+    for client in range(1, 101):
+        ledger.record(client, 1, PartName(1, 0, 1))
+        for table in range(50):
+            ledger.step(client, 1, push=1, table=table, count=lambda: 1)
+    assert 15 <= len(ledger) <= 21
+    assert sum(client.entries for client in ledger._clients.values()) == ledger._entries <= 1052
+    assert ledger.has(100, 1, [PartName(1, 0, 1)])
+    with pytest.raises(ClientForgotten):
+        ledger.has(1, 1, [PartName(1, 0, 1)])
+
+
+def test_entries_are_counted_whatever_happens_to_them() -> None:
+    rng, ledger = random.Random(3), Ledger(max_clients=4, max_entries=40)
+    for _ in range(2000):
+        client, push = rng.randrange(8), rng.randrange(50)
+        name = PartName(rng.randrange(4), 0, push + 1)
+        ledger.record(client, rng.randrange(1, 4), name, max(0, push - 5), rng.randrange(4))
+        ledger.step(client, 1, push, rng.randrange(9), lambda: 1)
+        if rng.random() < 0.02:
+            ledger.forget_table(rng.randrange(9))
+        if rng.random() < 0.02:
+            other = Ledger()
+            other.record(client, 3, name)
+            other.step(client, 3, push, 5, lambda: 1)
+            ledger.merge(other.read())
+            ledger.settle()
+        assert sum(client.entries for client in ledger._clients.values()) == ledger._entries
+
+
+@pytest.mark.parametrize("limit", [1, 1000, 1 << 20])
+def test_a_ledger_in_pieces_is_the_ledger(limit: int) -> None:
+    ledger = Ledger(max_clients=50)
+    for client in range(1, 61):
+        for seq in (1, 3, 4):
+            ledger.record(client, 1, PartName(1, 0, seq), low_water=1)
+        ledger.step(client, 1, push=4, table=client % 3, count=lambda: 17)
+    merged, cursor, pieces = Ledger(), 0, 0
+    while pieces == 0 or cursor:
+        piece = ledger.read(cursor, limit if cursor < len(ledger) else 1 << 20)  # the filter alone is 8 MB
+        merged.merge(piece)
+        cursor, pieces = piece.next, pieces + 1
+    merged.settle()
+    assert pieces >= 8
+    assert merged._clients == ledger._clients
+    assert merged._forgotten._bits == ledger._forgotten._bits
+    assert merged._entries == ledger._entries
+
+
+def test_only_the_steps_of_the_latest_push_are_kept() -> None:
+    ledger = Ledger()
+    for push in range(1, 100):
+        ledger.record(7, 1, PartName(1, 0, push), low_water=push - 1)
+        ledger.step(7, 1, push, table=push, count=lambda: 1)
+    assert ledger.read().clients[0].step_tables == [99]
+    assert ledger.step_of(7, 98, table=98, last=1) == 1  # late, and not counted again
 
 
 def test_a_record_that_found_no_memory_is_none(monkeypatch) -> None:

@@ -13,7 +13,7 @@ from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.launch.launcher import Launched
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
-from rowloom.proto.errors import Rerouted, RetryLater, RowloomError, Unavailable
+from rowloom.proto.errors import InvalidRequest, Rerouted, RetryLater, RowloomError, Unavailable
 from rowloom.proto.framing import joined
 from rowloom.proto.spec import TableSpec
 from rowloom.server.call import Call, Caller, WaitFor
@@ -21,6 +21,11 @@ from rowloom.server.host import Host, Incoming, Process
 
 PEER_ATTEMPTS = 6
 WATCH_S = 1.0
+CHANGES: dict[str, Any] = {
+    methods.CREATE_TABLE: pb.DefineTableRequest,
+    methods.DROP_TABLE: pb.RemoveTableRequest,
+    methods.SET_LEARNING_RATE: pb.AdjustTableRequest,
+}
 
 
 class Died(Exception):
@@ -41,7 +46,10 @@ class ShardNode:
         self._held: list[Callable[[], None]] = []  # tries of calls again, once the host has changed
         self._unsafe: list[tuple[int, Callable[[], None]]] = []  # replies, after what the log must be durable
         self.incarnation = self.world.rng.getrandbits(62) | 1
-        self.host = Host(Process(incarnation=self.incarnation, now=self.world.clock))
+        world = self.world
+        self.host = Host(
+            Process(incarnation=self.incarnation, now=world.clock, max_clients=world.max_clients)
+        )
         self.world.nodes[self.address] = self._arrive
 
     def kill(self, away_s: float) -> None:
@@ -121,6 +129,9 @@ class ShardNode:
             call = run.send(reply)
         except StopIteration:
             return
+        except Exception as e:  # as the shell does
+            incoming.error = f"{type(e).__name__}: {e}"
+            return
         self._ask(incoming, run, call, PEER_ATTEMPTS)
 
     def _ask(self, incoming: Incoming, run: Generator, call: Any, attempts: int) -> None:
@@ -184,7 +195,9 @@ class CoordinatorNode:
         busy: a program runs.
         alive: it listens.
         doom: after how many more effects it dies; None: never.
-        launch_fails, empty_dies: how often a launch fails, and a new server that has no rows yet ends.
+        launch_fails, empty_dies: how often a launch fails, and a new server ends that has no rows yet, or has just
+            received them and serves none.
+        killed: addresses of those that had received rows.
         dies_after_failed_commit: how often it ends soon after a commit failed.
     """
 
@@ -198,6 +211,7 @@ class CoordinatorNode:
         self.alive = True
         self.doom: int | None = None
         self.launch_fails = self.empty_dies = self.dies_after_failed_commit = 0.0
+        self.killed: set[str] = set()
         self._life = 0
         self._watching = False
         self.coordinator = Coordinator(ClusterState("sim"), world.clock, world.rng, self.ADDRESS)
@@ -295,10 +309,21 @@ class CoordinatorNode:
 
     def _kill_empty(self, node: ShardNode) -> None:
         incoming = node.host.incoming
-        empty = node.host.shard is None and not (incoming and incoming.receive.done)
-        if empty and node.address in self.world.nodes:
+        if node.host.shard is not None or node.address not in self.world.nodes:
+            return
+        if incoming is not None and incoming.receive.done:
+            self.world.injected["server killed that had just received its rows"] += 1
+            self.killed.add(node.address)
+        else:
             self.world.injected["empty server killed"] += 1
-            node.kill(self.world.rng.uniform(0.0, 1.0))
+        node.kill(self.world.rng.uniform(0.0, 1.0))
+
+    @property
+    def lost(self) -> bool:
+        """Whether a server ended with rows that the stored layout has nowhere else."""
+        stored = self.disk.stored
+        shards = stored.layout.shards if stored is not None and stored.layout is not None else ()
+        return any(shard.address in self.killed for shard in shards)
 
     # -------------------------------------------------------------------------------------------------------- death
 
@@ -352,20 +377,30 @@ class CoordinatorNode:
         if self.busy:
             answer(RetryLater("busy", retry_after_s=0.1))
             return
-        if method == methods.CREATE_TABLE:
-            spec = TableSpec.from_message(pb.DefineTableRequest.FromString(data).spec)
-            program, wrap = self.coordinator.create_table(spec), _entry_reply
-        elif method == methods.DROP_TABLE:
-            program, wrap = self.coordinator.drop_table(pb.RemoveTableRequest.FromString(data).name), _done
-        else:
-            request = pb.AdjustTableRequest.FromString(data)
-            program, wrap = self.coordinator.set_lr(request.name, request.lr), _done
+        try:
+            program, wrap = self._program(method, data)
+        except RowloomError as e:
+            answer(e)
+            return
 
         def ended(outcome: Any) -> None:
             if not isinstance(outcome, Died):
                 answer(outcome if isinstance(outcome, RowloomError) else wrap(outcome))
 
         self.perform(program, ended)
+
+    def _program(self, method: str, data: bytes) -> tuple[Program, Callable[[Any], bytes]]:
+        """What a call starts, and how its result is answered."""
+        coordinator, kind = self.coordinator, CHANGES.get(method)
+        if kind is None:
+            raise InvalidRequest(f"the simulated coordinator has no {method}")
+        request = kind.FromString(data)
+        coordinator.check_cluster(request.cluster_id)
+        if method == methods.CREATE_TABLE:
+            return coordinator.create_table(TableSpec.from_message(request.spec)), _entry_reply
+        if method == methods.DROP_TABLE:
+            return coordinator.drop_table(request.name), _done
+        return coordinator.set_lr(request.name, request.lr), _done
 
     def scale(self, shards: int, ended: Ended) -> None:
         """Scale when nothing else changes."""

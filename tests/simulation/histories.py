@@ -16,13 +16,19 @@ from simulation.world import Cut, World
 
 from rowloom.client import SGD, TableSpec
 from rowloom.client.calls import operations as ops
+from rowloom.proto import methods
+from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import (
+    ClientForgotten,
+    NoAnswer,
     PushUnresolved,
+    RetryLater,
     RowloomError,
     StateLost,
     TableExists,
     TableNotFound,
     Unavailable,
+    WrongCluster,
 )
 
 # A seed switches half of these off.
@@ -37,6 +43,7 @@ KINDS = (
     "launch fails",
     "empty server dies",
     "tables",
+    "clients come and go",
 )
 ONE_IN_LOSES_A_SHARD = 20
 
@@ -47,7 +54,6 @@ class History:
     Attributes:
         on: the kinds of faults that there are.
         calls: how many calls of each kind there were.
-        lost: whether a shard lost its rows.
     """
 
     def __init__(self, seed: int, *, actions: int = 9, scalings: int = 2, traced: bool = False) -> None:
@@ -55,8 +61,14 @@ class History:
         rng = self.world.rng
         self.on = on = set(rng.sample(KINDS, len(KINDS) // 2))
         self.cut = "cut" in on
-        self.lost = False
+        self._lost = False
         kinds = all_tables()
+        self.come_and_go = "clients come and go" in on
+        if self.come_and_go:
+            # A copy of a push that its client gave up may be applied after what the client did under another name. Of
+            # rows that are only added to that cannot be seen; others must not be in such a history.
+            kinds = [table for table in kinds if not isinstance(table, Owned)]
+            self.world.max_clients = rng.randint(2, 4)
         self.tables = rng.sample(kinds, rng.randint(1, 4))
         if not any(isinstance(t, Counters) for t in self.tables):
             self.tables.append(kinds[0])
@@ -104,10 +116,17 @@ class History:
         older = any(host.shard is not None and host.shard.layout.epoch != epoch for host in hosts)
         return None if older else epoch
 
+    @property
+    def lost(self) -> bool:
+        """Whether a shard lost its rows."""
+        return self._lost or self.node.lost
+
     def may_fail(self, outcome: RowloomError | Cut) -> bool:
         """Whether a push may end like this."""
-        allowed = (PushUnresolved, Unavailable, Cut, *([StateLost] if self.lost else []))
-        return isinstance(outcome, allowed)
+        allowed = [PushUnresolved, Unavailable, Cut]
+        allowed += [StateLost] if self.lost else []
+        allowed += [ClientForgotten] if self.come_and_go else []
+        return isinstance(outcome, tuple(allowed))
 
     def may_end_reads(self, outcome: RowloomError) -> bool:
         """Whether anything else may: it has time enough for all but a shard that is gone."""
@@ -137,6 +156,7 @@ class History:
         if "tables" in on:
             for _ in range(rng.randint(1, 4)):
                 self._later(self._change_tables)
+        self._later(self._stray)
         if rng.randrange(ONE_IN_LOSES_A_SHARD) == 0:
             self._later(self._lose)
 
@@ -175,7 +195,7 @@ class History:
         """A server of the cluster ends with its rows, and comes back without."""
         serving = [n for n in self.node.shards.values() if n.host.shard and n.address in self.world.nodes]
         if serving:
-            self.lost = True
+            self._lost = True
             self.world.injected["shard lost"] += 1
             node = self.world.rng.choice(serving)
             node.kill(self.world.rng.uniform(0.0, 1.0))
@@ -194,6 +214,19 @@ class History:
             self._over()
 
         self.node.scale(self.world.rng.randint(1, 7), ended)
+
+    def _stray(self) -> None:
+        """A client of a cluster that was at this address before drops a table, as it thinks, of its own."""
+        name = self.world.rng.choice(self.tables).spec.name
+        request = pb.RemoveTableRequest(name=name, cluster_id="sim-of-before")
+
+        def ended(outcome: Any) -> None:
+            refused = isinstance(outcome, WrongCluster | RetryLater | NoAnswer)
+            assert refused, f"a call for another cluster ended with {outcome!r}"
+            self._over()
+
+        self.calls["call for another cluster"] += 1
+        self.world.post(self.node.ADDRESS, methods.DROP_TABLE, request.SerializeToString(), 10.0, ended)
 
     def _change_tables(self) -> None:
         """Someone makes, drops, and changes tables; each of it may fail, none of it may stay half done."""

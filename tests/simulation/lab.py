@@ -8,8 +8,8 @@ from rowloom.client import SGD, TableSpec, Zeros
 from rowloom.client.calls import operations as ops
 from rowloom.client.calls.bag_requests import Shares
 from rowloom.client.calls.control import ask
-from rowloom.client.lookup.bags import bags_in
-from rowloom.client.lookup.pooling import factors
+from rowloom.client.lookups.bags import bags_in
+from rowloom.client.lookups.pooling import factors
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.spec import TableEntry
@@ -29,7 +29,7 @@ class Lab:
         spec = TableSpec(
             "t", ROWS, dim=WIDTH, partition=partition, optimizer=SGD(lr=1.0), initializer=Zeros()
         )
-        request = pb.DefineTableRequest(spec=spec.to_message()).SerializeToString()
+        request = pb.DefineTableRequest(spec=spec.to_message())
         reply = self.do(ask(self.session, methods.CREATE_TABLE, request, 300.0))
         self.entry = TableEntry.from_message(pb.DefineTableReply.FromString(reply).table)
 

@@ -10,9 +10,8 @@ from simulation.histories import History
 # What a change of the sources may move: everything that is broken below is named here.
 from rowloom.client.calls import operations
 from rowloom.client.calls.assembly import Arrived as Reassembly
-from rowloom.client.calls.exchange import Exchange
+from rowloom.client.calls.pusher import Numbers, Pusher
 from rowloom.client.calls.requests import PushRequest
-from rowloom.client.calls.session import Numbers, Session
 from rowloom.deploy.control.coordinator import Coordinator
 from rowloom.deploy.control.effects import Commit
 from rowloom.deploy.control.reshard import Reshard
@@ -45,6 +44,16 @@ def no_duplicate_window(patch: Patches) -> None:
 def ledger_stays_behind(patch: Patches) -> None:
     """What was applied is forgotten when rows move."""
     patch.setattr(Ledger, "merge", lambda *_: None)
+
+
+def forgotten_clients_are_new(patch: Patches) -> None:
+    """A client that a shard has forgotten is taken for one that comes for the first time."""
+    patch.setattr(Ledger, "_check_new", lambda *_: None)
+
+
+def calls_for_other_clusters_are_taken(patch: Patches) -> None:
+    """The coordinator does what clients of another cluster ask for."""
+    patch.setattr(Coordinator, "check_cluster", lambda *_: None)
 
 
 def low_water_is_ignored(patch: Patches) -> None:
@@ -88,16 +97,7 @@ def part_names_repeat(patch: Patches) -> None:
 
 def numbers_stay_open(patch: Patches) -> None:
     """A call that is cut never gives its numbers back."""
-    run = Exchange.run
-
-    def leaky(self):
-        give_up = self._give_up
-        self._give_up = lambda: (
-            [] if self._in_flight and self._session.clock() < self._deadline else give_up()
-        )
-        return run(self)
-
-    patch.setattr(Exchange, "run", leaky)
+    patch.setattr(Pusher, "end_call", lambda self: None)
 
 
 def split_forgets_names(patch: Patches) -> None:
@@ -114,13 +114,13 @@ def split_forgets_names(patch: Patches) -> None:
 
 def retry_has_a_new_name(patch: Patches) -> None:
     """A part that is sent again is a new part."""
-    name = Session.name
+    name = Pusher.name
 
     def anew(self, part, layout):
         part.names = []
         return name(self, part, layout)
 
-    patch.setattr(Session, "name", anew)
+    patch.setattr(Pusher, "name", anew)
 
 
 def failed_commit_is_rolled_back(patch: Patches) -> None:
@@ -202,7 +202,14 @@ def steps_count_twice(patch: Patches) -> None:
 
 def steps_are_lost_in_a_move(patch: Patches) -> None:
     """Tables begin to count steps anew where they move to."""
-    patch.setattr(receive, "merged_step", lambda table, sources: 0)
+    run = receive.Receive.run
+
+    def forgetful(self):
+        yield from run(self)
+        for table in self._shard.tables.values():
+            table.step = 0
+
+    patch.setattr(receive.Receive, "run", forgetful)
 
 
 def int8_loses_its_scales(patch: Patches) -> None:
@@ -239,6 +246,8 @@ def late_steps_are_taken(patch: Patches) -> None:
 BUILDS: list[Callable[[Patches], None]] = [
     no_duplicate_window,
     ledger_stays_behind,
+    calls_for_other_clusters_are_taken,
+    forgotten_clients_are_new,
     low_water_is_ignored,
     applies_before_it_checks,
     applies_while_rows_move,

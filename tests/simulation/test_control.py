@@ -1,14 +1,22 @@
 """The coordinator when its disk fails, servers are out of reach, or it ends itself: nothing may stay half done."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from simulation.cluster import Died
 from simulation.lab import ROWS, WIDTH, Lab
 
-from rowloom.client import TableSpec
+from rowloom.client import InvalidRequest, TableSpec
+from rowloom.client.calls import operations as ops
+from rowloom.client.calls.control import ask
+from rowloom.deploy.control import state as state_module
 from rowloom.deploy.control.effects import NotStored
 from rowloom.deploy.control.state import ClusterState
 from rowloom.proto import methods
-from rowloom.proto.errors import StateLost, TableNotFound, Unavailable
+from rowloom.proto import rowloom_pb2 as pb
+from rowloom.proto.errors import StateLost, TableNotFound, Unavailable, WrongCluster
+from rowloom.proto.spec import TableEntry
 from rowloom.server.states import Serving
 
 
@@ -156,6 +164,62 @@ def test_a_table_that_did_not_reach_a_shard_is_shown_when_it_has(dies: bool) -> 
     assert list(lab.node.coordinator.state.tables) == ["t", "u"]
 
 
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        (lambda c: c.set_lr("t", 0.5), "lr of table 't' has not reached every shard yet"),
+        (lambda c: c.create_table(TableSpec("u", ROWS, dim=1)), "table 'u' is not on every shard yet"),
+        (lambda c: c.drop_table("t"), "table number 1 was dropped, and not by every shard yet"),
+    ],
+)
+def test_a_change_that_did_not_reach_a_shard_says_that_it_will_and_can_be_seen_until_then(
+    change, left
+) -> None:
+    # It said Unavailable, as if nothing had happened, while other shards had it.
+    lab = Lab(1, 3)
+    coordinator = lab.node.coordinator
+    assert coordinator.waiting() == []
+    lab.world.clogged.add("shard-1:1")
+    out = lab.change(change(coordinator))
+    assert isinstance(out, Unavailable)
+    assert "stored, but not on every shard yet; it is repeated until it is" in str(out)
+    assert coordinator.waiting() == [left]
+    lab.world.clogged.clear()
+    lab.settle()
+    assert coordinator.waiting() == []
+
+
+def test_a_change_whose_end_a_client_does_not_see_is_not_said_to_be_undone() -> None:
+    lab = Lab(1, 3)
+    lab.world.clogged.add("shard-1:1")
+    request = pb.AdjustTableRequest(name="t", lr=0.5)
+    operation = ask(lab.session, methods.SET_LEARNING_RATE, request, lab.world.now + 15)
+    out = lab.outcome(lambda ended: lab.world.operate(lab.session, operation, ended))
+    assert isinstance(out, Unavailable)
+    assert "may have been begun, and then it is finished when it can be" in str(out)
+
+
+def test_shards_that_may_wait_with_pushes_are_named() -> None:
+    lab = Lab(1, 3)
+    lab.after(methods.FREEZE, lambda _: lab.world.at(0.005, lab.world.clogged.add, "shard-2:1"))
+    assert isinstance(lab.scale(4), Unavailable)
+    assert "pushes may wait on shards 2: not heard of since rows moved" in lab.node.coordinator.waiting()
+
+
+def test_a_table_is_not_dropped_while_that_cannot_be_stored() -> None:
+    # It said that the table was dropped; the next coordinator found it in storage, and no rows of it.
+    lab = Lab(1, 2)
+    lab.do(lab.push([3]))
+    lab.node.disk.full = True
+    request = pb.RemoveTableRequest(name="t")
+    operation = ask(lab.session, methods.DROP_TABLE, request, lab.world.now + 15)
+    out = lab.outcome(lambda ended: lab.world.operate(lab.session, operation, ended))
+    assert isinstance(out, Unavailable)
+    assert "no space left" in str(out)
+    assert list(lab.node.coordinator.state.tables) == ["t"]
+    assert lab.rows()[3, 0] == 1
+
+
 def test_a_half_made_table_can_be_dropped() -> None:
     lab = Lab(1, 3)
     lab.world.clogged.add("shard-1:1")
@@ -165,6 +229,19 @@ def test_a_half_made_table_can_be_dropped() -> None:
     lab.world.clogged.clear()
     lab.settle()
     assert not any(2 in shard.tables for shard in lab.shards())
+
+
+def test_tables_that_no_client_could_be_told_any_more_are_not_made(monkeypatch) -> None:
+    # Metadata of 63 MB made every new client, status and scaling fail, and the table could not be dropped.
+    lab = Lab(1, 2)
+    monkeypatch.setattr(state_module, "MAX_TABLES_BYTES", 1000)
+    spec = TableSpec("u", ROWS, dim=1, metadata={"note": "x" * 900})
+    out = lab.change(lab.node.coordinator.create_table(spec))
+    assert isinstance(out, InvalidRequest)
+    assert "the specs of all 2 tables would be" in str(out)
+    assert "at most 1000" in str(out)
+    assert not lab.node.coordinator.unfinished
+    assert isinstance(lab.change(lab.node.coordinator.create_table(replace(spec, metadata={}))), TableEntry)
 
 
 def test_rows_do_not_move_past_a_table_that_is_half_made() -> None:
@@ -212,6 +289,72 @@ def test_a_server_that_came_back_empty_while_rows_moved_says_that_they_are_lost(
     assert lab.world.now - before < 5
 
 
+def test_a_server_that_ends_with_what_it_received_before_the_commit_costs_no_row() -> None:
+    lab = Lab(1, 2)
+    lab.do(lab.push(list(range(ROWS))))
+    slow = lab.node._launch
+
+    def launch(effect, step):
+        slow(effect, step)
+        fast, late = (lab.node.shards[key] for key in effect.keys)
+        late._receive = lambda *_: None  # so that the other one has time to end
+        ended = fast._receive
+
+        def watch(incoming, run, reply):
+            ended(incoming, run, reply)
+            if incoming.receive.done:
+                fast.kill(0.1)
+
+        fast._receive = watch
+
+    lab.node._launch = launch
+    assert isinstance(lab.scale(4), StateLost | Unavailable)
+    assert serving(lab, 1, 2)
+    assert lab.rows()[:, 0].tolist() == [1] * ROWS
+    lab.do(lab.push([1]))
+
+
+def test_a_server_that_ends_with_what_it_received_during_the_commit_says_what_is_lost() -> None:
+    # There is no way back from a commit, and the others have given these rows away: like any shard that ends.
+    lab = Lab(1, 2)
+    lab.do(lab.push(list(range(ROWS))))
+
+    def dies(state, store):
+        lab.node.shards[2].kill(0.05)
+        return store(state)
+
+    commits(lab, 2, dies)
+    out = lab.scale(3)
+    assert isinstance(out, StateLost)
+    assert "holds no rows of epoch 2" in str(out)
+    assert [state.word for state in lab.states()] == ["serving", "serving", "lost"]
+    for row, expected in ((0, 1), (1, 1), (2, StateLost)):
+        wanted = [(lab.entry, np.array([row]))]
+        operation = ops.pull(lab.session, wanted, lab.world.now + 30)
+        found = lab.outcome(
+            lambda ended, operation=operation: lab.world.operate(lab.session, operation, ended)
+        )
+        assert isinstance(found, StateLost) if expected is StateLost else found[0][0, 0] == expected
+
+
+def test_a_server_that_leaves_hears_of_it_again_soon_when_the_request_was_lost() -> None:
+    # It gave rows as they were before for two seconds and more.
+    lab, lost, retired = Lab(1, 2), [], []
+    arrive = lab.world.nodes["shard-1:1"]
+
+    def deaf(method, data, answer):
+        if method == methods.ADOPT and not lost:
+            lost.append(lab.world.now)
+            return
+        arrive(method, data, answer)
+        if method == methods.ADOPT:
+            retired.append(lab.world.now)
+
+    lab.world.nodes["shard-1:1"] = deaf
+    assert lab.scale(1) is None
+    assert retired[0] - lost[0] < 1.0
+
+
 def test_receiving_that_has_stopped_does_not_keep_pushes_waiting() -> None:
     lab = Lab(1, 2)
     for node in lab.node.shards.values():
@@ -219,6 +362,50 @@ def test_receiving_that_has_stopped_does_not_keep_pushes_waiting() -> None:
     assert isinstance(lab.scale(1), Unavailable)
     assert serving(lab, 1, 2)
     assert lab.world.now < 60
+
+
+def test_a_change_that_is_meant_for_another_cluster_says_so_at_once_and_changes_nothing() -> None:
+    # A client of a cluster that was gone set rates and dropped tables of the next one at that address.
+    lab = Lab(1, 2)
+    coordinator, old = lab.node.coordinator, lab.session.layout
+    coordinator.state.layout = replace(coordinator.layout, cluster_id="the next one")
+    before = lab.world.now
+    for method, request in [
+        (methods.SET_LEARNING_RATE, pb.AdjustTableRequest(name="t", lr=7.0)),
+        (methods.DROP_TABLE, pb.RemoveTableRequest(name="t")),
+        (methods.CREATE_TABLE, pb.DefineTableRequest(spec=TableSpec("u", 10, dim=1).to_message())),
+    ]:
+        operation = ask(lab.session, method, request, lab.world.now + 60)
+        out = lab.outcome(lambda ended, operation=operation: lab.world.operate(lab.session, operation, ended))
+        assert isinstance(out, Unavailable)
+        assert "another cluster answers at coordinator:1" in str(out)
+        assert "Connect again" in str(out)
+    assert lab.world.now - before < 10
+    assert list(coordinator.state.tables) == ["t"]
+    assert coordinator.state.tables["t"].lr is None
+    assert lab.session.layout == old
+
+
+def test_a_client_finds_its_coordinator_elsewhere_when_another_cluster_has_its_place() -> None:
+    lab = Lab(1, 2)
+    node, moved = lab.node, "coordinator:2"
+    coordinator = node.coordinator
+    coordinator.state.layout = replace(coordinator.layout, coordinator=moved)
+    for shard in lab.shards():
+        shard.layout = coordinator.layout
+    lab.world.nodes[moved] = node._arrive
+    lab.world.nodes[node.ADDRESS] = lambda method, data, answer: answer(WrongCluster("this is another"))
+    lab.session.layout = replace(lab.session.layout, coordinator=node.ADDRESS)
+    request = pb.AdjustTableRequest(name="t", lr=7.0)
+    lab.do(ask(lab.session, methods.SET_LEARNING_RATE, request, lab.world.now + 60))
+    assert [shard.tables[1].lr for shard in lab.shards()] == [7.0, 7.0]
+
+
+def test_the_simulated_coordinator_refuses_what_it_does_not_know() -> None:
+    # It took any method for SetLearningRate.
+    lab = Lab(1, 1)
+    out = lab.outcome(lambda ended: lab.world.post(lab.node.ADDRESS, methods.SHUT_DOWN, b"", 10.0, ended))
+    assert isinstance(out, InvalidRequest)
 
 
 def test_a_state_of_before_there_were_unfinished_changes_is_read() -> None:

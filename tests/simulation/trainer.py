@@ -17,11 +17,12 @@ from rowloom.client.calls.operation import as_bytes
 from rowloom.client.calls.requests import PushRequest
 from rowloom.client.calls.session import Session
 from rowloom.client.calls.values import GivenRows
-from rowloom.client.lookup.bags import bags_in
-from rowloom.client.lookup.pooling import factors
+from rowloom.client.lookups.bags import bags_in
+from rowloom.client.lookups.pooling import factors
 from rowloom.proto import codec, methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import (
+    ClientForgotten,
     InvalidRequest,
     PushUnresolved,
     Rerouted,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 def open_numbers(session: Session) -> int:
     """How many numbers of parts a session thinks are not finished."""
-    return len(session._holders) + sum(n.last - n.low_water for n in session._numbers.values())
+    return sum(pusher.open_numbers for pusher in session.pushers)
 
 
 def poisoned(session: Session, entry: TableEntry, ids: np.ndarray) -> tuple[str, bytes, Callable[[], None]]:
@@ -54,10 +55,11 @@ def poisoned(session: Session, entry: TableEntry, ids: np.ndarray) -> tuple[str,
     grads = np.ones((len(ids), entry.spec.width), np.float32)
     grads[-1, -1] = np.nan
     tables = [(entry, ids, GivenRows(grads))]
-    request = PushRequest(layout.epoch, int(owners[-1]), tables, session.next_push())
+    pusher = session.take_pusher()
+    request = PushRequest(layout.epoch, int(owners[-1]), tables, pusher, pusher.next_push())
     request.prepare(session, layout)
     address = layout.shards[request.shard].address
-    return address, as_bytes(request), lambda: session.finish(request)
+    return address, as_bytes(request), lambda: session.give_back(pusher)
 
 
 class Trainer:
@@ -72,7 +74,7 @@ class Trainer:
 
     def create(self, table: Table, then: Callable[[bool], None]) -> None:
         """Make a table; `then` hears whether there is one."""
-        request = pb.DefineTableRequest(spec=table.spec.to_message()).SerializeToString()
+        request = pb.DefineTableRequest(spec=table.spec.to_message())
 
         def ended(outcome: Any) -> None:
             if isinstance(outcome, RowloomError):
@@ -91,10 +93,19 @@ class Trainer:
             self.history.training -= 1
             return
         self.left -= 1
+        if self.history.come_and_go and self.world.rng.random() < 0.3:
+            self._start_anew()
         kinds, weights = self.history.actions
         do = self.world.rng.choices(kinds, weights)[0]
         self.history.calls[do.__name__.strip("_")] += 1
         self.world.at(self.world.rng.expovariate(4), do, self)
+
+    def _start_anew(self) -> None:
+        """As another client, which knows the layout: it is promised to see what the one before has done."""
+        before = self.session
+        self.session = self.world.session([CoordinatorNode.ADDRESS], self.world.rng.getrandbits(63) | 1)
+        self.session.layout = before.layout
+        self.world.injected["client started anew"] += 1
 
     # ------------------------------------------------------------------------------------------------ what is asked
 
@@ -124,6 +135,8 @@ class Trainer:
                 self.history.unresolved += 1
             elif isinstance(outcome, RowloomError):
                 assert self.history.may_fail(outcome), outcome
+                if isinstance(outcome, ClientForgotten):
+                    self.world.injected["client forgotten"] += 1
                 for mark in marks:
                     mark.fail()
             else:

@@ -17,6 +17,7 @@ from rowloom.client.calls.cutting import RequestSizes
 from rowloom.client.calls.operation import Event, Operation, Send, as_bytes
 from rowloom.client.calls.session import Session
 from rowloom.proto.errors import NoAnswer, RowloomError
+from rowloom.server.ledger import MAX_CLIENTS
 
 Outcome = bytes | RowloomError
 Ended = Callable[[Any], None]
@@ -30,6 +31,7 @@ class World:
         clogged: addresses that nothing reaches and nothing comes from.
         injected: how often each kind of fault has happened.
         calls: how many requests were made.
+        max_clients: how many clients a shard remembers.
         trace: a hash of all that was sent and done, if it was asked for.
     """
 
@@ -40,6 +42,7 @@ class World:
         self.clogged: set[str] = set()
         self.injected: Counter[str] = Counter()
         self.calls = 0
+        self.max_clients = MAX_CLIENTS
         self.trace = hashlib.blake2b(digest_size=16) if traced else None
         self._order = 0
         self._events: list[tuple[float, int, Callable, tuple]] = []
@@ -193,7 +196,7 @@ class Running:
                 send.address,
                 send.method,
                 request_bytes(send),
-                send.timeout_s,
+                send.until - world.now,
                 lambda outcome, tag=tag: self._deliver(tag, outcome),
             )
         world.at(turn.wake_at - world.now, self.step, None, number)

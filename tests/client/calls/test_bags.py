@@ -19,8 +19,8 @@ from rowloom.client import (
 from rowloom.client.calls.bag_requests import BagGrads, PushBagsRequest, Shares, push_runs
 from rowloom.client.calls.cutting import RequestSizes
 from rowloom.client.calls.routing import route
-from rowloom.client.lookup.bags import bags_in
-from rowloom.client.lookup.pooling import COMBINERS, pooled, pooled_gradient
+from rowloom.client.lookups.bags import bags_in
+from rowloom.client.lookups.pooling import COMBINERS, pooled, pooled_gradient
 from rowloom.deploy import local_cluster
 
 ROWS = 50
@@ -158,7 +158,7 @@ def test_an_optimizer_that_counts_steps_counts_one_for_each_push_on_every_shard(
         ((Ragged([1], [0, 1]), [0], np.ones((1, 5))), {}, "offsets go with ids"),
         (([1, 2], [0], np.ones((1, 5))), {"combiner": "max"}, "combiner must be one of"),
         (([1, 2], [0], np.ones((1, 5))), {"weights": [1]}, "weights must have a value for each id"),
-        (([1, 2], [0], np.ones((1, 5))), {"weights": [1, np.inf]}, "id 2 in bag 0 is not finite"),
+        (([1, 2], [0], np.ones((1, 5))), {"weights": [1, np.inf]}, "weight of id 2 in bag 0 .* is inf"),
         (([1, 2], [0], np.full((1, 5), 1e30)), {"weights": [1, 1e30]}, "id 2 in bag 0 is not finite"),
     ],
 )
@@ -199,7 +199,9 @@ def test_rows_are_counted_once_for_each_id_that_a_push_changes(client) -> None:
     table.push_bags([[1, 2, 2], [2, 3, 1]], None, np.ones((2, 5)))
     assert sum(s["pushed_rows"] for s in client.statistics()) == 3
     values = BagGrads(Shares(np.array([0, 1, 0]), None), np.ones((2, 5), np.float32))
-    request = PushBagsRequest(1, 0, [(table.entry, np.array([1, 1, 2]), values)], 1)
+    request = PushBagsRequest(
+        1, 0, [(table.entry, np.array([1, 1, 2]), values)], client._session.pushers[0], 1
+    )
     assert request.rows == 2
 
 

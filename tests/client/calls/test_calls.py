@@ -61,6 +61,7 @@ def files_visited(call: Callable[[], object]) -> set[str]:
 def test_every_pull_and_every_push_visits_the_same_files_on_every_carrier(cluster) -> None:
     """There was a direct way for what is small and plain, and a usual one for the rest: two codes for one job."""
     carriers = {"carriers/lane.py", "carriers/lanes.py", "carriers/lane_wire.py", "carriers/grpc_wire.py"}
+    carriers.add("carriers/recent_peak.py")
     ids, grads, visited = np.arange(50), np.ones((50, 4), np.float32), {}
     many, rows = np.arange(300_000), np.ones((300_000, 4), np.float32)
     for carrier in ("auto", "tcp", "grpc"):
@@ -240,6 +241,60 @@ def test_a_push_whose_answer_never_comes_counts_at_most_once_and_says_so(carrier
             for shard in range(2):
                 assert len(set(counts[shard::2])) == 1
                 assert counts[shard] in (1, 2)
+
+
+@pytest.mark.parametrize("carrier", ["auto", "tcp", "grpc"])
+def test_pushes_of_other_threads_do_not_wait_for_a_shard_that_they_do_not_need(carrier: str) -> None:
+    with (
+        local_cluster(2, processes=True, tables=[SPEC]) as cluster,
+        connect(cluster.address, carrier=carrier, timeout_s=2.0) as client,
+    ):
+        table = client.table("t")
+        table.push([0, 1], np.ones((2, 4)))
+        pid = cluster.launcher.pid(0)
+        os.kill(pid, signal.SIGSTOP)
+        errors = []
+
+        def push_to_the_stopped() -> None:
+            try:
+                table.push([0], np.ones((1, 4)))
+            except PushUnresolved as e:
+                errors.append(e)
+
+        threads = [threading.Thread(target=push_to_the_stopped) for _ in range(3)]
+        try:
+            until_stopped(pid)
+            began = time.monotonic()
+            for thread in threads:
+                thread.start()
+            for _ in range(20):
+                table.push([1], np.ones((1, 4)))
+            assert any(thread.is_alive() for thread in threads)
+            for thread in threads:
+                thread.join()
+            # Of 3 threads with 4 seconds each, the last once took 16: their pushes queued.
+            assert time.monotonic() - began < 2 * client.timeout_s
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert len(errors) == 3
+        assert (table.pull([1]) == -21).all()
+
+
+def test_threads_that_push_at_once_count_every_step(client: Client) -> None:
+    """A shard takes an identity's pushes in order, so threads that push at once need one each."""
+    table = client.create_table(TableSpec("a", 100, dim=2, optimizer=Adam(lr=0.0), initializer=Zeros()))
+
+    def push() -> None:
+        for _ in range(50):
+            table.push(np.arange(10), np.ones((10, 2)))
+
+    threads = [threading.Thread(target=push) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [shard["tables"]["a"]["step"] for shard in client.statistics()] == [200, 200]
+    assert len(client._session.pushers) <= 4
 
 
 def test_connections_that_break_at_any_moment_leave_every_push_applied_once(

@@ -15,7 +15,7 @@ from rowloom.client.calls.cutting import RequestSizes
 from rowloom.client.calls.operation import Event, Message, as_bytes
 from rowloom.client.calls.requests import PullRequest, PushRequest
 from rowloom.client.calls.session import Session
-from rowloom.client.lookup.bags import Bags
+from rowloom.client.lookups.bags import Bags
 from rowloom.proto import codec
 from rowloom.proto.framing import joined
 from rowloom.proto.layout import Layout, ShardAddress
@@ -196,7 +196,7 @@ def test_however_a_call_is_cut_every_id_goes_once_and_pulls_come_after_pushes(
         assert len({entry.number for entry, *_ in request.tables}) == len(request.tables)
     numbers = [name for request in requests for name in request.names]
     assert len(set(numbers)) == len(numbers)
-    assert not session._holders
+    assert not any(pusher.open_numbers for pusher in session.pushers)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_an_error_of_a_shard_that_leaves_open_what_became_of_a_push_is_no_promis
     with pytest.raises(PushUnresolved if unknown else type(error)) as raised:
         operation.send(Event(send.tag, error=error))
     assert getattr(raised.value, "unknown_rows", 0) == unknown
-    assert not session._holders
+    assert not any(pusher.open_numbers for pusher in session.pushers)
 
 
 def test_a_call_that_is_cut_by_an_exception_leaves_no_number_open() -> None:
@@ -243,5 +243,5 @@ def test_a_call_that_is_cut_by_an_exception_leaves_no_number_open() -> None:
         next(thrown)
         with pytest.raises(KeyboardInterrupt):
             thrown.throw(KeyboardInterrupt())
-        assert not session._holders
-    assert {n.low_water for n in session._numbers.values()} == {n.last for n in session._numbers.values()}
+        assert not any(pusher.open_numbers for pusher in session.pushers)
+    assert len(session.pushers) == 1  # none of these calls was under way with another

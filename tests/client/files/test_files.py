@@ -403,3 +403,48 @@ def test_a_large_vocabulary_is_returned_but_not_put_into_the_metadata(tmp_path, 
         export_table(done.table, tmp_path / "y.vec", vocabulary=Vocabulary.from_file(tmp_path / "v.json"))
         == 9002
     )
+
+
+@pytest.mark.parametrize("suffix", ["npy", "parquet"])
+def test_a_hash_of_64_bits_is_named_as_it_was_given(tmp_path, memory, suffix):
+    ids, rows, path = (
+        np.array([5, 2**63 + 5], np.uint64),
+        np.ones((2, 3), np.float32),
+        tmp_path / f"x.{suffix}",
+    )
+    if suffix == "npy":
+        np.save(path, rows)
+        np.save(f"{path}.ids.npy", ids)
+    else:
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        pq.write_table(pa.table({"id": ids, "row": rows.tolist()}), path)
+    with pytest.raises(InvalidRequest, match=r"row 1 has id 9223372036854775813, ids are below 2\*\*63"):
+        from_pretrained(memory, path, "t")
+    assert memory.tables() == []
+
+
+def test_a_vocabulary_without_words_is_still_the_one_that_was_given(tmp_path, memory):
+    table = memory.create_table(Vocabulary(["a"]).attach(TableSpec("t", dim=2)))
+    vectors(tmp_path / "x.txt", ["a"], np.ones((1, 2)))
+    nothing = Vocabulary([], unk=None, pad=None)
+    assert len(nothing) == 0
+    assert import_table(table, tmp_path / "x.txt", vocabulary=nothing).rows == 0
+    assert import_table(table, tmp_path / "x.txt").rows == 1
+
+
+@pytest.mark.parametrize("bad", [0, -1, True, 2.5])
+def test_no_rows_at_once_are_not_taken_as_the_default(tmp_path, table, bad):
+    for call in (import_table, export_table):
+        np.save(tmp_path / "x.npy", table.rows)
+        with pytest.raises(InvalidRequest, match="block_rows must be at least 1, got "):
+            call(table, tmp_path / "x.npy", block_rows=bad)
+
+
+def test_an_empty_format_or_optimizer_is_not_taken_as_none(tmp_path, memory, table):
+    np.save(tmp_path / "x.npy", table.rows)
+    for call in (import_table, export_table):
+        with pytest.raises(InvalidRequest, match="format"):
+            call(table, tmp_path / "x.npy", format="")
+    for wrong in ({"optimizer": 0}, {"initializer": ()}):
+        with pytest.raises(InvalidRequest, match=f"{next(iter(wrong))} must be an "):
+            from_pretrained(memory, tmp_path / "x.npy", "w", freeze=False, **wrong)

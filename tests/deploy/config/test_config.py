@@ -413,3 +413,25 @@ def test_rows_that_do_not_fit_the_reservation_are_found_before_they_move(limit, 
     need = memory(parse(value | {"shards": 1}), status_of(parse(value), rows=32))
     assert need.peak_bytes == 8064  # 84 bytes a row: 32 old ones and 64 new ones
     assert (need.fits, bool(need.warning)) == (fits, warned)
+
+
+def test_a_change_names_its_table_apart_from_its_path_which_has_dots():
+    dotted = TableSpec("x.optimizer.lr", 1000, 8, optimizer=Adagrad(lr=0.1))
+    (made,) = diff(parse({}), parse({"tables": [dotted]}))
+    assert (made.action, made.table) == ("create", "x.optimizer.lr")
+    slower = dataclasses.replace(dotted, optimizer=Adagrad(lr=0.01))
+    (changed,) = diff(parse({"tables": [dotted]}), parse({"tables": [slower]}))
+    assert (changed.action, changed.table) == ("set_lr", "x.optimizer.lr")
+
+
+def test_what_only_a_new_start_can_change_says_that_rows_are_lost_and_what_keeps_them():
+    (change,) = diff(parse({"carrier": "auto"}), parse({"carrier": "grpc"}))
+    assert "loses all rows" in change.reason
+    assert "`rowloom export`" in change.reason
+    assert "`rowloom import`" in change.reason
+
+
+@pytest.mark.parametrize("value", [[], {}, None, 3, "slurm"])
+def test_a_launcher_that_is_none_is_refused_whatever_it_is(value):
+    with pytest.raises(InvalidConfig, match=r"launcher: must be local or ray, got"):
+        parse({"launcher": value})

@@ -228,7 +228,7 @@ def test_rows_that_differ_after_the_scaling_are_reported(corpus, monkeypatch):
 
 
 def test_an_unknown_launcher_is_refused_before_anything_starts(tmp_path):
-    with pytest.raises(InvalidRequest, match="launcher must be one of ray, local, embedded, got 'slurm'"):
+    with pytest.raises(InvalidRequest, match="launcher must be local or ray or embedded, got 'slurm'"):
         run_demo(tmp_path, None, "slurm")
 
 

@@ -1,6 +1,5 @@
 """Shard servers as processes and threads: they start, end, and never outlive what started them."""
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -9,15 +8,12 @@ import time
 
 import pytest
 
-from rowloom.client import connect
 from rowloom.deploy.config.config import parse
 from rowloom.deploy.launch.local_launcher import ProcessLauncher, ThreadLauncher
 from rowloom.deploy.launch.processes import Child, is_running, started
-from rowloom.deploy.operate.directory import ClusterDirectory, Record
-from rowloom.deploy.operate.local_clusters import down_local, up_local
 from rowloom.deploy.operate.remote import Remote
 from rowloom.proto import rowloom_pb2 as pb
-from rowloom.proto.errors import RowloomError, Unavailable
+from rowloom.proto.errors import Unavailable
 
 
 def health(address: str) -> pb.HealthReply:
@@ -112,90 +108,8 @@ def test_servers_end_when_their_parent_is_killed():
     wait_until(lambda: not is_running(child, began))
 
 
-# ------------------------------------------------------------------------------------------- clusters that stay
-
-
-@pytest.fixture
-def directory(tmp_path):
-    return ClusterDirectory(tmp_path)
-
-
-def test_a_cluster_stays_until_it_is_taken_down_and_leaves_no_process(directory):
-    config = parse({"name": "ads", "shards": 2, "tables": [{"name": "users", "dim": 4}]})
-    record = up_local(config, directory)
-    assert directory.get("ads") == record
-    try:
-        with Remote(record.address) as remote:
-            status = remote.status()
-        assert (status.name, status.launcher, len(status.shards)) == ("ads", "local", 2)
-        assert status.config_hash == config.hash
-        with connect(record.address) as client:
-            assert client.table("users").pull([1, 2]).shape == (2, 4)
-        servers = children_of(record.pid)
-        assert len(servers) == 2
-    finally:
-        down_local(record)
-    assert not is_running(record.pid, record.started)
-    for pid, began in servers.items():
-        wait_until(lambda pid=pid, began=began: not is_running(pid, began))
-    down_local(record)  # again: no error
-
-
-def children_of(pid: int) -> dict[int, int]:
-    done = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
-    )
-    return {int(line): started(int(line)) for line in done.stdout.split()}
-
-
-def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing(directory):
-    with pytest.raises(Unavailable, match=r"cluster 'ads' did not start: .*log: .*cluster.log") as caught:
-        up_local(parse({"name": "ads", "host": "192.0.2.200"}), directory)
-    assert "192.0.2.200" in str(caught.value)
-    assert directory.get("ads") is None
-
-
-def test_a_coordinator_that_hangs_is_killed_by_down(directory):
-    record = up_local(parse({"name": "ads"}), directory)
-    os.kill(record.pid, signal.SIGSTOP)
-    down_local(dataclasses.replace(record, stop_grace_s=0.0), end_s=0.5)
-    assert not is_running(record.pid, record.started)
-
-
-# ------------------------------------------------------------------------------------------------------- directory
-
-
-def test_records_are_kept_replaced_and_forgotten(directory):
-    assert directory.get("a") is None
-    assert directory.names() == []
-    directory.put(Record("b", "local", "127.0.0.1:1", pid=5, started=6))
-    directory.put(Record("a", "ray", "127.0.0.1:2", ray="127.0.0.1:3"))
-    directory.put(Record("a", "ray", "127.0.0.1:4", ray="127.0.0.1:3"))
-    assert directory.names() == ["a", "b"]
-    assert directory.get("a").address == "127.0.0.1:4"
-    directory.remove("a")
-    directory.remove("a")
-    assert directory.names() == ["b"]
-
-
-def test_a_damaged_record_is_an_error_that_names_the_file(directory):
-    directory.put(Record("a", "local", "127.0.0.1:1"))
-    (directory.home / "clusters" / "a.json").write_text("{")
-    with pytest.raises(RowloomError, match=r"a\.json is damaged"):
-        directory.get("a")
-
-
 def test_another_process_with_the_same_number_does_not_count():
     mine = os.getpid()
     assert is_running(mine, started(mine))
     assert not is_running(mine, started(mine) - 1)
     assert not is_running(0, 0)
-
-
-def test_the_home_is_an_argument_or_the_environment_or_the_users_own(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROWLOOM_HOME", str(tmp_path / "x"))
-    assert ClusterDirectory().home == tmp_path / "x"
-    assert ClusterDirectory(tmp_path).home == tmp_path
-    monkeypatch.delenv("ROWLOOM_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert ClusterDirectory().home == tmp_path / ".rowloom"

@@ -7,9 +7,11 @@ import pytest
 
 from rowloom.deploy.launch.processes import (
     Child,
+    end_marked,
     end_process,
     is_running,
     last_line,
+    marked,
     python,
     spawn_detached,
     started,
@@ -65,6 +67,41 @@ def test_a_program_that_is_not_there_is_an_error_of_ours(tmp_path):
         Child("an echo", [str(tmp_path / "nothing")])
     with pytest.raises(Unavailable, match="cannot be started"):
         spawn_detached([str(tmp_path / "nothing")], tmp_path / "log")
+
+
+def test_a_detached_process_does_nothing_before_it_is_known(tmp_path):
+    known = []
+
+    def refuse(pid, began):
+        known.append((pid, began))
+        raise OSError("the record cannot be written")
+
+    with pytest.raises(OSError, match="the record cannot be written"):
+        spawn_detached(["/bin/sh", "-c", "echo ran"], tmp_path / "log", known=refuse)
+    os.waitpid(known[0][0], 0)
+    assert (tmp_path / "log").read_text() == ""
+
+
+def test_all_that_a_detached_process_started_is_found_by_its_mark_and_ended(tmp_path):
+    log, mark = tmp_path / "log", str(tmp_path / "mine")
+    pid = spawn_detached(["/bin/sh", "-c", "sleep 100 & sleep 100 & exec sleep 0"], log, mark=mark)
+    os.waitpid(pid, 0)
+    left = marked(mark)
+    assert len(left) == 2  # their leader is gone
+    assert marked(str(tmp_path / "other")) == []
+    end_marked(mark, 0.0)
+    assert not [one for one in left if is_running(*one)]
+
+
+def test_a_stopped_process_is_let_go_on_to_end_in_order(tmp_path):
+    code = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit('in order')); print('up'); time.sleep(9)"
+    log = tmp_path / "log"
+    pid = spawn_detached(python("-u", "-c", code), log)
+    began = started(pid)
+    wait_until_up("it", pid, began, log, 30.0, lambda: log.read_text() or None)
+    os.kill(pid, signal.SIGSTOP)
+    end_process(pid, began, 30.0)
+    assert last_line(log) == "in order"
 
 
 def test_a_child_gets_our_environment_and_its_own(monkeypatch):

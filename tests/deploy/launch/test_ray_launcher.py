@@ -15,6 +15,8 @@ import pytest
 from rowloom.client import SGD, StateLost, TableSpec, Zeros, connect
 from rowloom.deploy import address_of
 from rowloom.deploy.config.config import DeployConfig, parse
+from rowloom.deploy.operate.clusters import reach
+from rowloom.deploy.operate.directory import ClusterDirectory, Record
 from rowloom.deploy.operate.remote import Remote
 from rowloom.proto.errors import InvalidRequest, Unavailable
 
@@ -170,6 +172,20 @@ def test_shards_outlive_their_coordinator_and_the_next_one_finds_them(cluster):
         assert_trained(table)
 
 
+def test_a_coordinator_that_ray_restarted_at_another_port_is_found_by_its_record(cluster, tmp_path):
+    directory = ClusterDirectory(tmp_path)
+    directory.put(Record("ads", "ray", cluster, ray=attached_to() or ""))
+    with connect(cluster) as client:
+        table = trained(client)
+        os.kill(pid_of("ads/coordinator"), signal.SIGKILL)
+        remote, status = reach(directory.get("ads"), directory)
+        with remote:
+            assert status.name == "ads"
+            assert directory.get("ads").address == remote.address != cluster
+            remote.scale(3)  # a client that was there before hears of the new layout
+        assert_trained(table)
+
+
 def answers(name: str) -> bool:
     try:
         return find_ray(name) is not None
@@ -186,6 +202,12 @@ def test_a_shard_that_ray_restarts_says_that_its_rows_are_lost(cluster):
         np.testing.assert_array_equal(table.pull([1]), np.full((1, 4), -1.0, np.float32))  # the other lives
     with Remote(cluster) as remote:
         wait_until(lambda: [s.health for s in remote.status().shards] == ["lost", "serving"])
+        remote.accept_loss(0)  # made anew in its place: its actor is there, and empty
+        assert [s.health for s in remote.status().shards] == ["serving", "serving"]
+    with connect(cluster) as client:
+        rows = client.table("t").pull(IDS)
+    np.testing.assert_array_equal(rows[1::2], -1.0)
+    np.testing.assert_array_equal(rows[::2], 0.0)
 
 
 def test_a_shutdown_by_someone_without_ray_leaves_nothing(nodes):
@@ -198,6 +220,18 @@ def test_a_cluster_for_which_there_is_no_room_says_what_is_free_and_leaves_nothi
     config = config_of(shards=9, limits={"start_timeout_s": 3})
     with pytest.raises(Unavailable, match=r"no room for 9 shards of .*CPU.* free now: CPU 6"):
         up_ray(config)
+    assert_nothing_is_left()
+
+
+def test_a_start_that_waits_for_room_says_for_which_within_seconds(nodes):
+    told: list[str] = []
+    with pytest.raises(Unavailable, match="no room"):
+        up_ray(config_of(shards=9, limits={"start_timeout_s": 6}), told.append)
+    assert "waiting for room on Ray, at most 6 s" in told[0]
+    assert (
+        "9 shards of CPU 1 each (SPREAD), CPU 9 in all; more than there is even when all is free: 6 fit"
+        in told[0]
+    )
     assert_nothing_is_left()
 
 

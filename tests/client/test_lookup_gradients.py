@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rowloom.client.lookup.lookups import (
+from rowloom.client.lookup import (
     Ragged,
     SparseIds,
     lookup,

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ...proto.errors import InvalidRequest
-from ..inputs import as_array
-from ..refusals import WrongType
-from .bags import Bags, Ragged, SparseIds, bags_of, integers, ragged_of, safe_bags_of
-from .pooling import (
+from ..proto.errors import InvalidRequest
+from .inputs import as_array
+from .lookups.bags import Bags, Ragged, SparseIds, bags_of, integers, ragged_of, safe_bags_of
+from .lookups.pooling import (
     check_combiner,
     clipped,
     clipped_gradient,
@@ -24,7 +23,8 @@ from .pooling import (
     segment_sum,
     weights_gradient,
 )
-from .sharded import Sharded, is_table
+from .lookups.sharded import Sharded, is_table
+from .refusals import WrongType
 
 __all__ = [
     "Ragged",

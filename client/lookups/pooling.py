@@ -63,12 +63,37 @@ def coefficients(bags: Bags, combiner: str) -> np.ndarray:
 
 
 def factors(bags: Bags, combiner: str) -> np.ndarray | None:
-    """`coefficients` as shards take them: [N] float32, or None where all are 1. Raises InvalidRequest."""
+    """`coefficients` as shards take them: [N] float32, or None where all are 1.
+
+    Raises:
+        InvalidRequest: a weight that float32 does not hold, or weights of a bag whose size is not finite: their shares
+            would be zeros.
+    """
     combiner = check_combiner(combiner)
     if combiner == "sum" and bags.weights is None:
         return None
-    with np.errstate(over="ignore"):
-        return coefficients(bags, combiner).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if bags.weights is not None:
+            _refuse_entry(bags, bags.weights, bags.weights.astype(np.float32), "the weight")
+            if combiner != "sum":
+                sizes = _sizes(bags, combiner)[bags.segments]
+                _refuse_entry(bags, sizes, sizes, f"the size that {combiner!r} divides by, of the weights")
+        exact = coefficients(bags, combiner)
+        found = exact.astype(np.float32)
+    _refuse_entry(bags, exact, found, "the factor that the weights make")
+    return found
+
+
+def _refuse_entry(bags: Bags, given: np.ndarray, values: np.ndarray, what: str) -> None:
+    """Refuse values [N] that are not finite, with what they were before."""
+    finite = np.isfinite(values)
+    if finite.all():
+        return
+    k = int(finite.argmin())
+    raise InvalidRequest(
+        f"{what} of id {int(bags.ids[k])} in bag {int(bags.segments[k])} (entry {k}) is {given[k]}: rows are combined "
+        "by finite numbers of float32 only"
+    )
 
 
 def segment_sum(values: np.ndarray, segments: np.ndarray, count: int) -> np.ndarray:

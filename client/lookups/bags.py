@@ -262,8 +262,10 @@ def _weights(values: Any, shape: tuple[int, ...], what: str = "sp_weights") -> n
     if weights.shape != shape:
         size = math.prod(shape) if len(shape) == 1 else shape
         raise InvalidRequest(f"{what} must have a value for each id: {size}, got shape {weights.shape}")
-    if weights.dtype.kind in "iub":
-        weights = weights.astype(np.float32)
+    if weights.dtype.kind in "iub" or not weights.size:
+        return weights.astype(np.float32)
+    if weights.dtype.kind != "f" and weights.dtype.name != "bfloat16":
+        raise WrongType(f"{what} must be numbers, got {weights.dtype}")
     return weights
 
 
@@ -276,8 +278,8 @@ def _array(values: Any) -> np.ndarray:
 def integers(value: Any, what: str) -> np.ndarray:
     """An array-like of integers as int64. Raises WrongType, which names `what`."""
     array = as_array(value, what)
-    if array.size == 0 and array.dtype.kind == "f" and not hasattr(value, "dtype"):
-        array = array.astype(np.int64)  # an empty list has no type of its own
+    if array.size == 0:
+        return np.empty(array.shape, np.int64)  # none, whatever type their absence has: that of [] is float64
     if array.dtype.kind not in "iu":
         raise WrongType(f"{what} must be integers, got {array.dtype}")
     return array.astype(np.int64)

@@ -5,7 +5,7 @@ import pytest
 from memory_client import MemoryTable
 
 from rowloom.client import SGD, InvalidRequest, TableSpec, Zeros
-from rowloom.client.lookup.lookups import (
+from rowloom.client.lookup import (
     Ragged,
     SparseIds,
     lookup,

@@ -1,0 +1,102 @@
+"""Options that commands share, and the cluster that they mean."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..proto.errors import InvalidRequest, RowloomError
+from .terminal import agreed, can_ask
+
+if TYPE_CHECKING:
+    from ..proto import rowloom_pb2 as pb
+    from .operate.directory import ClusterDirectory
+    from .operate.remote import Remote
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
+]
+Home = Annotated[
+    Path | None,
+    typer.Option(help="Folder that remembers clusters.", envvar="ROWLOOM_HOME", show_default="~/.rowloom"),
+]
+Name = Annotated[str | None, typer.Option(help="The cluster's name; may be left out if there is one.")]
+Address = Annotated[
+    str | None, typer.Option(help="host:port of the coordinator, for a cluster not known here.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+class NotServing(RowloomError):
+    """The cluster was asked, and a shard of it does not serve."""
+
+    exit_code = 3
+
+
+class NeedsYes(InvalidRequest):
+    """What throws rows away was asked for without --yes, where nobody can be asked."""
+
+    exit_code = 2
+
+
+def directory_of(home: Path | None) -> ClusterDirectory:
+    """The clusters that are known here."""
+    from .operate.directory import ClusterDirectory
+
+    return ClusterDirectory(home)
+
+
+@contextlib.contextmanager
+def cluster(
+    name: str | None, address: str | None, home: Path | None
+) -> Generator[tuple[Remote, pb.StatusReply]]:
+    """The cluster that the options mean: a connection to its coordinator, wherever that is now, and its status."""
+    from .operate.clusters import locate, reach
+
+    directory = directory_of(home)
+    remote, status = reach(locate(directory, name, address), directory)
+    with remote:
+        yield remote, status
+
+
+def check_serving(state: dict[str, Any], refused: str = "", *, only: int | None = None) -> None:
+    """Nothing if the shards of a cluster serve.
+
+    Args:
+        state: a `summary`.
+        refused: in words, that nothing was done.
+        only: the shard that matters; None: all.
+
+    Raises:
+        NotServing: one does not; the message says what can be done.
+    """
+    from .operate.status import not_serving, ways_out
+
+    bad = not_serving(state)
+    if bad and (only is None or only in bad):
+        after = f"; {refused}" if refused else ""
+        raise NotServing(f"{'; '.join(bad.values())}{after}{ways_out(state)}")
+
+
+def confirm(question: str, yes: bool, *, ask_nobody: bool) -> None:
+    """Ask before rows are thrown away.
+
+    Args:
+        question: what will be lost.
+        yes: they may be.
+        ask_nobody: where nobody can be asked, go on.
+
+    Raises:
+        NeedsYes: nobody can be asked.
+        RowloomError: the answer was no.
+    """
+    if yes or (ask_nobody and not can_ask()):
+        return
+    if not can_ask():
+        raise NeedsYes(f"{question} Add --yes if that is meant; nothing was changed")
+    if not agreed(question):
+        raise RowloomError("nothing was changed")

@@ -1,0 +1,127 @@
+"""`rowloom list`, `tables`, `drop`, `set-lr` and `recover`: what is there, and small changes to it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..proto.errors import InvalidRequest, TableNotFound
+from .cli_options import Address, AsJson, Home, Name, Yes, check_serving, cluster, confirm, directory_of
+from .terminal import show, stage
+
+Table = Annotated[str, typer.Argument(help="The table's name.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Put the commands on the command line."""
+    app.command("list")(list_)
+    app.command("tables")(tables)
+    app.command("drop")(drop)
+    app.command("set-lr")(set_lr)
+    app.command("recover")(recover)
+
+
+def list_(home: Home = None, as_json: AsJson = False) -> None:
+    """Show the clusters that are known here, and the state of each."""
+    from .operate.listing import listed, render_list
+
+    found = listed(directory_of(home))
+    show(as_json, {"clusters": found}, render_list(found))
+
+
+def tables(name: Name = None, address: Address = None, home: Home = None, as_json: AsJson = False) -> None:
+    """Show the tables of a cluster. Exit code 3 if a shard does not serve: its rows are not counted."""
+    from .operate.status import render_tables, summary
+
+    with cluster(name, address, home) as (_, now):
+        state = summary(now)
+    show(as_json, {"name": state["name"], "tables": state["tables"]}, render_tables(state["tables"]))
+    check_serving(state)
+
+
+def drop(
+    table: Table,
+    yes: Yes = False,
+    name: Name = None,
+    address: Address = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Drop a table: its rows and its optimizer's slots are gone. Asks before; in a script it wants --yes."""
+    from .operate.status import summary
+
+    with cluster(name, address, home) as (remote, now):
+        state = summary(now)
+        found = [t for t in state["tables"] if t["name"] == table]
+        if not found:
+            there = ", ".join(sorted(t["name"] for t in state["tables"])) or "none"
+            raise TableNotFound(f"no table {table!r}; there are: {there}")
+        rows = found[0]["rows"]
+        confirm(
+            f"Dropping table {table!r} of {state['name']!r} loses its {rows:,} rows.", yes, ask_nobody=False
+        )
+        remote.drop_table(table)
+    show(
+        as_json,
+        {"name": state["name"], "table": table, "rows": rows, "dropped": True},
+        f"table {table} is dropped; it had {rows:,} rows",
+    )
+
+
+def set_lr(
+    table: Table,
+    lr: Annotated[float, typer.Argument(metavar="RATE", help="The new learning rate; replaces a schedule.")],
+    name: Name = None,
+    address: Address = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change the learning rate of a table. It holds for all pushes from now on."""
+    from .operate.status import summary
+
+    with cluster(name, address, home) as (remote, now):
+        before = next((t["lr"] for t in summary(now)["tables"] if t["name"] == table), None)
+        remote.set_lr(table, lr)
+    was = before if isinstance(before, float | int) else "a schedule"
+    show(
+        as_json,
+        {"name": now.name, "table": table, "before": before, "lr": lr},
+        f"learning rate of table {table}: {was} -> {lr:g}",
+    )
+
+
+def recover(
+    accept_loss: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="SHARD", help="A lost shard, to be made anew from initial values; may be repeated."
+        ),
+    ] = None,
+    name: Name = None,
+    address: Address = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a cluster back to work that has lost shards. Their rows, slots and what was pushed to them are given up."""
+    from .operate.status import summary
+
+    if not accept_loss:
+        raise InvalidRequest(
+            "say which lost shard is to be made anew from initial values: --accept-loss SHARD (`rowloom status` shows "
+            "them). Nothing brings lost rows back; `rowloom export --partial` first saves those of the other shards"
+        )
+    with cluster(name, address, home) as (remote, _), stage("making shards anew", as_json) as making:
+        for shard in accept_loss:
+            remote.accept_loss(shard)
+            making.say(
+                f"shard {shard} was made anew: ALL ROWS THAT IT HELD ARE LOST, and begin again at their initial values"
+            )
+        state = summary(remote.status())
+    lost = ", ".join(map(str, accept_loss))
+    show(
+        as_json,
+        {"name": state["name"], "made_anew": accept_loss, "healthy": state["healthy"]},
+        f"{state['name']}: shard {lost} begins again at initial values; the other shards kept their rows",
+    )
+    check_serving(state)

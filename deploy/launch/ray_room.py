@@ -1,0 +1,94 @@
+"""What the shards of a config ask of a Ray, what is there, and what they wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from ...proto.errors import Unavailable
+from ..config.config import DeployConfig
+from ..config.memory import in_bytes
+
+Resources = Mapping[str, float]
+
+
+def bundle_of(config: DeployConfig) -> dict[str, float]:
+    """What Ray sets aside for one shard."""
+    options = config.ray
+    memory = {"memory": float(options.memory_per_shard)} if options.memory_per_shard else {}
+    return {"CPU": options.num_cpus_per_shard, **options.resources, **memory}
+
+
+def capacity(config: DeployConfig, nodes: Sequence[Resources]) -> int:
+    """How many shards fit on nodes that hold nothing else, placed as the config says.
+
+    nodes: what each has in all.
+    """
+    bundle = bundle_of(config)
+    each = [
+        min((int(node.get(k, 0.0) / v) for k, v in bundle.items() if v), default=config.shards)
+        for node in nodes
+    ]
+    if config.ray.placement == "STRICT_PACK":
+        return max(each, default=0)
+    return sum(1 for n in each if n) if config.ray.placement == "STRICT_SPREAD" else sum(each)
+
+
+def asked(config: DeployConfig) -> str:
+    """In words, what all shards ask for."""
+    bundle = bundle_of(config)
+    total = {k: v * config.shards for k, v in bundle.items()}
+    return f"{config.shards} shards of {_words(bundle)} each ({config.ray.placement}), {_words(total)} in all"
+
+
+def _words(resources: Resources, like: Resources | None = None) -> str:
+    shown = {k: resources.get(k, 0.0) for k in (like or resources)}
+    return ", ".join(f"{k} {in_bytes(int(v)) if k == 'memory' else f'{v:g}'}" for k, v in shown.items())
+
+
+def nodes_of_ray() -> list[Resources]:
+    """What each node has that is alive."""
+    import ray
+
+    return [node["Resources"] for node in cast(Any, ray).nodes() if node["Alive"]]
+
+
+def check_room(config: DeployConfig) -> None:
+    """Raises Unavailable if the nodes that are there could not hold the shards, were they empty."""
+    nodes = nodes_of_ray()
+    fitting = capacity(config, nodes)
+    if fitting < config.shards:
+        raise Unavailable(
+            f"there is no room for {asked(config)}: {_shortage(config, fitting, nodes)}. {LESS}"
+        )
+
+
+LESS = (
+    "Ask for less (shards, ray.memory_per_shard, ray.num_cpus_per_shard, ray.resources, ray.placement), "
+    "or use more or larger nodes"
+)
+
+
+def _shortage(config: DeployConfig, fitting: int, nodes: Sequence[Resources]) -> str:
+    bundle = bundle_of(config)
+    there = "; ".join(_words(node, bundle) for node in nodes[:8]) or "none"
+    return f"{fitting} fit; the {len(nodes)} nodes have {there}"
+
+
+def waits_for_room(config: DeployConfig) -> str:
+    """In words, what the start of a cluster waits for; empty if it is not for room."""
+    import ray
+    from ray.util.placement_group import placement_group_table  # pyright: ignore[reportUnknownVariableType]
+
+    prefix = f"rowloom/{config.name}/"
+    groups = cast(Any, placement_group_table)().values()
+    if not any(g["name"].startswith(prefix) and g["state"] == "PENDING" for g in groups):
+        return ""
+    nodes, free = nodes_of_ray(), cast(Any, ray).available_resources()
+    fitting = capacity(config, nodes)
+    fits = f"free now: {_words(free, bundle_of(config))}"
+    never = f"more than there is even when all is free: {_shortage(config, fitting, nodes)}"
+    return (
+        f"waiting for room on Ray, at most {config.limits.start_timeout_s:g} s (limits.start_timeout_s): asked are "
+        f"{asked(config)}; {fits if fitting >= config.shards else never}"
+    )

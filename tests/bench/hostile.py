@@ -1,0 +1,318 @@
+"""Hostile and slow clients, all at once, beside a good trainer: `python tests/bench/hostile.py --seconds 20`.
+
+Prints one JSON object: the good trainer's steps before, during and after the attack (ms), and what the shards and the
+coordinator held meanwhile and afterwards (memory, threads, descriptors). The attackers, in a process of their own:
+
+- calls, halves: gRPC calls whose message never comes, and messages of 60 MB of which a third comes;
+- idle: connections that say nothing, to gRPC and to the lane;
+- heads: lanes that announce 64 MB and send a little now and then;
+- junk: connections that say random bytes;
+- flips: a lane whose shared memory changes all the time while its pushes and pulls are answered;
+- huge: requests for as many rows as one may ask for.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+from rowloom.client import SGD, InvalidRequest, RowloomError, TableSpec, Zeros, connect
+from rowloom.client.carriers.lane import open_lane
+from rowloom.deploy import local_cluster
+from rowloom.proto import methods
+from rowloom.proto import rowloom_pb2 as pb
+from rowloom.proto.channel import Channels
+from rowloom.proto.lane import NUMBER, Hello, encode_request
+
+ROWS, DIM, BATCH = 200_000, 64, 4096
+SPEC = TableSpec("good", ROWS, dim=DIM, optimizer=SGD(lr=1.0), initializer=Zeros())
+WORST = 3.0  # times the quiet p99
+
+# ------------------------------------------------------------------------------------------------------- HTTP/2 by hand
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def _headers(stream: int, method: str) -> bytes:
+    fields = {":method": "POST", ":scheme": "http", ":path": method, ":authority": "x", "te": "trailers"}
+    fields["content-type"] = "application/grpc"
+    block = b""
+    for name, value in fields.items():  # literals that are not indexed, lengths below 127
+        block += b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+    return _frame(1, 4, stream, block)
+
+
+def open_calls(address: str, count: int) -> socket.socket:
+    """A connection with calls whose message never comes."""
+    host, port = address.rsplit(":", 1)
+    end = socket.create_connection((host, int(port)), 5)
+    calls = b"".join(_headers(2 * k + 1, methods.PUSH) for k in range(count))
+    end.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0) + calls)
+    return end
+
+
+def half_message(address: str, announced: int, sent: int) -> socket.socket:
+    """A connection with a call that announces so many bytes, and sends some of them as fast as it is allowed to."""
+    end = open_calls(address, 1)
+    end.settimeout(1)
+    body, window = struct.pack(">BI", 0, announced) + bytes(sent), {0: 65_535, 1: 65_535}
+    got, until = b"", time.monotonic() + 5
+    with contextlib.suppress(OSError):
+        while body and time.monotonic() < until:
+            size = min(len(body), 16_000, *window.values())
+            if size > 0:
+                end.sendall(_frame(0, 0, 1, body[:size]))
+                body = body[size:]
+                window = {stream: left - size for stream, left in window.items()}
+                continue
+            got += end.recv(65_536)
+            while len(got) >= 9 and len(got) >= 9 + int.from_bytes(got[:3], "big"):
+                length, kind, flags, stream = (
+                    *struct.unpack(">IBB", b"\0" + got[:5]),
+                    int.from_bytes(got[5:9], "big"),
+                )
+                payload, got = got[9 : 9 + length], got[9 + length :]
+                if kind == 8:  # WINDOW_UPDATE
+                    window[stream] = window.get(stream, 0) + int.from_bytes(payload, "big")
+                elif kind == 4 and not flags & 1:  # SETTINGS
+                    for at in range(0, length, 6):
+                        if payload[at : at + 2] == b"\0\x04":  # the window that streams begin with
+                            window[1] += int.from_bytes(payload[at + 2 : at + 6], "big") - 65_535
+                    end.sendall(_frame(4, 1, 0))
+                elif kind == 6 and not flags & 1:  # PING
+                    end.sendall(_frame(6, 1, 0, payload))
+    return end
+
+
+# ------------------------------------------------------------------------------------------------------------ attackers
+
+
+class Attack:
+    """All of it, on every server of a cluster, until it is told to end."""
+
+    def __init__(self, coordinator: str, shards: list[str], ended: Callable[[], bool]) -> None:
+        self._servers, self._shards, self._ended = [coordinator, *shards], shards, ended
+        self._channels, self._held = Channels(), []
+
+    def run(self) -> None:
+        jobs = [(job, a) for job in (self.calls, self.halves, self.idle) for a in self._servers]
+        for job in (self.heads, self.junk, self.flips, self.huge):
+            jobs += [(job, address) for address in self._shards]
+        threads = [threading.Thread(target=self._repeat, args=one, daemon=True) for one in jobs]
+        for thread in threads:
+            thread.start()
+        while not self._ended():
+            time.sleep(0.1)
+
+    def _repeat(self, job: Callable[[str], None], address: str) -> None:
+        while not self._ended():
+            with contextlib.suppress(OSError, RowloomError, ValueError, struct.error):
+                job(address)
+            time.sleep(0.05)
+
+    def _lane(self, address: str) -> pb.LaneReply:
+        return pb.LaneReply.FromString(self._channels.call(address, methods.DESCRIBE_LANE, b"", 5.0))
+
+    def _hold(self, ends: list[socket.socket]) -> None:
+        until = time.monotonic() + 5
+        while time.monotonic() < until and not self._ended():
+            time.sleep(0.1)
+        for end in ends:
+            end.close()
+
+    def calls(self, address: str) -> None:
+        self._hold([open_calls(address, 8) for _ in range(4)])
+
+    def halves(self, address: str) -> None:
+        with ThreadPoolExecutor(10) as pool:
+            self._hold(list(pool.map(lambda _: half_message(address, 60 << 20, 20 << 20), range(10))))
+
+    def idle(self, address: str) -> None:
+        ports = [int(address.rsplit(":", 1)[1])]
+        if address in self._shards:
+            ports.append(self._lane(address).port)
+        ends = []
+        for port in ports * 200:
+            with contextlib.suppress(OSError):
+                ends.append(socket.create_connection(("127.0.0.1", port), 2))
+        self._hold(ends)
+
+    def heads(self, address: str) -> None:
+        lane, ends = self._lane(address), []
+        for _ in range(20):
+            end = socket.create_connection(("127.0.0.1", lane.port), 2)
+            end.sendall(Hello(lane.key, 0).encode())
+            end.recv(1)
+            end.settimeout(0.5)
+            with contextlib.suppress(OSError):
+                end.sendall(encode_request(1, 64 << 20) + bytes(4 << 20))
+            ends.append(end)
+        self._hold(ends)
+
+    def junk(self, address: str) -> None:
+        rng = random.Random(os.urandom(8))
+        lane = self._lane(address)
+        for port in (lane.port, int(address.rsplit(":", 1)[1])):
+            with socket.create_connection(("127.0.0.1", port), 2) as end:
+                end.sendall(
+                    Hello(lane.key, 0).encode() * rng.randint(0, 1) + rng.randbytes(rng.randint(1, 5000))
+                )
+
+    def flips(self, address: str) -> None:
+        lane = open_lane(self._lane(address), "127.0.0.1", shared=True, until=time.monotonic() + 5)
+        layout = pb.DescribeLayoutReply.FromString(
+            self._channels.call(address, methods.DESCRIBE_LAYOUT, b"", 5.0)
+        )
+        header = pb.Header(
+            cluster_id=layout.layout.cluster_id,
+            epoch=layout.layout.epoch,
+            shard=self._shards.index(address),
+            protocol=1,
+        )
+        number = next(t.number for t in layout.tables if t.spec.name == "evil")
+        ids = np.arange(512, dtype=np.int64) * len(self._shards) + header.shard
+        space, rng, done = lane._space, np.random.default_rng(), threading.Event()
+
+        def flip() -> None:
+            while not done.is_set():
+                space[rng.integers(0, 12_000, 50)] = rng.integers(0, 256, 50)
+
+        thread = threading.Thread(target=flip, daemon=True)
+        thread.start()
+        try:
+            message = pb.PullRequest(
+                header=header, tables=[pb.TableIds(table=number, ids=ids.tobytes())]
+            ).SerializeToString()
+            for tag in range(200):
+                space[64 : 64 + len(message)] = np.frombuffer(message, np.uint8)
+                lane.waiting.append((tag, 0.0, space, 1 << 20, 1 << 20))
+                lane._end.send(encode_request(NUMBER[methods.PULL], len(message), 64, 1 << 20, 1 << 20))
+                lane.receive(block=True)
+        finally:
+            done.set()
+            thread.join()
+            lane.close()
+
+    def huge(self, address: str) -> None:
+        with connect(address, carrier="tcp", timeout_s=5.0) as client:
+            client.table("evil").pull(np.arange(200_000))
+
+
+def attack(coordinator: str, shards: list[str], told: Connection) -> None:
+    """In a process of its own, until the other end of the pipe says something or is gone."""
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        Attack(coordinator, shards, lambda: told.poll(0)).run()
+
+
+# ----------------------------------------------------------------------------------------------------------- measuring
+
+
+def held_by(pids: dict[str, int]) -> dict[str, dict[str, int]]:
+    """Memory (MB), threads and descriptors of processes."""
+    found = {}
+    for name, pid in pids.items():
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        memory = int(status["VmRSS"].split()[0]) - int(status["RssShmem"].split()[0])
+        files = len(os.listdir(f"/proc/{pid}/fd"))
+        found[name] = {"mb": memory >> 10, "threads": int(status["Threads"]), "files": files}
+    return found
+
+
+class Trainer:
+    """Steps of one good client, counted, so that every push can be accounted for."""
+
+    def __init__(self, address: str, carrier: str) -> None:
+        self.client = connect(address, carrier=carrier)
+        self.counts, self._rng = np.zeros(ROWS, np.int64), np.random.default_rng(0)
+        self._grads = np.full((BATCH, DIM), -1, np.float32)
+
+    def steps(self, seconds: float, watch: Callable[[], None] = lambda: None) -> dict[str, float]:
+        table, times, until = self.client.table("good"), [], time.monotonic() + seconds
+        for k in itertools.count():
+            if time.monotonic() > until:
+                break
+            if k % 50 == 0:
+                watch()
+            ids = self._rng.integers(0, ROWS, BATCH)
+            began = time.perf_counter()
+            table.push(ids, self._grads)
+            table.pull(ids)
+            times.append(time.perf_counter() - began)
+            np.add.at(self.counts, ids, 1)
+        p50, p99, most = (round(float(x) * 1e3, 2) for x in np.quantile(times, [0.5, 0.99, 1.0]))
+        return {"steps": len(times), "p50_ms": p50, "p99_ms": p99, "max_ms": most}
+
+
+def run(seconds: float, carrier: str) -> dict:
+    """The whole of it."""
+    context = multiprocessing.get_context("spawn")
+    evil = TableSpec("evil", 2_000_000, dim=DIM, optimizer=SGD(lr=1.0), initializer=Zeros())
+    with local_cluster(2, processes=True, tables=[SPEC, evil]) as cluster:
+        pids = {f"shard {key}": cluster.launcher.pid(key) for key in range(2)}
+        trainer = Trainer(cluster.address, carrier)
+        trainer.steps(2.0)
+        out: dict = {"carrier": carrier, "cores": os.cpu_count(), "before": held_by(pids)}
+        out["quiet"] = trainer.steps(seconds)
+        shards = [s.address for s in trainer.client._session.layout.shards]
+        ours, theirs = context.Pipe()
+        attacker = context.Process(target=attack, args=(cluster.address, shards, theirs), daemon=True)
+        attacker.start()
+        most = held_by(pids)
+
+        def watch() -> None:
+            for name, held in held_by(pids).items():
+                for what, value in held.items():
+                    most[name][what] = max(most[name][what], value)
+
+        trainer.steps(3.0, watch)  # until all of them are there
+        out["attacked"] = trainer.steps(seconds, watch)
+        out["most"] = most
+        ours.send("end")
+        attacker.join(20)
+        attacker.kill()
+        until = time.monotonic() + 90
+        while time.monotonic() < until:
+            out["after"] = held_by(pids)
+            if all(out["after"][n]["threads"] <= out["before"][n]["threads"] + 8 for n in pids):
+                break
+            time.sleep(0.5)
+        out["quiet again"] = trainer.steps(seconds)
+        rows = trainer.client.table("good").pull(np.arange(ROWS))[:, 0]
+        wrong = int((rows != trainer.counts).sum())
+        out["wrong_rows"] = wrong
+        trainer.client.close()
+    out["p99_ratio"] = round(out["attacked"]["p99_ms"] / out["quiet"]["p99_ms"], 2)
+    return out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each of the three parts")
+    parser.add_argument("--carrier", default="auto")
+    args = parser.parse_args()
+    try:
+        found = run(args.seconds, args.carrier)
+    except InvalidRequest as e:
+        parser.error(str(e))
+    print(json.dumps(found, indent=1))
+    return int(found["wrong_rows"] > 0 or found["p99_ratio"] > WORST)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""What shards ask of a Ray, what fits, and whether a Ray answers at all. Needs no Ray."""
+
+import contextlib
+import socket
+
+import pytest
+
+from rowloom.deploy import local_cluster
+from rowloom.deploy.config.config import DeployConfig, parse
+from rowloom.deploy.launch.ray_room import asked, bundle_of, capacity
+from rowloom.deploy.launch.ray_session import answers, attach
+from rowloom.proto.errors import Unavailable
+
+GIB = 2**30
+LAPTOP = {"CPU": 8.0, "memory": 10.0 * GIB, "node:__internal_head__": 1.0}
+
+
+def config_of(**ray) -> DeployConfig:
+    return parse({"shards": 4, "launcher": "ray", "ray": ray})
+
+
+def test_a_shard_asks_for_cores_memory_and_resources():
+    config = config_of(num_cpus_per_shard=0.5, memory_per_shard="8GiB", resources={"ps": 1})
+    assert bundle_of(config) == {"CPU": 0.5, "ps": 1.0, "memory": 8.0 * GIB}
+    assert asked(config) == (
+        "4 shards of CPU 0.5, ps 1, memory 8.0 GiB each (SPREAD), CPU 2, ps 4, memory 32.0 GiB in all"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ray", "nodes", "fit"),
+    [
+        ({"memory_per_shard": "8GiB"}, [LAPTOP], 1),
+        ({"memory_per_shard": "8GiB"}, [LAPTOP, LAPTOP], 2),
+        ({"memory_per_shard": "1GiB"}, [LAPTOP], 8),
+        ({"memory_per_shard": "1GiB", "placement": "STRICT_SPREAD"}, [LAPTOP, LAPTOP], 2),
+        ({"placement": "STRICT_PACK"}, [LAPTOP, {"CPU": 3.0}], 8),
+        ({"resources": {"ps": 1}}, [LAPTOP], 0),
+        ({}, [], 0),
+    ],
+)
+def test_so_many_shards_fit_on_empty_nodes(ray, nodes, fit):
+    assert capacity(config_of(**ray), nodes) == fit
+
+
+@contextlib.contextmanager
+def head_that_hangs():
+    """The kernel accepts connections for it, and it never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_head_that_hangs_or_is_gone_does_not_answer_and_one_that_speaks_grpc_does():
+    with head_that_hangs() as address:
+        assert not answers(address, 0.2)
+    assert not answers(address, 5.0)
+    assert not answers("nowhere", 0.2)
+    with local_cluster(shards=1) as cluster:
+        assert answers(cluster.address, 30.0)
+
+
+def test_nobody_attaches_to_a_head_that_hangs(monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr("rowloom.deploy.launch.ray_session.ANSWER_S", 0.2)
+    monkeypatch.setattr(answers, "__defaults__", (0.2,))
+    with (
+        head_that_hangs() as address,
+        pytest.raises(Unavailable, match=f"the Ray at {address} did not answer within"),
+    ):
+        attach(address)

@@ -1,0 +1,270 @@
+"""Clusters of processes on this machine: they stay, they end whole, and what an `up` that was killed left is found."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rowloom.client import connect
+from rowloom.deploy.config.config import parse
+from rowloom.deploy.launch.processes import is_running, marked, started
+from rowloom.deploy.operate import local_clusters
+from rowloom.deploy.operate.clusters import down, reach, up
+from rowloom.deploy.operate.directory import ClusterDirectory, Record
+from rowloom.deploy.operate.remote import Remote
+from rowloom.proto.errors import InvalidRequest, Unavailable
+
+ADS = {"name": "ads", "shards": 2}
+
+
+def wait_until(condition, seconds: float = 40.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    directory = ClusterDirectory(tmp_path)
+    yield directory
+    down(Record("ads", "local", ""), directory)
+    assert processes(directory) == []
+
+
+def processes(directory) -> list[tuple[int, int]]:
+    return marked(str(directory.home / "clusters" / "ads"))
+
+
+def children_of(pid: int) -> dict[int, int]:
+    command = ["ps", "-o", "pid=", "--ppid", str(pid)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return {int(line): started(int(line)) for line in done.stdout.split()}
+
+
+def test_a_cluster_stays_until_it_is_taken_down_and_leaves_no_process(directory):
+    config = parse({**ADS, "tables": [{"name": "users", "dim": 4}]})
+    record = up(config, directory).record
+    assert directory.get("ads") == record
+    try:
+        with Remote(record.address) as remote:
+            status = remote.status()
+        assert (status.name, status.launcher, len(status.shards)) == ("ads", "local", 2)
+        assert status.config_hash == config.hash
+        with connect(record.address) as client:
+            assert client.table("users").pull([1, 2]).shape == (2, 4)
+        servers = children_of(record.pid)
+        assert len(servers) == 2
+        assert set(servers) | {record.pid} == {pid for pid, _ in processes(directory)}
+    finally:
+        down(record, directory)
+    assert not is_running(record.pid, record.started)
+    assert not [one for one in servers.items() if is_running(*one)]
+    down(record, directory)  # again: no error
+
+
+def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing(directory):
+    with pytest.raises(Unavailable, match=r"cluster 'ads' did not start: .*log: .*cluster.log") as caught:
+        up(parse({**ADS, "host": "192.0.2.200"}), directory)
+    assert "192.0.2.200" in str(caught.value)
+    assert directory.get("ads") is None
+
+
+def test_a_stopped_coordinator_and_a_stopped_shard_end_with_the_cluster(directory):
+    record = up(parse(ADS), directory).record
+    servers = children_of(record.pid)
+    for pid in (next(iter(servers)), record.pid):
+        os.kill(pid, signal.SIGSTOP)
+    down(dataclasses.replace(record, stop_grace_s=0.0), directory)
+    assert not is_running(record.pid, record.started)
+    assert not [one for one in servers.items() if is_running(*one)]
+
+
+def test_shards_that_outlived_a_killed_coordinator_are_ended_by_down(directory):
+    record = up(parse(ADS), directory).record
+    servers = children_of(record.pid)
+    for pid in servers:  # they cannot hear that it is gone
+        os.kill(pid, signal.SIGSTOP)
+    os.kill(record.pid, signal.SIGKILL)
+    down(record, directory)
+    assert not [one for one in servers.items() if is_running(*one)]
+
+
+# --------------------------------------------------------------------------------------------------- interrupted
+
+
+KILLED = """
+import os, signal, sys
+from rowloom.deploy.config.config import parse
+from rowloom.deploy.operate import local_clusters
+from rowloom.deploy.operate.clusters import up
+from rowloom.deploy.operate.directory import ClusterDirectory
+
+directory = ClusterDirectory(sys.argv[1])
+
+def killed(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(*{"before": (directory, "put", killed), "after": (local_clusters, "wait_until_up", killed)}[sys.argv[2]])
+up(parse({"name": "ads", "shards": 2}), directory)
+"""
+
+
+def killed_up(directory, moment: str) -> None:
+    """An `up` that is killed just before it records what it starts, or just after."""
+    command = [sys.executable, "-c", KILLED, str(directory.home), moment]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+
+
+def test_an_up_that_is_killed_before_it_has_recorded_its_coordinator_leaves_no_process(directory):
+    killed_up(directory, "before")
+    assert directory.names() == []
+    wait_until(lambda: processes(directory) == [])
+    assert up(parse(ADS), directory).started
+
+
+def test_what_a_killed_up_left_is_ended_by_down(directory):
+    killed_up(directory, "after")
+    record = directory.get("ads")
+    assert record.address == ""
+    assert is_running(record.pid, record.started)
+    down(record, directory)
+    assert directory.names() == []
+    assert processes(directory) == []
+
+
+def test_what_a_killed_up_left_is_found_once_it_is_up(directory):
+    killed_up(directory, "after")
+    ready = directory.home / "clusters/ads/ready.json"
+    wait_until(ready.exists)
+    remote, status = reach(directory.get("ads"), directory)
+    remote.close()
+    assert (status.name, len(status.shards)) == ("ads", 2)
+    assert directory.get("ads").address == json.loads(ready.read_text())["address"]
+    assert not up(parse(ADS), directory).started
+
+
+def test_up_begins_anew_where_a_killed_up_left_a_coordinator_that_does_not_come_up(directory):
+    killed_up(directory, "after")
+    left = directory.get("ads")
+    os.kill(left.pid, signal.SIGSTOP)
+    (directory.home / "clusters/ads/ready.json").unlink(missing_ok=True)
+    with pytest.raises(
+        Unavailable, match=r"its `rowloom up` was interrupted. `rowloom down` ends what is left"
+    ):
+        reach(left, directory)
+    assert up(parse(ADS), directory).started
+    assert not is_running(left.pid, left.started)
+
+
+def test_an_up_that_is_interrupted_ends_what_it_started(directory, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(local_clusters, "wait_until_up", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        up(parse(ADS), directory)
+    assert directory.names() == []
+    assert processes(directory) == []
+
+
+def test_a_name_is_free_as_soon_as_the_process_that_held_it_is_killed(directory):
+    code = (
+        "import sys, time; from rowloom.deploy.operate.directory import ClusterDirectory\n"
+        "with ClusterDirectory(sys.argv[1]).lock('ads', 0.0): print('held', flush=True); time.sleep(100)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(directory.home)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    assert directory.is_locked("ads")
+    told: list[str] = []
+    with (
+        pytest.raises(
+            Unavailable, match=rf"another rowloom \(process {holder.pid}\) is starting or ending 'ads'"
+        ),
+        directory.lock("ads", 0.3, told.append),
+    ):
+        pass
+    assert len(told) == 1
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    with directory.lock("ads", 10.0):
+        assert not directory.is_locked("other")
+
+
+# ------------------------------------------------------------------------------------------------------- records
+
+
+def test_records_are_kept_replaced_and_forgotten(directory):
+    assert directory.get("a") is None
+    assert directory.names() == []
+    directory.put(Record("b", "local", "127.0.0.1:1", pid=5, started=6))
+    directory.put(Record("a", "ray", "127.0.0.1:2", ray="127.0.0.1:3"))
+    directory.put(Record("a", "ray", "127.0.0.1:4", ray="127.0.0.1:3"))
+    assert directory.names() == ["a", "b"]
+    assert directory.get("a").address == "127.0.0.1:4"
+    directory.remove("a")
+    directory.remove("a")
+    assert directory.names() == ["b"]
+
+
+def damage(directory) -> None:
+    (directory.home / "clusters/ads.json").write_text("{")
+
+
+def test_up_goes_round_a_damaged_record_and_finds_what_runs(directory):
+    record = up(parse(ADS), directory).record
+    damage(directory)
+    told: list[str] = []
+    again = up(parse(ADS), directory, told.append)
+    assert again.record == dataclasses.replace(record, stop_grace_s=again.record.stop_grace_s)
+    assert not again.started
+    assert "ads.json.damaged" in told[0]
+    assert directory.get("ads") == again.record
+
+
+def test_a_cluster_whose_record_was_deleted_is_found_by_its_name(directory):
+    record = up(parse(ADS), directory).record
+    directory.remove("ads")
+    assert local_clusters.find("ads", directory) == record
+    assert local_clusters.find("feed", directory) is None
+
+
+def test_another_cluster_that_got_the_port_of_one_that_ended_is_not_taken_for_it(directory):
+    record = up(parse(ADS), directory).record
+    with pytest.raises(Unavailable, match="what answers there is cluster 'ads'"):
+        reach(Record("feed", "local", record.address), directory)
+
+
+def test_a_record_of_a_launcher_that_this_version_does_not_have_is_refused_by_its_name(directory):
+    with pytest.raises(InvalidRequest, match="launcher must be local or ray, got 'slurm'"):
+        down(Record("x", "slurm", "127.0.0.1:9"), directory)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"name": "ads", "launcher": 7, "address": "x"}', '{"name": "a"}']
+)
+def test_a_damaged_record_names_its_file_and_the_ways_round_it(directory, text):
+    from rowloom.deploy.operate.directory import DamagedRecord
+
+    (directory.home / "clusters").mkdir()
+    (directory.home / "clusters/ads.json").write_text(text)
+    with pytest.raises(
+        DamagedRecord, match=r"damaged: .*ads\.json: .*`rowloom down --name ads` and `rowloom up` move"
+    ):
+        directory.get("ads")
+
+
+def test_the_home_is_an_argument_or_the_environment_or_the_users_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROWLOOM_HOME", str(tmp_path / "x"))
+    assert ClusterDirectory().home == tmp_path / "x"
+    assert ClusterDirectory(tmp_path).home == tmp_path
+    monkeypatch.delenv("ROWLOOM_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert ClusterDirectory().home == tmp_path / ".rowloom"

@@ -1,0 +1,325 @@
+"""Commands that look at clusters and tables, and change them a little: what they print, and how they end."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rowloom.client import connect
+from rowloom.deploy import terminal
+from rowloom.deploy.operate.directory import Record
+
+CONFIG = """
+name: ads
+shards: 2
+tables:
+  - {name: users, num_embeddings: 1000, dim: 4, optimizer: {adagrad: {lr: 0.05}}, initializer: zeros}
+"""
+IDS = np.arange(1000)
+PUSHED = np.full((1000, 4), -0.05, np.float32)
+
+
+@pytest.fixture
+def ads(cli):
+    """A running cluster `ads` whose table users was pushed once. Yields its address."""
+    cli.write(CONFIG)
+    address = cli.json("up", "deploy.yaml")["address"]
+    with connect(address) as client:
+        client.table("users").push(IDS, np.ones((1000, 4), np.float32))
+    return address
+
+
+def kill_shard(cli, address: str, index: int) -> None:
+    """The process of a shard is killed; returns when the cluster says so."""
+    port = cli.json("status", "--address", address)["shards"][index]["address"].rpartition(":")[2]
+    command = ["ps", "-o", "pid=", "--ppid", str(cli.directory.get("ads").pid)]
+    out = subprocess.run(command, capture_output=True, text=True, check=True)
+    listening = {pid: f":{int(port):04X} " for pid in map(int, out.stdout.split())}
+    for pid, wanted in listening.items():
+        if holds_port(pid, wanted):
+            os.kill(pid, signal.SIGKILL)
+    for _ in range(100):
+        if cli.attempt("status", "--address", address)[2] == 3:
+            return
+    raise AssertionError("the killed shard still serves")
+
+
+def holds_port(pid: int, wanted: str) -> bool:
+    tables = [Path(f"/proc/{pid}/net/{name}").read_text() for name in ("tcp", "tcp6")]
+    lines = [line.split() for text in tables for line in text.splitlines()[1:]]
+    inodes = {f"socket:[{f[9]}]" for f in lines if (f[1] + " ").endswith(wanted) and f[3] == "0A"}
+    fds = f"/proc/{pid}/fd"
+    return any(os.readlink(f"{fds}/{n}") in inodes for n in os.listdir(fds) if os.path.islink(f"{fds}/{n}"))
+
+
+def test_tables_shows_each_table(cli, ads):
+    state = cli.json("tables")
+    assert state["name"] == "ads"
+    (users,) = state["tables"]
+    assert (users["name"], users["rows"], users["lr"], users["optimizer"]) == ("users", 1000, 0.05, "Adagrad")
+    out, _ = cli.run("tables")
+    assert out.splitlines()[0].split() == [
+        "table",
+        "ids",
+        "row",
+        "partition",
+        "optimizer",
+        "lr",
+        "rows",
+        "bytes",
+        "step",
+    ]
+
+
+def test_a_learning_rate_is_set_and_told(cli, ads):
+    assert cli.json("set-lr", "users", "0.5") == {"name": "ads", "table": "users", "before": 0.05, "lr": 0.5}
+    assert cli.json("tables")["tables"][0]["lr"] == 0.5
+    _, err = cli.run("set-lr", "user", "0.5", code=1)
+    assert "no table 'user'; there are: users" in err
+    _, err = cli.run("set-lr", "users", "nan", code=1)
+    assert "lr must be finite and at least 0, got nan" in err
+    cli.run("set-lr", "users", "fast", code=2)
+
+
+def test_a_table_is_dropped_only_when_that_is_meant(cli, ads, monkeypatch):
+    _, err = cli.run("drop", "users", code=2)
+    assert "Dropping table 'users' of 'ads' loses its 1,000 rows. Add --yes if that is meant" in err
+    monkeypatch.setattr("rowloom.deploy.cli_options.can_ask", lambda: True)
+    monkeypatch.setattr("rowloom.deploy.cli_options.agreed", lambda question: False)
+    _, err = cli.run("drop", "users", code=1)
+    assert err == "rowloom: nothing was changed\n"
+    assert len(cli.json("tables")["tables"]) == 1
+    done = cli.json("drop", "users", "--yes")
+    assert done == {"name": "ads", "table": "users", "rows": 1000, "dropped": True}
+    assert cli.json("tables")["tables"] == []
+    _, err = cli.run("drop", "users", "--yes", code=1)
+    assert err == "rowloom: no table 'users'; there are: none\n"
+
+
+def test_down_asks_on_a_terminal_and_says_what_is_lost(cli, ads, monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr("rowloom.deploy.cli_options.can_ask", lambda: True)
+    monkeypatch.setattr("rowloom.deploy.cli_options.agreed", lambda question: asked.append(question) or False)
+    cli.run("down", code=1)
+    assert "'ads' holds 1,000 rows in 1 tables, and they are lost with it. `rowloom export" in asked[0]
+    assert cli.json("status")["healthy"]
+    cli.run("down", "--yes")
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(("answer", "meant"), [("y\n", True), ("YES\n", True), ("\n", False), ("", False)])
+def test_only_a_yes_is_one(monkeypatch, answer, meant):
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+    assert terminal.agreed("All rows are lost.") is meant
+
+
+def test_every_cluster_that_is_known_is_listed_with_its_state(cli, ads):
+    cli.directory.put(Record("gone", "local", "127.0.0.1:9", pid=os.getpid(), started=1))
+    cli.directory.put(Record("half", "local", ""))
+    cli.directory.put(Record("mute", "ray", "127.0.0.1:9", ray="127.0.0.1:9"))
+    (cli.directory.home / "clusters/odd.json").write_text("{")
+    cli.directory.put(Record("port", "ray", ads, ray="127.0.0.1:9"))
+    states = {one["name"]: one["state"] for one in cli.json("list")["clusters"]}
+    assert states == {
+        "ads": "healthy",
+        "gone": "ended",
+        "half": "interrupted",
+        "mute": "silent",
+        "odd": "damaged",
+        "port": "silent",
+    }
+    out, _ = cli.run("list")
+    assert re.search(rf"ads +healthy +2 +local +{re.escape(ads)}", out)
+    for name in ("gone", "half", "odd"):
+        cli.run("down", "--name", name)
+    for name in ("mute", "port"):
+        cli.run("down", "--name", name, "--forget")
+    assert cli.directory.names() == ["ads"]
+
+
+def test_status_says_which_ray_did_not_answer_and_does_not_wait_for_it(cli, monkeypatch):
+    from rowloom.deploy.launch.ray_session import answers
+
+    monkeypatch.setattr(answers, "__defaults__", (0.2,))
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        address = f"127.0.0.1:{hanging.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        cli.directory.put(Record("ads", "ray", "127.0.0.1:9", ray=address))
+        _, err = cli.run("status", code=1)
+        assert "cluster 'ads' at 127.0.0.1:9 does not answer" in err
+        assert f"the Ray at {address} did not answer within" in err
+        _, err = cli.run("status", "--name", "feed", code=4)
+        assert f"the Ray at {address} did not answer within" in err
+        cli.run("down", "--forget")
+
+
+def test_nothing_known_is_an_empty_list_and_no_error(cli):
+    assert cli.json("list") == {"clusters": []}
+    out, _ = cli.run("list")
+    assert out == "no cluster is known here: `rowloom up` starts one\n"
+
+
+def test_import_and_export_find_a_coordinator_that_has_moved(cli, ads, monkeypatch):
+    from rowloom.deploy.operate import local_clusters
+
+    monkeypatch.setattr(local_clusters, "find_again", lambda record, directory: ads)
+    record = cli.directory.get("ads")
+    for command in (["export", "users", "users.npy"], ["import", "users.npy", "users"]):
+        cli.directory.put(Record("ads", "local", "127.0.0.1:9", record.pid, record.started))
+        assert cli.json(*command)["rows"] == 1000
+        assert cli.directory.get("ads").address == ads
+
+
+# ------------------------------------------------------------------------------------------------------- lost shards
+
+
+def test_a_lost_shard_is_named_with_the_ways_out_by_whatever_needs_it(cli, ads):
+    kill_shard(cli, ads, 1)
+    np.save(cli.folder / "users.npy", PUSHED)
+    commands = [["plan"], ["apply"], ["scale", "3"], ["tables"], ["status"], ["inspect", "users", "7"]]
+    for command in [*commands, ["export", "users", "x.npy"], ["import", "users.npy", "users"]]:
+        _, err = cli.run(*command, code=3)
+        for words in ("shard 1 at 127.0.0.1:", "--partial", "recover --accept-loss 1", "all rows are lost"):
+            assert words in err, command
+    assert cli.json("inspect", "users", "6")["shard"] == 0
+    assert not (cli.folder / "x.npy").exists()
+
+
+def test_what_is_left_of_a_table_is_exported_and_what_is_missing_is_said(cli, ads):
+    kill_shard(cli, ads, 1)
+    done = cli.json("export", "users", "users.npy", "--partial")
+    assert (done["rows"], done["missing"]) == (500, {"1": 500})
+    np.testing.assert_array_equal(np.load(cli.folder / "users.npy.ids.npy"), IDS[::2])
+    np.testing.assert_allclose(np.load(cli.folder / "users.npy"), PUSHED[::2], rtol=1e-5)
+    out, _ = cli.run("export", "users", "users.npy", "--partial")
+    assert "MISSING: 500 rows of shard 1, which does not serve" in out
+    (cli.folder / "ids.txt").write_text("1\n3\n")
+    _, err = cli.run("export", "users", "few.npy", "--partial", "--ids", "ids.txt", code=3)
+    assert "not one row of table 'users' is on a shard that serves" in err
+
+
+def test_a_lost_shard_is_made_anew_only_when_its_loss_is_accepted(cli, ads):
+    _, err = cli.run("recover", code=1)
+    assert "--accept-loss SHARD" in err
+    _, err = cli.run("recover", "--accept-loss", "1", code=1)
+    assert "shard 1 at 127.0.0.1:" in err
+    assert "has its rows (serving): there is no loss to accept" in err
+    _, err = cli.run("recover", "--accept-loss", "2", code=1)
+    assert "there is no shard 2: they are 0 to 1" in err
+    kill_shard(cli, ads, 1)
+    with connect(ads) as client:
+        users = client.table("users")
+        out, err = cli.run("recover", "--accept-loss", "1")
+        assert "shard 1 was made anew: ALL ROWS THAT IT HELD ARE LOST" in err
+        assert "shard 1 begins again at initial values; the other shards kept their rows" in out
+        rows = users.pull(IDS)
+        np.testing.assert_allclose(rows[::2], PUSHED[::2], rtol=1e-5)
+        np.testing.assert_array_equal(rows[1::2], 0.0)
+        users.push(IDS, np.ones((1000, 4), np.float32))
+        trained = users.pull(IDS)
+        assert (trained < rows).all()
+        assert cli.json("status")["healthy"]
+        cli.run("scale", "3")
+        np.testing.assert_array_equal(users.pull(IDS), trained)
+    log = (cli.directory.home / "clusters/ads/cluster.log").read_text()
+    assert "shard 1 was made anew, as asked: the rows that it held are lost" in log
+
+
+# ------------------------------------------------------------------------------------------------------- wrong use
+
+
+def test_a_full_disk_is_one_clear_line(cli, ads):
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+        "from rowloom.deploy.cli import main; main()"
+    )
+    for name in ("users.npy", "users.safetensors"):
+        command = [sys.executable, "-c", script, "export", "users", name, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2, done.stderr
+        assert re.match(rf"rowloom: {name}\S*: File too large\n", done.stderr)
+        assert done.stderr.count("\n") == 1
+    assert [path.name for path in cli.folder.iterdir() if path.name.startswith("users")] == []
+
+
+def test_what_is_no_file_is_one_clear_line(cli, ads):
+    (cli.folder / "folder.npy").mkdir()
+    (cli.folder / "text.npy").write_text("rows")
+    for command, code in (
+        (["export", "users", "folder.npy"], 2),
+        (["export", "users", "nowhere/users.npy"], 2),
+        (["export", "users", "users.xyz"], 1),
+        (["export", "users", "users.npy", "--ids", "nothing.txt"], 2),
+        (["export", "user", "users.npy"], 1),
+        (["import", "nothing.npy", "users"], 2),
+        (["import", "text.npy", "users"], 1),
+        (["import", "folder.npy", "users"], 1),
+        (["import", "text.npy", "users", "--vocabulary", "nothing.txt"], 2),
+        (["import", "text.npy", "new", "--create", "--optimizer", "Adagrad(lr"], 1),
+    ):
+        out, err = cli.run(*command, "--json", code=code)
+        assert out == ""
+        assert err.startswith("rowloom: "), command
+        assert err.count("\n") == 1, err
+
+
+def test_an_error_of_ours_is_one_line_too_and_its_traceback_can_be_had(cli, monkeypatch):
+    def broken(directory):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr("rowloom.deploy.operate.listing.listed", broken)
+    _, err = cli.run("list", code=1)
+    assert err == "rowloom: internal error: RuntimeError: no; ROWLOOM_TRACEBACK=1 shows where\n"
+    monkeypatch.setenv("ROWLOOM_TRACEBACK", "1")
+    with pytest.raises(RuntimeError):
+        cli.attempt("list")
+
+
+def test_an_interrupted_command_ends_with_130(cli, ads):
+    command = [
+        sys.executable,
+        "-m",
+        "rowloom.deploy.cli",
+        "status",
+        "--watch",
+        "--json",
+        "--interval-s",
+        "0.1",
+    ]
+    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert watching.stdout is not None
+    assert watching.stdout.readline()
+    watching.send_signal(signal.SIGINT)
+    watching.communicate(timeout=30)
+    assert watching.returncode == 130
+
+
+@pytest.mark.parametrize("command", ["import", "export"])
+def test_the_formats_in_the_help_are_those_of_the_files(cli, command):
+    from rowloom.client.files.formats import FORMATS
+
+    out, _ = cli.run(command, "--help")
+    assert ", ".join(FORMATS) in " ".join(out.split())
+
+
+def test_a_damaged_record_is_named_and_gone_round(cli, ads):
+    (cli.directory.home / "clusters/ads.json").write_text("{")
+    for command in ("status", "tables"):
+        _, err = cli.run(command, code=1)
+        assert "clusters/ads.json" in err
+        assert "`rowloom down --name ads` and `rowloom up` move that file aside" in err
+    out, err = cli.run("up", "deploy.yaml")
+    assert "ads.json.damaged" in err
+    assert "ads runs already" in out
+    (cli.directory.home / "clusters/ads.json").write_text("{")
+    cli.run("down")
+    assert cli.directory.names() == []

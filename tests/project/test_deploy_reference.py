@@ -1,0 +1,142 @@
+"""docs/deploy.md says every key of the deploy config, with its default and whether it can be changed; docs/operate.md
+every command and exit code."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from rowloom.client import SGD, Adagrad, TableSpec, Uniform
+from rowloom.deploy.config.changes import diff
+from rowloom.deploy.config.config import DeployConfig, parse
+from rowloom.deploy.config.tables import plain
+
+DOCS = Path(__file__).parents[2] / "docs"
+REFERENCE = (DOCS / "deploy.md").read_text(encoding="utf-8")
+OPERATE = (DOCS / "operate.md").read_text(encoding="utf-8")
+
+
+def rows() -> dict[str, list[str]]:
+    """The cells of the tables of keys, by key."""
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in REFERENCE.splitlines()
+        if line[:3] == "| `"
+    ]
+    return {row[0].strip("`"): row[1:] for row in cells}
+
+
+def keys_of(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """Every key of the config that is no section, with its default."""
+    found: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        inner = isinstance(default, BaseModel)
+        found |= keys_of(type(default), f"{prefix}{name}.") if inner else {prefix + name: default}
+    return found
+
+
+def keys() -> dict[str, Any]:
+    spec = TableSpec("x")
+    table = {f"tables[].{f.name}": getattr(spec, f.name) for f in dataclasses.fields(TableSpec)}
+    return keys_of(DeployConfig) | table | {"tables[].name": ...}
+
+
+def test_every_key_is_there_and_none_that_is_not():
+    assert set(rows()) == set(keys())
+
+
+@pytest.mark.parametrize("key", sorted(keys()))
+def test_every_default_is_the_one_that_holds(key):
+    default = keys()[key]
+    said = rows()[key][1].strip("`")
+    if default is ...:
+        assert said == "required"
+    elif default is None:
+        assert said == "none"
+    elif isinstance(default, SGD | Uniform):
+        assert said == type(default).__name__.lower()
+    else:
+        value = plain(default)
+        assert yaml.safe_load(said) == value, said
+        assert str(said) == str(value).lower() or isinstance(value, str | list | dict)
+
+
+OTHER = {
+    "name": "b",
+    "shards": 3,
+    "launcher": "ray",
+    "storage": "/x",
+    "carrier": "grpc",
+    "host": "127.0.0.2",
+    "port": 7400,
+    "advertise_host": "x",
+    "ray.address": "local",
+    "ray.placement": "PACK",
+    "ray.num_cpus_per_shard": 2.0,
+    "ray.memory_per_shard": 1,
+    "ray.resources": {"a": 1.0},
+    "limits.start_timeout_s": 1.0,
+    "limits.stop_grace_s": 1.0,
+    "tables": [TableSpec("b")],
+}
+OTHER_TABLE = {
+    "num_embeddings": 10,
+    "dim": 8,
+    "partition": "div",
+    "optimizer": SGD(lr=0.5),
+    "initializer": Uniform(seed=1),
+    "hash_ids": True,
+    "frozen": True,
+    "metadata": {"a": "b"},
+    "wire": "int8",
+}
+
+
+def changed(key: str) -> tuple[DeployConfig, DeployConfig]:
+    """Two configs that differ in that key only."""
+    if key.startswith("tables[]."):
+        old = TableSpec("t", 20)
+        new = dataclasses.replace(
+            old, **{key.removeprefix("tables[]."): OTHER_TABLE[key.removeprefix("tables[].")]}
+        )
+        return parse({"tables": [old]}), parse({"tables": [new]})
+    section, dot, name = key.partition(".")
+    return parse({}), parse({section: {name: OTHER[key]}} if dot else {key: OTHER[key]})
+
+
+@pytest.mark.parametrize("key", [*OTHER, *(f"tables[].{name}" for name in OTHER_TABLE)])
+def test_what_is_called_live_is_applied_and_what_is_called_fixed_is_refused(key):
+    actions = {change.action for change in diff(*changed(key))}
+    assert actions
+    assert rows()[key][2] == ("fixed" if "refused" in actions else "live")
+
+
+def test_of_an_optimizer_only_the_learning_rate_is_live():
+    old = parse({"tables": [TableSpec("t", 20, optimizer=Adagrad(lr=0.1))]})
+    new = parse({"tables": [TableSpec("t", 20, optimizer=Adagrad(lr=0.1, eps=1e-3))]})
+    assert [c.action for c in diff(old, new)] == ["refused"]
+
+
+def test_the_examples_are_accepted():
+    for text in re.findall(r"^```yaml\n(.*?)^```$", REFERENCE, re.MULTILINE | re.DOTALL):
+        assert parse(yaml.safe_load(text)).tables
+
+
+def test_every_command_is_in_the_manual_with_what_it_prints():
+    from rowloom.deploy.cli import app
+
+    commands = {c.name or str(c.callback.__name__) for c in app.registered_commands if c.callback}
+    said = set(re.findall(r"`rowloom ([a-z-]+)[^|]*` \|", OPERATE)) | {"bench", "demo"}
+    assert said == commands
+
+
+def test_the_exit_codes_are_those_of_the_help():
+    from rowloom.deploy.cli import app
+
+    in_help = re.findall(r"^  (\d+) ", app.info.help or "", re.MULTILINE)
+    assert re.findall(r"^\| (\d+) \|", OPERATE, re.MULTILINE) == in_help
