@@ -372,5 +372,6 @@ def _check_work(asked: Sequence[tuple[ShardTable, int]]) -> None:
         table, count = max(asked, key=lambda some: some[0].width * some[1])
         raise Overloaded(
             f"one request may go through {MAX_WORK_BYTES} bytes of rows, its entries stand for {size}: send smaller "
-            f"chunks, of at most {MAX_WORK_BYTES // (4 * table.width)} entries of table {table.spec.name!r}, got {count}"
+            f"chunks, of at most {MAX_WORK_BYTES // (4 * table.width)} entries of table {table.spec.name!r}, got "
+            f"{count}"
         )
