@@ -105,18 +105,14 @@ class Recipe:
         cls = Recipe.kinds.get(message.name)
         if cls is None:
             raise InvalidRequest(f"unknown recipe {message.name!r}; known: {', '.join(sorted(Recipe.kinds))}")
-        arguments: dict[str, Any] = {k: Recipe.from_message(v) for k, v in message.recipes.items()}
-        arguments.update(message.words)
-        tuples: dict[str, dict[int, float]] = {}
-        for key, value in message.numbers.items():
-            name, dot, index = key.partition(".")
-            if dot:
-                if not index.isdecimal():
-                    raise InvalidRequest(f"{message.name} has no argument {key!r}")
-                tuples.setdefault(name, {})[int(index)] = value
-            else:
-                arguments[key] = value
-        arguments.update({k: tuple(v[i] for i in sorted(v)) for k, v in tuples.items()})
+        recipes = {k: Recipe.from_message(v) for k, v in message.recipes.items()}
+        numbers, tuples = _numbers(message)
+        arguments: dict[str, Any] = {}
+        for some in (recipes, message.words, numbers, tuples):
+            twice = sorted(arguments.keys() & some.keys())
+            if twice:
+                raise InvalidRequest(f"{message.name}: argument {twice[0]!r} comes twice")
+            arguments.update(some)
         known = {f.name: f for f in dataclasses.fields(cls)}
         for name in list(arguments):
             if name not in known:
@@ -149,6 +145,26 @@ class Recipe:
                     f"{found.__name__} has no argument {argument!r}; it has: {', '.join(names)}"
                 )
         return found(**{k: _argument(v) for k, v in arguments.items()})
+
+
+def _numbers(message: pb.Recipe) -> tuple[dict[str, float], dict[str, tuple[float, ...]]]:
+    """Arguments that are numbers, and those that are tuples of them, as `betas.0` and `betas.1`."""
+    numbers: dict[str, float] = {}
+    pieces: dict[str, dict[str, float]] = {}
+    for key, value in message.numbers.items():
+        name, dot, place = key.partition(".")
+        if dot:
+            pieces.setdefault(name, {})[place] = value
+        else:
+            numbers[key] = value
+    tuples: dict[str, tuple[float, ...]] = {}
+    for name, some in pieces.items():
+        places = [str(k) for k in range(len(some))]
+        if some.keys() != set(places):
+            wrong = sorted(some.keys() - set(places))[0]
+            raise InvalidRequest(f"{message.name} has no argument {shown(f'{name}.{wrong}')}")
+        tuples[name] = tuple(some[place] for place in places)
+    return numbers, tuples
 
 
 def _argument(value: Any) -> Any:

@@ -30,6 +30,7 @@ from .optimizers import (
     RowwiseAdagrad,
     Schedule,
     WarmUp,
+    checked_rate,
 )
 from .recipes import (
     MAX_SEED,
@@ -262,6 +263,10 @@ class TableEntry:
     spec: TableSpec
     lr: float | None = None
     lr_version: int = 0
+
+    def __post_init__(self) -> None:
+        if self.lr is not None:
+            checked_rate(self.lr, self.spec.name)
 
     @property
     def current_lr(self) -> float | Schedule:

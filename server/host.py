@@ -251,7 +251,7 @@ class Host:
     # ------------------------------------------------------------------------------------------ change of layout
 
     def _adopt(self, request: pb.AdoptRequest) -> None:
-        layout = Layout.from_message(request.layout)
+        layout = _layout_of(request.layout, 0 if request.retire else request.index)
         self._take_turn(layout.cluster_id, request.turn)
         shard = self.shard
         if shard is not None and shard.layout.epoch > layout.epoch:
@@ -260,6 +260,7 @@ class Host:
             self.incoming = None
             self._become(states.Retired(layout))
         elif shard is not None and shard.layout.epoch == layout.epoch and shard.index == request.index:
+            _check_size(shard, layout)
             shard.layout, self.incoming = layout, None
             self._become(states.Serving(shard))
         elif self._received(layout, request.index):
@@ -287,13 +288,14 @@ class Host:
     def _activate(self, layout: Layout) -> None:
         assert self.incoming is not None
         shard = self.incoming.shard
+        _check_size(shard, layout)
         shard.layout = layout
         shard.counters = self.shard.counters if self.shard else Counters()
         self.incoming = None
         self._become(states.Serving(shard))
 
     def _prepare(self, request: pb.PrepareRequest) -> None:
-        source, layout = Layout.from_message(request.source), Layout.from_message(request.layout)
+        source, layout = _layout_of(request.source), _layout_of(request.layout, request.index)
         self._take_turn(layout.cluster_id, request.turn)
         if self.shard is not None and self.shard.layout.epoch >= layout.epoch:
             raise WrongLayout(f"epoch {layout.epoch} is over", epoch=self.shard.layout.epoch)
@@ -361,6 +363,26 @@ class Host:
         known = self.state.layout
         if known is not None and known.cluster_id != cluster_id:
             raise WrongCluster(f"this is cluster {known.cluster_id!r}, not {cluster_id!r}")
+
+
+def _layout_of(message: pb.Layout, index: int = 0) -> Layout:
+    """A layout that has a shard of that index. Raises InvalidRequest."""
+    layout = Layout.from_message(message)
+    if index >= layout.n:
+        raise InvalidRequest(
+            f"epoch {layout.epoch} of cluster {layout.cluster_id!r} comes with {layout.n} shards, so none has index "
+            f"{index}: a layout lists all of its shards, at least one"
+        )
+    return layout
+
+
+def _check_size(shard: Shard, layout: Layout) -> None:
+    """Raise InvalidRequest for a layout of the same epoch in which other ids belong to a shard."""
+    if shard.layout.n != layout.n:
+        raise InvalidRequest(
+            f"epoch {layout.epoch} has {shard.layout.n} shards, the request says {layout.n}: another number of "
+            "shards is another epoch"
+        )
 
 
 def _later(shard: Shard, header: pb.Header) -> Answer:

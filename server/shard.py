@@ -16,7 +16,7 @@ may write, and no others. Take that up again when what was applied is also logge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -59,6 +59,9 @@ from .received import own
 from .table import ShardTable, Write
 
 MAX_ROWS_BYTES = 256 << 20  # rows that one pull may ask for; clients ask for about 4 MB
+# Rows or gradients that one request may make a shard go through, where a few bytes of it stand for a whole row: entries
+# of bags, ids to renorm. Others wait meanwhile, up to 0.3 s. Clients ask for about 64 MB.
+MAX_WORK_BYTES = 256 << 20
 
 
 @dataclass
@@ -172,6 +175,7 @@ class Shard:
         """What the rows here add to the bags of a request. Raises as `pull`."""
         self.check(request.header)
         wanted: list[tuple[ShardTable, Entries, int]] = []
+        _check_work([(self.table(asked.table), len(asked.ids)) for asked in request.tables])
         for asked in request.tables:
             table = self.table(asked.table)
             factors = None if asked.factors is None else own(asked.factors)
@@ -253,6 +257,9 @@ class Shard:
         """Decoded and checked, all of it, before anything is written. One table may stand in it once."""
         work: list[tuple[ShardTable, np.ndarray, np.ndarray]] = []
         seen: set[int] = set()
+        short = [t for t in request.tables if t[2].bags is not None or request.kind == RENORM]
+        if short:
+            _check_work([(self.table(number), len(ids)) for number, ids, _ in short])
         for number, ids, block in request.tables:
             table = self.table(number)
             if number in seen:
@@ -356,3 +363,15 @@ class Shard:
     def entries(self) -> list[TableEntry]:
         """The tables as the cluster knows them."""
         return [table.entry for table in self.tables.values()]
+
+
+def _check_work(asked: Sequence[tuple[ShardTable, int]]) -> None:
+    """Raise Overloaded where so many entries of these tables are too much for one request."""
+    size = sum(4 * table.width * count for table, count in asked)
+    if size > MAX_WORK_BYTES:
+        table, count = max(asked, key=lambda some: some[0].width * some[1])
+        raise Overloaded(
+            f"one request may go through {MAX_WORK_BYTES} bytes of rows, its entries stand for {size}: send smaller "
+            f"chunks, of at most {MAX_WORK_BYTES // (4 * table.width)} entries of table {table.spec.name!r}, got "
+            f"{count}"
+        )

@@ -242,8 +242,17 @@ class ShardTable:
 
         Returns:
             (ids [M] int64, values [M, width], slots, next cursor; 0 at the end), float32.
+
+        Raises:
+            InvalidRequest: no call returned that cursor, or no shard has that index.
         """
         rows = self._rows
+        if cursor > rows.end:
+            raise InvalidRequest(
+                f"cursor {cursor} is beyond the {rows.end} rows of table {self.spec.name!r} on this shard"
+            )
+        if new_n and new_index >= new_n:
+            raise InvalidRequest(f"new_index must be below new_n={new_n}, got {new_index}")
         wanted = max(1, limit_bytes // (8 + 4 * sum(column.shape[1] for column in rows.columns)))
         # Look at no more than this many rows per call, so that a call is short also when few of them are wanted.
         end = min(rows.end, cursor + wanted * max(1, min(new_n, 64)))

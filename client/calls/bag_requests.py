@@ -30,6 +30,8 @@ from .values import Values
 from .wire_types import LARGEST, refuse_overflow
 
 _ENTRY_BYTES = 16  # id, bag, factor
+# Rows that a shard goes through for one request: an entry is a few bytes and a whole row. Others wait meanwhile.
+_WORK_BYTES = 64 << 20
 _WHOLE_PIECES = 4  # cutting sends gradients of bags more than once: what is no more than this is not cut
 
 
@@ -204,10 +206,15 @@ def check_sums(entry: TableEntry, ids: np.ndarray, values: BagGrads) -> None:
 
 
 def pull_runs(bags: np.ndarray, width: int, sizes: RequestSizes) -> Iterator[slice]:
-    """Runs of a shard's entries, each of about `piece` bytes of request and reply. bags: [N], never falling."""
+    """Runs of a shard's entries, each of about `piece` bytes of request and reply, and not too much work.
+
+    bags: [N], never falling.
+    """
     new = np.diff(bags, prepend=-1) != 0
     cost = np.cumsum(_ENTRY_BYTES + 4 * width * new)
-    yield from _slices(np.flatnonzero(np.diff(cost // sizes.piece)) + 1, len(bags))
+    work = np.arange(len(bags)) * (4 * width)
+    ends = np.diff(cost // sizes.piece) | np.diff(work // _WORK_BYTES)
+    yield from _slices(np.flatnonzero(ends) + 1, len(bags))
 
 
 @dataclass
@@ -234,7 +241,7 @@ def push_runs(route: Route, bags: np.ndarray, count: int, width: int, sizes: Req
         sizes: how much goes into one request.
     """
     order, begins = route.groups
-    most = (_WHOLE_PIECES * sizes.piece, sizes.piece)
+    most = (_WHOLE_PIECES * sizes.piece, sizes.piece, _WORK_BYTES)
     cuts, alone = _cuts(order, begins, route.bounds, bags, count, _ENTRY_BYTES, 4 * width, most)
     runs = PushRuns()
     for run in _slices(np.flatnonzero(cuts), len(route.ids)):
@@ -263,11 +270,11 @@ def _cuts(
     count: int,
     entry_bytes: int,
     row_bytes: int,
-    sizes: tuple[int, int],
+    sizes: tuple[int, int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
     """([U] whether a piece begins at each distinct id, [U] whether the id is better sent alone).
 
-    sizes: bytes of a shard's only piece, and of one of several.
+    sizes: bytes of a shard's only piece, and of one of several; of gradients that a shard goes through for one.
     """
     cuts = np.zeros(len(begins) - 1, np.bool_)
     alone = np.zeros(len(begins) - 1, np.bool_)
@@ -283,9 +290,9 @@ def _cuts(
         if row_bytes * (end - first) < whole:
             alone[first:end] = True
             continue
-        if whole <= sizes[0]:
+        if whole <= sizes[0] and row_bytes * len(entries) <= sizes[2]:
             continue
-        piece, size = piece + 1, 0
+        piece, size, work = piece + 1, 0, 0
         for u in range(first, end):
             entries = order[begins[u] : begins[u + 1]]
             # Ids come in the order of their first bags, which others share; further bags are fetched for this id alone.
@@ -296,10 +303,11 @@ def _cuts(
                 alone[u] = True
                 continue
             more = entry_bytes * len(entries) + row_bytes * _take(entries, bags, has, piece)
-            if size + more > sizes[1]:
-                piece, size, cuts[u] = piece + 1, 0, True
+            more_work = row_bytes * len(entries)
+            if size + more > sizes[1] or work + more_work > sizes[2]:
+                piece, size, work, cuts[u] = piece + 1, 0, 0, True
                 more = entry_bytes * len(entries) + row_bytes * _take(entries, bags, has, piece)
-            size += more
+            size, work = size + more, work + more_work
     return cuts, alone
 
 

@@ -79,7 +79,6 @@ class LaneConnection:
                 head = Request.decode(self._head, len(self._arena))
                 try:
                     message = self._message(head)
-                    self._make_space(head)
                 except Overloaded as e:
                     self._send(REFUSED, [encode_error(e)])
                 else:
@@ -139,17 +138,17 @@ class LaneConnection:
 
     def _message(self, head: Request) -> memoryview:
         """A request's message. Raises OSError; Overloaded when there was no memory: it has then been passed over."""
-        if head.offset != NOWHERE:
+        through_socket = head.offset == NOWHERE
+        # Before the message, so that nobody who has all of a message waits for others who wait as well.
+        if not self._make_space(head):
+            self._refuse(head.length if through_socket else 0, f"a reply to one of {head.length}")
+        if not through_socket:
             return self._arena[head.offset : head.offset + head.length]
         got = 0
         while got < head.length:
             # The rest, as far as the buffer reaches; a larger one only when this has come.
             if got == len(self._buffer) and not self._grow(head.length):
-                self._pass_over(head.length - got)
-                raise Overloaded(
-                    f"the messages that this server is receiving take {self._budget.used} of {self._budget.limit} "
-                    f"bytes, so one of {head.length} must wait: send again, or smaller ones"
-                )
+                self._refuse(head.length - got, f"one of {head.length}")
             end = min(head.length, len(self._buffer))
             if not self._receive(self._buffer[got:end]):
                 raise ConnectionResetError("the client closed between head and message")
@@ -169,12 +168,17 @@ class LaneConnection:
         self._buffer[: len(old)] = old
         return True
 
-    def _pass_over(self, size: int) -> None:
-        while size:
-            some = self._buffer[: min(size, len(self._buffer))]
+    def _refuse(self, left: int, what: str) -> None:
+        """Pass over what is left of a message, and raise Overloaded."""
+        while left:
+            some = self._buffer[: min(left, len(self._buffer))]
             if not self._receive(some):
                 raise ConnectionResetError("the client closed in the middle of its message")
-            size -= len(some)
+            left -= len(some)
+        raise Overloaded(
+            f"messages and replies under way take {self._budget.used} of the {self._budget.limit} bytes that this "
+            f"server has for them, so {what} bytes must wait: send again, or smaller ones"
+        )
 
     # ----------------------------------------------------------------------------------------------------- memory
 
@@ -184,17 +188,14 @@ class LaneConnection:
         self._held += size
         return True
 
-    def _make_space(self, head: Request) -> None:
-        """Room for a reply that is not made in the arena, before it is made. Raises Overloaded."""
-        if self._own is not None or head.reply_bytes:
-            return
-        if not self._take(OWN_BYTES):
-            raise Overloaded(
-                f"the replies that this server is sending take {self._budget.used} of {self._budget.limit} bytes: "
-                "send again"
-            )
-        self._own = np.empty(REPLY_BYTES + OWN_BYTES, np.uint8).data
-        self._space = self._own[REPLY_BYTES:]
+    def _make_space(self, head: Request) -> bool:
+        """Make room for a reply that is not made in the arena, before it is made; whether there was memory for it."""
+        if self._own is None and not head.reply_bytes:
+            if not self._take(OWN_BYTES):
+                return False
+            self._own = np.empty(REPLY_BYTES + OWN_BYTES, np.uint8).data
+            self._space = self._own[REPLY_BYTES:]
+        return True
 
     def _give_back(self) -> None:
         """All but what every connection has."""

@@ -34,13 +34,14 @@ class SGDRule(DenseRule):
     def __init__(self, optimizer: SGD, constraint: Constraint | None) -> None:
         super().__init__(optimizer, constraint)
         self._momentum, self._decay = F(optimizer.momentum), F(optimizer.weight_decay)
+        self._has_momentum = optimizer.momentum > 0  # and a slot for it, also where float32 makes 0 of it
         self._nesterov = optimizer.nesterov
         self.drifts = optimizer.dense
         self.decays = optimizer.dense and optimizer.weight_decay > 0
 
     def slot_fills(self) -> list[float]:
         """As `Rule`."""
-        return [0.0] * (bool(self._momentum) + self._dense)
+        return [0.0] * (self._has_momentum + self._dense)
 
     def update(
         self,
@@ -218,7 +219,7 @@ class RMSpropRule(DenseRule):
 
     def slot_fills(self) -> list[float]:
         """As `Rule`."""
-        return [0.0] * (1 + bool(self._momentum) + self._dense)
+        return [0.0] * (1 + (self._o.momentum > 0) + self._dense)
 
     def update(
         self,

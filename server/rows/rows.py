@@ -11,10 +11,15 @@ import numpy as np
 
 from ...proto.errors import Overloaded
 from ...proto.jit import kernel
-from . import memory
+from . import limits, memory
 from .index import Index
 
+_NONE = np.empty(0, np.int64)
 _MAX_ROWS = 2**31 - 2  # numbers are int32
+INDEX_BYTES = 12  # of a row, at worst
+SPARE_BYTES = 64 << 20  # that rows leave free: for messages, and while the index grows
+_LEAST_AHEAD, _MOST_AHEAD = 1 << 16, 16 << 20  # bytes of rows, between two looks at memory
+_REMEDY = "Add shards (`rowloom scale`) on more machines, or give this one more memory"
 
 
 class Rows:
@@ -27,7 +32,8 @@ class Rows:
         key: keys the hash; see `Index`.
 
     Attributes:
-        columns: the weights, then each slot: [capacity, width] float32. Whoever writes there calls `touch` before.
+        columns: the weights, then each slot: [room, width] float32, other arrays after each `reserve`. Whoever writes
+            there calls `touch` before.
         count: rows that exist.
         end: all numbers are below.
         generation: what a row that is touched now is marked with.
@@ -43,10 +49,20 @@ class Rows:
         self.generation = 1
         self._freed = -1  # the number that was freed last; see `index` for how it leads to the others
         self._regions = memory.Regions(self.capacity)
-        self._ids = self._regions.column(1, np.int64).reshape(-1)
-        self.columns = tuple(self._regions.column(width, np.float32) for width in widths)
-        self._touched: np.ndarray | None = None
+        self._regions.add(1, np.int64)
+        for width in widths:
+            self._regions.add(width, np.float32)
+        self._marks: int | None = None  # number of the column of marks
+        self._look()
         self._index = Index(key)
+        self._enough = 0  # rows that there was memory for when it was last looked at
+
+    def _look(self) -> None:
+        """Take the columns as they lie now."""
+        ids, *columns = self._regions.arrays
+        self._ids = ids.reshape(-1)
+        self._touched = None if self._marks is None else columns.pop(self._marks - 1).reshape(-1)
+        self.columns: tuple[np.ndarray, ...] = tuple(columns)
 
     @property
     def nbytes(self) -> int:
@@ -74,19 +90,46 @@ class Rows:
         """Make room for these ids, so that `insert` needs no more than two arrays of numbers.
 
         Raises:
-            Overloaded: the machine's memory cannot hold so many rows.
+            Overloaded: memory cannot hold so many rows.
         """
-        # Never of a table that the machine can hold whole: looking rows up costs as much as inserting them.
+        # Never of a table that memory can hold whole: looking rows up costs as much as inserting them.
         if self.capacity < self._limit and self.count + len(ids) > self.capacity:
             new = len(np.unique(ids[self.find(ids) < 0]))
             if self.count + new > self.capacity:
                 raise Overloaded(
-                    f"table {self._what!r} has {self.count} rows on this shard and cannot hold {new} more: this "
-                    f"machine's memory is good for {self.capacity}. Add shards (`rowloom scale`) on more machines"
+                    f"table {self._what!r} has {self.count} rows on this shard and cannot hold {new} more: "
+                    f"{limits.total().what}, {limits.total().bytes} bytes, is good for {self.capacity}. {_REMEDY}"
                 )
         need = min(self.count + len(ids), self.capacity)
+        if need > self._enough:
+            self._check_memory(ids, need)
+        if min(self.end + len(ids), self.capacity) > self._regions.room:
+            self._grow(min(self.end + len(ids), self.capacity))
         if self._index.grow(need, self._ids, self.end):
             self._regions.use_huge_pages(self.end)
+
+    def _grow(self, count: int) -> None:
+        self._ids, self._touched, self.columns = _NONE, None, ()  # what is held cannot move
+        try:
+            self._regions.grow(count, self.end)
+        finally:
+            self._look()
+
+    def _check_memory(self, ids: np.ndarray, need: int) -> None:
+        """Raise Overloaded if memory is too full for new rows among these; look ahead, not to look each time."""
+        left = limits.available()
+        more = (need - self.count) * (self._row_bytes + INDEX_BYTES)
+        if more + SPARE_BYTES > left.bytes:
+            new = len(np.unique(ids[self.find(ids) < 0]))
+            if not new:
+                return
+            if new * (self._row_bytes + INDEX_BYTES) + SPARE_BYTES > left.bytes:
+                raise Overloaded(
+                    f"table {self._what!r} has {self.count} rows on this shard and cannot hold {new} more: "
+                    f"{left.what}, {left.bytes} bytes, must suffice for them and {SPARE_BYTES} to work with. {_REMEDY}"
+                )
+        ahead = min(max(need, _LEAST_AHEAD // self._row_bytes), _MOST_AHEAD // self._row_bytes)
+        self._enough = need + ahead
 
     def insert(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of rows, new ones for those that did not exist; call `reserve` first.
@@ -119,8 +162,9 @@ class Rows:
         Off by default: 4 bytes a row, and 3 ns for each row of a push (59 ns without it: 16,384 distinct ids, uniform
         over 2 million rows of 64 columns, Adagrad). `changed_since` takes 0.3 ns for each row that exists.
         """
-        if self._touched is None:
-            self._touched = self._regions.column(1, np.uint32).reshape(-1)
+        if self._marks is None:
+            self._marks = self._regions.add(1, np.uint32)
+            self._look()
 
     def touch(self, numbers: np.ndarray) -> None:
         """These rows are about to change. numbers: [N] int32."""

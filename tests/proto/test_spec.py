@@ -428,3 +428,22 @@ def test_the_spec_in_force_has_the_rate_that_was_set():
     now = TableEntry(1, spec, lr=0.5, lr_version=1).current_spec
     assert now.optimizer == Adagrad(lr=0.5)
     assert now.differences(spec) == [f"optimizer: {Adagrad(lr=0.5)!r} here, {Adagrad(lr=WarmUp())!r} there"]
+
+
+def test_arguments_that_come_twice_or_with_gaps_are_refused() -> None:
+    """The last one silently won, and of a tuple with gaps the rest moved up."""
+    for change, message in [
+        (
+            lambda m: m.recipes["lr"].CopyFrom(Exponential(0.1, 10, 0.5).to_message()),
+            "argument 'lr' comes twice",
+        ),
+        (lambda m: m.words.update({"lr": "x"}), "argument 'lr' comes twice"),
+        (lambda m: m.numbers.update({"betas": 0.5}), "argument 'betas' comes twice"),
+        (lambda m: m.numbers.update({"betas.3": 0.5}), "no argument 'betas.3'"),
+        (lambda m: m.numbers.update({"betas.01": 0.5}), "no argument 'betas.01'"),
+        (lambda m: m.numbers.update({"betas." + "9" * 5000: 0.5}), "no argument 'betas.999"),
+    ]:
+        recipe = Adam().to_message()
+        change(recipe)
+        with pytest.raises(InvalidRequest, match=message):
+            Recipe.from_message(recipe)

@@ -166,3 +166,37 @@ def test_expansion_has_the_bits_of_numpy_one_entry_after_the_other() -> None:
         seen, got = expanded(ids, Block(grads.reshape(-1), bags=bags, factors=factors), codec.FLOAT32, 3, "t")
         assert seen.tolist() == list(expected)
         np.testing.assert_array_equal(got, np.reshape([*expected.values()], (-1, 3)).astype(np.float32))
+
+
+WIDE = TableEntry(2, TableSpec("wide", None, dim=4096, optimizer=SGD(lr=1.0), initializer=Zeros()))
+
+
+@pytest.mark.parametrize("kind", ["pull", "push", "renorm"])
+def test_a_request_of_few_bytes_once_held_a_shard_for_seconds(kind: str) -> None:
+    """An entry is 16 bytes of a message and a whole row of work: 5.2 s, while everybody else waited."""
+    host = serving()
+    assert host.shard is not None
+    host.shard.create_table(WIDE)
+    ids = np.zeros(20_000, np.int64)
+    bags = np.zeros(len(ids), np.int32)
+    values = Block(np.ones(4096, np.float32), bags=bags)
+    request, method = {
+        "pull": (PullBags(header(), [Entries(2, ids, bags)]), "PullBags"),
+        "push": (Push(header(), 7, (PartName(1, 0, 1),), 1, [(2, ids, values)]), "Push"),
+        "renorm": (
+            Push(
+                header(),
+                7,
+                (PartName(1, 0, 1),),
+                1,
+                [(2, ids, Block(np.empty(0, np.float32)))],
+                kind=RENORM,
+                max_norm=1.0,
+                norm_type=2.0,
+            ),
+            "Push",
+        ),
+    }[kind]
+    with pytest.raises(Overloaded, match="chunks, of at most 16384 entries of table 'wide', got 20000"):
+        call(host, method, request)
+    assert host.shard.rows == 0

@@ -291,3 +291,71 @@ def test_assign_overwrites_and_the_last_of_duplicates_counts() -> None:
     host = serving()
     call(host, "Push", part([4, 4, 5], [[1, 1], [2, 2], [3, 3]], kind=ASSIGN))
     np.testing.assert_array_equal(pull(host, [5, 4]), [[3, 3], [2, 2]])
+
+
+@pytest.mark.parametrize("method", ["Adopt", "Prepare", "Prepare from nothing"])
+def test_a_layout_without_shards_once_was_an_internal_error(method: str) -> None:
+    """ZeroDivisionError, from the search for a shard's ids."""
+    host = serving()
+    none, two = layout_of(0, 2).to_message(), layout_of(2, 2).to_message()
+    tables = [ENTRY.to_message()]
+    request = {
+        "Adopt": pb.AdoptRequest(layout=none, fresh=True, tables=tables, turn=2),
+        "Prepare": pb.PrepareRequest(source=layout_of(1).to_message(), layout=none, tables=tables, turn=2),
+        "Prepare from nothing": pb.PrepareRequest(source=none, layout=two, tables=tables, turn=2),
+    }[method]
+    with pytest.raises(InvalidRequest, match="comes with 0 shards, so none has index 0"):
+        call(host, method.split()[0], request)
+    assert (host.turn, host.incoming) == (1, None)
+
+
+def test_a_layout_that_lacks_the_shard_which_a_server_is_to_be_is_refused() -> None:
+    request = pb.AdoptRequest(layout=layout_of(2).to_message(), index=2, fresh=True, turn=1)
+    with pytest.raises(InvalidRequest, match="comes with 2 shards, so none has index 2"):
+        call(Host(), "Adopt", request)
+
+
+def test_the_same_epoch_with_another_number_of_shards_is_refused() -> None:
+    """It would have been adopted, with the ids of the old number."""
+    host = serving(2)
+    with pytest.raises(InvalidRequest, match="has 2 shards, the request says 3"):
+        adopt(host, layout_of(3), turn=2)
+    with pytest.raises(InvalidRequest, match="another shard than 0 of 2"):
+        pull(host, [1])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"cursor": 3}, "cursor 3 is beyond the 2 rows of table 't'"),
+        ({"cursor": 2**64 - 1}, "cursor 18446744073709551615 is beyond"),
+        ({"new_n": 2, "new_index": 2}, "new_index must be below new_n=2, got 2"),
+    ],
+)
+def test_rows_asked_for_behind_the_end_once_were_an_internal_error(more: dict, message: str) -> None:
+    host = serving()
+    call(host, "Push", part([5, 6], [[1, 1], [1, 1]]))
+    assert pb.ReadRowsReply.FromString(
+        call(host, "ReadRows", pb.ReadRowsRequest(header=header(), table=1))
+    ).ids
+    with pytest.raises(InvalidRequest, match=message):
+        call(host, "ReadRows", pb.ReadRowsRequest(header=header(), table=1, **more))
+
+
+@pytest.mark.parametrize("lr", [float("nan"), float("inf"), -1.0, 1e300])
+def test_a_shard_refuses_a_learning_rate_that_is_none(lr: float) -> None:
+    """A shard took them, and the next push of anybody made NaN of its rows."""
+    host = serving()
+    with pytest.raises(InvalidRequest, match="lr must be finite"):
+        call(host, "SetLearningRate", pb.SetLearningRateRequest(header=header(), table=1, lr=lr, version=1))
+    call(host, "Push", part([5], [[1, 1]]))
+    np.testing.assert_array_equal(pull(host, [5]), [[-1, -1]])
+
+
+def test_a_momentum_that_float32_takes_for_none_once_was_an_internal_error() -> None:
+    spec = TableSpec("m", 10, dim=2, optimizer=SGD(lr=1.0, momentum=1e-300))
+    call(
+        serving(),
+        "CreateTable",
+        pb.CreateTableRequest(header=header(), table=TableEntry(3, spec).to_message()),
+    )

@@ -207,9 +207,14 @@ def test_refused_address_space_is_a_clear_error(monkeypatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no")
 
-    monkeypatch.setattr(memory.mmap, "mmap", refuse)
-    with pytest.raises(Overloaded, match="overcommit"):
-        Rows([2], 100, "t")
+    rows = Rows([2], 100, "t")
+    with monkeypatch.context() as patch:
+        patch.setattr(memory.mmap, "mmap", refuse)
+        with pytest.raises(Overloaded, match="overcommit"):
+            rows.reserve(np.array([1]))
+    rows.reserve(np.array([1]))
+    rows.insert(np.array([1]))
+    assert rows.count == 1
 
 
 def test_uniform_is_the_default_and_lr_changes_count_by_version() -> None:

@@ -16,12 +16,13 @@ from rowloom.client import (
     TableSpec,
     Zeros,
 )
-from rowloom.client.calls.bag_requests import BagGrads, PushBagsRequest, Shares, push_runs
+from rowloom.client.calls.bag_requests import BagGrads, PushBagsRequest, Shares, pull_runs, push_runs
 from rowloom.client.calls.cutting import RequestSizes
 from rowloom.client.calls.routing import route
 from rowloom.client.lookups.bags import bags_in
 from rowloom.client.lookups.pooling import COMBINERS, pooled, pooled_gradient
 from rowloom.deploy import local_cluster
+from rowloom.server.shard import MAX_WORK_BYTES
 
 ROWS = 50
 OPTIMIZERS = [SGD(lr=0.5), Adagrad(lr=0.1), Adam(lr=0.01), RowwiseAdagrad(lr=0.1)]
@@ -227,3 +228,26 @@ def test_a_push_is_cut_between_ids_and_sends_no_more_than_gradients_of_ids_would
     assert max(sizes, default=0) <= (1 if len(runs.by_bag) > 2 else 4) * RequestSizes().piece
     alone = sum(len(np.unique(ids[some])) for _, some in runs.by_id)
     assert sum(sizes) + 264 * alone < 1.1 * 264 * len(r.ids)
+
+
+@pytest.mark.parametrize("width", [1, 64, 4096])
+def test_no_piece_of_a_call_by_bag_is_more_work_than_a_shard_takes(width: int) -> None:
+    rng = np.random.default_rng(0)
+    ids, segments = rng.integers(0, 3000, 40_000), np.sort(rng.integers(0, 500, 40_000))
+    pulled = list(pull_runs(segments, width, RequestSizes()))
+    assert [run.start for run in pulled[1:]] == [run.stop for run in pulled[:-1]]
+    assert (pulled[0].start, pulled[-1].stop) == (0, len(ids))
+    spec = TableSpec("wide", num_embeddings=3000, dim=width)
+    pushed = push_runs(route(ids, spec, 2), segments, 500, width, RequestSizes())
+    places = [some for _, some in [*pushed.by_bag, *pushed.by_id]]
+    assert sum(map(len, places)) == len(ids)
+    entries = [run.stop - run.start for run in pulled] + [len(some) for _, some in pushed.by_bag]
+    assert max(entries) * 4 * width <= MAX_WORK_BYTES
+    assert len(pulled) < 3 + len(ids) * 4 * width / (32 << 20)
+
+
+def test_few_bags_of_many_wide_rows_are_pulled_and_pushed(client) -> None:
+    table = client.create_table(TableSpec("wide", 9000, dim=4096, optimizer=SGD(lr=1.0), initializer=Zeros()))
+    bags = [np.arange(9000)]  # 147 MB of rows, and as much of gradients
+    table.push_bags(bags, None, np.ones((1, 4096), np.float32))
+    np.testing.assert_array_equal(table.pull_bags(bags)[0], np.full(4096, -9000.0, np.float32))
