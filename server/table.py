@@ -107,7 +107,10 @@ class ShardTable:
     def check_assign(self, ids: np.ndarray, values: np.ndarray) -> None:
         """Raise InvalidRequest if a value is not finite. values: [N, width] float32."""
         if values.size and not is_finite(values):
-            k, column = (int(x[0]) for x in np.nonzero(~np.isfinite(values)))
+            wrong = np.argwhere(~np.isfinite(values))
+            if not len(wrong):  # the client changes its message while we read it
+                raise InvalidRequest(f"table {self.spec.name!r}: the values changed while they were checked")
+            k, column = wrong[0].tolist()
             raise InvalidRequest(
                 f"table {self.spec.name!r} takes finite numbers only: id {int(ids[k])} has "
                 f"{values[k, column]} in column {column}"
