@@ -83,7 +83,8 @@ def test_a_learning_rate_is_set_and_told(cli, ads):
     _, err = cli.run("set-lr", "user", "0.5", code=1)
     assert "no table 'user'; there are: users" in err
     _, err = cli.run("set-lr", "users", "nan", code=1)
-    assert "lr must be finite and at least 0, got nan" in err
+    assert "lr must be finite, at least 0 and at most 3.4028235e+38" in err
+    assert "got nan" in err
     cli.run("set-lr", "users", "fast", code=2)
 
 
