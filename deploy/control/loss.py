@@ -1,8 +1,9 @@
 """Going on without what a lost shard held: the shard is made anew, from initial values, because somebody asked for it.
 
 Why it is so. A shard that lost its rows refuses to serve, for ever: initial values in their place would be silently
-wrong. Only its owner can say that they will do. What must hold: nobody loses rows that are still there, so a shard that
-answers that it has them is refused, and one that does not answer is first asked for a while and then ended for certain.
+wrong. Only its owner can say that they will do. A shard that answers that it has its rows is
+refused; one that does not answer is asked for a while and then ended for certain. Whether a silent one still holds rows
+nobody can know from here: a process that only stands still loses them.
 The layout keeps its epoch, because the other shards keep their rows and would refuse a new one; an old server of this
 shard that lived on could serve old rows under it, which is another reason to end it first.
 """
