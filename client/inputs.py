@@ -23,10 +23,8 @@ def as_ids(ids: object, spec: TableSpec) -> np.ndarray:
         InvalidRequest: not integers, or an id out of range; names the first one and where it stands.
     """
     array = ids if type(ids) is np.ndarray else as_array(ids, "ids")
-    if array.size == 0:
-        array = np.empty(
-            array.shape, np.int64
-        )  # no ids, whatever type their absence has: that of [] is float64
+    if array.size == 0:  # no ids, whatever type their absence has: that of [] is float64
+        array = np.empty(array.shape, np.int64)
     if array.dtype.kind not in "iu":
         raise InvalidRequest(f"ids must be integers, got {array.dtype} (table {spec.name!r})")
     if array.dtype == np.int64 and array.flags.c_contiguous:

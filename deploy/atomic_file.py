@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+from collections.abc import Generator
 from pathlib import Path
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Generator[None]:
+    """Errors of writing name the file: a full disk says only that it is full."""
+    try:
+        yield
+    except OSError as e:
+        if e.filename is None:
+            raise OSError(e.errno, os.strerror(e.errno) if e.errno else str(e), str(path)) from e
+        raise
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -16,15 +29,13 @@ def write_atomic(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.new")
     try:
-        with open(new, "w", encoding="utf-8") as file:
+        with naming(path), open(new, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)
-    except BaseException as e:
+    except BaseException:
         new.unlink(missing_ok=True)
-        if isinstance(e, OSError) and e.filename is None:  # writing says why, and not what
-            raise OSError(e.errno, e.strerror, str(path)) from e
         raise
     _sync_folder(path.parent)
 

@@ -24,7 +24,6 @@ from .terminal import console, show, show_json, stage
 if TYPE_CHECKING:
     from ..proto import rowloom_pb2 as pb
     from .config.config import DeployConfig
-    from .operate.directory import ClusterDirectory
     from .terminal import Stage
 
 app = typer.Typer(
@@ -264,11 +263,11 @@ def down(
     brings them back. On a terminal it asks first, if there are rows.
     """
     from .operate.clusters import down as end
-    from .operate.clusters import locate_to_end, lost_with
+    from .operate.clusters import locate_to_end, lost_with, only_name
 
     directory = directory_of(home)
     if forget:
-        gone = directory.forget(name if name is not None else _only_name(directory))
+        gone = directory.forget(name if name is not None else only_name(directory))
         show(as_json, {"name": gone, "down": False}, f"{gone} is forgotten; nothing was ended")
         return
     with stage("looking for it", as_json) as looking:
@@ -279,12 +278,6 @@ def down(
     with stage(f"ending {record.name or record.address}", as_json):
         ended = end(record, directory)
     show(as_json, {"name": ended, "down": True}, f"{ended} is down")
-
-
-def _only_name(directory: ClusterDirectory) -> str:
-    from .operate.clusters import only_name
-
-    return only_name(directory)
 
 
 @app.command()
@@ -305,13 +298,12 @@ def inspect(
 
     shard = 0
     with cluster(name, address, home) as (remote, now), connect(remote.address) as client:
-        spec = client.table(table).spec
-        if (
-            0 <= row_id < spec.id_limit
-        ):  # what does not serve is said at once, not after the client's patience
-            shard = int(owner(spec, np.array([row_id], np.int64), len(now.layout.shards))[0])
+        found = client.table(table)
+        # What does not serve is said at once, not after the client's patience.
+        if 0 <= row_id < found.spec.id_limit:
+            shard = int(owner(found.spec, np.array([row_id], np.int64), len(now.layout.shards))[0])
             check_serving(summary(now), only=shard)
-        row = client.table(table).pull([row_id], wire="float32")[0]
+        row = found.pull([row_id], wire="float32")[0]
     values = np.array2string(row, precision=6, threshold=4096, max_line_width=100)
     show(
         as_json,

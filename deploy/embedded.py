@@ -27,9 +27,8 @@ class LocalCluster:
         self._server = CoordinatorServer(config, launcher, storage="")
         self._server.start()
         self.address = self._server.address
-        self._clients: weakref.WeakSet[Client] = (
-            weakref.WeakSet()
-        )  # those that their users let go close by themselves
+        # Those that their users let go close by themselves.
+        self._clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
     def __repr__(self) -> str:
         return f"<LocalCluster {self.address} shards={self.shards}>"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +11,7 @@ from ..client.files.transfer import Imported, export_table, from_pretrained, imp
 from ..client.vocabulary import Vocabulary
 from ..proto.errors import InvalidRequest, StateLost
 from ..proto.spec import Initializer, Optimizer
+from .atomic_file import naming
 from .operate.partial import readable
 from .terminal import stage
 
@@ -140,7 +138,7 @@ def export_file(
     missing: dict[int, int] = {}
     if serving is not None and len(serving[1]) < serving[0]:
         chosen, missing = _readable(client, name, chosen, words, serving)
-    with stage(f"{name} into {path.name}", quiet, unit="rows", lasting=True) as moving, _naming(path):
+    with stage(f"{name} into {path.name}", quiet, unit="rows", lasting=True) as moving, naming(path):
         rows = export_table(
             client,
             path,
@@ -152,17 +150,6 @@ def export_file(
             progress=moving.reach,
         )
     return {"table": name, "path": str(path), "rows": rows, "missing": missing}
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Generator[None]:
-    """Errors of writing name the file: a full disk says only that it is full."""
-    try:
-        yield
-    except OSError as e:
-        if e.filename is None:
-            raise OSError(e.errno, os.strerror(e.errno) if e.errno else str(e), str(path)) from e
-        raise
 
 
 def _readable(

@@ -95,9 +95,8 @@ class Ledger:
     def __init__(self, max_clients: int = MAX_CLIENTS, max_entries: int = MAX_ENTRIES) -> None:
         self.max_clients = max_clients
         self.max_entries = max_entries
-        self._clients: OrderedDict[int, KnownClient] = (
-            OrderedDict()
-        )  # by id, the one that was silent longest first
+        # By id, the one that was silent longest first.
+        self._clients: OrderedDict[int, KnownClient] = OrderedDict()
         self._entries = 0  # of all clients
         self._forgotten = Forgotten()
 

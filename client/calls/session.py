@@ -18,10 +18,8 @@ from .cutting import RequestSizes
 from .placed import Placed, heads_of
 from .pusher import Pusher
 
-ATTEMPT_TIMEOUT_S = 10.0  # until an answer; and beyond that
-SLOWEST_BYTES_S = (
-    1 << 20
-)  # a second for so many bytes on their way: ever more, if attempts end without an answer
+# An attempt gets this time, and a second more for so many bytes on their way; ever more, if attempts get no answer.
+ATTEMPT_TIMEOUT_S, SLOWEST_BYTES_S = 10.0, 1 << 20
 BACKOFF_S = (0.02, 1.0)  # first and longest pause between attempts, before jitter
 MOST_PLACED = 1000
 

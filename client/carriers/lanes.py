@@ -53,7 +53,7 @@ class Lanes:
         with self._lock:
             free = self._free.get(address)
             if free:
-                self._count(address)
+                self._peaks[address].take(self._clock())
                 return free.pop()
             now = time.monotonic()
             if self._without.get(address, 0.0) > now:
@@ -73,11 +73,8 @@ class Lanes:
         with self._lock:
             self._known[address] = known
             self._without.pop(address, None)
-            self._count(address)
+            self._peaks.setdefault(address, RecentPeak()).take(self._clock())
         return lane
-
-    def _count(self, address: str) -> None:
-        self._peaks.setdefault(address, RecentPeak()).take(self._clock())
 
     def give_back(self, lanes: dict[str, Lane]) -> None:
         """The caller is done with them; those on which replies are still to come are of no use to anybody."""
@@ -86,10 +83,12 @@ class Lanes:
             for address, lane in lanes.items():
                 self._peaks[address].give_back()
                 if lane.start_anew():
-                    self._free.setdefault(address, []).append(lane)
+                    free = self._free.setdefault(address, [])
+                    free.append(lane)
+                    if len(free) > 1:  # one alone is spare only after a long time, which is looked at below
+                        self._close_spare(address, now)
                 else:
                     lane.close()
-                self._close_spare(address, now)
             if now >= self._look_at:
                 self._look_at = now + WINDOW_S
                 for address in list(self._peaks):

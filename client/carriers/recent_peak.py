@@ -10,14 +10,16 @@ class RecentPeak:
 
     def __init__(self) -> None:
         self.used = 0
-        self._window = 0
+        self._window = 0.0
         self._peaks = (0, 0)  # of the window before, of this one
 
     def take(self, now: float) -> None:
         """One more is in use. now: seconds, monotonic."""
-        self._turn(now)
+        if now // WINDOW_S != self._window:
+            self._turn(now)
         self.used += 1
-        self._peaks = (self._peaks[0], max(self._peaks[1], self.used))
+        if self.used > self._peaks[1]:
+            self._peaks = (self._peaks[0], self.used)
 
     def give_back(self) -> None:
         """One less is."""
@@ -29,7 +31,7 @@ class RecentPeak:
         return max(self._peaks)
 
     def _turn(self, now: float) -> None:
-        window = int(now // WINDOW_S)
+        window = now // WINDOW_S
         if window != self._window:
             before = self._peaks[1] if window == self._window + 1 else self.used
             self._window, self._peaks = window, (before, self.used)

@@ -1,9 +1,9 @@
 """Going on without what a lost shard held: the shard is made anew, from initial values, because somebody asked for it.
 
 Why it is so. A shard that lost its rows refuses to serve, for ever: initial values in their place would be silently
-wrong. Only its owner can say that they will do. A shard that answers that it has its rows is
-refused; one that does not answer is asked for a while and then ended for certain. Whether a silent one still holds rows
-nobody can know from here: a process that only stands still loses them.
+wrong. Only its owner can say that they will do. A shard that answers that it has its rows is refused; one that does not
+answer is asked for a while and then ended for certain. Whether a silent one still holds rows nobody can know from here:
+a process that only stands still loses them.
 The layout keeps its epoch, because the other shards keep their rows and would refuse a new one; an old server of this
 shard that lived on could serve old rows under it, which is another reason to end it first.
 """
@@ -47,9 +47,8 @@ def accept_loss(coordinator: Coordinator, index: int) -> Program:
     yield from coordinator.commit(
         dataclasses.replace(coordinator.state, layout=layout, keys=keys, surplus=surplus)
     )
-    yield from coordinator.adopt(
-        ADOPT_LIMIT_S
-    )  # the others hear where it is; those that do not answer, later
+    # The others hear where it is; those that do not answer, later.
+    yield from coordinator.adopt(ADOPT_LIMIT_S)
 
 
 def _empty_server(coordinator: Coordinator, index: int) -> Program:

@@ -36,9 +36,8 @@ from ..call import LANE, Call, Caller
 from .budget import Budget
 
 log = logging.getLogger(__name__)
-STALL_S = (
-    20.0  # for a whole message to come, once it has begun, and for a client to read a little of its reply
-)
+# For a whole message to come, once it has begun, and for a client to read a little of its reply.
+STALL_S = 20.0
 BUDGET_WAIT_S = 10.0  # until others give memory back; then the request is refused
 OWN_BYTES = 10 << 20  # of a reply that is made where it is sent from: a little more than clients ask for
 MOST_KEPT_BYTES = OWN_BYTES + (10 << 20)  # of the budget, from one message to the next
@@ -98,11 +97,9 @@ class LaneConnection:
             end.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
         end.setblocking(True)
         # What Python does by itself for a timeout asks the system twice.
+        stall = struct.pack("ll", int(STALL_S), int(STALL_S % 1 * 1e6))
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            seconds = int(STALL_S)
-            end.setsockopt(
-                socket.SOL_SOCKET, option, struct.pack("ll", seconds, int((STALL_S - seconds) * 1e6))
-            )
+            end.setsockopt(socket.SOL_SOCKET, option, stall)
         end.sendall(WELCOME)
 
     # ---------------------------------------------------------------------------------------------------- receive

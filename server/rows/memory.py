@@ -67,9 +67,8 @@ class Regions:
     def _extend(self, number: int, room: int, used: int) -> None:
         old, width, dtype = self._maps[number], self.arrays[number].shape[1], self.arrays[number].dtype
         size = room * _row_bytes(self.arrays[number])
-        if (
-            size >= _HUGE_PAGE
-        ):  # where the kernel puts only such regions at an address that is good for large pages
+        # Where the kernel puts only such regions at an address that is good for large pages.
+        if size >= _HUGE_PAGE:
             size = -(-size // _HUGE_PAGE) * _HUGE_PAGE
         if old is None:
             self._maps[number] = _reserve(size)

@@ -23,7 +23,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -38,67 +38,12 @@ from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.channel import Channels
 from rowloom.proto.lane import NUMBER, Hello, encode_request
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+from half_calls import HalfCalls
+
 ROWS, DIM, BATCH = 200_000, 64, 4096
 SPEC = TableSpec("good", ROWS, dim=DIM, optimizer=SGD(lr=1.0), initializer=Zeros())
 WORST = 3.0  # times the quiet p99
-
-# ------------------------------------------------------------------------------------------------------- HTTP/2 by hand
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
-
-
-def _headers(stream: int, method: str) -> bytes:
-    fields = {":method": "POST", ":scheme": "http", ":path": method, ":authority": "x", "te": "trailers"}
-    fields["content-type"] = "application/grpc"
-    block = b""
-    for name, value in fields.items():  # literals that are not indexed, lengths below 127
-        block += b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
-    return _frame(1, 4, stream, block)
-
-
-def open_calls(address: str, count: int) -> socket.socket:
-    """A connection with calls whose message never comes."""
-    host, port = address.rsplit(":", 1)
-    end = socket.create_connection((host, int(port)), 5)
-    calls = b"".join(_headers(2 * k + 1, methods.PUSH) for k in range(count))
-    end.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0) + calls)
-    return end
-
-
-def half_message(address: str, announced: int, sent: int) -> socket.socket:
-    """A connection with a call that announces so many bytes, and sends some of them as fast as it is allowed to."""
-    end = open_calls(address, 1)
-    end.settimeout(1)
-    body, window = struct.pack(">BI", 0, announced) + bytes(sent), {0: 65_535, 1: 65_535}
-    got, until = b"", time.monotonic() + 5
-    with contextlib.suppress(OSError):
-        while body and time.monotonic() < until:
-            size = min(len(body), 16_000, *window.values())
-            if size > 0:
-                end.sendall(_frame(0, 0, 1, body[:size]))
-                body = body[size:]
-                window = {stream: left - size for stream, left in window.items()}
-                continue
-            got += end.recv(65_536)
-            while len(got) >= 9 and len(got) >= 9 + int.from_bytes(got[:3], "big"):
-                length, kind, flags, stream = (
-                    *struct.unpack(">IBB", b"\0" + got[:5]),
-                    int.from_bytes(got[5:9], "big"),
-                )
-                payload, got = got[9 : 9 + length], got[9 + length :]
-                if kind == 8:  # WINDOW_UPDATE
-                    window[stream] = window.get(stream, 0) + int.from_bytes(payload, "big")
-                elif kind == 4 and not flags & 1:  # SETTINGS
-                    for at in range(0, length, 6):
-                        if payload[at : at + 2] == b"\0\x04":  # the window that streams begin with
-                            window[1] += int.from_bytes(payload[at + 2 : at + 6], "big") - 65_535
-                    end.sendall(_frame(4, 1, 0))
-                elif kind == 6 and not flags & 1:  # PING
-                    end.sendall(_frame(6, 1, 0, payload))
-    return end
-
 
 # ------------------------------------------------------------------------------------------------------------ attackers
 
@@ -129,7 +74,7 @@ class Attack:
     def _lane(self, address: str) -> pb.LaneReply:
         return pb.LaneReply.FromString(self._channels.call(address, methods.DESCRIBE_LANE, b"", 5.0))
 
-    def _hold(self, ends: list[socket.socket]) -> None:
+    def _hold(self, ends: Sequence[socket.socket | HalfCalls]) -> None:
         until = time.monotonic() + 5
         while time.monotonic() < until and not self._ended():
             time.sleep(0.1)
@@ -137,11 +82,22 @@ class Attack:
             end.close()
 
     def calls(self, address: str) -> None:
-        self._hold([open_calls(address, 8) for _ in range(4)])
+        connections = [HalfCalls(address, methods.PUSH) for _ in range(4)]
+        for connection in connections:
+            for _ in range(8):
+                connection.start(0)
+        self._hold(connections)
 
     def halves(self, address: str) -> None:
+        def half(_: int) -> HalfCalls:
+            connection = HalfCalls(address, methods.PUSH)
+            connection.start(60 << 20)
+            with contextlib.suppress(OSError):
+                connection.send(20 << 20, 5.0)
+            return connection
+
         with ThreadPoolExecutor(10) as pool:
-            self._hold(list(pool.map(lambda _: half_message(address, 60 << 20, 20 << 20), range(10))))
+            self._hold(list(pool.map(half, range(10))))
 
     def idle(self, address: str) -> None:
         ports = [int(address.rsplit(":", 1)[1])]
