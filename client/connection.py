@@ -37,6 +37,7 @@ from .lookups.bags import Bags
 from .lookups.pooling import factors
 
 T = TypeVar("T")
+_NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 class Connection:
@@ -214,7 +215,7 @@ class Connection:
     def _changing(self, given: Sequence[tuple[Any, ...]]) -> AbstractContextManager[None]:
         """Around every call that changes rows of (table, ids, ...): kept ones are dropped when it ends."""
         if self._hot is None:
-            return nullcontext()
+            return _NOTHING
         return self._hot.changing([(entry, ids) for entry, ids, *_ in given])
 
     def later(self, call: Callable[..., T], *args: Any) -> Future[T]:

@@ -11,7 +11,7 @@ from ..proto.errors import InvalidRequest
 from ..proto.jit import kernel
 from ..proto.recipes import is_number, shown
 from ..proto.spec import TableSpec
-from .cores import in_pieces
+from .cores import SMALL_BYTES, in_pieces
 
 LARGEST = np.finfo(np.float32).max
 
@@ -195,7 +195,10 @@ def as_positive(value: Any, what: str) -> float:
 def largest(rows: np.ndarray) -> float:
     """The largest absolute value; not finite if one is not. rows: float32, contiguous."""
     bits = rows.reshape(-1).view(np.uint32)
-    found = max(in_pieces(lambda b, e: _largest(bits[b:e]), len(bits), bits.nbytes))
+    if bits.nbytes < SMALL_BYTES:
+        found = _largest(bits)
+    else:
+        found = max(in_pieces(lambda b, e: _largest(bits[b:e]), len(bits), bits.nbytes))
     return float(np.uint32(found).view(np.float32))
 
 

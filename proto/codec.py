@@ -8,7 +8,7 @@ write, and arrays are views of the bytes that came in. Encoders return a list of
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -281,11 +281,7 @@ class Push:
 
     def encode(self) -> list[Buffer]:
         """As buffers."""
-        out: list[Buffer] = [self.head()]
-        for table, ids, block in self.tables:
-            fields = [scalar(1, table), *framed(2, [raw(ids, _I64)])]
-            out += framed(9, fields + _block_fields(block, self.wire, 3, 4) + bag_fields(block, 5, 6))
-        return out
+        return [self.head(), *push_tables(self.tables, self.wire)]
 
     @classmethod
     def decode(cls, data: bytes | memoryview) -> Push:
@@ -330,6 +326,15 @@ class Push:
             max_norm=h.max_norm,
             norm_type=h.norm_type,
         )
+
+
+def push_tables(tables: Iterable[tuple[int, np.ndarray, Block]], wire: int) -> list[Buffer]:
+    """The tables of a PushRequest, as `Push` has them, as buffers."""
+    out: list[Buffer] = []
+    for table, ids, block in tables:
+        fields = [scalar(1, table), *framed(2, [raw(ids, _I64)])]
+        out += framed(9, fields + _block_fields(block, wire, 3, 4) + bag_fields(block, 5, 6))
+    return out
 
 
 def _grads(part: memoryview, wire: int) -> tuple[int, np.ndarray, Block]:

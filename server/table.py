@@ -153,7 +153,8 @@ class ShardTable:
     def to_push(self, ids: np.ndarray, grads: np.ndarray, step: int) -> Write:
         """Make ready to apply the optimizer once to each distinct id, with its gradients summed in order.
 
-        Until the write no row changes that exists; those that do not come into being with their first values.
+        Call `reserve` first, as before all of these. Until the write no row changes that exists; those that do not come
+        into being with their first values.
         grads: [N, width] float32, finite; step: the table's step that this push is.
         """
         if not len(ids):
@@ -181,15 +182,18 @@ class ShardTable:
         return partial(kernels.renorm, values, numbers, np.float32(max_norm), np.float64(norm_type))
 
     def push(self, ids: np.ndarray, grads: np.ndarray, step: int) -> None:
-        """`to_push` and its write."""
+        """`reserve`, `to_push` and its write."""
+        self.reserve(ids)
         self.to_push(ids, grads, step)()
 
     def assign(self, ids: np.ndarray, rows: np.ndarray) -> None:
-        """`to_assign` and its write."""
+        """`reserve`, `to_assign` and its write."""
+        self.reserve(ids)
         self.to_assign(ids, rows)()
 
     def renorm(self, ids: np.ndarray, max_norm: float, norm_type: float) -> None:
-        """`to_renorm` and its write."""
+        """`reserve`, `to_renorm` and its write."""
+        self.reserve(ids)
         self.to_renorm(ids, max_norm, norm_type)()
 
     def _settle(self, numbers: np.ndarray) -> None:
@@ -200,7 +204,6 @@ class ShardTable:
 
     def _rows_for(self, ids: np.ndarray, step: int) -> np.ndarray:
         """Numbers of the rows of ids, bringing those into being that do not exist, as of a step."""
-        self._rows.reserve(ids)
         numbers, new = self._rows.insert(ids)
         if len(new):
             s, (values, slots) = self._start, self._open(new)

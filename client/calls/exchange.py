@@ -136,14 +136,13 @@ class Exchange:
             self._in_flight[tag] = (request, layout, now)
             self._busy[shard] = under_way + 1
             self._bytes += request.size + request.reply_bytes
-            until = min(self._deadline, now + self._patience(request))
+            # However much else is on the same link: were attempts too short, none would ever end.
+            until = now + ATTEMPT_TIMEOUT_S + (self._bytes << min(request.attempts - 1, 6)) / SLOWEST_BYTES_S
+            if until > self._deadline:
+                until = self._deadline
             sends.append(Send(tag, layout.shards[shard].address, request.method, request, until))
         self._ready = later
         return sends
-
-    def _patience(self, request: Request) -> float:
-        """How long an attempt may take, whatever else is on the same link. Were it too short, none would ever end."""
-        return ATTEMPT_TIMEOUT_S + (self._bytes << min(request.attempts - 1, 6)) / SLOWEST_BYTES_S
 
     def _split(self, request: Request, layout: Layout) -> list[Request]:
         if request.epoch == layout.epoch:

@@ -76,7 +76,7 @@ def as_bytes(message: Writable) -> bytes:
     return buffer[begin:end].tobytes()
 
 
-@dataclass
+@dataclass(slots=True)
 class Send:
     """A request to put on the wire; whoever does calls `message.write` before the operation goes on, or once it may.
 
@@ -90,7 +90,7 @@ class Send:
     until: float
 
 
-@dataclass
+@dataclass(slots=True)
 class Turn:
     """What an operation wants done before its next event. `wake_at`: on the driver's clock."""
 
@@ -98,7 +98,7 @@ class Turn:
     wake_at: float
 
 
-@dataclass
+@dataclass(slots=True)
 class Event:
     """The end of one request: `data`, or `error`. The data stays as it is until the operation has ended."""
 

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from ...proto.codec import PartName
 from ...proto.layout import Layout
+from .push_heads import PushHeads
 
 
 @dataclass
@@ -65,12 +66,13 @@ class Pusher:
         lock: held around each change.
 
     Attributes:
+        heads: of its PushRequests.
         forgotten: a shard knows nothing of it any more, and takes no push under this identity again.
     """
 
     def __init__(self, client_id: int, lock: AbstractContextManager[Any]) -> None:
         self.client_id = client_id
-        self.client_epoch = 1
+        self.heads = PushHeads(client_id, client_epoch=1)
         self.forgotten = False
         self._lock = lock
         self._numbers: dict[tuple[int, int], Numbers] = {}
@@ -94,17 +96,20 @@ class Pusher:
         Returns:
             low_water and oldest_epoch, as in PushRequest.
         """
-        origin = (layout.epoch, request.shard)
+        origin = epoch, shard = layout.epoch, request.shard
         with self._lock:
+            numbers = self._numbers.get(origin)
+            if numbers is None:
+                numbers = self._numbers[origin] = Numbers()
             newest = request.names[-1] if request.names else None
             if newest is None or (newest.epoch, newest.shard) != origin:
-                name = PartName(*origin, self._numbers.setdefault(origin, Numbers()).next())
+                name = PartName(epoch, shard, numbers.next())
                 request.names.append(name)
                 self._holders[name] = 1
             oldest = min(self._holders).epoch
             if min(self._numbers)[0] < oldest:
                 self._numbers = {o: n for o, n in self._numbers.items() if o[0] >= oldest}
-            return self._numbers[origin].low_water, oldest
+            return numbers.low_water, oldest
 
     def replace(self, request: Named, pieces: Sequence[Named]) -> None:
         """It was split: its names are finished when all pieces are, not before."""

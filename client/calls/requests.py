@@ -170,22 +170,10 @@ class PushRequest:
     def prepare(self, session: Session, layout: Layout) -> None:
         """Before each attempt: name it, say what its client has finished."""
         pusher = self.pusher
-        low_water, oldest_epoch = pusher.name(self, layout)
-        message = codec.Push(
-            header=layout.header(self.shard),
-            client_id=pusher.client_id,
-            client_epoch=pusher.client_epoch,
-            names=tuple(self.names),
-            low_water=low_water,
-            oldest_epoch=oldest_epoch,
-            push=self.push,
-            kind=self.kind,
-            wire=self.wire,
-            max_norm=self.max_norm,
-            norm_type=self.norm_type,
-            tables=[],
-        )
-        self._head = copied(message.head())
+        finished = pusher.name(self, layout)
+        how = self.kind, self.wire, self.max_norm, self.norm_type
+        head = pusher.heads.write(layout, self.shard, self.names, self.push, finished, how)
+        self._head = copied(head)
         self.size, self.reply_bytes = len(self._head) + FRAME_BYTES, FRAME_BYTES
         self._item_bytes = 0 if self.kind == codec.RENORM else codec.WIRE_DTYPE[self.wire].itemsize
         self._framed = None
@@ -193,9 +181,10 @@ class PushRequest:
             for entry, ids, _ in self.tables:
                 self.size += len(ids) * (8 + entry.spec.width * self._item_bytes) + FRAME_BYTES
         else:
-            message.tables = [(entry.number, ids, self.block(values)) for entry, ids, values in self.tables]
-            self._framed = message.encode()
-            self.size += size_of(self._framed)
+            tables = [(entry.number, ids, self.block(values)) for entry, ids, values in self.tables]
+            rest = codec.push_tables(tables, self.wire)
+            self._framed = [head, *rest]
+            self.size += size_of(rest)
         if self.pull is not None:
             self.pull.prepare(session, layout)
             self.size += self.pull.size

@@ -40,7 +40,8 @@ class Lanes:
         self._clock = clock
         self._lock = threading.Lock()
         self._free: dict[str, list[Lane]] = {}  # the one that was used last is the last
-        self._peaks: dict[str, RecentPeak] = {}
+        self._used: dict[str, int] = {}  # how many are taken; of each address that has a lane
+        self._peaks: dict[str, RecentPeak] = {}  # of those numbers
         self._look_at = 0.0  # when to look at addresses that nobody uses any more, on the clock
         self._known: dict[str, pb.LaneReply] = {}
         self._without: dict[str, float] = {}  # address -> until when
@@ -53,7 +54,7 @@ class Lanes:
         with self._lock:
             free = self._free.get(address)
             if free:
-                self._peaks[address].take(self._clock())
+                self._used[address] += 1
                 return free.pop()
             now = time.monotonic()
             if self._without.get(address, 0.0) > now:
@@ -73,7 +74,8 @@ class Lanes:
         with self._lock:
             self._known[address] = known
             self._without.pop(address, None)
-            self._peaks.setdefault(address, RecentPeak()).take(self._clock())
+            self._used[address] = self._used.get(address, 0) + 1
+            self._peaks.setdefault(address, RecentPeak())
         return lane
 
     def give_back(self, lanes: dict[str, Lane]) -> None:
@@ -81,11 +83,13 @@ class Lanes:
         with self._lock:
             now = self._clock()
             for address, lane in lanes.items():
-                self._peaks[address].give_back()
+                used = self._used[address]
+                self._used[address] = used - 1
+                peak = self._peaks[address].saw(used, now)
                 if lane.start_anew():
                     free = self._free.setdefault(address, [])
                     free.append(lane)
-                    if len(free) > 1:  # one alone is spare only after a long time, which is looked at below
+                    if len(free) + used - 1 > peak:
                         self._close_spare(address, now)
                 else:
                     lane.close()
@@ -93,21 +97,22 @@ class Lanes:
                 self._look_at = now + WINDOW_S
                 for address in list(self._peaks):
                     self._close_spare(address, now)
-                    if not self._peaks[address].most(now):
-                        del self._peaks[address]
 
     def _close_spare(self, address: str, now: float) -> None:
         """Those that were used longest ago, beyond as many as were in use at once."""
-        free, peak = self._free.get(address, []), self._peaks[address]
-        spare = max(0, len(free) + peak.used - peak.most(now))
+        free, used = self._free.get(address, []), self._used[address]
+        peak = self._peaks[address].saw(used, now)
+        spare = max(0, len(free) + used - peak)
         for lane in free[:spare]:
             lane.close()
         del free[:spare]
+        if not peak:
+            del self._peaks[address], self._used[address]
 
     def lost(self, address: str) -> None:
         """A lane that was taken broke: the others to that address probably did too, and it must be asked anew."""
         with self._lock:
-            self._peaks[address].give_back()
+            self._used[address] -= 1
         self._forget(address)
 
     def _forget(self, address: str) -> None:

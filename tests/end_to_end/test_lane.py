@@ -272,27 +272,20 @@ def test_lanes_to_a_shard_that_nobody_asks_any_more_are_closed(cluster) -> None:
 def test_threads_that_go_on_together_keep_their_lanes() -> None:
     peak, now = RecentPeak(), 0.0
     for _ in range(100):
-        for _ in range(3):
-            peak.take(now)
-        assert peak.most(now) == 3
-        for _ in range(3):
-            peak.give_back()
+        for used in (3, 2, 1):
+            assert peak.saw(used, now) == 3
         now += WINDOW_S * 0.7
-        assert peak.most(now) == 3
-    peak.take(now)
-    peak.give_back()
-    assert peak.most(now + 2 * WINDOW_S) == 0
+        assert peak.saw(0, now) == 3
+    peak.saw(1, now)
+    assert peak.saw(0, now + 2 * WINDOW_S) == 0
 
 
 def test_a_lane_that_is_in_use_for_long_counts_as_long_as_it_is() -> None:
     peak = RecentPeak()
-    peak.take(0.0)
-    peak.take(0.0)
-    assert peak.most(100 * WINDOW_S) == 2
-    peak.give_back()
-    peak.give_back()
-    assert peak.most(100 * WINDOW_S) == 2
-    assert peak.most(102 * WINDOW_S) == 0
+    assert peak.saw(2, 100 * WINDOW_S) == 2
+    assert peak.saw(1, 100 * WINDOW_S) == 2
+    assert peak.saw(0, 101 * WINDOW_S) == 2
+    assert peak.saw(0, 102 * WINDOW_S) == 0
 
 
 @pytest.mark.parametrize("carrier", ["auto", "tcp"])
