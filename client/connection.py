@@ -158,13 +158,13 @@ class Connection:
     ) -> list[np.ndarray]:
         """`pull`, by table entry instead of name: what `Table.pull` calls."""
         session = self._live()
+        # Kept rows travelled as their table's spec says.
+        if self._hot is None or any(wire not in (None, entry.spec.wire) for entry, _ in wanted):
+            return self._run(operations.pull(session, wanted, self._deadline(), wire), wanted)
 
         def fetch(some: Sequence[tuple[TableEntry, Any]]) -> list[np.ndarray]:
             return self._run(operations.pull(session, some, self._deadline(), wire), wanted)
 
-        # Kept rows travelled as their table's spec says.
-        if self._hot is None or any(wire not in (None, entry.spec.wire) for entry, _ in wanted):
-            return fetch(wanted)
         return self._hot.pull(wanted, session.layout.epoch if session.layout else 0, fetch)
 
     def push_entries(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 from .channel import MAX_MESSAGE_BYTES
@@ -57,11 +58,7 @@ class Hello(NamedTuple):
 # The same without objects, which take a good part of a small call's time.
 
 
-def encode_request(
-    method: int, length: int, offset: int = NOWHERE, reply_offset: int = 0, reply_bytes: int = 0
-) -> bytes:
-    """As `Request.encode`."""
-    return _REQUEST.pack(method, length, offset, reply_offset, reply_bytes)
+encode_request: Callable[[int, int, int, int, int], bytes] = _REQUEST.pack  # as `Request.encode`
 
 
 def encode_reply(status: int, length: int, offset: int = NOWHERE) -> bytes:
@@ -70,8 +67,8 @@ def encode_reply(status: int, length: int, offset: int = NOWHERE) -> bytes:
 
 
 def decode_reply(data: bytes | bytearray | memoryview, arena_bytes: int) -> tuple[int, int, int]:
-    """As `Reply.decode`: (status, length, offset)."""
-    status, _, length, offset = _REPLY.unpack(data)
+    """As `Reply.decode`, of the beginning of some bytes: (status, length, offset)."""
+    status, _, length, offset = _REPLY.unpack_from(data)
     inside = offset == NOWHERE or offset + length <= arena_bytes
     if status not in (OK, REFUSED) or length > MAX_MESSAGE_BYTES or not inside:
         raise InvalidRequest(f"malformed head on the row lane: status {status}, {length} bytes at {offset}")

@@ -115,7 +115,7 @@ class Exchange:
         if self._waiting:
             self._ready += [request for at, request in self._waiting if at <= now]
             self._waiting = [(at, request) for at, request in self._waiting if at > now]
-        sends = self._ask_for_layout(now)
+        sends = self._ask_for_layout(now) if self._ask_at is not None else []
         layout = self._session.layout
         if layout is None or layout.epoch < self._stale_below or not self._ready:
             return sends

@@ -104,7 +104,7 @@ class Lane:
         else:
             head = begin - REQUEST_BYTES
             piece = buffer.data[head:end]
-            piece[:REQUEST_BYTES] = encode_request(method, end - begin)
+            piece[:REQUEST_BYTES] = encode_request(method, end - begin, NOWHERE, 0, 0)
         if not self._unsent:
             try:
                 sent = self._end.send(piece, _NOW)
@@ -146,25 +146,22 @@ class Lane:
             view = buffer.data[at - REPLY_BYTES : at + more]
             if not self._fill(view, REPLY_BYTES, flags):
                 return None
-            status, length, offset = decode_reply(view[:REPLY_BYTES], self._arena_bytes)
-            if offset != NOWHERE:  # it is there
-                return self._ended(tag, status, self._space[offset : offset + length])
-            self._begin_body(status, length, buffer, at, room)
+            status, length, offset = decode_reply(view, self._arena_bytes)
+            self._status = status
+            if offset != NOWHERE:
+                self._body, self._got = self._space[offset : offset + length], length  # it is there
+            else:
+                self._begin_body(length, buffer, at, room)
         body = self._body
         assert body is not None
         if self._got < len(body) and not self._fill(body.data, len(body), flags):
             return None
-        self._body = None
-        return self._ended(tag, self._status, body)
-
-    def _ended(self, tag: int, status: int, body: np.ndarray) -> Event:
-        self._got = 0
+        self._body, self._got = None, 0
         self.waiting.popleft()
-        return Event(tag, body) if status == OK else Event(tag, error=decode_error(body.tobytes()))
+        return Event(tag, body) if self._status == OK else Event(tag, error=decode_error(body.tobytes()))
 
-    def _begin_body(self, status: int, length: int, buffer: np.ndarray, at: int, room: int) -> None:
+    def _begin_body(self, length: int, buffer: np.ndarray, at: int, room: int) -> None:
         """The head is here, and perhaps some of the body behind it."""
-        self._status = status
         self._got -= REPLY_BYTES
         if length <= room:
             self._body = buffer[at : at + length]

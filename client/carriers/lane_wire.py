@@ -44,7 +44,13 @@ class LaneWire:
     def send(self, send: Send) -> None:
         """Start the request."""
         number = NUMBER.get(send.method)
-        lane = None if number is None else self._mine.get(send.address) or self._take(send)
+        lane = None
+        if number is not None:
+            lane = self._mine.get(send.address)
+            if lane is None:
+                lane = self._lanes.take(send.address, send.until)
+                if lane is not None:
+                    self._mine[send.address] = lane
         if lane is None or number is None:
             if self._grpc is None:
                 self._grpc = self._make_grpc()
@@ -55,12 +61,6 @@ class LaneWire:
                 self._one_each = False
         except OSError as e:
             self._broken(send.address, e)
-
-    def _take(self, send: Send) -> Lane | None:
-        lane = self._lanes.take(send.address, send.until)
-        if lane is not None:
-            self._mine[send.address] = lane
-        return lane
 
     def wait(self, until: float) -> Event | None:
         """As `Wire.wait`."""

@@ -8,15 +8,26 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import RowloomError
 from .lane import Lane, open_lane
-from .recent_peak import WINDOW_S, RecentPeak
 
 CONNECT_TIMEOUT_S = 2.0
 RETRY_S = 5.0  # how long an address goes without a lane after one could not be had
+WINDOW_S = 30.0  # how long nobody needs a lane before it is closed: up to twice this
+
+
+@dataclass(slots=True)
+class _Use:
+    """How many lanes of an address are taken, and the most that were at once in this window of time and the last."""
+
+    now: int = 0
+    most: int = 0  # noted when a lane comes back: until then their number can only grow
+    before: int = 0
 
 
 class Lanes:
@@ -39,10 +50,10 @@ class Lanes:
         self._shared = shared
         self._clock = clock
         self._lock = threading.Lock()
-        self._free: dict[str, list[Lane]] = {}  # the one that was used last is the last
-        self._used: dict[str, int] = {}  # how many are taken; of each address that has a lane
-        self._peaks: dict[str, RecentPeak] = {}  # of those numbers
-        self._look_at = 0.0  # when to look at addresses that nobody uses any more, on the clock
+        # By address; the one that was used last is the last.
+        self._free: defaultdict[str, list[Lane]] = defaultdict(list)
+        self._use: dict[str, _Use] = {}  # of each address that has a lane
+        self._window_ends = 0.0  # on the clock
         self._known: dict[str, pb.LaneReply] = {}
         self._without: dict[str, float] = {}  # address -> until when
 
@@ -54,7 +65,7 @@ class Lanes:
         with self._lock:
             free = self._free.get(address)
             if free:
-                self._used[address] += 1
+                self._use[address].now += 1
                 return free.pop()
             now = time.monotonic()
             if self._without.get(address, 0.0) > now:
@@ -74,45 +85,43 @@ class Lanes:
         with self._lock:
             self._known[address] = known
             self._without.pop(address, None)
-            self._used[address] = self._used.get(address, 0) + 1
-            self._peaks.setdefault(address, RecentPeak())
+            self._use.setdefault(address, _Use()).now += 1
         return lane
 
     def give_back(self, lanes: dict[str, Lane]) -> None:
         """The caller is done with them; those on which replies are still to come are of no use to anybody."""
         with self._lock:
-            now = self._clock()
             for address, lane in lanes.items():
-                used = self._used[address]
-                self._used[address] = used - 1
-                peak = self._peaks[address].saw(used, now)
+                use = self._use[address]
+                if use.now > use.most:
+                    use.most = use.now
+                use.now -= 1
                 if lane.start_anew():
-                    free = self._free.setdefault(address, [])
-                    free.append(lane)
-                    if len(free) + used - 1 > peak:
-                        self._close_spare(address, now)
+                    self._free[address].append(lane)
                 else:
                     lane.close()
-            if now >= self._look_at:
-                self._look_at = now + WINDOW_S
-                for address in list(self._peaks):
-                    self._close_spare(address, now)
+            now = self._clock()
+            if now >= self._window_ends:
+                self._window_ends = now + WINDOW_S
+                for address in list(self._use):
+                    self._close_spare(address)
 
-    def _close_spare(self, address: str, now: float) -> None:
-        """Those that were used longest ago, beyond as many as were in use at once."""
-        free, used = self._free.get(address, []), self._used[address]
-        peak = self._peaks[address].saw(used, now)
-        spare = max(0, len(free) + used - peak)
+    def _close_spare(self, address: str) -> None:
+        """Those that were used longest ago, beyond as many as were in use at once. A window of time ends."""
+        free, use = self._free[address], self._use[address]
+        needed = max(use.most, use.before)
+        spare = max(0, len(free) + use.now - needed)
         for lane in free[:spare]:
             lane.close()
         del free[:spare]
-        if not peak:
-            del self._peaks[address], self._used[address]
+        use.before, use.most = use.most, use.now
+        if not needed:
+            del self._free[address], self._use[address]
 
     def lost(self, address: str) -> None:
         """A lane that was taken broke: the others to that address probably did too, and it must be asked anew."""
         with self._lock:
-            self._used[address] -= 1
+            self._use[address].now -= 1
         self._forget(address)
 
     def _forget(self, address: str) -> None:

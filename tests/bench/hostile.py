@@ -36,7 +36,7 @@ from rowloom.deploy import local_cluster
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.channel import Channels
-from rowloom.proto.lane import NUMBER, Hello, encode_request
+from rowloom.proto.lane import NUMBER, Hello, Request, encode_request
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from half_calls import HalfCalls
@@ -117,7 +117,7 @@ class Attack:
             end.recv(1)
             end.settimeout(0.5)
             with contextlib.suppress(OSError):
-                end.sendall(encode_request(1, 64 << 20) + bytes(4 << 20))
+                end.sendall(Request(1, 64 << 20).encode() + bytes(4 << 20))
             ends.append(end)
         self._hold(ends)
 

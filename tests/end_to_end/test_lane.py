@@ -12,7 +12,7 @@ import pytest
 from stopping import until_stopped
 
 from rowloom.client import SGD, PushUnresolved, TableSpec, Unavailable, Zeros, connect
-from rowloom.client.carriers.recent_peak import WINDOW_S, RecentPeak
+from rowloom.client.carriers.lanes import WINDOW_S
 from rowloom.deploy import local_cluster
 from rowloom.deploy.config.config import parse
 from rowloom.deploy.launch.local_launcher import ProcessLauncher
@@ -265,27 +265,42 @@ def test_lanes_to_a_shard_that_nobody_asks_any_more_are_closed(cluster) -> None:
             clock.now += WINDOW_S
             table.pull([0])  # one shard has it
         assert lanes(client) == 1
-        assert len(client._transport._lanes._peaks) == 1
+        assert len(client._transport._lanes._use) == 1
         assert (table.pull(IDS) == 0).all()
 
 
-def test_threads_that_go_on_together_keep_their_lanes() -> None:
-    peak, now = RecentPeak(), 0.0
-    for _ in range(100):
-        for used in (3, 2, 1):
-            assert peak.saw(used, now) == 3
-        now += WINDOW_S * 0.7
-        assert peak.saw(0, now) == 3
-    peak.saw(1, now)
-    assert peak.saw(0, now + 2 * WINDOW_S) == 0
+def test_threads_that_go_on_together_keep_their_lanes(cluster) -> None:
+    with connect(cluster.address) as client:
+        found, table = client._transport._lanes, client.table("t")
+        clock = found._clock = Clock()
+        table.pull(IDS)
+        [address, *_] = found._free
+        for _ in range(20):
+            taken = [found.take(address, time.monotonic() + 20) for _ in range(3)]
+            assert len(set(map(id, taken))) == 3
+            for lane in taken:
+                found.give_back({address: lane})
+            clock.now += WINDOW_S * 0.7
+            assert len(found._free[address]) == 3
 
 
-def test_a_lane_that_is_in_use_for_long_counts_as_long_as_it_is() -> None:
-    peak = RecentPeak()
-    assert peak.saw(2, 100 * WINDOW_S) == 2
-    assert peak.saw(1, 100 * WINDOW_S) == 2
-    assert peak.saw(0, 101 * WINDOW_S) == 2
-    assert peak.saw(0, 102 * WINDOW_S) == 0
+def test_a_lane_that_is_in_use_for_long_counts_as_long_as_it_is(cluster) -> None:
+    with connect(cluster.address) as client:
+        found, table = client._transport._lanes, client.table("t")
+        clock = found._clock = Clock()
+        table.pull(IDS)
+        [address, *_] = found._free
+        long = [found.take(address, time.monotonic() + 20) for _ in range(2)]
+        for _ in range(5):
+            clock.now += WINDOW_S
+            table.pull([0, 1])
+        for lane in long:
+            found.give_back({address: lane})
+        assert len(found._free[address]) == 3
+        for _ in range(3):
+            clock.now += WINDOW_S
+            table.pull(IDS)
+        assert len(found._free[address]) == 1
 
 
 @pytest.mark.parametrize("carrier", ["auto", "tcp"])
