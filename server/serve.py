@@ -26,12 +26,11 @@ from .call import GRPC, Answer, Call, WaitFor
 from .carriers.grpc_server import THREADS, GrpcServer
 from .carriers.lane_server import LaneServer
 from .host import Host, Incoming, Process
-from .moving.receive import PeerCall
+from .moving.receive import PEER_ATTEMPTS, PeerCall, peer_pause_s
 from .table import compile_kernels
 
 log = logging.getLogger(__name__)
 PEER_TIMEOUT_S = 30.0
-PEER_ATTEMPTS = 5
 # gRPC has few threads, and what ends a wait comes over gRPC too: were all of them held, Adopt could not get in. What
 # comes beyond these is answered at once. Each connection of a lane has a thread of its own, which may be held.
 MOST_HELD = THREADS // 2
@@ -194,7 +193,7 @@ def _call_peer(peers: Channels, call: PeerCall) -> bytes:
         except (Unavailable, Rerouted):
             if attempt == PEER_ATTEMPTS - 1:
                 raise
-            time.sleep(0.05 * 2**attempt)
+            time.sleep(peer_pause_s(attempt))
     raise AssertionError("the loop returns or raises")
 
 

@@ -22,6 +22,7 @@ from ..shard import Shard
 from .steps import Latest, lacking, latest_pushes
 
 BLOCK_BYTES = 1 << 20
+PEER_ATTEMPTS = 5  # to ask another server that is busy or does not answer
 _I64, _F32 = np.dtype("<i8"), np.dtype("<f4")
 
 
@@ -32,6 +33,11 @@ class PeerCall:
     address: str
     method: str
     data: bytes
+
+
+def peer_pause_s(attempt: int) -> float:
+    """Seconds before attempt number `attempt` + 1, counted from 0."""
+    return 0.05 * 2**attempt
 
 
 def read_rows(shard: Shard, request: pb.ReadRowsRequest) -> pb.ReadRowsReply:

@@ -46,8 +46,13 @@ def test_calls_of_a_client_of_another_cluster_change_nothing(server, remote) -> 
         methods.SET_LEARNING_RATE: pb.AdjustTableRequest(name="t", lr=7.0),
         methods.SCALE: pb.ScaleRequest(shards=1),
         methods.SCALE_PROGRESS: pb.ScaleProgressRequest(scaling=1),
+        methods.ACCEPT_LOSS: pb.AcceptLossRequest(shard=0),
         methods.SHUT_DOWN: pb.ShutdownRequest(),
     }
+    named = {type(r).DESCRIPTOR.name for r in requests.values()}
+    for message in pb.DESCRIPTOR.message_types_by_name.values():
+        if message.name.endswith("Request") and "cluster_id" in message.fields_by_name:
+            assert message.name in named | {"FreezeRequest"}, f"{message.name} is not tried here"  # a shard's
     before = server.coordinator.state
     for method, request in requests.items():
         request.cluster_id = "ads-before"

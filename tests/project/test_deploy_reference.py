@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from rowloom.client import SGD, Adagrad, TableSpec, Uniform
+from rowloom.client import SGD, Adagrad, Constraint, TableSpec, Uniform
 from rowloom.deploy.config.changes import diff
 from rowloom.deploy.config.config import DeployConfig, parse
 from rowloom.deploy.config.tables import plain
@@ -94,6 +94,7 @@ OTHER_TABLE = {
     "frozen": True,
     "metadata": {"a": "b"},
     "wire": "int8",
+    "constraint": Constraint(clip_norm=1.0),
 }
 
 
@@ -107,6 +108,12 @@ def changed(key: str) -> tuple[DeployConfig, DeployConfig]:
         return parse({"tables": [old]}), parse({"tables": [new]})
     section, dot, name = key.partition(".")
     return parse({}), parse({section: {name: OTHER[key]}} if dot else {key: OTHER[key]})
+
+
+def test_of_every_key_it_is_tried_whether_it_is_live():
+    tried = {*OTHER, *(f"tables[].{name}" for name in OTHER_TABLE)}
+    one_value = {"durability", "tables[].dtype"}
+    assert tried | one_value | {"tables[].name"} == set(keys())
 
 
 @pytest.mark.parametrize("key", [*OTHER, *(f"tables[].{name}" for name in OTHER_TABLE)])

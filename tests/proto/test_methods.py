@@ -33,7 +33,12 @@ def test_the_order_on_the_row_lane_does_not_change():
 
 
 def test_only_one_file_dials_and_one_makes_headers():
-    for name, home in (("insecure_channel", "proto/channel.py"), ("Header", "proto/layout.py")):
+    homes = {
+        "insecure_channel": "proto/channel.py",
+        "secure_channel": "proto/channel.py",
+        "Header": "proto/layout.py",
+    }
+    for name, home in homes.items():
         for folder in ("proto", "server", "client", "deploy"):
             for path in (ROOT / folder).rglob("*.py"):
                 if path.stem.endswith("_pb2") or path == ROOT / home:

@@ -18,8 +18,8 @@ from rowloom.proto.framing import joined
 from rowloom.proto.spec import TableSpec
 from rowloom.server.call import Call, Caller, WaitFor
 from rowloom.server.host import Host, Incoming, Process
+from rowloom.server.moving.receive import PEER_ATTEMPTS, peer_pause_s
 
-PEER_ATTEMPTS = 6
 WATCH_S = 1.0
 CHANGES: dict[str, Any] = {
     methods.CREATE_TABLE: pb.DefineTableRequest,
@@ -132,14 +132,14 @@ class ShardNode:
         except Exception as e:  # as the shell does
             incoming.error = f"{type(e).__name__}: {e}"
             return
-        self._ask(incoming, run, call, PEER_ATTEMPTS)
+        self._ask(incoming, run, call, 0)
 
-    def _ask(self, incoming: Incoming, run: Generator, call: Any, attempts: int) -> None:
+    def _ask(self, incoming: Incoming, run: Generator, call: Any, attempt: int) -> None:
         def ended(outcome: Outcome) -> None:
             if not isinstance(outcome, RowloomError):
                 self._receive(incoming, run, outcome)
-            elif isinstance(outcome, Unavailable | Rerouted) and attempts > 1:
-                self.world.at(0.05, self._ask, incoming, run, call, attempts - 1)
+            elif isinstance(outcome, Unavailable | Rerouted) and attempt < PEER_ATTEMPTS - 1:
+                self.world.at(peer_pause_s(attempt), self._ask, incoming, run, call, attempt + 1)
             else:
                 incoming.error = f"{type(outcome).__name__}: {outcome}"
 

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from rowloom import client
 from rowloom.client import Constant, Normal, TableSpec
 from rowloom.proto.layout import owner
 from rowloom.proto.spec import (
@@ -64,6 +65,13 @@ RECIPES: list[tuple[Optimizer, Constraint | None]] = [
     (AdamW(WarmUp(5, 0.1, start=0.01), mode="dense"), None),
 ]
 NAMES = [f"{optimizer}{constraint or ''}" for optimizer, constraint in RECIPES]
+
+
+def test_every_optimizer_is_held_to_its_formula():
+    public = {
+        found for found in vars(client).values() if isinstance(found, type) and issubclass(found, Optimizer)
+    }
+    assert {type(optimizer) for optimizer, _ in RECIPES} == public - {Optimizer}
 
 
 def rate(lr, step: int) -> float:
