@@ -171,7 +171,7 @@ class Reshard:
     def _roll_back(self, cause: Exception) -> Program:
         """Pushes go on in the old layout; what was received and started is dropped."""
         coordinator, progress = self._coordinator, self.progress
-        progress.state, progress.error = "failed", f"{type(cause).__name__}: {cause}"
+        progress.state, progress.error = "failed", f"{type(cause).__name__}: {cause}; nothing was changed"
         try:
             if self._frozen_s:
                 yield from coordinator.adopt(THAW_LIMIT_S)
@@ -201,5 +201,8 @@ class Reshard:
         if calls:
             with contextlib.suppress(RowloomError):  # they end all the same
                 yield from call_all(calls, self._coordinator.clock, RETIRE_LIMIT_S, RETIRE_ATTEMPT_S)
-            yield Sleep(0.5)  # clients that had the old layout hear of the new one from them
+            with contextlib.suppress(
+                RowloomError
+            ):  # the cluster is being ended; the scaling is done all the same
+                yield Sleep(0.5)  # clients that had the old layout hear of the new one from them
         yield from self._coordinator.stop_surplus()

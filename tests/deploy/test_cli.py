@@ -61,7 +61,10 @@ def test_a_cluster_from_up_to_down(cli):
         assert err.startswith("rowloom: cluster 'ads' runs already, with another config; nothing was changed")
         assert "shards: 2 runs, 3 asked" in err
 
+        assert cli.json("status")["config_hash"] == up["config_hash"]
         done = cli.json("apply")
+        # It stayed that of the config before.
+        assert cli.json("status")["config_hash"] == cli.json("up")["config_hash"] != up["config_hash"]
         assert done["scaling"]["state"] == "done"
         assert done["scaling"]["rows"] == 1000
         np.testing.assert_array_equal(users.pull(ids), trained)
@@ -98,7 +101,7 @@ def test_what_cannot_be_applied_changes_nothing(cli):
     assert "users" in err
     _, err = cli.run("inspect", "users", "10000", code=1)
     assert "10000" in err
-    _, err = cli.run("scale", "0", code=1)
+    _, err = cli.run("scale", "0", code=2)
     assert err == "rowloom: shards must be in [1, 1024], got 0\n"
 
 
@@ -121,6 +124,10 @@ def test_plan_without_a_cluster_says_so_and_shows_the_memory_that_up_will_need(c
     need = cli.json("plan")["memory"]
     assert need["bound_bytes"] == 5000 * (4 * 8 + 20)
     assert need["now_bytes"] is None
+    assert {c["path"]: (c["action"], c["old"]) for c in cli.json("plan")["changes"]} == {
+        "shards": ("start", None),
+        "tables.users": ("create", None),
+    }
 
 
 def test_a_shard_that_was_killed_makes_status_fail(cli):
@@ -134,10 +141,10 @@ def test_a_shard_that_was_killed_makes_status_fail(cli):
     os.kill(int(children.stdout), 9)
     until = time.monotonic() + 30
     out, err = "", ""
-    while "is unreachable" not in err and time.monotonic() < until:
+    while "is dead" not in err and time.monotonic() < until:
         out, err, code = cli.attempt("status", "--address", address, "--json")
     assert re.match(
-        r"rowloom: shard 0 at 127\.0\.0\.1:\d+ is unreachable\. .*`rowloom recover --accept-loss 0`", err
+        r"rowloom: shard 0 at 127\.0\.0\.1:\d+ is dead\. .*`rowloom recover --accept-loss 0 --address \S+`", err
     )
     assert not json.loads(out)["healthy"]
     assert code == 3  # and no other command or failure ends so
@@ -148,7 +155,7 @@ def test_a_coordinator_that_was_killed_is_reported_and_cleared(cli):
     record = cli.directory.get("default")
     os.kill(record.pid, 9)
     _, err = cli.run("status", code=1)
-    assert "ended by itself: `rowloom down` clears it" in err
+    assert "ended by itself, and its rows are lost: `rowloom down` clears it" in err
     cli.run("down")
     assert cli.json("up")["started"]
 
@@ -205,8 +212,13 @@ def test_the_version_is_printed(cli):
         (["up", "nothing.yaml"], "cannot read the deploy config 'nothing.yaml': No such file or directory"),
         (["plan", "."], "cannot read the deploy config '.': Is a directory"),
         (["up", "foo.yaml"], "storage: must be a folder or a URL such as"),
-        (["up", "--home", "file.txt"], "file.txt/clusters: Not a directory"),
-        (["status", "--home", "file.txt", "--name", "x"], "file.txt/clusters/x.json: Not a directory"),
+        *(
+            (
+                [*command, "--home", "file.txt"],
+                "remembers clusters cannot be used: file.txt is a file; --home",
+            )
+            for command in (["up"], ["status"], ["status", "--name", "x"], ["list"], ["down"])
+        ),
     ],
 )
 def test_a_file_or_folder_that_cannot_be_used_is_one_clear_line(cli, command, words):
