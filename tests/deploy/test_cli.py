@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -105,6 +106,74 @@ def test_what_cannot_be_applied_changes_nothing(cli):
     assert err == "rowloom: shards must be in [1, 1024], got 0\n"
 
 
+def test_what_cannot_be_meant_is_wrong_use_and_asks_no_cluster(cli):
+    for command, words in (
+        (["scale", "0"], "shards must be in [1, 1024], got 0"),
+        (["scale", "2000"], "shards must be in [1, 1024], got 2000"),
+        (["set-lr", "users", "--", "-1"], "lr must be finite, at least 0"),
+        (["set-lr", "users", "nan"], "got nan"),
+        (["export", "users", "users.xyz"], "say --format, one of: npy"),
+        (["recover"], "--accept-loss SHARD"),
+        (["demo", "--launcher", "wrong"], "launcher must be local or ray or embedded, got 'wrong'"),
+    ):
+        _, err = cli.run(*command, code=2)
+        assert words in err, command
+
+
+def test_up_without_a_file_takes_the_deploy_yaml_that_lies_there_and_says_so(cli):
+    # It started one shard without tables beside it.
+    cli.write(CONFIG)
+    out, _ = cli.run("up")
+    assert out.startswith("ads is up: 2 shards (local, from ./deploy.yaml), coordinator")
+    assert cli.json("up", "deploy.yaml")["config"] == "deploy.yaml"
+    (cli.folder / "deploy.yaml").unlink()
+    out, _ = cli.run("up")
+    assert out.startswith("default is up: 1 shards (local, no ./deploy.yaml here)")
+
+
+def test_an_interrupted_up_says_what_is_left(cli):
+    cli.write(CONFIG)
+    command = [sys.executable, "-m", "rowloom.deploy.cli", "up"]
+    starting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while not cli.directory.names():
+        assert time.monotonic() < until
+        assert starting.poll() is None
+    starting.send_signal(signal.SIGINT)
+    out, err = starting.communicate(timeout=60)
+    assert (out, starting.returncode) == ("", 130)
+    assert "rowloom: interrupted: what was started of 'ads' was ended, nothing is left\n" in err
+    assert cli.directory.names() == []
+
+
+def test_what_apply_makes_is_shown_in_words(cli):
+    cli.write("name: ads\n")
+    cli.run("up")
+    cli.write(CONFIG.replace("shards: 2", "shards: 1"))
+    _, err = cli.run("up", code=1)
+    assert "tables.users: none runs, a table of 10,000 ids, dim 4, optimizer {adagrad: {lr: 0.05" in err
+    out, _ = cli.run("apply")
+    assert out.startswith("tables.users: a table of 10,000 ids, dim 4, optimizer {adagrad: {lr: 0.05")
+    assert out.endswith("mod (create)\n")
+
+
+def test_a_machine_without_room_refuses_at_once_and_says_how_many_shards_fit(cli):
+    # 120 s passed, while a thousand processes were started that the machine could not hold.
+    cli.run("up")
+    began = time.monotonic()
+    _, err = cli.run("scale", "1024", code=1)
+    assert re.search(r"no room for 1023 more shard servers, \d+ fit: .*; nothing was changed", err)
+    assert time.monotonic() - began < 20
+    assert len(cli.json("status")["shards"]) == 1
+
+
+def test_a_host_of_another_machine_is_not_called_a_taken_port(cli):
+    cli.write("host: 192.0.2.1\n")
+    _, err = cli.run("up", code=1)
+    assert "cannot listen on 192.0.2.1:0: 192.0.2.1 is no address of this machine" in err
+    assert "taken" not in err
+
+
 def test_a_wrong_config_is_refused_whole(cli):
     cli.write("nam: ads\nshards: 0\ntables: [{name: users, dims: 4}]\n")
     for command in (["up", "deploy.yaml"], ["plan"], ["apply"]):
@@ -144,7 +213,8 @@ def test_a_shard_that_was_killed_makes_status_fail(cli):
     while "is dead" not in err and time.monotonic() < until:
         out, err, code = cli.attempt("status", "--address", address, "--json")
     assert re.match(
-        r"rowloom: shard 0 at 127\.0\.0\.1:\d+ is dead\. .*`rowloom recover --accept-loss 0 --address \S+`", err
+        r"rowloom: shard 0 at 127\.0\.0\.1:\d+ is dead\. .*`rowloom recover --accept-loss 0 --address \S+`",
+        err,
     )
     assert not json.loads(out)["healthy"]
     assert code == 3  # and no other command or failure ends so
