@@ -13,7 +13,7 @@ import numpy as np
 from ..client.files.formats import format_to_write, known
 from ..client.files.transfer import Imported, export_table, from_pretrained, import_table
 from ..client.vocabulary import Vocabulary
-from ..proto.errors import InvalidRequest, StateLost, TableNotFound
+from ..proto.errors import InvalidRequest, RowloomError, StateLost
 from ..proto.spec import Initializer, Optimizer
 from .atomic_file import naming
 from .operate.partial import readable
@@ -233,6 +233,7 @@ _OPTIONS = {
         for name in ("format", "tensor", "vocabulary", "first_id", "ids")
     },
     "make the table with from_pretrained": "make the table with --create",
+    "import_table writes rows into it": "leave --create out to write rows into it",
     "from_pretrained makes a table of a file": "--create makes a table of the file",
 }
 
@@ -242,10 +243,7 @@ def _in_options() -> Generator[None]:
     """Errors of the library speak of options, not of arguments in Python. Only their words change."""
     try:
         yield
-    except InvalidRequest as e:
-        e.message = _reworded(e.message)
-        raise
-    except TableNotFound as e:
+    except RowloomError as e:
         e.message = _reworded(e.message)
         raise
 

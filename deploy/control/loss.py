@@ -95,6 +95,6 @@ def _may_hold_rows(shard: ShardAddress, process: ServerProcess) -> str:
     where = f"{process.pid} on {process.node}" if process.node else f"{process.pid}"
     alive = standing_still(process) or f"its process {where} is alive and may hold its rows"
     return (
-        f"shard {shard.index} at {shard.address} does not answer, but {alive}: nothing was changed. With --force it is "
-        "ended and made anew, and the rows that it holds are lost"
+        f"shard {shard.index} at {shard.address} does not answer, but is no loss yet: {alive}. Nothing was changed; "
+        "--force ends it and makes it anew, and the rows that it holds are lost"
     )

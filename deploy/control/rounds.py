@@ -62,7 +62,8 @@ def _outstanding(shard: ShardAddress, error: RowloomError, process: ServerProces
     """In words, which shard has not taken a change, and why."""
     who = f"shard {shard.index} at {shard.address} has not taken it yet"
     if process.state == "ended":
-        return f"{who}: it is dead, its process has ended"
+        anew = f"`rowloom recover --accept-loss {shard.index}` makes it anew, without its rows"
+        return f"{who}: it is dead, its process has ended ({anew})"
     return f"{who}: {standing_still(process) or error}"
 
 

@@ -137,7 +137,7 @@ def test_a_shard_that_only_stands_still_keeps_its_rows_unless_its_end_is_forced(
     assert "recover" not in err
     _, err = cli.run("recover", "--accept-loss", "1", code=1)
     assert f"`kill -CONT {stopped}`" in err
-    assert "nothing was changed. With --force it is ended" in err
+    assert "Nothing was changed; --force ends it" in err
     os.kill(stopped, signal.SIGCONT)
     wait_until(lambda: health(cli) == "serving")
     with connect(ads) as client:

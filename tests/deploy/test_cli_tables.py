@@ -207,6 +207,11 @@ def test_hints_of_import_and_export_are_options_and_not_python(cli, ads):
             "no table 'user'; there are: open, users; --create makes it of the file\n",
             1,
         ),
+        (
+            ["import", "few.npy", "users", "--create"],
+            "already there; leave --create out to write rows into it",
+            1,
+        ),
         (["import", "few.npy", "users"], "say --first-id to fill a part of it", 1),
         (["import", "few.npy", "users", "--tensor", "x"], "leave --tensor out", 1),
         (["import", "words.txt", "users"], "give --vocabulary, or make the table with --create", 1),

@@ -319,3 +319,19 @@ def test_a_coordinator_that_stands_still_is_said_to_do_so_and_clearing_it_to_los
         down(record, directory)
     assert f"`kill -CONT {record.pid}` lets it go on, with all rows" in str(told.value)
     assert "`rowloom down` ends what is left of it, AND ALL ITS ROWS ARE LOST" in str(told.value)
+
+
+def test_a_cluster_that_cannot_be_put_on_record_is_not_left_running(directory, monkeypatch):
+    # The disk was full when it was up: it ran on, and nobody was told.
+    put = directory.put
+
+    def full(record):
+        if record.address:
+            raise OSError(errno.ENOSPC, "No space left on device", "ads.json")
+        put(record)
+
+    monkeypatch.setattr(directory, "put", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        up(parse(ADS), directory)
+    assert directory.names() == []
+    assert marked(str(directory.home / "clusters/ads")) == []
