@@ -114,6 +114,7 @@ def test_what_cannot_be_meant_is_wrong_use_and_asks_no_cluster(cli):
         (["set-lr", "users", "nan"], "got nan"),
         (["export", "users", "users.xyz"], "say --format, one of: npy"),
         (["recover"], "--accept-loss SHARD"),
+        (["bench", "--against", "wrong"], "--against must be one of tensorflow, got 'wrong'"),
         (["demo", "--launcher", "wrong"], "launcher must be local or ray or embedded, got 'wrong'"),
     ):
         _, err = cli.run(*command, code=2)
