@@ -159,21 +159,20 @@ def test_servers_that_started_while_the_cluster_ended_are_stopped(launcher):
 def test_a_program_that_is_repeated_anyway_ends_as_soon_as_another_waits(launcher):
     # Who made a lost shard anew waited for changes that waited for that shard.
     performer = performer_of(launcher)
-    rounds = []
+    begun = threading.Event()
 
     def patient():
         while True:
-            rounds.append(1)
+            begun.set()
             yield Sleep(0.01)
 
     def watch():
         with performer.alone("finishing what was begun"):
             performer.run(patient(), polite=True)
 
-    watching = threading.Thread(target=watch)
+    watching = threading.Thread(target=watch, daemon=True)
     watching.start()
-    while not rounds:
-        pass
+    assert begun.wait(30)
     with performer.alone("making shard 1 anew", wait_s=30.0):
         pass
     watching.join(30)
