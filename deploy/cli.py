@@ -16,14 +16,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..proto.errors import InvalidRequest, RowloomError, StateLost
-from . import cli_files, cli_tables
-from .cli_options import Address, AsJson, Home, Name, Yes, check_serving, cluster, confirm, directory_of
+from ..proto.errors import RowloomError, StateLost
+from . import cli_files, cli_measure, cli_tables
+from .cli_options import (
+    Address,
+    AsJson,
+    Home,
+    Name,
+    WrongUse,
+    Yes,
+    check_serving,
+    cluster,
+    confirm,
+    directory_of,
+)
 from .terminal import console, show, show_json, stage
 
 if TYPE_CHECKING:
     from ..proto import rowloom_pb2 as pb
     from .config.config import DeployConfig
+    from .operate.directory import ClusterDirectory
     from .terminal import Stage
 
 app = typer.Typer(
@@ -38,13 +50,20 @@ Exit codes:
   0    done
   1    it failed or was refused, and the message says why
   2    wrong use: an option, a config, a file or folder that cannot be read or written
-  3    a shard does not serve: status, tables, plan, apply, scale, inspect, import, export, recover
+  3    a shard does not serve: up, status, tables, and whatever needs that shard
   4    there is no such cluster, or more than one to choose from
   130  interrupted""",
 )
 
 
+DEPLOY_YAML = Path("deploy.yaml")
 ConfigFile = Annotated[Path, typer.Argument(help="The deploy config.")]
+
+
+class Interrupted(RowloomError):
+    """By Ctrl-C; the message says what is left."""
+
+    exit_code = 130
 
 
 def main() -> None:
@@ -52,6 +71,10 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         app()
+    except SystemExit as e:
+        if e.code == 130:  # typer ends so at Ctrl-C, without a word
+            sys.stderr.write("rowloom: interrupted\n")
+        raise
     except RowloomError as e:
         sys.stderr.write(f"rowloom: {e}\n")
         sys.exit(getattr(e, "exit_code", 3 if isinstance(e, StateLost) else 1))
@@ -101,18 +124,31 @@ def _options(
 
 @app.command()
 def up(
-    config: Annotated[Path | None, typer.Argument(help="The deploy config; none: one shard here.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="The deploy config; none: ./deploy.yaml, and without that one shard here."),
+    ] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start a cluster. It stays when this command has ended."""
+    """Start a cluster. It stays when this command has ended. Exit code 3 if it runs and a shard does not serve."""
     from .config.config import parse
     from .operate.clusters import up as start
+    from .operate.status import summary
 
-    wanted = _load(config) if config is not None else parse({})
-    with stage(f"starting {wanted.shards} shards of {wanted.name!r}", as_json) as starting:
-        result = start(wanted, directory_of(home), starting.say)
+    path = config if config is not None else DEPLOY_YAML if DEPLOY_YAML.exists() else None
+    wanted = _load(path) if path is not None else parse({})
+    directory = directory_of(home)
+    try:
+        with stage(f"starting {wanted.shards} shards of {wanted.name!r}", as_json) as starting:
+            result = start(wanted, directory, starting.say)
+    except KeyboardInterrupt:
+        raise Interrupted(_left_of(wanted.name, directory)) from None
     record = result.record
+    how = "is up" if result.started else "runs already"
+    taken = (
+        "" if config is not None else f", from ./{path}" if path is not None else ", no ./deploy.yaml here"
+    )
     show(
         as_json,
         {
@@ -122,10 +158,22 @@ def up(
             "shards": wanted.shards,
             "started": result.started,
             "config_hash": wanted.hash,
+            "config": str(path) if path is not None else None,
         },
-        f"{record.name} {'is up' if result.started else 'runs already'}: {wanted.shards} shards "
-        f"({record.launcher}), coordinator {record.address}\n"
+        f"{record.name} {how}: {wanted.shards} shards ({record.launcher}{taken}), coordinator {record.address}\n"
         f'    client = connect("{record.address}")',
+    )
+    if result.status is not None:
+        check_serving(summary(result.status), options=directory.option(record.name))
+
+
+def _left_of(name: str, directory: ClusterDirectory) -> str:
+    """In words, what an `up` that was interrupted has left."""
+    if name not in directory.names():
+        return f"interrupted: what was started of {name!r} was ended, nothing is left"
+    return (
+        f"interrupted: something of {name!r} may run; `rowloom down{directory.option(name)}` ends it, `rowloom up` "
+        "finds it or starts anew"
     )
 
 
@@ -143,7 +191,7 @@ def status(
     """Show each shard's node, address, epoch, rows, bytes, rates and health. Exit code 3 if one does not serve."""
     from .operate.status import render_status, summary
 
-    with cluster(name, address, home) as (remote, now):
+    with cluster(name, address, home) as (remote, now, options):
         time.sleep(min(interval_s, 0.5))
         earlier, now = now, remote.status()
         state = summary(now, earlier)
@@ -153,17 +201,17 @@ def status(
             else:
                 screen = console()
                 screen.clear()
-                screen.print(render_status(state))
+                screen.print(render_status(state, screen.width))
             time.sleep(interval_s)
             earlier, now = now, remote.status()
             state = summary(now, earlier)
     show(as_json, state, render_status(state))
-    check_serving(state)
+    check_serving(state, options=options)
 
 
 @app.command()
 def plan(
-    config: ConfigFile = Path("deploy.yaml"),
+    config: ConfigFile = DEPLOY_YAML,
     address: Address = None,
     home: Home = None,
     as_json: AsJson = False,
@@ -188,12 +236,12 @@ def plan(
     )
     refuse(result.changes)
     if status is not None:
-        check_serving(summary(status))
+        check_serving(summary(status), options=directory_of(home).option(status.name))
 
 
 @app.command()
 def apply(
-    config: ConfigFile = Path("deploy.yaml"),
+    config: ConfigFile = DEPLOY_YAML,
     address: Address = None,
     home: Home = None,
     as_json: AsJson = False,
@@ -203,8 +251,8 @@ def apply(
     from .operate.status import summary
 
     wanted = _load(config)
-    with cluster(wanted.name, address, home) as (remote, now), _moving(as_json) as moving:
-        check_serving(summary(now), "nothing was changed")
+    with cluster(wanted.name, address, home) as (remote, now, options), _moving(as_json) as moving:
+        check_serving(summary(now), "nothing was changed", options=options)
         done, scaled = change(wanted, remote, now, moving.reach)
     made = [c for c in done.changes if c.action in ("create", "set_lr", "scale")]
     lines = [str(c) for c in made] or ["nothing to change"]
@@ -233,9 +281,9 @@ def scale(
     from .operate.status import summary
 
     if not 1 <= shards <= MAX_SHARDS:
-        raise InvalidRequest(f"shards must be in [1, {MAX_SHARDS}], got {shards}")
-    with cluster(name, address, home) as (remote, now), _moving(as_json) as moving:
-        check_serving(summary(now), "nothing was changed")
+        raise WrongUse(f"shards must be in [1, {MAX_SHARDS}], got {shards}")
+    with cluster(name, address, home) as (remote, now, options), _moving(as_json) as moving:
+        check_serving(summary(now), "nothing was changed", options=options)
         before = len(now.layout.shards)
         done = remote.scale(shards, moving.reach)
     told = (
@@ -274,7 +322,8 @@ def down(
         record = locate_to_end(directory, name, address, looking.say)
         lost = lost_with(record) if not yes else ""
     if lost:
-        confirm(f"{lost} `rowloom export TABLE FILE` keeps rows.", yes, ask_nobody=True)
+        option = directory.option(record.name) if record.launcher else f" --address {record.address}"
+        confirm(f"{lost} `rowloom export TABLE FILE{option}` keeps rows.", yes, ask_nobody=True)
     with stage(f"ending {record.name or record.address}", as_json):
         ended = end(record, directory)
     show(as_json, {"name": ended, "down": True}, f"{ended} is down")
@@ -297,12 +346,12 @@ def inspect(
     from .operate.status import summary
 
     shard = 0
-    with cluster(name, address, home) as (remote, now), connect(remote.address) as client:
+    with cluster(name, address, home) as (remote, now, options), connect(remote.address) as client:
         found = client.table(table)
         # What does not serve is said at once, not after the client's patience.
         if 0 <= row_id < found.spec.id_limit:
             shard = int(owner(found.spec, np.array([row_id], np.int64), len(now.layout.shards))[0])
-            check_serving(summary(now), only=shard)
+            check_serving(summary(now), only=shard, options=options)
         row = found.pull([row_id], wire="float32")[0]
     values = np.array2string(row, precision=6, threshold=4096, max_line_width=100)
     show(
@@ -318,61 +367,7 @@ def inspect(
     )
 
 
-@app.command()
-def demo(
-    corpus: Annotated[
-        Path | None, typer.Option(help="A text file or folder; none: Python's own source.")
-    ] = None,
-    plot: Annotated[Path, typer.Option(help="Where the loss curve goes.")] = Path("rowloom-demo.png"),
-    launcher: Annotated[str, typer.Option(help="A launcher of deploy.yaml, or embedded (threads).")] = "ray",
-    as_json: AsJson = False,
-) -> None:
-    """Train word embeddings on two shards, scale to three in the middle, and check that nothing was lost."""
-    from .demo.demo import report, run_demo
-
-    result = run_demo(corpus=corpus, plot=plot, launcher=launcher, quiet=as_json)
-    show(as_json, result, report(result))
-    if not (result["bit_equal_after_scaling"] and result["pushes_exactly_once"]):
-        raise typer.Exit(1)
-
-
-@app.command()
-def bench(
-    address: Address = None,
-    shards: Annotated[
-        int, typer.Option(min=1, help="Of the cluster that is started; not with --address.")
-    ] = 2,
-    rows: Annotated[int, typer.Option(min=1, help="Rows of the table.")] = 1_000_000,
-    dim: Annotated[int, typer.Option(min=1, help="Columns of a row.")] = 64,
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are shown.")] = 5,
-    against: Annotated[
-        str | None, typer.Option(help="A rival that takes its turns in the same run: tensorflow.")
-    ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Where a picture goes.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure pull, push and step beside plain sockets that move the same bytes in the same run."""
-    from .bench.bench import report, run_bench
-
-    if address is not None:  # a cluster that does not answer is said at once
-        with cluster(None, address, None):
-            pass
-    result = run_bench(
-        address,
-        shards=shards,
-        rows=rows,
-        dim=dim,
-        rounds=rounds,
-        against=against,
-        plot=plot,
-        quiet=as_json,
-    )
-    if as_json:
-        show_json(result)
-    else:
-        sys.stdout.write(report(result) + "\n")  # a table as it is wide, not wrapped to the terminal
-
-
+cli_measure.register(app)
 cli_tables.register(app)
 cli_files.register(app)
 
@@ -391,7 +386,7 @@ def _status_if_it_runs(wanted: DeployConfig, address: str | None, home: Path | N
 
     if address is None and known(directory_of(home), wanted.name) is None:
         return None
-    with cluster(wanted.name, address, home) as (_, status):
+    with cluster(wanted.name, address, home) as (_, status, _):
         return status
 
 

@@ -9,8 +9,8 @@ import typer
 from typer.core import TyperCommand
 
 from ..proto import rowloom_pb2 as pb
-from ..proto.errors import StateLost
-from .cli_options import Address, AsJson, Home, Name, check_serving, cluster
+from ..proto.errors import StateLost, TableNotFound
+from .cli_options import Address, AsJson, Home, Name, WrongUse, check_serving, cluster, wrong_use
 from .terminal import show
 
 if TYPE_CHECKING:
@@ -76,11 +76,24 @@ def import_(
 ) -> None:
     """Fill a table from a file, block by block: a file larger than memory works."""
     from ..client import connect
-    from .importing import import_file
+    from .importing import check_formats, check_recipes, import_file
     from .operate.status import summary
 
-    with cluster(name, address, home) as (remote, now), connect(remote.address) as client:
-        check_serving(summary(now), "nothing was written")
+    with wrong_use():
+        check_formats(path, format_, writing=False)
+        check_recipes(
+            create=create,
+            freeze=freeze,
+            optimizer=optimizer,
+            initializer=initializer,
+            partition=partition,
+            num_embeddings=num_embeddings,
+            first_id=first_id,
+        )
+    with cluster(name, address, home) as (remote, now, options), connect(remote.address) as client:
+        check_serving(summary(now), "nothing was written", options=options)
+        if not create:
+            _check_table(now, table, "; --create makes it of the file")
         result = import_file(
             client,
             path,
@@ -114,17 +127,23 @@ def export(
         typer.Option("--partial", help="Take the rows of the shards that serve, and say what is missing."),
     ] = False,
     vocabulary: Words = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
     name: Name = None,
     address: Address = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a table to a file, block by block."""
+    """Write a table to a file, block by block. A file that is there is only replaced with --overwrite."""
     from ..client import connect
-    from .importing import export_file
+    from .importing import check_formats, export_file, is_there
 
-    with cluster(name, address, home) as (remote, now), connect(remote.address) as client:
-        serving = _serving(now, partial)
+    with wrong_use():
+        check_formats(path, format_, writing=True)
+    if is_there(path) and not overwrite:
+        raise WrongUse(f"{path} is there already; --overwrite replaces it")
+    with cluster(name, address, home) as (remote, now, options), connect(remote.address) as client:
+        serving = _serving(now, partial, options)
+        _check_table(now, table)
         result = export_file(
             client,
             table,
@@ -143,7 +162,14 @@ def export(
     show(as_json, result, f"{result['rows']:,} rows of table {table} are in {path}{lost}")
 
 
-def _serving(now: pb.StatusReply, partial: bool) -> Serving | None:
+def _check_table(now: pb.StatusReply, name: str, more: str = "") -> None:
+    """Raises TableNotFound, with the tables that there are. more: what else can be done."""
+    names = sorted(entry.spec.name for entry in now.tables)
+    if name not in names:
+        raise TableNotFound(f"no table {name!r}; there are: {', '.join(names) or 'none'}{more}")
+
+
+def _serving(now: pb.StatusReply, partial: bool, options: str) -> Serving | None:
     """For `export_file`: which shards serve; None if all do. Raises NotServing if some do not and all are wanted."""
     from .operate.status import living, summary
 
@@ -151,7 +177,7 @@ def _serving(now: pb.StatusReply, partial: bool) -> Serving | None:
     if state["healthy"]:
         return None
     if not partial:
-        check_serving(state, "nothing was written")
+        check_serving(state, "nothing was written", options=options)
     there = living(state)
     if not there:
         raise StateLost(f"no shard of {state['name']!r} serves: there is nothing to take")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -37,10 +37,24 @@ class NotServing(RowloomError):
     exit_code = 3
 
 
-class NeedsYes(InvalidRequest):
-    """What throws rows away was asked for without --yes, where nobody can be asked."""
+class WrongUse(InvalidRequest):
+    """Options or arguments that cannot be meant; nothing was done."""
 
     exit_code = 2
+
+
+class ClusterHere(NamedTuple):
+    """The cluster that a command means.
+
+    Attributes:
+        remote: a connection to its coordinator.
+        now: its status.
+        options: what other commands need to mean it too, such as " --name ads"; empty if they need nothing.
+    """
+
+    remote: Remote
+    now: pb.StatusReply
+    options: str
 
 
 def directory_of(home: Path | None) -> ClusterDirectory:
@@ -51,25 +65,36 @@ def directory_of(home: Path | None) -> ClusterDirectory:
 
 
 @contextlib.contextmanager
-def cluster(
-    name: str | None, address: str | None, home: Path | None
-) -> Generator[tuple[Remote, pb.StatusReply]]:
-    """The cluster that the options mean: a connection to its coordinator, wherever that is now, and its status."""
+def cluster(name: str | None, address: str | None, home: Path | None) -> Generator[ClusterHere]:
+    """The cluster that the options mean, wherever its coordinator is now."""
     from .operate.clusters import locate, reach
 
     directory = directory_of(home)
     remote, status = reach(locate(directory, name, address), directory)
+    options = f" --address {address}" if address is not None else directory.option(status.name)
     with remote:
-        yield remote, status
+        yield ClusterHere(remote, status, options)
 
 
-def check_serving(state: dict[str, Any], refused: str = "", *, only: int | None = None) -> None:
+@contextlib.contextmanager
+def wrong_use() -> Generator[None]:
+    """What a check of options or arguments refuses is wrong use."""
+    try:
+        yield
+    except InvalidRequest as e:
+        raise WrongUse(str(e)) from e
+
+
+def check_serving(
+    state: dict[str, Any], refused: str = "", *, only: int | None = None, options: str = ""
+) -> None:
     """Nothing if the shards of a cluster serve.
 
     Args:
         state: a `summary`.
         refused: in words, that nothing was done.
         only: the shard that matters; None: all.
+        options: of commands that mean this cluster.
 
     Raises:
         NotServing: one does not; the message says what can be done.
@@ -79,7 +104,7 @@ def check_serving(state: dict[str, Any], refused: str = "", *, only: int | None 
     bad = not_serving(state)
     if bad and (only is None or only in bad):
         after = f"; {refused}" if refused else ""
-        raise NotServing(f"{'; '.join(bad.values())}{after}{ways_out(state)}")
+        raise NotServing(f"{'; '.join(bad.values())}{after}{ways_out(state, options)}")
 
 
 def confirm(question: str, yes: bool, *, ask_nobody: bool) -> None:
@@ -91,12 +116,12 @@ def confirm(question: str, yes: bool, *, ask_nobody: bool) -> None:
         ask_nobody: where nobody can be asked, go on.
 
     Raises:
-        NeedsYes: nobody can be asked.
+        WrongUse: nobody can be asked.
         RowloomError: the answer was no.
     """
     if yes or (ask_nobody and not can_ask()):
         return
     if not can_ask():
-        raise NeedsYes(f"{question} Add --yes if that is meant; nothing was changed")
+        raise WrongUse(f"{question} Add --yes if that is meant; nothing was changed")
     if not agreed(question):
         raise RowloomError("nothing was changed")

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..proto.errors import InvalidRequest, TableNotFound
-from .cli_options import Address, AsJson, Home, Name, Yes, check_serving, cluster, confirm, directory_of
+from ..proto.errors import TableNotFound
+from .cli_options import (
+    Address,
+    AsJson,
+    Home,
+    Name,
+    WrongUse,
+    Yes,
+    check_serving,
+    cluster,
+    confirm,
+    directory_of,
+    wrong_use,
+)
 from .terminal import show, stage
 
 Table = Annotated[str, typer.Argument(help="The table's name.")]
@@ -34,10 +46,10 @@ def tables(name: Name = None, address: Address = None, home: Home = None, as_jso
     """Show the tables of a cluster. Exit code 3 if a shard does not serve: its rows are not counted."""
     from .operate.status import render_tables, summary
 
-    with cluster(name, address, home) as (_, now):
+    with cluster(name, address, home) as (_, now, options):
         state = summary(now)
     show(as_json, {"name": state["name"], "tables": state["tables"]}, render_tables(state["tables"]))
-    check_serving(state)
+    check_serving(state, options=options)
 
 
 def drop(
@@ -51,13 +63,10 @@ def drop(
     """Drop a table: its rows and its optimizer's slots are gone. Asks before; in a script it wants --yes."""
     from .operate.status import summary
 
-    with cluster(name, address, home) as (remote, now):
+    with cluster(name, address, home) as (remote, now, options):
         state = summary(now)
-        found = [t for t in state["tables"] if t["name"] == table]
-        if not found:
-            there = ", ".join(sorted(t["name"] for t in state["tables"])) or "none"
-            raise TableNotFound(f"no table {table!r}; there are: {there}")
-        rows = found[0]["rows"]
+        rows = _table(state, table)["rows"]
+        check_serving(state, "nothing was changed", options=options)
         confirm(
             f"Dropping table {table!r} of {state['name']!r} loses its {rows:,} rows.", yes, ask_nobody=False
         )
@@ -69,6 +78,15 @@ def drop(
     )
 
 
+def _table(state: dict[str, Any], name: str) -> dict[str, Any]:
+    """A table of a `summary`. Raises TableNotFound; the message names those that there are."""
+    for table in state["tables"]:
+        if table["name"] == name:
+            return table
+    there = ", ".join(sorted(t["name"] for t in state["tables"])) or "none"
+    raise TableNotFound(f"no table {name!r}; there are: {there}")
+
+
 def set_lr(
     table: Table,
     lr: Annotated[float, typer.Argument(metavar="RATE", help="The new learning rate; replaces a schedule.")],
@@ -78,10 +96,15 @@ def set_lr(
     as_json: AsJson = False,
 ) -> None:
     """Change the learning rate of a table. It holds for all pushes from now on."""
+    from ..proto.optimizers import checked_rate
     from .operate.status import summary
 
-    with cluster(name, address, home) as (remote, now):
-        before = next((t["lr"] for t in summary(now)["tables"] if t["name"] == table), None)
+    with wrong_use():
+        lr = checked_rate(lr, table)
+    with cluster(name, address, home) as (remote, now, options):
+        state = summary(now)
+        before = _table(state, table)["lr"]
+        check_serving(state, "nothing was changed", options=options)
         remote.set_lr(table, lr)
     was = before if isinstance(before, float | int) else "a schedule"
     show(
@@ -98,6 +121,10 @@ def recover(
             metavar="SHARD", help="A lost shard, to be made anew from initial values; may be repeated."
         ),
     ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="End a shard that does not answer, but is alive and may hold its rows."),
+    ] = False,
     name: Name = None,
     address: Address = None,
     home: Home = None,
@@ -107,13 +134,17 @@ def recover(
     from .operate.status import summary
 
     if not accept_loss:
-        raise InvalidRequest(
+        raise WrongUse(
             "say which lost shard is to be made anew from initial values: --accept-loss SHARD (`rowloom status` shows "
             "them). Nothing brings lost rows back; `rowloom export --partial` first saves those of the other shards"
         )
-    with cluster(name, address, home) as (remote, _), stage("making shards anew", as_json) as making:
+    with (
+        cluster(name, address, home) as (remote, now, options),
+        stage("making shards anew", as_json) as making,
+    ):
+        _check_indexes(accept_loss, len(now.layout.shards))
         for shard in accept_loss:
-            remote.accept_loss(shard)
+            remote.accept_loss(shard, force=force)
             making.say(
                 f"shard {shard} was made anew: ALL ROWS THAT IT HELD ARE LOST, and begin again at their initial values"
             )
@@ -124,4 +155,11 @@ def recover(
         {"name": state["name"], "made_anew": accept_loss, "healthy": state["healthy"]},
         f"{state['name']}: shard {lost} begins again at initial values; the other shards kept their rows",
     )
-    check_serving(state)
+    check_serving(state, options=options)
+
+
+def _check_indexes(shards: list[int], count: int) -> None:
+    """All of them, before one is made anew. Raises WrongUse."""
+    wrong = [shard for shard in shards if not 0 <= shard < count]
+    if wrong:
+        raise WrongUse(f"there is no shard {wrong[0]}: they are 0 to {count - 1}; nothing was changed")

@@ -15,6 +15,7 @@ from ..proto.errors import InvalidRequest, StateLost
 from ..proto.spec import TableSpec
 from ..server import call as server_call
 from ..server.carriers.grpc_server import GrpcServer
+from .config.changes import running_config
 from .config.config import DeployConfig
 from .control.coordinator import Coordinator
 from .control.loss import accept_loss
@@ -26,6 +27,7 @@ from .storage import StateFile
 from .watcher import Watcher
 
 log = logging.getLogger(__name__)
+START_LIMIT_S = 30.0  # for new shards to take their tables
 
 
 class CoordinatorServer:
@@ -79,7 +81,7 @@ class CoordinatorServer:
             with self._performer.alone("the start of the cluster"):
                 self._performer.run(self.coordinator.up(self.config.shards))
                 for spec in self.config.tables:
-                    self._performer.run(self.coordinator.create_table(spec))
+                    self._performer.run(self.coordinator.create_table(spec, START_LIMIT_S))
         except BaseException:
             self._performer.close()
             self.launcher.close()
@@ -92,7 +94,8 @@ class CoordinatorServer:
         if stored is None or stored.layout is None:
             raise StateLost(
                 f"the coordinator of {self.config.name!r} started anew and finds no layout in storage "
-                f"({self._file!r}): `rowloom down` and `rowloom up` start from initial values"
+                f"({self._file!r}): `rowloom down --name {self.config.name}`, then `rowloom up`, "
+                "starts from initial values"
             )
         self.coordinator = self._coordinator(stored)
         with self._performer.alone("taking up the cluster"):
@@ -201,7 +204,7 @@ class CoordinatorServer:
 
     def _accept_loss(self, request: pb.AcceptLossRequest) -> None:
         with self._performer.alone(f"making shard {request.shard} anew"):
-            self._performer.run(accept_loss(self.coordinator, request.shard))
+            self._performer.run(accept_loss(self.coordinator, request.shard, force=request.force))
         log.warning("shard %d was made anew, as asked: the rows that it held are lost", request.shard)
 
     def _scaled(self, shards: int) -> None:
@@ -209,16 +212,17 @@ class CoordinatorServer:
 
     def _status(self, request: pb.StatusRequest) -> pb.StatusReply:
         described = self.coordinator.describe()
-        return pb.StatusReply(
+        reply = pb.StatusReply(
             layout=described.layout,
             tables=described.tables,
             shards=self._watcher.statuses(),
             name=self.config.name,
-            config_hash=self.config.hash,
             launcher=self.config.launcher,
             config=self.config.to_json(),
             unfinished=self.coordinator.waiting(),
         )
+        reply.config_hash = running_config(reply).hash
+        return reply
 
     def _shutdown(self, request: pb.ShutdownRequest) -> None:
         threading.Thread(target=self._stop_quietly, name="rowloom-stop", daemon=True).start()

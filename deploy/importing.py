@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..client.files.formats import format_to_write, known
 from ..client.files.transfer import Imported, export_table, from_pretrained, import_table
 from ..client.vocabulary import Vocabulary
-from ..proto.errors import InvalidRequest, StateLost
+from ..proto.errors import InvalidRequest, RowloomError, StateLost
 from ..proto.spec import Initializer, Optimizer
 from .atomic_file import naming
 from .operate.partial import readable
@@ -74,24 +78,28 @@ def import_file(
         FileNotFoundError: no such file.
     """
     words = Vocabulary.from_file(vocabulary) if vocabulary is not None else None
-    with stage(f"{path.name} into {name}", quiet, unit="rows", lasting=True) as moving:
+    with _in_options(), stage(f"{path.name} into {name}", quiet, unit="rows", lasting=True) as moving:
         reading: dict[str, Any] = {"format": format, "tensor": tensor, "vocabulary": words}
         reading |= {"mod_parts": mod_parts, "progress": moving.reach}
+        check_recipes(
+            create=create,
+            freeze=freeze,
+            optimizer=optimizer,
+            initializer=initializer,
+            partition=partition,
+            num_embeddings=num_embeddings,
+            first_id=first_id,
+        )
         if not create:
-            _refuse_of_created(
-                freeze=freeze, optimizer=optimizer, initializer=initializer, num_embeddings=num_embeddings
-            )
             done = import_table(client, path, name=name, first_id=first_id, **reading)
         else:
-            if first_id is not None:
-                raise InvalidRequest(f"--first-id is for a table that is there, got {first_id} with --create")
             done = from_pretrained(
                 client,
                 path,
                 name,
                 freeze=freeze,
-                optimizer=None if optimizer is None else Optimizer.from_mapping(parsed(optimizer)),
-                initializer=None if initializer is None else Initializer.from_mapping(parsed(initializer)),
+                optimizer=_optimizer(optimizer),
+                initializer=_initializer(initializer),
                 partition=partition,
                 num_embeddings=num_embeddings,
                 unk=unk,
@@ -138,7 +146,12 @@ def export_file(
     missing: dict[int, int] = {}
     if serving is not None and len(serving[1]) < serving[0]:
         chosen, missing = _readable(client, name, chosen, words, serving)
-    with stage(f"{name} into {path.name}", quiet, unit="rows", lasting=True) as moving, naming(path):
+    with (
+        _in_options(),
+        stage(f"{name} into {path.name}", quiet, unit="rows", lasting=True) as moving,
+        _blaming(path),
+        naming(path),
+    ):
         rows = export_table(
             client,
             path,
@@ -165,6 +178,91 @@ def _readable(
     if not len(found.ids):
         raise StateLost(f"not one row of table {name!r} is on a shard that serves: nothing was written")
     return found.ids, found.missing
+
+
+def check_recipes(
+    *,
+    create: bool,
+    freeze: bool,
+    optimizer: str | None,
+    initializer: str | None,
+    partition: str,
+    num_embeddings: int | None,
+    first_id: int | None,
+) -> None:
+    """Whether the options of `import_file` can be meant, each and together. Raises InvalidRequest."""
+    if not create:
+        _refuse_of_created(
+            freeze=freeze, optimizer=optimizer, initializer=initializer, num_embeddings=num_embeddings
+        )
+    elif first_id is not None:
+        raise InvalidRequest(f"--first-id is for a table that is there, got {first_id} with --create")
+    if partition not in ("mod", "div"):
+        raise InvalidRequest(f"--partition must be mod or div, got {partition!r}")
+    _optimizer(optimizer)
+    _initializer(initializer)
+
+
+def _optimizer(recipe: str | None) -> Optimizer | None:
+    return None if recipe is None else Optimizer.from_mapping(parsed(recipe))
+
+
+def _initializer(recipe: str | None) -> Initializer | None:
+    return None if recipe is None else Initializer.from_mapping(parsed(recipe))
+
+
+def check_formats(path: Path, format: str | None, *, writing: bool) -> None:
+    """Whether the format that is asked for is one, or the file's name says which it becomes. Raises InvalidRequest."""
+    with _in_options():
+        if format is not None:
+            known(format)
+        elif writing:
+            format_to_write(path)
+
+
+def is_there(path: Path) -> bool:
+    """Whether an export to this path would replace something: the file, or a checkpoint of that prefix."""
+    return path.exists() or path.with_name(f"{path.name}.index").exists()
+
+
+# What the library calls its arguments, and what the command line calls them.
+_OPTIONS = {
+    "format='glove'": "--format glove",
+    **{
+        f"{name}=": f"--{name.replace('_', '-')}"
+        for name in ("format", "tensor", "vocabulary", "first_id", "ids")
+    },
+    "make the table with from_pretrained": "make the table with --create",
+    "import_table writes rows into it": "leave --create out to write rows into it",
+    "from_pretrained makes a table of a file": "--create makes a table of the file",
+}
+
+
+@contextlib.contextmanager
+def _in_options() -> Generator[None]:
+    """Errors of the library speak of options, not of arguments in Python. Only their words change."""
+    try:
+        yield
+    except RowloomError as e:
+        e.message = _reworded(e.message)
+        raise
+
+
+def _reworded(message: str) -> str:
+    for argument, option in _OPTIONS.items():
+        message = message.replace(f" {argument}", f" {option}")
+    return message
+
+
+@contextlib.contextmanager
+def _blaming(path: Path) -> Generator[None]:
+    """Errors name the file that the user wants, not the one beside it that becomes it when it is whole."""
+    try:
+        yield
+    except OSError as e:
+        if e.filename is not None and Path(os.fsdecode(e.filename)).name.startswith(f"{path.name}."):
+            raise OSError(e.errno, e.strerror, str(path)) from e
+        raise
 
 
 def parsed(recipe: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..proto.channel import Channels
 from ..proto.errors import RetryLater, RowloomError, Unavailable
-from .control.effects import Calls, Commit, Effect, Launch, Program, ServerCall, Sleep, Stop, Stored
+from .control.effects import Calls, Commit, Effect, Launch, Look, Program, ServerCall, Sleep, Stop, Stored
 from .launch.launcher import Launched, Launcher
 from .storage import StateFile
 
@@ -45,6 +45,8 @@ class Performer:
         self._callers = ThreadPoolExecutor(CALL_THREADS, thread_name_prefix="rowloom-ask")
         self._one = threading.Lock()  # held by what runs; taken and freed by different threads
         self._busy_with = ""
+        self._waiting = 0  # who wants to begin
+        self._count = threading.Lock()  # of those
         self._ending = threading.Event()
 
     # ---------------------------------------------------------------------------------------------- one at a time
@@ -55,7 +57,14 @@ class Performer:
         Raises:
             RetryLater: something else runs, and still does after `wait_s`.
         """
-        if not self._one.acquire(timeout=wait_s):
+        with self._count:
+            self._waiting += 1
+        try:
+            begun = self._one.acquire(timeout=wait_s)
+        finally:
+            with self._count:
+                self._waiting -= 1
+        if not begun:
             raise RetryLater(f"{self._busy_with or 'another change'} is in progress", retry_after_s=0.2)
         self._busy_with = what
 
@@ -75,8 +84,11 @@ class Performer:
 
     # ---------------------------------------------------------------------------------------------------- programs
 
-    def run(self, program: Program) -> Any:
+    def run(self, program: Program, *, polite: bool = False) -> Any:
         """Run a program to its end. The caller has begun.
+
+        polite: it ends early, at any effect, when another one waits to begin; for what is repeated anyway. Who recovers
+        a lost shard must not wait for changes that wait for that shard.
 
         Whatever an effect raises reaches the program, which then has its chance to leave the cluster in order: shards
         that it froze would stay frozen if it were just dropped.
@@ -92,6 +104,9 @@ class Performer:
             except StopIteration as end:
                 return end.value
             outcome, error = None, None
+            if polite and self._waiting:
+                program.close()
+                return None
             try:
                 outcome = self._perform(effect)
             except RowloomError as e:
@@ -112,6 +127,8 @@ class Performer:
             self._file.commit(effect.state, pause=self._ending.wait)
         elif isinstance(effect, Stored):
             return self._file.load()
+        elif isinstance(effect, Look):
+            return [f.result() for f in self._for_each(self._launcher.look, list(effect.keys))]
         elif isinstance(effect, Sleep) and self._ending.wait(effect.seconds):
             raise Unavailable("the cluster is being ended")
         return None

@@ -84,7 +84,7 @@ class StateFile:
         try:
             self._read()
         except Exception as e:
-            raise NotStored(self._says("cannot be used", e)) from e
+            raise NotStored(f"{self._says('cannot be used', e)}; nothing was changed") from e
 
     def _settle(self, wanted: bytes, cause: Exception, pause: Callable[[float], object]) -> None:
         """After a failed write: return if storage holds what was written, raise if it holds something else."""
@@ -97,7 +97,7 @@ class StateFile:
                 if held == wanted:
                     log.warning("%s: committed, though writing it said: %s", self._url, _words(cause))
                     return
-                raise NotStored(self._says("cannot be written", cause)) from cause
+                raise NotStored(f"{self._says('cannot be written', cause)}; nothing was changed") from cause
             if pause(DOUBT_S):
                 raise self._unavailable("may or may not have taken the last change", cause) from cause
 

@@ -87,10 +87,12 @@ class Stages:
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}"),
             console=screen,
-            disable=quiet
-            or not (lasting or screen.is_terminal),  # a log keeps what a terminal would take back
+            disable=quiet or not screen.is_terminal,
             transient=not lasting,
         )
+        self._logged = (
+            lasting and not quiet and not screen.is_terminal
+        )  # a log gets a line for each stage that is done
 
     def __enter__(self) -> Stages:
         self._progress.start()
@@ -127,6 +129,11 @@ class Stages:
         done = now.completed if now.total is not None else 1
         progress.update(task, total=done or 1, completed=done or 1)
         progress.stop_task(task)
+        if self._logged:
+            words = (title, progress.tasks[task].fields["count"], now.fields["note"])
+            progress.console.print(
+                ": ".join(filter(None, words)), markup=False, highlight=False, soft_wrap=True
+            )
 
 
 @contextlib.contextmanager

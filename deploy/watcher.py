@@ -14,7 +14,7 @@ from ..proto.errors import RetryLater, RowloomError, StateLost
 from ..proto.layout import Layout, ShardAddress
 from .control.coordinator import Coordinator
 from .control.effects import ServerCall
-from .launch.launcher import Launched, Launcher
+from .launch.launcher import Launched, Launcher, ServerProcess
 from .performer import Performer
 from .storage import StateFile
 
@@ -46,6 +46,7 @@ class Watcher:
         self._launcher = launcher
         self._file = file
         self._finders = ThreadPoolExecutor(FIND_THREADS, thread_name_prefix="rowloom-find")
+        self._said = ""  # why what was begun is not finished
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="rowloom-watch", daemon=True)
 
@@ -82,11 +83,14 @@ class Watcher:
             return
         try:
             with self._performer.alone("finishing what was begun", wait_s=0.0):
-                self._performer.run(coordinator.converge())
+                self._performer.run(coordinator.converge(0.0), polite=True)
+                self._said = ""
         except RetryLater:
             return
         except RowloomError as e:
-            log.warning("what was begun is not finished yet: %s", e)
+            if str(e) != self._said:  # once, not at each look
+                log.warning("what was begun is not finished yet: %s", e)
+            self._said = str(e)
 
     def _find(self, layout: Layout, index: int) -> None:
         """A shard that came back elsewhere came back empty: tell clients where, so that they hear StateLost soon."""
@@ -113,20 +117,20 @@ class Watcher:
         return list(self._finders.map(self._launcher.find, keys))
 
     def statuses(self) -> list[pb.ShardStatus]:
-        """What every shard says of itself now, all asked at once, and where the launcher has it."""
+        """What every shard says of itself now, all asked at once, and what the launcher knows of its process."""
         coordinator = self._coordinator()
         shards, keys = coordinator.layout.shards, coordinator.state.keys
-        nodes = [self._finders.submit(self._launcher.find, key) for key in keys[: len(shards)]]
+        looks = [self._finders.submit(self._launcher.look, key) for key in keys[: len(shards)]]
         ask = pb.StatisticsRequest().SerializeToString()
         calls = [_health_call(s) for s in shards] + [
             ServerCall(s.address, methods.STATISTICS, ask) for s in shards
         ]
         replies = self._performer.ask(calls, ANSWER_S)
-        wait(nodes, ANSWER_S)  # a launcher that hangs must not hide what the shards say
+        wait(looks, ANSWER_S)  # a launcher that hangs must not hide what the shards say
         healths, statistics = replies[: len(shards)], replies[len(shards) :]
         return [
-            _status(shard, health, figures, node.result() if node and node.done() else None)
-            for shard, health, figures, node in zip_longest(shards, healths, statistics, nodes)
+            _status(shard, health, figures, look.result() if look and look.done() else UNKNOWN)
+            for shard, health, figures, look in zip_longest(shards, healths, statistics, looks)
         ]
 
 
@@ -135,23 +139,31 @@ def _health_call(shard: ShardAddress) -> ServerCall:
 
 
 def _status(
-    shard: ShardAddress, health: bytes | RowloomError, figures: bytes | RowloomError, found: Launched | None
+    shard: ShardAddress, health: bytes | RowloomError, figures: bytes | RowloomError, process: ServerProcess
 ) -> pb.ShardStatus:
     silent = isinstance(figures, RowloomError)
     return pb.ShardStatus(
         shard=pb.ShardAddress(index=shard.index, address=shard.address, incarnation=shard.incarnation),
-        node=found.node if found else "",
-        health=health_of(health, shard),
+        node=process.node,
+        pid=process.pid,
+        health=health_of(health, shard, process),
         statistics=None if silent else pb.StatisticsReply.FromString(figures),
     )
 
 
-def health_of(reply: bytes | RowloomError, shard: ShardAddress) -> str:
-    """A shard's health in a word: its own, "unreachable" if it does not answer, "lost" if it came back empty."""
+UNKNOWN = ServerProcess("unknown")
+
+
+def health_of(reply: bytes | RowloomError, shard: ShardAddress, process: ServerProcess = UNKNOWN) -> str:
+    """A shard's health in a word.
+
+    Its own; "lost" if it came back empty. If it does not answer: "dead" if its process has ended, "stopped" if that
+    stands still, else "unreachable".
+    """
     if isinstance(reply, StateLost):
         return "lost"
     if isinstance(reply, RowloomError):
-        return "unreachable"
+        return {"ended": "dead", "stopped": "stopped"}.get(process.state, "unreachable")
     said = pb.HealthReply.FromString(reply)
     other = shard.incarnation and said.incarnation != shard.incarnation
     return "lost" if other or said.state == "waiting" else said.state or "unreachable"

@@ -684,28 +684,32 @@ class ScaleReply(_message.Message):
     def __init__(self, state: _Optional[str] = ..., epoch: _Optional[int] = ..., pause_s: _Optional[float] = ..., rows: _Optional[int] = ..., rows_total: _Optional[int] = ..., error: _Optional[str] = ..., seconds: _Optional[float] = ..., scaling: _Optional[int] = ...) -> None: ...
 
 class AcceptLossRequest(_message.Message):
-    __slots__ = ("shard", "cluster_id")
+    __slots__ = ("shard", "cluster_id", "force")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     shard: int
     cluster_id: str
-    def __init__(self, shard: _Optional[int] = ..., cluster_id: _Optional[str] = ...) -> None: ...
+    force: bool
+    def __init__(self, shard: _Optional[int] = ..., cluster_id: _Optional[str] = ..., force: bool = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class ShardStatus(_message.Message):
-    __slots__ = ("shard", "node", "health", "statistics")
+    __slots__ = ("shard", "node", "health", "statistics", "pid")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     HEALTH_FIELD_NUMBER: _ClassVar[int]
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
     shard: ShardAddress
     node: str
     health: str
     statistics: StatisticsReply
-    def __init__(self, shard: _Optional[_Union[ShardAddress, _Mapping]] = ..., node: _Optional[str] = ..., health: _Optional[str] = ..., statistics: _Optional[_Union[StatisticsReply, _Mapping]] = ...) -> None: ...
+    pid: int
+    def __init__(self, shard: _Optional[_Union[ShardAddress, _Mapping]] = ..., node: _Optional[str] = ..., health: _Optional[str] = ..., statistics: _Optional[_Union[StatisticsReply, _Mapping]] = ..., pid: _Optional[int] = ...) -> None: ...
 
 class StatusReply(_message.Message):
     __slots__ = ("layout", "tables", "shards", "name", "config_hash", "launcher", "config", "unfinished")

@@ -168,8 +168,8 @@ class Host:
         if self.incoming is not None:
             raise WrongLayout("this server is still receiving its rows")
         raise StateLost(
-            "this shard server started anew and holds no rows: restore a snapshot, or start the cluster "
-            "again (`rowloom down`, `rowloom up`) to train from initial values"
+            "this shard server started anew and holds no rows: `rowloom export TABLE FILE --partial` saves those of "
+            "the other shards, `rowloom recover --accept-loss SHARD` makes this one anew, from initial values"
         )
 
     # ------------------------------------------------------------------------------------------------- hot path

@@ -227,8 +227,9 @@ class Shard:
         if self._torn is not None:
             raise StateLost(
                 f"a push of client {self._torn} failed half-way on shard {self.index}, so some of its rows may have "
-                "it and others not: pulls go on, pushes are refused. The server's log has the cause; restore a "
-                "snapshot, or start the cluster again (`rowloom down`, `rowloom up`)"
+                "it and others not: pulls go on, pushes are refused. The server's log has the cause; `rowloom export` "
+                "keeps the rows as they are, and `rowloom import` brings them back into a cluster that was started "
+                "again (`rowloom down`, `rowloom up`)"
             )
 
     def _ready(self, request: Push) -> tuple[list[Callable[[], Any]], int]:

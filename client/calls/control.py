@@ -100,7 +100,7 @@ def ask(session: Session, method: str, request: Change, deadline: float) -> Oper
     Raises:
         RowloomError: what it answered; Unavailable when the deadline passes, or another cluster has its place.
     """
-    attempts, last, begun = 0, "none", ""
+    attempts, last, begun, answered = 0, "none", "", False
     while session.clock() < deadline:
         layout = session.layout
         if layout is None or not layout.coordinator or attempts % 4 == 3:  # it may have moved
@@ -117,12 +117,15 @@ def ask(session: Session, method: str, request: Change, deadline: float) -> Oper
             return b""  # an earlier attempt dropped it and its answer was lost
         if not isinstance(event.error, Rerouted | Unavailable):
             raise event.error
-        if not isinstance(event.error, Rerouted):
+        if isinstance(event.error, NoAnswer):
             begun = ". The change may have been begun, and then it is finished when it can be: `rowloom status` tells"
         if not attempts or until < deadline:  # what came before says more than an attempt that had no time
             last = str(event.error)
+            answered = not isinstance(event.error, NoAnswer)
         attempts += 1
         yield from _pause(session, attempts, deadline)
+    if answered:  # it says who is to blame, which need not be the coordinator
+        raise Unavailable(f"not done within the deadline: {last}")
     raise Unavailable(f"the coordinator did not do it within the deadline; last answer: {last}{begun}")
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
+
+import yaml
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest
@@ -26,20 +28,38 @@ class Change:
 
     Attributes:
         path: where in the config.
-        action: scale, create, set_lr; keep: nothing is done; refused: the config cannot be applied, `reason` says why.
+        action: start, scale, create, set_lr; keep: nothing is done; refused: the config cannot be applied, `reason`
+            says why.
         table: which table is made or changed. Its name may have dots, so `path` cannot say it.
     """
 
     path: str
     old: Any
     new: Any
-    action: Literal["scale", "create", "set_lr", "keep", "refused"]
+    action: Literal["start", "scale", "create", "set_lr", "keep", "refused"]
     reason: str = ""
     table: str = ""
 
     def __str__(self) -> str:
-        line = f"{self.path}: {self.old!r} -> {self.new!r}"
+        line = f"{self.path}: {worded(self.old)} -> {worded(self.new)}"
+        if self.old is None:
+            line = f"{self.path}: {worded(self.new)}"
         return f"{line} ({self.action}{': ' + self.reason if self.reason else ''})"
+
+
+def worded(value: Any) -> str:
+    """A value of a config for people, as it is written there; a table in a few words."""
+    if value is None:
+        return "none"
+    if isinstance(value, dict) and "num_embeddings" in value:
+        table = cast(dict[str, Any], value)
+        count = table["num_embeddings"]
+        ids = "any ids" if count is None else f"{count:,} ids"
+        optimizer, partition = worded(table["optimizer"]), table["partition"]
+        return f"a table of {ids}, dim {worded(table['dim'])}, optimizer {optimizer}, {partition}"
+    if isinstance(value, dict | list):
+        return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).strip()
+    return repr(value)
 
 
 # -------------------------------------------------------------------------------------------------------- difference
@@ -55,6 +75,14 @@ def running_config(status: pb.StatusReply) -> DeployConfig:
 def _as_it_runs(entry: TableEntry) -> TableSpec:
     optimizer = dataclasses.replace(entry.spec.optimizer, lr=entry.current_lr)
     return dataclasses.replace(entry.spec, optimizer=optimizer)
+
+
+def beginning(config: DeployConfig) -> list[Change]:
+    """What `up` starts where nothing runs."""
+    tables = [
+        Change(f"tables.{s.name}", None, table_to_mapping(s), "create", table=s.name) for s in config.tables
+    ]
+    return [Change("shards", None, config.shards, "start"), *tables]
 
 
 def diff(old: DeployConfig, new: DeployConfig) -> list[Change]:
@@ -116,6 +144,8 @@ def _table_changes(old: TableSpec, new: TableSpec) -> list[Change]:
 
 def refuse(changes: Sequence[Change]) -> None:
     """Raise InvalidRequest if any of the changes cannot be made."""
-    bad = [f"{c.path}: {c.old!r} -> {c.new!r}: {c.reason}" for c in changes if c.action == "refused"]
+    bad = [
+        f"{c.path}: {worded(c.old)} -> {worded(c.new)}: {c.reason}" for c in changes if c.action == "refused"
+    ]
     if bad:
         raise InvalidRequest("this config cannot be applied, nothing was changed:\n  " + "\n  ".join(bad))

@@ -161,8 +161,9 @@ class DeployConfig(_Section):
 
     @property
     def hash(self) -> str:
-        """12 hex digits that stand for the whole config."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+        """12 hex digits that stand for the whole config, in whatever order its tables are."""
+        ordered = self.model_copy(update={"tables": tuple(sorted(self.tables, key=lambda spec: spec.name))})
+        return hashlib.sha256(ordered.to_json().encode()).hexdigest()[:12]
 
 
 def load(path: str | Path) -> DeployConfig:

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
@@ -32,10 +33,13 @@ from ...proto.optimizers import checked_rate
 from ...proto.spec import TableEntry, TableSpec
 from ..launch.launcher import Launched
 from .effects import Calls, Commit, Launch, NotStored, Program, ServerCall, Sleep, Stop, Stored, call_all
+from .rounds import tell_all
 from .state import ClusterState
 
 ATTEMPT_S = 2.0  # how long a server may take for a step that is always short; a lost request costs this much
-CHANGE_LIMIT_S = 30.0
+# For shards to take a change that is stored, until whoever asked for it hears which has not. Callers give up after
+# 10 s, and then know nothing; the change is repeated without them.
+CHANGE_LIMIT_S = 3.0
 PAUSE_S = (0.05, 2.0)  # first and longest pause between attempts to reach the storage, or servers
 
 
@@ -261,13 +265,18 @@ class Coordinator:
 
     # ----------------------------------------------------------------------------------------------------- tables
 
-    def create_table(self, spec: TableSpec) -> Program:
+    def create_table(self, spec: TableSpec, limit_s: float = CHANGE_LIMIT_S) -> Program:
         """Make a table on every shard. Returns its entry; the existing one if the spec is the same, as made or as now.
+
+        Args:
+            spec: of the table.
+            limit_s: for the shards to take it.
 
         Raises:
             TableExists: with another spec.
             InvalidRequest: all tables together would be too much for a client to be told.
-            Unavailable: a shard did not answer. The table is made as soon as it does, unless it is dropped before.
+            Unavailable, StateLost: a shard has not taken it, and the message names it. The table is recorded, and made
+                as soon as the shard answers, unless it is dropped before.
         """
         known = self.state.tables.get(spec.name) or self.state.making.get(spec.name)
         if known is not None:
@@ -287,7 +296,7 @@ class Coordinator:
             yield from self.commit(
                 dataclasses.replace(self.state, making=making, next_table=known.number + 1)
             )
-        yield from _begun(f"table {spec.name!r}", self._make(known, CHANGE_LIMIT_S))
+        yield from _begun(f"table {spec.name!r}", self._make(known, limit_s))
         return known
 
     def _make(self, entry: TableEntry, limit_s: float) -> Program:
@@ -314,7 +323,8 @@ class Coordinator:
 
         Raises:
             TableNotFound.
-            Unavailable: a shard did not answer. The table is gone for clients, and from that shard as soon as it does.
+            Unavailable, StateLost: a shard has not taken it, and the message names it. The table is gone for clients,
+                and from that shard as soon as it answers.
         """
         entry = self.state.making.get(name) or self._entry(name)
         state = dataclasses.replace(
@@ -339,7 +349,8 @@ class Coordinator:
 
         Raises:
             TableNotFound, InvalidRequest.
-            Unavailable: a shard did not answer. It hears of the new rate as soon as it does.
+            Unavailable, StateLost: a shard has not taken it, and the message names it. The rate is recorded, and the
+                shard hears of it as soon as it answers.
         """
         lr = checked_rate(lr, name)
         old = self._entry(name)
@@ -368,11 +379,13 @@ class Coordinator:
         return entry
 
     def _on_every_shard(self, method: str, request: Callable[[pb.Header], object], limit_s: float) -> Program:
-        calls = [
-            ServerCall(s.address, method, request(self.layout.header(s.index)).SerializeToString())  # type: ignore[attr-defined]
-            for s in self.layout.shards
-        ]
-        yield from call_all(calls, self.clock, limit_s)
+        def call(shard: ShardAddress) -> ServerCall:
+            message: Any = request(self.layout.header(shard.index))
+            return ServerCall(shard.address, method, message.SerializeToString())
+
+        yield from tell_all(
+            self.layout.shards, self.state.keys, call, self.clock, limit_s=limit_s, attempt_s=ATTEMPT_S
+        )
 
     # ----------------------------------------------------------------------------------------------------- looking
 
@@ -403,14 +416,13 @@ class Coordinator:
 
 
 def _begun(what: str, step: Program) -> Program:
-    """A step of a change that is stored. Its errors say that the change is made all the same."""
+    """A step of a change that is recorded. Its errors say that the change is made all the same."""
     try:
         yield from step
     except (Unavailable, Rerouted, StateLost) as e:
         kind = StateLost if isinstance(e, StateLost) else Unavailable
         raise kind(
-            f"{what}: stored, but not on every shard yet; it is repeated until it is, which `rowloom status` tells "
-            f"({e})"
+            f"{what} is recorded; {e}. It is repeated until every shard has taken it, which `rowloom status` tells"
         ) from e
 
 

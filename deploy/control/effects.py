@@ -71,13 +71,20 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class Look:
+    """What the launcher knows of the processes under these keys. Outcome: a list of ServerProcess."""
+
+    keys: Sequence[int]
+
+
+@dataclass(frozen=True)
 class Sleep:
     """Wait. Outcome: None."""
 
     seconds: float
 
 
-Effect = Calls | Launch | Stop | Commit | Stored | Sleep
+Effect = Calls | Launch | Stop | Commit | Stored | Look | Sleep
 Program = Generator[Effect, Any, Any]
 
 

@@ -1,9 +1,10 @@
 """Going on without what a lost shard held: the shard is made anew, from initial values, because somebody asked for it.
 
 Why it is so. A shard that lost its rows refuses to serve, for ever: initial values in their place would be silently
-wrong. Only its owner can say that they will do. A shard that answers that it has its rows is refused; one that does not
-answer is asked for a while and then ended for certain. Whether a silent one still holds rows nobody can know from here:
-a process that only stands still loses them.
+wrong. Only its owner can say that they will do. A shard that answers that it has its rows is refused. So is one that
+does not answer while its process is known to be alive: it may only stand still, or be out of reach, and hold every row;
+only who forces it ends it. Where the launcher does not know, a silent shard is asked for a while, and then ended for
+certain.
 The layout keeps its epoch, because the other shards keep their rows and would refuse a new one; an old server of this
 shard that lived on could serve old rows under it, which is another reason to end it first.
 """
@@ -16,24 +17,30 @@ from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RowloomError
 from ...proto.layout import ShardAddress
+from ..launch.launcher import ServerProcess
 from .coordinator import ATTEMPT_S, PAUSE_S, Coordinator
-from .effects import Calls, Program, ServerCall, Sleep, Stop, call_all
+from .effects import Calls, Look, Program, ServerCall, Sleep, Stop, call_all
+from .rounds import standing_still
 
 LOOK_LIMIT_S = 10.0  # for which a shard may be silent before it is taken for lost
-ADOPT_LIMIT_S = 10.0
 
 
-def accept_loss(coordinator: Coordinator, index: int) -> Program:
+def accept_loss(coordinator: Coordinator, index: int, *, force: bool = False) -> Program:
     """Make a lost shard anew, with every table and not one row.
 
+    Args:
+        coordinator: of the cluster.
+        index: of the shard.
+        force: also if it does not answer and its process is alive, which is ended with the rows that it holds.
+
     Raises:
-        InvalidRequest: there is no such shard, or it has its rows; nothing was changed.
+        InvalidRequest: there is no such shard, or it has its rows, or may have; nothing was changed.
         Unavailable: no server could be started or ended; the shard is as lost as before.
     """
     layout = coordinator.layout
     if not 0 <= index < layout.n:
         raise InvalidRequest(f"there is no shard {index}: they are 0 to {layout.n - 1}")
-    there = yield from _empty_server(coordinator, index)
+    there = yield from _empty_server(coordinator, index, force)
     state = coordinator.state
     keys = list(state.keys)
     if there is None:
@@ -47,15 +54,15 @@ def accept_loss(coordinator: Coordinator, index: int) -> Program:
     yield from coordinator.commit(
         dataclasses.replace(coordinator.state, layout=layout, keys=keys, surplus=surplus)
     )
-    # The others hear where it is; those that do not answer, later.
-    yield from coordinator.adopt(ADOPT_LIMIT_S)
+    # The others hear where it is, each once; those that do not answer, such as another lost one, later.
+    yield from coordinator.adopt(0.0)
 
 
-def _empty_server(coordinator: Coordinator, index: int) -> Program:
-    """The shard's server, if it came back without its rows; None if it does not answer.
+def _empty_server(coordinator: Coordinator, index: int, force: bool) -> Program:
+    """The shard's server, if it came back without its rows; None if it is gone, or is to be ended.
 
     Raises:
-        InvalidRequest: it has its rows.
+        InvalidRequest: it has its rows, or may have.
     """
     old = coordinator.layout.shards[index]
     ask = ServerCall(old.address, methods.HEALTH, pb.HealthRequest().SerializeToString())
@@ -64,7 +71,13 @@ def _empty_server(coordinator: Coordinator, index: int) -> Program:
         (reply,) = yield Calls([ask], ATTEMPT_S)
         if not isinstance(reply, RowloomError):
             break
-        if coordinator.clock() >= until:
+        process: ServerProcess
+        (process,) = yield Look([coordinator.state.keys[index]])
+        if process.state == "ended" or (process.alive and force):
+            return None
+        if process.state == "stopped" or coordinator.clock() >= until:
+            if process.alive:
+                raise InvalidRequest(_may_hold_rows(old, process))
             return None
         yield Sleep(pause)
         pause = min(longest, pause * 2)
@@ -75,4 +88,13 @@ def _empty_server(coordinator: Coordinator, index: int) -> Program:
         return None  # something else listens there now
     raise InvalidRequest(
         f"shard {index} at {old.address} has its rows ({health.state}): there is no loss to accept"
+    )
+
+
+def _may_hold_rows(shard: ShardAddress, process: ServerProcess) -> str:
+    where = f"{process.pid} on {process.node}" if process.node else f"{process.pid}"
+    alive = standing_still(process) or f"its process {where} is alive and may hold its rows"
+    return (
+        f"shard {shard.index} at {shard.address} does not answer, but is no loss yet: {alive}. Nothing was changed; "
+        "--force ends it and makes it anew, and the rows that it holds are lost"
     )

@@ -23,7 +23,7 @@ from ...proto.errors import InvalidRequest, RowloomError, StateLost, Unavailable
 from ...proto.layout import Layout, ShardAddress
 from ..launch.launcher import Launched
 from .coordinator import ATTEMPT_S, Coordinator, addresses
-from .effects import Program, ServerCall, Sleep, call_all
+from .effects import NotStored, Program, ServerCall, Sleep, call_all
 from .state import ClusterState
 
 POLL_S = (0.01, 0.2)  # first and longest pause between questions for progress
@@ -98,9 +98,7 @@ class Reshard:
         yield from call_all(calls, coordinator.clock, STEP_LIMIT_S, ATTEMPT_S)
         yield from self._wait(target)
         if progress.rows != progress.rows_total:
-            raise RowloomError(
-                f"{progress.rows_total} rows set out and {progress.rows} arrived: nothing was changed"
-            )
+            raise RowloomError(f"{progress.rows_total} rows set out and {progress.rows} arrived")
         return target, [*coordinator.state.keys[: progress.shards], *keys]
 
     def _look(self, target: Layout) -> Program:
@@ -171,7 +169,8 @@ class Reshard:
     def _roll_back(self, cause: Exception) -> Program:
         """Pushes go on in the old layout; what was received and started is dropped."""
         coordinator, progress = self._coordinator, self.progress
-        progress.state, progress.error = "failed", f"{type(cause).__name__}: {cause}"
+        known = "" if isinstance(cause, NotStored) else "; nothing was changed"  # which that one says itself
+        progress.state, progress.error = "failed", f"{type(cause).__name__}: {cause}{known}"
         try:
             if self._frozen_s:
                 yield from coordinator.adopt(THAW_LIMIT_S)
@@ -201,5 +200,8 @@ class Reshard:
         if calls:
             with contextlib.suppress(RowloomError):  # they end all the same
                 yield from call_all(calls, self._coordinator.clock, RETIRE_LIMIT_S, RETIRE_ATTEMPT_S)
-            yield Sleep(0.5)  # clients that had the old layout hear of the new one from them
+            with contextlib.suppress(
+                RowloomError
+            ):  # the cluster is being ended; the scaling is done all the same
+                yield Sleep(0.5)  # clients that had the old layout hear of the new one from them
         yield from self._coordinator.stop_surplus()

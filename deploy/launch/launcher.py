@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,26 @@ class Launched:
     incarnation: int
     node: str = ""
     pid: int = 0
+
+
+@dataclass(frozen=True)
+class ServerProcess:
+    """What a launcher knows of the process of a server, which may answer or not.
+
+    Attributes:
+        state: running; stopped: it stands still, as by SIGSTOP, and holds its rows; ended: they are gone; unknown.
+        node: where it is; empty: not known.
+        pid: its number there; 0: not known.
+    """
+
+    state: Literal["running", "stopped", "ended", "unknown"]
+    node: str = ""
+    pid: int = 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether it surely is there."""
+        return self.state in ("running", "stopped")
 
 
 class Launcher(Protocol):
@@ -37,6 +57,10 @@ class Launcher(Protocol):
 
     def find(self, key: int) -> Launched | None:
         """Where it is now; None if it is gone."""
+        ...
+
+    def look(self, key: int) -> ServerProcess:
+        """What is known of its process, from the system and not from the server. Raises nothing."""
         ...
 
     def close(self) -> None:

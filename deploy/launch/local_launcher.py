@@ -11,8 +11,9 @@ from pathlib import Path
 
 from ...server.serve import Server
 from ..config.config import DeployConfig
-from .launcher import Launched
-from .processes import Child, python
+from .launcher import Launched, ServerProcess
+from .local_room import check_room
+from .processes import Child, is_stopped, python
 
 KILL_AFTER_S = 1.0  # beyond the grace: what a server needs to end once its calls are answered
 
@@ -32,7 +33,8 @@ class ProcessLauncher:
         self._running: dict[int, tuple[Child, Launched]] = {}
 
     def reserve(self, keys: Sequence[int]) -> None:
-        """As `Launcher`: this machine needs none."""
+        """As `Launcher`: whether this machine has it."""
+        check_room(len(keys))
 
     def start(self, key: int) -> Launched:
         """As `Launcher`."""
@@ -71,6 +73,14 @@ class ProcessLauncher:
         """As `Launcher`."""
         child, launched = self._running.get(key, (None, None))
         return launched if child is not None and child.poll() is None else None
+
+    def look(self, key: int) -> ServerProcess:
+        """As `Launcher`."""
+        child, launched = self._running.get(key, (None, None))
+        if child is None or launched is None or child.poll() is not None:
+            return ServerProcess("ended")
+        state = "stopped" if is_stopped(child.pid) else "running"
+        return ServerProcess(state, launched.node, child.pid)
 
     def pid(self, key: int) -> int:
         """The process of a server."""
@@ -112,6 +122,12 @@ class ThreadLauncher:
         if server is None:
             return None
         return Launched(server.address, server.incarnation, socket.gethostname(), os.getpid())
+
+    def look(self, key: int) -> ServerProcess:
+        """As `Launcher`: the process is this one."""
+        if key not in self._running:
+            return ServerProcess("ended")
+        return ServerProcess("running", socket.gethostname(), os.getpid())
 
     def close(self) -> None:
         """As `Launcher`."""

@@ -335,6 +335,14 @@ def is_running(pid: int, began: int) -> bool:
     return True
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process stands still, as after SIGSTOP or Ctrl-Z: it is there, and does nothing until SIGCONT."""
+    try:
+        return _fields(pid)[0] in ("T", "t")
+    except (OSError, ValueError):
+        return False
+
+
 def cpu_s(pid: int) -> float:
     """CPU seconds, user and system, that a process has used."""
     fields = _fields(pid)

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from ...proto.errors import InvalidRequest, Unavailable
 from ..config.config import WILDCARDS, DeployConfig
+from .launcher import ServerProcess
 from .ray_session import NAMESPACE
 
 THREADS = 4  # of an actor: a long call must not hide the short ones
@@ -92,6 +93,19 @@ def actors_of(cluster: str) -> list[str]:
 
     listed: Any = ray.util.list_named_actors(all_namespaces=True)
     return [a["name"] for a in listed if a["namespace"] == NAMESPACE and a["name"].startswith(f"{cluster}/")]
+
+
+def process_of(actor: Any) -> ServerProcess:
+    """What Ray's head knows of the process of an actor that does not answer. Asks only the head."""
+    try:
+        from ray._private import state  # Ray's public way to ask needs its dashboard, which may not run
+
+        info = cast(Any, state).actors(actor._actor_id.hex())
+        if info["State"] != "ALIVE":  # it is being started again, or dead
+            return ServerProcess("unknown")
+        return ServerProcess("running", str(info["Address"]["IPAddress"]), int(info["Pid"]))
+    except Exception:  # another version of Ray, or it does not answer
+        return ServerProcess("unknown")
 
 
 def end_actor(ray: Any, name: str, ask: Callable[[Any], Any] | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...proto.errors import Unavailable
 from ..config.config import DeployConfig, from_json
-from .launcher import Launched
+from .launcher import Launched, ServerProcess
 from .ray_actors import (
     THREADS,
     actors_of,
@@ -18,6 +18,7 @@ from .ray_actors import (
     groups_of,
     interface,
     node_here,
+    process_of,
     remove_group,
 )
 from .ray_room import bundle_of
@@ -124,6 +125,21 @@ class RayLauncher:
             Unavailable,
         ):  # no actor of that name, or it does not answer: it may be restarting
             return None
+
+    def look(self, key: int) -> ServerProcess:
+        """As `Launcher`: an actor that Ray has, and that does not answer, is what Ray says of it."""
+        name = f"{self._config.name}/shard-{key}"
+        try:
+            actor = self.ray.get_actor(name, NAMESPACE)
+        except ValueError:  # Ray starts a shard again as long as it has its name
+            return ServerProcess("ended")
+        except Exception:  # Ray itself does not answer, in many ways
+            return ServerProcess("unknown")
+        try:
+            found = self._info(actor, 2.0)
+        except Unavailable:
+            return process_of(actor)
+        return ServerProcess("running", found.node, found.pid)
 
     def stop(self, key: int, grace_s: float) -> None:
         """As `Launcher`."""

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RowloomError, Unavailable
-from ..config.changes import Change, diff, refuse, running_config
+from ..config.changes import Change, beginning, diff, refuse, running_config, worded
 from ..config.config import DeployConfig
 from ..config.launchers import LAUNCHERS
 from ..config.memory import Memory, memory
-from ..launch.processes import wait_for_end
+from ..launch.processes import is_stopped, wait_for_end
 from .directory import ClusterDirectory, DamagedRecord, Record
 from .launchers import Tell, launcher_of
 from .remote import Remote
@@ -36,10 +36,15 @@ class NoSuchCluster(InvalidRequest):
 
 @dataclass(frozen=True)
 class Up:
-    """A cluster that runs; `started` says whether it had to be started."""
+    """A cluster that runs. status: what it says of itself, if it ran before; None if it was started."""
 
     record: Record
-    started: bool
+    status: pb.StatusReply | None
+
+    @property
+    def started(self) -> bool:
+        """Whether it had to be started."""
+        return self.status is None
 
 
 def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell = lambda text: None) -> Up:
@@ -53,10 +58,10 @@ def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell = lambda te
         record = _readable(config.name, directory, tell)
         if record is not None and record.launcher != config.launcher:
             if launcher_of(record.launcher).runs(record):
-                return _same(record, config)
+                return _same(record, config, directory)
             directory.remove(config.name)  # the machine was started anew, or someone killed it
         record, found = launcher_of(config.launcher).up(config, directory, tell)
-        return _same(record, config) if found else Up(record, started=True)
+        return _same(record, config, directory) if found else Up(record, None)
 
 
 def _readable(name: str, directory: ClusterDirectory, tell: Tell) -> Record | None:
@@ -65,14 +70,14 @@ def _readable(name: str, directory: ClusterDirectory, tell: Tell) -> Record | No
         return directory.get(name)
     except DamagedRecord as e:
         aside = directory.set_aside(name)
-        tell(f"the record of {name!r} was damaged ({e.__cause__ or 'see there'}) and is now {aside}")
+        tell(f"the record of {name!r} was damaged ({e.why}) and is now {aside}")
         found = _found(name, directory)
         if found is not None:
             directory.put(found)
         return found
 
 
-def _same(record: Record, config: DeployConfig) -> Up:
+def _same(record: Record, config: DeployConfig, directory: ClusterDirectory) -> Up:
     """A cluster that runs, if it runs with that config."""
     if not record.address:
         raise InvalidRequest(
@@ -80,14 +85,17 @@ def _same(record: Record, config: DeployConfig) -> Up:
             f"`rowloom down --name {record.name}` ends it"
         )
     with Remote(record.address) as remote:
-        changes = [c for c in diff(running_config(remote.status()), config) if c.action != "keep"]
+        status = remote.status()
+    changes = [c for c in diff(running_config(status), config) if c.action != "keep"]
     if changes:
+        option = directory.option(record.name)
         raise InvalidRequest(
             f"cluster {config.name!r} runs already, with another config; nothing was changed:\n  "
-            + "\n  ".join(f"{c.path}: {c.old!r} runs, {c.new!r} asked" for c in changes)
-            + "\n`rowloom apply` changes what can be changed; `rowloom down` ends the cluster, and all rows are lost"
+            + "\n  ".join(f"{c.path}: {worded(c.old)} runs, {worded(c.new)} asked" for c in changes)
+            + f"\n`rowloom apply FILE` changes what can be changed; `rowloom down{option}` ends the cluster, and all "
+            "rows are lost"
         )
-    return Up(record, started=False)
+    return Up(record, status)
 
 
 # --------------------------------------------------------------------------------------------------------------- find
@@ -196,20 +204,31 @@ def _elsewhere(record: Record, directory: ClusterDirectory) -> tuple[str | None,
 
 def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unavailable:
     what = f"cluster {record.name!r}" if record.name else "the coordinator"
+    option = directory.option(record.name)
     if record.launcher and not record.address:
         if directory.is_locked(record.name):
             return Unavailable(f"{what} is being started: try again when its `rowloom up` has ended")
         return Unavailable(
-            f"{what} is not up: its `rowloom up` was interrupted. `rowloom down` ends what is left of it, "
+            f"{what} is not up: its `rowloom up` was interrupted. `rowloom down{option}` ends what is left of it, "
             "`rowloom up` starts it anew"
         )
     # One that was killed closes its port a moment before it is gone.
     if record.pid and wait_for_end(record.pid, record.started, 0.5):
-        return Unavailable(f"{what} ended by itself: `rowloom down` clears it, `rowloom up` starts it anew")
-    clear = (
-        f"; if it is gone for good, `rowloom down --name {record.name}` clears it" if record.launcher else ""
-    )
-    return Unavailable(f"{what} at {record.address} does not answer: {why}{clear}")
+        return Unavailable(
+            f"{what} ended by itself, and its rows are lost: `rowloom down{option}` clears it, `rowloom up` starts "
+            "it anew"
+        )
+    return Unavailable(f"{what} at {record.address} does not answer: {why}{_ways_on(record, option)}")
+
+
+def _ways_on(record: Record, option: str) -> str:
+    """In words, what can be done about a coordinator that does not answer."""
+    if not record.launcher:
+        return ""
+    still = ""
+    if record.pid and is_stopped(record.pid):
+        still = f"; its process stands still (as by SIGSTOP): `kill -CONT {record.pid}` lets it go on, with all rows"
+    return f"{still}; if it is gone for good, `rowloom down{option}` ends what is left of it, AND ALL ITS ROWS ARE LOST"
 
 
 # ------------------------------------------------------------------------------------------------------------- change
@@ -229,8 +248,8 @@ class Plan:
 
 
 def plan(config: DeployConfig, status: pb.StatusReply | None) -> Plan:
-    """From what runs to a config; without a cluster, only the memory."""
-    changes = diff(running_config(status), config) if status is not None else []
+    """From what runs to a config; without a cluster, what `up` would start."""
+    changes = diff(running_config(status), config) if status is not None else beginning(config)
     return Plan(changes, memory(config, status))
 
 

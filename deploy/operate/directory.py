@@ -23,8 +23,30 @@ from ..atomic_file import write_atomic
 LOCK_POLL_S = 0.1
 
 
+ELSEWHERE = "--home FOLDER or $ROWLOOM_HOME takes another one"
+
+
+class BadHome(RowloomError):
+    """The folder that remembers clusters cannot be used."""
+
+    exit_code = 2
+
+
 class DamagedRecord(RowloomError):
-    """The file of a cluster cannot be read as a record. `down` and `up` move it aside and go round it."""
+    """The file of a cluster cannot be read as a record. `down` and `up` move it aside and go round it.
+
+    Args:
+        name: of the cluster.
+        path: the file.
+        why: what is wrong with it.
+    """
+
+    def __init__(self, name: str, path: Path, why: object) -> None:
+        self.why = f"{path}: {why}"
+        super().__init__(
+            f"what is known of cluster {name!r} is damaged: {self.why}. `rowloom down --name {name}` and "
+            "`rowloom up` move that file aside and end, or find again, what runs; --address goes round it"
+        )
 
 
 @dataclass(frozen=True)
@@ -57,7 +79,12 @@ class ClusterDirectory:
     """
 
     def __init__(self, home: str | Path | None = None) -> None:
-        self.home = Path(home or os.environ.get("ROWLOOM_HOME") or "~/.rowloom").expanduser()
+        try:
+            self.home = Path(home or os.environ.get("ROWLOOM_HOME") or "~/.rowloom").expanduser()
+        except RuntimeError:
+            raise BadHome(
+                f"this user has no home folder, where known clusters are remembered: {ELSEWHERE}"
+            ) from None
 
     def __repr__(self) -> str:
         return f"<ClusterDirectory {self.home}>"
@@ -65,14 +92,16 @@ class ClusterDirectory:
     def folder(self, name: str) -> Path:
         """A cluster's own folder, for its logs; made if need be."""
         folder = self.home / "clusters" / name
-        folder.mkdir(parents=True, exist_ok=True)
+        with self._usable():
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def get(self, name: str) -> Record | None:
         """The record of a cluster, or None. Raises DamagedRecord."""
         path = self._path(name)
         try:
-            data = json.loads(path.read_text())
+            with self._usable():
+                data = json.loads(path.read_text())
             known = {f.name for f in dataclasses.fields(Record)}
             record = Record(**{k: v for k, v in data.items() if k in known})
             _check(record, name)
@@ -80,15 +109,13 @@ class ClusterDirectory:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, AttributeError, IsADirectoryError) as e:
-            raise DamagedRecord(
-                f"what is known of cluster {name!r} is damaged: {path}: {e}. `rowloom down --name {name}` and "
-                "`rowloom up` move that file aside and end, or find again, what runs; --address goes round it"
-            ) from None
+            raise DamagedRecord(name, path, e) from None
 
     def put(self, record: Record) -> None:
         """Keep a record; replaces the one of that name."""
         path = self._path(record.name)
-        write_atomic(path, json.dumps(dataclasses.asdict(record)))
+        with self._usable():
+            write_atomic(path, json.dumps(dataclasses.asdict(record)))
 
     def set_aside(self, name: str) -> Path:
         """Move a damaged record out of the way. Returns where it is now."""
@@ -108,9 +135,18 @@ class ClusterDirectory:
         """Forget a cluster; no error if it is not known."""
         self._path(name).unlink(missing_ok=True)
 
+    def option(self, name: str) -> str:
+        """What a command in a message needs to mean that cluster: empty if it is the only one that is known."""
+        return "" if self.names() == [name] else f" --name {name}"
+
     def names(self) -> list[str]:
-        """The clusters that are known, sorted."""
-        return sorted(path.stem for path in (self.home / "clusters").glob("*.json"))
+        """The clusters that are known, sorted. Raises BadHome: that cannot be known, which is not the same as none."""
+        with self._usable():
+            try:
+                files = os.listdir(self.home / "clusters")
+            except FileNotFoundError:
+                return []
+        return sorted(name.removesuffix(".json") for name in files if name.endswith(".json"))
 
     @contextlib.contextmanager
     def lock(self, name: str, wait_s: float, waiting: Callable[[str], None] | None = None) -> Generator[None]:
@@ -125,9 +161,11 @@ class ClusterDirectory:
             Unavailable: another one holds it still.
         """
         path = self.home / "clusters" / f"{name}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._usable():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            opened = open(path, "a+")  # noqa: SIM115  # closed below
         until, told = time.monotonic() + wait_s, waiting is None
-        with open(path, "a+") as file:
+        with opened as file:
             while not _locked(file):
                 who = f"another rowloom{_holder(path)} is starting or ending {name!r}"
                 if time.monotonic() >= until:
@@ -136,9 +174,7 @@ class ClusterDirectory:
                     waiting(f"{who}: waiting for it")
                     told = True
                 time.sleep(LOCK_POLL_S)
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            _sign(file)
             yield
 
     def is_locked(self, name: str) -> bool:
@@ -148,6 +184,16 @@ class ClusterDirectory:
                 return not _locked(file)
         except OSError:
             return False
+
+    @contextlib.contextmanager
+    def _usable(self) -> Generator[None]:
+        """Around what reads or makes something in the folder. Raises BadHome: it is none, or it may not be entered."""
+        try:
+            yield
+        except (NotADirectoryError, FileExistsError, PermissionError) as e:
+            said = f"{e.filename}: {e.strerror}" if e.filename else str(e)
+            what = f"{self.home} is a file" if self.home.is_file() else said
+            raise BadHome(f"the folder that remembers clusters cannot be used: {what}; {ELSEWHERE}") from e
 
     def _path(self, name: str) -> Path:
         return self.home / "clusters" / f"{name}.json"
@@ -170,6 +216,13 @@ def _locked(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _sign(file: IO[str]) -> None:
+    """Say who holds a lock, which is held all the same where the disk is full."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), str(os.getpid()).encode())
 
 
 def _holder(path: Path) -> str:

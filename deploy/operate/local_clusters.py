@@ -46,7 +46,8 @@ def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell) -> tuple[R
     known = directory.get(config.name)
     running = find(config.name, directory) if known is None else _whole(known, directory)
     if running is not None:
-        directory.put(running)
+        if running != known:
+            directory.put(running)
         return running, True
     StateFile(config.storage)
     _end(known or Record(config.name, "local", ""), directory, END_S)  # what is left of one that was killed
@@ -54,6 +55,7 @@ def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell) -> tuple[R
     record = _begun(config)
     try:
         record = _start(config, record, directory)
+        directory.put(record)
     except BaseException as e:
         _end(directory.get(config.name) or record, directory, END_S)
         directory.remove(config.name)
@@ -61,7 +63,6 @@ def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell) -> tuple[R
             log = _log(config.name, directory)
             raise Unavailable(f"cluster {config.name!r} did not start: {e} (log: {log})") from None
         raise
-    directory.put(record)
     return record, False
 
 

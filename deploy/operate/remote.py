@@ -113,13 +113,17 @@ class Remote:
         request = pb.RemoveTableRequest(name=name, cluster_id=self.cluster)
         self._until_free(methods.DROP_TABLE, request.SerializeToString())
 
-    def accept_loss(self, shard: int) -> None:
+    def accept_loss(self, shard: int, *, force: bool = False) -> None:
         """Make a lost shard anew, from initial values.
 
+        Args:
+            shard: its index.
+            force: also if it does not answer and its process is alive, which is ended; the rows that it holds are lost.
+
         Raises:
-            InvalidRequest: there is no such shard, or it is not lost; nothing was changed.
+            InvalidRequest: there is no such shard, or it is not lost, or may not be; nothing was changed.
         """
-        request = pb.AcceptLossRequest(shard=shard, cluster_id=self.cluster)
+        request = pb.AcceptLossRequest(shard=shard, force=force, cluster_id=self.cluster)
         self._until_free(methods.ACCEPT_LOSS, request.SerializeToString(), START_S)
 
     def _until_free(self, method: str, request: bytes, timeout_s: float = 0.0) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from ...proto import rowloom_pb2 as pb
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ..config.memory import Memory
 
 GOOD = ("serving", "moving")
+WIDEST = 10_000  # no screen is wider
 FOLDED = ("node", "address", "coordinator", "table", "cluster")  # columns whose words may be long
 
 
@@ -57,17 +59,32 @@ def living(state: dict[str, Any]) -> list[int]:
     return [s["index"] for s in state["shards"] if s["health"] in GOOD]
 
 
-def ways_out(state: dict[str, Any]) -> str:
-    """In words, what can be done about the shards that do not serve; empty if all do."""
+def ways_out(state: dict[str, Any], options: str = "") -> str:
+    """In words, what can be done about the shards that do not serve; empty if all do.
+
+    Args:
+        state: a `summary`.
+        options: of commands that mean this cluster, such as " --name ads".
+    """
     bad = [s for s in state["shards"] if s["health"] not in GOOD]
-    if not bad:
-        return ""
-    accept = " ".join(f"--accept-loss {s['index']}" for s in bad)
-    hint = " One that is unreachable may come back: try again first." if bad[0]["health"] != "lost" else ""
+    still = [s for s in bad if s["health"] == "stopped"]
+    lost = [s for s in bad if s["health"] != "stopped"]
+    said = "".join(
+        f". The process of shard {s['index']} stands still (as by SIGSTOP) and holds its rows: `kill -CONT {s['pid']}` "
+        f"on {s['node']} lets it go on"
+        for s in still
+    )
+    if not lost:
+        return said
+    accept = " ".join(f"--accept-loss {s['index']}" for s in lost)
+    unsure = any(s["health"] not in ("lost", "dead") for s in lost)
+    hint = " One that is unreachable may come back: try again first." if unsure else ""
     return (
-        f". What a lost shard held is gone.{hint} The ways out: `rowloom export TABLE FILE --partial` saves the rows "
-        f"of the other shards; `rowloom recover {accept}` makes it anew, from initial values, and leaves the others "
-        "as they are; `rowloom down`, then `rowloom up`, starts all anew, and all rows are lost"
+        f"{said}. What a lost or dead shard held is gone.{hint} The ways out: "
+        f"`rowloom export TABLE FILE --partial{options}` saves the rows of the other shards; "
+        f"`rowloom recover {accept}{options}` makes it anew, from initial values, "
+        f"and leaves the others as they are; `rowloom down{options}`, then `rowloom up`, starts all anew, and all rows "
+        "are lost"
     )
 
 
@@ -82,6 +99,7 @@ def _shard(status: pb.ShardStatus, before: pb.StatisticsReply | None) -> dict[st
     return {
         "index": status.shard.index,
         "node": status.node,
+        "pid": status.pid,
         "address": status.shard.address,
         "incarnation": f"{status.shard.incarnation:016x}",
         "health": status.health,
@@ -111,65 +129,97 @@ def _table(entry: TableEntry, status: pb.StatusReply) -> dict[str, Any]:
         "lr": plain(entry.current_lr),
         "rows": sum(t.rows for t in held),
         "bytes": sum(t.bytes for t in held),
-        "step": max((t.step for t in held), default=0),
+        "step": max((t.step for t in held), default=0) if spec.optimizer.counts_steps else None,
     }
 
 
 # ----------------------------------------------------------------------------------------------------------- for people
 
 
-def render_status(state: dict[str, Any]) -> RenderableType:
-    """`summary` as two tables."""
+def render_status(state: dict[str, Any], width: int | None = None) -> RenderableType:
+    """`summary` as two tables.
+
+    Args:
+        state: the summary.
+        width: of the screen, in columns; what is wider leaves out what matters less. None: everything is shown.
+    """
+    from rich.console import Console
+
+    whole = _render(state, narrow=False)
+    if width is None:
+        return whole
+    screen = Console(width=WIDEST)
+    return whole if screen.measure(whole).maximum <= width else _render(state, narrow=True)
+
+
+def _render(state: dict[str, Any], *, narrow: bool) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
     health = {True: ("healthy", "green"), False: ("NOT HEALTHY", "bold red")}[state["healthy"]]
-    head = Text.assemble(
-        (state["name"], "bold"),
-        f"  {len(state['shards'])} shards ({state['launcher']})  epoch {state['epoch']}"
-        f"  coordinator {state['coordinator']}  config {state['config_hash']}  ",
-        health,
+    place = f"coordinator {state['coordinator']}  config {state['config_hash']}"
+    counted = f"  {len(state['shards'])} shards ({state['launcher']})  epoch {state['epoch']}  "
+    lines = [Text.assemble((state["name"], "bold"), counted, "" if narrow else f"{place}  ", health)]
+    if narrow:
+        lines.append(Text(place))
+    lines += [Text(f"not finished yet: {one}", "bold yellow") for one in state["unfinished"]]
+    return Group(
+        *lines, _shards_table(state["shards"], narrow), render_tables(state["tables"], narrow=narrow)
     )
-    left = [Text(f"not finished yet: {one}", "bold yellow") for one in state["unfinished"]]
-    return Group(head, *left, _shards_table(state["shards"]), render_tables(state["tables"]))
 
 
-def _shards_table(shards: list[dict[str, Any]]) -> RenderableType:
+def _shards_table(shards: list[dict[str, Any]], narrow: bool) -> RenderableType:
     from rich.text import Text
 
-    table = grid(
-        "shard", "node", "address", "health", "epoch", ">rows", ">bytes", ">process", ">pull/s", ">push/s"
-    )
-    for s in shards:
-        table.add_row(
-            str(s["index"]),
-            s["node"],
-            s["address"],
-            Text(s["health"], "green" if s["health"] in GOOD else "bold red"),
-            str(s["epoch"]),
-            f"{s['rows']:,}",
-            in_bytes(s["bytes"]),
-            in_bytes(s["resident_bytes"]),
-            f"{s['pulled_rows_per_s']:,.0f}",
-            f"{s['pushed_rows_per_s']:,.0f}",
-        )
+    rows = [
+        {
+            "shard": str(s["index"]),
+            "node": s["node"],
+            "address": s["address"],
+            "health": Text(s["health"], "green" if s["health"] in GOOD else "bold red"),
+            "epoch": str(s["epoch"]),
+            ">rows": f"{s['rows']:,}",
+            ">bytes": in_bytes(s["bytes"]),
+            ">process": in_bytes(s["resident_bytes"]),
+            ">pull/s": f"{s['pulled_rows_per_s']:,.0f}",
+            ">push/s": f"{s['pushed_rows_per_s']:,.0f}",
+        }
+        for s in shards
+    ]
+    return _table_of(rows, ("node", "epoch", ">bytes", ">process") if narrow else ())
+
+
+def _table_of(rows: list[dict[str, Any]], left_out: Collection[str]) -> RenderableType:
+    """Rows of cells by column, without the columns that are left out. Narrow if there are any such."""
+    columns = [column for column in rows[0] if column not in left_out] if rows else []
+    table = grid(*columns, gap=1 if left_out else 2)
+    for row in rows:
+        table.add_row(*(row[column] for column in columns))
     return table
 
 
-def render_tables(tables: list[dict[str, Any]]) -> RenderableType:
-    """The tables of a `summary`."""
+def render_tables(tables: list[dict[str, Any]], *, narrow: bool = False) -> RenderableType:
+    """The tables of a `summary`. narrow: without what matters less."""
     from rich.text import Text
 
     if not tables:
         return Text("no tables")
-    table = grid("table", "ids", "row", "partition", "optimizer", ">lr", ">rows", ">bytes", ">step")
-    for t in tables:
-        ids = "open" if t["num_embeddings"] is None else f"{t['num_embeddings']:,}"
-        shape = " x ".join(str(d) for d in t["row_shape"]) or "scalar"
-        lr = next(iter(t["lr"])) if isinstance(t["lr"], dict) else f"{t['lr']:g}"  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-        numbers = [lr, f"{t['rows']:,}", in_bytes(t["bytes"]), f"{t['step']:,}"]  # pyright: ignore[reportUnknownVariableType]
-        table.add_row(t["name"], ids, shape, t["partition"], t["optimizer"], *numbers)  # pyright: ignore[reportUnknownArgumentType]
-    return table
+    return _table_of([_cells(t) for t in tables], ("partition", ">bytes") if narrow else ())
+
+
+def _cells(table: dict[str, Any]) -> dict[str, str]:
+    ids, lr, step = table["num_embeddings"], table["lr"], table["step"]
+    return {
+        "table": table["name"],
+        "ids": "open" if ids is None else f"{ids:,}",
+        "row": " x ".join(str(d) for d in table["row_shape"]) or "scalar",
+        "partition": table["partition"],
+        "optimizer": table["optimizer"],
+        ">lr": str(next(iter(lr))) if isinstance(lr, dict) else f"{lr:g}",  # pyright: ignore[reportUnknownArgumentType]
+        ">rows": f"{table['rows']:,}",
+        ">bytes": in_bytes(table["bytes"]),
+        ">step": "-" if step is None else f"{step:,}",
+    }
 
 
 def starts(config: DeployConfig) -> str:
@@ -193,9 +243,9 @@ def render_plan(changes: list[Change], memory: Memory, starts: str = "") -> Rend
 
     colours = {"refused": "bold red", "keep": "dim"}
     lines = [Text(f"  {change}", colours.get(change.action, "green")) for change in changes]
-    parts: list[RenderableType] = (
-        [Text("changes:"), *lines] if lines else [Text(starts or "nothing to change")]
-    )
+    parts: list[RenderableType] = [Text(starts or "nothing to change")]
+    if lines and not starts:
+        parts = [Text("changes:"), *lines]
     table = grid("memory per shard", ">bytes a row", ">now", ">after", ">every id pushed")
     for t in memory.tables:
         table.add_row(t.name, str(t.row_bytes), *map(in_bytes, (t.now_bytes, t.after_bytes, t.bound_bytes)))
@@ -213,11 +263,11 @@ def render_plan(changes: list[Change], memory: Memory, starts: str = "") -> Rend
     return Group(*parts)
 
 
-def grid(*columns: str):
-    """A table without lines; columns that start with > are numbers."""
+def grid(*columns: str, gap: int = 2):
+    """A table without lines; columns that start with > are numbers. gap: between columns."""
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, gap, 0, 0))
     for column in columns:
         # What does not fit is folded: half an address is none. A number stands in one piece as long as there is room.
         justify = "right" if column.startswith(">") else "left"

@@ -5,7 +5,9 @@ Any process that answers calls serves through it: shards and the coordinator.
 
 from __future__ import annotations
 
+import errno
 import logging
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -52,9 +54,9 @@ class GrpcServer(grpc.GenericRpcHandler):
         try:
             self.port = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError as e:
-            raise Unavailable(f"cannot listen on {host}:{port}: is the port taken?") from e
+            raise Unavailable(f"cannot listen on {host}:{port}: {_why_not(host, port)}") from e
         if self.port == 0:
-            raise Unavailable(f"cannot listen on {host}:{port}: is the port taken?")
+            raise Unavailable(f"cannot listen on {host}:{port}: {_why_not(host, port)}")
 
     def start(self) -> None:
         """Begin to answer."""
@@ -89,6 +91,22 @@ class GrpcServer(grpc.GenericRpcHandler):
             raise AssertionError("abort raises")
 
         return grpc.stream_unary_rpc_method_handler(answer)  # see `receiving`
+
+
+def _why_not(host: str, port: int) -> str:
+    """In words, why nobody can listen there, as a plain socket finds out: gRPC does not say."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+    except socket.gaierror as e:
+        return f"there is no host {host!r} ({e.strerror})"
+    except OSError as e:
+        if e.errno == errno.EADDRNOTAVAIL:
+            return f"{host} is no address of this machine"
+        if e.errno != errno.EADDRINUSE:
+            return e.strerror or str(e)
+    return "is the port taken?"
 
 
 def _abort(context: grpc.ServicerContext, error: RowloomError) -> None:

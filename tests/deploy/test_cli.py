@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -61,7 +62,10 @@ def test_a_cluster_from_up_to_down(cli):
         assert err.startswith("rowloom: cluster 'ads' runs already, with another config; nothing was changed")
         assert "shards: 2 runs, 3 asked" in err
 
+        assert cli.json("status")["config_hash"] == up["config_hash"]
         done = cli.json("apply")
+        # It stayed that of the config before.
+        assert cli.json("status")["config_hash"] == cli.json("up")["config_hash"] != up["config_hash"]
         assert done["scaling"]["state"] == "done"
         assert done["scaling"]["rows"] == 1000
         np.testing.assert_array_equal(users.pull(ids), trained)
@@ -98,8 +102,77 @@ def test_what_cannot_be_applied_changes_nothing(cli):
     assert "users" in err
     _, err = cli.run("inspect", "users", "10000", code=1)
     assert "10000" in err
-    _, err = cli.run("scale", "0", code=1)
+    _, err = cli.run("scale", "0", code=2)
     assert err == "rowloom: shards must be in [1, 1024], got 0\n"
+
+
+def test_what_cannot_be_meant_is_wrong_use_and_asks_no_cluster(cli):
+    for command, words in (
+        (["scale", "0"], "shards must be in [1, 1024], got 0"),
+        (["scale", "2000"], "shards must be in [1, 1024], got 2000"),
+        (["set-lr", "users", "--", "-1"], "lr must be finite, at least 0"),
+        (["set-lr", "users", "nan"], "got nan"),
+        (["export", "users", "users.xyz"], "say --format, one of: npy"),
+        (["recover"], "--accept-loss SHARD"),
+        (["bench", "--against", "wrong"], "--against must be one of tensorflow, got 'wrong'"),
+        (["demo", "--launcher", "wrong"], "launcher must be local or ray or embedded, got 'wrong'"),
+    ):
+        _, err = cli.run(*command, code=2)
+        assert words in err, command
+
+
+def test_up_without_a_file_takes_the_deploy_yaml_that_lies_there_and_says_so(cli):
+    # It started one shard without tables beside it.
+    cli.write(CONFIG)
+    out, _ = cli.run("up")
+    assert out.startswith("ads is up: 2 shards (local, from ./deploy.yaml), coordinator")
+    assert cli.json("up", "deploy.yaml")["config"] == "deploy.yaml"
+    (cli.folder / "deploy.yaml").unlink()
+    out, _ = cli.run("up")
+    assert out.startswith("default is up: 1 shards (local, no ./deploy.yaml here)")
+
+
+def test_an_interrupted_up_says_what_is_left(cli):
+    cli.write(CONFIG)
+    command = [sys.executable, "-m", "rowloom.deploy.cli", "up"]
+    starting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while not cli.directory.names():
+        assert time.monotonic() < until
+        assert starting.poll() is None
+    starting.send_signal(signal.SIGINT)
+    out, err = starting.communicate(timeout=60)
+    assert (out, starting.returncode) == ("", 130)
+    assert "rowloom: interrupted: what was started of 'ads' was ended, nothing is left\n" in err
+    assert cli.directory.names() == []
+
+
+def test_what_apply_makes_is_shown_in_words(cli):
+    cli.write("name: ads\n")
+    cli.run("up")
+    cli.write(CONFIG.replace("shards: 2", "shards: 1"))
+    _, err = cli.run("up", code=1)
+    assert "tables.users: none runs, a table of 10,000 ids, dim 4, optimizer {adagrad: {lr: 0.05" in err
+    out, _ = cli.run("apply")
+    assert out.startswith("tables.users: a table of 10,000 ids, dim 4, optimizer {adagrad: {lr: 0.05")
+    assert out.endswith("mod (create)\n")
+
+
+def test_a_machine_without_room_refuses_at_once_and_says_how_many_shards_fit(cli):
+    # 120 s passed, while a thousand processes were started that the machine could not hold.
+    cli.run("up")
+    began = time.monotonic()
+    _, err = cli.run("scale", "1024", code=1)
+    assert re.search(r"no room for 1023 more shard servers, \d+ fit: .*; nothing was changed", err)
+    assert time.monotonic() - began < 20
+    assert len(cli.json("status")["shards"]) == 1
+
+
+def test_a_host_of_another_machine_is_not_called_a_taken_port(cli):
+    cli.write("host: 192.0.2.1\n")
+    _, err = cli.run("up", code=1)
+    assert "cannot listen on 192.0.2.1:0: 192.0.2.1 is no address of this machine" in err
+    assert "taken" not in err
 
 
 def test_a_wrong_config_is_refused_whole(cli):
@@ -121,6 +194,10 @@ def test_plan_without_a_cluster_says_so_and_shows_the_memory_that_up_will_need(c
     need = cli.json("plan")["memory"]
     assert need["bound_bytes"] == 5000 * (4 * 8 + 20)
     assert need["now_bytes"] is None
+    assert {c["path"]: (c["action"], c["old"]) for c in cli.json("plan")["changes"]} == {
+        "shards": ("start", None),
+        "tables.users": ("create", None),
+    }
 
 
 def test_a_shard_that_was_killed_makes_status_fail(cli):
@@ -134,10 +211,11 @@ def test_a_shard_that_was_killed_makes_status_fail(cli):
     os.kill(int(children.stdout), 9)
     until = time.monotonic() + 30
     out, err = "", ""
-    while "is unreachable" not in err and time.monotonic() < until:
+    while "is dead" not in err and time.monotonic() < until:
         out, err, code = cli.attempt("status", "--address", address, "--json")
     assert re.match(
-        r"rowloom: shard 0 at 127\.0\.0\.1:\d+ is unreachable\. .*`rowloom recover --accept-loss 0`", err
+        r"rowloom: shard 0 at 127\.0\.0\.1:\d+ is dead\. .*`rowloom recover --accept-loss 0 --address \S+`",
+        err,
     )
     assert not json.loads(out)["healthy"]
     assert code == 3  # and no other command or failure ends so
@@ -148,7 +226,7 @@ def test_a_coordinator_that_was_killed_is_reported_and_cleared(cli):
     record = cli.directory.get("default")
     os.kill(record.pid, 9)
     _, err = cli.run("status", code=1)
-    assert "ended by itself: `rowloom down` clears it" in err
+    assert "ended by itself, and its rows are lost: `rowloom down` clears it" in err
     cli.run("down")
     assert cli.json("up")["started"]
 
@@ -205,8 +283,13 @@ def test_the_version_is_printed(cli):
         (["up", "nothing.yaml"], "cannot read the deploy config 'nothing.yaml': No such file or directory"),
         (["plan", "."], "cannot read the deploy config '.': Is a directory"),
         (["up", "foo.yaml"], "storage: must be a folder or a URL such as"),
-        (["up", "--home", "file.txt"], "file.txt/clusters: Not a directory"),
-        (["status", "--home", "file.txt", "--name", "x"], "file.txt/clusters/x.json: Not a directory"),
+        *(
+            (
+                [*command, "--home", "file.txt"],
+                "remembers clusters cannot be used: file.txt is a file; --home",
+            )
+            for command in (["up"], ["status"], ["status", "--name", "x"], ["list"], ["down"])
+        ),
     ],
 )
 def test_a_file_or_folder_that_cannot_be_used_is_one_clear_line(cli, command, words):

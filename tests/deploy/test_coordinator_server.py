@@ -386,3 +386,31 @@ def wait_for_thread(name):
         if thread.name == name:
             thread.join(30)
             assert not thread.is_alive()
+
+
+def test_a_scaling_that_is_done_is_not_said_to_have_failed_when_the_cluster_ends_at_once(caplog) -> None:
+    # Servers that are no shard any more stay for a moment, and the end of the cluster ends that moment.
+    server = CoordinatorServer(parse({"name": "ads", "shards": 2}), ThreadLauncher())
+    server.start()
+    with Remote(server.address) as remote:
+        assert remote.scale(1).state == "done"
+        server.stop()
+    wait_for_thread("rowloom-scale")
+    assert "failed" not in caplog.text
+
+
+def test_a_full_disk_says_which_file_and_that_nothing_was_changed(
+    server, remote, tmp_path, monkeypatch
+) -> None:
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rowloom.deploy.storage.write_atomic", full)
+    for change in (lambda: remote.set_lr("t", 0.5), lambda: remote.scale(3), lambda: remote.drop_table("t")):
+        with pytest.raises(Unavailable) as told:
+            change()
+        assert f"storage {tmp_path}/layout.json cannot be written: No space left on device" in str(told.value)
+        assert str(told.value).count("nothing was changed") == 1
+    monkeypatch.undo()
+    assert remote.status().tables[0].lr != 0.5
+    assert len(remote.status().shards) == 2

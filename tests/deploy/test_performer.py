@@ -154,3 +154,26 @@ def test_servers_that_started_while_the_cluster_ended_are_stopped(launcher):
     assert launcher.stopped == [(7, 0.0)]
     with pytest.raises(Unavailable, match="being ended"):
         performer.run(iterated(Sleep(60.0)))
+
+
+def test_a_program_that_is_repeated_anyway_ends_as_soon_as_another_waits(launcher):
+    # Who made a lost shard anew waited for changes that waited for that shard.
+    performer = performer_of(launcher)
+    begun = threading.Event()
+
+    def patient():
+        while True:
+            begun.set()
+            yield Sleep(0.01)
+
+    def watch():
+        with performer.alone("finishing what was begun"):
+            performer.run(patient(), polite=True)
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    assert begun.wait(30)
+    with performer.alone("making shard 1 anew", wait_s=30.0):
+        pass
+    watching.join(30)
+    assert not watching.is_alive()

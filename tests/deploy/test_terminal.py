@@ -32,3 +32,11 @@ def test_nothing_is_shown_to_the_quiet_and_nothing_that_passes_to_a_log(capfd, o
     with stage("moving rows", **options) as moving:
         moving.reach(1, 2)
     assert capfd.readouterr() == ("", "")
+
+
+def test_no_bar_is_drawn_where_there_is_no_terminal_and_a_log_gets_a_line_for_each_stage(capfd):
+    # A log of an export was full of bars and of what moves the cursor.
+    with stage("users into users.npy", quiet=False, unit="rows", lasting=True) as moving:
+        for done in range(0, 2001, 500):
+            moving.reach(done, 2000)
+    assert capfd.readouterr().err == "users into users.npy: 2,000/2,000 rows\n"

@@ -7,10 +7,10 @@ from typing import Any
 from simulation.world import Ended, Outcome, World
 
 from rowloom.deploy.control.coordinator import Coordinator
-from rowloom.deploy.control.effects import Calls, Commit, Launch, Program, Sleep, Stop, Stored
+from rowloom.deploy.control.effects import Calls, Commit, Launch, Look, Program, Sleep, Stop, Stored
 from rowloom.deploy.control.reshard import Reshard
 from rowloom.deploy.control.state import ClusterState
-from rowloom.deploy.launch.launcher import Launched
+from rowloom.deploy.launch.launcher import Launched, ServerProcess
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import InvalidRequest, Rerouted, RetryLater, RowloomError, Unavailable
@@ -275,6 +275,8 @@ class CoordinatorNode:
             world.at(0.002, step, error)
         elif isinstance(effect, Stored):
             world.at(0.002, step, self.disk.load())
+        elif isinstance(effect, Look):  # servers come back, as on Ray: what does not answer may yet
+            world.at(0.01, step, [ServerProcess("unknown")] * len(effect.keys))
         else:
             assert isinstance(effect, Sleep)
             world.at(effect.seconds, step, None)

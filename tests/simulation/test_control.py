@@ -182,18 +182,31 @@ def test_a_change_that_did_not_reach_a_shard_says_that_it_will_and_can_be_seen_u
     lab.world.clogged.add("shard-1:1")
     out = lab.change(change(coordinator))
     assert isinstance(out, Unavailable)
-    assert "stored, but not on every shard yet; it is repeated until it is" in str(out)
+    assert "is recorded; shard 1 at shard-1:1 has not taken it yet" in str(out)
+    assert "It is repeated until every shard has taken it" in str(out)
     assert coordinator.waiting() == [left]
     lab.world.clogged.clear()
     lab.settle()
     assert coordinator.waiting() == []
 
 
-def test_a_change_whose_end_a_client_does_not_see_is_not_said_to_be_undone() -> None:
+def test_a_client_hears_which_shard_a_change_waits_for_and_not_that_the_coordinator_is_silent() -> None:
+    # It gave up before the coordinator did, and said that the coordinator had not answered.
     lab = Lab(1, 3)
     lab.world.clogged.add("shard-1:1")
     request = pb.AdjustTableRequest(name="t", lr=0.5)
     operation = ask(lab.session, methods.SET_LEARNING_RATE, request, lab.world.now + 15)
+    out = lab.outcome(lambda ended: lab.world.operate(lab.session, operation, ended))
+    assert isinstance(out, Unavailable)
+    assert "lr 0.5 of table 't' is recorded; shard 1 at shard-1:1 has not taken it yet" in str(out)
+    assert "coordinator" not in str(out)
+
+
+def test_a_change_whose_end_a_client_does_not_see_is_not_said_to_be_undone() -> None:
+    lab = Lab(1, 3)
+    lab.world.clogged.add("shard-1:1")
+    request = pb.AdjustTableRequest(name="t", lr=0.5)
+    operation = ask(lab.session, methods.SET_LEARNING_RATE, request, lab.world.now + 2)
     out = lab.outcome(lambda ended: lab.world.operate(lab.session, operation, ended))
     assert isinstance(out, Unavailable)
     assert "may have been begun, and then it is finished when it can be" in str(out)

@@ -9,11 +9,13 @@ import time
 import pytest
 
 from rowloom.deploy.config.config import parse
+from rowloom.deploy.launch import local_room
 from rowloom.deploy.launch.local_launcher import ProcessLauncher, ThreadLauncher
 from rowloom.deploy.launch.processes import Child, is_running, started
 from rowloom.deploy.operate.remote import Remote
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import Unavailable
+from rowloom.server.rows.limits import Limit
 
 
 def health(address: str) -> pb.HealthReply:
@@ -113,3 +115,34 @@ def test_another_process_with_the_same_number_does_not_count():
     assert is_running(mine, started(mine))
     assert not is_running(mine, started(mine) - 1)
     assert not is_running(0, 0)
+
+
+def test_what_is_known_of_a_process_is_whether_it_runs_stands_still_or_has_ended():
+    launcher = ProcessLauncher(parse({}))
+    try:
+        pid = launcher.start(0).pid
+        assert (launcher.look(0).state, launcher.look(0).pid) == ("running", pid)
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: launcher.look(0).state == "stopped")
+        assert launcher.find(0) is not None
+        os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: launcher.look(0).state == "running")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: launcher.look(0).state == "ended")
+    finally:
+        launcher.close()
+    assert launcher.look(7).state == "ended"
+
+
+def test_room_is_the_least_of_memory_open_files_and_threads(monkeypatch):
+    monkeypatch.setattr(local_room, "available", lambda: Limit(10 * local_room.SERVER_BYTES, "what is left"))
+    local_room.check_room(10)
+    with pytest.raises(
+        Unavailable, match=r"no room for 11 more .*, 10 fit: one takes 64.0 MiB .* what is left"
+    ):
+        local_room.check_room(11)
+    monkeypatch.setattr(local_room.resource, "getrlimit", lambda _: (0, 0))
+    with pytest.raises(Unavailable, match=r"0 fit: 0 of 0 open files are left \(`ulimit -n`\)"):
+        local_room.check_room(1)
+    with pytest.raises(Unavailable, match="no room for 2 more"):
+        ProcessLauncher(parse({})).reserve([3, 4])

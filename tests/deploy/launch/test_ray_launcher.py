@@ -210,6 +210,26 @@ def test_a_shard_that_ray_restarts_says_that_its_rows_are_lost(cluster):
     np.testing.assert_array_equal(rows[::2], 0.0)
 
 
+def test_a_shard_that_only_stands_still_on_ray_keeps_its_rows_unless_its_end_is_forced(cluster):
+    with connect(cluster, timeout_s=30.0) as client, Remote(cluster) as remote:
+        table = trained(client)
+        pid = pid_of("ads/shard-0")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            wait_until(lambda: [s.health for s in remote.status().shards] == ["unreachable", "serving"])
+            assert remote.status().shards[0].pid == pid
+            with pytest.raises(
+                InvalidRequest, match=rf"its process {pid} on \S+ is alive and may hold its rows"
+            ):
+                remote.accept_loss(0)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        np.testing.assert_array_equal(table.pull(IDS), np.full((len(IDS), 4), -1.0, np.float32))
+        os.kill(pid, signal.SIGSTOP)
+        remote.accept_loss(0, force=True)
+        np.testing.assert_array_equal(table.pull(IDS)[::2], 0.0)
+
+
 def test_a_shutdown_by_someone_without_ray_leaves_nothing(nodes):
     with Remote(up_ray(config_of())) as remote:
         remote.shutdown()

@@ -1,6 +1,7 @@
 """Clusters of processes on this machine: they stay, they end whole, and what an `up` that was killed left is found."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from rowloom.deploy.config.config import parse
 from rowloom.deploy.launch.processes import is_running, marked, started
 from rowloom.deploy.operate import local_clusters
 from rowloom.deploy.operate.clusters import down, reach, up
-from rowloom.deploy.operate.directory import ClusterDirectory, Record
+from rowloom.deploy.operate.directory import BadHome, ClusterDirectory, Record
 from rowloom.deploy.operate.remote import Remote
 from rowloom.proto.errors import InvalidRequest, Unavailable
 
@@ -268,3 +269,69 @@ def test_the_home_is_an_argument_or_the_environment_or_the_users_own(tmp_path, m
     monkeypatch.delenv("ROWLOOM_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert ClusterDirectory().home == tmp_path / ".rowloom"
+
+
+def test_a_cluster_can_be_taken_down_though_the_disk_is_too_full_to_say_who_does(directory, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rowloom.deploy.operate.directory.os.ftruncate", full)
+    again = ClusterDirectory(directory.home).lock("ads", 0.0)
+    with directory.lock("ads", 0.0), pytest.raises(Unavailable, match="is starting or ending 'ads'"), again:
+        pass
+
+
+def test_a_home_that_is_a_file_is_not_taken_for_one_without_clusters(tmp_path):
+    # `status` said that no cluster is known, and `up` started another.
+    (tmp_path / "home").write_text("")
+    directory = ClusterDirectory(tmp_path / "home")
+    for use in (
+        directory.names,
+        lambda: directory.get("ads"),
+        lambda: directory.put(Record("ads", "local", "")),
+    ):
+        with pytest.raises(
+            BadHome, match=rf"{tmp_path}/home is a file; --home FOLDER or \$ROWLOOM_HOME"
+        ) as told:
+            use()
+        assert told.value.exit_code == 2
+    assert ClusterDirectory(tmp_path / "none").names() == []
+
+
+def test_a_user_without_a_home_folder_hears_how_to_name_one(monkeypatch):
+    def no_home(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("ROWLOOM_HOME", raising=False)
+    monkeypatch.setattr("pathlib.Path.expanduser", no_home)
+    with pytest.raises(BadHome, match=r"--home FOLDER or \$ROWLOOM_HOME takes another one"):
+        ClusterDirectory()
+
+
+def test_a_coordinator_that_stands_still_is_said_to_do_so_and_clearing_it_to_lose_all_rows(directory):
+    record = up(parse(ADS), directory).record
+    os.kill(record.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(Unavailable) as told:
+            reach(record, directory, timeout_s=1.0)
+    finally:
+        os.kill(record.pid, signal.SIGCONT)
+        down(record, directory)
+    assert f"`kill -CONT {record.pid}` lets it go on, with all rows" in str(told.value)
+    assert "`rowloom down` ends what is left of it, AND ALL ITS ROWS ARE LOST" in str(told.value)
+
+
+def test_a_cluster_that_cannot_be_put_on_record_is_not_left_running(directory, monkeypatch):
+    # The disk was full when it was up: it ran on, and nobody was told.
+    put = directory.put
+
+    def full(record):
+        if record.address:
+            raise OSError(errno.ENOSPC, "No space left on device", "ads.json")
+        put(record)
+
+    monkeypatch.setattr(directory, "put", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        up(parse(ADS), directory)
+    assert directory.names() == []
+    assert marked(str(directory.home / "clusters/ads")) == []

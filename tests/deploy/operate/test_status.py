@@ -5,9 +5,11 @@ import io
 import pytest
 from rich.console import Console
 
+from rowloom.client import SGD, Adagrad, Adam, TableSpec
 from rowloom.deploy import terminal
 from rowloom.deploy.operate.status import render_status, summary
 from rowloom.proto import rowloom_pb2 as pb
+from rowloom.proto.spec import TableEntry
 
 LONG = "shard-0.embeddings.very-long-namespace-of-a-team.svc.cluster-of-a-region.example.internal:31415"
 
@@ -64,3 +66,34 @@ def test_status_says_what_has_not_reached_every_shard() -> None:
     assert summary(status)["unfinished"] == [left]
     assert f"not finished yet: {left}" in text(status)
     assert "not finished" not in text(pb.StatusReply(name="ads"))
+
+
+def test_a_screen_of_80_columns_shows_each_shard_on_one_line() -> None:
+    shard = pb.ShardStatus(node="a-machine-with-a-name.example", health="serving")
+    shard.shard.address = "127.0.0.1:40123"
+    shard.statistics.tables.add(name="users", table=1, rows=123_456_789, bytes=10**10)
+    entry = TableEntry(1, TableSpec("users", 10**9, dim=64, optimizer=Adagrad())).to_message()
+    status = pb.StatusReply(
+        name="ads", launcher="local", shards=[shard], tables=[entry], config_hash="0" * 12
+    )
+    status.layout.coordinator = "127.0.0.1:40123"
+    state = summary(status)
+    screen = Console(width=80)
+    with screen.capture() as capture:
+        screen.print(render_status(state, 80))
+    lines = capture.get().splitlines()
+    assert len(lines) == 6
+    assert "127.0.0.1:40123" in lines[3]
+    assert "123,456,789" in lines[3]
+    assert "a-machine-with-a-name.example" in text(status)  # where there is room, all is shown
+
+
+def test_a_table_whose_optimizer_counts_no_steps_shows_none_and_not_0() -> None:
+    entries = [
+        TableEntry(i, TableSpec(name, 10, optimizer=optimizer)).to_message()
+        for i, (name, optimizer) in enumerate([("sgd", SGD()), ("adam", Adam())], 1)
+    ]
+    status = pb.StatusReply(name="ads", tables=entries)
+    assert [table["step"] for table in summary(status)["tables"]] == [None, 0]
+    shown = {line.split()[0]: line.split()[-1] for line in text(status).splitlines() if line}
+    assert (shown["sgd"], shown["adam"]) == ("-", "0")

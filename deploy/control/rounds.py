@@ -1,0 +1,76 @@
+"""Telling every shard of a change, round by round, until each has taken it; or saying which has not, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ...proto.errors import Rerouted, RowloomError, StateLost, Unavailable
+from ...proto.layout import ShardAddress
+from ..launch.launcher import ServerProcess
+from .effects import Calls, Look, Program, ServerCall, Sleep
+
+PAUSE_S = (0.02, 1.0)  # first and longest, between two rounds
+
+
+def tell_all(
+    shards: Sequence[ShardAddress],
+    keys: Sequence[int],
+    call: Callable[[ShardAddress], ServerCall],
+    clock: Callable[[], float],
+    *,
+    limit_s: float,
+    attempt_s: float,
+) -> Program:
+    """Make a call to every shard until each has taken it. At least one round; none waits for a process that has ended.
+
+    Args:
+        shards: of the layout.
+        keys: by shard index, the launcher's key of its server.
+        call: to a shard; must be one that may be repeated.
+        clock: in seconds.
+        limit_s: no round begins after it.
+        attempt_s: what a shard gets to answer in a round.
+
+    Raises:
+        StateLost: a shard has lost its rows, or its process has ended. Like the next, it names the shards.
+        Unavailable: a shard did not answer.
+        RowloomError: a shard refused; its answer.
+    """
+    left, until, (pause, longest) = list(shards), clock() + limit_s, PAUSE_S
+    while True:
+        outcomes = yield Calls([call(shard) for shard in left], attempt_s)
+        failed = [(s, o) for s, o in zip(left, outcomes, strict=True) if isinstance(o, RowloomError)]
+        for _, error in failed:
+            if not isinstance(error, Rerouted | Unavailable | StateLost):
+                raise error
+        if not failed:
+            return
+        left = [shard for shard, _ in failed]
+        processes: list[ServerProcess] = yield Look([keys[shard.index] for shard in left])
+        lost = [
+            isinstance(e, StateLost) or p.state == "ended"
+            for (_, e), p in zip(failed, processes, strict=True)
+        ]
+        if any(lost) or clock() >= until:
+            words = [_outstanding(s, e, p) for (s, e), p in zip(failed, processes, strict=True)]
+            raise (StateLost if any(lost) else Unavailable)("; ".join(words))
+        yield Sleep(pause)
+        pause = min(longest, pause * 2)
+
+
+def _outstanding(shard: ShardAddress, error: RowloomError, process: ServerProcess) -> str:
+    """In words, which shard has not taken a change, and why."""
+    who = f"shard {shard.index} at {shard.address} has not taken it yet"
+    if process.state == "ended":
+        anew = f"`rowloom recover --accept-loss {shard.index}` makes it anew, without its rows"
+        return f"{who}: it is dead, its process has ended ({anew})"
+    return f"{who}: {standing_still(process) or error}"
+
+
+def standing_still(process: ServerProcess) -> str:
+    """In words, that a process was stopped, and how it goes on; empty if it was not."""
+    if process.state != "stopped":
+        return ""
+    where = f" on {process.node}" if process.node else ""
+    go_on = f"`kill -CONT {process.pid}`{where} lets it go on"
+    return f"its process stands still (as by SIGSTOP) and holds its rows; {go_on}"
