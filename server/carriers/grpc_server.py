@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import resource
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -22,6 +23,10 @@ from .receiving import MOST_RECEIVING, Receiving
 
 log = logging.getLogger(__name__)
 THREADS = 8  # for calls whose message is there
+# At once: what comes beyond them is closed. An idle one takes 14 KB. Clients that are idle are not closed: theirs would
+# write a line to the trainer's log for each.
+MOST_CONNECTIONS = 4096
+HELLO_TIMEOUT_S = 10.0  # for a connection to begin to speak HTTP/2; gRPC would wait for two minutes
 
 
 class GrpcServer(grpc.GenericRpcHandler):
@@ -47,10 +52,10 @@ class GrpcServer(grpc.GenericRpcHandler):
     ) -> None:
         self._handles = handles
         self._answer = answer
-        self._pool = Pool(THREADS + MOST_RECEIVING, "rowloom-rpc")
+        self._pool = Pool(THREADS + MOST_RECEIVING, THREADS, "rowloom-rpc")
         self._receiving = Receiving(lambda: self._pool.waiting)
         # It takes any executor, whatever its types say.
-        self._server = grpc.server(self._pool, handlers=[self], options=SERVER_OPTIONS)  # pyright: ignore[reportArgumentType]
+        self._server = grpc.server(self._pool, handlers=[self], options=_options())  # pyright: ignore[reportArgumentType]
         try:
             self.port = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError as e:
@@ -107,6 +112,17 @@ def _why_not(host: str, port: int) -> str:
         if e.errno != errno.EADDRINUSE:
             return e.strerror or str(e)
     return "is the port taken?"
+
+
+def _options() -> list[tuple[str, Any]]:
+    # Half of the descriptors that we may have: the lane and files need the others.
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_CONNECTIONS if limit == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, limit // 2)
+    return [
+        *SERVER_OPTIONS,
+        ("grpc.max_allowed_incoming_connections", most),
+        ("grpc.server_handshake_timeout_ms", int(HELLO_TIMEOUT_S * 1e3)),
+    ]
 
 
 def _abort(context: grpc.ServicerContext, error: RowloomError) -> None:
