@@ -14,6 +14,7 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
 from ..backward import Backward
+from ..layers_torch.passes import trains
 
 
 class Lookup:
@@ -64,7 +65,8 @@ class _Pulled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> Any:
         (flat,) = ctx.saved_tensors
-        ctx.lookup._hold(flat, upstream[0])
+        if trains(ctx):
+            ctx.lookup._hold(flat, upstream[0])
         return torch.zeros((), device=upstream[0].device), None, None
 
 

@@ -16,7 +16,7 @@ import torch  # pyright: ignore[reportMissingImports]
 from ...proto.errors import InvalidRequest
 from ..calls.routing import distinct_of
 from ..refusals import WrongAssertion, WrongType
-from .passes import Gradients
+from .passes import Gradients, trains
 
 if TYPE_CHECKING:
     from ..table import Table
@@ -212,7 +212,8 @@ class _Pulled(torch.autograd.Function):
     def backward(ctx: Any, *upstreams: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (upstream,) = upstreams
         layer, batch = ctx.held
-        layer._hold(batch, upstream)
+        if trains(ctx):
+            layer._hold(batch, upstream)
         device, dtype = ctx.anchor
         # What is not finite must show where GradScaler and clip_grad_norm_(error_if_nonfinite=True) look.
         value = 0.0 if bool(torch.isfinite(upstream).all()) else float("nan")

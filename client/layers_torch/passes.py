@@ -76,6 +76,21 @@ class Gradients:
         return held
 
 
+def trains(node: Any) -> bool:
+    """Whether this pass adds to grads, as `backward` does; `torch.autograd.grad` hands them out and trains nothing.
+
+    Asked of the engine, and not told by a hook on the anchor: copies and conversions of a layer get another one.
+
+    Args:
+        node: a `torch.autograd.Function` in its backward, whose first input is the anchor.
+    """
+    anchor = node.next_functions[0][0]
+    try:
+        return anchor is not None and torch._C._will_engine_execute_node(anchor)
+    except RuntimeError:  # its answer for a leaf whose gradient `torch.autograd.grad` was asked for
+        return False
+
+
 def _end(task: int) -> None:
     """A backward pass is over: push what does not wait for a step."""
     with _lock:

@@ -66,6 +66,19 @@ def test_mask_zero_masks_and_still_looks_row_zero_up_and_trains_it():
     assert Embedding(a_table(), mask_zero=False).compute_mask(ids) is None
 
 
+@pytest.mark.skipif(ON_TENSORFLOW, reason="of the torch backend: needs KERAS_BACKEND=torch")
+def test_asking_torch_for_the_gradients_of_parameters_trains_no_table():
+    import torch
+
+    table = a_table()
+    before, layer = table.rows.copy(), Embedding(table)
+    loss = layer(torch.tensor([1, 2]), training=True).sum()
+    torch.autograd.grad(loss, list(layer.parameters()), retain_graph=True)
+    np.testing.assert_array_equal(table.rows, before)
+    loss.backward()
+    assert np.flatnonzero((table.rows != before).any(axis=1)).tolist() == [1, 2]
+
+
 def test_the_mask_reaches_the_layers_behind():
     table = a_table()
     x = np.array([[1, 2, 0], [3, 0, 0]])

@@ -1,5 +1,7 @@
 """When the PyTorch layers push: each backward pass, or each step; beside models that hold their rows themselves."""
 
+import copy
+
 import numpy as np
 import pytest
 from torch_beside import DIM, V, a_table, equal, pushed, torch, touched, twin
@@ -110,6 +112,27 @@ def test_nothing_is_pushed_without_a_backward_pass_to_the_layer():
     weight = torch.ones(DIM, requires_grad=True)
     (layer(ids) * weight).sum().backward(inputs=[weight])
     assert table.pushes == []
+
+
+def test_asking_autograd_for_the_gradients_of_parameters_trains_no_table():
+    table = a_table()
+    theirs, ours = both(table)
+    a, b, y = next(batches(1))
+    for model in (theirs, ours):
+        loss = loss_of(model, a, b, y)
+        asked = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)
+        assert len(asked) == 5
+        assert table.pushes == []
+        loss.backward(inputs=list(model.parameters()))
+    equal(pushed(table), theirs.embed.weight.grad, 1e-6)
+
+
+def test_a_copy_of_a_layer_and_one_of_another_type_train_too():
+    table = a_table()
+    for change in (copy.deepcopy, lambda layer: layer.double(), lambda layer: layer.half()):
+        table.pushes.clear()
+        change(Embedding(table))(torch.tensor([1])).sum().backward()
+        assert touched(table) == {1}
 
 
 def test_eval_trains_as_in_torch():
@@ -233,6 +256,7 @@ def test_a_step_pushes_once_and_zero_grad_drops_what_waits():
     assert table.pushes == []
     ours.embed(torch.tensor([5])).sum().backward()
     ours.embed(torch.tensor([5])).sum().backward()
+    torch.autograd.grad(ours.embed(torch.tensor([5])).sum(), ours.embed.anchor)  # is no gradient of the step
     optimizer.step()
     optimizer.step()
     assert len(table.pushes) == 1
