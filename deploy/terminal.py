@@ -90,9 +90,8 @@ class Stages:
             disable=quiet or not screen.is_terminal,
             transient=not lasting,
         )
-        self._logged = (
-            lasting and not quiet and not screen.is_terminal
-        )  # a log gets a line for each stage that is done
+        # A log gets a line for each stage that is done.
+        self._logged = lasting and not quiet and not screen.is_terminal
 
     def __enter__(self) -> Stages:
         self._progress.start()

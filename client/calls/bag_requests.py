@@ -199,9 +199,8 @@ def check_sums(entry: TableEntry, ids: np.ndarray, values: BagGrads) -> None:
                 f"the gradient of id {int(ids[k])} in bag {int(shares.bags[k])} is not finite: its factor is "
                 f"{shares.factors[k]}; table {entry.spec.name!r} takes finite numbers only"
             )
-    if (
-        products.sum(dtype=np.float64) > LARGEST[codec.FLOAT32] / 2
-    ):  # no sum of some of them can be larger, however it is rounded
+    # No sum of some of them can be larger, however it is rounded.
+    if products.sum(dtype=np.float64) > LARGEST[codec.FLOAT32] / 2:
         refuse_overflow(entry, *values.by_id(ids), codec.FLOAT32)
 
 

@@ -149,9 +149,8 @@ class PushRequest:
     attempts = size = reply_bytes = 0
     maybe_applied = False
     _head = _NOTHING
-    _framed: list[Buffer] | None = field(
-        default=None, init=False
-    )  # what the codec has made of it, if it had to
+    # What the codec has made of it, if it had to.
+    _framed: list[Buffer] | None = field(default=None, init=False)
     _item_bytes: int = field(default=0, init=False)  # of one value, on the wire
 
     @property

@@ -258,9 +258,8 @@ def _entry(message: bytes) -> _Entry:
 
 def _slice_key(name: bytes, routed: list[tuple[int, int]]) -> bytes:
     """The key of a slice, in codes that sort as what they encode: 0, name, dimensions, starts and lengths."""
-    key = (
-        b"\x00" + name + b"\x00\x01" + bytes([1, len(routed)])
-    )  # names are UTF-8 without NUL: nothing to escape
+    # Names are UTF-8 without NUL: nothing to escape.
+    key = b"\x00" + name + b"\x00\x01" + bytes([1, len(routed)])
     return key + b"".join(_ordered(start) + _ordered(length) for start, length in routed)
 
 

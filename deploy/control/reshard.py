@@ -200,8 +200,8 @@ class Reshard:
         if calls:
             with contextlib.suppress(RowloomError):  # they end all the same
                 yield from call_all(calls, self._coordinator.clock, RETIRE_LIMIT_S, RETIRE_ATTEMPT_S)
-            with contextlib.suppress(
-                RowloomError
-            ):  # the cluster is being ended; the scaling is done all the same
-                yield Sleep(0.5)  # clients that had the old layout hear of the new one from them
+            # Clients that had the old layout hear of the new one from them. If the cluster is ended meanwhile, the
+            # scaling is done all the same.
+            with contextlib.suppress(RowloomError):
+                yield Sleep(0.5)
         yield from self._coordinator.stop_surplus()

@@ -122,11 +122,8 @@ class RayLauncher:
         try:
             actor = self.ray.get_actor(f"{self._config.name}/shard-{key}", NAMESPACE)
             return self._info(actor, 2.0)
-        except (
-            ValueError,
-            Unavailable,
-        ):  # no actor of that name, or it does not answer: it may be restarting
-            return None
+        except (ValueError, Unavailable):
+            return None  # no actor of that name, or it does not answer: it may be restarting
 
     def look(self, key: int) -> ServerProcess:
         """As `Launcher`: an actor that Ray has, and that does not answer, is what Ray says of it."""

@@ -84,9 +84,8 @@ class Remote:
             time.sleep(POLL_S)
             ask = pb.ScaleProgressRequest(scaling=reply.scaling, cluster_id=self.cluster)
             reply = pb.ScaleReply.FromString(self.call(methods.SCALE_PROGRESS, ask.SerializeToString()))
-            if (
-                reply.state == "unknown"
-            ):  # another coordinator took over, and what it took up is one of two layouts
+            # Another coordinator took over, and what it took up is one of two layouts.
+            if reply.state == "unknown":
                 reply = self._start_scaling(shards)
 
     def _start_scaling(self, shards: int) -> pb.ScaleReply:
