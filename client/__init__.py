@@ -3,6 +3,8 @@
 Everything that a training script names is here; see `connect`, `Client`, `Table` and `TableSpec`.
 """
 
+from importlib.metadata import version as _version
+
 from ..proto.allocator import keep_freed_memory
 from ..proto.errors import (
     ClientForgotten,
@@ -58,6 +60,8 @@ from .lookup import (
 from .lookups.bags import Ragged, SparseIds
 from .table import Table
 from .vocabulary import Vocabulary
+
+__version__ = _version("rowloom")
 
 __all__ = [
     "FTRL",

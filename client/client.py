@@ -36,11 +36,14 @@ def connect(
 ) -> Client:
     """A client of the cluster at an address.
 
+    It waits for a cluster that is not up yet, also where connections are refused: a trainer may be started before its
+    cluster. After two seconds it says so in the log, as a warning.
+
     Args:
         address: "host:port" of the coordinator or of any shard, or several of them.
         token: None; servers of this version ask for none.
         tls: None; servers of this version speak plain text: keep them on a private network.
-        timeout_s: how long any call may take.
+        timeout_s: how long any call may take, this one included.
         carrier: how rows travel. "auto": shared memory to shards on this machine, plain sockets to others, gRPC where
             neither can be had. "tcp": no shared memory. "grpc": nothing else.
         cache: which pulled rows the client may keep, and for how long; None: none.
@@ -49,7 +52,7 @@ def connect(
         A client that has found the cluster.
 
     Raises:
-        Unavailable: nobody answers there within `timeout_s`.
+        Unavailable: nobody answers there within `timeout_s`; the message has what each address answered last.
         InvalidRequest: an argument is wrong.
 
     Example:

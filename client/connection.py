@@ -35,6 +35,7 @@ from .calls.session import Session
 from .carriers.transport import Transport, drive
 from .lookups.bags import Bags
 from .lookups.pooling import factors
+from .waiting import announced
 
 T = TypeVar("T")
 _NOTHING: AbstractContextManager[None] = nullcontext()
@@ -127,7 +128,8 @@ class Connection:
     def refresh(self) -> None:
         """Fetch the layout and the list of tables. Raises Unavailable."""
         session = self._live()
-        self._run(fetch_layout(session, self._deadline()))
+        asked = fetch_layout(session, self._deadline())
+        self._run(announced(asked, ", ".join(self._addresses), self.timeout_s, session.clock))
 
     def entry(self, name: str) -> TableEntry:
         """The entry of the table of that name, asked for if it is not known. Raises TableNotFound, InvalidRequest."""

@@ -9,10 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import jax  # pyright: ignore[reportMissingImports]
-import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
 import numpy as np
-from jax.experimental import io_callback  # pyright: ignore[reportMissingImports]
+
+try:
+    import jax  # pyright: ignore[reportMissingImports]
+    import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
+    from jax.experimental import io_callback  # pyright: ignore[reportMissingImports]
+except ModuleNotFoundError as e:
+    raise ModuleNotFoundError(
+        "rowloom.client.layers_jax needs JAX: pip install 'rowloom[jax]'", name=e.name
+    ) from e
 
 from ..proto.errors import InvalidRequest
 from .backward import Backward

@@ -4,9 +4,11 @@ import importlib as _importlib
 import typing as _typing
 
 if _typing.TYPE_CHECKING:
+    from .addresses import address_of
     from .config.config import DeployConfig, load
     from .embedded import LocalCluster, local_cluster
-    from .operate.ray_clusters import address_of
+
+    __version__: str
 
 __all__ = ["DeployConfig", "LocalCluster", "address_of", "load", "local_cluster"]
 
@@ -15,12 +17,14 @@ _HOMES = {
     "load": "config.config",
     "LocalCluster": "embedded",
     "local_cluster": "embedded",
-    "address_of": "operate.ray_clusters",
+    "address_of": "addresses",
 }
 
 
 def __getattr__(name: str) -> _typing.Any:
     # Imported when first named: the command line starts in a fraction of the time.
+    if name == "__version__":
+        return _importlib.import_module("importlib.metadata").version("rowloom")
     if name in _HOMES:
         return getattr(_importlib.import_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

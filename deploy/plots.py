@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,22 +25,35 @@ class ScalingSpan:
     label: str
 
 
+MISSING = "a plot needs matplotlib: pip install 'rowloom[plot]'"
+
+
+def can_plot() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
 def check_plot(path: Path | None) -> None:
     """Refuse at once what could not be drawn an hour later. Raises InvalidRequest."""
     if path is None:
         return
+    check_place(path)
+    _pyplot()
+
+
+def check_place(path: Path) -> None:
+    """Refuse a path that no plot can be written to. Raises InvalidRequest."""
     if not path.parent.is_dir():
         raise InvalidRequest(f"plot: there is no folder {str(path.parent)!r} to write {path.name!r} into")
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise InvalidRequest(f"plot: {str(path)!r} must end with .png, .svg or .pdf")
-    _pyplot()
 
 
 def _pyplot() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as e:
-        raise InvalidRequest("a plot needs matplotlib: pip install 'rowloom[plot]'") from e
+        raise InvalidRequest(MISSING) from e
     return Figure
 
 

@@ -1,10 +1,10 @@
-"""Click prediction in PyTorch, after DLRM: dense features, bags of ids from three tables, and their dot products."""
+"""Click prediction in PyTorch, after DLRM: dense features and bags of ids. First: pip install 'rowloom[torch]'."""
 
+from rowloom.client.layers_torch import EmbeddingBag  # isort: skip (it says what to install)
 import numpy as np
 import torch
 
 from rowloom.client import Adagrad, Normal, TableSpec
-from rowloom.client.layers_torch import EmbeddingBag
 from rowloom.deploy import local_cluster
 
 SIZES, DIM, DENSE, BATCH = {"user": 300, "item": 200, "category": 20}, 8, 4, 256

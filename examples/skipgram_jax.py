@@ -1,11 +1,11 @@
-"""Skip-gram with negative sampling in JAX: words that stand together get rows that point the same way."""
+"""Skip-gram with negative sampling in JAX: words that stand together get rows alike. pip install 'rowloom[jax]'."""
 
+from rowloom.client.layers_jax import Lookup  # isort: skip (it says what to install)
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rowloom.client import Adagrad, TableSpec, Uniform, Zeros
-from rowloom.client.layers_jax import Lookup
 from rowloom.client.vocabulary import Vocabulary
 from rowloom.deploy import local_cluster
 

@@ -1,13 +1,13 @@
 """A two-tower recommender in Keras: who clicks on what, with one item table for the history and for the candidate.
 
-Run it: KERAS_BACKEND=tensorflow (or torch) python examples/two_tower_keras.py
+Run it: pip install 'rowloom[keras,torch]'; KERAS_BACKEND=torch python examples/two_tower_keras.py (or tensorflow)
 """
 
+from rowloom.client.layers_keras import Embedding, SharedEmbeddings  # isort: skip (it says what to install)
 import keras
 import numpy as np
 
 from rowloom.client import SGD, Normal, TableSpec
-from rowloom.client.layers_keras import Embedding, SharedEmbeddings
 from rowloom.deploy import local_cluster
 
 USERS, ITEMS, DIM, HISTORY = 500, 200, 16, 8

@@ -1,7 +1,8 @@
 """Who clicks: a wide-and-deep model without any framework, over two tables of a cluster.
 
 The wide part adds up value * weight of each example's sparse features; the deep part puts their embeddings through a
-hidden layer. Forward and backward are numpy; the tables' rows are pulled, and their gradients pushed.
+hidden layer. Forward and backward are numpy; the tables' rows are pulled, and their gradients pushed. It needs
+nothing but rowloom itself: pip install rowloom.
 """
 
 import numpy as np

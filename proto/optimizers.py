@@ -364,7 +364,8 @@ class FTRL(Optimizer):
     """Follow the regularized leader, proximal, on touched rows, as TensorFlow and `keras.optimizers.Ftrl`.
 
     `n' = n + g*g; z += g + 2 l2_shrinkage w - (n'^-p - n^-p)/lr w` with p = lr_power, then
-    `w = (clip(z, -l1, l1) - z) / (n'^-p/lr + 2 l2 + beta/lr)`. At a learning rate of 0 a push changes nothing.
+    `w = (clip(z, -l1, l1) - z) / (n'^-p/lr + 2 l2 + beta/lr)`. At a learning rate of 0 a push changes nothing,
+    nor where the rate is so small, or g so large, that float32 cannot hold z or the divisor.
     """
 
     lr: float | Schedule = 1e-3

@@ -104,8 +104,8 @@ class TableSpec:
         num_embeddings: V; ids are in [0, V). None: any id in [0, 2**63).
         dim: columns of a row, 1 to 4096, or the shape of a row, such as (2, 5) or ().
         partition: "mod" or "div"; how ids are dealt to shards.
-        initializer: what a row is before its first push.
-        optimizer: what a push does to a row.
+        initializer: what a row is before its first push; Uniform(-0.05, 0.05) as in Keras. torch's is Normal().
+        optimizer: what a push does to a row; SGD() with torch's defaults.
         hash_ids: split by a hash of the id; for ids that share factors. Only with "mod".
         frozen: pushes are refused.
         constraint: what a push may do to a row at most: clipped gradients, bounded weights. None: anything.

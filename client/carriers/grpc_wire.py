@@ -89,6 +89,7 @@ class Callers:
     def _serve(self, mine: queue.SimpleQueue[Callable[[], None] | None]) -> None:
         while (job := mine.get()) is not None:
             job()
+            del job  # and its message, which may be large: the next one may not come for hours
             self._idle.append(mine)
             if self._closed:
                 self.close()

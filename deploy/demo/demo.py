@@ -16,7 +16,7 @@ import numpy as np
 from ...client import Adagrad, Client, TableSpec, Uniform, Zeros, connect
 from ..config.launchers import check_launcher
 from ..operate.digest import digest
-from ..plots import ScalingSpan, check_plot, loss_curve
+from ..plots import MISSING, ScalingSpan, can_plot, check_place, loss_curve
 from ..terminal import Stage, Stages
 from .corpus import Corpus, read_corpus
 from .demo_cluster import LAUNCHERS_OF_DEMO, DemoCluster, open_cluster
@@ -111,7 +111,7 @@ def run_demo(
 
     Args:
         corpus: a text file or a folder of them; none: the source of Python's standard library.
-        plot: where the loss curve goes; None draws none.
+        plot: where the loss curve goes; None draws none. Without matplotlib it is left out, and the result says so.
         launcher: "ray" (a local Ray cluster is started), "local" (processes), or "embedded" (threads of this process).
         quiet: show no progress.
         extent: how much to do.
@@ -119,7 +119,7 @@ def run_demo(
     Returns:
         loss_first, loss_last (per pair), neighbours (word -> nearest words), rows_per_s (distinct rows pulled and
         pushed by both trainers), scaling_pause_s (the longest push of a trainer that went on),
-        bit_equal_after_scaling, seconds, plot, and more of the kind.
+        bit_equal_after_scaling, seconds, plot, plot_skipped (why, or empty), and more of the kind.
 
     Raises:
         InvalidRequest: an argument is wrong; nothing was started.
@@ -128,7 +128,11 @@ def run_demo(
     began = time.monotonic()
     extent = extent or Extent()
     plot = None if plot is None else Path(plot)
-    check_plot(plot)
+    skipped = ""
+    if plot is not None:
+        check_place(plot)
+        if not can_plot():
+            plot, skipped = None, MISSING
     check_launcher(launcher, LAUNCHERS_OF_DEMO)
     with tempfile.TemporaryDirectory(prefix="rowloom-demo-") as name, Stages(quiet) as stages:
         folder = Path(name)
@@ -149,6 +153,7 @@ def run_demo(
     return _result(text, course, scaled, found) | {
         "seconds": time.monotonic() - began,
         "plot": None if plot is None else str(plot.resolve()),
+        "plot_skipped": skipped,
     }
 
 
@@ -272,6 +277,12 @@ def _all_rows(client: Client, table: str, n: int) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------- for people
 
 
+def _drawn(result: dict[str, Any]) -> str:
+    if result["plot_skipped"]:
+        return f"; no loss curve: {result['plot_skipped']}"
+    return f"; loss curve in {result['plot']}" if result["plot"] else ""
+
+
 def report(result: dict[str, Any]) -> str:
     """What `run_demo` found, as text."""
     lines = [
@@ -285,6 +296,6 @@ def report(result: dict[str, Any]) -> str:
         f"{'each applied once' if result['pushes_exactly_once'] else 'NOT each applied once'}",
         "nearest words",
         *(f"  {word:<14} {', '.join(others)}" for word, others in result["neighbours"].items()),
-        f"{result['seconds']:.0f} s" + (f"; loss curve in {result['plot']}" if result["plot"] else ""),
+        f"{result['seconds']:.0f} s" + _drawn(result),
     ]
     return "\n".join(lines)

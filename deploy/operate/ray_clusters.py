@@ -113,20 +113,6 @@ def find_ray(name: str, timeout_s: float = GET_TIMEOUT_S) -> str | None:
         ) from e
 
 
-def address_of(name: str) -> str:
-    """The address of a cluster by its name, for `connect`. Attaches to the machine's Ray if this process has none.
-
-    Raises:
-        Unavailable: no such cluster runs there; the message names those that do.
-    """
-    attach("auto")
-    address = find_ray(name)
-    if address is None:
-        others = ", ".join(clusters()) or "none"
-        raise Unavailable(f"no cluster {name!r} runs on this Ray; there are: {others}")
-    return address
-
-
 def clusters() -> list[str]:
     """Names of the clusters on this Ray."""
     import ray

@@ -62,9 +62,11 @@ def exp(y):
 
 @kernel
 def real_power(x, p):
-    """x**p for x >= 0 and p >= 0."""
+    """x**p for x >= 0 and p >= 0; also of infinity, which a sum of squares becomes, and `log` would never end on."""
     if p == 0.0:
         return 1.0
+    if x == np.inf:
+        return x
     return 0.0 if x == 0.0 else exp(p * log(x))
 
 

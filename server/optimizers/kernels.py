@@ -17,7 +17,7 @@ from ...proto.cpu_prefetch import AHEAD, fetch
 from ...proto.jit import kernel
 from .exact import power, real_power
 
-ZERO = np.float32(0)
+ZERO, INFINITY = np.float32(0), np.float32(np.inf)
 
 
 @kernel
@@ -178,7 +178,10 @@ def adadelta(values, squares, steps, rows, grads, lr, rho, rest, eps):
 
 @kernel
 def ftrl(values, squares, linear, rows, grads, lr, p, l1, more, shrink):
-    """FTRL-proximal. p: -lr_power; more: 2 l2 + beta / lr; shrink: 2 l2_shrinkage; lr is above 0."""
+    """FTRL-proximal. p: -lr_power; more: 2 l2 + beta / lr; shrink: 2 l2_shrinkage; lr is above 0.
+
+    Where float32 cannot hold z or what divides, because lr is tiny or g huge, a column stays as it is.
+    """
     width = values.shape[1]
     for k in range(len(rows)):
         if k + AHEAD < len(rows):
@@ -192,11 +195,13 @@ def ftrl(values, squares, linear, rows, grads, lr, p, l1, more, shrink):
                 before, after = np.sqrt(n[j]), np.sqrt(grown)
             else:
                 before, after = np.float32(real_power(n[j], p)), np.float32(real_power(grown, p))
-            z[j] += (g[j] + shrink * w[j]) - (after - before) / lr * w[j]
-            n[j] = grown
+            moved = z[j] + ((g[j] + shrink * w[j]) - (after - before) / lr * w[j])
             below = after / lr + more
-            if below > ZERO:
-                w[j] = (min(max(z[j], -l1), l1) - z[j]) / below
+            if abs(moved) < INFINITY and below < INFINITY:  # and no NaN
+                z[j] = moved
+                n[j] = grown
+                if below > ZERO:
+                    w[j] = (min(max(moved, -l1), l1) - moved) / below
 
 
 @kernel

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ...proto.recipes import MAX_NUMBER
 from ...proto.spec import (
     FTRL,
     SGD,
@@ -26,6 +27,7 @@ from .rule import DenseRule, F, Rule
 
 _WINDOW = 1 << 20  # steps whose rates a dense Adam remembers (12 MB), unless a row is later than that
 _AHEAD = 4096  # steps whose rates it computes in advance
+_COMPILED = 64  # recipes that are known to be compiled; trying another one takes a millisecond
 
 
 class SGDRule(DenseRule):
@@ -322,8 +324,8 @@ class FTRLRule(Rule):
     ) -> None:
         """As `Rule`."""
         o, lr = self._o, rates.at(step)
-        if F(lr) > 0:
-            how = (F(lr), F(-o.lr_power), F(o.l1), F(2 * o.l2 + o.beta / lr), F(2 * o.l2_shrinkage))
+        if F(lr) > 0 and (more := 2 * o.l2 + o.beta / lr) <= MAX_NUMBER:
+            how = (F(lr), F(-o.lr_power), F(o.l1), F(more), F(2 * o.l2_shrinkage))
             kernels.ftrl(values, slots[0], slots[1], rows, grads, *how)
 
 
@@ -345,7 +347,7 @@ def rule_of(spec: TableSpec) -> Rule:
     return _RULES[type(spec.optimizer)](spec.optimizer, spec.constraint)
 
 
-@functools.cache
+@functools.lru_cache(_COMPILED)
 def _compile(optimizer: Optimizer, constraint: Constraint | None) -> None:
     """Run everything once on one tiny row, so that no push waits for a compiler."""
     rule = _RULES[type(optimizer)](optimizer, constraint)

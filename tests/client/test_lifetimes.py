@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rowloom.client import SGD, TableSpec, Zeros, connect
+from rowloom.client.carriers.grpc_wire import Callers
 
 SPEC = TableSpec("t", 100, dim=2, optimizer=SGD(lr=1.0), initializer=Zeros())
 
@@ -181,3 +182,16 @@ def test_a_client_closed_or_dropped_in_a_child_stays_closed_there_and_goes_on_in
             "    ",
         )
     )
+
+
+def test_a_thread_that_waits_for_its_next_call_holds_nothing_of_the_last() -> None:
+    """It kept the message, tens of megabytes perhaps, until another call came along."""
+    callers, message = Callers(), np.zeros(1000)
+    left = weakref.ref(message)
+    callers.run(lambda message=message: None)
+    del message
+    until = time.monotonic() + 20
+    while left() is not None:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+    callers.close()

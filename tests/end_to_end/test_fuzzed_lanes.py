@@ -400,8 +400,12 @@ def test_whatever_changes_in_shared_memory_while_it_is_read_nobody_else_notices(
                 # All of it, or the last part: ids, bags, factors or values, behind a head that stays right.
                 begin = 0 if rng.random() < 0.3 else int(rng.integers(0, len(data)))
                 control[:] = PLACE + begin, PLACE + len(data)
+                spoiled = rng.random() < 0.1  # the reply's place instead, while the server writes there
+                if spoiled:
+                    control[:] = REPLY_AT, REPLY_AT + 4096
                 reply = lane.ask_shared(method, data, int(rng.choice([0, 1 << 20, REPLY_AT - 4096])))
-                checked(reply, data, answers)
+                if not spoiled:
+                    checked(reply, data, answers)
             control[:] = 0
             other.look()
         finally:

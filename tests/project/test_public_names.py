@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import importlib.metadata
 import inspect
 import pkgutil
 import types
@@ -51,6 +52,11 @@ def test_a_trainer_finds_everything_it_names_in_the_client():
     trainer += ["RowloomError", "InvalidRequest", "TableNotFound", "TableExists", "Unavailable", "Overloaded"]
     trainer += ["PushUnresolved", "StateLost", "SnapshotCorrupt", "Unauthorized"]
     assert set(trainer) <= set(client.__all__)
+
+
+@pytest.mark.parametrize("name", ["rowloom.client", "rowloom.deploy"])
+def test_a_face_says_which_version_it_is_of(name):
+    assert importlib.import_module(name).__version__ == importlib.metadata.version("rowloom")
 
 
 def test_deploy_offers_the_embedded_cluster_and_the_way_to_find_one():

@@ -1,4 +1,4 @@
-"""Messages that nobody sends, to every method of a host; and memory that changes while a server reads it.
+"""Messages that nobody sends, to every method of a host. What lanes are told: `tests/end_to_end/test_fuzzed_lanes.py`.
 
 `ROWLOOM_FUZZ_S=1800 pytest tests/server/test_fuzz.py` goes on for half an hour, from another seed each time.
 """
@@ -6,10 +6,7 @@
 import contextlib
 import os
 import secrets
-import socket
-import threading
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -37,30 +34,17 @@ from rowloom.client import (
     WarmUp,
     Zeros,
 )
-from rowloom.client.carriers.lane import Lane, open_lane
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.codec import ASSIGN, RENORM, Block, PartName, Pull, PullReply, Push, Step
 from rowloom.proto.codec_bags import Entries, PullBags
 from rowloom.proto.errors import PushUnresolved, RowloomError
 from rowloom.proto.framing import joined
-from rowloom.proto.lane import (
-    ARENA_BYTES,
-    HAS_ARENAS,
-    NOWHERE,
-    NUMBER,
-    OK,
-    REFUSED,
-    REPLY_BYTES,
-    decode_reply,
-    encode_request,
-)
 from rowloom.proto.layout import Layout, ShardAddress
 from rowloom.proto.spec import TableEntry
 from rowloom.server import states
 from rowloom.server.call import Call, Caller
 from rowloom.server.host import Host
-from rowloom.server.serve import Server
 from rowloom.server.shard import Shard
 
 SECONDS = float(os.environ.get("ROWLOOM_FUZZ_S", "0"))
@@ -247,79 +231,3 @@ def test_a_recipe_with_anything_wrong_is_refused_by_name() -> None:
             except Exception as e:
                 raise AssertionError(f"seed {SEED}, round {k}, {message}") from e
             assert TableEntry.from_message(entry.to_message()) == entry
-
-
-@pytest.mark.skipif(not HAS_ARENAS, reason="shared memory without a name is Linux's")
-@pytest.mark.timeout(0 if SECONDS else 60)
-def test_memory_that_changes_while_a_server_reads_it_harms_nobody_else(server) -> None:
-    """A client of the lane that scribbles over its own messages and over the places of its replies."""
-    evil = evil_lane(server)
-    arena = evil._space
-    honest = Caller("test")
-    stop = threading.Event()
-
-    def scribble() -> None:
-        rng = np.random.default_rng(SEED)
-        while not stop.is_set():
-            at = rng.integers(0, 4096, 64)
-            arena[at] = rng.integers(0, 256, 64)
-
-    scribbling = [threading.Thread(target=scribble) for _ in range(2)]
-    for thread in scribbling:
-        thread.start()
-    rng = np.random.default_rng(SEED)
-    known = [
-        (NUMBER[method], request.SerializeToString()) for method, request in requests() if method in NUMBER
-    ]
-    mine = joined(Pull(LAYOUT.header(0), [(MINE.number, IDS)]).encode())
-    statuses = set()
-    try:
-        for _ in rounds(3000):
-            number, data = known[int(rng.integers(len(known)))]
-            arena[64 : 64 + len(data)] = np.frombuffer(data, np.uint8)
-            evil._end.sendall(encode_request(number, len(data), 64, 2048, 2048))
-            statuses.add(status_of_reply(evil))
-            rows = joined(server.answer(Call(methods.PULL, mine, honest)))
-            assert PullReply.decode(rows).blocks[0].data.tolist() == [1.0] * (3 * len(IDS))
-    finally:
-        stop.set()
-        for thread in scribbling:
-            thread.join(20)
-        evil.close()
-    assert statuses == {OK, REFUSED}
-
-
-def status_of_reply(lane: Lane) -> int:
-    """Of the next reply, which is read where nobody writes to it."""
-    head = received(lane, REPLY_BYTES)
-    status, length, offset = decode_reply(head, ARENA_BYTES)
-    if offset == NOWHERE:
-        received(lane, length)
-    return status
-
-
-def received(lane: Lane, size: int) -> bytes:
-    data, until = b"", time.monotonic() + 20
-    while len(data) < size:
-        assert time.monotonic() < until
-        with contextlib.suppress(BlockingIOError):
-            more = lane._end.recv(size - len(data), socket.MSG_WAITALL)
-            assert more, "the server closed the connection"
-            data += more
-    return data
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    """A shard with a lane, whose gRPC nobody calls."""
-    server = Server()
-    server._host.state, server._host.turn = fresh().state, 5
-    assert server._lane is not None
-    server._lane.start()
-    yield server
-    server.stop(0)
-
-
-def evil_lane(server: Server) -> Lane:
-    assert server._lane is not None
-    return open_lane(server._lane.describe(), "127.0.0.1", shared=True, until=time.monotonic() + 20)

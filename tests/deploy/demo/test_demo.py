@@ -157,6 +157,16 @@ def check(result, tmp_path):
     assert f"lock           {', '.join(result['neighbours']['lock'])}" in text
 
 
+def test_a_demo_without_matplotlib_runs_and_says_what_would_draw_its_curve(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "can_plot", lambda: False)
+    result = run_demo(
+        corpus, tmp_path / "loss.png", "embedded", True, Extent(epochs=0.5, train_s=5, length=128)
+    )
+    assert result["plot"] is None
+    assert report(result).endswith("no loss curve: a plot needs matplotlib: pip install 'rowloom[plot]'")
+    assert not (tmp_path / "loss.png").exists()
+
+
 def test_a_small_demo_trains_scales_and_finds_neighbours(corpus, tmp_path):
     result = run_demo(corpus, tmp_path / "loss.png", "embedded", quiet=True, extent=SMALL)
     check(result, tmp_path)

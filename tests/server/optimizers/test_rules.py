@@ -363,6 +363,28 @@ def test_golden_vectors_of_tensorflow(optimizer, start, grads, pushes, golden) -
     np.testing.assert_allclose(trained(optimizer, start, grads, pushes), golden, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("power", [-0.5, -1.0, -0.3, 0.0])
+@pytest.mark.parametrize(
+    ("lr", "grad"),
+    [
+        (1e-39, 1.0),
+        (1.5e-45, 1.0),
+        (1e-36, 1.0),
+        (0.1, 1e25),
+        (1e-39, 1e25),
+        (Exponential(1e-3, 1, 1e-41), 1.0),
+    ],
+)
+def test_ftrl_never_makes_what_is_not_finite_of_tiny_rates_or_huge_gradients(lr, grad, power) -> None:
+    """inf - inf, and inf * 0; and the logarithm of infinity, on which a shard hung for ever."""
+    for start, beta in ((0.0, 0.0), (0.3, 1.0), (50.0, 0.0)):
+        o = FTRL(lr, lr_power=power, beta=beta)
+        rows = trained(o, [start, start], [grad, -grad], 3)
+        assert np.isfinite(rows).all()
+        if lr == 1.5e-45:  # beyond what float32 can divide by
+            np.testing.assert_array_equal(rows, F(start))
+
+
 def test_ftrl_with_any_power_equals_its_formula() -> None:
     o = FTRL(0.5, lr_power=-0.3, initial_accumulator=0.2, l1=0.01)
     w, n, z = 0.0, 0.2, 0.0

@@ -1,0 +1,60 @@
+"""Where a cluster is, by its name."""
+
+from __future__ import annotations
+
+import contextlib
+
+from ..proto.errors import RowloomError, Unavailable
+from .launch.ray_session import ANSWER_S, answers, attach, attached_to
+from .operate import local_ray
+from .operate.directory import ClusterDirectory
+from .operate.launchers import launcher_of
+from .operate.ray_clusters import clusters, find_ray
+
+
+def address_of(name: str) -> str:
+    """The address of a cluster by its name, for `connect`.
+
+    It is looked for on the Ray that this process is attached to; else among the clusters with `launcher: local` that
+    `rowloom up` has started from this machine, and on the machine's Ray, to which this process then attaches.
+    A `local_cluster` is known by its `.address` only.
+
+    Raises:
+        Unavailable: no such cluster runs there, or the Ray does not answer; the message says where it was looked for.
+    """
+    directory = ClusterDirectory()
+    here = attached_to()
+    if here is None:
+        address = _local(name, directory)
+        if address is not None:
+            return address
+    ray = here or local_ray.choose("auto", directory)
+    if ray is None:
+        raise Unavailable(
+            f"no cluster {name!r} was started by `rowloom up` from this machine, and no Ray runs here that could have "
+            f"it (there are: {', '.join(directory.names()) or 'none'}). One made by `local_cluster` has no name for "
+            "others: give `connect` its .address. One of another machine: give `connect` the address that "
+            "`rowloom up` printed there"
+        )
+    # Ray itself would wait for ever for a head that is gone or hangs.
+    if "://" not in ray and not answers(ray):
+        raise Unavailable(
+            f"cannot look for cluster {name!r}: the Ray at {ray} did not answer within {ANSWER_S:g} s; give `connect` "
+            "the address of the cluster's coordinator, or of any of its shards"
+        )
+    if here is None:
+        attach(ray, token=local_ray.wants_token(ray, directory))
+    address = find_ray(name)
+    if address is None:
+        others = ", ".join(clusters()) or "none"
+        raise Unavailable(f"no cluster {name!r} runs on this Ray; there are: {others}")
+    return address
+
+
+def _local(name: str, directory: ClusterDirectory) -> str | None:
+    """Of one with `launcher: local` that runs."""
+    with contextlib.suppress(RowloomError, OSError):  # a damaged record is for the command line to mend
+        record = directory.get(name)
+        if record is not None and record.launcher == "local" and launcher_of("local").runs(record):
+            return record.address or None
+    return None

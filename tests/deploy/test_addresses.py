@@ -1,0 +1,61 @@
+"""A cluster is found by its name, or the error says where it was looked for; and soon."""
+
+import os
+import socket
+import time
+
+import pytest
+
+from rowloom.client import Unavailable, connect
+from rowloom.deploy import address_of, addresses, local_cluster
+from rowloom.deploy.launch.processes import started
+from rowloom.deploy.operate import local_ray
+from rowloom.deploy.operate.directory import ClusterDirectory, Record
+
+
+@pytest.fixture
+def directory(tmp_path, monkeypatch) -> ClusterDirectory:
+    """An empty one, on a machine without any Ray."""
+    monkeypatch.setenv("ROWLOOM_HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return ClusterDirectory()
+
+
+def test_a_cluster_without_ray_is_found_by_its_name(directory) -> None:
+    me = os.getpid()
+    directory.put(Record("ads", "local", "127.0.0.1:7400", pid=me, started=started(me)))
+    assert address_of("ads") == "127.0.0.1:7400"
+
+
+def test_one_that_has_ended_or_whose_record_is_damaged_is_not_found(directory) -> None:
+    directory.put(Record("old", "local", "127.0.0.1:7400", pid=os.getpid(), started=1))
+    directory.put(Record("bad", "local", "127.0.0.1:7400"))
+    (directory.home / "clusters" / "bad.json").write_text("{")
+    for name in ("old", "bad"):
+        with pytest.raises(Unavailable, match=f"no cluster '{name}' was started"):
+            address_of(name)
+
+
+def test_who_asks_for_an_embedded_cluster_by_name_is_told_how_it_is_reached(directory) -> None:
+    with local_cluster(shards=1, name="mine") as cluster:
+        with pytest.raises(Unavailable, match=r"made by `local_cluster` has no name .*\.address"):
+            address_of("mine")
+        connect(cluster.address).close()
+
+
+def test_a_ray_whose_head_hangs_ends_the_search_soon(directory, monkeypatch) -> None:
+    monkeypatch.setattr(addresses, "answers", lambda address: local_ray.answers(address, 0.2))
+    with socket.create_server(("127.0.0.1", 0)) as hanging:  # accepts, and says nothing
+        monkeypatch.setenv("RAY_ADDRESS", "{}:{}".format(*hanging.getsockname()))
+        began = time.monotonic()
+        with pytest.raises(Unavailable, match=r"cannot look for cluster 'ads': the Ray at 127\.0\.0\.1:"):
+            address_of("ads")
+    assert time.monotonic() - began < 20
+
+
+def test_a_ray_that_has_ended_and_is_still_announced_is_none(directory) -> None:
+    (directory.home / "ray").mkdir()
+    (directory.home / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+    with pytest.raises(Unavailable, match="no Ray runs here"):
+        address_of("ads")
