@@ -179,7 +179,7 @@ class Attack:
         nowhere = np.empty(4 << 20, np.uint8)
         try:
             for _ in range(6):
-                lane._end.sendall(encode_request(NUMBER[methods.PULL], len(message)) + message)
+                lane._end.sendall(Request(NUMBER[methods.PULL], len(message)).encode() + message)
                 head = lane._end.recv(REPLY_BYTES, socket.MSG_WAITALL)
                 left = decode_reply(head, 0)[1]
                 while left:
