@@ -119,11 +119,7 @@ def test_a_running_cluster_with_a_dead_shard_is_not_said_to_be_up_as_if_all_were
 def test_hints_name_the_cluster_where_several_are_known(cli, dead):
     cli.directory.put(Record("feed", "ray", "127.0.0.1:9", ray="127.0.0.1:9"))
     _, err = cli.run("status", "--name", "ads", code=3)
-    for command in (
-        "export TABLE FILE --partial --name ads`",
-        "recover --accept-loss 1 --name ads`",
-        "down --name ads`",
-    ):
+    for command in ("export TABLE FILE --partial", "recover --accept-loss 1", "down"):
         assert f"`rowloom {command} --name ads`" in err
     _, err = cli.run("status", "--address", dead, code=3)
     assert f"recover --accept-loss 1 --address {dead}`" in err
