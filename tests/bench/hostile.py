@@ -9,6 +9,9 @@ coordinator held meanwhile and afterwards (memory, threads, descriptors). The at
 - junk: connections that say random bytes;
 - flips: a lane whose shared memory changes all the time while its pushes and pulls are answered;
 - huge: requests for as many rows as one may ask for.
+
+`--only NAME`, also several times, makes these attacks only. The attackers get what the others leave of the processors
+(SCHED_IDLE): that stands for attackers on machines of their own, so that what is measured is what the servers lose.
 """
 
 import argparse
@@ -44,6 +47,8 @@ from half_calls import HalfCalls
 ROWS, DIM, BATCH = 200_000, 64, 4096
 SPEC = TableSpec("good", ROWS, dim=DIM, optimizer=SGD(lr=1.0), initializer=Zeros())
 WORST = 3.0  # times the quiet p99
+ON_ALL = ("calls", "halves", "idle")  # attacks on the coordinator too
+ATTACKS = (*ON_ALL, "heads", "junk", "flips", "huge")
 
 # ------------------------------------------------------------------------------------------------------------ attackers
 
@@ -51,14 +56,18 @@ WORST = 3.0  # times the quiet p99
 class Attack:
     """All of it, on every server of a cluster, until it is told to end."""
 
-    def __init__(self, coordinator: str, shards: list[str], ended: Callable[[], bool]) -> None:
+    def __init__(
+        self, coordinator: str, shards: list[str], names: Sequence[str], ended: Callable[[], bool]
+    ) -> None:
+        self._names = names
         self._servers, self._shards, self._ended = [coordinator, *shards], shards, ended
         self._channels, self._held = Channels(), []
 
     def run(self) -> None:
-        jobs = [(job, a) for job in (self.calls, self.halves, self.idle) for a in self._servers]
-        for job in (self.heads, self.junk, self.flips, self.huge):
-            jobs += [(job, address) for address in self._shards]
+        jobs: list[tuple[Callable[[str], None], str]] = []
+        for name in self._names:
+            targets = self._servers if name in ON_ALL else self._shards
+            jobs += [(getattr(self, name), address) for address in targets]
         threads = [threading.Thread(target=self._repeat, args=one, daemon=True) for one in jobs]
         for thread in threads:
             thread.start()
@@ -170,10 +179,11 @@ class Attack:
             client.table("evil").pull(np.arange(200_000))
 
 
-def attack(coordinator: str, shards: list[str], told: Connection) -> None:
+def attack(coordinator: str, shards: list[str], names: Sequence[str], told: Connection) -> None:
     """In a process of its own, until the other end of the pipe says something or is gone."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     with contextlib.suppress(EOFError, KeyboardInterrupt):
-        Attack(coordinator, shards, lambda: told.poll(0)).run()
+        Attack(coordinator, shards, names, lambda: told.poll(0)).run()
 
 
 # ----------------------------------------------------------------------------------------------------------- measuring
@@ -215,7 +225,7 @@ class Trainer:
         return {"steps": len(times), "p50_ms": p50, "p99_ms": p99, "max_ms": most}
 
 
-def run(seconds: float, carrier: str) -> dict:
+def run(seconds: float, carrier: str, names: Sequence[str] = ATTACKS) -> dict:
     """The whole of it."""
     context = multiprocessing.get_context("spawn")
     evil = TableSpec("evil", 2_000_000, dim=DIM, optimizer=SGD(lr=1.0), initializer=Zeros())
@@ -223,11 +233,11 @@ def run(seconds: float, carrier: str) -> dict:
         pids = {f"shard {key}": cluster.launcher.pid(key) for key in range(2)}
         trainer = Trainer(cluster.address, carrier)
         trainer.steps(2.0)
-        out: dict = {"carrier": carrier, "cores": os.cpu_count(), "before": held_by(pids)}
+        out: dict = {"carrier": carrier, "attacks": list(names), "cores": os.cpu_count(), "before": held_by(pids)}
         out["quiet"] = trainer.steps(seconds)
         shards = [s.address for s in trainer.client._session.layout.shards]
         ours, theirs = context.Pipe()
-        attacker = context.Process(target=attack, args=(cluster.address, shards, theirs), daemon=True)
+        attacker = context.Process(target=attack, args=(cluster.address, shards, names, theirs), daemon=True)
         attacker.start()
         most = held_by(pids)
 
@@ -261,9 +271,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each of the three parts")
     parser.add_argument("--carrier", default="auto")
+    parser.add_argument("--only", action="append", choices=ATTACKS, metavar="NAME", help=", ".join(ATTACKS))
     args = parser.parse_args()
     try:
-        found = run(args.seconds, args.carrier)
+        found = run(args.seconds, args.carrier, args.only or ATTACKS)
     except InvalidRequest as e:
         parser.error(str(e))
     print(json.dumps(found, indent=1))
