@@ -45,7 +45,7 @@ class GrpcServer(grpc.GenericRpcHandler):
     ) -> None:
         self._handles = handles
         self._answer = answer
-        self._pool = Pool(THREADS + MOST_RECEIVING, "rowloom-rpc")
+        self._pool = Pool(THREADS + MOST_RECEIVING, THREADS, "rowloom-rpc")
         self._receiving = Receiving(lambda: self._pool.waiting)
         # It takes any executor, whatever its types say.
         self._server = grpc.server(self._pool, handlers=[self], options=SERVER_OPTIONS)  # pyright: ignore[reportArgumentType]

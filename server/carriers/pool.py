@@ -1,4 +1,4 @@
-"""Threads for the calls of a server, as many as are needed at once and no more than allowed.
+"""Threads for the calls of a server, as many as are needed at once and no more than allowed; what is idle ends.
 
 Beside `concurrent.futures.ThreadPoolExecutor`, whose `submit` raises when the system has no thread to give: gRPC calls
 it on the one thread that takes calls, and a server whose thread has ended answers nobody ever again.
@@ -22,11 +22,14 @@ class Pool(Executor):
 
     Args:
         most: how many there may be.
+        kept: how many stay when they are idle. A thread beyond them ends when it has nothing to do, so that a crowd
+            leaves none behind, and calls at the usual rate start none.
         name: what they are called.
     """
 
-    def __init__(self, most: int, name: str) -> None:
+    def __init__(self, most: int, kept: int, name: str) -> None:
         self._most = most
+        self._kept = kept
         self._name = name
         self._lock = threading.Lock()
         self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
@@ -67,6 +70,10 @@ class Pool(Executor):
     def _work(self) -> None:
         while True:
             with self._lock:
+                # With the lock held: a job that comes now either sees this thread as idle, or is seen here.
+                if self._idle >= self._kept and self._queued <= self._idle:
+                    self._threads -= 1
+                    return
                 self._idle += 1
             job = self._jobs.get()
             with self._lock:

@@ -145,7 +145,7 @@ def test_a_thread_that_could_not_be_started_once_ended_grpc(monkeypatch, caplog)
 
 
 def test_a_pool_has_no_more_threads_than_it_may_and_runs_every_job() -> None:
-    pool, go = Pool(3, "rowloom-test-pool"), threading.Event()
+    pool, go = Pool(3, 3, "rowloom-test-pool"), threading.Event()
     held = [pool.submit(go.wait) for _ in range(3)]
     later = [pool.submit(pow, k, 2) for k in range(10)]
     until(lambda: pool.waiting == 10)
@@ -160,3 +160,16 @@ def test_a_pool_has_no_more_threads_than_it_may_and_runs_every_job() -> None:
     with pytest.raises(RuntimeError, match="closed"):
         pool.submit(int)
     until(lambda: threads("rowloom-test-pool") == 0)
+
+
+def test_threads_for_a_crowd_of_calls_once_stayed_for_ever() -> None:
+    pool, go = Pool(10, 2, "rowloom-test-crowd"), threading.Event()
+    crowd = [pool.submit(go.wait) for _ in range(10)]
+    assert threads("rowloom-test-crowd") == 10
+    go.set()
+    assert [job.result(20) for job in crowd] == [True] * 10
+    until(lambda: threads("rowloom-test-crowd") == 2)
+    later = [pool.submit(pow, k, 2) for k in range(20)]
+    assert [job.result(20) for job in later] == [k * k for k in range(20)]
+    pool.shutdown()
+    until(lambda: threads("rowloom-test-crowd") == 0)
