@@ -11,6 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
+from ..proto.allocator import give_back_freed_memory
 from .atomic_file import write_atomic
 from .config.config import from_json
 from .coordinator_server import CoordinatorServer
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         log.exception("the cluster did not start")
         sys.exit(1)
     write_atomic(ready, json.dumps({"address": server.address, "pid": os.getpid()}))
-    server.wait()
+    give_back_freed_memory(server.wait)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from ..proto.allocator import keep_freed_memory
+from ..proto.allocator import give_back_freed_memory, keep_freed_memory
 from ..proto.channel import Channels
 from ..proto.errors import PushUnresolved, Rerouted, RowloomError, Unavailable
 from ..proto.framing import Buffer
@@ -225,7 +225,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.until_stdin_closes:
         threading.Thread(target=_stop_at_end_of_stdin, args=(server, args.stop_grace_s), daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):
-        server.wait()
+        give_back_freed_memory(server.wait)
 
 
 def _stop_at_end_of_stdin(server: Server, grace_s: float) -> None:

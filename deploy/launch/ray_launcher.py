@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ class ShardActor:
     """One shard server. Ray runs the constructor again after a crash: the server then comes back empty and says so."""
 
     def __init__(self, config_json: str) -> None:
-        from ...proto.allocator import keep_freed_memory
+        from ...proto.allocator import give_back_freed_memory, keep_freed_memory
         from ...server.serve import Server
 
         keep_freed_memory()
@@ -36,6 +37,7 @@ class ShardActor:
         host, advertise = interface(config)
         self._server = Server(host, advertise=advertise, carrier=config.carrier)
         self._server.start()
+        threading.Thread(target=give_back_freed_memory, args=(self._server.wait,), daemon=True).start()
 
     def info(self) -> tuple[str, int, str, int]:
         """(address, incarnation, node, pid)."""

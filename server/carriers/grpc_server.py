@@ -6,6 +6,7 @@ Any process that answers calls serves through it: shards and the coordinator.
 from __future__ import annotations
 
 import logging
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,10 @@ from .receiving import MOST_RECEIVING, Receiving
 
 log = logging.getLogger(__name__)
 THREADS = 8  # for calls whose message is there
+# At once: what comes beyond them is closed. An idle one takes 14 KB. Clients that are idle are not closed: theirs would
+# write a line to the trainer's log for each.
+MOST_CONNECTIONS = 4096
+HELLO_TIMEOUT_S = 10.0  # for a connection to begin to speak HTTP/2; gRPC would wait for two minutes
 
 
 class GrpcServer(grpc.GenericRpcHandler):
@@ -48,7 +53,7 @@ class GrpcServer(grpc.GenericRpcHandler):
         self._pool = Pool(THREADS + MOST_RECEIVING, THREADS, "rowloom-rpc")
         self._receiving = Receiving(lambda: self._pool.waiting)
         # It takes any executor, whatever its types say.
-        self._server = grpc.server(self._pool, handlers=[self], options=SERVER_OPTIONS)  # pyright: ignore[reportArgumentType]
+        self._server = grpc.server(self._pool, handlers=[self], options=_options())  # pyright: ignore[reportArgumentType]
         try:
             self.port = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError as e:
@@ -89,6 +94,17 @@ class GrpcServer(grpc.GenericRpcHandler):
             raise AssertionError("abort raises")
 
         return grpc.stream_unary_rpc_method_handler(answer)  # see `receiving`
+
+
+def _options() -> list[tuple[str, Any]]:
+    # Half of the descriptors that we may have: the lane and files need the others.
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_CONNECTIONS if limit == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, limit // 2)
+    return [
+        *SERVER_OPTIONS,
+        ("grpc.max_allowed_incoming_connections", most),
+        ("grpc.server_handshake_timeout_ms", int(HELLO_TIMEOUT_S * 1e3)),
+    ]
 
 
 def _abort(context: grpc.ServicerContext, error: RowloomError) -> None:

@@ -33,3 +33,33 @@ def test_memory_of_large_arrays_is_kept_for_the_next() -> None:
     kept = faults("keep")
     assert kept < 200
     assert faults("give back") > 5 * kept
+
+# What many large messages at once leave: buffers that were freed, and here and there a small one that was not.
+CROWD = """
+import sys
+from rowloom.proto import allocator
+
+def mb():
+    return allocator._private_bytes() >> 20
+assert allocator.keep_freed_memory()
+crowd, left, looks = [], [], []
+def ended(seconds):
+    looks.append(mb())
+    if len(looks) == 1:
+        crowd.extend(bytearray(16384) for _ in range(int(sys.argv[1]) << 6))
+        left.extend(crowd[::1000])
+        crowd.clear()
+    return len(looks) == 3
+allocator.give_back_freed_memory(ended)
+print(mb() - looks[0])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+@pytest.mark.parametrize(("crowd_mb", "least", "most"), [(400, 0, 40), (40, 30, 60)])
+def test_what_a_crowd_of_large_messages_left_once_stayed_with_the_process(crowd_mb, least, most) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CROWD, str(crowd_mb)], capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 0, done.stderr
+    assert least <= int(done.stdout) <= most  # little is kept, for the next messages

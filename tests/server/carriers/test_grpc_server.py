@@ -1,5 +1,7 @@
 """gRPC's server without a shard: calls whose message never comes, and threads that are not to be had."""
 
+import contextlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +12,8 @@ from half_calls import FIRST_WINDOW, HalfCalls
 
 from rowloom.proto import methods
 from rowloom.proto.channel import Channels
-from rowloom.server.carriers import receiving
+from rowloom.proto.errors import NoAnswer
+from rowloom.server.carriers import grpc_server, receiving
 from rowloom.server.carriers.grpc_server import THREADS, GrpcServer
 from rowloom.server.carriers.pool import Pool
 from rowloom.server.carriers.receiving import MOST_RECEIVING
@@ -114,6 +117,52 @@ def test_a_call_that_ends_without_a_message_is_told_so(server) -> None:
         channel.stream_unary(methods.HEALTH)(iter(()), timeout=20)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
     assert "one message" in caught.value.details()  # type: ignore[attr-defined]
+
+
+def connected(server: GrpcServer, count: int) -> list[socket.socket]:
+    return [socket.create_connection(("127.0.0.1", server.port), 20) for _ in range(count)]
+
+
+def is_closed(end: socket.socket) -> bool:
+    """Whether the server has, or soon does."""
+    with contextlib.suppress(ConnectionError):
+        while end.recv(1000):  # what a server says first
+            pass
+    return True
+
+
+def test_the_number_of_connections_was_once_bounded_by_descriptors_only(monkeypatch) -> None:
+    monkeypatch.setattr(grpc_server, "MOST_CONNECTIONS", 20)
+    server = served()
+    with contextlib.ExitStack() as ends:
+        there = [ends.enter_context(end) for end in connected(server, 20)]
+        beyond = [ends.enter_context(end) for end in connected(server, 30)]
+        assert all(map(is_closed, beyond))
+        for end in there:  # whoever is gone makes place
+            end.close()
+        assert answers_at_last(server)
+    server.stop(0)
+
+
+def test_a_connection_that_says_nothing_once_stayed_for_two_minutes(monkeypatch) -> None:
+    monkeypatch.setattr(grpc_server, "HELLO_TIMEOUT_S", 0.1)
+    server = served()
+    with connected(server, 1)[0] as end:
+        assert is_closed(end)
+    assert answers(server)
+    server.stop(0)
+
+
+def answers_at_last(server: GrpcServer) -> bool:
+    """Whether it does, once it has seen that others are gone."""
+
+    def tried() -> bool:
+        with contextlib.suppress(NoAnswer):
+            return answers(server)
+        return False
+
+    until(tried)
+    return True
 
 
 def threads(name: str) -> int:
