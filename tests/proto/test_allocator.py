@@ -34,6 +34,7 @@ def test_memory_of_large_arrays_is_kept_for_the_next() -> None:
     assert kept < 200
     assert faults("give back") > 5 * kept
 
+
 # What many large messages at once leave: buffers that were freed, and here and there a small one that was not.
 CROWD = """
 import sys
