@@ -18,7 +18,7 @@ TRIM_THRESHOLD_BYTES = 1 << 30
 ARENAS = 4
 LOOK_S = 30.0
 # A process that has grown by less keeps it: the messages of usual trainers. To give 500 MB back takes 40 ms, in which
-# what allocates may wait; where there is little to give, 0.2 to 4 ms.
+# what allocates may wait; where there is little to give, 0.2 to 4 ms: no more than that in a shard of many rows.
 KEPT_BYTES = 64 << 20
 
 
@@ -46,7 +46,7 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_freed_memory(ended: Callable[[float], bool]) -> None:
-    """Give back what this process has freed, whenever it has grown much. Returns when the process's work has ended.
+    """Give back what this process has freed, while it is much larger than it was. Returns when its work has ended.
 
     Args:
         ended: waits so many seconds for the end, and says whether it has come, as `Event.wait` does.
@@ -55,10 +55,10 @@ def give_back_freed_memory(ended: Callable[[float], bool]) -> None:
     least = _private_bytes()
     while not ended(LOOK_S):
         now = _private_bytes()
+        least = min(least, now)
+        # Not only after it has grown: what was in use at the last look may be free by now.
         if trim is not None and now > least + KEPT_BYTES:
             trim(0)
-            least = _private_bytes()
-        least = min(least, now)
 
 
 def _trim() -> Callable[[int], object] | None:

@@ -48,9 +48,10 @@ def ended(seconds):
     looks.append(mb())
     if len(looks) == 1:
         crowd.extend(bytearray(16384) for _ in range(int(sys.argv[1]) << 6))
+    if len(looks) == 3:  # it was there at one look, and is gone at the next
         left.extend(crowd[::1000])
         crowd.clear()
-    return len(looks) == 3
+    return len(looks) == 5
 allocator.give_back_freed_memory(ended)
 print(mb() - looks[0])
 """

@@ -133,6 +133,7 @@ def is_closed(end: socket.socket) -> bool:
 
 def test_the_number_of_connections_was_once_bounded_by_descriptors_only(monkeypatch) -> None:
     monkeypatch.setattr(grpc_server, "MOST_CONNECTIONS", 20)
+    monkeypatch.setattr(grpc_server, "HELLO_TIMEOUT_S", 3600.0)
     server = served()
     with contextlib.ExitStack() as ends:
         there = [ends.enter_context(end) for end in connected(server, 20)]
