@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...client import Adagrad, Client, TableSpec, Uniform, Zeros, connect
+from ...proto.errors import InvalidRequest
 from ..config.launchers import check_launcher
 from ..operate.digest import digest
 from ..plots import MISSING, ScalingSpan, can_plot, check_place, loss_curve
@@ -134,6 +136,11 @@ def run_demo(
         if not can_plot():
             plot, skipped = None, MISSING
     check_launcher(launcher, LAUNCHERS_OF_DEMO)
+    if launcher == "ray" and importlib.util.find_spec("ray") is None:
+        raise InvalidRequest(
+            "the demo runs on Ray, which is not installed: pip install 'rowloom[ray]', or `rowloom demo --launcher "
+            "local`, which runs it without"
+        )
     with tempfile.TemporaryDirectory(prefix="rowloom-demo-") as name, Stages(quiet) as stages:
         folder = Path(name)
         with stages("reading the text"):

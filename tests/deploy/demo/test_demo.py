@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -155,6 +156,14 @@ def check(result, tmp_path):
     text = report(result)
     assert "bit-equal across the scaling" in text
     assert f"lock           {', '.join(result['neighbours']['lock'])}" in text
+
+
+def test_a_demo_without_ray_ends_at_once_and_says_how_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(
+        InvalidRequest, match=r"pip install 'rowloom\[ray\]', or `rowloom demo --launcher local`"
+    ):
+        run_demo(tmp_path / "no text is read", None, "ray", True)
 
 
 def test_a_demo_without_matplotlib_runs_and_says_what_would_draw_its_curve(corpus, tmp_path, monkeypatch):
