@@ -49,8 +49,8 @@ app = typer.Typer(
 Exit codes:
   0    done
   1    it failed or was refused, and the message says why
-  2    wrong use: an option, a config, a file or folder that cannot be read or written
-  3    a shard does not serve: up, status, tables, and whatever needs that shard
+  2    wrong use: an option, a config, a file or folder here that cannot be read or written
+  3    a shard does not serve: up, status, tables, plan, and whatever needs that shard
   4    there is no such cluster, or more than one to choose from
   130  interrupted""",
 )
@@ -157,12 +157,18 @@ def up(
             "launcher": record.launcher,
             "shards": wanted.shards,
             "started": result.started,
+            "replaced": result.replaced,
             "config_hash": wanted.hash,
             "config": str(path) if path is not None else None,
         },
         f"{record.name} {how}: {wanted.shards} shards ({record.launcher}{taken}), coordinator {record.address}\n"
         f'    client = connect("{record.address}")',
     )
+    if result.replaced:
+        sys.stderr.write(
+            f"rowloom: the {record.name!r} that ran before had ended by itself, and its rows are lost: this one begins "
+            "at initial values\n"
+        )
     if result.status is not None:
         check_serving(summary(result.status), options=directory.option(record.name))
 

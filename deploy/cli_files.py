@@ -159,7 +159,9 @@ def export(
         f"\nMISSING: {rows:,} rows of shard {shard}, which does not serve"
         for shard, rows in result["missing"].items()
     )
-    show(as_json, result, f"{result['rows']:,} rows of table {table} are in {path}{lost}")
+    beside = path.with_name(f"{path.name}.ids.npy")
+    both = f"; their ids are in {beside}: keep both" if beside.exists() else ""
+    show(as_json, result, f"{result['rows']:,} rows of table {table} are in {path}{both}{lost}")
 
 
 def _check_table(now: pb.StatusReply, name: str, more: str = "") -> None:

@@ -9,12 +9,14 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...proto.errors import Unavailable
 from ...server.serve import Server
 from ..config.config import DeployConfig
 from .launcher import Launched, ServerProcess
 from .local_room import check_room
 from .processes import Child, is_stopped, python
 
+REACH_S = 5.0  # to connect to a server by its advertised name
 KILL_AFTER_S = 1.0  # beyond the grace: what a server needs to end once its calls are answered
 
 
@@ -42,15 +44,30 @@ class ProcessLauncher:
         child = Child("a shard server", self._command(), log=log)
         try:
             line = child.first_line(self._config.limits.start_timeout_s, "limits.start_timeout_s")
+            ready = json.loads(line)
+            self._check_reached(ready["address"])
         except BaseException:
             child.end(0.0)
             child.close()
             raise
-        ready = json.loads(line)
         launched = Launched(ready["address"], ready["incarnation"], socket.gethostname(), ready["pid"])
         with self._lock:
             self._running[key] = (child, launched)
         return launched
+
+    def _check_reached(self, address: str) -> None:
+        """Raise Unavailable if `advertise_host` leads elsewhere: nobody would reach a server by it, we neither."""
+        advertised = self._config.advertise_host
+        if advertised is None:
+            return
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
+        except OSError as e:
+            raise Unavailable(
+                f"advertise_host {advertised!r} does not lead to a server that was started on this machine "
+                f"({e.strerror or e}): name what trainers reach this machine by, or leave it out"
+            ) from e
 
     def _command(self) -> list[str]:
         config = self._config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,15 +15,18 @@ from ..config.changes import Change, beginning, diff, refuse, running_config, wo
 from ..config.config import DeployConfig
 from ..config.launchers import LAUNCHERS
 from ..config.memory import Memory, memory
-from ..launch.processes import is_stopped, wait_for_end
+from ..launch.processes import is_running, is_stopped, wait_for_end
 from .directory import ClusterDirectory, DamagedRecord, Record
 from .launchers import Tell, launcher_of
 from .remote import Remote
+from .status import GOOD
 
 OnProgress = Callable[[int, int], None]
 UP_WAIT_S = 60.0  # for another command that starts or ends a cluster of that name
 DOWN_WAIT_S = 10.0
-LOST_S = 3.0  # for a cluster that is to end to say what it holds
+LOST_S = 6.0  # for a cluster that is to end to say what it holds
+RETRY_S = 0.2
+BUSY_S = 10.0  # for a coordinator whose process lives to answer: a busy machine takes seconds to connect
 
 
 class NoSuchCluster(InvalidRequest):
@@ -36,10 +40,17 @@ class NoSuchCluster(InvalidRequest):
 
 @dataclass(frozen=True)
 class Up:
-    """A cluster that runs. status: what it says of itself, if it ran before; None if it was started."""
+    """A cluster that runs.
+
+    Attributes:
+        record: of it.
+        status: what it says of itself, if it ran before; None if it was started.
+        replaced: it was started in place of one that had ended by itself, whose rows are lost.
+    """
 
     record: Record
     status: pb.StatusReply | None
+    replaced: bool = False
 
     @property
     def started(self) -> bool:
@@ -60,8 +71,9 @@ def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell = lambda te
             if launcher_of(record.launcher).runs(record):
                 return _same(record, config, directory)
             directory.remove(config.name)  # the machine was started anew, or someone killed it
+        replaced = record is not None and bool(record.address)
         record, found = launcher_of(config.launcher).up(config, directory, tell)
-        return _same(record, config, directory) if found else Up(record, None)
+        return _same(record, config, directory) if found else Up(record, None, replaced)
 
 
 def _readable(name: str, directory: ClusterDirectory, tell: Tell) -> Record | None:
@@ -84,8 +96,8 @@ def _same(record: Record, config: DeployConfig, directory: ClusterDirectory) -> 
             f"a `rowloom up` of {record.name!r} with launcher {record.launcher} was interrupted, and part of it runs: "
             f"`rowloom down --name {record.name}` ends it"
         )
-    with Remote(record.address) as remote:
-        status = remote.status()
+    remote, status = reach(record, directory)
+    remote.close()
     changes = [c for c in diff(running_config(status), config) if c.action != "keep"]
     if changes:
         option = directory.option(record.name)
@@ -165,17 +177,27 @@ def reach(
     Raises:
         Unavailable: it does not answer; the message says what was asked, and what to do.
     """
-    try:
-        return _asked(record, timeout_s)
-    except Unavailable as e:
-        address, why = _elsewhere(record, directory)
-        if address is None or address == record.address:
-            raise _unreachable(record, directory, f"{e}{why}") from e
+    until = time.monotonic() + BUSY_S
+    while True:
+        try:
+            return _asked(record, timeout_s)
+        except Unavailable as e:
+            address, why = _elsewhere(record, directory)
+            if address is not None and address != record.address:
+                break
+            if not _is_at_work(record) or time.monotonic() >= until:
+                raise _unreachable(record, directory, f"{e}{why}") from e
+        time.sleep(RETRY_S)
     moved = dataclasses.replace(record, address=address)
     found = _asked(moved, timeout_s)
     with contextlib.suppress(OSError):  # it is looked up again the next time
         directory.put(moved)
     return found
+
+
+def _is_at_work(record: Record) -> bool:
+    """Whether the coordinator's process is known to live, and not to stand still."""
+    return is_running(record.pid, record.started) and not is_stopped(record.pid)
 
 
 def _asked(record: Record, timeout_s: float) -> tuple[Remote, pb.StatusReply]:
@@ -226,6 +248,8 @@ def _ways_on(record: Record, option: str) -> str:
     if not record.launcher:
         return ""
     still = ""
+    if _is_at_work(record):
+        return f"; its process {record.pid} is alive, and may be busy: try again"
     if record.pid and is_stopped(record.pid):
         still = f"; its process stands still (as by SIGSTOP): `kill -CONT {record.pid}` lets it go on, with all rows"
     return f"{still}; if it is gone for good, `rowloom down{option}` ends what is left of it, AND ALL ITS ROWS ARE LOST"
@@ -322,15 +346,28 @@ def locate_to_end(
 
 
 def lost_with(record: Record) -> str:
-    """In words, the rows that end with a cluster; empty if it has none, or does not answer."""
-    if not record.address:
+    """In words, the rows that end with a cluster; empty if it has none.
+
+    One that does not answer, and is not known to have ended, may hold rows.
+    """
+    if not record.address or (record.pid and not is_running(record.pid, record.started)):
         return ""
-    with contextlib.suppress(RowloomError), Remote(record.address, LOST_S) as remote:
-        status = remote.status()
-        rows = sum(t.rows for s in status.shards for t in s.statistics.tables)
-        if rows:
-            return f"{status.name!r} holds {rows:,} rows in {len(status.tables)} tables, and they are lost with it."
-    return ""
+    try:
+        with Remote(record.address, LOST_S) as remote:
+            status = remote.status()
+    except RowloomError:
+        who = repr(record.name) if record.name else f"the cluster at {record.address}"
+        still = f" `kill -CONT {record.pid}` lets it go on." if record.pid and is_stopped(record.pid) else ""
+        return f"{who} does not answer, so how many rows it holds is not known, and they are lost with it.{still}"
+    rows = sum(t.rows for s in status.shards for t in s.statistics.tables)
+    silent = [s for s in status.shards if s.health not in (*GOOD, "lost", "dead")]
+    if not rows and not silent:
+        return ""
+    held = f"{rows:,} rows in {len(status.tables)} {'table' if len(status.tables) == 1 else 'tables'}"
+    if silent:
+        who = ", ".join(f"shard {s.shard.index} is {s.health}" for s in silent)
+        held = f"at least {held} ({who} and may hold more)"
+    return f"{status.name!r} holds {held}, and they are lost with it."
 
 
 def _named(record: Record, directory: ClusterDirectory) -> Record:

@@ -93,7 +93,7 @@ def test_down_asks_on_a_terminal_and_says_what_is_lost(cli, ads, monkeypatch):
     monkeypatch.setattr("rowloom.deploy.cli_options.can_ask", lambda: True)
     monkeypatch.setattr("rowloom.deploy.cli_options.agreed", lambda question: asked.append(question) or False)
     cli.run("down", code=1)
-    assert "'ads' holds 1,000 rows in 1 tables, and they are lost with it. `rowloom export" in asked[0]
+    assert "'ads' holds 1,000 rows in 1 table, and they are lost with it. `rowloom export" in asked[0]
     assert cli.json("status")["healthy"]
     cli.run("down", "--yes")
     assert len(asked) == 1

@@ -81,6 +81,14 @@ def test_a_server_that_takes_too_long_is_ended():
         launcher.start(0)
 
 
+def test_a_name_that_leads_elsewhere_is_said_to_at_once_and_leaves_nothing():
+    launcher = ProcessLauncher(parse({"host": "127.0.0.1", "advertise_host": "127.0.0.9"}))
+    with pytest.raises(Unavailable, match=r"advertise_host '127\.0\.0\.9' does not lead to .*refused"):
+        launcher.start(0)
+    assert launcher.find(0) is None
+    launcher.close()
+
+
 def test_the_grace_of_the_config_reaches_the_servers_and_their_end(monkeypatch):
     launcher = ProcessLauncher(parse({"limits": {"stop_grace_s": 7}}))
     assert "--stop-grace-s 7.0" in " ".join(launcher._command())

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from rowloom.client import connect
 from rowloom.deploy.config.config import parse
 from rowloom.deploy.launch.processes import is_running, marked, started
-from rowloom.deploy.operate import local_clusters
-from rowloom.deploy.operate.clusters import down, reach, up
+from rowloom.deploy.operate import clusters, local_clusters
+from rowloom.deploy.operate.clusters import down, lost_with, reach, up
 from rowloom.deploy.operate.directory import BadHome, ClusterDirectory, Record
 from rowloom.deploy.operate.remote import Remote
 from rowloom.proto.errors import InvalidRequest, Unavailable
@@ -84,6 +85,49 @@ def test_a_stopped_coordinator_and_a_stopped_shard_end_with_the_cluster(director
     down(dataclasses.replace(record, stop_grace_s=0.0), directory)
     assert not is_running(record.pid, record.started)
     assert not [one for one in servers.items() if is_running(*one)]
+
+
+def test_a_cluster_that_cannot_say_what_it_holds_is_no_longer_ended_without_a_question(directory):
+    config = parse({**ADS, "tables": [{"name": "users", "num_embeddings": 100, "dim": 4}]})
+    record = up(config, directory).record
+    assert lost_with(record) == ""
+    with connect(record.address) as client:
+        client.table("users").push(range(100), np.ones((100, 4)))
+    assert lost_with(record) == "'ads' holds 100 rows in 1 table, and they are lost with it."
+    with Remote(record.address) as remote:
+        shard = remote.status().shards[1].pid
+    os.kill(shard, signal.SIGSTOP)
+    assert "holds at least 50 rows in 1 table (shard 1 is stopped and may hold more)" in lost_with(record)
+    os.kill(shard, signal.SIGCONT)
+    os.kill(record.pid, signal.SIGSTOP)
+    assert "'ads' does not answer, so how many rows it holds is not known" in lost_with(record)
+    with pytest.raises(Unavailable, match=f"cluster 'ads' at .* `kill -CONT {record.pid}` lets it go on"):
+        up(config, directory)
+    os.kill(record.pid, signal.SIGKILL)
+    wait_until(lambda: not is_running(record.pid, record.started))
+    assert lost_with(record) == ""
+    assert up(config, directory).replaced, "its rows are lost, and that is said"
+    assert not up(config, directory).replaced
+
+
+def test_a_coordinator_that_is_busy_for_a_moment_is_not_said_to_be_gone(directory, monkeypatch):
+    record = up(parse(ADS), directory).record
+    asked = clusters._asked
+    busy = iter(range(3))
+
+    def late(*arguments):
+        if next(busy, None) is not None:
+            raise Unavailable("tcp handshaker shutdown")
+        return asked(*arguments)
+
+    monkeypatch.setattr(clusters, "_asked", late)
+    remote, status = reach(record, directory)
+    with remote:
+        assert status.name == "ads"
+    monkeypatch.setattr(clusters, "BUSY_S", 0.0)
+    busy = iter(range(3))
+    with pytest.raises(Unavailable, match=f"its process {record.pid} is alive, and may be busy: try again$"):
+        reach(record, directory)
 
 
 def test_shards_that_outlived_a_killed_coordinator_are_ended_by_down(directory):
