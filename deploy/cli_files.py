@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from ..proto import rowloom_pb2 as pb
-from ..proto.errors import StateLost, TableNotFound
-from .cli_options import Address, AsJson, Home, Name, WrongUse, check_serving, cluster, wrong_use
+from ..proto.errors import StateLost
+from .cli_options import Address, AsJson, Home, Name, WrongUse, check_serving, cluster, table_of, wrong_use
 from .terminal import show
 
 if TYPE_CHECKING:
@@ -76,39 +75,26 @@ def import_(
 ) -> None:
     """Fill a table from a file, block by block: a file larger than memory works."""
     from ..client import connect
-    from .importing import check_formats, check_recipes, import_file
+    from .importing import ImportTarget, check_formats, import_file
     from .operate.status import summary
 
     with wrong_use():
         check_formats(path, format_, writing=False)
-        check_recipes(
-            create=create,
-            freeze=freeze,
-            optimizer=optimizer,
-            initializer=initializer,
-            partition=partition,
-            num_embeddings=num_embeddings,
-            first_id=first_id,
-        )
+        target = ImportTarget(create, freeze, optimizer, initializer, partition, num_embeddings, first_id)
     with cluster(name, address, home) as (remote, now, options), connect(remote.address) as client:
-        check_serving(summary(now), "nothing was written", options=options)
+        state = summary(now)
+        check_serving(state, "nothing was written", options=options)
         if not create:
-            _check_table(now, table, "; --create makes it of the file")
+            table_of(state, table, "; --create makes it of the file")
         result = import_file(
             client,
             path,
             table,
-            create=create,
-            freeze=freeze,
-            optimizer=optimizer,
-            initializer=initializer,
-            partition=partition,
-            num_embeddings=num_embeddings,
+            target,
             format=format_,
             tensor=tensor,
             vocabulary=vocabulary,
             save_vocabulary=save_vocabulary,
-            first_id=first_id,
             quiet=as_json,
         )
     show(as_json, result, f"{result['rows']:,} rows of {path} are in table {table}")
@@ -135,15 +121,18 @@ def export(
 ) -> None:
     """Write a table to a file, block by block. A file that is there is only replaced with --overwrite."""
     from ..client import connect
+    from ..client.files.array_files import ids_beside
     from .importing import check_formats, export_file, is_there
+    from .operate.status import summary
 
     with wrong_use():
         check_formats(path, format_, writing=True)
     if is_there(path) and not overwrite:
         raise WrongUse(f"{path} is there already; --overwrite replaces it")
     with cluster(name, address, home) as (remote, now, options), connect(remote.address) as client:
-        serving = _serving(now, partial, options)
-        _check_table(now, table)
+        state = summary(now)
+        serving = _serving(state, partial, options)
+        table_of(state, table)
         result = export_file(
             client,
             table,
@@ -159,23 +148,15 @@ def export(
         f"\nMISSING: {rows:,} rows of shard {shard}, which does not serve"
         for shard, rows in result["missing"].items()
     )
-    beside = path.with_name(f"{path.name}.ids.npy")
+    beside = ids_beside(path)
     both = f"; their ids are in {beside}: keep both" if beside.exists() else ""
     show(as_json, result, f"{result['rows']:,} rows of table {table} are in {path}{both}{lost}")
 
 
-def _check_table(now: pb.StatusReply, name: str, more: str = "") -> None:
-    """Raises TableNotFound, with the tables that there are. more: what else can be done."""
-    names = sorted(entry.spec.name for entry in now.tables)
-    if name not in names:
-        raise TableNotFound(f"no table {name!r}; there are: {', '.join(names) or 'none'}{more}")
-
-
-def _serving(now: pb.StatusReply, partial: bool, options: str) -> Serving | None:
+def _serving(state: dict[str, Any], partial: bool, options: str) -> Serving | None:
     """For `export_file`: which shards serve; None if all do. Raises NotServing if some do not and all are wanted."""
-    from .operate.status import living, summary
+    from .operate.status import living
 
-    state = summary(now)
     if state["healthy"]:
         return None
     if not partial:

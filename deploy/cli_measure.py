@@ -27,11 +27,12 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Train word embeddings on two shards, scale to three in the middle, and check that nothing was lost."""
-    from .config.launchers import LAUNCHERS, check_launcher
+    from .config.launchers import check_launcher
     from .demo.demo import report, run_demo
+    from .demo.demo_cluster import LAUNCHERS_OF_DEMO
 
     with wrong_use():
-        check_launcher(launcher, (*LAUNCHERS, "embedded"))
+        check_launcher(launcher, LAUNCHERS_OF_DEMO)
     result = run_demo(corpus=corpus, plot=plot, launcher=launcher, quiet=as_json)
     show(as_json, result, report(result))
     if not (result["bit_equal_after_scaling"] and result["pushes_exactly_once"]):

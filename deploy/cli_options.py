@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from ..proto.errors import InvalidRequest, RowloomError
+from ..proto.errors import InvalidRequest, RowloomError, TableNotFound
 from .terminal import agreed, can_ask
 
 if TYPE_CHECKING:
@@ -83,6 +83,15 @@ def wrong_use() -> Generator[None]:
         yield
     except InvalidRequest as e:
         raise WrongUse(str(e)) from e
+
+
+def table_of(state: dict[str, Any], name: str, more: str = "") -> dict[str, Any]:
+    """A table of a `summary`. Raises TableNotFound, with the tables that there are. more: what else can be done."""
+    for table in state["tables"]:
+        if table["name"] == name:
+            return table
+    there = ", ".join(sorted(t["name"] for t in state["tables"])) or "none"
+    raise TableNotFound(f"no table {name!r}; there are: {there}{more}")
 
 
 def check_serving(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ..proto.errors import TableNotFound
 from .cli_options import (
     Address,
     AsJson,
@@ -18,6 +17,7 @@ from .cli_options import (
     cluster,
     confirm,
     directory_of,
+    table_of,
     wrong_use,
 )
 from .terminal import show, stage
@@ -65,7 +65,7 @@ def drop(
 
     with cluster(name, address, home) as (remote, now, options):
         state = summary(now)
-        rows = _table(state, table)["rows"]
+        rows = table_of(state, table)["rows"]
         check_serving(state, "nothing was changed", options=options)
         confirm(
             f"Dropping table {table!r} of {state['name']!r} loses its {rows:,} rows.", yes, ask_nobody=False
@@ -76,15 +76,6 @@ def drop(
         {"name": state["name"], "table": table, "rows": rows, "dropped": True},
         f"table {table} is dropped; it had {rows:,} rows",
     )
-
-
-def _table(state: dict[str, Any], name: str) -> dict[str, Any]:
-    """A table of a `summary`. Raises TableNotFound; the message names those that there are."""
-    for table in state["tables"]:
-        if table["name"] == name:
-            return table
-    there = ", ".join(sorted(t["name"] for t in state["tables"])) or "none"
-    raise TableNotFound(f"no table {name!r}; there are: {there}")
 
 
 def set_lr(
@@ -103,7 +94,7 @@ def set_lr(
         lr = checked_rate(lr, table)
     with cluster(name, address, home) as (remote, now, options):
         state = summary(now)
-        before = _table(state, table)["lr"]
+        before = table_of(state, table)["lr"]
         check_serving(state, "nothing was changed", options=options)
         remote.set_lr(table, lr)
     was = before if isinstance(before, float | int) else "a schedule"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,17 +26,65 @@ if TYPE_CHECKING:
 Serving = tuple[int, list[int]]
 
 
+@dataclass(frozen=True)
+class ImportTarget:
+    """The table that a file goes into, as options say it: one that is there, or one that is made. Checks itself.
+
+    Attributes:
+        create: make the table of the file's shape; otherwise it must be there.
+        freeze: a created table refuses pushes.
+        optimizer: of a created table, as `Adagrad(lr=0.05)` or `SGD`.
+        initializer: of a created table, likewise.
+        partition: "mod" or "div", of a created table.
+        num_embeddings: ids of a created table, if more than the file has.
+        first_id: where the file's first row goes, in a table that is there.
+
+    Raises:
+        InvalidRequest: one of them, or some together, cannot be meant.
+    """
+
+    create: bool = False
+    freeze: bool = False
+    optimizer: str | None = None
+    initializer: str | None = None
+    partition: str = "mod"
+    num_embeddings: int | None = None
+    first_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.create:
+            self._refuse_of_created("freeze", "optimizer", "initializer", "num_embeddings")
+        elif self.first_id is not None:
+            raise InvalidRequest(
+                f"--first-id is for a table that is there, got {self.first_id} with --create"
+            )
+        if self.partition not in ("mod", "div"):
+            raise InvalidRequest(f"--partition must be mod or div, got {self.partition!r}")
+        self.recipes()
+
+    def _refuse_of_created(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) not in (None, False):
+                option = "--" + name.replace("_", "-")
+                raise InvalidRequest(f"{option} is for a table that is made here; add --create")
+
+    def recipes(self) -> tuple[Optimizer | None, Initializer | None]:
+        """Optimizer and initializer; None where the default holds."""
+        return (
+            None if self.optimizer is None else Optimizer.from_mapping(parsed(self.optimizer)),
+            None if self.initializer is None else Initializer.from_mapping(parsed(self.initializer)),
+        )
+
+
+FILL = ImportTarget()
+
+
 def import_file(
     client: Client,
     path: Path,
     name: str,
+    target: ImportTarget = FILL,
     *,
-    create: bool = False,
-    freeze: bool = False,
-    optimizer: str | None = None,
-    initializer: str | None = None,
-    partition: str = "mod",
-    num_embeddings: int | None = None,
     format: str | None = None,
     tensor: str | None = None,
     vocabulary: Path | None = None,
@@ -43,7 +92,6 @@ def import_file(
     unk: str | None = "<unk>",
     pad: str | None = "<pad>",
     buckets: int = 0,
-    first_id: int | None = None,
     mod_parts: int = 1,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -53,12 +101,7 @@ def import_file(
         client: the cluster.
         path: the file; for a TensorFlow checkpoint its prefix, index or folder.
         name: the table.
-        create: make the table of the file's shape; otherwise it must be there.
-        freeze: a created table refuses pushes.
-        optimizer: of a created table, as `Adagrad(lr=0.05)` or `SGD`.
-        initializer: of a created table, likewise.
-        partition: "mod" or "div", of a created table.
-        num_embeddings: ids of a created table, if more than the file has.
+        target: what kind of table that is.
         format: one of `rowloom.client.files.formats.FORMATS`; by default what the file looks like.
         tensor: which tensor or column.
         vocabulary: a file of words, for files of word vectors.
@@ -66,7 +109,6 @@ def import_file(
         unk: the word for unknown words, or None; of a vocabulary that is made here, like the next two.
         pad: the word for padding, or None.
         buckets: hash buckets.
-        first_id: where the file's first row goes, in a table that is there.
         mod_parts: see `rowloom.client.files.import_table`.
         quiet: no bar.
 
@@ -81,27 +123,19 @@ def import_file(
     with _in_options(), stage(f"{path.name} into {name}", quiet, unit="rows", lasting=True) as moving:
         reading: dict[str, Any] = {"format": format, "tensor": tensor, "vocabulary": words}
         reading |= {"mod_parts": mod_parts, "progress": moving.reach}
-        check_recipes(
-            create=create,
-            freeze=freeze,
-            optimizer=optimizer,
-            initializer=initializer,
-            partition=partition,
-            num_embeddings=num_embeddings,
-            first_id=first_id,
-        )
-        if not create:
-            done = import_table(client, path, name=name, first_id=first_id, **reading)
+        if not target.create:
+            done = import_table(client, path, name=name, first_id=target.first_id, **reading)
         else:
+            optimizer, initializer = target.recipes()
             done = from_pretrained(
                 client,
                 path,
                 name,
-                freeze=freeze,
-                optimizer=_optimizer(optimizer),
-                initializer=_initializer(initializer),
-                partition=partition,
-                num_embeddings=num_embeddings,
+                freeze=target.freeze,
+                optimizer=optimizer,
+                initializer=initializer,
+                partition=target.partition,
+                num_embeddings=target.num_embeddings,
                 unk=unk,
                 pad=pad,
                 buckets=buckets,
@@ -178,37 +212,6 @@ def _readable(
     if not len(found.ids):
         raise StateLost(f"not one row of table {name!r} is on a shard that serves: nothing was written")
     return found.ids, found.missing
-
-
-def check_recipes(
-    *,
-    create: bool,
-    freeze: bool,
-    optimizer: str | None,
-    initializer: str | None,
-    partition: str,
-    num_embeddings: int | None,
-    first_id: int | None,
-) -> None:
-    """Whether the options of `import_file` can be meant, each and together. Raises InvalidRequest."""
-    if not create:
-        _refuse_of_created(
-            freeze=freeze, optimizer=optimizer, initializer=initializer, num_embeddings=num_embeddings
-        )
-    elif first_id is not None:
-        raise InvalidRequest(f"--first-id is for a table that is there, got {first_id} with --create")
-    if partition not in ("mod", "div"):
-        raise InvalidRequest(f"--partition must be mod or div, got {partition!r}")
-    _optimizer(optimizer)
-    _initializer(initializer)
-
-
-def _optimizer(recipe: str | None) -> Optimizer | None:
-    return None if recipe is None else Optimizer.from_mapping(parsed(recipe))
-
-
-def _initializer(recipe: str | None) -> Initializer | None:
-    return None if recipe is None else Initializer.from_mapping(parsed(recipe))
 
 
 def check_formats(path: Path, format: str | None, *, writing: bool) -> None:
@@ -290,13 +293,6 @@ def _number(text: str, recipe: str) -> float | int | bool:
         return int(text) if text.lstrip("+-").isdigit() else float(text)
     except ValueError as e:
         raise InvalidRequest(f"{text!r} in {recipe!r} is no number") from e
-
-
-def _refuse_of_created(**arguments: Any) -> None:
-    for name, value in arguments.items():
-        if value not in (None, False):
-            option = "--" + name.replace("_", "-")
-            raise InvalidRequest(f"{option} is for a table that is made here; add --create")
 
 
 def _ids_in(path: Path) -> np.ndarray:

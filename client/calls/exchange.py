@@ -137,9 +137,8 @@ class Exchange:
             self._busy[shard] = under_way + 1
             self._bytes += request.size + request.reply_bytes
             # However much else is on the same link: were attempts too short, none would ever end.
-            until = now + ATTEMPT_TIMEOUT_S + (self._bytes << min(request.attempts - 1, 6)) / SLOWEST_BYTES_S
-            if until > self._deadline:
-                until = self._deadline
+            patience = ATTEMPT_TIMEOUT_S + (self._bytes << min(request.attempts - 1, 6)) / SLOWEST_BYTES_S
+            until = min(self._deadline, now + patience)
             sends.append(Send(tag, layout.shards[shard].address, request.method, request, until))
         self._ready = later
         return sends

@@ -83,7 +83,7 @@ class PullRequest:
 
     def accept(self, reply: Reply) -> None:
         """Take the rows, where they are. Raises InvalidRequest."""
-        message = reply if isinstance(reply, np.ndarray) else as_array(reply)
+        message = as_array(reply)
         if not self.take(message, inside=False):
             self.take_blocks(codec.PullReply.decode(message.data))
 
@@ -222,7 +222,7 @@ class PushRequest:
 
     def accept(self, reply: Reply) -> None:
         """The shard has it; take the rows, if some are wanted. Raises InvalidRequest."""
-        message = reply if isinstance(reply, np.ndarray) else as_array(reply)
+        message = as_array(reply)
         if self.pull is None:
             if len(message):
                 codec.decode_push_reply(message.data)

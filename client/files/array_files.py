@@ -43,9 +43,14 @@ def open_npy(path: Path, tensor: str | None, row_shape: tuple[int, ...] | None) 
         damaged(path, e)
     if not isinstance(array, np.ndarray):
         raise InvalidRequest(f"{path} holds several arrays; save one with numpy.save")
-    ids = path.with_name(path.name + ".ids.npy")
+    ids = ids_beside(path)
     named = np.load(ids, mmap_mode="r", allow_pickle=False) if ids.exists() else None
     return ArraySource([array], what=str(path), ids=named)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def ids_beside(path: Path) -> Path:
+    """Where the ids of a `.npy` file's rows are, if they are not 0 to V - 1."""
+    return path.with_name(f"{path.name}.ids.npy")
 
 
 class NpySink:
@@ -53,7 +58,7 @@ class NpySink:
 
     def __init__(self, path: Path, *, rows: int, row_shape: tuple[int, ...], name_ids: bool) -> None:
         self._rows = Part(path)
-        self._ids = Part(path.with_name(path.name + ".ids.npy"))
+        self._ids = Part(ids_beside(path))
         self._stale = None if name_ids else self._ids.target
         self._out: np.ndarray | None = _map_npy(self._rows.path, np.float32, (rows, *row_shape))
         self._ids_out = _map_npy(self._ids.path, np.int64, (rows,)) if name_ids else None

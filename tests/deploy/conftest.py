@@ -1,7 +1,17 @@
 """Fixtures of the command line."""
 
+import numpy as np
 import pytest
 from command_line import Cli
+
+from rowloom.client import connect
+
+ADS = """
+name: ads
+shards: 2
+tables:
+  - {name: users, num_embeddings: 1000, dim: 4, optimizer: {adagrad: {lr: 0.05}}, initializer: zeros}
+"""
 
 
 @pytest.fixture
@@ -11,3 +21,13 @@ def cli(tmp_path, monkeypatch, capsys):
     yield cli
     for name in cli.directory.names():
         cli.run("down", "--name", name)
+
+
+@pytest.fixture
+def ads(cli):
+    """A running cluster `ads` whose table users was pushed once, all of its 1,000 rows. Yields its address."""
+    cli.write(ADS)
+    address = cli.json("up", "deploy.yaml")["address"]
+    with connect(address) as client:
+        client.table("users").push(np.arange(1000), np.ones((1000, 4), np.float32))
+    return address

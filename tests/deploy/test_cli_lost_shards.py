@@ -5,31 +5,17 @@ import json
 import os
 import signal
 import time
+from functools import partial
 
 import numpy as np
 import pytest
+from waiting import until
 
 from rowloom.client import SGD, StateLost, TableSpec, connect
 from rowloom.deploy.operate.directory import Record
 
-CONFIG = """
-name: ads
-shards: 2
-tables:
-  - {name: users, num_embeddings: 1000, dim: 4, optimizer: {adagrad: {lr: 0.05}}, initializer: zeros}
-"""
 IDS = np.arange(1000)
 AT_ONCE_S = 10.0  # on a busy machine; it was 15 s and more where something was waited for
-
-
-@pytest.fixture
-def ads(cli):
-    """A running cluster `ads` whose table users was pushed once. Yields its address."""
-    cli.write(CONFIG)
-    address = cli.json("up", "deploy.yaml")["address"]
-    with connect(address) as client:
-        client.table("users").push(IDS, np.ones((1000, 4), np.float32))
-    return address
 
 
 def signalled(cli, what: signal.Signals) -> int:
@@ -43,10 +29,7 @@ def health(cli) -> str:
     return json.loads(cli.attempt("status", "--json")[0])["shards"][1]["health"]
 
 
-def wait_until(true) -> None:
-    until = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < until
+wait_until = partial(until, seconds=30.0)
 
 
 @pytest.fixture

@@ -14,24 +14,8 @@ from rowloom.client import TableSpec, connect
 from rowloom.deploy import terminal
 from rowloom.deploy.operate.directory import Record
 
-CONFIG = """
-name: ads
-shards: 2
-tables:
-  - {name: users, num_embeddings: 1000, dim: 4, optimizer: {adagrad: {lr: 0.05}}, initializer: zeros}
-"""
 IDS = np.arange(1000)
 PUSHED = np.full((1000, 4), -0.05, np.float32)
-
-
-@pytest.fixture
-def ads(cli):
-    """A running cluster `ads` whose table users was pushed once. Yields its address."""
-    cli.write(CONFIG)
-    address = cli.json("up", "deploy.yaml")["address"]
-    with connect(address) as client:
-        client.table("users").push(IDS, np.ones((1000, 4), np.float32))
-    return address
 
 
 def kill_shard(cli, address: str, index: int) -> None:

@@ -5,10 +5,11 @@ import pytest
 from memory_client import MemoryClient
 
 from rowloom.client.vocabulary import Vocabulary
-from rowloom.deploy.importing import export_file, import_file, parsed
+from rowloom.deploy.importing import ImportTarget, export_file, import_file, parsed
 from rowloom.proto.errors import InvalidRequest
 from rowloom.proto.spec import Adagrad, Constant
 
+MADE = ImportTarget(create=True)
 ROWS = np.arange(12, dtype=np.float32).reshape(6, 2)
 
 
@@ -19,9 +20,7 @@ def test_a_file_becomes_a_table_and_a_table_a_file(tmp_path, capfd):
         client,
         tmp_path / "x.npy",
         "t",
-        create=True,
-        optimizer="Adagrad(lr=0.5)",
-        initializer="Constant(value=2)",
+        ImportTarget(create=True, optimizer="Adagrad(lr=0.5)", initializer="Constant(value=2)"),
     )
     assert done == {
         "table": "t",
@@ -49,22 +48,22 @@ def test_words_come_with_their_vocabulary(tmp_path):
     (tmp_path / "x.txt").write_text("a 1 2\nb 3 4\n")
     client = MemoryClient()
     kept = tmp_path / "v.json"
-    done = import_file(client, tmp_path / "x.txt", "w", create=True, save_vocabulary=kept, quiet=True)
+    done = import_file(client, tmp_path / "x.txt", "w", MADE, save_vocabulary=kept, quiet=True)
     assert (done["rows"], done["missing_words"], done["vocabulary"]) == (2, 2, str(kept))
     assert Vocabulary.from_file(kept) == Vocabulary("ab")
     assert export_file(client, "w", tmp_path / "y.vec", vocabulary=kept, quiet=True)["rows"] == 4
     np.save(tmp_path / "x.npy", ROWS)
     with pytest.raises(InvalidRequest, match="has no words; leave --save-vocabulary out"):
-        import_file(client, tmp_path / "x.npy", "t", create=True, save_vocabulary=kept, quiet=True)
+        import_file(client, tmp_path / "x.npy", "t", MADE, save_vocabulary=kept, quiet=True)
 
 
 def test_options_that_do_not_go_together_are_refused(tmp_path):
     np.save(tmp_path / "x.npy", ROWS)
     client = MemoryClient()
     with pytest.raises(InvalidRequest, match="--optimizer is for a table that is made here; add --create"):
-        import_file(client, tmp_path / "x.npy", "t", optimizer="SGD", quiet=True)
+        import_file(client, tmp_path / "x.npy", "t", ImportTarget(optimizer="SGD"), quiet=True)
     with pytest.raises(InvalidRequest, match="--first-id is for a table that is there, got 3"):
-        import_file(client, tmp_path / "x.npy", "t", create=True, first_id=3, quiet=True)
+        import_file(client, tmp_path / "x.npy", "t", ImportTarget(create=True, first_id=3), quiet=True)
     (tmp_path / "ids.txt").write_text("5\nx\n")
     with pytest.raises(InvalidRequest, match="must hold integers, one a line"):
         export_file(client, "t", tmp_path / "y.npy", ids=tmp_path / "ids.txt", quiet=True)

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 from stopping import until_stopped
+from waiting import until
 
 from rowloom.client import SGD, PushUnresolved, TableSpec, Unavailable, Zeros, connect
 from rowloom.client.carriers.lanes import WINDOW_S
@@ -208,14 +209,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def until(condition) -> None:
-    """A condition of another thread, which nothing here can wait for."""
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        threading.Event().wait(0.001)
 
 
 def test_a_burst_of_threads_leaves_no_lanes_and_no_threads_of_the_server_behind(cluster) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from waiting import until
 
 from rowloom.client import SGD, TableSpec, Zeros
 from rowloom.proto import methods
@@ -68,14 +69,6 @@ class Later:
             thread.join(20)
             assert not thread.is_alive()
         return self.answers
-
-
-def until(condition) -> None:
-    """A condition of another thread, which nothing here can wait for."""
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        threading.Event().wait(0.001)
 
 
 def waiters(server: Server) -> int:

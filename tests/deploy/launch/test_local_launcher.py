@@ -4,9 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
+from waiting import until as wait_until
 
 from rowloom.deploy.config.config import parse
 from rowloom.deploy.launch import local_room
@@ -22,13 +22,6 @@ def health(address: str) -> pb.HealthReply:
     with Remote(address, timeout_s=10.0) as remote:
         data = remote.call("/rowloom.v1.Directory/Health", pb.HealthRequest().SerializeToString())
     return pb.HealthReply.FromString(data)
-
-
-def wait_until(condition, seconds: float = 20.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture(params=["processes", "threads"])

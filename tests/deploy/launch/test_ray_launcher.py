@@ -7,10 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from functools import partial
 
 import numpy as np
 import pytest
+from waiting import until
 
 from rowloom.client import SGD, StateLost, TableSpec, Zeros, connect
 from rowloom.deploy import address_of
@@ -83,11 +84,7 @@ def pid_of(actor: str) -> int:
     return ray.get(ray.get_actor(actor, "rowloom").info.remote())[-1]
 
 
-def wait_until(condition, seconds: float = 40.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.05)
+wait_until = partial(until, seconds=40.0)
 
 
 def trained(client):

@@ -7,10 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from functools import partial
 
 import numpy as np
 import pytest
+from waiting import until
 
 from rowloom.client import connect
 from rowloom.deploy.config.config import parse
@@ -24,11 +25,7 @@ from rowloom.proto.errors import InvalidRequest, Unavailable
 ADS = {"name": "ads", "shards": 2}
 
 
-def wait_until(condition, seconds: float = 40.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.05)
+wait_until = partial(until, seconds=40.0)
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import Iterator
 
 import grpc
 import pytest
 from half_calls import FIRST_WINDOW, HalfCalls
+from waiting import until
 
 from rowloom.proto import methods
 from rowloom.proto.channel import Channels
@@ -42,14 +42,6 @@ def address(server: GrpcServer) -> str:
 def answers(server: GrpcServer, data: bytes = b"hello") -> bool:
     with Channels() as channels:
         return channels.call(address(server), methods.HEALTH, data, 20.0) == data
-
-
-def until(condition) -> None:
-    """A condition of another thread, which nothing here can wait for."""
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        threading.Event().wait(0.001)
 
 
 def test_eight_calls_without_a_message_once_blocked_a_server(server) -> None:

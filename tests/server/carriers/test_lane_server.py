@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from waiting import until
 
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.lane import OK, REFUSED, WELCOME, Hello, Reply, Request
@@ -52,14 +53,6 @@ def ask(end: socket.socket, size: int) -> tuple[int, bytes]:
 def answers(server: LaneServer, size: int = 100) -> bool:
     with welcomed(server) as end:
         return ask(end, size) == (OK, size.to_bytes(8, "little"))
-
-
-def until(condition) -> None:
-    """A condition of another thread, which nothing here can wait for."""
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        threading.Event().wait(0.001)
 
 
 def test_one_thread_that_cannot_be_started_once_ended_the_lanes_of_a_shard(server, monkeypatch) -> None:
