@@ -69,10 +69,13 @@ def encode_reply(status: int, length: int, offset: int = NOWHERE) -> bytes:
 def decode_reply(data: bytes | bytearray | memoryview, arena_bytes: int) -> tuple[int, int, int]:
     """As `Reply.decode`, of the beginning of some bytes: (status, length, offset)."""
     status, _, length, offset = _REPLY.unpack_from(data)
-    inside = offset == NOWHERE or offset + length <= arena_bytes
-    if status not in (OK, REFUSED) or length > MAX_MESSAGE_BYTES or not inside:
-        raise InvalidRequest(f"malformed head on the row lane: status {status}, {length} bytes at {offset}")
-    return status, length, offset
+    if (
+        (offset + length <= arena_bytes or offset == NOWHERE)
+        and status <= REFUSED
+        and length <= MAX_MESSAGE_BYTES
+    ):
+        return status, length, offset
+    raise InvalidRequest(f"malformed head on the row lane: status {status}, {length} bytes at {offset}")
 
 
 class Request(NamedTuple):

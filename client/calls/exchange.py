@@ -11,6 +11,7 @@ of several shards go to one, and only who knows all of them can say what became 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ...proto import methods
@@ -69,8 +70,6 @@ class Exchange:
         self._ready: list[Request] = list(requests)
         self._waiting: list[tuple[float, Request]] = []
         self._in_flight: dict[int, tuple[Request, Layout, float]] = {}  # by tag; since when
-        self._busy: dict[int, int] = {}  # requests under way, by shard
-        self._bytes = 0  # of theirs, with their replies
         self._deadline = deadline
         self._pushed = pushed_rows is not None  # at least in part
         self.pushed_rows = pushed_rows or 0
@@ -116,32 +115,44 @@ class Exchange:
             self._ready += [request for at, request in self._waiting if at <= now]
             self._waiting = [(at, request) for at, request in self._waiting if at > now]
         sends = self._ask_for_layout(now) if self._ask_at is not None else []
-        layout = self._session.layout
+        session = self._session
+        layout = session.layout
         if layout is None or layout.epoch < self._stale_below or not self._ready:
             return sends
         for request in self._ready:
             if request.epoch != layout.epoch:
                 self._ready = [piece for request in self._ready for piece in self._split(request, layout)]
                 break
-        later: list[Request] = []
+        in_flight, later, under_way = self._in_flight, self._keep_back(), 0
+        for request, _, _ in in_flight.values() if in_flight else ():
+            under_way += request.size + request.reply_bytes
         for request in self._ready:
-            shard = request.shard
-            under_way = self._busy.get(shard, 0)
-            if under_way >= MOST_IN_FLIGHT:
-                later.append(request)
-                continue
-            request.prepare(self._session, layout)
-            request.attempts += 1
-            tag = next(self._session.tags)
-            self._in_flight[tag] = (request, layout, now)
-            self._busy[shard] = under_way + 1
-            self._bytes += request.size + request.reply_bytes
+            request.prepare(session, layout)
+            tag = next(session.tags)
+            in_flight[tag] = (request, layout, now)
+            under_way += request.size + request.reply_bytes
             # However much else is on the same link: were attempts too short, none would ever end.
-            patience = ATTEMPT_TIMEOUT_S + (self._bytes << min(request.attempts - 1, 6)) / SLOWEST_BYTES_S
-            until = min(self._deadline, now + patience)
-            sends.append(Send(tag, layout.shards[shard].address, request.method, request, until))
+            doublings = request.attempts if request.attempts < 6 else 6
+            until = now + ATTEMPT_TIMEOUT_S + (under_way << doublings) / SLOWEST_BYTES_S
+            if until > self._deadline:
+                until = self._deadline
+            request.attempts += 1
+            sends.append(Send(tag, layout.shards[request.shard].address, request.method, request, until))
         self._ready = later
         return sends
+
+    def _keep_back(self) -> list[Request]:
+        """Take those out of the ready ones that must wait until their shard has fewer of this call under way."""
+        later: list[Request] = []
+        if len(self._ready) + len(self._in_flight) <= MOST_IN_FLIGHT:
+            return later
+        busy = Counter(request.shard for request, _, _ in self._in_flight.values())
+        now: list[Request] = []
+        for request in self._ready:
+            (now if busy[request.shard] < MOST_IN_FLIGHT else later).append(request)
+            busy[request.shard] += 1
+        self._ready = now
+        return later
 
     def _split(self, request: Request, layout: Layout) -> list[Request]:
         if request.epoch == layout.epoch:
@@ -177,8 +188,6 @@ class Exchange:
                 error = NoAnswer(f"the reply of shard {request.shard} makes no sense: {e}")
         # Not before the reply is taken: an exception from outside in between would lose the request.
         del self._in_flight[event.tag]
-        self._busy[request.shard] -= 1
-        self._bytes -= request.size + request.reply_bytes
         if error is not None:
             self._refused(request, layout, error, sent, now)
         elif isinstance(request, PushRequest):

@@ -59,9 +59,8 @@ class PullRequest:
         self._head = head = session.head(layout, self.shard)
         size, reply_bytes = len(head) + FRAME_BYTES, FRAME_BYTES
         for entry, ids, _, _ in self.tables:
-            count = len(ids)
-            size += 8 * count + FRAME_BYTES
-            reply_bytes += count * (entry.spec.width * 4 + 4) + FRAME_BYTES
+            size += ids.nbytes + FRAME_BYTES
+            reply_bytes += len(ids) * (entry.spec.width * 4 + 4) + FRAME_BYTES
         self.size, self.reply_bytes = size, reply_bytes
 
     def write(self, buffer: np.ndarray, at: int) -> tuple[int, int]:
@@ -70,15 +69,14 @@ class PullRequest:
 
     def put(self, buffer: np.ndarray, at: int, *, inside: bool) -> int:
         """Write it, as a message or as the second half of a StepRequest; returns where it ends."""
-        head, wire, rest = self._head, b"", 0
-        if self.wire != codec.FLOAT32:
-            wire = scalar(_PULL_WIRE, self.wire)
-            rest = len(wire)
-        for entry, ids, _, _ in self.tables[1:]:
-            rest += pull_bytes(entry.number, len(ids))
-        for entry, ids, _, _ in self.tables:
-            at = put_pull(buffer, at, head, rest, entry.number, ids, inside)
-            head, rest, inside = _NOTHING, 0, False
+        wire = scalar(_PULL_WIRE, self.wire) if self.wire else b""
+        (entry, ids, _, _), *others = self.tables
+        rest = len(wire)
+        for other, more, _, _ in others:
+            rest += pull_bytes(other.number, len(more))
+        at = put_pull(buffer, at, self._head, rest, entry.number, ids, inside)
+        for entry, ids, _, _ in others:
+            at = put_pull(buffer, at, _NOTHING, 0, entry.number, ids, False)
         return put_buffers(buffer, at, [wire]) if wire else at
 
     def accept(self, reply: Reply) -> None:

@@ -87,23 +87,21 @@ class Lane:
 
     def send(self, tag: int, method: int, message: Writable, until: float) -> bool:
         """Put a request on its way; whether all there is to do now is to wait for its reply. Raises OSError."""
-        size, room = message.size, message.reply_bytes
+        room, waiting, shared = message.reply_bytes, self.waiting, self._arena_bytes
         buffer, begin = self._space, self._used + _ROOM
-        reply_at = begin + -(-size // _ROOM) * _ROOM + _ROOM
-        shared = self._arena_bytes > 0
-        if reply_at + room <= len(buffer):
-            self._used = reply_at + -(-room // _ROOM) * _ROOM
+        reply_at = begin + (message.size + 2 * _ROOM - 1 & -_ROOM)
+        if (end := reply_at + room) <= len(buffer):
+            self._used = end + _ROOM - 1 & -_ROOM
         else:  # too much for what is left: it travels through the socket, from memory of its own
-            shared, begin, reply_at = False, _ROOM, reply_at - begin + _ROOM
+            shared, begin, reply_at = 0, _ROOM, reply_at - begin + _ROOM
             buffer = np.empty(reply_at + room, np.uint8)
         # First, so that a lane on which anything was sent is never taken for an idle one, whatever happens now.
-        self.waiting.append((tag, until, buffer, reply_at, room))
+        waiting.append((tag, until, buffer, reply_at, room))
         begin, end = message.write(buffer, begin)
         if shared:
-            piece = memoryview(encode_request(method, end - begin, begin, reply_at, room))
+            piece = encode_request(method, end - begin, begin, reply_at, room)
         else:
-            head = begin - REQUEST_BYTES
-            piece = buffer.data[head:end]
+            piece = buffer.data[begin - REQUEST_BYTES : end]
             piece[:REQUEST_BYTES] = encode_request(method, end - begin, NOWHERE, 0, 0)
         if not self._unsent:
             try:
@@ -111,9 +109,9 @@ class Lane:
             except BlockingIOError:
                 sent = 0
             if sent == len(piece):
-                return len(self.waiting) == 1
-            piece = piece[sent:]
-        self._unsent.append(piece)
+                return len(waiting) == 1
+            piece = memoryview(piece)[sent:]
+        self._unsent.append(memoryview(piece))
         return False
 
     def flush(self) -> None:
@@ -139,48 +137,47 @@ class Lane:
             OSError, InvalidRequest: the connection is of no use any more.
         """
         tag, _, buffer, at, room = self.waiting[0]
-        flags = 0 if block else _NOW
-        if self._body is None:
+        flags, body = 0 if block else _NOW, self._body
+        if body is None:
             # Through a socket head and body come together; but never more than this reply.
             more = 0 if self._arena_bytes or len(self.waiting) > 1 else room
             view = buffer.data[at - REPLY_BYTES : at + more]
             if not self._fill(view, REPLY_BYTES, flags):
                 return None
-            status, length, offset = decode_reply(view, self._arena_bytes)
-            self._status = status
-            if offset != NOWHERE:
-                self._body, self._got = self._space[offset : offset + length], length  # it is there
+            self._status, length, offset = decode_reply(view, self._arena_bytes)
+            if offset != NOWHERE:  # it is there
+                body, self._got = self._space[offset : offset + length], length
             else:
-                self._begin_body(length, buffer, at, room)
-        body = self._body
-        assert body is not None
+                body = self._begin_body(length, buffer, at, room)
         if self._got < len(body) and not self._fill(body.data, len(body), flags):
+            self._body = body
             return None
         self._body, self._got = None, 0
         self.waiting.popleft()
         return Event(tag, body) if self._status == OK else Event(tag, error=decode_error(body.tobytes()))
 
-    def _begin_body(self, length: int, buffer: np.ndarray, at: int, room: int) -> None:
-        """The head is here, and perhaps some of the body behind it."""
+    def _begin_body(self, length: int, buffer: np.ndarray, at: int, room: int) -> np.ndarray:
+        """Where the body comes to lie: the head is here, and perhaps some of the body behind it."""
         self._got -= REPLY_BYTES
-        if length <= room:
-            self._body = buffer[at : at + length]
-        else:  # a refusal with many words
-            self._body = np.empty(length, np.uint8)
-            self._body[: self._got] = buffer[at : at + self._got]
         if self._got > length:
             raise InvalidRequest(f"a reply of {length} bytes was followed by {self._got - length} more")
+        if length <= room:
+            return buffer[at : at + length]
+        body = np.empty(length, np.uint8)  # a refusal with many words
+        body[: self._got] = buffer[at : at + self._got]
+        return body
 
     def _fill(self, view: memoryview, least: int, flags: int) -> bool:
         """Go on filling a view until it has at least so many bytes; whether it does."""
-        while self._got < least:
+        got = self._got
+        while got < least:
             try:
-                n = self._end.recv_into(view[self._got :] if self._got else view, 0, flags)
+                n = self._end.recv_into(view[got:] if got else view, 0, flags)
             except BlockingIOError:
                 return False
             if n == 0:
                 raise ConnectionResetError("the server closed the connection")
-            self._got += n
+            self._got = got = got + n
         return True
 
 

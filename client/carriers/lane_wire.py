@@ -38,42 +38,42 @@ class LaneWire:
         self._grpc: GrpcWire | None = None
         self._mine: dict[str, Lane] = {}
         self._ended: deque[Event] = deque()
-        self._one_each = True  # no lane has more than one reply to come, or something left to send
-        self._patient = True
+        # No lane has more than one reply to come, or something left to send, and nothing goes over gRPC.
+        self._one_each = True
 
     def send(self, send: Send) -> None:
         """Start the request."""
-        number = NUMBER.get(send.method)
-        lane = None
-        if number is not None:
-            lane = self._mine.get(send.address)
-            if lane is None:
-                lane = self._lanes.take(send.address, send.until)
-                if lane is not None:
-                    self._mine[send.address] = lane
+        number, address = NUMBER.get(send.method), send.address
+        lane = None if number is None else self._mine.get(address) or self._take(address, send.until)
         if lane is None or number is None:
             if self._grpc is None:
-                self._grpc = self._make_grpc()
+                self._grpc, self._one_each = self._make_grpc(), False
             self._grpc.send(send)
             return
         try:
             if not lane.send(send.tag, number, send.message, send.until):
                 self._one_each = False
         except OSError as e:
-            self._broken(send.address, e)
+            self._broken(address, e)
+
+    def _take(self, address: str, until: float) -> Lane | None:
+        lane = self._lanes.take(address, until)
+        if lane is not None:
+            self._mine[address] = lane
+        return lane
 
     def wait(self, until: float) -> Event | None:
         """As `Wire.wait`."""
         while not self._ended:
-            calling = self._grpc is not None and self._grpc.busy
-            if not calling and self._one_each and self._patient:
+            if self._one_each:
                 for address, lane in self._mine.items():
                     if lane.waiting and lane.waiting[0][1] <= until + _PATIENCE_S:
                         event = self._receive(address, lane, block=True)
                         if event is not None:
                             return event
-                        self._patient = False
+                        self._one_each = False  # it takes long: others may be quicker
                         break
+            calling = self._grpc is not None and self._grpc.busy
             busy = {address: lane for address, lane in self._mine.items() if lane.waiting}
             if not busy or calling:
                 event = self._wait_for_grpc(0.0 if busy else until)
