@@ -15,6 +15,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import numpy as np
 
@@ -64,8 +65,9 @@ class LaneConnection:
         self._budget = budget
         self._held = 0  # of the budget
         self._caller = Caller(LANE)
-        self._head = memoryview(bytearray(REQUEST_BYTES))
+        # Requests, one behind the other: how many bytes are there, and how many of them are the one in work.
         self._buffer = np.empty(FREE_BYTES, np.uint8).data
+        self._got = self._mine = 0
         # Where replies are made that are not made in the arena, behind their heads; memory only where it is written.
         self._own: memoryview | None = None
         self._space: memoryview | None = None
@@ -74,8 +76,9 @@ class LaneConnection:
         """Until the client closes. Raises OSError, InvalidRequest."""
         try:
             self._welcome()
-            while self._receive(self._head, idle=True):
-                head = Request.decode(self._head, len(self._arena))
+            while self._fill(REQUEST_BYTES, idle=True):
+                self._mine = REQUEST_BYTES
+                head = Request.decode(self._buffer[:REQUEST_BYTES], len(self._arena))
                 try:
                     message = self._message(head)
                 except Overloaded as e:
@@ -83,9 +86,14 @@ class LaneConnection:
                 else:
                     self._answer(head, message)
                     del message
+                left = self._got - self._mine
+                if left:  # it came together with the next one
+                    self._buffer[:left] = self._buffer[self._mine : self._got]
+                self._got = left
                 if self._held > MOST_KEPT_BYTES or (self._held and self._budget.tight):
                     self._give_back()
         finally:
+            self._got = 0
             self._give_back()
 
     def _welcome(self) -> None:
@@ -104,53 +112,58 @@ class LaneConnection:
 
     # ---------------------------------------------------------------------------------------------------- receive
 
-    def _receive(self, view: memoryview, *, idle: bool = False) -> bool:
-        """Fill a view; False when the client closed before its first byte.
+    def _fill(self, least: int, *, idle: bool = False) -> bool:
+        """Have so many bytes in the buffer; False when the client closed before the first.
+
+        A little more may come, of the next request: head and message are then one call of the system, not two.
 
         Args:
-            view: to be filled within STALL_S.
+            least: how many; they are there within STALL_S.
             idle: that time begins with the first byte only.
 
         Raises:
             OSError: the client closed, or was too slow.
         """
-        got, began = 0, 0.0
-        while True:
+        began = 0.0
+        while self._got < least:
+            got = self._got
+            # Of what is long nothing but the rest, all at once.
+            short = least <= FREE_BYTES
+            view = self._buffer[got : FREE_BYTES if short else least]
             try:
-                n = self._end.recv_into(view[got:] if got else view, 0, socket.MSG_WAITALL)
+                n = self._end.recv_into(view, 0, 0 if short else socket.MSG_WAITALL)
             except BlockingIOError:
                 if not idle or got:
-                    raise TimeoutError(f"{got} of {len(view)} bytes came in {STALL_S:g} s") from None
+                    raise TimeoutError(f"{got} of {least} bytes came in {STALL_S:g} s") from None
                 continue
-            got += n
-            if got == len(view):
-                return True
             if n == 0:
-                if got == 0:
+                if idle and got == 0:
                     return False
-                raise ConnectionResetError(f"the client closed after {got} of {len(view)} bytes")
-            began = began or time.monotonic()
-            if time.monotonic() - began > STALL_S:
-                raise TimeoutError(f"{got} of {len(view)} bytes came in {STALL_S:g} s")
+                raise ConnectionResetError(f"the client closed after {got} of {least} bytes")
+            self._got = got + n
+            if self._got < least:
+                began = began or time.monotonic()
+                if time.monotonic() - began > STALL_S:
+                    raise TimeoutError(f"{self._got} of {least} bytes came in {STALL_S:g} s")
+        return True
 
     def _message(self, head: Request) -> memoryview:
         """A request's message. Raises OSError; Overloaded when there was no memory: it has then been passed over."""
         through_socket = head.offset == NOWHERE
+        if through_socket:
+            self._mine += head.length
         # Before the message, so that nobody who has all of a message waits for others who wait as well.
         if not self._make_space(head):
-            self._refuse(head.length if through_socket else 0, f"a reply to one of {head.length}")
+            self._refuse(f"a reply to one of {head.length}")
         if not through_socket:
             return self._arena[head.offset : head.offset + head.length]
-        got = 0
-        while got < head.length:
+        end = self._mine
+        while self._got < end:
             # The rest, as far as the buffer reaches; a larger one only when this has come.
-            if got == len(self._buffer) and not self._grow(head.length):
-                self._refuse(head.length - got, f"one of {head.length}")
-            end = min(head.length, len(self._buffer))
-            if not self._receive(self._buffer[got:end]):
-                raise ConnectionResetError("the client closed between head and message")
-            got = end
-        return self._buffer[: head.length]
+            if self._got == len(self._buffer) and not self._grow(end):
+                self._refuse(f"one of {head.length}")
+            self._fill(min(end, len(self._buffer)))
+        return self._buffer[REQUEST_BYTES:end]
 
     def _grow(self, wanted: int) -> bool:
         """A larger buffer, with what is in the old one; whether there was memory for it."""
@@ -165,13 +178,12 @@ class LaneConnection:
         self._buffer[: len(old)] = old
         return True
 
-    def _refuse(self, left: int, what: str) -> None:
+    def _refuse(self, what: str) -> NoReturn:
         """Pass over what is left of a message, and raise Overloaded."""
-        while left:
-            some = self._buffer[: min(left, len(self._buffer))]
-            if not self._receive(some):
-                raise ConnectionResetError("the client closed in the middle of its message")
-            left -= len(some)
+        while self._got < self._mine:
+            self._mine -= self._got
+            self._got = 0
+            self._fill(min(self._mine, len(self._buffer)))
         raise Overloaded(
             f"messages and replies under way take {self._budget.used} of the {self._budget.limit} bytes that this "
             f"server has for them, so {what} bytes must wait: send again, or smaller ones"
@@ -197,7 +209,8 @@ class LaneConnection:
     def _give_back(self) -> None:
         """All but what every connection has."""
         if len(self._buffer) > FREE_BYTES:
-            self._buffer = np.empty(FREE_BYTES, np.uint8).data
+            old, self._buffer = self._buffer, np.empty(FREE_BYTES, np.uint8).data
+            self._buffer[: self._got] = old[: self._got]
         self._own = self._space = None
         if self._held:
             self._budget.give(self._held)

@@ -1,9 +1,11 @@
 """The lane's server without a shard: who connects without being one of ours, and what all of them may take together."""
 
 import errno
+import itertools
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -200,6 +202,33 @@ def test_a_large_receive_buffer_is_given_back(server) -> None:
         assert ask(end, 40 * MB)[0] == OK
         assert ask(end, 100)[0] == OK
         assert server._budget.used == usual
+
+
+def test_requests_that_follow_each_other_closely_are_told_apart_however_they_are_cut(monkeypatch) -> None:
+    monkeypatch.setattr(lane_connection, "MOST_KEPT_BYTES", 1 << 20)  # buffers come and go
+    server = LaneServer(lambda call: [zlib.crc32(call.data).to_bytes(8, "little")], "127.0.0.1")
+    server.start()
+    rng = np.random.default_rng(5)
+    sizes = rng.choice(
+        [0, 1, 500, 65_000, 65_503, 65_504, 65_505, 140_000, 2 * MB], 120, p=[0.12] * 8 + [0.04]
+    )
+    messages = [rng.bytes(int(size)) for size in sizes]
+    stream = b"".join(Request(0, len(m)).encode() + m for m in messages)
+    cuts = np.sort(rng.integers(0, len(stream), 150)).tolist()
+
+    def send(end: socket.socket) -> None:
+        for begin, stop in itertools.pairwise([0, *cuts, len(stream)]):
+            end.sendall(stream[begin:stop])
+
+    try:
+        with welcomed(server) as end:
+            sending = threading.Thread(target=send, args=(end,))
+            sending.start()
+            for message in messages:
+                assert reply(end) == (OK, zlib.crc32(message).to_bytes(8, "little"))
+            sending.join(20)
+    finally:
+        server.stop()
 
 
 def test_a_message_that_stops_half_way_ends_its_connection(server, monkeypatch) -> None:
