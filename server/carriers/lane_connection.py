@@ -44,6 +44,7 @@ OWN_BYTES = 10 << 20  # of a reply that is made where it is sent from: a little 
 MOST_KEPT_BYTES = OWN_BYTES + (10 << 20)  # of the budget, from one message to the next
 FREE_BYTES = 1 << 16  # of the receive buffer that every connection has
 _GROWTH = 4
+_LONG_BYTES = 1 << 16  # a shorter copy takes less than to let go of the GIL for it
 
 Handle = Callable[[Call], Sequence[Buffer]]
 
@@ -175,7 +176,7 @@ class LaneConnection:
             self._buffer = np.empty(size, np.uint8).data
         except MemoryError:
             return False
-        self._buffer[: len(old)] = old
+        _copy(self._buffer[: len(old)], old)
         return True
 
     def _refuse(self, what: str) -> NoReturn:
@@ -263,6 +264,16 @@ def _put(space: memoryview | None, buffers: Sequence[Buffer]) -> int:
     at = 0
     for one in buffers:
         end = at + len(one)
-        space[at:end] = one
+        _copy(space[at:end], one)
         at = end
     return at
+
+
+def _copy(place: memoryview, block: Buffer) -> None:
+    """Copy bytes to a place of their length."""
+    if len(block) < _LONG_BYTES:
+        place[:] = block
+    else:
+        # Python copies a memoryview with the GIL held: 0.4 ms for 4 MB to new memory, in which no other
+        # connection is served. numpy lets go of it.
+        np.copyto(np.frombuffer(place, np.uint8), np.frombuffer(block, np.uint8))

@@ -3,10 +3,11 @@
 import errno
 import itertools
 import socket
+import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.lane import OK, REFUSED, WELCOME, Hello, Reply, Request
 from rowloom.server.carriers import lane_connection, lane_server, strangers
 from rowloom.server.carriers.budget import Budget
+from rowloom.server.carriers.lane_connection import LaneConnection
 from rowloom.server.carriers.lane_server import LaneServer
 
 MB = 1 << 20
@@ -229,6 +231,58 @@ def test_requests_that_follow_each_other_closely_are_told_apart_however_they_are
             sending.join(20)
     finally:
         server.stop()
+
+
+@pytest.fixture
+def others() -> Iterator[list[int]]:
+    """How often another thread has run; it runs only while the one that asks lets go of the GIL."""
+    ran, ended = [0], threading.Event()
+
+    def run() -> None:
+        while not ended.wait(1e-4):
+            ran[0] += 1
+
+    thread, interval = threading.Thread(target=run), sys.getswitchinterval()
+    sys.setswitchinterval(60.0)  # nobody is made to let go of it
+    thread.start()
+    yield ran
+    sys.setswitchinterval(interval)
+    ended.set()
+    thread.join(20)
+
+
+def lets_others_run(others: list[int], copy: Callable[[], object]) -> bool:
+    """Whether another thread ever runs while this copies; it may take some tries until it is its turn."""
+    end = time.monotonic() + 5.0
+    while time.monotonic() < end:
+        before = others[0]
+        copy()
+        if others[0] != before:
+            return True
+        threading.Event().wait(0.001)
+    return False
+
+
+def test_a_long_message_once_held_all_other_connections_while_its_buffer_grew(others) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        connection = LaneConnection(ours, None, lambda call: [], Budget(1 << 40))
+
+        def grow() -> None:
+            connection._buffer = first
+            assert connection._grow(16 * MB)
+            assert len(connection._buffer) == 16 * MB
+
+        first = np.arange(8 * MB, dtype=np.uint8).data
+        assert lets_others_run(others, grow)
+        assert connection._buffer[: 8 * MB] == first
+
+
+def test_a_long_reply_once_held_all_other_connections_while_it_was_put_together(others) -> None:
+    space, buffers = memoryview(bytearray(10 * MB)), [b"head", bytes(range(256)) * (32 << 10), b"tail"]
+    assert lets_others_run(others, lambda: lane_connection._put(space, buffers))
+    end = lane_connection._put(space, buffers)
+    assert space[:end] == b"".join(buffers)
 
 
 def test_a_message_that_stops_half_way_ends_its_connection(server, monkeypatch) -> None:
