@@ -52,6 +52,11 @@ def _rebuild(cls: type[RowloomError], message: str, data: dict[str, Any]) -> Row
     return error
 
 
+def in_words(error: BaseException) -> str:
+    """An error as people read it: one of ours by what it says; another one with its class, for a report."""
+    return str(error) if isinstance(error, RowloomError) else f"{type(error).__name__}: {error}"
+
+
 class InvalidRequest(RowloomError, ValueError):
     """An argument is wrong; the message names it and its value. Nothing changed."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from ..launch.processes import (
     wait_until_up,
 )
 from ..storage import StateFile
-from .directory import ClusterDirectory, Record
+from .directory import ELSEWHERE, BadHome, ClusterDirectory, Record
 from .launchers import Tell
 from .remote import Remote
 
@@ -51,19 +52,31 @@ def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell) -> tuple[R
         return running, True
     StateFile(config.storage)
     _end(known or Record(config.name, "local", ""), directory, END_S)  # what is left of one that was killed
-    directory.folder(config.name)
     record = _begun(config)
     try:
+        directory.folder(config.name)
         record = _start(config, record, directory)
         directory.put(record)
     except BaseException as e:
         _end(directory.get(config.name) or record, directory, END_S)
         directory.remove(config.name)
+        if isinstance(e, BadHome):
+            raise BadHome(f"cluster {config.name!r} did not start, and nothing of it is left: {e}") from None
         if isinstance(e, RowloomError):
             log = _log(config.name, directory)
-            raise Unavailable(f"cluster {config.name!r} did not start: {e} (log: {log})") from None
+            raise Unavailable(
+                f"cluster {config.name!r} did not start: {e}{_full(directory)} (log: {log})"
+            ) from None
         raise
     return record, False
+
+
+def _full(directory: ClusterDirectory) -> str:
+    """In words, that a process could not even say why it ended, if so."""
+    with contextlib.suppress(OSError):
+        if not os.statvfs(directory.home).f_bavail:
+            return f"; the disk of the folder that remembers clusters, {directory.home}, is full: {ELSEWHERE}"
+    return ""
 
 
 def _begun(config: DeployConfig) -> Record:
@@ -75,8 +88,9 @@ def _start(config: DeployConfig, record: Record, directory: ClusterDirectory) ->
     """Start the coordinator and wait until it is up. Its process is on record before it does anything."""
     name = config.name
     ready, log, given = _ready(name, directory), _log(name, directory), directory.folder(name) / "config.json"
-    ready.unlink(missing_ok=True)
-    write_atomic(given, config.to_json())
+    with directory.usable():
+        ready.unlink(missing_ok=True)
+        write_atomic(given, config.to_json())
     command = python("-m", "rowloom.deploy.coordinator_process")
     command += ["--config-json", str(given), "--ready-file", str(ready)]
 
