@@ -52,11 +52,6 @@ def _rebuild(cls: type[RowloomError], message: str, data: dict[str, Any]) -> Row
     return error
 
 
-def in_words(error: BaseException) -> str:
-    """An error as people read it: one of ours by what it says; another one with its class, for a report."""
-    return str(error) if isinstance(error, RowloomError) else f"{type(error).__name__}: {error}"
-
-
 class InvalidRequest(RowloomError, ValueError):
     """An argument is wrong; the message names it and its value. Nothing changed."""
 
@@ -214,6 +209,11 @@ STATUS: dict[type[RowloomError], str] = {
 def status_of(error: RowloomError) -> str:
     """The gRPC status of an error: its own, or that of the nearest class above it."""
     return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+
+
+def in_words(error: BaseException) -> str:
+    """An error as people read it: one of ours by what it says; another one with its class, for a report."""
+    return str(error) if isinstance(error, RowloomError) else f"{type(error).__name__}: {error}"
 
 
 def encode_error(error: RowloomError) -> bytes:

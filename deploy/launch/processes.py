@@ -219,7 +219,7 @@ def spawn_detached(
 def _inherited() -> list[int]:
     """Files, beside the usual three, that whoever started us left open for us and for what we start.
 
-    One that stays would hold them for ever: the lock of `flock FILE rowloom up`, or a pipe that a script reads to its end.
+    One that stays would hold them for ever: the lock of `flock FILE rowloom up`, or a pipe that is read to its end.
     """
     found: list[int] = []
     for fd in map(int, os.listdir("/proc/self/fd" if Path("/proc/self/fd").exists() else "/dev/fd")):

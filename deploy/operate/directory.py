@@ -101,13 +101,15 @@ class ClusterDirectory:
         path = self._path(name)
         try:
             with self.usable():
-                data = json.loads(path.read_text())
+                try:
+                    text = path.read_text()
+                except FileNotFoundError:
+                    return None
+            data = json.loads(text)
             known = {f.name for f in dataclasses.fields(Record)}
             record = Record(**{k: v for k, v in data.items() if k in known})
             _check(record, name)
             return record
-        except FileNotFoundError:
-            return None
         except (ValueError, TypeError, AttributeError, IsADirectoryError) as e:
             raise DamagedRecord(name, path, e) from None
 
@@ -196,7 +198,7 @@ class ClusterDirectory:
         """
         try:
             yield
-        except (FileNotFoundError, IsADirectoryError):  # it can be used, and this is not in it
+        except IsADirectoryError:  # in the place of a record, which is damage of that one
             raise
         except OSError as e:
             said = f"{e.filename}: {e.strerror}" if e.filename else str(e)

@@ -34,6 +34,7 @@ from .remote import Remote
 
 BEYOND_S = 30.0  # what a coordinator takes to start, and to say so, beyond what its shards may take
 END_S = 10.0  # what it gets to end, beyond its calls' grace
+ROOM_BYTES = 2**16  # on disk, for the records and the log of a start
 FOLLOW_S = 2.0  # what shards get to follow their coordinator
 
 
@@ -58,23 +59,26 @@ def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell) -> tuple[R
         record = _start(config, record, directory)
         directory.put(record)
     except BaseException as e:
+        full = _full(directory)  # before what is ended gives room back
         _end(directory.get(config.name) or record, directory, END_S)
         directory.remove(config.name)
-        if isinstance(e, BadHome):
-            raise BadHome(f"cluster {config.name!r} did not start, and nothing of it is left: {e}") from None
+        if isinstance(e, BadHome) or (full and isinstance(e, RowloomError)):
+            why = str(e) if isinstance(e, BadHome) else f"{e}{full}"
+            raise BadHome(
+                f"cluster {config.name!r} did not start, and nothing of it is left: {why}"
+            ) from None
         if isinstance(e, RowloomError):
             log = _log(config.name, directory)
-            raise Unavailable(
-                f"cluster {config.name!r} did not start: {e}{_full(directory)} (log: {log})"
-            ) from None
+            raise Unavailable(f"cluster {config.name!r} did not start: {e} (log: {log})") from None
         raise
     return record, False
 
 
 def _full(directory: ClusterDirectory) -> str:
-    """In words, that a process could not even say why it ended, if so."""
+    """In words, that there is no room for what a process would say of its end; empty if there is some."""
     with contextlib.suppress(OSError):
-        if not os.statvfs(directory.home).f_bavail:
+        disk = os.statvfs(directory.home)
+        if disk.f_bavail * disk.f_frsize < ROOM_BYTES:
             return f"; the disk of the folder that remembers clusters, {directory.home}, is full: {ELSEWHERE}"
     return ""
 
@@ -137,7 +141,13 @@ def _read(file: Path) -> dict[str, Any]:
 def down(record: Record, directory: ClusterDirectory) -> None:
     """As `ClusterLauncher`: its shards end with their coordinator, and are ended if they do not."""
     _end(record, directory, END_S)
-    StateFile(record.storage).clear()  # also when its process was killed
+    try:
+        StateFile(record.storage).clear()  # also when its process was killed
+    except Unavailable as e:
+        raise Unavailable(
+            f"{record.name!r} was ended, but what it has left is not: {e}; mend that, then `rowloom down --name "
+            f"{record.name}` again, or with --forget, which leaves it there"
+        ) from e
 
 
 def _end(record: Record, directory: ClusterDirectory, end_s: float) -> None:

@@ -285,7 +285,7 @@ def test_the_version_is_printed(cli):
         *(
             (
                 [*command, "--home", "file.txt"],
-                "remembers clusters cannot be used: file.txt is a file; --home",
+                "remembers clusters cannot be used: file.txt is a file; ",
             )
             for command in (["up"], ["status"], ["status", "--name", "x"], ["list"], ["down"])
         ),

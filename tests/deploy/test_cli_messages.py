@@ -5,12 +5,14 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from waiting import until
 
 from rowloom.deploy.config.words import counted
-from rowloom.proto.errors import NoAnswer, TableNotFound, in_words
+from rowloom.deploy.operate import local_clusters
+from rowloom.proto.errors import NoAnswer, TableNotFound, Unavailable, in_words
 
 
 def test_an_empty_file_started_one_shard_without_a_word(cli):
@@ -58,6 +60,29 @@ def test_a_home_that_can_only_be_read_did_not_say_that_nothing_was_started(cli, 
     )
 
 
+def test_a_home_in_a_place_where_none_can_be_was_said_not_to_exist(cli):
+    _, err = cli.run("up", "--home", "/proc/nothing/home", code=2)
+    assert err == (
+        "rowloom: the folder that remembers clusters cannot be used: /proc/nothing: No such file or directory; nothing "
+        "was started or ended; --home FOLDER or $ROWLOOM_HOME takes another one\n"
+    )
+    assert cli.json("list", "--home", "/proc/nothing/home") == {"clusters": []}
+
+
+def test_a_coordinator_that_a_full_home_kept_from_saying_why_it_ended_was_said_to_say_nothing(
+    cli, monkeypatch
+):
+    def silent(*_):
+        raise Unavailable("the coordinator ended while it started: it said nothing")
+
+    monkeypatch.setattr(local_clusters, "_start", silent)
+    _, err = cli.run("up", code=1)
+    assert "did not start: the coordinator ended while it started: it said nothing (log: " in err
+    monkeypatch.setattr(local_clusters.os, "statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=4096))
+    _, err = cli.run("up", code=2)
+    assert err.endswith(f"{cli.directory.home}, is full: --home FOLDER or $ROWLOOM_HOME takes another one\n")
+
+
 def test_recover_of_a_cluster_that_has_lost_nothing_asked_which_shard_is_lost(cli, ads):
     out, err = cli.run("recover")
     assert (out, err) == ("ads: nothing is lost (2 shards, all serving), so nothing was done\n", "")
@@ -94,3 +119,30 @@ def test_only_errors_that_are_not_ours_are_told_with_their_class():
 
 def test_one_is_not_counted_as_several():
     assert [counted(n, "shard") for n in (0, 1, 2)] == ["0 shards", "1 shard", "2 shards"]
+
+
+def test_a_down_that_could_not_clear_its_storage_did_not_say_that_the_cluster_has_ended(cli, monkeypatch):
+    said = "storage /full/layout.json cannot be removed: Read-only file system"
+
+    def read_only(_):
+        raise Unavailable(said)
+
+    cli.write("name: ads\n")
+    cli.run("up")
+    with monkeypatch.context() as patch:
+        patch.setattr(local_clusters.StateFile, "clear", read_only)
+        _, err = cli.run("down", code=1)
+    assert err == (
+        f"rowloom: 'ads' was ended, but what it has left is not: {said}; mend that, then `rowloom down --name ads` "
+        "again, or with --forget, which leaves it there\n"
+    )
+    assert cli.json("list")["clusters"][0]["state"] == "ended"
+    cli.run("down")
+
+
+def test_a_cluster_that_is_not_known_did_not_say_how_to_start_one(cli):
+    cli.write("name: ads\n")
+    _, err = cli.run("apply", code=4)
+    assert err == (
+        "rowloom: no cluster 'ads' is known on this machine (known: none): `rowloom up` starts one; or give --address\n"
+    )
