@@ -30,6 +30,7 @@ from .cli_options import (
     confirm,
     directory_of,
 )
+from .config.words import counted
 from .terminal import console, show, show_json, stage
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ app = typer.Typer(
 \b
 Exit codes:
   0    done
-  1    it failed or was refused, and the message says why
-  2    wrong use: an option, a config, a file or folder here that cannot be read or written
+  1    it failed or was refused, and the message says why; the storage of a cluster included
+  2    wrong use: an option, a config, a file or folder of this command that cannot be used, --home included
   3    a shard does not serve: up, status, tables, plan, and whatever needs that shard
   4    there is no such cluster, or more than one to choose from
   130  interrupted""",
@@ -140,7 +141,7 @@ def up(
     wanted = _load(path) if path is not None else parse({})
     directory = directory_of(home)
     try:
-        with stage(f"starting {wanted.shards} shards of {wanted.name!r}", as_json) as starting:
+        with stage(f"starting {counted(wanted.shards, 'shard')} of {wanted.name!r}", as_json) as starting:
             result = start(wanted, directory, starting.say)
     except KeyboardInterrupt:
         raise Interrupted(_left_of(wanted.name, directory)) from None
@@ -161,7 +162,8 @@ def up(
             "config_hash": wanted.hash,
             "config": str(path) if path is not None else None,
         },
-        f"{record.name} {how}: {wanted.shards} shards ({record.launcher}{taken}), coordinator {record.address}\n"
+        f"{record.name} {how}: {counted(wanted.shards, 'shard')} ({record.launcher}{taken}), coordinator "
+        f"{record.address}\n"
         f'    client = connect("{record.address}")',
     )
     if result.replaced:
@@ -293,9 +295,9 @@ def scale(
         before = len(now.layout.shards)
         done = remote.scale(shards, moving.reach)
     told = (
-        f"{before} -> {shards} shards: {_moved(done)}"
+        f"{before} -> {counted(shards, 'shard')}: {_moved(done)}"
         if before != shards
-        else f"there are {shards} shards already"
+        else f"{'there is' if shards == 1 else 'there are'} {counted(shards, 'shard')} already"
     )
     show(as_json, {"before": before, "shards": shards, **_scaling(done)}, told)
 
@@ -382,9 +384,16 @@ cli_files.register(app)
 
 
 def _load(path: Path) -> DeployConfig:
+    """What a file asks for. One that sets nothing is allowed, and said to be so: more may have been meant."""
     from .config.config import load
 
-    return load(path)
+    wanted = load(path)
+    if wanted.sets_nothing:
+        sys.stderr.write(
+            f"rowloom: {path} is empty, or sets no key, so it means the defaults: name {wanted.name}, "
+            f"{counted(wanted.shards, 'shard')}, launcher {wanted.launcher}, no tables\n"
+        )
+    return wanted
 
 
 def _status_if_it_runs(wanted: DeployConfig, address: str | None, home: Path | None) -> pb.StatusReply | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +20,7 @@ from .cli_options import (
     table_of,
     wrong_use,
 )
+from .config.words import counted
 from .terminal import show, stage
 
 Table = Annotated[str, typer.Argument(help="The table's name.")]
@@ -124,15 +125,14 @@ def recover(
     """Bring a cluster back to work that has lost shards. Their rows, slots and what was pushed to them are given up."""
     from .operate.status import summary
 
-    if not accept_loss:
-        raise WrongUse(
-            "say which lost shard is to be made anew from initial values: --accept-loss SHARD (`rowloom status` shows "
-            "them). Nothing brings lost rows back; `rowloom export --partial` first saves those of the other shards"
-        )
     with (
         cluster(name, address, home) as (remote, now, options),
         stage("making shards anew", as_json) as making,
     ):
+        if not accept_loss:
+            state = summary(now)
+            show(as_json, _recovered(state, []), _nothing_lost(state, options))
+            return
         _check_indexes(accept_loss, len(now.layout.shards))
         for shard in accept_loss:
             remote.accept_loss(shard, force=force)
@@ -143,10 +143,29 @@ def recover(
     lost = ", ".join(map(str, accept_loss))
     show(
         as_json,
-        {"name": state["name"], "made_anew": accept_loss, "healthy": state["healthy"]},
+        _recovered(state, accept_loss),
         f"{state['name']}: shard {lost} begins again at initial values; the other shards kept their rows",
     )
     check_serving(state, options=options)
+
+
+def _recovered(state: dict[str, Any], made_anew: list[int]) -> dict[str, Any]:
+    return {"name": state["name"], "made_anew": made_anew, "healthy": state["healthy"]}
+
+
+def _nothing_lost(state: dict[str, Any], options: str) -> str:
+    """In words, that no shard needs to be made anew. Raises WrongUse: one does, and its loss was not accepted."""
+    from .operate.status import not_serving, ways_out
+
+    bad = not_serving(state)
+    if bad:
+        what = "; ".join(bad.values())
+        raise WrongUse(
+            f"{what}; nothing was changed: say with --accept-loss SHARD which one is to be made anew"
+            f"{ways_out(state, options)}"
+        )
+    serving = f"{counted(len(state['shards']), 'shard')}, all serving"
+    return f"{state['name']}: nothing is lost ({serving}), so nothing was done"
 
 
 def _check_indexes(shards: list[int], count: int) -> None:

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 from ..proto.allocator import give_back_freed_memory
+from ..proto.errors import in_words
 from .atomic_file import write_atomic
 from .config.config import from_json
 from .coordinator_server import CoordinatorServer
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.stop).start())  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
         server.start()
     except Exception as e:
-        write_atomic(ready, json.dumps({"error": f"{type(e).__name__}: {e}"}))
+        write_atomic(ready, json.dumps({"error": in_words(e)}))
         log.exception("the cluster did not start")
         sys.exit(1)
     write_atomic(ready, json.dumps({"address": server.address, "pid": os.getpid()}))

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..proto.channel import Channels
-from ..proto.errors import RetryLater, RowloomError, Unavailable
+from ..proto.errors import RetryLater, RowloomError, Unavailable, in_words
 from .control.effects import Calls, Commit, Effect, Launch, Look, Program, ServerCall, Sleep, Stop, Stored
 from .launch.launcher import Launched, Launcher
 from .storage import StateFile
@@ -113,7 +113,7 @@ class Performer:
                 error = e
             except Exception as e:
                 log.exception("%s failed", type(effect).__name__)
-                error = Unavailable(f"{type(effect).__name__.lower()} failed: {type(e).__name__}: {e}")
+                error = Unavailable(f"{type(effect).__name__.lower()} failed: {in_words(e)}")
                 error.__cause__ = e
 
     def _perform(self, effect: Effect) -> Any:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..proto import rowloom_pb2 as pb
-from ..proto.errors import RetryLater, RowloomError
+from ..proto.errors import RetryLater, RowloomError, in_words
+from .config.words import counted
 from .control.coordinator import Coordinator
 from .control.effects import Program
 from .control.reshard import Progress, Reshard
@@ -75,8 +76,9 @@ class Scalings:
         if running is not None and not running.ended:
             if running.progress.shards == shards:
                 return self._reply(running)
-            raise RetryLater(f"scaling to {running.progress.shards} shards is in progress", retry_after_s=0.5)
-        self._performer.begin(f"scaling to {shards} shards")
+            other = counted(running.progress.shards, "shard")
+            raise RetryLater(f"scaling to {other} is in progress", retry_after_s=0.5)
+        self._performer.begin(f"scaling to {counted(shards, 'shard')}")
         try:
             scaling = self._begin(shards)
         except BaseException:
@@ -120,7 +122,7 @@ class Scalings:
             log.error("scaling to %d shards failed: %s", progress.shards, e, exc_info=unexpected)
             if not scaling.ended:
                 progress.ended_s = time.monotonic()
-                progress.state, progress.error = "failed", f"{type(e).__name__}: {e}"
+                progress.state, progress.error = "failed", in_words(e)
         finally:
             self._running = None
             self._performer.end()

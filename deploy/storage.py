@@ -24,6 +24,7 @@ from .control.effects import NotStored
 from .control.state import ClusterState
 
 log = logging.getLogger(__name__)
+_MEND = "nothing was changed: it is the `storage` of the deploy config; mend it, and try again"
 DOUBT_S = 0.5  # between two looks at storage that does not say what it holds
 
 
@@ -84,7 +85,7 @@ class StateFile:
         try:
             self._read()
         except Exception as e:
-            raise NotStored(f"{self._says('cannot be used', e)}; nothing was changed") from e
+            raise NotStored(f"{self._says('cannot be used', e)}; {_MEND}") from e
 
     def _settle(self, wanted: bytes, cause: Exception, pause: Callable[[float], object]) -> None:
         """After a failed write: return if storage holds what was written, raise if it holds something else."""
@@ -97,7 +98,7 @@ class StateFile:
                 if held == wanted:
                     log.warning("%s: committed, though writing it said: %s", self._url, _words(cause))
                     return
-                raise NotStored(f"{self._says('cannot be written', cause)}; nothing was changed") from cause
+                raise NotStored(f"{self._says('cannot be written', cause)}; {_MEND}") from cause
             if pause(DOUBT_S):
                 raise self._unavailable("may or may not have taken the last change", cause) from cause
 

@@ -211,6 +211,11 @@ def status_of(error: RowloomError) -> str:
     return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
 
 
+def in_words(error: BaseException) -> str:
+    """An error as people read it: one of ours by what it says; another one with its class, for a report."""
+    return str(error) if isinstance(error, RowloomError) else f"{type(error).__name__}: {error}"
+
+
 def encode_error(error: RowloomError) -> bytes:
     """The error as a serialized `ErrorInfo`, a very long message cut."""
     return pb.ErrorInfo(

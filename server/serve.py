@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from ..proto.allocator import give_back_freed_memory, keep_freed_memory
 from ..proto.channel import Channels
-from ..proto.errors import PushUnresolved, Rerouted, RowloomError, Unavailable
+from ..proto.errors import PushUnresolved, Rerouted, RowloomError, Unavailable, in_words
 from ..proto.framing import Buffer
 from . import bags
 from .call import GRPC, Answer, Call, WaitFor
@@ -163,7 +163,7 @@ class Server:
         except Exception as e:  # whatever it is, pushes wait until the coordinator hears of it
             if not isinstance(e, RowloomError):
                 log.exception("receiving rows failed")
-            incoming.error = f"{type(e).__name__}: {e}"
+            incoming.error = in_words(e)
         finally:
             peers.close()
 

@@ -167,7 +167,11 @@ class ParquetSink:
             fields.insert(1, pa.field("word", pa.string()))
         shape = ",".join(map(str, row_shape)).encode()
         self._schema = pa.schema(fields, metadata={_SHAPE_KEY: shape})
-        self._writer: Any = pq.ParquetWriter(self._part.path, self._schema)
+        try:
+            self._writer: Any = pq.ParquetWriter(self._part.path, self._schema)
+        except BaseException:  # it has opened the file before it fails, or is interrupted
+            self._part.abort()
+            raise
 
     def write(self, ids: np.ndarray, rows: np.ndarray) -> None:
         """As `RowSink.write`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import ipaddress
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -25,12 +24,12 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from ...proto.errors import InvalidRequest
 from ...proto.spec import NAME, NAME_RULE, TableSpec
+from .endpoints import MAX_PORT, endpoint_faults, near_port
 from .launchers import LAUNCHERS
 from .tables import Fault, table_to_mapping, tables_from_list
 
 MAX_SHARDS = 1024
 MAX_VALUES = 100_000  # of a config file, its aliases written out
-WILDCARDS = ("0.0.0.0", "::")  # listen everywhere; nothing that one can connect to
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {f"{k}iB": 2 ** (10 * (i + 1)) for i, k in enumerate("KMGT")}  # pyright: ignore[reportConstantRedefinition]
 
@@ -143,7 +142,7 @@ class DeployConfig(_Section):
     carrier: Literal["auto", "grpc"] = "auto"
     host: str | None = Field(default=None, min_length=1)
     """Interface that servers listen on. None: 127.0.0.1, and on Ray the address that Ray has for the node."""
-    port: Whole = Field(default=0, ge=0, le=65535)
+    port: Whole = Field(default=0, ge=0, le=MAX_PORT)
     """The coordinator's port; 0 takes a free one. Shards always take free ones."""
     advertise_host: str | None = Field(default=None, min_length=1)
     """What others call the machine. On Ray also a network, as 10.1.0.0/16, in which each node has an address."""
@@ -154,6 +153,11 @@ class DeployConfig(_Section):
         """Everything, defaults included, as plain values that `parse` takes."""
         data = self.model_dump(exclude={"tables"})
         return data | {"tables": [table_to_mapping(spec) for spec in self.tables]}
+
+    @property
+    def sets_nothing(self) -> bool:
+        """Whether the file that it was read from sets no key, as an empty one: all that it says are defaults."""
+        return not self.tables and self.model_fields_set <= {"tables"}
 
     def to_json(self) -> str:
         """As JSON, keys sorted: equal configs give equal text."""
@@ -184,6 +188,10 @@ def load(path: str | Path) -> DeployConfig:
     except yaml.MarkedYAMLError as e:
         where = f"line {e.problem_mark.line + 1}: " if e.problem_mark else ""
         raise InvalidConfig(f"{path}: {where}{e.problem or e.context}") from None
+    except yaml.reader.ReaderError as e:
+        raise InvalidConfig(
+            f"{path}: it is not text: character {e.position + 1} is {chr(e.character)!r}"
+        ) from None
     except yaml.YAMLError as e:
         raise InvalidConfig(f"{path}: {e}") from None
     return parse({} if value is None else value, source=str(path))
@@ -204,31 +212,10 @@ def parse(value: Any, source: str = "deploy config") -> DeployConfig:
     except ValidationError as e:
         own = [_fault(error) for error in e.errors(include_url=False)]
         raise _invalid(source, own + faults) from None
-    faults += _unreachable(config)
+    faults += endpoint_faults(config.launcher, config.host, config.advertise_host, config.ray.address)
     if faults:
         raise _invalid(source, faults)
     return config.model_copy(update={"tables": tuple(tables)})
-
-
-def _unreachable(config: DeployConfig) -> list[Fault]:
-    """Addresses that nobody could connect to. On Ray each node has its own, found when a server starts there."""
-    advertised = config.advertise_host
-    if advertised is None:
-        if config.launcher == "ray" or config.host not in WILDCARDS:
-            return []
-        problem = f"must say what others call this machine, with host {config.host}"
-        return [Fault("advertise_host", None, problem)]
-    if "/" not in advertised:
-        return []
-    if config.launcher != "ray":
-        return [Fault("advertise_host", advertised, "must be a name or an address; networks are for Ray")]
-    try:
-        network = str(ipaddress.ip_network(advertised, strict=False))
-    except ValueError:
-        return [Fault("advertise_host", advertised, "must be a network such as 10.1.0.0/16")]
-    if network == advertised:
-        return []
-    return [Fault("advertise_host", advertised, "must be a network; this is an address in one", network)]
 
 
 def from_json(text: str) -> DeployConfig:
@@ -245,6 +232,11 @@ def _invalid(source: str, faults: list[Fault]) -> InvalidConfig:
     return InvalidConfig(head + "\n  ".join(lines), faults=tuple(faults))
 
 
+_KEYS_BELOW = {
+    key: f"{name}.{key}"
+    for name, section in (("ray", RayConfig), ("limits", Limits))
+    for key in section.model_fields
+}
 _BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
     "greater_than": ("gt", "more than"),
@@ -257,9 +249,7 @@ def _fault(error: ErrorDetails) -> Fault:
     location, value, context = error["loc"], error["input"], error.get("ctx", {})
     path = ".".join(str(part) for part in location)
     if error["type"] == "extra_forbidden":
-        known = list(_section_at(location[:-1]).model_fields)
-        near = difflib.get_close_matches(str(location[-1]), known, 1, 0.5)
-        return Fault(path, value, "is no key here", near[0] if near else None, tuple(known))
+        return _unknown_key(path, value, location)
     if error["type"] == "literal_error":
         field = _section_at(location[:-1]).model_fields[str(location[-1])]
         choices = [str(choice) for choice in get_args(field.annotation)]
@@ -269,6 +259,11 @@ def _fault(error: ErrorDetails) -> Fault:
     if error["type"] == "launcher":
         near = difflib.get_close_matches(str(value).lower(), LAUNCHERS, 1, 0.3)
         return Fault(path, value, error["msg"], near[0] if near else None)
+    if path == "port" and error["type"] in ("whole", "greater_than_equal", "less_than_equal"):
+        bounds = f"must be a whole number of 0 to {MAX_PORT}"
+        return Fault(path, value, bounds, near_port(value))
+    if error["type"] == "whole" and isinstance(value, str) and re.fullmatch("[0-9]+", value):
+        return Fault(path, value, error["msg"], int(value))
     if error["type"] in _BOUNDS:
         key, words = _BOUNDS[error["type"]]
         bound = context[key]
@@ -278,6 +273,21 @@ def _fault(error: ErrorDetails) -> Fault:
     if error["type"] in ("string_type", "string_too_short"):
         return Fault(path, value, "must be a text that is not empty")
     return Fault(path, value, error["msg"][0].lower() + error["msg"][1:])
+
+
+def _unknown_key(path: str, value: Any, location: tuple[int | str, ...]) -> Fault:
+    """A key that is none: a typo of one of its section, or one that stands in the wrong section."""
+    *above, key = location
+    own = list(_section_at(tuple(above)).model_fields)
+    elsewhere = {name: name for name in DeployConfig.model_fields} if above else _KEYS_BELOW
+    other = difflib.get_close_matches(str(key), elsewhere, 1, 0.75)
+    near = difflib.get_close_matches(str(key), own, 1, 0.75 if other else 0.5)
+    if near or not other:
+        return Fault(path, value, "is no key here", near[0] if near else None, tuple(own))
+    problem = f"is no key of {above[0]}, but one of the cluster" if above else "is no key here"
+    if other[0] == "address":  # of what, is not known
+        problem += " (where servers listen are `host` and `port`)"
+    return Fault(path, value, problem, elsewhere[other[0]])
 
 
 def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:

@@ -87,7 +87,8 @@ def _empty_server(coordinator: Coordinator, index: int, force: bool) -> Program:
     if health.incarnation != old.incarnation:
         return None  # something else listens there now
     raise InvalidRequest(
-        f"shard {index} at {old.address} has its rows ({health.state}): there is no loss to accept"
+        f"shard {index} at {old.address} has its rows ({health.state}): there is no loss to accept, and it stays as "
+        "it is"
     )
 
 

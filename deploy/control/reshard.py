@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import InvalidRequest, RowloomError, StateLost, Unavailable
+from ...proto.errors import InvalidRequest, RowloomError, StateLost, Unavailable, in_words
 from ...proto.layout import Layout, ShardAddress
 from ..launch.launcher import Launched
 from .coordinator import ATTEMPT_S, Coordinator, addresses
@@ -170,7 +170,7 @@ class Reshard:
         """Pushes go on in the old layout; what was received and started is dropped."""
         coordinator, progress = self._coordinator, self.progress
         known = "" if isinstance(cause, NotStored) else "; nothing was changed"  # which that one says itself
-        progress.state, progress.error = "failed", f"{type(cause).__name__}: {cause}{known}"
+        progress.state, progress.error = "failed", f"{in_words(cause)}{known}"
         try:
             if self._frozen_s:
                 yield from coordinator.adopt(THAW_LIMIT_S)
@@ -187,7 +187,7 @@ class Reshard:
         for outcome in (yield from coordinator.adopt(ADOPT_LIMIT_S)):
             if isinstance(outcome, RowloomError):
                 progress.state = "failed"
-                progress.error = f"after the commit: {type(outcome).__name__}: {outcome}"
+                progress.error = f"after the commit: {outcome}"
                 progress.ended_s = coordinator.clock()
                 raise outcome
 

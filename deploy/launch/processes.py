@@ -201,6 +201,7 @@ def spawn_detached(
             (os.POSIX_SPAWN_DUP2, waits, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
             (os.POSIX_SPAWN_DUP2, 1, 2),
+            *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inherited()),
         ]
         variables = {**os.environ, **(environment or {}), MARK: mark}
         try:
@@ -213,6 +214,19 @@ def spawn_detached(
     finally:
         os.close(waits)
         os.close(tells)
+
+
+def _inherited() -> list[int]:
+    """Files, beside the usual three, that whoever started us left open for us and for what we start.
+
+    One that stays would hold them for ever: the lock of `flock FILE rowloom up`, or a pipe that is read to its end.
+    """
+    found: list[int] = []
+    for fd in map(int, os.listdir("/proc/self/fd" if Path("/proc/self/fd").exists() else "/dev/fd")):
+        with contextlib.suppress(OSError):  # what listed them is closed by now
+            if fd > 2 and os.get_inheritable(fd):
+                found.append(fd)
+    return found
 
 
 def wait_until_up(

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from ...proto.errors import InvalidRequest, Unavailable
-from ..config.config import WILDCARDS, DeployConfig
+from ..config.config import DeployConfig
+from ..config.endpoints import WILDCARDS
 from .launcher import ServerProcess
 from .ray_session import NAMESPACE
 

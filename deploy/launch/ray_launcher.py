@@ -10,6 +10,7 @@ from typing import Any
 
 from ...proto.errors import Unavailable
 from ..config.config import DeployConfig, from_json
+from ..config.words import counted
 from .launcher import Launched, ServerProcess
 from .ray_actors import (
     THREADS,
@@ -73,7 +74,7 @@ class RayLauncher:
             free = self.ray.available_resources()
             remove_placement_group(group)
             raise Unavailable(
-                f"Ray has no room for {len(keys)} shards of {bundle} each ({options.placement}) within "
+                f"Ray has no room for {counted(len(keys), 'shard')} of {bundle} each ({options.placement}) within "
                 f"{self._config.limits.start_timeout_s} s; free now: CPU {free.get('CPU', 0)}, "
                 f"memory {free.get('memory', 0):.0f}. "
                 "Add nodes, or ask for less: ray.num_cpus_per_shard, ray.memory_per_shard, ray.placement"

@@ -8,6 +8,7 @@ from typing import Any, cast
 from ...proto.errors import Unavailable
 from ..config.config import DeployConfig
 from ..config.memory import in_bytes
+from ..config.words import counted
 
 Resources = Mapping[str, float]
 
@@ -38,7 +39,8 @@ def asked(config: DeployConfig) -> str:
     """In words, what all shards ask for."""
     bundle = bundle_of(config)
     total = {k: v * config.shards for k, v in bundle.items()}
-    return f"{config.shards} shards of {_words(bundle)} each ({config.ray.placement}), {_words(total)} in all"
+    each = f"{counted(config.shards, 'shard')} of {_words(bundle)} each ({config.ray.placement})"
+    return f"{each}, {_words(total)} in all"
 
 
 def _words(resources: Resources, like: Resources | None = None) -> str:

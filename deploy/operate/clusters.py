@@ -19,7 +19,7 @@ from ..launch.processes import is_running, is_stopped, wait_for_end
 from .directory import ClusterDirectory, DamagedRecord, Record
 from .launchers import Tell, launcher_of
 from .remote import Remote
-from .status import GOOD
+from .status import GOOD, not_serving, summary
 
 OnProgress = Callable[[int, int], None]
 UP_WAIT_S = 60.0  # for another command that starts or ends a cluster of that name
@@ -105,7 +105,7 @@ def _same(record: Record, config: DeployConfig, directory: ClusterDirectory) -> 
             f"cluster {config.name!r} runs already, with another config; nothing was changed:\n  "
             + "\n  ".join(f"{c.path}: {worded(c.old)} runs, {worded(c.new)} asked" for c in changes)
             + f"\n`rowloom apply FILE` changes what can be changed; `rowloom down{option}` ends the cluster, and all "
-            "rows are lost"
+            "rows are lost" + "".join(f"\n{bad}" for bad in not_serving(summary(status)).values())
         )
     return Up(record, status)
 
@@ -131,8 +131,8 @@ def locate(directory: ClusterDirectory, name: str | None = None, address: str | 
         hint = f"; did you mean {near[0]!r}?" if near else ""
         there = ", ".join(names) or "none"
         raise NoSuchCluster(
-            f"no cluster {name!r} is known on this machine{hint} (known: {there}); or give --address"
-            + "".join(f"; {reason}" for reason in unasked)
+            f"no cluster {name!r} is known on this machine{hint} (known: {there}): `rowloom up` starts one; or give "
+            "--address" + "".join(f"; {reason}" for reason in unasked)
         )
     return record
 
@@ -240,6 +240,8 @@ def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unava
             f"{what} ended by itself, and its rows are lost: `rowloom down{option}` clears it, `rowloom up` starts "
             "it anew"
         )
+    if record.pid and is_stopped(record.pid):
+        why = "its process stands still (as by SIGSTOP)"  # whatever else was met follows from it
     return Unavailable(f"{what} at {record.address} does not answer: {why}{_ways_on(record, option)}")
 
 
@@ -251,7 +253,7 @@ def _ways_on(record: Record, option: str) -> str:
     if _is_at_work(record):
         return f"; its process {record.pid} is alive, and may be busy: try again"
     if record.pid and is_stopped(record.pid):
-        still = f"; its process stands still (as by SIGSTOP): `kill -CONT {record.pid}` lets it go on, with all rows"
+        still = f": `kill -CONT {record.pid}` lets it go on, with all rows"
     return f"{still}; if it is gone for good, `rowloom down{option}` ends what is left of it, AND ALL ITS ROWS ARE LOST"
 
 

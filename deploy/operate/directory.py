@@ -92,7 +92,7 @@ class ClusterDirectory:
     def folder(self, name: str) -> Path:
         """A cluster's own folder, for its logs; made if need be."""
         folder = self.home / "clusters" / name
-        with self._usable():
+        with self.usable():
             folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -100,21 +100,23 @@ class ClusterDirectory:
         """The record of a cluster, or None. Raises DamagedRecord."""
         path = self._path(name)
         try:
-            with self._usable():
-                data = json.loads(path.read_text())
+            with self.usable():
+                try:
+                    text = path.read_text()
+                except FileNotFoundError:
+                    return None
+            data = json.loads(text)
             known = {f.name for f in dataclasses.fields(Record)}
             record = Record(**{k: v for k, v in data.items() if k in known})
             _check(record, name)
             return record
-        except FileNotFoundError:
-            return None
         except (ValueError, TypeError, AttributeError, IsADirectoryError) as e:
             raise DamagedRecord(name, path, e) from None
 
     def put(self, record: Record) -> None:
         """Keep a record; replaces the one of that name."""
         path = self._path(record.name)
-        with self._usable():
+        with self.usable():
             write_atomic(path, json.dumps(dataclasses.asdict(record)))
 
     def set_aside(self, name: str) -> Path:
@@ -122,18 +124,20 @@ class ClusterDirectory:
         aside = self._path(name).with_suffix(".json.damaged")
         while aside.exists():
             aside = aside.with_name(aside.name + "-")
-        os.replace(self._path(name), aside)
+        with self.usable():
+            os.replace(self._path(name), aside)
         return aside
 
     def forget(self, name: str) -> str:
         """Remove a record, also one that is damaged. Returns the name. Raises Unavailable while `up` or `down` run."""
         with self.lock(name, 0.0):
-            self._path(name).unlink(missing_ok=True)
+            self.remove(name)
         return name
 
     def remove(self, name: str) -> None:
         """Forget a cluster; no error if it is not known."""
-        self._path(name).unlink(missing_ok=True)
+        with self.usable():
+            self._path(name).unlink(missing_ok=True)
 
     def option(self, name: str) -> str:
         """What a command in a message needs to mean that cluster: empty if it is the only one that is known."""
@@ -141,7 +145,7 @@ class ClusterDirectory:
 
     def names(self) -> list[str]:
         """The clusters that are known, sorted. Raises BadHome: that cannot be known, which is not the same as none."""
-        with self._usable():
+        with self.usable():
             try:
                 files = os.listdir(self.home / "clusters")
             except FileNotFoundError:
@@ -161,7 +165,7 @@ class ClusterDirectory:
             Unavailable: another one holds it still.
         """
         path = self.home / "clusters" / f"{name}.lock"
-        with self._usable():
+        with self.usable("nothing was started or ended"):
             path.parent.mkdir(parents=True, exist_ok=True)
             opened = open(path, "a+")  # noqa: SIM115  # closed below
         until, told = time.monotonic() + wait_s, waiting is None
@@ -186,14 +190,21 @@ class ClusterDirectory:
             return False
 
     @contextlib.contextmanager
-    def _usable(self) -> Generator[None]:
-        """Around what reads or makes something in the folder. Raises BadHome: it is none, or it may not be entered."""
+    def usable(self, so: str = "") -> Generator[None]:
+        """Around what reads or writes something in the folder. so: in words, what an error means for the cluster.
+
+        Raises:
+            BadHome: the folder is none, may not be entered, or is on a disk that is full or can only be read.
+        """
         try:
             yield
-        except (NotADirectoryError, FileExistsError, PermissionError) as e:
+        except IsADirectoryError:  # in the place of a record, which is damage of that one
+            raise
+        except OSError as e:
             said = f"{e.filename}: {e.strerror}" if e.filename else str(e)
             what = f"{self.home} is a file" if self.home.is_file() else said
-            raise BadHome(f"the folder that remembers clusters cannot be used: {what}; {ELSEWHERE}") from e
+            parts = (f"the folder that remembers clusters cannot be used: {what}", so, ELSEWHERE)
+            raise BadHome("; ".join(filter(None, parts))) from e
 
     def _path(self, name: str) -> Path:
         return self.home / "clusters" / f"{name}.json"

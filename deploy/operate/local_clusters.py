@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,13 @@ from ..launch.processes import (
     wait_until_up,
 )
 from ..storage import StateFile
-from .directory import ClusterDirectory, Record
+from .directory import ELSEWHERE, BadHome, ClusterDirectory, Record
 from .launchers import Tell
 from .remote import Remote
 
 BEYOND_S = 30.0  # what a coordinator takes to start, and to say so, beyond what its shards may take
 END_S = 10.0  # what it gets to end, beyond its calls' grace
+ROOM_BYTES = 2**16  # on disk, for the records and the log of a start
 FOLLOW_S = 2.0  # what shards get to follow their coordinator
 
 
@@ -51,19 +53,34 @@ def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell) -> tuple[R
         return running, True
     StateFile(config.storage)
     _end(known or Record(config.name, "local", ""), directory, END_S)  # what is left of one that was killed
-    directory.folder(config.name)
     record = _begun(config)
     try:
+        directory.folder(config.name)
         record = _start(config, record, directory)
         directory.put(record)
     except BaseException as e:
+        full = _full(directory)  # before what is ended gives room back
         _end(directory.get(config.name) or record, directory, END_S)
         directory.remove(config.name)
+        if isinstance(e, BadHome) or (full and isinstance(e, RowloomError)):
+            why = str(e) if isinstance(e, BadHome) else f"{e}{full}"
+            raise BadHome(
+                f"cluster {config.name!r} did not start, and nothing of it is left: {why}"
+            ) from None
         if isinstance(e, RowloomError):
             log = _log(config.name, directory)
             raise Unavailable(f"cluster {config.name!r} did not start: {e} (log: {log})") from None
         raise
     return record, False
+
+
+def _full(directory: ClusterDirectory) -> str:
+    """In words, that there is no room for what a process would say of its end; empty if there is some."""
+    with contextlib.suppress(OSError):
+        disk = os.statvfs(directory.home)
+        if disk.f_bavail * disk.f_frsize < ROOM_BYTES:
+            return f"; the disk of the folder that remembers clusters, {directory.home}, is full: {ELSEWHERE}"
+    return ""
 
 
 def _begun(config: DeployConfig) -> Record:
@@ -75,8 +92,9 @@ def _start(config: DeployConfig, record: Record, directory: ClusterDirectory) ->
     """Start the coordinator and wait until it is up. Its process is on record before it does anything."""
     name = config.name
     ready, log, given = _ready(name, directory), _log(name, directory), directory.folder(name) / "config.json"
-    ready.unlink(missing_ok=True)
-    write_atomic(given, config.to_json())
+    with directory.usable():
+        ready.unlink(missing_ok=True)
+        write_atomic(given, config.to_json())
     command = python("-m", "rowloom.deploy.coordinator_process")
     command += ["--config-json", str(given), "--ready-file", str(ready)]
 
@@ -123,7 +141,13 @@ def _read(file: Path) -> dict[str, Any]:
 def down(record: Record, directory: ClusterDirectory) -> None:
     """As `ClusterLauncher`: its shards end with their coordinator, and are ended if they do not."""
     _end(record, directory, END_S)
-    StateFile(record.storage).clear()  # also when its process was killed
+    try:
+        StateFile(record.storage).clear()  # also when its process was killed
+    except Unavailable as e:
+        raise Unavailable(
+            f"{record.name!r} was ended, but what it has left is not: {e}; mend that, then `rowloom down --name "
+            f"{record.name}` again, or with --forget, which leaves it there"
+        ) from e
 
 
 def _end(record: Record, directory: ClusterDirectory, end_s: float) -> None:

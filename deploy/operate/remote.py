@@ -10,6 +10,7 @@ from ...proto import rowloom_pb2 as pb
 from ...proto.channel import Channels
 from ...proto.errors import Rerouted, Unavailable, WrongCluster
 from ...proto.spec import TableSpec
+from ..config.words import counted
 
 POLL_S = 0.05
 START_S = 180.0  # for a call that starts a server
@@ -80,7 +81,7 @@ class Remote:
             if reply.state == "done":
                 return reply
             if reply.state == "failed":
-                raise Unavailable(f"scaling to {shards} shards failed: {reply.error}")
+                raise Unavailable(f"scaling to {counted(shards, 'shard')} failed: {reply.error}")
             time.sleep(POLL_S)
             ask = pb.ScaleProgressRequest(scaling=reply.scaling, cluster_id=self.cluster)
             reply = pb.ScaleReply.FromString(self.call(methods.SCALE_PROGRESS, ask.SerializeToString()))

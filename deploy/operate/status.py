@@ -9,6 +9,7 @@ from ...proto import rowloom_pb2 as pb
 from ...proto.spec import TableEntry
 from ..config.memory import in_bytes
 from ..config.tables import plain
+from ..config.words import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -158,8 +159,8 @@ def _render(state: dict[str, Any], *, narrow: bool) -> RenderableType:
 
     health = {True: ("healthy", "green"), False: ("NOT HEALTHY", "bold red")}[state["healthy"]]
     place = f"coordinator {state['coordinator']}  config {state['config_hash']}"
-    counted = f"  {len(state['shards'])} shards ({state['launcher']})  epoch {state['epoch']}  "
-    lines = [Text.assemble((state["name"], "bold"), counted, "" if narrow else f"{place}  ", health)]
+    size = f"  {counted(len(state['shards']), 'shard')} ({state['launcher']})  epoch {state['epoch']}  "
+    lines = [Text.assemble((state["name"], "bold"), size, "" if narrow else f"{place}  ", health)]
     if narrow:
         lines.append(Text(place))
     lines += [Text(f"not finished yet: {one}", "bold yellow") for one in state["unfinished"]]
@@ -231,7 +232,7 @@ def starts(config: DeployConfig) -> str:
         f", asking Ray for {ray.num_cpus_per_shard:g} CPU{memory} each" if config.launcher == "ray" else ""
     )
     return (
-        f"cluster {config.name!r} is not running; `rowloom up` would start it: {config.shards} shards "
+        f"cluster {config.name!r} is not running; `rowloom up` would start it: {counted(config.shards, 'shard')} "
         f"({config.launcher}{asked}), tables: {tables}"
     )
 

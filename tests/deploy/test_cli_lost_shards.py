@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import time
 from functools import partial
@@ -97,6 +98,19 @@ def test_a_running_cluster_with_a_dead_shard_is_not_said_to_be_up_as_if_all_were
     assert "shard 1 at 127.0.0.1:" in err
     assert "`rowloom recover --accept-loss 1` makes it anew" in err
     assert "may come back" not in err  # it is known that it will not
+
+
+def test_up_with_another_config_did_not_say_that_a_shard_is_dead(cli, dead):
+    cli.write("name: ads\nshards: 3\n")
+    _, err = cli.run("up", code=1)
+    assert "runs already, with another config; nothing was changed:\n  shards: 2 runs, 3 asked" in err
+    assert re.search(r"\nshard 1 at 127\.0\.0\.1:\d+ is dead\n$", err), err
+
+
+def test_a_second_loss_that_is_refused_is_not_said_to_have_changed_nothing(cli, dead):
+    _, err = cli.run("recover", "--accept-loss", "1", "--accept-loss", "0", code=1)
+    assert "shard 1 was made anew" in err
+    assert err.endswith("has its rows (serving): there is no loss to accept, and it stays as it is\n")
 
 
 def test_hints_name_the_cluster_where_several_are_known(cli, dead):

@@ -279,6 +279,28 @@ def test_an_export_that_fails_leaves_the_old_file_and_no_other(tmp_path, table, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.npy", "x.safetensors", "x.vec"]
 
 
+def test_a_parquet_export_that_was_interrupted_as_it_began_left_a_file(tmp_path, table, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
+
+    def interrupted(path, *_):
+        path.write_bytes(b"PAR1")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parquet, "ParquetWriter", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            export_table(table, tmp_path / "x.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+    def interrupt(ids, **_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(table, "pull", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export_table(table, tmp_path / "x.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_larger_than_the_memory_that_is_left_is_imported(tmp_path):
     # 2 GiB that take no disk: a hole reads as zeros. Runs in a process that may not have half a GiB.
     import subprocess

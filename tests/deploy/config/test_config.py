@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -104,11 +106,30 @@ def test_a_storage_of_a_protocol_that_nothing_reads_is_a_fault(tmp_path):
 DOUBLED = "b0: &b0 [x]\n" + "".join(f"b{i}: &b{i} [*b{i - 1}, *b{i - 1}]\n" for i in range(1, 40))
 
 
+LOADED_IN_A_GIBIBYTE = """
+import resource, sys
+from rowloom.deploy.config.config import InvalidConfig, load
+resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+try:
+    load(sys.argv[1])
+except InvalidConfig as e:
+    sys.exit(f"refused: {e}")
+"""
+
+
+def test_aliases_of_aliases_are_counted_and_never_written_out(tmp_path):
+    # In a process of its own: without that check the refusal itself, which quotes the value, took all memory.
+    (tmp_path / "deploy.yaml").write_text(DOUBLED)
+    command = [sys.executable, "-c", LOADED_IN_A_GIBIBYTE, str(tmp_path / "deploy.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert "refused: " in done.stderr, done.stderr[-2000:]
+    assert "aliases make more than 100,000 values of it" in done.stderr
+
+
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (DOUBLED, "aliases make more than 100,000 values of it"),
         ("name: &a [*a]\n", "aliases make more than 100,000 values of it"),
         ("name: " + "[" * 5000 + "]" * 5000, "nested too deep"),
     ],
@@ -130,6 +151,17 @@ def test_an_empty_config_is_one_shard_on_this_machine(tmp_path):
     (tmp_path / "deploy.yaml").write_text("# nothing yet\n")
     config = load(tmp_path / "deploy.yaml")
     assert (config.name, config.shards, config.launcher, config.tables) == ("default", 1, "local", ())
+
+
+def test_only_a_file_that_sets_no_key_is_said_to_set_none(tmp_path):
+    for text, nothing in (
+        ("", True),
+        ("# nothing\n", True),
+        ("shards: 1\n", False),
+        ("tables: [{name: a}]\n", False),
+    ):
+        (tmp_path / "deploy.yaml").write_text(text)
+        assert load(tmp_path / "deploy.yaml").sets_nothing == nothing, text
 
 
 def test_every_fault_is_reported_at_once_with_path_value_and_nearest(tmp_path):
@@ -167,7 +199,7 @@ tables:
         "ray.placement": "got 'SPRED'; did you mean 'SPREAD'?",
         "ray.memory_per_shard": "must be bytes, as 8GiB, 500MB or a number, got '8GiX'",
         "ray.num_cpus_per_shard": "must be a number, got True",
-        "port": "must be at most 65535, got 70000",
+        "port": "must be a whole number of 0 to 65535, got 70000; did you mean 7000?",
         "tables[0].dims": "got 64; did you mean 'dim'?",
         "tables[0].dim": "must be at least 1, got 0",
         "tables[0].partition": "got 'modd'; did you mean 'mod'?",
@@ -213,6 +245,7 @@ def test_a_table_named_twice_is_refused(tmp_path):
         ("shards: [1\n", "line 2"),
         ("- shards\n", "must be a mapping"),
         ("name: *nobody\n", "undefined alias"),
+        ("name: \0ads\n", r"it is not text: character 7 is '.x00'"),
         ("name: !!python/name:os.system x\n", "could not determine a constructor"),
     ],
 )

@@ -136,3 +136,15 @@ def test_a_detached_process_that_ends_or_is_late_is_quoted(tmp_path):
     os.waitpid(pid, 0)
     with pytest.raises(Unavailable, match=r"it was not up after 0 s"):
         wait_until_up("it", os.getpid(), started(os.getpid()), log, 0.0, lambda: None)
+
+
+def test_a_process_that_stays_held_the_lock_of_the_script_that_started_it(tmp_path):
+    # `flock deploy.lock rowloom up` returned, and the lock was held until the cluster ended.
+    lock = tmp_path / "deploy.lock"
+    with open(lock, "w") as file:
+        os.set_inheritable(file.fileno(), True)
+        pid = spawn_detached(["/bin/sleep", "100"], tmp_path / "log")
+        held = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    end_process(pid, started(pid), 0.0)
+    assert str(tmp_path / "log") in held
+    assert str(lock) not in held

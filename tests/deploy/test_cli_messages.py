@@ -1,0 +1,148 @@
+"""What the command line says when something is in its way: what happened, what it means, what to do next."""
+
+import errno
+import json
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from waiting import until
+
+from rowloom.deploy.config.words import counted
+from rowloom.deploy.operate import local_clusters
+from rowloom.proto.errors import NoAnswer, TableNotFound, Unavailable, in_words
+
+
+def test_an_empty_file_started_one_shard_without_a_word(cli):
+    for text in ("", "# nothing yet\n"):
+        cli.write(text)
+        out, err = cli.run("plan")
+        assert err == (
+            "rowloom: deploy.yaml is empty, or sets no key, so it means the defaults: name default, 1 shard, launcher "
+            "local, no tables\n"
+        )
+        assert "would start it: 1 shard (local)" in out
+    _, err = cli.run("up")
+    assert "rowloom: deploy.yaml is empty" in err
+    cli.write("shards: 1\n")
+    assert cli.run("plan")[1] == ""
+
+
+def failing(code: int, file: str):
+    def fail(*_, **__):
+        raise OSError(code, os.strerror(code), file)
+
+    return fail
+
+
+def test_a_full_home_did_not_say_what_the_file_is_for_and_that_nothing_was_started(cli, monkeypatch):
+    config = str(cli.folder / "home/clusters/default/config.json")
+    monkeypatch.setattr("rowloom.deploy.operate.local_clusters.write_atomic", failing(errno.ENOSPC, config))
+    out, err = cli.run("up", code=2)
+    assert out == ""
+    assert err == (
+        "rowloom: cluster 'default' did not start, and nothing of it is left: the folder that remembers clusters "
+        f"cannot be used: {config}: No space left on device; --home FOLDER or $ROWLOOM_HOME takes another one\n"
+    )
+    assert cli.directory.names() == []
+
+
+@pytest.mark.parametrize("command", [["up"], ["down", "--name", "ads", "--forget"]])
+def test_a_home_that_can_only_be_read_did_not_say_that_nothing_was_started(cli, monkeypatch, command):
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", failing(errno.EROFS, "home/clusters"))
+        _, err = cli.run(*command, code=2)
+    assert err == (
+        "rowloom: the folder that remembers clusters cannot be used: home/clusters: Read-only file system; nothing was "
+        "started or ended; --home FOLDER or $ROWLOOM_HOME takes another one\n"
+    )
+
+
+def test_a_home_in_a_place_where_none_can_be_was_said_not_to_exist(cli):
+    _, err = cli.run("up", "--home", "/proc/nothing/home", code=2)
+    assert err == (
+        "rowloom: the folder that remembers clusters cannot be used: /proc/nothing: No such file or directory; nothing "
+        "was started or ended; --home FOLDER or $ROWLOOM_HOME takes another one\n"
+    )
+    assert cli.json("list", "--home", "/proc/nothing/home") == {"clusters": []}
+
+
+def test_a_coordinator_that_a_full_home_kept_from_saying_why_it_ended_was_said_to_say_nothing(
+    cli, monkeypatch
+):
+    def silent(*_):
+        raise Unavailable("the coordinator ended while it started: it said nothing")
+
+    monkeypatch.setattr(local_clusters, "_start", silent)
+    _, err = cli.run("up", code=1)
+    assert "did not start: the coordinator ended while it started: it said nothing (log: " in err
+    monkeypatch.setattr(local_clusters.os, "statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=4096))
+    _, err = cli.run("up", code=2)
+    assert err.endswith(f"{cli.directory.home}, is full: --home FOLDER or $ROWLOOM_HOME takes another one\n")
+
+
+def test_recover_of_a_cluster_that_has_lost_nothing_asked_which_shard_is_lost(cli, ads):
+    out, err = cli.run("recover")
+    assert (out, err) == ("ads: nothing is lost (2 shards, all serving), so nothing was done\n", "")
+    assert cli.json("recover") == {"name": "ads", "made_anew": [], "healthy": True}
+
+
+def test_recover_without_a_shard_names_the_one_that_is_lost(cli, ads):
+    os.kill(cli.json("status")["shards"][1]["pid"], signal.SIGKILL)
+    until(
+        lambda: json.loads(cli.attempt("status", "--json")[0])["shards"][1]["health"] == "dead", seconds=30.0
+    )
+    _, err = cli.run("recover", code=2)
+    assert err.startswith("rowloom: shard 1 at 127.0.0.1:")
+    assert "is dead; nothing was changed: say with --accept-loss SHARD which one is to be made anew" in err
+    assert "`rowloom recover --accept-loss 1`" in err
+
+
+def test_a_storage_that_cannot_be_written_was_said_with_the_name_of_a_class(cli):
+    (cli.folder / "file.txt").write_text("")
+    cli.write("storage: file.txt/x\n")
+    _, err = cli.run("up", code=1)
+    assert err.startswith(
+        "rowloom: cluster 'default' did not start: storage file.txt/x/layout.json cannot be written: Not a directory; "
+        "nothing was changed: it is the `storage` of the deploy config; mend it, and try again (log: "
+    )
+    assert "NotStored" not in err
+
+
+def test_only_errors_that_are_not_ours_are_told_with_their_class():
+    assert in_words(NoAnswer("shard 1 does not answer")) == "shard 1 does not answer"
+    assert in_words(TableNotFound("no table 'x'")) == "no table 'x'"
+    assert in_words(KeyError("x")) == "KeyError: 'x'"
+
+
+def test_one_is_not_counted_as_several():
+    assert [counted(n, "shard") for n in (0, 1, 2)] == ["0 shards", "1 shard", "2 shards"]
+
+
+def test_a_down_that_could_not_clear_its_storage_did_not_say_that_the_cluster_has_ended(cli, monkeypatch):
+    said = "storage /full/layout.json cannot be removed: Read-only file system"
+
+    def read_only(_):
+        raise Unavailable(said)
+
+    cli.write("name: ads\n")
+    cli.run("up")
+    with monkeypatch.context() as patch:
+        patch.setattr(local_clusters.StateFile, "clear", read_only)
+        _, err = cli.run("down", code=1)
+    assert err == (
+        f"rowloom: 'ads' was ended, but what it has left is not: {said}; mend that, then `rowloom down --name ads` "
+        "again, or with --forget, which leaves it there\n"
+    )
+    assert cli.json("list")["clusters"][0]["state"] == "ended"
+    cli.run("down")
+
+
+def test_a_cluster_that_is_not_known_did_not_say_how_to_start_one(cli):
+    cli.write("name: ads\n")
+    _, err = cli.run("apply", code=4)
+    assert err == (
+        "rowloom: no cluster 'ads' is known on this machine (known: none): `rowloom up` starts one; or give --address\n"
+    )
