@@ -157,7 +157,8 @@ def from_pretrained(
         TableExists: there is a table of that name.
     """
     with opened(path, format, tensor, None) as source:
-        what = str(path) if isinstance(path, str | os.PathLike) else "the array"
+        named = isinstance(path, str) or hasattr(path, "__fspath__")
+        what = str(path) if named else "the array"
         _check_words(source, vocabulary, what)
         size = num_embeddings
         if source.words and vocabulary is None:
