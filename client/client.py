@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -23,6 +24,7 @@ from .connection import Connection
 from .inputs import snapshot
 from .prefetching import Prefetch, copied
 from .table import Table
+from .vocabulary import Vocabulary
 
 
 def connect(
@@ -233,12 +235,22 @@ class Client(Connection):
 
         Raises:
             InvalidRequest: the source is no matrix of finite numbers.
-            TableExists: a table of that name has another shape.
+            TableExists: there is a table of that name.
+
+        Warns:
+            UserWarning: a file's words are too many for the table's metadata.
         """
         from .files.transfer import from_pretrained
 
-        from_pretrained(self, source, name, **options)
-        return self.table(name)
+        done = from_pretrained(self, source, name, **options)
+        table = self.table(name)
+        if done.vocabulary is not None and options.get("vocabulary") is None and Vocabulary.of(table) is None:
+            warnings.warn(
+                f"the {len(done.vocabulary)} words of {source} are too many for the metadata of table {name!r}: "
+                "rowloom.client.files.from_pretrained returns them too, as .vocabulary, which has .save(path)",
+                stacklevel=2,
+            )
+        return table
 
     def drop_table(self, name: str) -> None:
         """Drop a table and its rows on every shard. Raises InvalidRequest, TableNotFound, Unavailable."""

@@ -98,7 +98,7 @@ class Vocabulary:
         Raises:
             InvalidRequest: an empty line, a word twice, or arguments for a file that already has them.
         """
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
         if text.startswith('{"format": "rowloom-vocabulary"'):
             if arguments:
                 raise InvalidRequest(

@@ -1,6 +1,7 @@
 """Fixtures for all tests, and how hypothesis runs here."""
 
 import os
+import tempfile
 
 import pytest
 from hypothesis import settings
@@ -8,6 +9,21 @@ from hypothesis import settings
 # No deadline: a busy machine is no bug. On CI the same examples every time: a red run must mean a new fault.
 settings.register_profile("rowloom", deadline=None, print_blob=True, derandomize="CI" in os.environ)
 settings.load_profile("rowloom")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ray_folder():
+    """Where the Rays of this run announce themselves: tests never find one that runs on this machine for others.
+
+    Its path is short: those of Ray's sockets have a limit of 107 bytes.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("RAY_TMPDIR", folder)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield folder
 
 
 @pytest.fixture

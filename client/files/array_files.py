@@ -16,6 +16,7 @@ from .contract import ArraySource, Part, choose_tensor, damaged, fits, take_room
 
 # The header of a safetensors file may be this long; the format's own library has the same limit.
 _HEADER_LIMIT = 100_000_000
+INDEX_SUFFIX = ".safetensors.index.json"
 _DTYPES: dict[str, Any] = {
     "F64": np.float64,
     "F32": np.float32,
@@ -107,18 +108,43 @@ def _map_npy(path: Path, dtype: type[Any], shape: tuple[int, ...]) -> np.ndarray
 def open_safetensors(path: Path, tensor: str | None, row_shape: tuple[int, ...] | None) -> ArraySource:
     """The rows of one tensor of a safetensors file; a tensor `ids` of integers names their ids.
 
+    Args:
+        path: the file, or the `.index.json` of a model in several files, which says which of them has the tensor.
+        tensor: its name, where there are several.
+        row_shape: what a row should be, if known.
+
     Raises:
-        InvalidRequest: cut short, no such tensor, or several that could be meant.
+        InvalidRequest: cut short, no such tensor, several that could be meant, or `ids` that do not fit the rows.
     """
+    if path.name.endswith(INDEX_SUFFIX):
+        path, tensor = _file_of(path, tensor)
     header, begin = _read_header(path)
     shapes = {name: entry["shape"] for name, entry in header.items()}
     possible = [name for name in shapes if name != "ids" and fits(shapes[name], row_shape)]
     hint = f"of rows of shape {row_shape}" if row_shape is not None else "with two dimensions"
     name = choose_tensor(shapes, tensor, possible, what=str(path), hint=hint)
     ids = None
-    if "ids" in header and name != "ids" and header["ids"]["shape"] == shapes[name][:1]:
+    if "ids" in header and name != "ids":
+        if shapes["ids"] != shapes[name][:1]:
+            raise InvalidRequest(
+                f"{path}: tensor 'ids' has shape {shapes['ids']}, so it does not name the rows of {name!r}; "
+                f"make it {shapes[name][:1]}, an integer for each, or leave it out"
+            )
         ids = _map_tensor(path, header["ids"], begin)
     return ArraySource([_map_tensor(path, header[name], begin)], what=f"{path}: {name}", ids=ids)
+
+
+def _file_of(index: Path, tensor: str | None) -> tuple[Path, str]:
+    """Which file has a tensor, and its name."""
+    try:
+        files = {
+            str(name): index.with_name(file)
+            for name, file in json.loads(index.read_text())["weight_map"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        damaged(index, e)
+    name = choose_tensor(files, tensor, files, what=str(index))
+    return files[name], name
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:

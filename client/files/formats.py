@@ -7,6 +7,9 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ...proto.errors import InvalidRequest
 from ...proto.spec import TableSpec
@@ -16,7 +19,7 @@ from . import parquet_files as files_parquet
 from . import tensorflow_files as files_tensorflow
 from . import torch_files as files_torch
 from . import word_files as files_words
-from .contract import RowSink, RowSource
+from .contract import ArraySource, RowSink, RowSource
 
 WORD_FORMATS = ("word2vec", "word2vec-binary", "glove")
 FORMATS = ("npy", "safetensors", "torch", "tensorflow", "parquet", *WORD_FORMATS)
@@ -42,7 +45,7 @@ _OPENERS: dict[str, Callable[[Path, str | None, tuple[int, ...] | None], RowSour
 
 @contextmanager
 def opened(
-    path: str | os.PathLike[str],
+    path: Any,
     format: str | None,
     tensor: str | None,
     row_shape: tuple[int, ...] | None,
@@ -50,7 +53,7 @@ def opened(
     """The source for a file, closed at the end.
 
     Args:
-        path: the file.
+        path: the file; or an array of rows itself.
         format: one of `FORMATS`, or None for what the file looks like.
         tensor: which tensor or column.
         row_shape: what a row should be, if known.
@@ -59,7 +62,16 @@ def opened(
         InvalidRequest: an unknown format, or what the format's own source raises.
         FileNotFoundError: no such file.
     """
-    where = Path(path)
+    if not isinstance(path, str | os.PathLike):
+        if format is not None or tensor is not None:
+            raise InvalidRequest("format= and tensor= are for files; these rows are an array")
+        try:
+            rows = np.asarray(path)
+        except ValueError as e:
+            raise InvalidRequest(f"what is given is neither a path nor an array of rows: {e}") from e
+        yield ArraySource([rows], what="the array")
+        return
+    where = Path(path)  # pyright: ignore[reportUnknownArgumentType]
     kind = known(format) if format is not None else format_to_read(where)
     if kind in WORD_FORMATS:
         source: RowSource = files_words.open_words(where, kind, row_shape)
@@ -88,6 +100,8 @@ def format_to_read(path: Path) -> str:
         raise FileNotFoundError(f"no file {path}")
     if path.suffix == ".bin":
         return "word2vec-binary" if files_words.header_of(path) else "torch"
+    if path.name.endswith(files_arrays.INDEX_SUFFIX):
+        return "safetensors"
     if path.suffix in (".txt", ".vec"):
         return "word2vec" if files_words.header_of(path) else "glove"
     return _by_suffix(path)
@@ -176,9 +190,7 @@ def _tensorflow(to: _Wanted) -> RowSink:
 
 
 def _parquet(to: _Wanted) -> RowSink:
-    return files_parquet.ParquetSink(
-        to.path, row_shape=to.spec.row_shape, tensor=to.tensor, vocabulary=to.words
-    )
+    return files_parquet.ParquetSink(to.path, to.spec, tensor=to.tensor, vocabulary=to.words)
 
 
 def _words(to: _Wanted) -> RowSink:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +15,16 @@ from typing import Any
 import numpy as np
 
 from ...proto.errors import InvalidRequest
+from ...proto.spec import TableSpec
 from ..vocabulary import Vocabulary
 from .contract import Part, choose_tensor, damaged, signed_ids, words_in_order
 
 _ID_NAMES = ("id", "ids", "index", "key")
 _WORD_NAMES = ("word", "token", "key")
 _SHAPE_KEY = b"rowloom.row_shape"
+_VOCABULARY_KEY = b"rowloom.vocabulary"
+_SIZE_KEY = b"rowloom.num_embeddings"
+_MOST_BYTES = 16 << 20  # of a vocabulary; readers of Parquet refuse metadata that is much longer
 
 
 def open_parquet(path: Path, tensor: str | None, row_shape: tuple[int, ...] | None) -> ParquetSource:
@@ -37,7 +42,12 @@ def open_parquet(path: Path, tensor: str | None, row_shape: tuple[int, ...] | No
 
 
 class ParquetSource:
-    """A Parquet file, read batch by batch."""
+    """A Parquet file, read batch by batch.
+
+    Attributes:
+        vocabulary: of the table that was exported, or None.
+        num_embeddings: of that table.
+    """
 
     def __init__(self, path: Path, tensor: str | None, row_shape: tuple[int, ...] | None) -> None:
         import pyarrow as pa  # pyright: ignore[reportMissingImports]
@@ -51,28 +61,50 @@ class ParquetSource:
             damaged(path, e)
         kinds = pa.types
         self.rows: int | None = self._file.metadata.num_rows
-        integers = [f.name for f in schema if kinds.is_integer(f.type) and f.name in _ID_NAMES]
-        texts = [
-            f.name
-            for f in schema
-            if (kinds.is_string(f.type) or kinds.is_large_string(f.type)) and f.name in _WORD_NAMES
-        ]
+        integers = [f.name for f in schema if kinds.is_integer(_plain(f.type)) and f.name in _ID_NAMES]
+        texts = [f.name for f in schema if _is_text(_plain(f.type)) and f.name in _WORD_NAMES]
         self._key = (integers or texts or [None])[0]
         self.has_ids, self.words = bool(integers), bool(texts) and not integers
+        index = _index_of_pandas(schema)
+        self._check_named(schema, index)
+        self.vocabulary, self.num_embeddings = self._table_of(schema)
         lists = [f.name for f in schema if _is_list(f.type)]
-        self._columns = self._row_columns(schema, lists, tensor)
+        self._columns = self._row_columns(schema, lists, tensor, index)
         self.row_shape = self._shape(schema, row_shape)
 
-    def _row_columns(self, schema: Any, lists: list[str], tensor: str | None) -> list[str]:
+    def _table_of(self, schema: Any) -> tuple[Vocabulary | None, int | None]:
+        """The vocabulary and the size of the table that `ParquetSink` wrote with its words."""
+        stored = schema.metadata or {}
+        if _VOCABULARY_KEY not in stored:
+            return None, None
+        try:
+            return Vocabulary.from_json(json.loads(stored[_VOCABULARY_KEY])), int(stored[_SIZE_KEY])
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            damaged(self._path, e)
+
+    def _check_named(self, schema: Any, index: list[str]) -> None:
+        """Rows must not be taken by their place in the file where a column says whose they are, and cannot be read."""
+        if self._key is not None:
+            return
+        for field in schema:
+            if field.name in _ID_NAMES or field.name in _WORD_NAMES:
+                raise InvalidRequest(
+                    f"{self._path}: column {field.name!r} has type {field.type}; ids must be integers and words text. "
+                    "Convert it, or give it another name if it does not name the rows"
+                )
+        if index:
+            raise InvalidRequest(
+                f"{self._path} has an index of pandas, {', '.join(map(repr, index))}: call it 'id' if it names "
+                "the rows (df.rename_axis('id')), or write the file without it (index=False)"
+            )
+
+    def _row_columns(self, schema: Any, lists: list[str], tensor: str | None, index: list[str]) -> list[str]:
         import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
         if lists or tensor is not None:
             return [choose_tensor(schema.names, tensor, lists, what=str(self._path))]
-        numbers = [
-            f.name
-            for f in schema
-            if f.name != self._key and (pa.types.is_floating(f.type) or pa.types.is_integer(f.type))
-        ]
+        others = [f for f in schema if f.name not in (self._key, *index)]
+        numbers = [f.name for f in others if pa.types.is_floating(f.type) or pa.types.is_integer(f.type)]
         if not numbers:
             raise InvalidRequest(f"{self._path} has no column of lists or of numbers; it has: {schema.names}")
         return numbers
@@ -115,6 +147,8 @@ class ParquetSource:
         if self._key is None:
             return np.arange(begin, begin + batch.num_rows)
         keys = batch.column(self._key)
+        if hasattr(keys, "dictionary_decode"):
+            keys = keys.dictionary_decode()
         if keys.null_count:
             raise InvalidRequest(f"{self._path}: column {self._key!r} has nulls near row {begin}")
         if self.words:
@@ -144,6 +178,28 @@ class ParquetSource:
         self._file.close()
 
 
+def _plain(kind: Any) -> Any:
+    """The type of a column's values; pandas writes categories as a dictionary of them."""
+    import pyarrow as pa  # pyright: ignore[reportMissingImports]
+
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa  # pyright: ignore[reportMissingImports]
+
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _index_of_pandas(schema: Any) -> list[str]:
+    """Columns that hold a data frame's index: what it has beside its own columns."""
+    try:
+        columns = (schema.pandas_metadata or {}).get("index_columns", [])
+    except ValueError:  # damaged
+        columns = []
+    return [name for name in columns if isinstance(name, str) and name in schema.names]
+
+
 def _is_list(kind: Any) -> bool:
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
@@ -151,22 +207,28 @@ def _is_list(kind: Any) -> bool:
 
 
 class ParquetSink:
-    """Writes `id`, `word` if there is a vocabulary, and `row` as lists of float32."""
+    """Writes `id`, `word` if there is a vocabulary, and `row` as lists of float32.
 
-    def __init__(
-        self, path: Path, *, row_shape: tuple[int, ...], tensor: str, vocabulary: Vocabulary | None
-    ) -> None:
+    A vocabulary stands in the file's metadata too, as it stands in a table's: the columns do not say what `unk`, `pad`
+    and the buckets are.
+    """
+
+    def __init__(self, path: Path, spec: TableSpec, *, tensor: str, vocabulary: Vocabulary | None) -> None:
         import pyarrow as pa  # pyright: ignore[reportMissingImports]
         import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
 
         self._part = Part(path)
-        self._width = math.prod(row_shape)
+        self._width = math.prod(spec.row_shape)
         self._vocabulary = vocabulary
         fields = [pa.field("id", pa.int64()), pa.field(tensor, pa.list_(pa.float32(), self._width))]
         if vocabulary is not None:
             fields.insert(1, pa.field("word", pa.string()))
-        shape = ",".join(map(str, row_shape)).encode()
-        self._schema = pa.schema(fields, metadata={_SHAPE_KEY: shape})
+        metadata = {_SHAPE_KEY: ",".join(map(str, spec.row_shape)).encode()}
+        if vocabulary is not None and spec.num_embeddings is not None:
+            words = json.dumps(vocabulary.to_json(), ensure_ascii=False).encode()
+            if len(words) <= _MOST_BYTES:
+                metadata |= {_VOCABULARY_KEY: words, _SIZE_KEY: str(spec.num_embeddings).encode()}
+        self._schema = pa.schema(fields, metadata=metadata)
         try:
             self._writer: Any = pq.ParquetWriter(self._part.path, self._schema)
         except BaseException:  # it has opened the file before it fails, or is interrupted

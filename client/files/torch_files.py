@@ -24,7 +24,7 @@ def open_torch(path: Path, tensor: str | None, row_shape: tuple[int, ...] | None
     tensors = dict(_named("", _load(path)))
     if tensor is None and list(tensors) == [""]:
         return TorchSource(tensors[""], str(path))
-    possible = [name for name, value in tensors.items() if fits(value.shape, row_shape)]
+    possible = [n for n, value in tensors.items() if not value.is_nested and fits(value.shape, row_shape)]
     hint = f"of rows of shape {row_shape}" if row_shape is not None else "with two dimensions"
     name = choose_tensor(tensors, tensor, possible, what=str(path), hint=hint)
     return TorchSource(tensors[name], f"{path}: {name}")
@@ -59,9 +59,11 @@ class TorchSource:
     words = False
 
     def __init__(self, tensor: Any, what: str) -> None:
+        if not _is_dense(tensor):
+            raise InvalidRequest(
+                f"{what} is sparse, complex or quantized, nested or on the meta device; rows must be dense real numbers"
+            )
         check_matrix(tensor.shape, what)
-        if tensor.is_sparse or tensor.is_complex() or tensor.is_quantized:
-            raise InvalidRequest(f"{what} is sparse, complex or quantized; rows must be dense real numbers")
         self._tensor: Any = tensor
         self.rows: int | None = int(tensor.shape[0])
         self.row_shape = tuple(int(d) for d in tensor.shape[1:])
@@ -75,6 +77,13 @@ class TorchSource:
     def close(self) -> None:
         """Drops the mapping."""
         self._tensor = None
+
+
+def _is_dense(tensor: Any) -> bool:
+    import torch  # pyright: ignore[reportMissingImports]
+
+    odd = tensor.is_nested or tensor.is_complex() or tensor.is_quantized or tensor.is_meta
+    return not odd and tensor.layout == torch.strided
 
 
 def _float_of(dtype: Any) -> Any:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from ...proto.spec import SGD, Initializer, Optimizer, TableSpec, Uniform
 from ..vocabulary import Vocabulary
 from .contract import BLOCK_BYTES, RowSource, RowTable, TableMaker, as_float32
 from .formats import WORD_FORMATS, format_to_write, opened, sink_for
+from .parquet_files import ParquetSource
 
 Progress = Callable[[int, "int | None"], None]
 
@@ -76,7 +77,7 @@ def import_table(
         name: the table's name, if target is a client.
         format: one of those above; by default what the file looks like.
         tensor: which tensor or column, where the file has several.
-        vocabulary: the id of each word, for files of words; the table's own by default.
+        vocabulary: the id of each word, for files of words only; the table's own by default.
         first_id: the id of the file's first row. By default the file must have as many rows as the table;
             with it, fewer are welcome. Not for files that name their ids or words.
         mod_parts: the file is n runs of rows laid end to end, where run i holds the ids i, i + n, i + 2n,
@@ -91,6 +92,7 @@ def import_table(
     """
     table = _table_of(target, name)
     with opened(path, format, tensor, table.spec.row_shape) as source:
+        _check_words(source, vocabulary, path)
         job = _Import(table, source, str(path), block_rows, progress)
         job.check_shape()
         if source.words:
@@ -106,7 +108,7 @@ def import_table(
 
 def from_pretrained(
     client: TableMaker,
-    path: str | os.PathLike[str],
+    path: Any,
     name: str,
     *,
     freeze: bool = True,
@@ -128,12 +130,12 @@ def from_pretrained(
 
     The table has the file's shape. A file of words gives a vocabulary too: `pad`, `unk`, then its words
     in their order; a `pad` that the file does not have is a row of zeros, an `unk` the mean of the file's
-    rows. It is in the table's metadata (`Vocabulary.of(table)`) if it is below 64 KiB, and in what this
-    returns.
+    rows. A Parquet file that a table of words was exported to gives back the vocabulary of that table. It is in the
+    table's metadata (`Vocabulary.of(table)`) if that has room for it, and in what this returns.
 
     Args:
         client: where.
-        path: the file.
+        path: the file; or the rows themselves, an array of [N, ...].
         name: the new table's name.
         freeze: the table refuses pushes.
         optimizer: for a table that does not (default SGD).
@@ -143,7 +145,7 @@ def from_pretrained(
         unk: the word for unknown words, or None.
         pad: the word for padding, or None.
         buckets: hash buckets behind the words.
-        vocabulary: only these words, with their ids, instead of all of the file's.
+        vocabulary: only these words, with their ids, instead of all of the file's. For files of words only.
         format: as `import_table`, like all that follows.
         tensor: which tensor or column.
         mod_parts: see `import_table`.
@@ -155,11 +157,17 @@ def from_pretrained(
         TableExists: there is a table of that name.
     """
     with opened(path, format, tensor, None) as source:
+        named = isinstance(path, str) or hasattr(path, "__fspath__")
+        what = str(path) if named else "the array"
+        _check_words(source, vocabulary, what)
+        size = num_embeddings
         if source.words and vocabulary is None:
             vocabulary = _vocabulary_of(source, unk=unk, pad=pad, buckets=buckets)
-        size = num_embeddings
+        elif isinstance(source, ParquetSource) and source.vocabulary is not None:
+            vocabulary = source.vocabulary
+            size = source.num_embeddings if size is None else size
         if size is None and not source.has_ids:
-            size = len(vocabulary) if source.words and vocabulary is not None else source.rows
+            size = len(vocabulary) if vocabulary is not None else source.rows
         spec = TableSpec(
             name,
             num_embeddings=size,
@@ -169,17 +177,18 @@ def from_pretrained(
             initializer=Uniform() if initializer is None else initializer,
             frozen=freeze,
         )
-        if source.words and vocabulary is not None:
+        if vocabulary is not None:
             vocabulary.check(spec)
             spec = vocabulary.attach(spec) if vocabulary.is_small() else spec
         if name in [table.name for table in client.tables()]:
             raise TableExists(f"table {name!r} is already there; import_table writes rows into it")
         table = client.create_table(spec)
         try:
-            job = _Import(table, source, str(path), block_rows, progress)
+            job = _Import(table, source, what, block_rows, progress)
             if source.words and vocabulary is not None:
                 return job.by_word(vocabulary)
-            return job.by_id(0 if num_embeddings is not None else None, mod_parts)
+            done = job.by_id(0 if num_embeddings is not None else None, mod_parts)
+            return replace(done, vocabulary=vocabulary)
         except BaseException:
             client.drop_table(name)
             raise
@@ -338,6 +347,13 @@ class _Import:
         self.seen += len(ids) if seen is None else seen
         if self.progress is not None:
             self.progress(self.seen, self._total)
+
+
+def _check_words(source: RowSource, vocabulary: Vocabulary | None, what: Any) -> None:
+    """A vocabulary that is given and not used would leave it open whose rows these are. Raises InvalidRequest."""
+    if vocabulary is not None and not source.words:
+        named = "ids" if source.has_ids else "their place in it"
+        raise InvalidRequest(f"{what} names its rows by {named}, not by words; leave vocabulary= out")
 
 
 def _undealt(places: np.ndarray, rows: int, n: int) -> np.ndarray:

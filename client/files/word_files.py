@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import mmap
 import os
@@ -17,12 +18,15 @@ from .contract import Part, words_in_order
 
 _HEADER = re.compile(rb"\s*(\d+)\s+(\d+)\s*\n?")
 _LONGEST_WORD = 64 << 10
+_MARK = codecs.BOM_UTF8  # some editors begin a file with it; it is no part of the first word
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+_ENDS = b"\r\n \t"
 
 
 def header_of(path: Path) -> tuple[int, int] | None:
     """(rows, dim) if the first line is the header of a word2vec file, else None."""
     with open(path, "rb") as f:
-        found = _HEADER.fullmatch(f.readline(100))
+        found = _HEADER.fullmatch(f.readline(100).removeprefix(_MARK))
     return (int(found[1]), int(found[2])) if found else None
 
 
@@ -31,7 +35,8 @@ def open_words(path: Path, format: str, row_shape: tuple[int, ...] | None) -> Te
 
     Args:
         path: the file.
-        format: "word2vec" (a header line, then text), "word2vec-binary" or "glove" (text without a header).
+        format: "word2vec" (a header line, then text), "word2vec-binary" or "glove" (text without a header; one
+            that is there is passed over, whatever it counts).
         row_shape: what a row should be, if known.
 
     Raises:
@@ -45,25 +50,43 @@ def open_words(path: Path, format: str, row_shape: tuple[int, ...] | None) -> Te
     if format == "word2vec-binary":
         assert header is not None
         return BinarySource(path, header, row_shape)
-    return TextSource(path, header if format == "word2vec" else None, row_shape)
+    if format == "glove" and header is not None and not _is_above_rows(path, header[1]):
+        header = None
+    return TextSource(path, header, row_shape, counted=format == "word2vec")
+
+
+def _is_above_rows(path: Path, dim: int) -> bool:
+    """Whether the first line is a header indeed: the second has as many numbers as that says."""
+    with open(path, "rb") as f:
+        f.readline()
+        return len(f.readline().split()) > dim
 
 
 class TextSource:
-    """`word number number ...`, a line each. Words may hold spaces, as some of GloVe's do."""
+    """`word number number ...`, a line each, with spaces or tabs between. Words may hold spaces, as some of GloVe's do.
+
+    Args:
+        path: the file.
+        header: (rows, dim) where the first line says so.
+        row_shape: what a row should be, if known.
+        counted: the rows must be as many as the header says.
+    """
 
     has_ids = False
     words = True
 
-    def __init__(self, path: Path, header: tuple[int, int] | None, row_shape: tuple[int, ...] | None) -> None:
+    def __init__(
+        self, path: Path, header: tuple[int, int] | None, row_shape: tuple[int, ...] | None, *, counted: bool
+    ) -> None:
         self._path, self._skip = path, header is not None
-        self.rows: int | None = header[0] if header else None
+        self.rows: int | None = header[0] if header and counted else None
         self._dim = header[1] if header else self._count_numbers()
         self.row_shape = _shape(self._dim, row_shape)
 
     def _count_numbers(self) -> int:
         with open(self._path, "rb") as f:
-            first = f.readline()
-        dim = len(first.split()) - 1
+            first = f.readline().removeprefix(_MARK)
+        dim = len(first.split()) - (not first[:1].isspace())  # a word may be a space, or nothing
         if dim < 1:
             raise InvalidRequest(f"{self._path}: line 1 is {first[:40]!r}, not a word and its numbers")
         return dim
@@ -75,18 +98,22 @@ class TextSource:
             if self._skip:
                 f.readline()
             for number, line in enumerate(f, start=1 + self._skip):
-                line = line.rstrip(b"\r\n ")
+                line = (line.removeprefix(_MARK) if number == 1 else line).rstrip(_ENDS)
                 if line:
                     count += 1
                     yield number, line
         if self.rows is not None and count != self.rows:
-            raise InvalidRequest(f"{self._path} is cut short: {count} words, its header says {self.rows}")
+            fault = "is cut short" if count < self.rows else "has more words than it says"
+            raise InvalidRequest(
+                f"{self._path} {fault}: {count} words, its header says {self.rows}; if they are all there, "
+                "format='glove' reads them whatever the header says"
+            )
         self.rows = count
 
     def scan(self) -> Iterator[str]:
         """The words, without the numbers."""
         for _, line in self._lines():
-            yield _word(line.rsplit(b" ", self._dim)[0])
+            yield _word(_cut(line, self._dim)[0])
 
     def blocks(self, size: int) -> Iterator[tuple[np.ndarray | list[str], np.ndarray]]:
         """As `RowSource.blocks`."""
@@ -100,8 +127,8 @@ class TextSource:
             yield self._parsed(held)
 
     def _parsed(self, lines: list[tuple[int, bytes]]) -> tuple[list[str], np.ndarray]:
-        cut = [line.split(b" ", 1) for _, line in lines]
         try:
+            cut = [line.split(b" ", 1) for _, line in lines]
             # One call for a block: 25 % faster than float() on each number.
             rows = np.loadtxt([c[1] for c in cut], np.float32, comments=None, delimiter=" ", ndmin=2)
             if rows.shape == (len(lines), self._dim):
@@ -113,7 +140,7 @@ class TextSource:
         return [word for word, _ in parsed], np.stack([row for _, row in parsed]).reshape(-1, *self.row_shape)
 
     def _parse_line(self, number: int, line: bytes) -> tuple[str, np.ndarray]:
-        parts = line.rsplit(None, self._dim)
+        parts = _cut(line, self._dim)
         if len(parts) != self._dim + 1:
             raise InvalidRequest(
                 f"{self._path}:{number} has {len(parts) - 1} numbers, the others have {self._dim}"
@@ -142,14 +169,32 @@ class BinarySource:
             self._data = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
 
     def _words(self) -> Iterator[tuple[str, int]]:
-        """(word, where its numbers begin)."""
+        """(word, where its numbers begin).
+
+        Raises:
+            InvalidRequest: cut short; or out of step, as behind a word with a space in it: what follows would be words
+                made of numbers, and rows of garbage.
+        """
         at, width = self._begin, self._dim * 4
+        ends = len(self._data) > at and self._data[-1:] == b"\n"  # some writers end each row with one
         for k in range(self.rows or 0):
             end = self._data.find(b" ", at, at + _LONGEST_WORD)
             if end < 0 or end + 1 + width > len(self._data):
                 raise InvalidRequest(f"{self._path} is cut short in word {k + 1} of {self.rows}")
-            yield _word(self._data[at:end].lstrip(b"\n")), end + 1
+            raw = self._data[at:end]
+            word = raw.lstrip(b"\n")
+            if _CONTROL.search(word) or (k and ends and word == raw):
+                raise InvalidRequest(
+                    f"{self._path}: word {k + 1} of {self.rows} would be {_word(word)[:40]!r}: one before it has a "
+                    "space in it, which this format cannot hold, or the header has the wrong number of columns"
+                )
+            yield _word(word), end + 1
             at = end + 1 + width
+        if self._data[at : at + 3].strip(b"\r\n"):
+            raise InvalidRequest(
+                f"{self._path} goes on for {len(self._data) - at} bytes behind the {self.rows} words that its header "
+                "says"
+            )
 
     def scan(self) -> Iterator[str]:
         """The words, without the numbers."""
@@ -174,9 +219,22 @@ class BinarySource:
         self._data.close()
 
 
+def _cut(line: bytes, dim: int) -> list[bytes]:
+    """The word of a line and its numbers; fewer than `dim` where there are no more."""
+    parts = line.rsplit(b" ", dim)
+    if len(parts) == dim + 1 and all(parts[1:]) and b"\t" not in line and not parts[0].endswith(b" "):
+        return parts
+    parts = line.rsplit(None, dim)  # tabs, or several spaces in a row
+    if len(parts) == dim and line[:1].isspace():
+        before = line[: len(line) - len(line.lstrip())]
+        return [before[:-1], *parts]  # the word is a space, or nothing
+    return parts
+
+
 def _word(data: bytes) -> str:
-    # Some published files hold words that are cut in the middle of a character.
-    return data.decode("utf-8", errors="replace")
+    # Some published files hold words that are cut in the middle of a character, or are in another encoding: what is no
+    # UTF-8 becomes \\xe9 and the like, so that two words stay two.
+    return data.decode("utf-8", errors="backslashreplace")
 
 
 def _shape(dim: int, row_shape: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -205,7 +263,7 @@ class WordsSink:
         """As `RowSink.write`."""
         flat = np.ascontiguousarray(rows.reshape(len(rows), -1), "<f4")
         for word, row in zip(words_in_order(self._vocabulary, ids), flat, strict=True):
-            if not word or any(c.isspace() for c in word):
+            if not word or any(c.isspace() for c in word) or _CONTROL.search(word.encode()):
                 # A bucket is no word, but a reader must not stumble over it.
                 word = word.replace(" ", "_") if word.startswith("<bucket ") else self._refuse(word)
             if self._binary:
@@ -215,7 +273,7 @@ class WordsSink:
 
     def _refuse(self, word: str) -> str:
         raise InvalidRequest(
-            f"the word {word!r} is empty or has white space, which {self._part.target} "
+            f"the word {word!r} is empty or has white space or control characters, which {self._part.target} "
             "cannot hold; export to Parquet"
         )
 

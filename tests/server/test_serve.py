@@ -141,3 +141,17 @@ def test_a_server_that_stops_says_that_the_outcome_is_not_known(server, monkeypa
     server.stop(0)
     (answer,) = later.all()
     assert isinstance(answer, PushUnresolved)
+
+
+def test_each_process_keys_the_hashes_of_its_tables_with_a_number_of_its_own() -> None:
+    """Who knew the key could choose ids that all collide, and a call would take seconds."""
+    keys = set()
+    for _ in range(2):
+        server = Server(carrier="grpc")
+        request = pb.AdoptRequest(layout=LAYOUT.to_message(), fresh=True, tables=[ENTRY.to_message()], turn=1)
+        server.answer(Call(methods.ADOPT, request.SerializeToString(), Caller(GRPC)))
+        shard = server._host.shard
+        assert shard is not None
+        keys.add(shard.tables[1]._rows._index._key)
+        server.stop(0)
+    assert len(keys - {0}) == 2

@@ -103,7 +103,7 @@ def test_a_storage_of_a_protocol_that_nothing_reads_is_a_fault(tmp_path):
         assert parse({"storage": good}).storage == good
 
 
-DOUBLED = "b0: &b0 [x]\n" + "".join(f"b{i}: &b{i} [*b{i - 1}, *b{i - 1}]\n" for i in range(1, 40))
+DOUBLED = "b0: &b0 [x]\n" + "".join(f"b{i}: &b{i} [*b{i - 1}, *b{i - 1}]\n" for i in range(1, 18))
 
 
 LOADED_IN_A_GIBIBYTE = """

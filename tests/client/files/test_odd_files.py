@@ -1,0 +1,216 @@
+"""Files as other programs leave them: rows under their own names, or a refusal; never under the names of others."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+from memory_client import MemoryClient
+from safetensors.numpy import save_file
+
+from rowloom.client.files import export_table, from_pretrained, import_table
+from rowloom.client.vocabulary import Vocabulary
+from rowloom.proto.errors import InvalidRequest
+from rowloom.proto.spec import TableSpec
+
+ROWS = np.array([[0.5, 1.5], [2.5, 3.5], [4.5, 5.5]], np.float32)
+MARK = b"\xef\xbb\xbf"
+
+
+@pytest.fixture
+def memory():
+    return MemoryClient()
+
+
+def made(memory, path, data: bytes, **options):
+    path.write_bytes(data)
+    return from_pretrained(memory, path, "v", pad=None, unk=None, **options)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"the\t0.5\t1.5\nof\t2.5\t3.5\nand\t4.5\t5.5\n",
+        b"the 0.5 1.5\nof  2.5 3.5\nand 4.5 5.5\n",
+        b"the 0.5 1.5\nof\t2.5 3.5\nand 4.5 5.5\n",
+        b"the 0.5 1.5\nof 2.5  3.5\nand 4.5 5.5\t\n",
+        MARK + b"the 0.5 1.5\nof 2.5 3.5\nand 4.5 5.5\n",
+        MARK + b"3 2\nthe 0.5 1.5\nof 2.5 3.5\nand 4.5 5.5\n",
+    ],
+)
+def test_tabs_several_spaces_and_a_byte_order_mark_are_no_part_of_a_word(memory, tmp_path, lines):
+    done = made(memory, tmp_path / "v.txt", lines)
+    assert done.vocabulary.words == ["the", "of", "and"]
+    np.testing.assert_array_equal(done.table.rows, ROWS)
+
+
+def test_a_word_that_is_a_space_has_its_row(memory, tmp_path):
+    done = made(memory, tmp_path / "v.txt", b"  0.5 1.5\n 2.5 3.5\nof 4.5 5.5\n")
+    assert done.vocabulary.words == [" ", "", "of"]
+    np.testing.assert_array_equal(done.table.rows, ROWS)
+
+
+def test_words_that_differ_in_bytes_that_are_no_utf8_stay_two(memory, tmp_path):
+    done = made(memory, tmp_path / "v.txt", b"pass\xe9 0.5 1.5\npass\xe8 2.5 3.5\nx 4.5 5.5\n")
+    assert done.vocabulary.words == ["pass\\xe9", "pass\\xe8", "x"]
+    assert (done.rows, done.skipped) == (3, 0)
+
+
+def test_a_header_that_counts_wrong_is_refused_and_the_rows_can_be_read_without_it(memory, tmp_path):
+    data = b"1 2\nthe 0.5 1.5\nof 2.5 3.5\n"
+    with pytest.raises(
+        InvalidRequest, match=r"more words than it says: 2 words, its header says 1.*format='glove'"
+    ):
+        made(memory, tmp_path / "v.vec", data)
+    done = made(memory, tmp_path / "v.vec", data, format="glove")
+    np.testing.assert_array_equal(done.table.rows, ROWS[:2])
+
+
+def test_a_glove_file_whose_first_word_is_a_number_has_no_header(memory, tmp_path):
+    done = made(memory, tmp_path / "v.txt", b"3 2\nx 4\n", format="glove")
+    assert done.vocabulary.words == ["3", "x"]
+    assert done.table.rows.tolist() == [[2.0], [4.0]]
+
+
+@pytest.mark.parametrize(
+    ("word", "end"), [(b"new york", b"\n"), (b"a b c d e f g", b"\n"), (b"x y", b"\n"), (b"new york", b"")]
+)
+def test_a_binary_file_with_a_space_in_a_word_is_refused(memory, tmp_path, word, end):
+    rows = b"".join(w + b" " + r.tobytes() + end for w, r in zip([b"in", word, b"of"], ROWS, strict=True))
+    with pytest.raises(
+        InvalidRequest, match=r"word 3 of 3 would be .* one before it has a space|cut short in word 3"
+    ):
+        made(memory, tmp_path / "v.bin", b"3 2\n" + rows)
+    assert memory.tables() == []
+
+
+def test_a_binary_file_that_goes_on_behind_its_words_is_refused(memory, tmp_path):
+    rows = b"".join(w + b" " + r.tobytes() for w, r in zip([b"in", b"of"], ROWS, strict=False))
+    with pytest.raises(InvalidRequest, match="goes on for 11 bytes behind the 1 words that its header says"):
+        made(memory, tmp_path / "v.bin", b"1 2\n" + rows)
+    assert memory.tables() == []
+
+
+def test_a_vocabulary_file_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "words.txt").write_bytes(MARK + b"the\nof\n")
+    assert "the" in Vocabulary.from_file(tmp_path / "words.txt")
+
+
+def test_a_vocabulary_for_a_file_without_words_is_refused(memory, tmp_path):
+    np.save(tmp_path / "w.npy", ROWS)
+    words = Vocabulary(["a", "b", "c"], unk=None, pad=None)
+    table = memory.create_table(TableSpec("t", 3, dim=2))
+    with pytest.raises(InvalidRequest, match=r"by their place in it, not by words; leave vocabulary= out"):
+        import_table(table, tmp_path / "w.npy", vocabulary=words)
+    with pytest.raises(InvalidRequest, match="leave vocabulary= out"):
+        from_pretrained(memory, tmp_path / "w.npy", "v", vocabulary=words)
+
+
+# ------------------------------------------------------------------------------------------------ Parquet
+
+
+def parquet(path, columns: dict, index: list[str] = []):  # noqa: B006  # not changed
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    written = pa.table(columns)
+    if index:
+        pandas = {"index_columns": index, "columns": [], "column_indexes": []}
+        written = written.replace_schema_metadata({b"pandas": json.dumps(pandas).encode()})
+    pq.write_table(written, path)
+    return path
+
+
+def test_words_that_are_categories_are_words(memory, tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    words = pa.array(["c", "a", "b"]).dictionary_encode()
+    path = parquet(tmp_path / "v.parquet", {"word": words, "row": ROWS.tolist()})
+    done = from_pretrained(memory, path, "v", pad=None, unk=None)
+    assert done.vocabulary.words == ["c", "a", "b"]
+    np.testing.assert_array_equal(done.table.rows, ROWS)
+
+
+@pytest.mark.parametrize(("name", "keys"), [("id", [5.0, 3.0, 9.0]), ("word", [b"a", b"b", b"c"])])
+def test_ids_and_words_of_a_type_that_cannot_be_read_are_refused(memory, tmp_path, name, keys):
+    path = parquet(tmp_path / "v.parquet", {name: keys, "row": ROWS.tolist()})
+    with pytest.raises(
+        InvalidRequest, match=rf"column '{name}' has type \w+; ids must be integers and words text"
+    ):
+        from_pretrained(memory, path, "v")
+
+
+def test_an_index_of_pandas_is_no_column_of_the_rows(memory, tmp_path):
+    columns = {"e0": ROWS[:, 0], "e1": ROWS[:, 1], "__index_level_0__": [5, 3, 9]}
+    path = parquet(tmp_path / "v.parquet", columns, ["__index_level_0__"])
+    with pytest.raises(InvalidRequest, match=r"has an index of pandas, '__index_level_0__': call it 'id'"):
+        from_pretrained(memory, path, "v")
+    path = parquet(tmp_path / "w.parquet", {**columns, "id": [0, 1, 2]}, ["__index_level_0__"])
+    assert from_pretrained(memory, path, "w").table.spec.row_shape == (2,)
+
+
+def test_a_table_of_words_comes_back_from_parquet_with_its_words_and_size(memory, tmp_path):
+    pytest.importorskip("pyarrow")
+    words = Vocabulary(["the", "of"], unk="?", buckets=3)
+    first = memory.create_table(words.attach(TableSpec("first", 9, dim=2)))
+    export_table(first, tmp_path / "v.parquet")
+    back = from_pretrained(memory, tmp_path / "v.parquet", "v")
+    assert (back.table.spec.num_embeddings, back.vocabulary) == (9, words)
+    assert Vocabulary.of(back.table) == words
+    np.testing.assert_array_equal(back.table.rows, first.rows)
+
+
+# ------------------------------------------------------------------------------------- safetensors, arrays
+
+
+@pytest.mark.parametrize("ids", [np.array([[5], [3], [9]]), np.array([5, 3])])
+def test_ids_that_do_not_fit_the_rows_are_refused(memory, tmp_path, ids):
+    save_file({"weight": ROWS, "ids": ids}, tmp_path / "v.safetensors")
+    with pytest.raises(InvalidRequest, match=r"tensor 'ids' has shape .*make it \[3\], an integer for each"):
+        from_pretrained(memory, tmp_path / "v.safetensors", "v")
+
+
+@pytest.mark.parametrize("format", [None, "safetensors"])
+def test_a_model_in_several_files_is_read_through_its_index(memory, tmp_path, format):
+    save_file({"embed": ROWS}, tmp_path / "model-00001-of-00002.safetensors")
+    save_file({"head": ROWS + 1}, tmp_path / "model-00002-of-00002.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    files = {"embed": "model-00001-of-00002.safetensors", "head": "model-00002-of-00002.safetensors"}
+    index.write_text(json.dumps({"weight_map": files}))
+    done = from_pretrained(memory, index, "v", tensor="embed", format=format)
+    np.testing.assert_array_equal(done.table.rows, ROWS)
+    with pytest.raises(InvalidRequest, match="2 tensors that fit; say tensor="):
+        from_pretrained(memory, index, "w")
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"weight_map": {"w": "../w.safetensors"}}', '{"weight_map": {"w": 1}}']
+)
+def test_an_index_that_names_no_file_beside_it_is_refused(memory, tmp_path, text):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(text)
+    with pytest.raises(InvalidRequest, match="is damaged, cut short or of another format"):
+        from_pretrained(memory, index, "v")
+
+
+@pytest.mark.parametrize("source", [ROWS, ROWS.astype(">f8"), np.asfortranarray(ROWS), ROWS.tolist()])
+def test_rows_that_are_an_array_become_a_table(memory, source):
+    np.testing.assert_array_equal(from_pretrained(memory, source, "v").table.rows, ROWS)
+
+
+@pytest.mark.parametrize("source", [None, [[1.0], [2.0, 3.0]], [["a"]], 1.0])
+def test_what_is_neither_a_path_nor_rows_is_refused(memory, source):
+    with pytest.raises(InvalidRequest, match="array"):
+        from_pretrained(memory, source, "v")
+
+
+def test_a_table_of_an_array_is_made_by_a_client(client):
+    np.testing.assert_array_equal(client.from_pretrained(ROWS, "v").pull([0, 1, 2]), ROWS)
+
+
+def test_words_that_the_tables_metadata_cannot_hold_are_not_lost_in_silence(client, tmp_path):
+    (tmp_path / "v.txt").write_text("".join(f"word{k:06d} {k}.5 1\n" for k in range(6000)))
+    with pytest.warns(
+        UserWarning, match=r"6002 words of .*v\.txt are too many .*files\.from_pretrained returns them"
+    ):
+        client.from_pretrained(tmp_path / "v.txt", "v")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        client.from_pretrained(tmp_path / "v.txt", "w", vocabulary=Vocabulary(["word000001"]))
