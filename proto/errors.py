@@ -61,7 +61,7 @@ class InvalidRequest(RowloomError, ValueError):
 class ClientForgotten(InvalidRequest):
     """A shard has forgotten this client, so it cannot know whether a push is a repeated one. It was not applied now.
 
-    The client goes on under another name with its next push.
+    The client goes on under another name with its next push. Callers of `push` see it as the cause of a PushUnresolved.
     """
 
     kind = pb.ErrorInfo.CLIENT_FORGOTTEN

@@ -284,13 +284,15 @@ class Exchange:
                 if pushes
                 else "the rows to pull did not come"
             )
-            return PushUnresolved(
+            unresolved = PushUnresolved(
                 f"{what}: {self.pushed_rows} rows have the push, {unknown} may have it, {unapplied} do not; each at "
                 f"most once. Last answer: {cause or 'none'}",
                 acked_rows=self.pushed_rows,
                 unknown_rows=unknown,
                 unapplied_rows=unapplied,
             )
+            unresolved.__cause__ = cause
+            return unresolved
         if self._failure is not None:
             return self._failure
         if isinstance(cause, Unavailable) and not isinstance(cause, NoAnswer):
@@ -302,5 +304,9 @@ class Exchange:
 
 
 def _leaves_open(error: RowloomError) -> bool:
-    """Whether a push that was answered so may have been applied: no answer, an internal error, one half-way."""
-    return isinstance(error, NoAnswer | PushUnresolved) or type(error) is RowloomError
+    """Whether a push that was answered so may have been applied.
+
+    No answer, an internal error, one half-way; and a shard that cannot know: whatever repeats messages between us and
+    it may have brought it the push before, when it still knew the client.
+    """
+    return isinstance(error, NoAnswer | PushUnresolved | ClientForgotten) or type(error) is RowloomError

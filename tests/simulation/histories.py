@@ -19,7 +19,6 @@ from rowloom.client.calls import operations as ops
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import (
-    ClientForgotten,
     NoAnswer,
     PushUnresolved,
     RetryLater,
@@ -125,7 +124,6 @@ class History:
         """Whether a push may end like this."""
         allowed = [PushUnresolved, Unavailable, Cut]
         allowed += [StateLost] if self.lost else []
-        allowed += [ClientForgotten] if self.come_and_go else []
         return isinstance(outcome, tuple(allowed))
 
     def may_end_reads(self, outcome: RowloomError) -> bool:

@@ -1,5 +1,7 @@
 """A world with one table and one client, whose operations run one at a time: for tests of one thing."""
 
+from collections.abc import Callable
+
 import numpy as np
 from simulation.cluster import CoordinatorNode
 from simulation.world import World
@@ -101,6 +103,21 @@ class Lab:
                     do(address)
 
             self.world.nodes[address] = watched
+
+    def double_next(self, method: str) -> Callable[[], None]:
+        """The next request to a method comes twice, the first time without a reply; call the result to let it come."""
+        held: list[Callable[[], None]] = []
+        for address, node in list(self.world.nodes.items()):
+
+            def twice(name, data, answer, address=address, node=node):
+                if name != method or held:
+                    node(name, data, answer)
+                else:
+                    held.append(lambda: node(name, data, answer))
+                    node(name, data, lambda _: None)
+
+            self.world.nodes[address] = twice
+        return lambda: held[0]()
 
     def lose_replies(self, method: str, count: int) -> list[str]:
         """The next replies to a method never arrive; the shards do what they were asked. Returns whose were lost."""

@@ -133,10 +133,10 @@ class Trainer:
             if isinstance(outcome, PushUnresolved | Cut) or (then and isinstance(outcome, RowloomError)):
                 assert self.history.may_fail(outcome), outcome
                 self.history.unresolved += 1
+                if isinstance(outcome.__cause__, ClientForgotten):
+                    self.world.injected["client forgotten"] += 1
             elif isinstance(outcome, RowloomError):
                 assert self.history.may_fail(outcome), outcome
-                if isinstance(outcome, ClientForgotten):
-                    self.world.injected["client forgotten"] += 1
                 for mark in marks:
                     mark.fail()
             else:
