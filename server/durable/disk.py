@@ -1,0 +1,112 @@
+"""What a log asks of the operating system, as one object, so that a simulator can bring a disk of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Generator, Sequence
+
+from ...proto.framing import Buffer
+
+MOST_BUFFERS = 1024  # that one call of the system takes (IOV_MAX)
+
+
+class Disk:
+    """The file system of this machine. Errors are OSErrors that name the file."""
+
+    def __init__(self) -> None:
+        self._paths: dict[int, str] = {}
+
+    def make_folder(self, path: str) -> None:
+        """A folder and those above it, durably; no error if it is there."""
+        missing: list[str] = []
+        while not os.path.isdir(path):
+            missing.append(path)
+            path = os.path.dirname(os.path.abspath(path))
+        for folder in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, 0o700)
+            self.sync_folder(os.path.dirname(os.path.abspath(folder)))
+
+    def names(self, folder: str) -> list[str]:
+        """Names of what is in a folder."""
+        return os.listdir(folder)
+
+    def lock(self, path: str, text: str) -> int:
+        """Take the lock that a file stands for, and say in it who has it. Held until the handle is closed.
+
+        Raises:
+            BlockingIOError: another one has it; the message is what that one said.
+        """
+        handle = self.open(path, create=True)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            said = os.pread(handle, 200, 0).decode("utf-8", "replace")
+            self.close(handle)
+            raise BlockingIOError(said) from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, text.encode(), 0)
+        return handle
+
+    def open(self, path: str, *, create: bool = False) -> int:
+        """A handle for reading and writing a file; it is no link."""
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+        handle = os.open(path, flags, 0o600)
+        self._paths[handle] = path
+        return handle
+
+    def close(self, handle: int) -> None:
+        """Give a handle back. What the system says of writes that failed late is raised."""
+        with self._naming(handle):
+            self._paths.pop(handle, None)
+            os.close(handle)
+
+    def size(self, handle: int) -> int:
+        """Bytes of a file."""
+        with self._naming(handle):
+            return os.fstat(handle).st_size
+
+    def preadv(self, handle: int, buffer: Buffer, place: int) -> int:
+        """Fill a writable buffer from a place in a file, or less of it. Returns how much; 0 at the end."""
+        with self._naming(handle):
+            return os.preadv(handle, [buffer], place)
+
+    def pwritev(self, handle: int, buffers: Sequence[Buffer], place: int) -> int:
+        """Write at most MOST_BUFFERS buffers to a place in a file, or less of them. Returns how many bytes."""
+        with self._naming(handle):
+            return os.pwritev(handle, buffers, place)
+
+    def fdatasync(self, handle: int) -> None:
+        """Return when all of a file is on disk."""
+        with self._naming(handle):
+            os.fdatasync(handle)
+
+    def rename(self, old: str, new: str) -> None:
+        """Durable after `sync_folder`."""
+        os.rename(old, new)
+
+    def unlink(self, path: str) -> None:
+        """Durable after `sync_folder`."""
+        os.unlink(path)
+
+    def sync_folder(self, path: str) -> None:
+        """Return when the names in a folder are on disk."""
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        except OSError as e:
+            raise OSError(e.errno, e.strerror, path) from e
+        finally:
+            os.close(handle)
+
+    @contextlib.contextmanager
+    def _naming(self, handle: int) -> Generator[None]:
+        path = self._paths.get(handle)
+        try:
+            yield
+        except OSError as e:
+            if e.filename is None and path is not None:
+                raise OSError(e.errno, e.strerror, path) from e
+            raise

@@ -1,0 +1,220 @@
+"""What a log holds after a crash: its records in order, and whether what follows them may be dropped.
+
+Why it is so. What must hold: every record that was acknowledged is read, or the log is refused; none is read that is
+not the next one. The log ends at the first place where the next record is not whole. That may be a crash (records that
+were being written) or damage. So what lies behind it is searched for whole records of later numbers. If one of them was
+made when the log was safe beyond the bad place, what stood there had been acknowledged: refused. Otherwise nothing
+behind it was, and it is dropped: overwritten with zeros before the log grows again, or its whole records would later be
+taken for successors of new ones.
+A segment that was used before is full of whole records of its earlier life. They are told by their offset, their number
+and the segment's salt; no end is marked.
+Not seen: damage of the very last group of records, behind which no other was made. It reads as a crash.
+With `process`, a loss of power may look like damage. It is refused as such: acknowledged pushes are missing either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+
+from .extents import Extent, LogEnd
+from .records import ALIGNMENT, HEAD_BYTES, OFFSET_AT, BadRecord, Head, LogCorrupt, Record, parse, parse_head
+from .segments import Segments
+
+_WINDOW_BYTES = (
+    16 << 20
+)  # read at once: several of the longest records that are usual; a longer one is read whole
+
+
+class Reading:
+    """One pass over a log that nobody writes. The folder's segments are open when it is made.
+
+    Args:
+        segments: where it is.
+        after: records up to this lsn are not needed: a snapshot has them.
+
+    Attributes:
+        first_lsn: of the first record that is there.
+        end: how far the log goes, as far as it has been read.
+        dropped: bytes behind it of records that were never finished nor acknowledged.
+
+    Raises:
+        LogCorrupt: a segment is missing or its header is damaged.
+    """
+
+    def __init__(self, segments: Segments, after: int = 0) -> None:
+        self.dropped = 0
+        self._segments = segments
+        self._after = after
+        self._done = False
+        self._extents = tuple(segments.take(number).extent for number in segments.numbers())
+        self._check_extents()
+        self.first_lsn = self._extents[0].first_lsn if self._extents else 1
+        self.end = LogEnd()
+
+    def _check_extents(self) -> None:
+        """Raise LogCorrupt if one is missing, or what the snapshot needs is."""
+        for before, extent in pairwise(self._extents):
+            file = self._segments.file(extent.number)
+            if extent.number != before.number + 1:
+                raise LogCorrupt(
+                    f"{self._segments.file(before.number + 1)} is missing: the log goes on with {file}"
+                )
+            held = extent.begin - before.begin
+            if held < 0 or extent.first_lsn < before.first_lsn or before.place(extent.begin) > before.bytes:
+                raise LogCorrupt(f"{file} does not follow the segment before it: {before}, then {extent}")
+        first = self._extents[0].first_lsn if self._extents else 1
+        if first > self._after + 1:
+            raise LogCorrupt(
+                f"{self._segments.folder}: the log begins with record {first}, records {self._after + 1} to "
+                f"{first - 1} are missing"
+            )
+        if not self._extents and self._after:
+            raise LogCorrupt(
+                f"{self._segments.folder} has no segment: the log up to record {self._after} is missing"
+            )
+
+    def records(self) -> Iterator[Record]:
+        """All records behind `after`, in order; memory is bounded by the longest. Raises LogCorrupt, OSError."""
+        for index, extent in enumerate(self._extents):
+            following = self._extents[index + 1] if index + 1 < len(self._extents) else None
+            if following is not None and following.first_lsn <= self._after + 1:
+                continue  # all of it is in the snapshot
+            self.end = LogEnd(extent.first_lsn - 1, extent.begin, self._extents[: index + 1])
+            for record in self._of_segment(extent, following):
+                self.end = LogEnd(record.head.lsn, record.head.end, self.end.extents)
+                if record.head.lsn > self._after:
+                    yield record
+            if following is not None and following.begin != self.end.offset:
+                break  # it ends within a segment
+            if following is not None and following.first_lsn != self.end.lsn + 1:
+                raise LogCorrupt(
+                    f"{self._segments.file(following.number)} begins with record {following.first_lsn}, the segment "
+                    f"before it ends with record {self.end.lsn}"
+                )
+        if self.end.lsn < self._after:
+            raise LogCorrupt(
+                f"{self._segments.folder}: the log ends with record {self.end.lsn}, but a snapshot was made after "
+                f"record {self._after}"
+            )
+        self._done = True
+
+    def _of_segment(self, extent: Extent, following: Extent | None) -> Iterator[Record]:
+        window = _Window(self._segments, extent)
+        size = extent.place(following.begin) if following else extent.bytes
+        offset, lsn, salt = extent.begin, extent.first_lsn, self._segments.salt(extent.number)
+        while extent.place(offset) < size if following else extent.place(offset) + HEAD_BYTES <= size:
+            place = extent.place(offset)
+            head: Head | None = None
+            try:
+                head = parse_head(window.at(place, min(HEAD_BYTES, size - place)))
+                _check_next(head, offset, lsn)
+                record = parse(window.at(place, min(HEAD_BYTES + head.length, size - place)), salt)
+                if extent.place(head.end) > size:
+                    raise BadRecord(f"it reaches beyond the end of the segment, to {extent.place(head.end)}")
+            except BadRecord as e:
+                self._judge(offset, lsn - 1, str(e), head)
+                return
+            yield record
+            offset, lsn = record.head.end, lsn + 1
+
+    def _judge(self, bad: int, last: int, why: str, head: Head | None) -> None:
+        """Decide what the first bad place means: the end of the log, or that it was damaged. Raises LogCorrupt."""
+        extents = self._extents[len(self.end.extents) - 1 :]
+        end = bad
+        if head is not None and (head.offset, head.lsn) == (bad, last + 1):
+            end = head.end if extents[0].place(head.end) <= extents[0].bytes else bad + HEAD_BYTES
+        for extent in extents:
+            for later in self._later(extent, max(bad, extent.begin), last):
+                if later.prefix > bad:
+                    raise LogCorrupt(
+                        f"{self._segments.file(extents[0].number)}: record {last + 1} at offset {bad} (byte "
+                        f"{extents[0].place(bad)} of the file) is damaged: {why}. It had been acknowledged: record "
+                        f"{later.lsn} at byte {extent.place(later.offset)} of {self._segments.file(extent.number)} was "
+                        f"made when the log was safe up to offset {later.prefix}. Nothing was changed: restore a "
+                        "snapshot, or a copy of the files"
+                    )
+                end = max(end, later.end)
+        self.dropped = end - bad
+
+    def _later(self, extent: Extent, begin: int, last: int) -> Iterator[Head]:
+        """Heads of whole records of a segment from an offset on whose lsn is above `last`."""
+        window, salt = _Window(self._segments, extent), self._segments.salt(extent.number)
+        end = begin
+        for offset in _candidates(self._segments, extent, begin):
+            if offset < end:
+                continue  # within a record
+            try:
+                head = parse_head(window.at(extent.place(offset), HEAD_BYTES))
+                if head.lsn <= last or extent.place(head.end) > extent.bytes:
+                    continue
+                parse(window.at(extent.place(offset), HEAD_BYTES + head.length), salt)
+            except BadRecord:
+                continue
+            yield head
+            end = head.end
+
+    def repair(self) -> LogEnd:
+        """Drop what was never acknowledged, and make what was read durable. Returns where the log goes on.
+
+        It may be interrupted anywhere, and done again.
+        """
+        assert self._done, "a log is read to its end before it is repaired"
+        segments, kept = self._segments, self.end.extents
+        for extent in reversed(self._extents[len(kept) :]):
+            segments.remove(extent.number)
+        if kept and self.dropped:
+            segments.zero(kept[-1].number, kept[-1].place(self.end.offset))
+        for extent in kept:
+            # A process that was killed may have left it in the system's memory only.
+            segments.sync(extent.number)
+        segments.sync_names()
+        return self.end
+
+
+def _check_next(head: Head, offset: int, lsn: int) -> None:
+    if head.offset != offset:
+        raise BadRecord(f"it says that its offset is {head.offset}")
+    if head.lsn != lsn:
+        raise BadRecord(f"it says that it is record {head.lsn}")
+
+
+def _candidates(segments: Segments, extent: Extent, begin: int) -> Iterator[int]:
+    """Offsets of a segment from one on where a record may begin: which say of themselves that they are this offset."""
+    step = _WINDOW_BYTES
+    for place in range(extent.place(begin), extent.bytes, step):
+        # A head may lie across the end of a window.
+        words = _words(segments, extent, place, min(step + HEAD_BYTES, extent.bytes - place))
+        words = words[OFFSET_AT // ALIGNMENT :][: step // ALIGNMENT]
+        offsets = np.arange(len(words), dtype=np.uint64) * np.uint64(ALIGNMENT)
+        offsets += np.uint64(extent.begin + place - extent.place(extent.begin))
+        yield from offsets[words == offsets].tolist()
+
+
+def _words(segments: Segments, extent: Extent, place: int, count: int) -> np.ndarray:
+    buffer = np.zeros(count - count % ALIGNMENT, np.uint8)
+    segments.read(extent.number, buffer.data, place)
+    return buffer.view("<u8")
+
+
+class _Window:
+    """Bytes of a segment's file, read ahead."""
+
+    def __init__(self, segments: Segments, extent: Extent) -> None:
+        self._segments = segments
+        self._extent = extent
+        self._begin = 0
+        self._bytes = memoryview(b"")
+
+    def at(self, place: int, count: int) -> memoryview:
+        """So many bytes from a place of the file. What was handed out before stays as it is."""
+        begin = place - self._begin
+        if begin < 0 or begin + count > len(self._bytes):
+            size = min(max(count, _WINDOW_BYTES), self._extent.bytes - place)
+            # Of numpy, which asks for huge pages: fresh memory costs as much as reading does.
+            buffer = np.empty(size, np.uint8).data
+            self._bytes = buffer[: self._segments.read(self._extent.number, buffer, place)]
+            self._begin, begin = place, 0
+        return self._bytes[begin : begin + count]

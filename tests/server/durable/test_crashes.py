@@ -1,0 +1,139 @@
+"""Whatever was acknowledged is read back, after a crash at any moment, and nothing that was never appended."""
+
+import errno
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from log_life import LogLife, fails_at
+from virtual_disk import Crash
+
+from rowloom.server.durable.log import Mode
+
+MODES = st.sampled_from([Mode.PROCESS, Mode.INTERVAL, Mode.DISK])
+SIZES = st.one_of(st.integers(0, 1500), st.sampled_from([0, 8, 3000, 4040, 6000]))
+OPS = st.one_of(
+    st.tuples(st.just("append"), SIZES),
+    st.tuples(st.just("append"), st.just(800)),
+    st.tuples(st.sampled_from(["write", "write", "write", "wait", "recycle", "sync"]), st.integers(0, 9)),
+)
+# (steps, call of the system at which it crashes, bytes of a write that are then done, whether power is lost)
+LIVES = st.lists(
+    st.tuples(st.lists(OPS, max_size=40), st.integers(1, 60), st.integers(0, 2000), st.booleans()),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(MODES, LIVES, st.integers(0, 2**32), st.booleans())
+def test_a_crash_at_any_moment_loses_nothing_acknowledged_and_invents_nothing(mode, lives, seed, salted):
+    life = LogLife(mode, seed, salted)
+    for steps, crash_at, torn, power in lives:
+        life.disk.before = fails_at(crash_at, torn)
+        for op, n in steps:
+            if not life.do(op, n):
+                break
+        life.crash(power and mode is not Mode.PROCESS)
+        life.open()
+    life.crash(False)
+    life.open()
+
+
+@given(MODES, LIVES, st.integers(0, 2**32), st.integers(1, 12), st.integers(0, 2000))
+def test_a_crash_while_a_log_is_repaired_is_like_any_other(mode, lives, seed, crash_at, torn):
+    life = LogLife(mode, seed)
+    for steps, _, _, power in lives:
+        for op, n in steps:
+            life.do(op, n)
+        life.crash(power and mode is not Mode.PROCESS)
+        for again in range(3):
+            life.disk.before = fails_at(crash_at + again, torn)
+            try:
+                life.open()
+                break
+            except Crash:
+                lost = power and mode is not Mode.PROCESS
+                life.disk = life.disk.without_power(life.rng) if lost else life.disk.killed()
+        else:
+            life.disk.before = lambda method, name: None
+            life.open()
+
+
+@given(
+    MODES,
+    st.lists(OPS, max_size=60),
+    st.integers(1, 60),
+    st.sampled_from([errno.EIO, errno.ENOSPC]),
+    st.integers(0, 2**32),
+    st.booleans(),
+)
+def test_a_call_of_the_system_that_fails_never_leads_to_an_acknowledgement(
+    mode, steps, at, error, seed, power
+):
+    life = LogLife(mode, seed)
+    life.disk.before = fails_at(at, OSError(error, "injected"))
+    failed_at = None
+    for op, n in steps:
+        life.do(op, n)
+        if life.log.error is not None:
+            failed_at = life.log.lsn if failed_at is None else failed_at
+            assert life.log.lsn == failed_at, "a log that failed takes no more"
+    life.crash(power and mode is not Mode.PROCESS)
+    life.open()
+
+
+@pytest.mark.parametrize("mode", [Mode.PROCESS, Mode.DISK])
+def test_segments_that_are_needed_no_more_are_used_again(mode):
+    life = LogLife(mode)
+    for _ in range(40):
+        life.append(1500), life.append(700)
+        life.write(1), life.write(0)
+        life.wait(-1)
+        life.recycle(-1)
+    made = sum(method == "create" for method, _ in life.disk.calls)
+    life.crash(False)
+    life.open()
+    assert len(life.history) == 80
+    assert made <= 3, "one in use, and one that is made while its predecessor is still needed"
+    assert len(life.disk.names_live) <= 5
+
+
+def test_records_of_a_files_earlier_life_are_not_taken_for_new_ones():
+    # Same sizes, no salt: they are whole, and at the very places where new ones would be.
+    life = LogLife(Mode.DISK, salted=False)
+    for _ in range(9):
+        for _ in range(4):
+            life.append(960)
+        for _ in range(4):
+            life.write(0)
+        life.wait(-1)
+        life.recycle(-1)
+    life.crash(False)
+    life.open()
+    assert life.dropped == 0
+
+
+def test_a_later_record_that_is_whole_does_not_make_a_torn_one_damage():
+    life = LogLife(Mode.DISK)
+    life.append(100), life.append(100), life.append(100)
+    life.write(0)
+    life.wait(0)
+    life.write(1)  # the third; the second is never written
+    life.crash(False)
+    life.open()
+    assert (len(life.history), life.dropped) == (1, 2 * 160)
+
+
+def test_what_was_dropped_does_not_come_back_when_the_log_grows_over_it():
+    # The dropped record has the next number and the next offset, as soon as the one before it is written anew.
+    life = LogLife(Mode.PROCESS)
+    life.append(100), life.append(200)
+    life.write(1)
+    life.crash(False)
+    life.open()
+    life.append(100)
+    life.write(0)
+    life.wait(0)
+    life.crash(False)
+    life.open()
+    assert len(life.history) == 1
