@@ -18,7 +18,7 @@ _HEADER = struct.Struct("<8sIIQQQQQQII")
 _CHECKED_FROM = 12
 
 
-class Extent(NamedTuple):
+class SegmentExtent(NamedTuple):
     """What one segment holds of a log.
 
     Attributes:
@@ -49,7 +49,7 @@ class LogEnd(NamedTuple):
 
     lsn: int = 0
     offset: int = 0
-    extents: tuple[Extent, ...] = ()
+    extents: tuple[SegmentExtent, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Header:
     """
 
     owner: Owner
-    extent: Extent
+    extent: SegmentExtent
     salt: int
 
     def encode(self) -> bytes:
@@ -110,4 +110,4 @@ class Header:
         if version != VERSION:
             raise LogCorrupt(f"{file} is of version {version}, this rowloom reads version {VERSION}")
         name = bytes(data[_HEADER.size : _HEADER.size + length]).decode()
-        return cls(Owner(name, epoch, shard), Extent(number, begin, first_lsn, size), salt)
+        return cls(Owner(name, epoch, shard), SegmentExtent(number, begin, first_lsn, size), salt)

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from ...proto.errors import PushUnresolved, Unavailable
-from .extents import HEADER_BYTES, Extent, LogEnd
+from .extents import HEADER_BYTES, LogEnd, SegmentExtent
 from .records import MAX_PAYLOAD_BYTES, Head, Kind, size_of
 
 _PAGE = 4096
@@ -37,7 +37,7 @@ class Ticket(NamedTuple):
     """
 
     head: Head
-    extent: Extent
+    extent: SegmentExtent
 
     @property
     def lsn(self) -> int:
@@ -140,14 +140,14 @@ class Log:
         self.lsn, self.end = head.lsn, head.end
         return ticket
 
-    def _room(self, head: Head) -> Extent:
+    def _room(self, head: Head) -> SegmentExtent:
         """The segment for the next record, a new one if it does not fit."""
         last = self._extents[-1] if self._extents else None
         if last is not None and last.place(head.end) <= last.bytes:
             return last
         needed = HEADER_BYTES + size_of(head.length)
         size = max(self._segment_bytes, needed + -needed % _PAGE)
-        extent = Extent(last.number + 1 if last else 1, head.offset, head.lsn, size)
+        extent = SegmentExtent(last.number + 1 if last else 1, head.offset, head.lsn, size)
         self._extents.append(extent)
         return extent
 
@@ -193,7 +193,7 @@ class Log:
         if self.error is not None:
             raise PushUnresolved(f"the log failed: {self._cause}")
 
-    def extent_of(self, number: int) -> Extent:
+    def extent_of(self, number: int) -> SegmentExtent:
         """What segment `number` holds."""
         return self._extents[number - self._extents[0].number]
 

@@ -19,8 +19,18 @@ from itertools import pairwise
 
 import numpy as np
 
-from .extents import Extent, LogEnd
-from .records import ALIGNMENT, HEAD_BYTES, OFFSET_AT, BadRecord, Head, LogCorrupt, Record, parse, parse_head
+from .extents import LogEnd, SegmentExtent
+from .records import (
+    ALIGNMENT,
+    HEAD_BYTES,
+    OFFSET_AT,
+    BadRecord,
+    Head,
+    LogCorrupt,
+    LoggedRecord,
+    parse,
+    parse_head,
+)
 from .segments import Segments
 
 _WINDOW_BYTES = (
@@ -76,7 +86,7 @@ class Reading:
                 f"{self._segments.folder} has no segment: the log up to record {self._after} is missing"
             )
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[LoggedRecord]:
         """All records behind `after`, in order; memory is bounded by the longest. Raises LogCorrupt, OSError."""
         for index, extent in enumerate(self._extents):
             following = self._extents[index + 1] if index + 1 < len(self._extents) else None
@@ -101,7 +111,7 @@ class Reading:
             )
         self._done = True
 
-    def _of_segment(self, extent: Extent, following: Extent | None) -> Iterator[Record]:
+    def _of_segment(self, extent: SegmentExtent, following: SegmentExtent | None) -> Iterator[LoggedRecord]:
         window = _Window(self._segments, extent)
         size = extent.place(following.begin) if following else extent.bytes
         offset, lsn, salt = extent.begin, extent.first_lsn, self._segments.salt(extent.number)
@@ -139,7 +149,7 @@ class Reading:
                 end = max(end, later.end)
         self.dropped = end - bad
 
-    def _later(self, extent: Extent, begin: int, last: int) -> Iterator[Head]:
+    def _later(self, extent: SegmentExtent, begin: int, last: int) -> Iterator[Head]:
         """Heads of whole records of a segment from an offset on whose lsn is above `last`."""
         window, salt = _Window(self._segments, extent), self._segments.salt(extent.number)
         end = begin
@@ -181,7 +191,7 @@ def _check_next(head: Head, offset: int, lsn: int) -> None:
         raise BadRecord(f"it says that it is record {head.lsn}")
 
 
-def _candidates(segments: Segments, extent: Extent, begin: int) -> Iterator[int]:
+def _candidates(segments: Segments, extent: SegmentExtent, begin: int) -> Iterator[int]:
     """Offsets of a segment from one on where a record may begin: which say of themselves that they are this offset."""
     step = _WINDOW_BYTES
     for place in range(extent.place(begin), extent.bytes, step):
@@ -193,7 +203,7 @@ def _candidates(segments: Segments, extent: Extent, begin: int) -> Iterator[int]
         yield from offsets[words == offsets].tolist()
 
 
-def _words(segments: Segments, extent: Extent, place: int, count: int) -> np.ndarray:
+def _words(segments: Segments, extent: SegmentExtent, place: int, count: int) -> np.ndarray:
     buffer = np.zeros(count - count % ALIGNMENT, np.uint8)
     segments.read(extent.number, buffer.data, place)
     return buffer.view("<u8")
@@ -202,7 +212,7 @@ def _words(segments: Segments, extent: Extent, place: int, count: int) -> np.nda
 class _Window:
     """Bytes of a segment's file, read ahead."""
 
-    def __init__(self, segments: Segments, extent: Extent) -> None:
+    def __init__(self, segments: Segments, extent: SegmentExtent) -> None:
         self._segments = segments
         self._extent = extent
         self._begin = 0

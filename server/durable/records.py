@@ -89,7 +89,7 @@ class Head(NamedTuple):
         return self.offset + size_of(self.length)
 
 
-class Record(NamedTuple):
+class LoggedRecord(NamedTuple):
     """One record, checked; the payload lies in the buffer that it was parsed from."""
 
     head: Head
@@ -143,7 +143,7 @@ def parse_head(buffer: memoryview) -> Head:
     return Head(kind, length, lsn, offset, prefix, rows_after, fold, version)
 
 
-def parse(buffer: memoryview, salt: int) -> Record:
+def parse(buffer: memoryview, salt: int) -> LoggedRecord:
     """The record at the beginning of a buffer of bytes, if every byte of it is as it was written.
 
     Raises:
@@ -163,7 +163,7 @@ def parse(buffer: memoryview, salt: int) -> Record:
             f"record {head.lsn} is of kind {head.kind} in version {head.version}; this version of rowloom knows kinds "
             f"{min(Kind)} to {max(Kind)} in version {VERSION}: a newer one has written it, so use that"
         )
-    return Record(head, buffer[HEAD_BYTES:end])
+    return LoggedRecord(head, buffer[HEAD_BYTES:end])
 
 
 _KINDS = frozenset(Kind)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from ...proto.errors import RowloomError
 from ...proto.framing import Buffer
 from .disk import MOST_BUFFERS, Disk
-from .extents import HEADER_BYTES, Extent, Header, Owner
+from .extents import HEADER_BYTES, Header, Owner, SegmentExtent
 from .records import LogCorrupt
 
 SEGMENT_BYTES = 64 << 20
@@ -176,7 +176,7 @@ class Segments:
         """Where the checksums of a segment's records start."""
         return self._files[number].salt
 
-    def open(self, extent: Extent) -> None:
+    def open(self, extent: SegmentExtent) -> None:
         """Make the file of a new segment, from a spare if one fits. It has its name durably when this returns."""
         header = Header(self.owner, extent, self._salt())
         path = self._path(self._spare(extent.bytes))

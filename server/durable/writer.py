@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 from ...proto.errors import PushUnresolved
 from ...proto.framing import Buffer
-from .extents import Extent
+from .extents import SegmentExtent
 from .log import Log, Mode, Ticket
 from .records import Kind, encode
 from .segments import Segments
@@ -205,7 +205,7 @@ class Writer:
                 else:
                     self._open(self._log.extent_of(self._opened + 1))
 
-    def _open(self, extent: Extent) -> None:
+    def _open(self, extent: SegmentExtent) -> None:
         """Make the file of a segment; called with the lock, which is free meanwhile."""
         self._opening = True
         self._lock.release()

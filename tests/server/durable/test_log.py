@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rowloom.proto.errors import PushUnresolved, Unavailable
-from rowloom.server.durable.extents import Extent, LogEnd
+from rowloom.server.durable.extents import LogEnd, SegmentExtent
 from rowloom.server.durable.log import Log, Mode
 from rowloom.server.durable.records import HEAD_BYTES, Kind
 
@@ -33,7 +33,7 @@ def test_a_record_that_does_not_fit_begins_the_next_segment():
     log = new()
     tickets = [log.append(Kind.PUSH, 1304) for _ in range(4)]
     assert [t.extent.number for t in tickets] == [1, 1, 1, 2]
-    assert tickets[3].extent == Extent(2, tickets[2].end, 4, SMALL)
+    assert tickets[3].extent == SegmentExtent(2, tickets[2].end, 4, SMALL)
     assert tickets[3].place == 4096
 
 
@@ -48,7 +48,7 @@ def test_a_record_that_is_longer_than_a_segment_gets_one_of_its_size():
     log.append(Kind.PUSH, 8)
     long = log.append(Kind.PUSH, 100_000)
     assert (long.extent.number, long.extent.bytes) == (2, 4096 + 102_400)
-    assert log.append(Kind.PUSH, 3000).extent == Extent(3, long.end, 3, SMALL)
+    assert log.append(Kind.PUSH, 3000).extent == SegmentExtent(3, long.end, 3, SMALL)
 
 
 @pytest.mark.parametrize(("mode", "reserved", "written", "synced"), [
@@ -156,7 +156,7 @@ def test_a_log_that_failed_takes_no_more_and_says_why():
 
 
 def test_a_log_goes_on_where_it_was():
-    end = LogEnd(5, 1000, (Extent(3, 0, 1, SMALL),))
+    end = LogEnd(5, 1000, (SegmentExtent(3, 0, 1, SMALL),))
     log = new(Mode.DISK, end)
     assert log.ackable == 1000
     ticket = log.append(Kind.PUSH, 8)

@@ -6,7 +6,7 @@ import pytest
 from log_life import FOLDER, OWNER, SMALL, LogLife
 from virtual_disk import Inode, VirtualDisk
 
-from rowloom.server.durable.extents import HEADER_BYTES, Extent, Header, Owner
+from rowloom.server.durable.extents import HEADER_BYTES, Header, Owner, SegmentExtent
 from rowloom.server.durable.log import Mode
 from rowloom.server.durable.reading import Reading
 from rowloom.server.durable.records import Head, Kind, LogCorrupt, encode
@@ -168,7 +168,7 @@ def test_the_log_of_another_shard_is_refused(made, owner):
         Reading(Segments(FOLDER, owner, segment_bytes=SMALL, disk=disk.killed()))
 
 
-def by_hand(records, extent=Extent(1, 0, 1, SMALL), salt=5):  # noqa: B008
+def by_hand(records, extent=SegmentExtent(1, 0, 1, SMALL), salt=5):  # noqa: B008
     """The file of one segment with these (head, payload)."""
     data = bytearray(SMALL)
     data[:HEADER_BYTES] = Header(OWNER, extent, salt).encode()

@@ -11,7 +11,7 @@ from log_life import OWNER, SMALL
 
 from rowloom.proto.errors import PushUnresolved, RowloomError, Unavailable
 from rowloom.server.durable.disk import Disk
-from rowloom.server.durable.extents import HEADER_BYTES, Extent, LogEnd
+from rowloom.server.durable.extents import HEADER_BYTES, LogEnd, SegmentExtent
 from rowloom.server.durable.log import Log, Mode
 from rowloom.server.durable.reading import Reading
 from rowloom.server.durable.records import Kind
@@ -128,7 +128,7 @@ def test_what_a_dead_process_left_half_made_is_removed(tmp_path):
     (tmp_path / "notes.txt").write_text("of somebody else")
     segments = segments_of(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["lock", "notes.txt", "spare-9.log"]
-    segments.open(Extent(1, 0, 1, SMALL))
+    segments.open(SegmentExtent(1, 0, 1, SMALL))
     assert sorted(os.listdir(tmp_path)) == ["lock", "notes.txt", "wal-0000000001.log"]
     segments.make_spare()
     assert "spare-10.log" in os.listdir(tmp_path)
