@@ -176,16 +176,24 @@ class Segments:
         """Where the checksums of a segment's records start."""
         return self._files[number].salt
 
-    def open(self, extent: SegmentExtent) -> None:
-        """Make the file of a new segment, from a spare if one fits. It has its name durably when this returns."""
+    def open(self, extent: SegmentExtent, *, synced: bool = True) -> None:
+        """Make the file of a new segment, from a spare if one fits.
+
+        Args:
+            extent: what it will hold.
+            synced: it has its header and its name durably when this returns. Needed by a log that survives a loss of
+                power; for another one the sync would write out all that the file held in its earlier life.
+        """
         header = Header(self.owner, extent, self._salt())
         path = self._path(self._spare(extent.bytes))
         handle = self.disk.open(path)
         try:
             self._write(handle, [header.encode()], 0)
-            self.disk.fdatasync(handle)
+            if synced:
+                self.disk.fdatasync(handle)
             self.disk.rename(path, self.file(extent.number))
-            self.disk.sync_folder(self.folder)
+            if synced:
+                self.disk.sync_folder(self.folder)
         except BaseException:
             self.disk.close(handle)
             raise

@@ -211,7 +211,7 @@ class Writer:
         self._lock.release()
         error: BaseException | None = None
         try:
-            self._segments.open(extent)
+            self._segments.open(extent, synced=self._log.mode is not Mode.PROCESS)
         except BaseException as e:
             error = e
         self._lock.acquire()
