@@ -195,6 +195,13 @@ def test_a_record_that_lies_at_a_wrong_place_ends_the_log(made):
     assert made.read({name: bytes(moved)})[0] == [b"the 1st."]
 
 
+def test_a_whole_record_of_an_earlier_number_proves_nothing(made):
+    old = Head(Kind.PUSH, 8, 1, 128, 10**6), b"the old."
+    files = by_hand([(Head(Kind.PUSH, 8, 1, 0, 0), b"the 1st."), old])
+    found, reading = made.read(files)
+    assert (found, reading.dropped) == ([b"the 1st."], 0)
+
+
 def test_bytes_of_a_payload_that_look_like_a_record_prove_nothing(made):
     # A client that knows offset and number, but not the salt, wants the log to be refused after a crash.
     forged = b"".join(encode(Head(Kind.PUSH, 8, 3, 64 + 56, 10**6), [b"forged!!"], 0))
