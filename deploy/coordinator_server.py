@@ -64,7 +64,13 @@ class CoordinatorServer:
         self.coordinator = self._coordinator(ClusterState(config.name))
         self._performer = Performer(self._file, launcher, self._grace_s)
         self._scalings = Scalings(lambda: self.coordinator, self._performer, self._scaled)
-        self._watcher = Watcher(lambda: self.coordinator, self._performer, launcher, self._file)
+        self._watcher = Watcher(
+            lambda: self.coordinator,
+            self._performer,
+            launcher,
+            self._file,
+            revives=config.durability != "memory",
+        )
         self._stopping = threading.Event()
         self._stopped = threading.Event()
         self._started_s = time.monotonic()

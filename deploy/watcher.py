@@ -14,6 +14,7 @@ from ..proto.errors import RetryLater, RowloomError, StateLost
 from ..proto.layout import Layout, ShardAddress
 from .control.coordinator import Coordinator
 from .control.effects import ServerCall
+from .control.revival import revive
 from .launch.launcher import Launched, Launcher, ServerProcess
 from .performer import Performer
 from .storage import StateFile
@@ -32,6 +33,7 @@ class Watcher:
         performer: asks, and says when nothing else runs.
         launcher: knows where servers are.
         file: where a layout goes that has changed.
+        revives: shards that end are started again, because they have logs.
     """
 
     def __init__(
@@ -40,7 +42,10 @@ class Watcher:
         performer: Performer,
         launcher: Launcher,
         file: StateFile,
+        *,
+        revives: bool,
     ) -> None:
+        self._revives = revives
         self._coordinator = coordinator
         self._performer = performer
         self._launcher = launcher
@@ -75,7 +80,25 @@ class Watcher:
         for shard, reply in zip(layout.shards, replies, strict=True):
             if health_of(reply, shard) == "unreachable":
                 self._find(layout, shard.index)
+                if self._revives:
+                    self._revive(layout, shard.index)
         self._converge()
+
+    def _revive(self, layout: Layout, index: int) -> None:
+        """Start a shard again whose process has ended."""
+        coordinator = self._coordinator()
+        if self._launcher.look(coordinator.state.keys[index]).state != "ended":
+            return
+        try:
+            with self._performer.alone(f"starting shard {index} again", wait_s=0.0):
+                if coordinator.layout is layout and self._performer.run(
+                    revive(coordinator, index), polite=True
+                ):
+                    log.warning("shard %d had ended and is started again", index)
+        except RetryLater:
+            return
+        except RowloomError as e:
+            log.warning("shard %d has ended and cannot be started again yet: %s", index, e)
 
     def _converge(self) -> None:
         coordinator = self._coordinator()
@@ -102,6 +125,8 @@ class Watcher:
             with self._performer.alone("the search for a shard", wait_s=0.0):
                 # Whatever ran since may have changed the layout: the next look will tell.
                 if coordinator.layout is layout and coordinator.moved(index, found):
+                    if self._revives:  # it has to be told which shard it is
+                        coordinator.doubt()
                     try:
                         self._file.commit(coordinator.state, pause=self._ending.wait)
                     except RowloomError:

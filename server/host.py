@@ -4,7 +4,7 @@
 so the same host runs behind gRPC, behind a plain socket and in the simulator.
 
     Waiting ──Adopt(fresh)──▶ Serving ◀──Freeze──▶ Moving ──Adopt(next epoch)──▶ Serving | Retired
-        └──Adopt──▶ Lost
+        └──Adopt──▶ Recovering ──▶ Serving, or Lost; without a log Lost
 
 Why it is so. What must hold: a push is applied in one epoch only, so whether pushes wait is read in one place (`_push`
 and `_step`, from the state) and changed in one place (`_become`). The state is one value, because the flags that it was
@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from ..proto import methods
 from ..proto import rowloom_pb2 as pb
@@ -38,12 +40,20 @@ from ..proto.layout import Layout
 from ..proto.spec import TableEntry
 from . import states
 from .call import Answer, Call, WaitFor
+from .durable.extents import Owner
+from .durable.records import Kind
+from .journal import Journal, Journals
 from .ledger import MAX_CLIENTS, Ledger
 from .moving.receive import Receive, read_rows
 from .shard import Counters, Shard
 
 MOVING_HOLD_S = 0.1  # that a push waits here for rows to have moved, before its client is told to come back
 MOVING_RETRY_S = 0.02
+RECOVERING_RETRY_S = 0.05
+# What changes a shard beside pushes: acknowledged when that is in the log.
+_NOTED = frozenset(
+    [methods.ADOPT, methods.SHARD_CREATE_TABLE, methods.SHARD_DROP_TABLE, methods.SHARD_SET_LEARNING_RATE]
+)
 
 
 @dataclass
@@ -53,6 +63,14 @@ class Incoming:
     shard: Shard
     receive: Receive
     error: str = ""
+
+
+@dataclass
+class Recovery:
+    """A shard that is being read from its log; nobody else looks at it meanwhile."""
+
+    owner: Owner
+    shard: Shard
 
 
 @dataclass
@@ -68,6 +86,7 @@ class Process:
     lane: Callable[[], pb.LaneReply] = pb.LaneReply
     stop: Callable[[], None] = lambda: None  # soon: what is under way is still answered
     max_clients: int = MAX_CLIENTS  # that a shard remembers
+    journals: Journals | None = None  # where shards' logs are; None: nothing is logged
 
 
 @dataclass
@@ -77,21 +96,21 @@ class Host:
     Attributes:
         state: see `states`; changed by `_become` only.
         changes: how often it has changed: calls that wait are handled again when this moves.
-        durable: the position up to which the log survives; nothing is logged.
+        journal: the log of the shard that serves; None: nothing is logged.
         incoming: the shard of the next epoch.
         turn: the coordinator's latest step.
         refused: requests that were answered with an error.
-        tasks: receives that the shell has yet to start; see `Receive.run`.
+        tasks: what the shell has yet to start, in a thread of its own: see `Receive.run`, and `recovered`.
     """
 
     process: Process = field(default_factory=Process)
     state: states.State = field(default_factory=states.Waiting)
     changes: int = 0
-    durable: int = 0
+    journal: Journal | None = None
     incoming: Incoming | None = None
     turn: int = 0
     refused: int = 0
-    tasks: list[Incoming] = field(default_factory=list[Incoming])
+    tasks: list[Incoming | Recovery] = field(default_factory=list["Incoming | Recovery"])
 
     def __post_init__(self) -> None:
         self._rows: dict[str, Callable[[Call], Answer]] = {
@@ -126,7 +145,11 @@ class Host:
         """Answer one request. Raises RowloomError."""
         try:
             method = self._rows.get(call.method)
-            return method(call) if method else Answer(self._methods[call.method](call.data))
+            if method:
+                return method(call)
+            buffers = self._methods[call.method](call.data)
+            # Also when it was done before: that may not be safe yet.
+            return Answer(buffers, self.journal.end if self.journal and call.method in _NOTED else 0)
         except RowloomError:
             self.refused += 1
             raise
@@ -167,6 +190,12 @@ class Host:
             raise WrongLayout("this server is no shard any more", epoch=self.state.layout.epoch)
         if self.incoming is not None:
             raise WrongLayout("this server is still receiving its rows")
+        if isinstance(self.state, states.Recovering):
+            raise RetryLater("this shard reads its rows from its log", retry_after_s=RECOVERING_RETRY_S)
+        if isinstance(self.state, states.Waiting) and self.process.journals is not None:
+            raise RetryLater("this server waits to hear which shard it is", retry_after_s=RECOVERING_RETRY_S)
+        if isinstance(self.state, states.Lost) and self.state.why:
+            raise StateLost(self.state.why)
         raise StateLost(
             "this shard server started anew and holds no rows: `rowloom export TABLE FILE --partial` saves those of "
             "the other shards, `rowloom recover --accept-loss SHARD` makes this one anew, from initial values"
@@ -183,30 +212,60 @@ class Host:
         return Answer(self._serving().pull_bags(PullBags.decode(call.data)).encode())
 
     def _push(self, call: Call) -> Answer:
-        shard, request = self._serving(), Push.decode(call.data)
+        shard, data = self._serving(), self._kept(call.data)
+        request = Push.decode(data)
         if isinstance(self.state, states.Moving):
             return _later(shard, request.header)
-        return Answer([encode_push_reply(shard.push(request))])
+        if self.journal is not None:
+            self.journal.check()
+        duplicate = shard.push(request)
+        after = self._noted(Kind.PUSH, data, shard, request, duplicate)
+        return Answer([encode_push_reply(duplicate)], after)
 
     def _step(self, call: Call) -> Answer:
-        shard, request = self._serving(), Step.decode(call.data)
+        shard, data = self._serving(), self._kept(call.data)
+        request = Step.decode(data)
         if isinstance(self.state, states.Moving):
             return _later(shard, request.push.header)
+        if self.journal is not None:
+            self.journal.check()
         reply = shard.step(request, call.space)
+        # The rows have the push in them, so they wait for it too.
+        after = self._noted(Kind.STEP, data, shard, request.push, reply.duplicate)
         call.placed = reply.pull.placed
-        return Answer() if reply.pull.placed else Answer(reply.encode())
+        return Answer((), after) if reply.pull.placed else Answer(reply.encode(), after)
+
+    def _kept(self, data: bytes | memoryview) -> bytes | memoryview:
+        """A message that is applied and then noted, both times the same: nobody else may write to it in between."""
+        if self.journal is None or isinstance(data, bytes):
+            return data
+        return np.frombuffer(data, np.uint8).copy().data
+
+    def _noted(self, kind: Kind, data: bytes | memoryview, shard: Shard, push: Push, duplicate: bool) -> int:
+        """Note a push. Returns up to where the log must be safe before the answer goes."""
+        if self.journal is None:
+            return 0
+        if duplicate:  # its first copy is in the log, but may not be safe yet
+            return self.journal.end
+        return self.journal.note(kind, data, *shard.trace(push))
 
     # --------------------------------------------------------------------------------------------------- tables
 
     def _create_table(self, request: pb.CreateTableRequest) -> None:
         shard = self._serving()
         shard.check(request.header)
-        shard.create_table(TableEntry.from_message(request.table))
+        entry = TableEntry.from_message(request.table)
+        is_new = entry.number not in shard.tables
+        self._change(
+            lambda: shard.create_table(entry), Kind.CREATE, request.table.SerializeToString(), noted=is_new
+        )
 
     def _drop_table(self, request: pb.DropTableRequest) -> None:
         shard = self._serving()
         shard.check(request.header)
-        shard.drop_table(request.table)
+        payload = request.SerializeToString()
+        there = request.table in shard.tables
+        self._change(lambda: shard.drop_table(request.table), Kind.DROP, payload, noted=there)
 
     def _list_tables(self, request: pb.ListTablesRequest) -> pb.ListTablesReply:
         return pb.ListTablesReply(tables=[e.to_message() for e in self._serving().entries()])
@@ -214,7 +273,18 @@ class Host:
     def _set_lr(self, request: pb.SetLearningRateRequest) -> None:
         shard = self._serving()
         shard.check(request.header)
-        shard.table(request.table).set_lr(request.lr, request.version)
+        table = shard.table(request.table)
+        payload = request.SerializeToString()
+        is_new = request.version > table.entry.lr_version
+        self._change(lambda: table.set_lr(request.lr, request.version), Kind.SET_LR, payload, noted=is_new)
+
+    def _change(self, change: Callable[[], None], kind: Kind, payload: bytes, *, noted: bool) -> None:
+        """Make a change of a table, and note it if it is one."""
+        if self.journal is not None and noted:
+            self.journal.check()
+        change()
+        if self.journal is not None and noted:
+            self.journal.note(kind, payload)
 
     # --------------------------------------------------------------------------------------------- looking inside
 
@@ -267,14 +337,48 @@ class Host:
             self._activate(layout)
         elif request.fresh and isinstance(self.state, states.Waiting | states.Lost):
             shard = self._new_shard(layout, request.index, request.tables)
+            if self.process.journals is not None:
+                self.journal = self.process.journals.begin(_owner(layout, request.index))
+                for entry in request.tables:
+                    self.journal.note(Kind.CREATE, entry.SerializeToString())
             self._become(states.Serving(shard))
+        elif self._has_log(layout, request.index):
+            self._recover(layout, request.index)
         else:
+            if isinstance(self.state, states.Lost) and self.state.why:
+                raise StateLost(self.state.why)
             if isinstance(self.state, states.Waiting):
                 self._become(states.Lost())
             self.incoming = None  # nothing will come of what it was receiving
             raise StateLost(
                 f"this server holds no rows of epoch {layout.epoch}: it started anew, or received them only in part"
             )
+
+    def _has_log(self, layout: Layout, index: int) -> bool:
+        if isinstance(self.state, states.Recovering):
+            return True
+        journals = self.process.journals
+        return (
+            isinstance(self.state, states.Waiting)
+            and journals is not None
+            and journals.has(_owner(layout, index))
+        )
+
+    def _recover(self, layout: Layout, index: int) -> None:
+        """Read a shard from its log, in a thread of the shell's; the coordinator asks until that is done."""
+        if not isinstance(self.state, states.Recovering):
+            self._become(states.Recovering(layout, index))
+            self.tasks.append(Recovery(_owner(layout, index), self._new_shard(layout, index, ())))
+        raise RetryLater("this shard reads its rows from its log", retry_after_s=RECOVERING_RETRY_S)
+
+    def recovered(self, recovery: Recovery, journal: Journal) -> None:
+        """A shard was read to the end of its log, which goes on behind that."""
+        self.journal = journal
+        self._become(states.Serving(recovery.shard))
+
+    def not_recovered(self, why: str) -> None:
+        """A shard could not be read from its log."""
+        self._become(states.Lost(why))
 
     def _received(self, layout: Layout, index: int) -> bool:
         incoming = self.incoming
@@ -363,6 +467,10 @@ class Host:
         known = self.state.layout
         if known is not None and known.cluster_id != cluster_id:
             raise WrongCluster(f"this is cluster {known.cluster_id!r}, not {cluster_id!r}")
+
+
+def _owner(layout: Layout, index: int) -> Owner:
+    return Owner(layout.cluster_id, layout.epoch, index)
 
 
 def _layout_of(message: pb.Layout, index: int = 0) -> Layout:

@@ -25,7 +25,10 @@ from . import bags
 from .call import GRPC, Answer, Call, WaitFor
 from .carriers.grpc_server import THREADS, GrpcServer
 from .carriers.lane_server import LaneServer
-from .host import Host, Incoming, Process
+from .durable.log import Mode
+from .durable.shard_log import Noted, ShardLog, ShardLogs
+from .durable.writer import INTERVAL_S
+from .host import Host, Incoming, Process, Recovery
 from .moving.receive import PEER_ATTEMPTS, PeerCall, peer_pause_s
 from .table import compile_kernels
 
@@ -44,11 +47,19 @@ class Server:
         port: 0 picks a free one.
         advertise: what others call this machine; the interface by default.
         carrier: "auto" offers the row lane beside gRPC, "grpc" does not.
+        logs: where pushes are kept; None: in memory only.
     """
 
     def __init__(
-        self, host: str = "127.0.0.1", port: int = 0, advertise: str | None = None, carrier: str = "auto"
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        advertise: str | None = None,
+        carrier: str = "auto",
+        logs: ShardLogs | None = None,
     ) -> None:
+        self._logs = logs
+        self._journal: ShardLog | None = None
         self.incarnation = random.SystemRandom().getrandbits(63) | 1
         self._host = Host(
             Process(
@@ -59,6 +70,7 @@ class Server:
                 resident_bytes=_resident_bytes,
                 cpu_s=time.process_time,
                 stop=self._stop_soon,
+                journals=logs,
             )
         )
         self._lock = threading.Lock()
@@ -90,20 +102,15 @@ class Server:
             answer = self._handle(call)
             if answer.wait_for is not None:
                 answer = self._handle_later(call, answer.wait_for)
-            if answer.after > self._host.durable:
-                self._until_durable(answer.after)
+            journal = self._journal
+        if journal is not None and answer.after:
+            journal.wait(answer.after)
         return answer.buffers
-
-    def durable(self, position: int) -> None:
-        """The log survives up to here: replies that waited for that may go."""
-        with self._moved:
-            self._host.durable = max(self._host.durable, position)
-            self._moved.notify_all()
 
     def _handle(self, call: Call) -> Answer:
         changes = self._host.changes
         try:
-            return self._host.handle(call)
+            return self._noting(call) if self._logs is not None else self._host.handle(call)
         except PushUnresolved:
             log.exception("a push failed half-way")
             raise
@@ -112,6 +119,23 @@ class Server:
                 self._moved.notify_all()
             if self._host.tasks:
                 self._start_tasks()
+
+    def _noting(self, call: Call) -> Answer:
+        """Handle a call, and write what it noted in the log: beside the lock, which is free meanwhile."""
+        noted: list[Noted] = []
+        try:
+            return self._host.handle(call)
+        finally:
+            if isinstance(self._host.journal, ShardLog):
+                self._journal = self._host.journal
+                noted = self._journal.take()
+            if noted:
+                assert self._journal is not None
+                self._lock.release()
+                try:
+                    self._journal.write(noted)
+                finally:
+                    self._lock.acquire()
 
     def _handle_later(self, call: Call, wait: WaitFor) -> Answer:
         """Handle a call again at each change of the host's state. Raises what it says when its time is up."""
@@ -137,15 +161,30 @@ class Server:
         finally:
             self._held -= over_grpc
 
-    def _until_durable(self, position: int) -> None:
-        self._moved.wait_for(lambda: self._host.durable >= position or self._stopping)
-        if self._host.durable < position:
-            raise PushUnresolved("the server stops before its log was known to be safe")
-
     def _start_tasks(self) -> None:
         tasks, self._host.tasks = self._host.tasks, []
         for task in tasks:
-            threading.Thread(target=self._receive, args=(task,), name="rowloom-receive", daemon=True).start()
+            run = self._receive if isinstance(task, Incoming) else self._recover
+            threading.Thread(target=run, args=(task,), name="rowloom-task", daemon=True).start()
+
+    def _recover(self, recovery: Recovery) -> None:
+        """Read a shard from its log. No lock is held: nobody else has it yet."""
+        assert self._logs is not None
+        began = time.monotonic()
+        try:
+            journal = self._logs.recover(recovery.owner, recovery.shard)
+        except Exception as e:  # whatever it is, the operator must hear of it
+            log.exception("%s cannot be read from its log", recovery.owner)
+            with self._moved:
+                self._host.not_recovered(f"{type(e).__name__}: {e}")
+                self._moved.notify_all()
+            return
+        seconds = time.monotonic() - began
+        log.info("%s has %d rows again after %.1f s", recovery.owner, recovery.shard.rows, seconds)
+        with self._moved:
+            self._journal = journal
+            self._host.recovered(recovery, journal)
+            self._moved.notify_all()
 
     def _receive(self, incoming: Incoming) -> None:
         """Drive one receive to its end. The lock is held while rows are put in, not while they travel."""
@@ -175,6 +214,8 @@ class Server:
         if self._lane is not None:
             self._lane.stop()
         self._grpc.stop(grace_s)
+        if self._journal is not None:
+            self._journal.close()
         self._stopped.set()
 
     def _stop_soon(self) -> None:
@@ -212,11 +253,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--advertise")
     parser.add_argument("--carrier", choices=["auto", "grpc"], default="auto")
+    parser.add_argument("--durability", choices=[mode.value for mode in Mode], default=Mode.MEMORY.value)
+    parser.add_argument("--log-folder", help="where pushes are kept, unless durability is memory")
+    parser.add_argument("--sync-interval-s", type=float, default=INTERVAL_S, help="with durability interval")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end with the parent process")
     parser.add_argument("--stop-grace-s", type=float, default=1.0, help="what calls under way then get")
     args = parser.parse_args(argv)
     keep_freed_memory()
-    server = Server(args.host, args.port, args.advertise, args.carrier)
+    logs: ShardLogs | None = None
+    if args.durability != Mode.MEMORY.value:
+        if not args.log_folder:
+            parser.error(f"--durability {args.durability} needs --log-folder")
+        logs = ShardLogs(args.log_folder, Mode(args.durability), interval_s=args.sync_interval_s)
+    server = Server(args.host, args.port, args.advertise, args.carrier, logs)
     server.start()
     ready = {"address": server.address, "incarnation": server.incarnation, "pid": os.getpid()}
     sys.stdout.write(json.dumps(ready) + "\n")

@@ -224,6 +224,16 @@ class Shard:
         self.counters.pushed_rows += rows
         return False
 
+    def trace(self, request: Push) -> tuple[int, int]:
+        """What a push that was just applied has left: (rows of its tables, a checksum of the last row it changed)."""
+        rows = fold = 0
+        for number, ids, _ in request.tables:
+            table = self.table(number)
+            rows += len(table)
+            if len(ids):
+                fold = table.checksum(int(ids[-1]))
+        return rows, fold
+
     def check_whole(self) -> None:
         """Raise StateLost if a push has failed half-way: nobody knows which of its rows have it."""
         if self._torn is not None:

@@ -19,9 +19,20 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class Lost:
-    """Adopted as a shard whose rows it does not have."""
+class Recovering:
+    """Adopted as a shard whose rows it is reading from its log."""
 
+    layout: Layout
+    index: int
+    word: ClassVar[str] = "recovering"
+    shard: ClassVar[None] = None
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Adopted as a shard whose rows it does not have. why: they could not be read from its log, if it has one."""
+
+    why: str = ""
     word: ClassVar[str] = "lost"
     shard: ClassVar[None] = None
     layout: ClassVar[None] = None
@@ -60,4 +71,4 @@ class Retired:
     shard: ClassVar[None] = None
 
 
-State = Waiting | Lost | Serving | Moving | Retired
+State = Waiting | Recovering | Lost | Serving | Moving | Retired

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
+from crc32c import crc32c
 
 from ..proto import partition
 from ..proto.errors import InvalidRequest
@@ -129,6 +130,11 @@ class ShardTable:
         kernels.gather(self._rows.columns[0], numbers, ids, out, s.kind, s.a, s.b, s.key)
         if self._rule.drifts and len(ids):
             self._catch_up(numbers, out)
+
+    def checksum(self, row_id: int) -> int:
+        """CRC-32C of a row's weights as they lie, behind if the optimizer is lazy; 0 if it does not exist."""
+        (number,) = self._rows.find(np.array([row_id]))
+        return crc32c(self._rows.columns[0][number].data) if number >= 0 else 0
 
     def _catch_up(self, numbers: np.ndarray, out: np.ndarray) -> None:
         """Bring pulled rows up to the table's step: copies, so that reading writes nothing."""

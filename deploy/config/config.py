@@ -79,12 +79,6 @@ def _launcher(value: Any) -> Any:
     return value
 
 
-def _durability(value: Any) -> Any:
-    if value in ("process", "disk"):
-        raise PydanticCustomError("durability", "must be memory: nothing else works in this version")
-    return value
-
-
 def _storage(value: Any) -> Any:
     protocol, colon, _ = str(value).partition("://")
     known = fsspec.available_protocols()
@@ -138,7 +132,8 @@ class DeployConfig(_Section):
     ray: RayConfig = Field(default=RayConfig())
     storage: Annotated[str | None, BeforeValidator(_storage)] = Field(default=None, min_length=1)
     """Any fsspec URL; where the layout is kept. None: nowhere."""
-    durability: Annotated[Literal["memory"], BeforeValidator(_durability)] = "memory"
+    durability: Literal["memory", "process", "interval", "disk"] = "memory"
+    """What has happened to a push when it is acknowledged: nothing; written; written, and synced soon; synced."""
     carrier: Literal["auto", "grpc"] = "auto"
     host: str | None = Field(default=None, min_length=1)
     """Interface that servers listen on. None: 127.0.0.1, and on Ray the address that Ray has for the node."""

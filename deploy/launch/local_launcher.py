@@ -76,6 +76,9 @@ class ProcessLauncher:
         command += ["--host", config.host or "127.0.0.1", "--carrier", config.carrier]
         if config.advertise_host:
             command += ["--advertise", config.advertise_host]
+        if config.durability != "memory":
+            assert config.storage is not None  # the config is checked
+            command += ["--durability", config.durability, "--log-folder", str(Path(config.storage) / "logs")]
         return command
 
     def stop(self, key: int, grace_s: float) -> None:

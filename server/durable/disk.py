@@ -29,6 +29,10 @@ class Disk:
                 os.mkdir(folder, 0o700)
             self.sync_folder(os.path.dirname(os.path.abspath(folder)))
 
+    def has_folder(self, path: str) -> bool:
+        """Whether there is such a folder."""
+        return os.path.isdir(path)
+
     def names(self, folder: str) -> list[str]:
         """Names of what is in a folder."""
         return os.listdir(folder)

@@ -58,6 +58,7 @@ class Kind(IntEnum):
     LEDGER = 6
     ADOPT = 7
     CUT = 8  # the state up to here is in a snapshot
+    STEP = 9  # the request as it arrived; its pull is not looked at
 
 
 class Head(NamedTuple):

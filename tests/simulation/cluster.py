@@ -44,6 +44,7 @@ class ShardNode:
     def start(self) -> None:
         """A new, empty process."""
         self._held: list[Callable[[], None]] = []  # tries of calls again, once the host has changed
+        self.durable = 0
         self._unsafe: list[tuple[int, Callable[[], None]]] = []  # replies, after what the log must be durable
         self.incarnation = self.world.rng.getrandbits(62) | 1
         world = self.world
@@ -91,8 +92,8 @@ class ShardNode:
 
     def release(self) -> None:
         """Send the replies that the log covers by now."""
-        safe = [send for after, send in self._unsafe if after <= self.host.durable]
-        self._unsafe = [pair for pair in self._unsafe if pair[0] > self.host.durable]
+        safe = [send for after, send in self._unsafe if after <= self.durable]
+        self._unsafe = [pair for pair in self._unsafe if pair[0] > self.durable]
         for send in safe:
             send()
 

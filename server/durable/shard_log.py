@@ -1,0 +1,162 @@
+"""The log of one shard: what its host notes under the lock, and a thread writes beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from ...proto.errors import Unavailable
+from ...proto.framing import Buffer
+from ..shard import Counters, Shard
+from .disk import Disk
+from .extents import LogEnd, Owner
+from .log import Log, Mode, Ticket
+from .reading import Reading
+from .records import Kind
+from .replay import replay
+from .segments import SEGMENT_BYTES, Segments
+from .writer import INTERVAL_S, Writer
+
+Noted = tuple[Ticket, Buffer]
+
+
+class ShardLog:
+    """A shard's log, open to be written. A `Journal`.
+
+    Args:
+        writer: of it.
+        folder: where it is.
+    """
+
+    def __init__(self, writer: Writer, folder: str) -> None:
+        self.folder = folder
+        self._writer = writer
+        self._noted: list[Noted] = []
+
+    def __repr__(self) -> str:
+        return f"<ShardLog {self._writer!r}>"
+
+    # ------------------------------------------------------------------------------------------ under the host's lock
+
+    @property
+    def end(self) -> int:
+        """As `Journal.end`."""
+        return self._writer.end
+
+    def check(self) -> None:
+        """As `Journal.check`."""
+        self._writer.check()
+
+    def note(self, kind: Kind, payload: Buffer, rows_after: int = 0, fold: int = 0) -> int:
+        """As `Journal.note`."""
+        ticket = self._writer.append(kind, len(payload), rows_after, fold)
+        self._noted.append((ticket, payload))
+        return ticket.end
+
+    def take(self) -> list[Noted]:
+        """What was noted since the last time: to be written, whatever happens."""
+        noted = self._noted
+        if noted:
+            self._noted = []
+        return noted
+
+    # ------------------------------------------------------------------------------------------------ beside the lock
+
+    def write(self, noted: Sequence[Noted]) -> None:
+        """Write records. Raises PushUnresolved: the log failed."""
+        for place, (ticket, payload) in enumerate(noted):
+            try:
+                self._writer.write(ticket, [payload])
+            except BaseException as e:
+                for later, _ in noted[place + 1 :]:
+                    self._writer.abandon(later, e)
+                raise
+
+    def wait(self, position: int) -> None:
+        """Return when the log is safe up to a position. Raises PushUnresolved: it never will be."""
+        self._writer.wait(position)
+
+    def close(self) -> None:
+        """Sync, and give the files back."""
+        self._writer.close()
+
+
+class ShardLogs:
+    """The folder of the logs of all shards of a cluster that this machine has, or had. `Journals`.
+
+    Args:
+        root: the folder.
+        mode: when a push may be acknowledged.
+        interval_s: between two syncs, with `interval`.
+        segment_bytes: of each file.
+        disk: the operating system.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        mode: Mode,
+        *,
+        interval_s: float = INTERVAL_S,
+        segment_bytes: int = SEGMENT_BYTES,
+        disk: Disk | None = None,
+    ) -> None:
+        self.root = root
+        self.mode = mode
+        self._interval_s = interval_s
+        self._segment_bytes = segment_bytes
+        self._disk = disk or Disk()
+
+    def folder(self, owner: Owner) -> str:
+        """Where the log of a shard is, or would be."""
+        return os.path.join(self.root, owner.cluster_id, f"epoch-{owner.epoch}", f"shard-{owner.shard}")
+
+    def has(self, owner: Owner) -> bool:
+        """As `Journals.has`."""
+        return self._disk.has_folder(self.folder(owner))
+
+    def begin(self, owner: Owner) -> ShardLog:
+        """As `Journals.begin`."""
+        folder = self.folder(owner)
+        try:
+            if self.has(owner):
+                self._put_aside(folder)
+            segments = self._segments(owner)
+            return self._open(segments, LogEnd())
+        except OSError as e:
+            raise Unavailable(f"the log {folder} cannot be made: {e}") from e
+
+    def _put_aside(self, folder: str) -> None:
+        """A log whose loss was accepted is kept beside the new one: it may yet be read by hand."""
+        count = 1
+        while self._disk.has_folder(aside := f"{folder}.lost-{count}"):
+            count += 1
+        self._disk.rename(folder, aside)
+
+    def recover(self, owner: Owner, shard: Shard) -> ShardLog:
+        """Bring an empty shard, without tables, to where its log ends, and open the log behind that.
+
+        Raises:
+            LogCorrupt: it cannot be read to its end. Nothing was changed.
+            LogInUse: another server has it.
+            OSError.
+        """
+        segments = self._segments(owner)
+        try:
+            reading = Reading(segments)
+            for record in reading.records():
+                replay(shard, record)
+            shard.counters = Counters()
+            return self._open(segments, reading.repair())
+        except BaseException:
+            segments.close()
+            raise
+
+    def _segments(self, owner: Owner) -> Segments:
+        return Segments(self.folder(owner), owner, segment_bytes=self._segment_bytes, disk=self._disk)
+
+    def _open(self, segments: Segments, end: LogEnd) -> ShardLog:
+        log = Log(self.mode, end, self._segment_bytes)
+        writer = Writer(log, segments, interval_s=self._interval_s)
+        writer.start()
+        return ShardLog(writer, segments.folder)

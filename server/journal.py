@@ -1,0 +1,50 @@
+"""What a host needs of its log. The host decides what is noted; whoever drives it writes that, beside the lock."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..proto.framing import Buffer
+from .durable.extents import Owner
+from .durable.records import Kind
+
+
+class Journal(Protocol):
+    """The log of one shard, as its host sees it. Callers hold the host's lock."""
+
+    @property
+    def end(self) -> int:
+        """Where the next record will begin: what lies before it has been noted, if not yet written."""
+        ...
+
+    def check(self) -> None:
+        """Raise Unavailable if it takes no more; to be asked before anything is applied."""
+        ...
+
+    def note(self, kind: Kind, payload: Buffer, rows_after: int = 0, fold: int = 0) -> int:
+        """Note a change that was applied.
+
+        Args:
+            kind: of the record.
+            payload: does not change until it is written.
+            rows_after, fold: as in `Head`.
+
+        Returns:
+            The position up to which the log must be safe before the change may be acknowledged.
+
+        Raises:
+            PushUnresolved: the log has failed since `check`.
+        """
+        ...
+
+
+class Journals(Protocol):
+    """Where the logs of a process's shards are."""
+
+    def has(self, owner: Owner) -> bool:
+        """Whether there is a log of that shard."""
+        ...
+
+    def begin(self, owner: Owner) -> Journal:
+        """An empty log of a shard that begins. What there was of one is put aside. Raises Unavailable."""
+        ...
