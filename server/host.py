@@ -21,8 +21,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from ..proto import methods
 from ..proto import rowloom_pb2 as pb
 from ..proto.codec import Buffer, Pull, Push, Step, encode_push_reply
@@ -62,7 +60,15 @@ class Incoming:
 
     shard: Shard
     receive: Receive
+    journal: Journal | None = None
     error: str = ""
+    ended: bool = False  # nobody drives it any more
+    safe: bool = False  # what it received is in its log, as far as it must be; said by the shell
+
+    @property
+    def done(self) -> bool:
+        """Whether it can take the place of the shards before it."""
+        return self.receive.done and (self.safe or self.journal is None)
 
 
 @dataclass
@@ -100,6 +106,7 @@ class Host:
         incoming: the shard of the next epoch.
         turn: the coordinator's latest step.
         refused: requests that were answered with an error.
+        discarded: logs that are needed no more; the shell drops them.
         tasks: what the shell has yet to start, in a thread of its own: see `Receive.run`, and `recovered`.
     """
 
@@ -110,6 +117,7 @@ class Host:
     incoming: Incoming | None = None
     turn: int = 0
     refused: int = 0
+    discarded: list[Journal] = field(default_factory=list[Journal])
     tasks: list[Incoming | Recovery] = field(default_factory=list["Incoming | Recovery"])
 
     def __post_init__(self) -> None:
@@ -239,7 +247,7 @@ class Host:
         """A message that is applied and then noted, both times the same: nobody else may write to it in between."""
         if self.journal is None or isinstance(data, bytes):
             return data
-        return np.frombuffer(data, np.uint8).copy().data
+        return memoryview(bytearray(data))
 
     def _noted(self, kind: Kind, data: bytes | memoryview, shard: Shard, push: Push, duplicate: bool) -> int:
         """Note a push. Returns up to where the log must be safe before the answer goes."""
@@ -327,11 +335,13 @@ class Host:
         if shard is not None and shard.layout.epoch > layout.epoch:
             raise WrongLayout(f"epoch {layout.epoch} is over", epoch=shard.layout.epoch)
         if request.retire:
-            self.incoming = None
+            self._forget_incoming()
+            self._replace_journal(None)
             self._become(states.Retired(layout))
         elif shard is not None and shard.layout.epoch == layout.epoch and shard.index == request.index:
             _check_size(shard, layout)
-            shard.layout, self.incoming = layout, None
+            shard.layout = layout
+            self._forget_incoming()
             self._become(states.Serving(shard))
         elif self._received(layout, request.index):
             self._activate(layout)
@@ -349,7 +359,7 @@ class Host:
                 raise StateLost(self.state.why)
             if isinstance(self.state, states.Waiting):
                 self._become(states.Lost())
-            self.incoming = None  # nothing will come of what it was receiving
+            self._forget_incoming()
             raise StateLost(
                 f"this server holds no rows of epoch {layout.epoch}: it started anew, or received them only in part"
             )
@@ -384,7 +394,7 @@ class Host:
         incoming = self.incoming
         return (
             incoming is not None
-            and incoming.receive.done
+            and incoming.done
             and incoming.shard.layout.epoch == layout.epoch
             and incoming.shard.index == index
         )
@@ -395,6 +405,8 @@ class Host:
         _check_size(shard, layout)
         shard.layout = layout
         shard.counters = self.shard.counters if self.shard else Counters()
+        # The new layout is committed: nobody goes back to what the old log holds.
+        self._replace_journal(self.incoming.journal)
         self.incoming = None
         self._become(states.Serving(shard))
 
@@ -406,9 +418,34 @@ class Host:
         incoming = self.incoming
         if incoming is not None and incoming.shard.layout == layout and not incoming.error:
             return  # the same request again
+        self._forget_incoming()
         shard = self._new_shard(layout, request.index, request.tables)
-        self.incoming = Incoming(shard, Receive(source, shard))
+        journal: Journal | None = None
+        if self.process.journals is not None:
+            journal = self.process.journals.begin(_owner(layout, request.index))
+            journal.note(Kind.RECEIVE, request.SerializeToString())
+        self.incoming = Incoming(shard, Receive(source, shard), journal)
         self.tasks.append(self.incoming)
+
+    def _forget_incoming(self) -> None:
+        """Nothing will come of what it was receiving."""
+        incoming, self.incoming = self.incoming, None
+        if incoming is not None and incoming.ended:
+            self._discard(incoming.journal)
+
+    def ended(self, incoming: Incoming, error: str = "") -> None:
+        """The shell drives a receive no more: it is done, or failed, or was forgotten."""
+        incoming.ended, incoming.error, incoming.safe = True, error, not error
+        if self.incoming is not incoming:
+            self._discard(incoming.journal)
+
+    def _replace_journal(self, journal: Journal | None) -> None:
+        old, self.journal = self.journal, journal
+        self._discard(old)
+
+    def _discard(self, journal: Journal | None) -> None:
+        if journal is not None:
+            self.discarded.append(journal)
 
     def _freeze(self, request: pb.FreezeRequest) -> pb.FreezeReply:
         self._take_turn(request.cluster_id, request.turn)
@@ -417,13 +454,13 @@ class Host:
             known = shard.layout.epoch if shard else 0
             if not request.on:
                 # Rolling back: a server that was started for the epoch only holds what it received.
-                self.incoming = None
+                self._forget_incoming()
                 return pb.FreezeReply()
             raise WrongLayout(f"this server is in epoch {known}, not {request.epoch}", epoch=known)
         if request.on:
             self._become(states.Moving(shard))
         else:
-            self.incoming = None
+            self._forget_incoming()
             self._become(states.Serving(shard))
         return pb.FreezeReply(rows=shard.rows)
 
@@ -446,7 +483,7 @@ class Host:
         receive = self.incoming.receive
         return pb.ProgressReply(
             epoch=self.incoming.shard.layout.epoch,
-            done=receive.done,
+            done=self.incoming.done,
             rows=receive.rows,
             bytes=receive.bytes,
             error=self.incoming.error,

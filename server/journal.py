@@ -27,7 +27,8 @@ class Journal(Protocol):
         Args:
             kind: of the record.
             payload: does not change until it is written.
-            rows_after, fold: as in `Head`.
+            rows_after: as in `Head`.
+            fold: as in `Head`.
 
         Returns:
             The position up to which the log must be safe before the change may be acknowledged.
@@ -47,4 +48,8 @@ class Journals(Protocol):
 
     def begin(self, owner: Owner) -> Journal:
         """An empty log of a shard that begins. What there was of one is put aside. Raises Unavailable."""
+        ...
+
+    def drop(self, journal: Journal) -> None:
+        """A log is needed no more, and nobody writes it any more: it goes."""
         ...

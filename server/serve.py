@@ -15,7 +15,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 from ..proto.allocator import give_back_freed_memory, keep_freed_memory
 from ..proto.channel import Channels
@@ -26,7 +26,8 @@ from .call import GRPC, Answer, Call, WaitFor
 from .carriers.grpc_server import THREADS, GrpcServer
 from .carriers.lane_server import LaneServer
 from .durable.log import Mode
-from .durable.shard_log import Noted, ShardLog, ShardLogs
+from .durable.records import Kind
+from .durable.shard_log import ShardLog, ShardLogs
 from .durable.writer import INTERVAL_S
 from .host import Host, Incoming, Process, Recovery
 from .moving.receive import PEER_ATTEMPTS, PeerCall, peer_pause_s
@@ -59,7 +60,6 @@ class Server:
         logs: ShardLogs | None = None,
     ) -> None:
         self._logs = logs
-        self._journal: ShardLog | None = None
         self.incarnation = random.SystemRandom().getrandbits(63) | 1
         self._host = Host(
             Process(
@@ -102,10 +102,21 @@ class Server:
             answer = self._handle(call)
             if answer.wait_for is not None:
                 answer = self._handle_later(call, answer.wait_for)
-            journal = self._journal
-        if journal is not None and answer.after:
-            journal.wait(answer.after)
+            journal = self._journal() if answer.after else None
+        if journal is not None:
+            try:
+                journal.wait(answer.after)
+            finally:
+                journal.leave()
         return answer.buffers
+
+    def _journal(self) -> ShardLog | None:
+        """The log of the shard that serves, entered."""
+        journal = self._host.journal
+        if not isinstance(journal, ShardLog):
+            return None
+        journal.enter()
+        return journal
 
     def _handle(self, call: Call) -> Answer:
         changes = self._host.changes
@@ -122,20 +133,36 @@ class Server:
 
     def _noting(self, call: Call) -> Answer:
         """Handle a call, and write what it noted in the log: beside the lock, which is free meanwhile."""
-        noted: list[Noted] = []
         try:
             return self._host.handle(call)
         finally:
-            if isinstance(self._host.journal, ShardLog):
-                self._journal = self._host.journal
-                noted = self._journal.take()
+            journal = self._journal()
+            if journal is not None:
+                self._write(journal)
+            if self._host.discarded:
+                self._drop_logs()
+
+    def _write(self, journal: ShardLog) -> None:
+        """Write what was noted, and leave. Called with the lock, which is free meanwhile."""
+        noted = journal.take()
+        try:
             if noted:
-                assert self._journal is not None
                 self._lock.release()
                 try:
-                    self._journal.write(noted)
+                    journal.write(noted)
                 finally:
                     self._lock.acquire()
+        finally:
+            journal.leave()
+
+    def _drop_logs(self) -> None:
+        """In a thread: whoever still uses one is waited for."""
+        assert self._logs is not None
+        dropped, self._host.discarded = self._host.discarded, []
+        for journal in dropped:
+            threading.Thread(
+                target=self._logs.drop, args=(journal,), name="rowloom-drop", daemon=True
+            ).start()
 
     def _handle_later(self, call: Call, wait: WaitFor) -> Answer:
         """Handle a call again at each change of the host's state. Raises what it says when its time is up."""
@@ -179,10 +206,10 @@ class Server:
                 self._host.not_recovered(f"{type(e).__name__}: {e}")
                 self._moved.notify_all()
             return
+        self._logs.drop_older(recovery.owner)
         seconds = time.monotonic() - began
         log.info("%s has %d rows again after %.1f s", recovery.owner, recovery.shard.rows, seconds)
         with self._moved:
-            self._journal = journal
             self._host.recovered(recovery, journal)
             self._moved.notify_all()
 
@@ -190,21 +217,46 @@ class Server:
         """Drive one receive to its end. The lock is held while rows are put in, not while they travel."""
         run = incoming.receive.run()
         peers = Channels()
+        error = ""
         try:
             with self._lock:
                 call = next(run)
             while self._host.incoming is incoming:
                 reply = _call_peer(peers, call)
                 with self._lock:
-                    call = run.send(reply)
-        except StopIteration:
-            pass
+                    call = self._received(incoming, run, reply)
+                if call is None:
+                    break
         except Exception as e:  # whatever it is, pushes wait until the coordinator hears of it
             if not isinstance(e, RowloomError):
                 log.exception("receiving rows failed")
-            incoming.error = in_words(e)
+            error = in_words(e)
         finally:
             peers.close()
+            with self._lock:
+                self._host.ended(incoming, error)
+                if self._host.discarded:
+                    self._drop_logs()
+
+    def _received(
+        self, incoming: Incoming, run: Generator[PeerCall, bytes, None], reply: bytes
+    ) -> PeerCall | None:
+        """Put rows in and into the log; called with the lock. Returns what to ask next; None: it is all there, safe."""
+        call: PeerCall | None = None
+        with contextlib.suppress(StopIteration):
+            call = run.send(reply)
+        journal = incoming.journal
+        if isinstance(journal, ShardLog):
+            end = journal.note(Kind.RECEIVED, reply)
+            journal.enter()
+            self._write(journal)
+            if call is None:
+                self._lock.release()
+                try:
+                    journal.wait(end)
+                finally:
+                    self._lock.acquire()
+        return call
 
     def stop(self, grace_s: float = 5.0) -> None:
         """Answer what is under way, then close the port."""
@@ -214,8 +266,12 @@ class Server:
         if self._lane is not None:
             self._lane.stop()
         self._grpc.stop(grace_s)
-        if self._journal is not None:
-            self._journal.close()
+        with self._lock:
+            incoming = self._host.incoming
+            journals = [self._host.journal, incoming and incoming.journal]
+        for journal in journals:
+            if isinstance(journal, ShardLog):
+                journal.close()
         self._stopped.set()
 
     def _stop_soon(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 from collections.abc import Generator, Sequence
 
 from ...proto.framing import Buffer
@@ -32,6 +33,13 @@ class Disk:
     def has_folder(self, path: str) -> bool:
         """Whether there is such a folder."""
         return os.path.isdir(path)
+
+    def remove_folder(self, path: str) -> None:
+        """A folder and what is in it, durably; no error if it is gone, or somebody else removes it too."""
+        shutil.rmtree(path, ignore_errors=True)
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        self.sync_folder(os.path.dirname(path))
 
     def names(self, folder: str) -> list[str]:
         """Names of what is in a folder."""

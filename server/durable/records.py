@@ -54,9 +54,8 @@ class Kind(IntEnum):
     CREATE = 2
     DROP = 3
     SET_LR = 4
-    INSTALL = 5  # rows as they are: ids, values, slots
-    LEDGER = 6
-    ADOPT = 7
+    RECEIVE = 5  # the request to become a shard of another epoch, as it arrived
+    RECEIVED = 6  # what another shard answered: rows, or a piece of its ledger
     CUT = 8  # the state up to here is in a snapshot
     STEP = 9  # the request as it arrived; its pull is not looked at
 

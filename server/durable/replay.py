@@ -7,42 +7,90 @@ found out, and a wrong table is never served.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
+
 from ...proto import rowloom_pb2 as pb
 from ...proto.codec import Push, Step
-from ...proto.errors import RowloomError
+from ...proto.errors import RowloomError, StateLost
+from ...proto.layout import Layout
 from ...proto.spec import TableEntry
+from ..moving.receive import PeerCall, Receive
 from ..shard import Shard
 from .records import Kind, LogCorrupt, LoggedRecord
 
 
-def replay(shard: Shard, record: LoggedRecord) -> None:
-    """Do what a record says. Raises LogCorrupt: it cannot be done, or comes out otherwise than it did."""
-    head, payload = record
-    try:
-        trace = _redo(shard, Kind(head.kind), payload)
-    except RowloomError as e:
-        raise LogCorrupt(f"record {head.lsn} of the log cannot be done again: {type(e).__name__}: {e}") from e
-    if trace != (head.rows_after, head.fold):
-        raise LogCorrupt(
-            f"record {head.lsn} of the log made {head.rows_after} rows with checksum {head.fold:#010x}, done again it "
-            f"makes {trace[0]} with {trace[1]:#010x}: this build of rowloom, or this processor, does not calculate as "
-            "the one that wrote it"
-        )
+class NotReceived(StateLost):
+    """A log ends before its shard had all rows that it was to receive. Nobody was told that it has them."""
 
 
-def _redo(shard: Shard, kind: Kind, payload: memoryview) -> tuple[int, int]:
-    if kind in (Kind.PUSH, Kind.STEP):
-        push = Push.decode(payload) if kind is Kind.PUSH else Step.decode(payload).push
-        if shard.push(push):
-            raise LogCorrupt("the log has the same push twice")
-        return shard.trace(push)
-    if kind is Kind.CREATE:
-        shard.create_table(TableEntry.from_message(pb.TableEntry.FromString(bytes(payload))))
-    elif kind is Kind.DROP:
-        shard.drop_table(pb.DropTableRequest.FromString(bytes(payload)).table)
-    elif kind is Kind.SET_LR:
-        request = pb.SetLearningRateRequest.FromString(bytes(payload))
-        shard.table(request.table).set_lr(request.lr, request.version)
-    else:
-        raise LogCorrupt(f"a log of pushes has no record of kind {kind.name}")
-    return 0, 0
+class Replay:
+    """The records of a log, one after the other.
+
+    Args:
+        shard: empty, without tables.
+    """
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+        self._receive: Receive | None = None
+        self._run: Generator[PeerCall, bytes, None] | None = None
+
+    def redo(self, record: LoggedRecord) -> None:
+        """Do what a record says. Raises LogCorrupt: it cannot be done, or comes out otherwise than it did."""
+        head, payload = record
+        try:
+            trace = self._redo(Kind(head.kind), payload)
+        except RowloomError as e:
+            raise LogCorrupt(
+                f"record {head.lsn} of the log cannot be done again: {type(e).__name__}: {e}"
+            ) from e
+        if trace != (head.rows_after, head.fold):
+            raise LogCorrupt(
+                f"record {head.lsn} of the log left {head.rows_after} rows and checksum {head.fold:#010x}; done again "
+                f"it leaves {trace[0]} and {trace[1]:#010x}: this build of rowloom, or this processor, does not "
+                "calculate as the one that wrote it"
+            )
+
+    def finish(self) -> None:
+        """There are no more. Raises NotReceived."""
+        if self._receive is not None and not self._receive.done:
+            raise NotReceived(
+                f"shard {self._shard.index} of epoch {self._shard.layout.epoch} was still receiving its rows when its "
+                "server ended: they are where they were before"
+            )
+
+    def _redo(self, kind: Kind, payload: memoryview) -> tuple[int, int]:
+        shard = self._shard
+        if kind in (Kind.PUSH, Kind.STEP):
+            push = Push.decode(payload) if kind is Kind.PUSH else Step.decode(payload).push
+            if shard.push(push):
+                raise LogCorrupt("the log has the same push twice")
+            return shard.trace(push)
+        if kind is Kind.CREATE:
+            shard.create_table(TableEntry.from_message(pb.TableEntry.FromString(bytes(payload))))
+        elif kind is Kind.DROP:
+            shard.drop_table(pb.DropTableRequest.FromString(bytes(payload)).table)
+        elif kind is Kind.SET_LR:
+            request = pb.SetLearningRateRequest.FromString(bytes(payload))
+            shard.table(request.table).set_lr(request.lr, request.version)
+        elif kind is Kind.RECEIVE:
+            self._begin_receive(pb.PrepareRequest.FromString(bytes(payload)))
+        elif kind is Kind.RECEIVED:
+            self._received(bytes(payload))
+        else:
+            raise LogCorrupt(f"a shard's log has no record of kind {kind.name}")
+        return 0, 0
+
+    def _begin_receive(self, request: pb.PrepareRequest) -> None:
+        for entry in request.tables:
+            self._shard.create_table(TableEntry.from_message(entry))
+        self._receive = Receive(Layout.from_message(request.source), self._shard)
+        self._run = self._receive.run()
+        next(self._run)  # a layout has a shard at least, and each is asked for its ledger
+
+    def _received(self, data: bytes) -> None:
+        if self._run is None or self._receive is None or self._receive.done:
+            raise LogCorrupt("rows came that nobody had asked for")
+        with contextlib.suppress(StopIteration):
+            self._run.send(data)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 
 from ...proto.errors import Unavailable
 from ...proto.framing import Buffer
+from ..journal import Journal
 from ..shard import Counters, Shard
 from .disk import Disk
 from .extents import LogEnd, Owner
 from .log import Log, Mode, Ticket
 from .reading import Reading
 from .records import Kind
-from .replay import replay
+from .replay import Replay
 from .segments import SEGMENT_BYTES, Segments
 from .writer import INTERVAL_S, Writer
 
@@ -32,6 +34,8 @@ class ShardLog:
         self.folder = folder
         self._writer = writer
         self._noted: list[Noted] = []
+        self._users = 0  # threads that are in `write` or `wait`, or will be
+        self._unused = threading.Condition()
 
     def __repr__(self) -> str:
         return f"<ShardLog {self._writer!r}>"
@@ -60,6 +64,11 @@ class ShardLog:
             self._noted = []
         return noted
 
+    def enter(self) -> None:
+        """The caller is about to `write` or to `wait`, and will `leave`: until then the files are not given back."""
+        with self._unused:
+            self._users += 1
+
     # ------------------------------------------------------------------------------------------------ beside the lock
 
     def write(self, noted: Sequence[Noted]) -> None:
@@ -76,9 +85,21 @@ class ShardLog:
         """Return when the log is safe up to a position. Raises PushUnresolved: it never will be."""
         self._writer.wait(position)
 
-    def close(self) -> None:
-        """Sync, and give the files back."""
-        self._writer.close()
+    def leave(self) -> None:
+        """See `enter`."""
+        with self._unused:
+            self._users -= 1
+            self._unused.notify_all()
+
+    def close(self, *, sync: bool = True) -> None:
+        """Give the files back, when nobody uses them any more. Who waits hears that the server stops.
+
+        sync: first, what is written; else what is in them is needed no more.
+        """
+        self._writer.stop()
+        with self._unused:
+            self._unused.wait_for(lambda: not self._users)
+        self._writer.close(sync=sync)
 
 
 class ShardLogs:
@@ -126,6 +147,20 @@ class ShardLogs:
         except OSError as e:
             raise Unavailable(f"the log {folder} cannot be made: {e}") from e
 
+    def drop(self, journal: Journal) -> None:
+        """As `Journals.drop`."""
+        assert isinstance(journal, ShardLog)
+        journal.close(sync=False)
+        self._disk.remove_folder(journal.folder)
+
+    def drop_older(self, owner: Owner) -> None:
+        """What servers left that were killed before they dropped it: the epochs before one that is committed."""
+        cluster = os.path.join(self.root, owner.cluster_id)
+        for name in self._disk.names(cluster):
+            epoch = name.removeprefix("epoch-")
+            if epoch != name and epoch.isdecimal() and int(epoch) < owner.epoch:
+                self._disk.remove_folder(os.path.join(cluster, name))
+
     def _put_aside(self, folder: str) -> None:
         """A log whose loss was accepted is kept beside the new one: it may yet be read by hand."""
         count = 1
@@ -144,8 +179,10 @@ class ShardLogs:
         segments = self._segments(owner)
         try:
             reading = Reading(segments)
+            replay = Replay(shard)
             for record in reading.records():
-                replay(shard, record)
+                replay.redo(record)
+            replay.finish()
             shard.counters = Counters()
             return self._open(segments, reading.repair())
         except BaseException:

@@ -177,16 +177,20 @@ class Writer:
                     self._fail(e)
                 raise
 
-    def close(self) -> None:
-        """Sync what is written, and give the files back. No other call is under way or follows."""
+    def stop(self) -> None:
+        """Nobody waits any more."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
             self._wake.notify_all()
+
+    def close(self, *, sync: bool = True) -> None:
+        """Sync what is written, if wanted, and give the files back. No other call is under way or follows."""
+        self.stop()
         for thread in self._threads:
             thread.join()
         try:
-            if self._log.error is None:
+            if sync and self._log.error is None:
                 self.sync()
         finally:
             self._segments.close()

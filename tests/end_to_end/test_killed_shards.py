@@ -6,12 +6,23 @@ import signal
 import numpy as np
 import pytest
 
-from rowloom.client import SGD, TableSpec, Zeros, connect
+from rowloom.client import SGD, Adagrad, TableSpec, Zeros, connect
+from rowloom.deploy import local_cluster
 from rowloom.deploy.config.config import parse
 from rowloom.deploy.coordinator_server import CoordinatorServer
 from rowloom.deploy.launch.local_launcher import ProcessLauncher
+from rowloom.deploy.operate.remote import Remote
 
 IDS = np.arange(40)
+
+
+def scale(server: CoordinatorServer, shards: int) -> None:
+    """To so many shards, and back when all serve."""
+    remote = Remote(server.address)
+    try:
+        remote.scale(shards)
+    finally:
+        remote.close()
 
 
 @pytest.mark.parametrize("durability", ["process", "interval", "disk"])
@@ -37,3 +48,41 @@ def test_a_killed_shard_comes_back_with_every_push_that_was_acknowledged(durabil
             assert (table.pull(IDS) == done + 1).all()
     finally:
         server.stop()
+
+
+def test_rows_that_have_moved_come_back_too(tmp_path) -> None:
+    spec = TableSpec("t", 1000, dim=4, optimizer=Adagrad(lr=1.0), initializer=Zeros())
+    config = parse(
+        {"name": "k", "shards": 2, "storage": str(tmp_path), "durability": "process", "tables": [spec]}
+    )
+    launcher = ProcessLauncher(config, tmp_path / "out")
+    server = CoordinatorServer(config, launcher)
+    server.start()
+    rng = np.random.default_rng(3)
+    try:
+        with (
+            connect(server.address, timeout_s=60.0) as client,
+            local_cluster(shards=1, tables=[spec]) as oracle,
+            oracle.connect() as other,
+        ):
+            tables = client.table("t"), other.table("t")
+
+            def push() -> None:
+                grads = rng.standard_normal((len(IDS), 4), np.float32)
+                for table in tables:
+                    table.push(IDS, grads)
+
+            for shards in (3, 1, 2):
+                for _ in range(5):
+                    push()
+                scale(server, shards)
+                for _ in range(5):
+                    push()
+                for key in list(server.coordinator.state.keys):
+                    os.kill(launcher.pid(key), signal.SIGKILL)
+                push()
+                assert np.array_equal(tables[0].pull(IDS), tables[1].pull(IDS))
+    finally:
+        server.stop()
+    kept = sorted(p.name for p in (tmp_path / "logs").glob("*/*/shard-*"))
+    assert kept == ["shard-0", "shard-1"]
