@@ -12,6 +12,7 @@ import numpy as np
 from ...proto.errors import Overloaded
 from ...proto.jit import kernel
 from . import limits, memory
+from .cut import Cut, CutBlock
 from .index import Index
 
 _NONE = np.empty(0, np.int64)
@@ -37,6 +38,7 @@ class Rows:
         count: rows that exist.
         end: all numbers are below.
         generation: what a row that is touched now is marked with.
+        cut: what is being read of an earlier moment.
     """
 
     def __init__(self, widths: Sequence[int], limit: int, what: str, key: int = 0) -> None:
@@ -47,6 +49,7 @@ class Rows:
         self.count = 0
         self.end = 0
         self.generation = 1
+        self.cut: Cut | None = None
         self._freed = -1  # the number that was freed last; see `index` for how it leads to the others
         self._regions = memory.Regions(self.capacity)
         self._regions.add(1, np.int64)
@@ -140,7 +143,7 @@ class Rows:
         numbers, new, self.end, self._freed = self._index.insert(ids, self._ids, self.end, self._freed)
         if len(new):
             self.count += len(new)
-            self.touch(new)
+            self._touch_new(new)
         return numbers, new
 
     def remove(self, ids: np.ndarray) -> np.ndarray:
@@ -148,6 +151,9 @@ class Rows:
 
         Their memory is kept, and is zeros from now on. ids: [N] int64, may repeat. Returns the numbers, [M] int32.
         """
+        if self.cut is not None:
+            found = self.find(ids)
+            self.touch(found[found >= 0])
         numbers, self._freed = self._index.remove(ids, self._ids, self._freed)
         self.count -= len(numbers)
         for column in self.columns:
@@ -168,8 +174,41 @@ class Rows:
 
     def touch(self, numbers: np.ndarray) -> None:
         """These rows are about to change. numbers: [N] int32."""
-        if self._touched is not None:
+        if self._touched is None:
+            return
+        if self.cut is not None:
+            self.cut.save(numbers, self._ids, self._touched, self.columns)
+        else:
             _mark(self._touched, numbers, np.uint32(self.generation))
+
+    def _touch_new(self, numbers: np.ndarray) -> None:
+        """These rows have just come into being. At the cut there was none under those numbers."""
+        if self._touched is None:
+            return
+        if self.cut is not None:
+            self.cut.save(numbers, _nobody(len(self._ids)), self._touched, self.columns)
+        else:
+            _mark(self._touched, numbers, np.uint32(self.generation))
+
+    def begin_cut(self) -> Cut:
+        """From now on the rows as they are at this moment can be read, until `end_cut`. `track` must have been called.
+
+        Copies of what changes meanwhile take memory: see `Cut.saved_bytes`.
+        """
+        assert self._touched is not None
+        widths = [column.shape[1] for column in self.columns]
+        self.cut = Cut(self.end, self.next_generation(), widths)
+        return self.cut
+
+    def read_cut(self, count: int) -> CutBlock:
+        """The next rows of the cut: those of up to `count` numbers."""
+        assert self.cut is not None
+        assert self._touched is not None
+        return self.cut.read(count, self._ids, self._touched, self.columns)
+
+    def end_cut(self) -> None:
+        """The cut is needed no more."""
+        self.cut = None
 
     def next_generation(self) -> int:
         """Begin another generation: what is touched from now on belongs to it. Returns its number."""
@@ -185,6 +224,12 @@ class Rows:
         assert self._touched is not None
         out = np.empty(self.end, np.int32)
         return out[: _changed(self._touched, self._ids, self.end, np.uint32(generation), out)].copy()  # pyright: ignore[reportUnknownVariableType]
+
+
+def _nobody(count: int) -> np.ndarray:
+    """[count] int64, all below zero: no ids."""
+    nobody: np.ndarray = np.broadcast_to(np.int64(-1), (count,))
+    return nobody
 
 
 @kernel
