@@ -228,7 +228,7 @@ class Rows:
 
 def _nobody(count: int) -> np.ndarray:
     """[count] int64, all below zero: no ids."""
-    nobody: np.ndarray = np.broadcast_to(np.int64(-1), (count,))
+    nobody: np.ndarray = np.broadcast_to(np.full(1, -1), (count,))
     return nobody
 
 
