@@ -24,6 +24,7 @@ from .optimizers.rules import rule_of
 from .received import contiguous, is_finite, summed
 from .rows import kernels
 from .rows.rows import Rows
+from .table_cut import TableCut
 
 _BLOCK_ROWS = 65536
 
@@ -238,6 +239,16 @@ class ShardTable:
                 self._settle(numbers[begin : begin + _BLOCK_ROWS])
             self.entry = dataclasses.replace(self.entry, lr=lr, lr_version=version)
             self._rates = Rates(lr)
+
+    # ------------------------------------------------------------------------------------------------ to a snapshot
+
+    def track(self) -> None:
+        """Keep with each row when it changed last, from now on: what a cut needs."""
+        self._rows.track()
+
+    def begin_cut(self) -> TableCut:
+        """The table as it is now, to be read while it changes. `track` must have been called."""
+        return TableCut(self.entry, self.step, self._rates, self._rule, self._rows)
 
     # ------------------------------------------------------------------------------------------- to another shard
 

@@ -49,16 +49,20 @@ def main() -> None:
         shutil.rmtree(root)
     for what in ("push", "step"):
         for batch in BATCHES:
-            rates = {mode: statistics.median(found[what, batch, mode]) for mode in MODES}
-            shares = [statistics.median(a / b for a, b in zip(found[what, batch, mode], found[what, batch, "memory"])) for mode in MODES]
-            said = "  ".join(f"{mode} {rates[mode] / 1e3:8,.0f} ({share:4.0%})" for mode, share in zip(MODES, shares))
-            print(f"{what} {batch:7,}  {said}")
+            said: list[str] = []
+            for mode in MODES:
+                mine, memory = found[what, batch, mode], found[what, batch, "memory"]
+                share = statistics.median(a / b for a, b in zip(mine, memory, strict=True))
+                said.append(f"{mode} {statistics.median(mine) / 1e3:8,.0f} ({share:4.0%})")
+            print(f"{what} {batch:7,}  {'  '.join(said)}")
 
 
 @contextlib.contextmanager
 def _table(mode: str, rows: int, root: Path):
     spec = TableSpec("t", rows, dim=DIM, optimizer=Adagrad(lr=0.01), initializer=Zeros())
-    config = parse({"name": mode, "shards": 2, "storage": str(root / mode), "durability": mode, "tables": [spec]})
+    config = parse(
+        {"name": mode, "shards": 2, "storage": str(root / mode), "durability": mode, "tables": [spec]}
+    )
     server = CoordinatorServer(config, ProcessLauncher(config, root / mode))
     server.start()
     try:
