@@ -19,6 +19,7 @@ from .config.changes import running_config
 from .config.config import DeployConfig
 from .control.coordinator import Coordinator
 from .control.loss import accept_loss
+from .control.snapshotting import Snapshotting
 from .control.state import ClusterState
 from .launch.launcher import Launcher
 from .performer import Performer
@@ -158,6 +159,7 @@ class CoordinatorServer:
             methods.SCALE: self._meant(pb.ScaleRequest, self._scale),
             methods.SCALE_PROGRESS: self._meant(pb.ScaleProgressRequest, self._scale_progress),
             methods.ACCEPT_LOSS: self._meant(pb.AcceptLossRequest, self._accept_loss),
+            methods.TAKE_SNAPSHOT: self._meant(pb.TakeSnapshotRequest, self._take_snapshot),
             methods.STATUS: _on(pb.StatusRequest, self._status),
             methods.SHUT_DOWN: self._meant(pb.ShutdownRequest, self._shutdown),
         }
@@ -212,6 +214,24 @@ class CoordinatorServer:
         with self._performer.alone(f"making shard {request.shard} anew"):
             self._performer.run(accept_loss(self.coordinator, request.shard, force=request.force))
         log.warning("shard %d was made anew, as asked: the rows that it held are lost", request.shard)
+
+    def _take_snapshot(self, request: pb.TakeSnapshotRequest) -> pb.TakeSnapshotReply:
+        if self.config.storage is None:
+            raise InvalidRequest(
+                "a snapshot needs `storage:` in the deploy config: a folder or URL that all nodes have"
+            )
+        now = time.time()
+        id = (
+            time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+            + f"-{random.SystemRandom().getrandbits(32):08x}"
+        )
+        url = f"{self.config.storage.rstrip('/')}/snapshots/{id}"
+        with self._performer.alone("taking a snapshot"):
+            taking = Snapshotting(self.coordinator, id, url, now, request.extra)
+            known = self._performer.run(taking.run())
+        return pb.TakeSnapshotReply(
+            id=known.id, url=known.url, rows=known.rows, bytes=known.bytes, pause_s=taking.pause_s
+        )
 
     def _scaled(self, shards: int) -> None:
         self.config = self.config.model_copy(update={"shards": shards})

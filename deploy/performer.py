@@ -14,8 +14,21 @@ from typing import Any
 
 from ..proto.channel import Channels
 from ..proto.errors import RetryLater, RowloomError, Unavailable, in_words
-from .control.effects import Calls, Commit, Effect, Launch, Look, Program, ServerCall, Sleep, Stop, Stored
+from .control.effects import (
+    Calls,
+    Commit,
+    Effect,
+    Launch,
+    Look,
+    Program,
+    ServerCall,
+    Sleep,
+    Stop,
+    Stored,
+    WriteManifest,
+)
 from .launch.launcher import Launched, Launcher
+from .manifests import write_manifest
 from .storage import StateFile
 
 log = logging.getLogger(__name__)
@@ -129,6 +142,8 @@ class Performer:
             return self._file.load()
         elif isinstance(effect, Look):
             return [f.result() for f in self._for_each(self._launcher.look, list(effect.keys))]
+        elif isinstance(effect, WriteManifest):
+            return write_manifest(effect)
         elif isinstance(effect, Sleep) and self._ending.wait(effect.seconds):
             raise Unavailable("the cluster is being ended")
         return None

@@ -434,7 +434,7 @@ class TableStatistics(_message.Message):
     def __init__(self, table: _Optional[int] = ..., name: _Optional[str] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
 
 class StatisticsReply(_message.Message):
-    __slots__ = ("index", "epoch", "tables", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "refused", "clients", "resident_bytes", "uptime_s", "cpu_s")
+    __slots__ = ("index", "epoch", "tables", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "refused", "clients", "resident_bytes", "uptime_s", "cpu_s", "durability", "log_bytes")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
@@ -448,6 +448,8 @@ class StatisticsReply(_message.Message):
     RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
     CPU_S_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    LOG_BYTES_FIELD_NUMBER: _ClassVar[int]
     index: int
     epoch: int
     tables: _containers.RepeatedCompositeFieldContainer[TableStatistics]
@@ -461,23 +463,71 @@ class StatisticsReply(_message.Message):
     resident_bytes: int
     uptime_s: float
     cpu_s: float
-    def __init__(self, index: _Optional[int] = ..., epoch: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableStatistics, _Mapping]]] = ..., pulls: _Optional[int] = ..., pulled_rows: _Optional[int] = ..., pushes: _Optional[int] = ..., pushed_rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., uptime_s: _Optional[float] = ..., cpu_s: _Optional[float] = ...) -> None: ...
+    durability: str
+    log_bytes: int
+    def __init__(self, index: _Optional[int] = ..., epoch: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableStatistics, _Mapping]]] = ..., pulls: _Optional[int] = ..., pulled_rows: _Optional[int] = ..., pushes: _Optional[int] = ..., pushed_rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., uptime_s: _Optional[float] = ..., cpu_s: _Optional[float] = ..., durability: _Optional[str] = ..., log_bytes: _Optional[int] = ...) -> None: ...
 
 class AdoptRequest(_message.Message):
-    __slots__ = ("layout", "index", "fresh", "tables", "retire", "turn")
+    __slots__ = ("layout", "index", "fresh", "tables", "retire", "turn", "snapshots")
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     RETIRE_FIELD_NUMBER: _ClassVar[int]
     TURN_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
     layout: Layout
     index: int
     fresh: bool
     tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
     retire: bool
     turn: int
-    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., fresh: bool = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., retire: bool = ..., turn: _Optional[int] = ...) -> None: ...
+    snapshots: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., fresh: bool = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., retire: bool = ..., turn: _Optional[int] = ..., snapshots: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CutRequest(_message.Message):
+    __slots__ = ("header", "turn", "id", "url", "parent_generation", "abort")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
+    PARENT_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    ABORT_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    turn: int
+    id: str
+    url: str
+    parent_generation: int
+    abort: bool
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., turn: _Optional[int] = ..., id: _Optional[str] = ..., url: _Optional[str] = ..., parent_generation: _Optional[int] = ..., abort: bool = ...) -> None: ...
+
+class CutProgressRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class CutProgressReply(_message.Message):
+    __slots__ = ("done", "rows", "bytes", "error", "stored")
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    done: bool
+    rows: int
+    bytes: int
+    error: str
+    stored: bytes
+    def __init__(self, done: bool = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., error: _Optional[str] = ..., stored: _Optional[bytes] = ...) -> None: ...
+
+class TrimLogRequest(_message.Message):
+    __slots__ = ("header", "lsn")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    LSN_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    lsn: int
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., lsn: _Optional[int] = ...) -> None: ...
 
 class PrepareRequest(_message.Message):
     __slots__ = ("source", "layout", "index", "tables", "turn")
@@ -692,6 +742,28 @@ class AcceptLossRequest(_message.Message):
     cluster_id: str
     force: bool
     def __init__(self, shard: _Optional[int] = ..., cluster_id: _Optional[str] = ..., force: bool = ...) -> None: ...
+
+class TakeSnapshotRequest(_message.Message):
+    __slots__ = ("cluster_id", "extra")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    EXTRA_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    extra: bytes
+    def __init__(self, cluster_id: _Optional[str] = ..., extra: _Optional[bytes] = ...) -> None: ...
+
+class TakeSnapshotReply(_message.Message):
+    __slots__ = ("id", "url", "rows", "bytes", "pause_s")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_S_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    url: str
+    rows: int
+    bytes: int
+    pause_s: float
+    def __init__(self, id: _Optional[str] = ..., url: _Optional[str] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., pause_s: _Optional[float] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()

@@ -13,20 +13,23 @@ class ShardCut:
     """A cut of a shard; begun when it is made. Under the shard's lock.
 
     Args:
-        tables: the shard's, all of which track what changes.
+        tables: the shard's.
         ledger: the shard's.
+        generation: what rows that change after it are marked with.
 
     Attributes:
         tables: by number.
+        generation: see above.
         ledger: its pieces, each the bytes of a ReadLedgerReply, in order.
     """
 
-    def __init__(self, tables: Iterable[ShardTable], ledger: Ledger) -> None:
+    def __init__(self, tables: Iterable[ShardTable], ledger: Ledger, generation: int) -> None:
+        self.generation = generation
         self.ledger = _pieces(ledger)
         self.tables: list[TableCut] = []
         try:
             for table in sorted(tables, key=lambda table: table.number):
-                self.tables.append(table.begin_cut())
+                self.tables.append(table.begin_cut(generation))
         except BaseException:  # no memory, at worst
             self.end()
             raise

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ..proto import methods
@@ -44,6 +45,7 @@ from .journal import Journal, Journals
 from .ledger import MAX_CLIENTS, Ledger
 from .moving.receive import Receive, read_rows
 from .shard import Counters, Shard
+from .taking import Taking
 
 MOVING_HOLD_S = 0.1  # that a push waits here for rows to have moved, before its client is told to come back
 MOVING_RETRY_S = 0.02
@@ -73,10 +75,17 @@ class Incoming:
 
 @dataclass
 class Recovery:
-    """A shard that is being read from its log; nobody else looks at it meanwhile."""
+    """A shard that is to be read from its log.
+
+    Attributes:
+        owner: whose log it is.
+        make: an empty shard.
+        snapshots: folders of those that the log may go on from, newest first.
+    """
 
     owner: Owner
-    shard: Shard
+    make: Callable[[], Shard]
+    snapshots: Sequence[str]
 
 
 @dataclass
@@ -92,6 +101,7 @@ class Process:
     lane: Callable[[], pb.LaneReply] = pb.LaneReply
     stop: Callable[[], None] = lambda: None  # soon: what is under way is still answered
     max_clients: int = MAX_CLIENTS  # that a shard remembers
+    durability: str = "memory"
     journals: Journals | None = None  # where shards' logs are; None: nothing is logged
 
 
@@ -106,6 +116,7 @@ class Host:
         incoming: the shard of the next epoch.
         turn: the coordinator's latest step.
         refused: requests that were answered with an error.
+        taking: the shard's part of a snapshot, the last one.
         discarded: logs that are needed no more; the shell drops them.
         tasks: what the shell has yet to start, in a thread of its own: see `Receive.run`, and `recovered`.
     """
@@ -118,7 +129,8 @@ class Host:
     turn: int = 0
     refused: int = 0
     discarded: list[Journal] = field(default_factory=list[Journal])
-    tasks: list[Incoming | Recovery] = field(default_factory=list["Incoming | Recovery"])
+    taking: Taking | None = None
+    tasks: list[Incoming | Recovery | Taking] = field(default_factory=list["Incoming | Recovery | Taking"])
 
     def __post_init__(self) -> None:
         self._rows: dict[str, Callable[[Call], Answer]] = {
@@ -141,6 +153,9 @@ class Host:
             methods.READ_LEDGER: self._on(pb.ReadLedgerRequest, self._read_ledger),
             methods.PROGRESS: self._on(pb.ProgressRequest, self._progress),
             methods.SHUT_DOWN_SHARD: self._on(pb.ShutdownRequest, self._shutdown),
+            methods.CUT: self._on(pb.CutRequest, self._cut),
+            methods.CUT_PROGRESS: self._on(pb.CutProgressRequest, self._cut_progress),
+            methods.TRIM_LOG: self._on(pb.TrimLogRequest, self._trim_log),
             methods.DESCRIBE_LAYOUT: self._on(pb.DescribeLayoutRequest, self._describe_layout),
             methods.HEALTH: self._on(pb.HealthRequest, self._health),
         }
@@ -324,6 +339,8 @@ class Host:
         reply.resident_bytes = process.resident_bytes()
         reply.uptime_s = process.now() - process.started_s
         reply.cpu_s = process.cpu_s()
+        reply.durability = process.durability
+        reply.log_bytes = self.journal.bytes if self.journal is not None else 0
         return reply
 
     # ------------------------------------------------------------------------------------------ change of layout
@@ -335,6 +352,7 @@ class Host:
         if shard is not None and shard.layout.epoch > layout.epoch:
             raise WrongLayout(f"epoch {layout.epoch} is over", epoch=shard.layout.epoch)
         if request.retire:
+            self._end_taking("the layout changed")
             self._forget_incoming()
             self._replace_journal(None)
             self._become(states.Retired(layout))
@@ -353,7 +371,7 @@ class Host:
                     self.journal.note(Kind.CREATE, entry.SerializeToString())
             self._become(states.Serving(shard))
         elif self._has_log(layout, request.index):
-            self._recover(layout, request.index)
+            self._recover(layout, request.index, list(request.snapshots))
         else:
             if isinstance(self.state, states.Lost) and self.state.why:
                 raise StateLost(self.state.why)
@@ -374,17 +392,18 @@ class Host:
             and journals.has(_owner(layout, index))
         )
 
-    def _recover(self, layout: Layout, index: int) -> None:
+    def _recover(self, layout: Layout, index: int, snapshots: Sequence[str]) -> None:
         """Read a shard from its log, in a thread of the shell's; the coordinator asks until that is done."""
         if not isinstance(self.state, states.Recovering):
             self._become(states.Recovering(layout, index))
-            self.tasks.append(Recovery(_owner(layout, index), self._new_shard(layout, index, ())))
+            make = partial(self._new_shard, layout, index, ())
+            self.tasks.append(Recovery(_owner(layout, index), make, snapshots))
         raise RetryLater("this shard reads its rows from its log", retry_after_s=RECOVERING_RETRY_S)
 
-    def recovered(self, recovery: Recovery, journal: Journal) -> None:
+    def recovered(self, shard: Shard, journal: Journal) -> None:
         """A shard was read to the end of its log, which goes on behind that."""
         self.journal = journal
-        self._become(states.Serving(recovery.shard))
+        self._become(states.Serving(shard))
 
     def not_recovered(self, why: str) -> None:
         """A shard could not be read from its log."""
@@ -405,6 +424,7 @@ class Host:
         _check_size(shard, layout)
         shard.layout = layout
         shard.counters = self.shard.counters if self.shard else Counters()
+        self._end_taking("the layout changed")
         # The new layout is committed: nobody goes back to what the old log holds.
         self._replace_journal(self.incoming.journal)
         self.incoming = None
@@ -476,6 +496,55 @@ class Host:
             raise RetryLater("a ledger is read while pushes wait: freeze first", retry_after_s=0.05)
         shard.check_whole()
         return shard.ledger.read(request.cursor, request.limit_bytes)
+
+    # ----------------------------------------------------------------------------------------------------- snapshots
+
+    def _cut(self, request: pb.CutRequest) -> None:
+        shard = self._serving()
+        shard.check(request.header)
+        self._take_turn(request.header.cluster_id, request.turn)
+        taking = self.taking
+        if taking is not None and taking.id == request.id and not request.abort:
+            return  # the same request again
+        self._end_taking("the snapshot was given up")
+        if request.abort:
+            return
+        if not isinstance(self.state, states.Moving):
+            raise RetryLater("a snapshot begins while pushes wait: freeze first", retry_after_s=0.05)
+        cut = shard.cut()
+        lsn = self.journal.lsn if self.journal is not None else 0
+        parent = request.parent_generation
+        self.taking = Taking(request.id, request.url, shard.index, lsn, parent, cut)
+        self.tasks.append(self.taking)
+
+    def _end_taking(self, error: str) -> None:
+        taking = self.taking
+        if taking is not None and taking.under_way:
+            self.taken(taking, error=error)
+
+    def taken(self, taking: Taking, stored: bytes = b"", error: str = "") -> None:
+        """A snapshot is written, or will never be."""
+        taking.stored, taking.error = stored, error
+        taking.cut.end()
+
+    def _cut_progress(self, request: pb.CutProgressRequest) -> pb.CutProgressReply:
+        taking = self.taking
+        if taking is None or taking.id != request.id:
+            return pb.CutProgressReply(
+                error=f"this server writes no snapshot {request.id!r}: it has started anew"
+            )
+        return pb.CutProgressReply(
+            done=bool(taking.stored),
+            rows=taking.rows,
+            bytes=taking.bytes,
+            error=taking.error,
+            stored=taking.stored,
+        )
+
+    def _trim_log(self, request: pb.TrimLogRequest) -> None:
+        self._serving().check(request.header)
+        if self.journal is not None:
+            self.journal.trim(request.lsn)
 
     def _progress(self, request: pb.ProgressRequest) -> pb.ProgressReply:
         if self.incoming is None:

@@ -17,6 +17,20 @@ class Journal(Protocol):
         """Where the next record will begin: what lies before it has been noted, if not yet written."""
         ...
 
+    @property
+    def lsn(self) -> int:
+        """Of the last record that was noted."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """Of records that a restart would read."""
+        ...
+
+    def trim(self, lsn: int) -> None:
+        """Records up to that one are needed no more: what they did is in snapshots. Done some time later."""
+        ...
+
     def check(self) -> None:
         """Raise Unavailable if it takes no more; to be asked before anything is applied."""
         ...

@@ -15,7 +15,8 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 from ..proto.allocator import give_back_freed_memory, keep_freed_memory
 from ..proto.channel import Channels
@@ -31,7 +32,9 @@ from .durable.shard_log import ShardLog, ShardLogs
 from .durable.writer import INTERVAL_S
 from .host import Host, Incoming, Process, Recovery
 from .moving.receive import PEER_ATTEMPTS, PeerCall, peer_pause_s
+from .snapshots.writing import write_cut
 from .table import compile_kernels
+from .taking import Taking
 
 log = logging.getLogger(__name__)
 PEER_TIMEOUT_S = 30.0
@@ -60,6 +63,11 @@ class Server:
         logs: ShardLogs | None = None,
     ) -> None:
         self._logs = logs
+        self._runs: dict[type, Callable[[Any], None]] = {
+            Incoming: self._receive,
+            Recovery: self._recover,
+            Taking: self._take,
+        }
         self.incarnation = random.SystemRandom().getrandbits(63) | 1
         self._host = Host(
             Process(
@@ -71,6 +79,7 @@ class Server:
                 cpu_s=time.process_time,
                 stop=self._stop_soon,
                 journals=logs,
+                durability=logs.mode.value if logs is not None else Mode.MEMORY.value,
             )
         )
         self._lock = threading.Lock()
@@ -191,7 +200,7 @@ class Server:
     def _start_tasks(self) -> None:
         tasks, self._host.tasks = self._host.tasks, []
         for task in tasks:
-            run = self._receive if isinstance(task, Incoming) else self._recover
+            run = self._runs[type(task)]
             threading.Thread(target=run, args=(task,), name="rowloom-task", daemon=True).start()
 
     def _recover(self, recovery: Recovery) -> None:
@@ -199,19 +208,34 @@ class Server:
         assert self._logs is not None
         began = time.monotonic()
         try:
-            journal = self._logs.recover(recovery.owner, recovery.shard)
+            shard, journal = self._logs.recover(recovery.owner, recovery.make, recovery.snapshots)
         except Exception as e:  # whatever it is, the operator must hear of it
             log.exception("%s cannot be read from its log", recovery.owner)
             with self._moved:
-                self._host.not_recovered(f"{type(e).__name__}: {e}")
+                self._host.not_recovered(in_words(e))
                 self._moved.notify_all()
             return
         self._logs.drop_older(recovery.owner)
         seconds = time.monotonic() - began
-        log.info("%s has %d rows again after %.1f s", recovery.owner, recovery.shard.rows, seconds)
+        log.info("%s has %d rows again after %.1f s", recovery.owner, shard.rows, seconds)
         with self._moved:
-            self._host.recovered(recovery, journal)
+            self._host.recovered(shard, journal)
             self._moved.notify_all()
+
+    def _take(self, taking: Taking) -> None:
+        """Write a shard's part of a snapshot. The lock is held while a block of rows is copied, not while it travels."""
+        try:
+            stored = write_cut(taking, self._lock)
+        except Exception as e:
+            if not isinstance(e, RowloomError | OSError):
+                log.exception("writing a snapshot failed")
+            with self._lock:
+                if taking.under_way:
+                    self._host.taken(taking, error=in_words(e))
+            return
+        with self._lock:
+            if taking.under_way:
+                self._host.taken(taking, stored)
 
     def _receive(self, incoming: Incoming) -> None:
         """Drive one receive to its end. The lock is held while rows are put in, not while they travel."""

@@ -54,6 +54,7 @@ from ..proto.errors import (
 from ..proto.layout import PROTOCOL, Layout
 from ..proto.spec import TableEntry
 from .bags import count_of, expanded, pooled
+from .cut import ShardCut
 from .ledger import Ledger
 from .received import own
 from .table import ShardTable, Write
@@ -100,6 +101,7 @@ class Shard:
         self.layout = layout
         self.index = index
         self._key = key
+        self.generation = 1  # counts cuts: what changes is marked with it
         self._torn: int | None = None  # the client whose push failed half-way
         self.tables: dict[int, ShardTable] = {}
         self.ledger = Ledger() if ledger is None else ledger
@@ -339,7 +341,8 @@ class Shard:
         """Make a table. The same one again is no error. Raises TableExists."""
         known = self.tables.get(entry.number)
         if known is None:
-            self.tables[entry.number] = ShardTable(entry, self.index, self.layout.n, self._key)
+            table = self.tables[entry.number] = ShardTable(entry, self.index, self.layout.n, self._key)
+            table.begin_generation(self.generation)
         elif known.spec != entry.spec:
             raise TableExists(
                 f"number {entry.number} is table {known.spec.name!r}: {known.spec.differences(entry.spec)}"
@@ -349,6 +352,13 @@ class Shard:
         """Drop a table and its memory. One that is gone is no error."""
         self.tables.pop(number, None)
         self.ledger.forget_table(number)
+
+    def cut(self) -> ShardCut:
+        """The shard as it is now, to be read while it changes. Raises StateLost if a push has failed half-way."""
+        self.check_whole()
+        cut = ShardCut(self.tables.values(), self.ledger, self.generation + 1)
+        self.generation += 1
+        return cut
 
     def statistics(self) -> pb.StatisticsReply:
         """Counters and sizes; the host adds what concerns the process."""

@@ -242,13 +242,17 @@ class ShardTable:
 
     # ------------------------------------------------------------------------------------------------ to a snapshot
 
-    def track(self) -> None:
-        """Keep with each row when it changed last, from now on: what a cut needs."""
-        self._rows.track()
+    def begin_cut(self, generation: int) -> TableCut:
+        """The table as it is now, to be read while it changes. From now on each row says when it changed last.
 
-    def begin_cut(self) -> TableCut:
-        """The table as it is now, to be read while it changes. `track` must have been called."""
-        return TableCut(self.entry, self.step, self._rates, self._rule, self._rows)
+        generation: what rows that change from now on are marked with; higher than at the cut before.
+        """
+        self._rows.track()
+        return TableCut(self.entry, self.step, self._rates, self._rule, self._rows, generation)
+
+    def begin_generation(self, generation: int) -> None:
+        """What rows that change from now on are marked with, once they are."""
+        self._rows.generation = generation
 
     # ------------------------------------------------------------------------------------------- to another shard
 

@@ -25,6 +25,11 @@ class SettledRows(NamedTuple):
     values: np.ndarray
     slots: Sequence[np.ndarray]
 
+    def where(self, mask: np.ndarray) -> SettledRows:
+        """The rows at which mask, [N] bool, is true."""
+        slots = [slot[mask] for slot in self.slots]
+        return SettledRows(self.ids[mask], self.touched[mask], self.values[mask], slots)
+
 
 class TableCut:
     """A cut of a table; begun when it is made, under the shard's lock.
@@ -35,21 +40,19 @@ class TableCut:
         rates: of its learning rate.
         rule: of its optimizer.
         rows: which track what changes.
+        generation: what rows that change from now on are marked with.
 
     Attributes:
         entry, step: see above.
         count: rows that exist at the cut.
     """
 
-    def __init__(self, entry: TableEntry, step: int, rates: Rates, rule: Rule, rows: Rows) -> None:
+    def __init__(
+        self, entry: TableEntry, step: int, rates: Rates, rule: Rule, rows: Rows, generation: int
+    ) -> None:
         self.entry, self.step, self.count = entry, step, rows.count
         self._rates, self._rule, self._rows = rates, rule, rows
-        self._cut = rows.begin_cut()
-
-    @property
-    def generation(self) -> int:
-        """What rows that change after the cut are marked with."""
-        return self._cut.generation
+        self._cut = rows.begin_cut(generation)
 
     @property
     def saved_bytes(self) -> int:

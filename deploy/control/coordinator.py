@@ -220,7 +220,10 @@ class Coordinator:
     def adoptions(self, layout: Layout, shards: Sequence[int], *, fresh: bool) -> list[ServerCall]:
         """Calls that bring servers to their shards of a layout. fresh: to empty ones, with all tables."""
         tables = [e.to_message() for e in self.state.tables.values()]
-        request = pb.AdoptRequest(layout=layout.to_message(), fresh=fresh, tables=tables, turn=self.turn())
+        snapshots = [s.url for s in reversed(self.state.snapshots) if s.epoch == layout.epoch]
+        request = pb.AdoptRequest(
+            layout=layout.to_message(), fresh=fresh, tables=tables, turn=self.turn(), snapshots=snapshots
+        )
         calls: list[ServerCall] = []
         for index in shards:
             request.index = index

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...proto.errors import Rerouted, RowloomError, Unavailable
+from ...proto.layout import Layout
+from ...proto.spec import TableEntry
 from .state import ClusterState
 
 
@@ -84,7 +86,23 @@ class Sleep:
     seconds: float
 
 
-Effect = Calls | Launch | Stop | Commit | Stored | Look | Sleep
+@dataclass(frozen=True)
+class WriteManifest:
+    """Make one snapshot of what the shards have written. Outcome: a KnownSnapshot; when it returns, it is durable.
+
+    stored: of each shard, in order, its StoredShard as JSON.
+    """
+
+    id: str
+    url: str
+    created_s: float
+    layout: Layout
+    stored: Sequence[bytes]
+    tables: Sequence[TableEntry]
+    extra: bytes = b""
+
+
+Effect = Calls | Launch | Stop | Commit | Stored | Look | Sleep | WriteManifest
 Program = Generator[Effect, Any, Any]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,29 @@ from ...proto.spec import TableEntry
 
 FORMAT = 1
 MAX_TABLES_BYTES = 16 << 20  # of all entries, as messages
+
+
+@dataclass(frozen=True)
+class KnownSnapshot:
+    """A snapshot that was committed.
+
+    Attributes:
+        id: its name.
+        url: its folder.
+        epoch: of the layout.
+        lsns: by shard, the last record of the log that is in it.
+        created_s: when, in seconds since 1970.
+        rows: that existed.
+        bytes: that were written.
+    """
+
+    id: str
+    url: str
+    epoch: int
+    lsns: list[int]
+    created_s: float
+    rows: int
+    bytes: int
 
 
 @dataclass
@@ -34,6 +58,7 @@ class ClusterState:
         making: tables by name that some shards may have; clients do not know them yet.
         dropping: numbers of tables that some shards may still have.
         changing: names of tables whose learning rate some shards may not have heard of.
+        snapshots: those that shards may go on from, newest last.
         surplus: launcher keys of servers that may run and are no shard: started too early, or left over.
     """
 
@@ -49,6 +74,7 @@ class ClusterState:
     dropping: list[int] = field(default_factory=list[int])
     changing: list[str] = field(default_factory=list[str])
     surplus: list[int] = field(default_factory=list[int])
+    snapshots: list[KnownSnapshot] = field(default_factory=list[KnownSnapshot])
 
     @property
     def unfinished(self) -> bool:
@@ -92,6 +118,7 @@ class ClusterState:
                 "dropping": self.dropping,
                 "changing": self.changing,
                 "surplus": self.surplus,
+                "snapshots": [dataclasses.asdict(one) for one in self.snapshots],
             },
             indent=1,
         )
@@ -120,6 +147,7 @@ class ClusterState:
                 dropping=list(data.get("dropping", [])),
                 changing=list(data.get("changing", [])),
                 surplus=list(data.get("surplus", [])),
+                snapshots=[KnownSnapshot(**one) for one in data.get("snapshots", [])],
             )
         except (KeyError, ValueError, TypeError, json_format.ParseError) as e:
             raise RowloomError(f"the cluster's state file is damaged: {e}") from e

@@ -13,6 +13,7 @@ from ...proto.spec import TableSpec
 from ..config.words import counted
 
 POLL_S = 0.05
+SNAPSHOT_S = 86400.0  # for a snapshot: as long as the disk takes
 START_S = 180.0  # for a call that starts a server
 
 
@@ -112,6 +113,12 @@ class Remote:
         """Drop a table; its rows are gone. Raises TableNotFound."""
         request = pb.RemoveTableRequest(name=name, cluster_id=self.cluster)
         self._until_free(methods.DROP_TABLE, request.SerializeToString())
+
+    def take_snapshot(self, extra: bytes = b"") -> pb.TakeSnapshotReply:
+        """Take a snapshot of the whole cluster; returns when it is whole. Raises RowloomError: there is none."""
+        request = pb.TakeSnapshotRequest(cluster_id=self.cluster, extra=extra).SerializeToString()
+        data = self._channels.call(self.address, methods.TAKE_SNAPSHOT, request, SNAPSHOT_S)
+        return pb.TakeSnapshotReply.FromString(data)
 
     def accept_loss(self, shard: int, *, force: bool = False) -> None:
         """Make a lost shard anew, from initial values.

@@ -95,6 +95,11 @@ class Log:
         return f"<Log {state} lsn={self.lsn} end={self.end} written={self.written_prefix} synced={self.synced_prefix}>"
 
     @property
+    def begin(self) -> int:
+        """Where the first record begins that is still there."""
+        return self._extents[0].begin if self._extents else self.end
+
+    @property
     def ackable(self) -> int:
         """Everything before this offset may be acknowledged. It never goes back."""
         safe = self.written_prefix if self.mode is Mode.INTERVAL else self.kept

@@ -43,7 +43,7 @@ class Replay:
             trace = self._redo(Kind(head.kind), payload)
         except RowloomError as e:
             raise LogCorrupt(
-                f"record {head.lsn} of the log cannot be done again: {type(e).__name__}: {e}"
+                f"record {head.lsn} of the log cannot be done again: {e}"
             ) from e
         if trace != (head.rows_after, head.fold):
             raise LogCorrupt(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from ...proto.errors import Unavailable
+from ...proto.errors import RowloomError, Unavailable
 from ...proto.framing import Buffer
+from ...proto.snapshots.snapshot import open_snapshot
 from ..journal import Journal
 from ..shard import Counters, Shard
+from ..snapshots.loading import load_shard
 from .disk import Disk
 from .extents import LogEnd, Owner
 from .log import Log, Mode, Ticket
@@ -20,6 +23,7 @@ from .segments import SEGMENT_BYTES, Segments
 from .writer import INTERVAL_S, Writer
 
 Noted = tuple[Ticket, Buffer]
+log = logging.getLogger(__name__)
 
 
 class ShardLog:
@@ -46,6 +50,29 @@ class ShardLog:
     def end(self) -> int:
         """As `Journal.end`."""
         return self._writer.end
+
+    @property
+    def lsn(self) -> int:
+        """As `Journal.lsn`."""
+        return self._writer.lsn
+
+    @property
+    def bytes(self) -> int:
+        """As `Journal.bytes`."""
+        return self._writer.bytes
+
+    def trim(self, lsn: int) -> None:
+        """As `Journal.trim`: in a thread of its own."""
+        self.enter()
+        threading.Thread(target=self._trim, args=(lsn,), name="rowloom-trim", daemon=True).start()
+
+    def _trim(self, lsn: int) -> None:
+        try:
+            self._writer.recycle(lsn)
+        except OSError as e:  # the writer has said so, and takes no more
+            log.error("%s cannot be made shorter: %s", self.folder, e)
+        finally:
+            self.leave()
 
     def check(self) -> None:
         """As `Journal.check`."""
@@ -168,23 +195,32 @@ class ShardLogs:
             count += 1
         self._disk.rename(folder, aside)
 
-    def recover(self, owner: Owner, shard: Shard) -> ShardLog:
-        """Bring an empty shard, without tables, to where its log ends, and open the log behind that.
+    def recover(
+        self, owner: Owner, make: Callable[[], Shard], snapshots: Sequence[str] = ()
+    ) -> tuple[Shard, ShardLog]:
+        """A shard as it was where its log ends, and the log, open behind that.
+
+        Args:
+            owner: whose log it is.
+            make: an empty shard, without tables.
+            snapshots: folders of those that the log may go on from, newest first. One that cannot be read is passed
+                over: the log goes back to the one before.
 
         Raises:
-            LogCorrupt: it cannot be read to its end. Nothing was changed.
+            LogCorrupt: it cannot be read to its end, or not from where a snapshot ends. Nothing was changed.
             LogInUse: another server has it.
             OSError.
         """
         segments = self._segments(owner)
         try:
-            reading = Reading(segments)
+            shard, lsn = _loaded(make, snapshots)
+            reading = Reading(segments, lsn)
             replay = Replay(shard)
             for record in reading.records():
                 replay.redo(record)
             replay.finish()
             shard.counters = Counters()
-            return self._open(segments, reading.repair())
+            return shard, self._open(segments, reading.repair())
         except BaseException:
             segments.close()
             raise
@@ -193,7 +229,18 @@ class ShardLogs:
         return Segments(self.folder(owner), owner, segment_bytes=self._segment_bytes, disk=self._disk)
 
     def _open(self, segments: Segments, end: LogEnd) -> ShardLog:
-        log = Log(self.mode, end, self._segment_bytes)
-        writer = Writer(log, segments, interval_s=self._interval_s)
+        known = Log(self.mode, end, self._segment_bytes)
+        writer = Writer(known, segments, interval_s=self._interval_s)
         writer.start()
         return ShardLog(writer, segments.folder)
+
+
+def _loaded(make: Callable[[], Shard], snapshots: Sequence[str]) -> tuple[Shard, int]:
+    """A shard from the newest snapshot that can be read, and the last record that is in it; or empty, and 0."""
+    for url in snapshots:
+        shard = make()
+        try:
+            return shard, load_shard(open_snapshot(url), shard)
+        except (RowloomError, OSError) as e:
+            log.error("snapshot %s cannot be read, so the log is read from an earlier point on: %s", url, e)
+    return make(), 0

@@ -97,6 +97,18 @@ class Writer:
             return self._log.end
 
     @property
+    def lsn(self) -> int:
+        """Of the last record."""
+        with self._lock:
+            return self._log.lsn
+
+    @property
+    def bytes(self) -> int:
+        """Of records, with those that a snapshot has and that were not cut off yet."""
+        with self._lock:
+            return self._log.end - self._log.begin
+
+    @property
     def ackable(self) -> int:
         """Everything before this position may be acknowledged."""
         with self._lock:

@@ -190,14 +190,16 @@ class Rows:
         else:
             _mark(self._touched, numbers, np.uint32(self.generation))
 
-    def begin_cut(self) -> Cut:
+    def begin_cut(self, generation: int | None = None) -> Cut:
         """From now on the rows as they are at this moment can be read, until `end_cut`. `track` must have been called.
 
         Copies of what changes meanwhile take memory: see `Cut.saved_bytes`.
+        generation: what rows are marked with that change from now on, higher than before; None: the next one.
         """
         assert self._touched is not None
+        self.generation = self.generation + 1 if generation is None else generation
         widths = [column.shape[1] for column in self.columns]
-        self.cut = Cut(self.end, self.next_generation(), widths)
+        self.cut = Cut(self.end, self.generation, widths)
         return self.cut
 
     def read_cut(self, count: int) -> CutBlock:

@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 
-from rowloom.client import SGD, Adagrad, TableSpec, Zeros, connect
+from rowloom.client import SGD, Adagrad, Adam, Normal, TableSpec, Zeros, connect
 from rowloom.deploy import local_cluster
 from rowloom.deploy.config.config import parse
 from rowloom.deploy.coordinator_server import CoordinatorServer
@@ -86,3 +86,49 @@ def test_rows_that_have_moved_come_back_too(tmp_path) -> None:
         server.stop()
     kept = sorted(p.name for p in (tmp_path / "logs").glob("*/*/shard-*"))
     assert kept == ["shard-0", "shard-1"]
+
+
+def test_a_shard_goes_on_from_a_snapshot_and_the_rest_of_its_log(tmp_path) -> None:
+    specs = [
+        TableSpec("a", 1000, dim=4, optimizer=Adagrad(lr=1.0), initializer=Zeros()),
+        TableSpec("d", 1000, dim=2, optimizer=Adam(lr=0.1, mode="dense"), initializer=Normal()),
+    ]
+    config = parse(
+        {"name": "k", "shards": 2, "storage": str(tmp_path), "durability": "process", "tables": specs}
+    )
+    launcher = ProcessLauncher(config, tmp_path / "out")
+    server = CoordinatorServer(config, launcher)
+    server.start()
+    rng = np.random.default_rng(3)
+    try:
+        with (
+            connect(server.address, timeout_s=60.0) as client,
+            local_cluster(shards=1, tables=specs) as oracle,
+            oracle.connect() as other,
+            Remote(server.address) as remote,
+        ):
+
+            def push() -> None:
+                ids = rng.choice(1000, 200, replace=False)
+                for spec in specs:
+                    grads = rng.standard_normal((len(ids), spec.width), np.float32)
+                    for one in (client, other):
+                        one.table(spec.name).push(ids, grads)
+
+            for _ in range(4):
+                for _ in range(5):
+                    push()
+                taken = remote.take_snapshot()
+                assert taken.rows > 0
+                for _ in range(3):
+                    push()
+                for key in list(server.coordinator.state.keys):
+                    os.kill(launcher.pid(key), signal.SIGKILL)
+                push()
+                for spec in specs:
+                    np.testing.assert_array_equal(
+                        client.table(spec.name).pull(np.arange(1000)),
+                        other.table(spec.name).pull(np.arange(1000)),
+                    )
+    finally:
+        server.stop()

@@ -6,7 +6,6 @@ import pytest
 from rowloom.client import SGD, Adagrad, Adam, Normal, TableSpec
 from rowloom.proto.layout import Layout, ShardAddress
 from rowloom.proto.spec import TableEntry
-from rowloom.server.cut import ShardCut
 from rowloom.server.shard import Shard
 
 LAYOUT = Layout("c", 1, (ShardAddress(0, "s:0", 1),), "c:1")
@@ -47,11 +46,9 @@ def change(shards: list[Shard], rng: np.random.Generator) -> None:
 def test_a_cut_says_what_a_shard_that_stands_still_says(seed: int) -> None:
     rng = np.random.default_rng(seed)
     moves, stands = (Shard(LAYOUT, 0, entries()) for _ in range(2))
-    for table in moves.tables.values():
-        table.track()
     for _ in range(12):
         change([moves, stands], rng)
-    cut = ShardCut(moves.tables.values(), moves.ledger)
+    cut = moves.cut()
     for table in cut.tables:
         found: dict[int, np.ndarray] = {}
         slots: dict[int, list[np.ndarray]] = {}
