@@ -21,6 +21,7 @@ from .control.coordinator import Coordinator
 from .control.loss import accept_loss
 from .control.snapshotting import Snapshotting
 from .control.state import ClusterState
+from .launch.keeping import snapshots_of
 from .launch.launcher import Launcher
 from .performer import Performer
 from .scaling import Scalings
@@ -225,7 +226,7 @@ class CoordinatorServer:
             time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
             + f"-{random.SystemRandom().getrandbits(32):08x}"
         )
-        url = f"{self.config.storage.rstrip('/')}/snapshots/{id}"
+        url = f"{snapshots_of(self.config.storage)}/{id}"
         with self._performer.alone("taking a snapshot"):
             taking = Snapshotting(self.coordinator, id, url, now, request.extra)
             known = self._performer.run(taking.run())

@@ -486,20 +486,16 @@ class AdoptRequest(_message.Message):
     def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., fresh: bool = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., retire: bool = ..., turn: _Optional[int] = ..., snapshots: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CutRequest(_message.Message):
-    __slots__ = ("header", "turn", "id", "url", "parent_generation", "abort")
+    __slots__ = ("header", "turn", "id", "abort")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     TURN_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
-    URL_FIELD_NUMBER: _ClassVar[int]
-    PARENT_GENERATION_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
     header: Header
     turn: int
     id: str
-    url: str
-    parent_generation: int
     abort: bool
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., turn: _Optional[int] = ..., id: _Optional[str] = ..., url: _Optional[str] = ..., parent_generation: _Optional[int] = ..., abort: bool = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., turn: _Optional[int] = ..., id: _Optional[str] = ..., abort: bool = ...) -> None: ...
 
 class CutProgressRequest(_message.Message):
     __slots__ = ("id",)

@@ -30,7 +30,8 @@ from .durable.log import Mode
 from .durable.records import Kind
 from .durable.shard_log import ShardLog, ShardLogs
 from .durable.writer import INTERVAL_S
-from .host import Host, Incoming, Process, Recovery
+from .holder import Incoming, Process, Recovery
+from .host import Host
 from .moving.receive import PEER_ATTEMPTS, PeerCall, peer_pause_s
 from .snapshots.writing import write_cut
 from .table import compile_kernels
@@ -52,6 +53,7 @@ class Server:
         advertise: what others call this machine; the interface by default.
         carrier: "auto" offers the row lane beside gRPC, "grpc" does not.
         logs: where pushes are kept; None: in memory only.
+        snapshots: folder or URL where snapshots are kept; none: this server writes none.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Server:
         advertise: str | None = None,
         carrier: str = "auto",
         logs: ShardLogs | None = None,
+        snapshots: str = "",
     ) -> None:
         self._logs = logs
         self._runs: dict[type, Callable[[Any], None]] = {
@@ -79,6 +82,7 @@ class Server:
                 cpu_s=time.process_time,
                 stop=self._stop_soon,
                 journals=logs,
+                snapshots=snapshots,
                 durability=logs.mode.value if logs is not None else Mode.MEMORY.value,
             )
         )
@@ -223,7 +227,7 @@ class Server:
             self._moved.notify_all()
 
     def _take(self, taking: Taking) -> None:
-        """Write a shard's part of a snapshot. The lock is held while a block of rows is copied, not while it travels."""
+        """Write a shard's part of a snapshot. The lock is held while a block of rows is copied, not longer."""
         try:
             stored = write_cut(taking, self._lock)
         except Exception as e:
@@ -335,6 +339,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--carrier", choices=["auto", "grpc"], default="auto")
     parser.add_argument("--durability", choices=[mode.value for mode in Mode], default=Mode.MEMORY.value)
     parser.add_argument("--log-folder", help="where pushes are kept, unless durability is memory")
+    parser.add_argument("--snapshots", default="", help="folder or URL where snapshots are kept")
     parser.add_argument("--sync-interval-s", type=float, default=INTERVAL_S, help="with durability interval")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end with the parent process")
     parser.add_argument("--stop-grace-s", type=float, default=1.0, help="what calls under way then get")
@@ -345,7 +350,7 @@ def main(argv: list[str] | None = None) -> None:
         if not args.log_folder:
             parser.error(f"--durability {args.durability} needs --log-folder")
         logs = ShardLogs(args.log_folder, Mode(args.durability), interval_s=args.sync_interval_s)
-    server = Server(args.host, args.port, args.advertise, args.carrier, logs)
+    server = Server(args.host, args.port, args.advertise, args.carrier, logs, args.snapshots)
     server.start()
     ready = {"address": server.address, "incarnation": server.incarnation, "pid": os.getpid()}
     sys.stdout.write(json.dumps(ready) + "\n")

@@ -25,11 +25,6 @@ class SettledRows(NamedTuple):
     values: np.ndarray
     slots: Sequence[np.ndarray]
 
-    def where(self, mask: np.ndarray) -> SettledRows:
-        """The rows at which mask, [N] bool, is true."""
-        slots = [slot[mask] for slot in self.slots]
-        return SettledRows(self.ids[mask], self.touched[mask], self.values[mask], slots)
-
 
 class TableCut:
     """A cut of a table; begun when it is made, under the shard's lock.

@@ -16,7 +16,6 @@ class Taking:
         url: its folder.
         index: of the shard.
         lsn: the last record of the shard's log that is in it; 0 without a log.
-        parent_generation: only rows that changed in it or later are written; 0: all.
         cut: the shard at that moment.
         rows: that were written so far.
         bytes: theirs.
@@ -28,7 +27,6 @@ class Taking:
     url: str
     index: int
     lsn: int
-    parent_generation: int
     cut: ShardCut
     rows: int = 0
     bytes: int = 0

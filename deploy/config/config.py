@@ -208,9 +208,25 @@ def parse(value: Any, source: str = "deploy config") -> DeployConfig:
         own = [_fault(error) for error in e.errors(include_url=False)]
         raise _invalid(source, own + faults) from None
     faults += endpoint_faults(config.launcher, config.host, config.advertise_host, config.ray.address)
+    faults += _durability_faults(config)
     if faults:
         raise _invalid(source, faults)
     return config.model_copy(update={"tables": tuple(tables)})
+
+
+def _durability_faults(config: DeployConfig) -> list[Fault]:
+    """Whether there is a place for what is acknowledged."""
+    if config.durability == "memory":
+        return []
+    path, value = "durability", config.durability
+    if config.launcher == "ray":
+        return [Fault(path, value, "must be memory with launcher: ray, in this version", "memory")]
+    if config.storage is None:
+        return [Fault(path, value, "needs `storage:`, a folder that outlives the servers")]
+    if "://" in config.storage and not config.storage.startswith("file://"):
+        problem = f"needs a folder of this machine as `storage:`, where logs are synced; got {config.storage}"
+        return [Fault(path, value, problem)]
+    return []
 
 
 def from_json(text: str) -> DeployConfig:

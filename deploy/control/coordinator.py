@@ -220,7 +220,7 @@ class Coordinator:
     def adoptions(self, layout: Layout, shards: Sequence[int], *, fresh: bool) -> list[ServerCall]:
         """Calls that bring servers to their shards of a layout. fresh: to empty ones, with all tables."""
         tables = [e.to_message() for e in self.state.tables.values()]
-        snapshots = [s.url for s in reversed(self.state.snapshots) if s.epoch == layout.epoch]
+        snapshots = [s.id for s in reversed(self.state.snapshots) if s.epoch == layout.epoch]
         request = pb.AdoptRequest(
             layout=layout.to_message(), fresh=fresh, tables=tables, turn=self.turn(), snapshots=snapshots
         )

@@ -101,7 +101,6 @@ class Snapshotting:
             header=self._layout.header(shard.index),
             turn=self._coordinator.turn(),
             id=self._id,
-            url=self._url,
             abort=abort,
         )
         return ServerCall(shard.address, methods.CUT, request.SerializeToString())

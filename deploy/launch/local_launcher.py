@@ -12,6 +12,7 @@ from pathlib import Path
 from ...proto.errors import Unavailable
 from ...server.serve import Server
 from ..config.config import DeployConfig
+from .keeping import keeping
 from .launcher import Launched, ServerProcess
 from .local_room import check_room
 from .processes import Child, is_stopped, python
@@ -76,10 +77,7 @@ class ProcessLauncher:
         command += ["--host", config.host or "127.0.0.1", "--carrier", config.carrier]
         if config.advertise_host:
             command += ["--advertise", config.advertise_host]
-        if config.durability != "memory":
-            assert config.storage is not None  # the config is checked
-            command += ["--durability", config.durability, "--log-folder", str(Path(config.storage) / "logs")]
-        return command
+        return command + keeping(config)
 
     def stop(self, key: int, grace_s: float) -> None:
         """As `Launcher`."""

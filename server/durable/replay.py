@@ -42,9 +42,7 @@ class Replay:
         try:
             trace = self._redo(Kind(head.kind), payload)
         except RowloomError as e:
-            raise LogCorrupt(
-                f"record {head.lsn} of the log cannot be done again: {e}"
-            ) from e
+            raise LogCorrupt(f"record {head.lsn} of the log cannot be done again: {e}") from e
         if trace != (head.rows_after, head.fold):
             raise LogCorrupt(
                 f"record {head.lsn} of the log left {head.rows_after} rows and checksum {head.fold:#010x}; done again "

@@ -40,6 +40,7 @@ class ShardLog:
         self._noted: list[Noted] = []
         self._users = 0  # threads that are in `write` or `wait`, or will be
         self._unused = threading.Condition()
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<ShardLog {self._writer!r}>"
@@ -121,8 +122,13 @@ class ShardLog:
     def close(self, *, sync: bool = True) -> None:
         """Give the files back, when nobody uses them any more. Who waits hears that the server stops.
 
+        No error if that was done before.
         sync: first, what is written; else what is in them is needed no more.
         """
+        with self._unused:
+            if self._closed:  # the system may have given the numbers of the files to others since
+                return
+            self._closed = True
         self._writer.stop()
         with self._unused:
             self._unused.wait_for(lambda: not self._users)

@@ -37,8 +37,6 @@ def write_cut(taking: Taking, lock: threading.Lock) -> bytes:
             if block is None:
                 break
             rows = table.settled(block)
-            if taking.parent_generation:
-                rows = rows.where(rows.touched >= taking.parent_generation)
             out.write(rows.ids, rows.touched, rows.values, rows.slots)
             taking.rows += len(rows.ids)
             taking.bytes += sum(array.nbytes for array in (rows.ids, rows.touched, rows.values, *rows.slots))

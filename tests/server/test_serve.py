@@ -1,8 +1,9 @@
 """Replies that are held back: until rows have moved, or until the log is safe."""
 
+import errno
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -11,13 +12,16 @@ from waiting import until
 from rowloom.client import SGD, TableSpec, Zeros
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
-from rowloom.proto.codec import Block, PartName, Push
-from rowloom.proto.errors import Moving, PushUnresolved
+from rowloom.proto.codec import Block, PartName, Pull, Push
+from rowloom.proto.errors import Moving, PushUnresolved, Unavailable
 from rowloom.proto.framing import joined
 from rowloom.proto.layout import Layout, ShardAddress
 from rowloom.proto.spec import TableEntry
 from rowloom.server import host as host_module
 from rowloom.server.call import GRPC, LANE, Answer, Call, Caller
+from rowloom.server.durable.disk import Disk
+from rowloom.server.durable.log import Mode
+from rowloom.server.durable.shard_log import ShardLogs
 from rowloom.server.serve import MOST_HELD, Server
 from rowloom.server.shard import Shard
 from rowloom.server.states import Serving
@@ -114,33 +118,76 @@ def test_pushes_that_wait_leave_threads_of_grpc_to_what_ends_their_wait(server, 
     assert pb.PushReply.FromString(joined(server.answer(push(300, GRPC)))).duplicate is False
 
 
-def test_a_reply_waits_until_the_log_covers_what_it_tells_of(server, monkeypatch) -> None:
-    handle = server._host.handle
+class SlowDisk(Disk):
+    """Syncs when it is told to."""
 
-    def logged(call: Call) -> Answer:
-        return Answer(handle(call).buffers, after=7)
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+        self.go.set()
+        self.syncs = 0
 
-    monkeypatch.setattr(server._host, "handle", logged)
-    later = Later(server)
-    later.ask(push(1))
-    until(lambda: waiters(server) == 1)
-    server.durable(6)
-    until(lambda: waiters(server) == 1)
-    assert not later.answers
-    server.durable(7)
-    assert [pb.PushReply.FromString(a).duplicate for a in later.all()] == [False]
-    # What another call has made durable meanwhile needs no wait.
-    assert server.answer(push(2))
+    def fdatasync(self, handle: int) -> None:
+        self.syncs += 1
+        assert self.go.wait(20)
+        super().fdatasync(handle)
 
 
-def test_a_server_that_stops_says_that_the_outcome_is_not_known(server, monkeypatch) -> None:
-    monkeypatch.setattr(server._host, "handle", lambda call: Answer([b""], after=1))
-    later = Later(server)
-    later.ask(push(1))
-    until(lambda: waiters(server) == 1)
+@pytest.fixture
+def logged(tmp_path) -> Iterator[tuple[Server, SlowDisk]]:
+    disk = SlowDisk()
+    server = Server(logs=ShardLogs(str(tmp_path), Mode.DISK, segment_bytes=1 << 16, disk=disk))
+    adopt = pb.AdoptRequest(layout=LAYOUT.to_message(), fresh=True, tables=[ENTRY.to_message()], turn=1)
+    server.answer(Call(methods.ADOPT, adopt.SerializeToString(), Caller(GRPC)))
+    yield server, disk
+    disk.go.set()
     server.stop(0)
+
+
+def test_a_push_is_acknowledged_when_it_is_on_disk(logged) -> None:
+    server, disk = logged
+    disk.go.clear()
+    syncs = disk.syncs
+    later = Later(server)
+    later.ask(push(1))
+    until(lambda: disk.syncs > syncs)
+    assert server._host.shard.counters.pushes == 1
+    assert not later.answers
+    later.ask(push(1))  # a duplicate is no safer than its first copy
+    until(lambda: server._host.shard.counters.duplicates == 1)
+    assert not later.answers
+    disk.go.set()
+    assert sorted(pb.PushReply.FromString(a).duplicate for a in later.all()) == [False, True]
+
+
+def test_a_server_that_stops_says_that_the_outcome_is_not_known(logged, monkeypatch) -> None:
+    server, _ = logged
+    monkeypatch.setattr(server._host, "handle", lambda call: Answer([b""], after=1 << 40))
+    later = Later(server)
+    later.ask(push(1))
+    until(lambda: server._host.journal._users == 1)
+    stopping = threading.Thread(target=server.stop, args=(0,))
+    stopping.start()
     (answer,) = later.all()
     assert isinstance(answer, PushUnresolved)
+    stopping.join(20)
+
+
+def test_a_disk_that_is_full_ends_pushes_and_no_pull(logged, monkeypatch) -> None:
+    server, disk = logged
+
+    def full(handle: int, buffers: Sequence, place: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert pb.PushReply.FromString(joined(server.answer(push(1)))).duplicate is False
+    monkeypatch.setattr(disk, "pwritev", full)
+    with pytest.raises(PushUnresolved, match="No space left on device"):
+        server.answer(push(2))
+    with pytest.raises(Unavailable, match="its log failed: OSError"):
+        server.answer(push(3))
+    assert server._host.shard.counters.pushes == 2
+    pull = joined(Pull(LAYOUT.header(0), [(ENTRY.number, np.arange(3))]).encode())
+    assert server.answer(Call(methods.PULL, pull, Caller(GRPC)))
 
 
 def test_each_process_keys_the_hashes_of_its_tables_with_a_number_of_its_own() -> None:

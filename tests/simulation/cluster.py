@@ -17,7 +17,8 @@ from rowloom.proto.errors import InvalidRequest, Rerouted, RetryLater, RowloomEr
 from rowloom.proto.framing import joined
 from rowloom.proto.spec import TableSpec
 from rowloom.server.call import Call, Caller, WaitFor
-from rowloom.server.host import Host, Incoming, Process
+from rowloom.server.holder import Incoming, Process
+from rowloom.server.host import Host
 from rowloom.server.moving.receive import PEER_ATTEMPTS, peer_pause_s
 
 WATCH_S = 1.0

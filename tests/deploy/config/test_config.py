@@ -14,6 +14,7 @@ from rowloom.deploy.config.changes import diff, refuse, running_config
 from rowloom.deploy.config.config import DeployConfig, InvalidConfig, from_json, load, parse
 from rowloom.deploy.config.memory import memory, row_bytes
 from rowloom.deploy.config.tables import plain
+from rowloom.deploy.launch.keeping import keeping
 from rowloom.deploy.operate.status import summary
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import InvalidRequest
@@ -194,7 +195,7 @@ tables:
         "shard": "is no key here, got 4; did you mean 'shards'?",
         "shards": "must be at least 1, got 0; did you mean 1?",
         "launcher": "must be local or ray, got 'rays'; did you mean 'ray'?",
-        "durability": "must be memory, got 'disc'",
+        "durability": "must be memory or process or interval or disk, got 'disc'; did you mean 'disk'?",
         "ray.adress": "got 'auto'; did you mean 'address'?",
         "ray.placement": "got 'SPRED'; did you mean 'SPREAD'?",
         "ray.memory_per_shard": "must be bytes, as 8GiB, 500MB or a number, got '8GiX'",
@@ -226,10 +227,30 @@ tables:
         assert words in found[path], found[path]
 
 
-@pytest.mark.parametrize("durability", ["process", "disk"])
-def test_a_durability_that_does_not_work_yet_says_so(durability, tmp_path):
-    found = faults(f"durability: {durability}\n", tmp_path)
-    assert found["durability"].startswith("durability: must be memory: nothing else works in this version")
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("durability: process\n", "needs `storage:`, a folder that outlives the servers, got 'process'"),
+        ("durability: disk\nstorage: s3://bucket\n", "needs a folder of this machine as `storage:`"),
+        ("durability: disk\nstorage: /x\nlauncher: ray\n", "must be memory with launcher: ray"),
+    ],
+)
+def test_a_durability_without_a_place_for_logs_is_refused(text, problem, tmp_path):
+    assert problem in faults(text, tmp_path)["durability"]
+
+
+@pytest.mark.parametrize("storage", ["/var/lib/x", "file:///var/lib/x"])
+def test_logs_and_snapshots_lie_in_the_storage(storage):
+    config = parse({"durability": "disk", "storage": storage})
+    assert keeping(config) == [
+        "--snapshots",
+        f"{storage}/snapshots",
+        "--durability",
+        "disk",
+        "--log-folder",
+        "/var/lib/x/logs",
+    ]
+    assert keeping(parse({})) == []
 
 
 def test_a_table_named_twice_is_refused(tmp_path):

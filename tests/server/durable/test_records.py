@@ -55,7 +55,7 @@ def test_a_head_is_laid_out_as_its_file_says():
 
 def test_payloads_are_not_copied():
     rows = np.arange(1000, dtype=np.float32).reshape(10, 100)
-    buffers = encode(Head(Kind.INSTALL, rows.nbytes, 1, 0, 0), [rows.data, memoryview(b"")], 0)
+    buffers = encode(Head(Kind.RECEIVED, rows.nbytes, 1, 0, 0), [rows.data, memoryview(b"")], 0)
     assert np.shares_memory(np.asarray(buffers[1]), rows)
 
 

@@ -197,7 +197,7 @@ def test_a_write_that_writes_nothing_is_an_error_and_no_endless_loop(tmp_path):
 def test_payloads_of_many_buffers_are_written_whole(tmp_path):
     writer, _ = writer_of(tmp_path)
     parts = [bytes([n % 251]) for n in range(3000)]
-    ticket = writer.append(Kind.INSTALL, 3000)
+    ticket = writer.append(Kind.RECEIVED, 3000)
     writer.write(ticket, parts)
     writer.wait(ticket.end)
     writer.close()
