@@ -19,12 +19,11 @@ from .config.changes import running_config
 from .config.config import DeployConfig
 from .control.coordinator import Coordinator
 from .control.loss import accept_loss
-from .control.snapshotting import Snapshotting
 from .control.state import ClusterState
-from .launch.keeping import snapshots_of
 from .launch.launcher import Launcher
 from .performer import Performer
 from .scaling import Scalings
+from .snapshots import Snapshots
 from .storage import StateFile
 from .watcher import Watcher
 
@@ -66,12 +65,14 @@ class CoordinatorServer:
         self.coordinator = self._coordinator(ClusterState(config.name))
         self._performer = Performer(self._file, launcher, self._grace_s)
         self._scalings = Scalings(lambda: self.coordinator, self._performer, self._scaled)
+        self._snapshots = Snapshots(lambda: self.coordinator, self._performer, config.storage)
         self._watcher = Watcher(
             lambda: self.coordinator,
             self._performer,
             launcher,
             self._file,
             revives=config.durability != "memory",
+            on_logs=self._snapshots.keep_short,
         )
         self._stopping = threading.Event()
         self._stopped = threading.Event()
@@ -217,21 +218,9 @@ class CoordinatorServer:
         log.warning("shard %d was made anew, as asked: the rows that it held are lost", request.shard)
 
     def _take_snapshot(self, request: pb.TakeSnapshotRequest) -> pb.TakeSnapshotReply:
-        if self.config.storage is None:
-            raise InvalidRequest(
-                "a snapshot needs `storage:` in the deploy config: a folder or URL that all nodes have"
-            )
-        now = time.time()
-        id = (
-            time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-            + f"-{random.SystemRandom().getrandbits(32):08x}"
-        )
-        url = f"{snapshots_of(self.config.storage)}/{id}"
-        with self._performer.alone("taking a snapshot"):
-            taking = Snapshotting(self.coordinator, id, url, now, request.extra)
-            known = self._performer.run(taking.run())
+        known, pause_s = self._snapshots.take(request.extra)
         return pb.TakeSnapshotReply(
-            id=known.id, url=known.url, rows=known.rows, bytes=known.bytes, pause_s=taking.pause_s
+            id=known.id, url=known.url, rows=known.rows, bytes=known.bytes, pause_s=pause_s
         )
 
     def _scaled(self, shards: int) -> None:

@@ -34,6 +34,7 @@ class Watcher:
         launcher: knows where servers are.
         file: where a layout goes that has changed.
         revives: shards that end are started again, because they have logs.
+        on_logs: is told how long the longest log is, in bytes, at each look.
     """
 
     def __init__(
@@ -43,9 +44,11 @@ class Watcher:
         launcher: Launcher,
         file: StateFile,
         *,
-        revives: bool,
+        revives: bool = False,
+        on_logs: Callable[[int], None] = lambda log_bytes: None,
     ) -> None:
         self._revives = revives
+        self._on_logs = on_logs
         self._coordinator = coordinator
         self._performer = performer
         self._launcher = launcher
@@ -83,6 +86,8 @@ class Watcher:
                 if self._revives:
                     self._revive(layout, shard.index)
         self._converge()
+        if self._revives:
+            self._on_logs(max(_log_bytes(reply) for reply in replies))
 
     def _revive(self, layout: Layout, index: int) -> None:
         """Start a shard again whose process has ended."""
@@ -157,6 +162,10 @@ class Watcher:
             _status(shard, health, figures, look.result() if look and look.done() else UNKNOWN)
             for shard, health, figures, look in zip_longest(shards, healths, statistics, looks)
         ]
+
+
+def _log_bytes(reply: bytes | RowloomError) -> int:
+    return 0 if isinstance(reply, RowloomError) else pb.HealthReply.FromString(reply).log_bytes
 
 
 def _health_call(shard: ShardAddress) -> ServerCall:

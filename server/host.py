@@ -216,6 +216,7 @@ class Host(Holder):
             uptime_s=process.now() - process.started_s,
             index=shard.index if shard else 0,
             cluster_id=shard.layout.cluster_id if shard else "",
+            log_bytes=self.journal.bytes if self.journal is not None else 0,
         )
 
     def _statistics(self, request: pb.StatisticsRequest) -> pb.StatisticsReply:

@@ -41,11 +41,20 @@ class Snapshotting:
         url: its folder.
         created_s: the time, in seconds since 1970.
         extra: bytes that a trainer wants back with it.
+        automatic: it only keeps logs short.
     """
 
     def __init__(
-        self, coordinator: Coordinator, id: str, url: str, created_s: float, extra: bytes = b""
+        self,
+        coordinator: Coordinator,
+        id: str,
+        url: str,
+        created_s: float,
+        extra: bytes = b"",
+        *,
+        automatic: bool = False,
     ) -> None:
+        self._automatic = automatic
         self._coordinator = coordinator
         self._layout: Layout = coordinator.layout
         self._id, self._url, self._created_s, self._extra = id, url, created_s, extra
@@ -74,6 +83,7 @@ class Snapshotting:
                 self._id, self._url, self._created_s, self._layout, stored, tables, self._extra
             )
             known: KnownSnapshot = yield made
+            known = dataclasses.replace(known, automatic=self._automatic)
         except BaseException:
             yield from self._abort()
             raise

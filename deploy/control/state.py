@@ -30,6 +30,7 @@ class KnownSnapshot:
         created_s: when, in seconds since 1970.
         rows: that existed.
         bytes: that were written.
+        automatic: it only keeps logs short.
     """
 
     id: str
@@ -39,6 +40,7 @@ class KnownSnapshot:
     created_s: float
     rows: int
     bytes: int
+    automatic: bool = False
 
 
 @dataclass
