@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..proto.errors import RowloomError, StateLost
-from . import cli_files, cli_measure, cli_tables
+from . import cli_files, cli_measure, cli_snapshots, cli_tables
 from .cli_options import (
     Address,
     AsJson,
@@ -309,14 +309,20 @@ def down(
     forget: Annotated[
         bool, typer.Option("--forget", help="End nothing: its machines are gone for good.")
     ] = False,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep", help="Its logs stay: `rowloom up` goes on from them. Not with durability memory."
+        ),
+    ] = False,
     yes: Yes = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """End a cluster: its shards, their rows, its coordinator, its actors and placement groups.
 
-    ALL ROWS ARE LOST: `rowloom export` keeps those of a table, without its optimizer's slots, and `rowloom import`
-    brings them back. On a terminal it asks first, if there are rows.
+    ALL ROWS ARE LOST, without --keep: `rowloom export` keeps those of a table, without its optimizer's slots, and
+    `rowloom import` brings them back. On a terminal it asks first, if there are rows.
     """
     from .operate.clusters import down as end
     from .operate.clusters import locate_to_end, lost_with, only_name
@@ -328,13 +334,14 @@ def down(
         return
     with stage("looking for it", as_json) as looking:
         record = locate_to_end(directory, name, address, looking.say)
-        lost = lost_with(record) if not yes else ""
+        lost = lost_with(record) if not yes and not keep else ""
     if lost:
         option = directory.option(record.name) if record.launcher else f" --address {record.address}"
         confirm(f"{lost} `rowloom export TABLE FILE{option}` keeps rows.", yes, ask_nobody=True)
     with stage(f"ending {record.name or record.address}", as_json):
-        ended = end(record, directory)
-    show(as_json, {"name": ended, "down": True}, f"{ended} is down")
+        ended = end(record, directory, keep=keep)
+    kept = "; its rows are kept, and `rowloom up` goes on from them" if keep else ""
+    show(as_json, {"name": ended, "down": True, "kept": keep}, f"{ended} is down{kept}")
 
 
 @app.command()
@@ -377,6 +384,7 @@ def inspect(
 
 cli_measure.register(app)
 cli_tables.register(app)
+cli_snapshots.register(app)
 cli_files.register(app)
 
 

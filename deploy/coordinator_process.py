@@ -14,9 +14,10 @@ from pathlib import Path
 from ..proto.allocator import give_back_freed_memory
 from ..proto.errors import in_words
 from .atomic_file import write_atomic
-from .config.config import from_json
+from .config.config import DeployConfig, from_json
 from .coordinator_server import CoordinatorServer
 from .launch.local_launcher import ProcessLauncher
+from .storage import StateFile
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +42,22 @@ def main(argv: list[str] | None = None) -> None:
             advertise=config.advertise_host,
         )
         signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.stop).start())  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
-        server.start()
+        _begin(server, config)
     except Exception as e:
         write_atomic(ready, json.dumps({"error": in_words(e)}))
         log.exception("the cluster did not start")
         sys.exit(1)
     write_atomic(ready, json.dumps({"address": server.address, "pid": os.getpid()}))
     give_back_freed_memory(server.wait)
+
+
+def _begin(server: CoordinatorServer, config: DeployConfig) -> None:
+    """Start the cluster, or go on where it ended, if its rows are kept."""
+    stored = StateFile(config.storage).load() if config.durability != "memory" else None
+    if stored is None or stored.layout is None:
+        server.start()
+    else:
+        server.take_up()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ from .config.changes import running_config
 from .config.config import DeployConfig
 from .control.coordinator import Coordinator
 from .control.loss import accept_loss
+from .control.revival import revive
 from .control.state import ClusterState
+from .launch.keeping import drop_logs
 from .launch.launcher import Launcher
 from .performer import Performer
 from .scaling import Scalings
@@ -109,16 +111,19 @@ class CoordinatorServer:
         self.coordinator = self._coordinator(stored)
         with self._performer.alone("taking up the cluster"):
             self._performer.run(self.coordinator.recover(self._watcher.locate(stored.keys)))
+            if self.config.durability != "memory":
+                self._performer.run(revive(self.coordinator, self.config.limits.start_timeout_s))
         self._open()
 
     def _open(self) -> None:
         self._grpc.start()
         self._watcher.start()
 
-    def stop(self) -> None:
+    def stop(self, *, keep: bool = False) -> None:
         """End the shards and close the port. Rows are gone.
 
         What fails on the way does not keep the rest from ending.
+        keep: rows that are in logs stay there, and `take_up` goes on from them.
 
         Raises:
             Exception: the first thing that failed; something of the cluster may be left. Only to the first caller.
@@ -132,7 +137,8 @@ class CoordinatorServer:
             self._performer.interrupt,
             self._watcher.stop,
             self.launcher.close,
-            self._file.clear,
+            self._file.clear if not keep else lambda: None,
+            self._drop_logs if not keep else lambda: None,
             lambda: self._grpc.stop(self._grace_s),
             self._performer.close,
         ):
@@ -144,6 +150,12 @@ class CoordinatorServer:
         self._stopped.set()
         if failed:
             raise failed[0]
+
+    def _drop_logs(self) -> None:
+        """What only this cluster could have gone on from."""
+        layout = self.coordinator.state.layout
+        if layout is not None and self.config.durability != "memory":
+            drop_logs(self.config, layout.cluster_id)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Until the coordinator has stopped."""
@@ -241,11 +253,17 @@ class CoordinatorServer:
         return reply
 
     def _shutdown(self, request: pb.ShutdownRequest) -> None:
-        threading.Thread(target=self._stop_quietly, name="rowloom-stop", daemon=True).start()
+        if request.keep and self.config.durability == "memory":
+            raise InvalidRequest(
+                "rows of this cluster are in memory only, so none can be kept: `durability: memory`"
+            )
+        threading.Thread(
+            target=self._stop_quietly, args=(request.keep,), name="rowloom-stop", daemon=True
+        ).start()
 
-    def _stop_quietly(self) -> None:
+    def _stop_quietly(self, keep: bool) -> None:
         try:
-            self.stop()
+            self.stop(keep=keep)
         except Exception as e:  # logged where it happened
             log.error("the cluster did not end in order: %s", e)
 

@@ -10,7 +10,7 @@ from itertools import zip_longest
 
 from ..proto import methods
 from ..proto import rowloom_pb2 as pb
-from ..proto.errors import RetryLater, RowloomError, StateLost
+from ..proto.errors import RetryLater, RowloomError, StateLost, in_words
 from ..proto.layout import Layout, ShardAddress
 from .control.coordinator import Coordinator
 from .control.effects import ServerCall
@@ -83,27 +83,27 @@ class Watcher:
         for shard, reply in zip(layout.shards, replies, strict=True):
             if health_of(reply, shard) == "unreachable":
                 self._find(layout, shard.index)
-                if self._revives:
-                    self._revive(layout, shard.index)
+        if self._revives:
+            self._revive(layout)
         self._converge()
         if self._revives:
             self._on_logs(max(_log_bytes(reply) for reply in replies))
 
-    def _revive(self, layout: Layout, index: int) -> None:
-        """Start a shard again whose process has ended."""
+    def _revive(self, layout: Layout) -> None:
+        """Start shards again whose processes have ended."""
         coordinator = self._coordinator()
-        if self._launcher.look(coordinator.state.keys[index]).state != "ended":
+        looks = self._finders.map(self._launcher.look, coordinator.state.keys)
+        if all(process.state != "ended" for process in looks):
             return
         try:
-            with self._performer.alone(f"starting shard {index} again", wait_s=0.0):
-                if coordinator.layout is layout and self._performer.run(
-                    revive(coordinator, index), polite=True
-                ):
-                    log.warning("shard %d had ended and is started again", index)
+            with self._performer.alone("starting shards again", wait_s=0.0):
+                if coordinator.layout is layout:
+                    again = self._performer.run(revive(coordinator))
+                    log.warning("shards that had ended are started again: %s", again)
         except RetryLater:
             return
         except RowloomError as e:
-            log.warning("shard %d has ended and cannot be started again yet: %s", index, e)
+            log.warning("shards have ended and cannot be started again yet: %s", in_words(e))
 
     def _converge(self) -> None:
         coordinator = self._coordinator()

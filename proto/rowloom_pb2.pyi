@@ -658,10 +658,12 @@ class ProgressReply(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., done: bool = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class ShutdownRequest(_message.Message):
-    __slots__ = ("cluster_id",)
+    __slots__ = ("cluster_id", "keep")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
-    def __init__(self, cluster_id: _Optional[str] = ...) -> None: ...
+    keep: bool
+    def __init__(self, cluster_id: _Optional[str] = ..., keep: bool = ...) -> None: ...
 
 class DefineTableRequest(_message.Message):
     __slots__ = ("spec", "cluster_id")

@@ -1,6 +1,6 @@
-"""A shard whose process has ended, started again: it reads its rows from its log, and clients go on.
+"""Shards whose processes have ended, started again: they read their rows from their logs, and clients go on.
 
-Why it is so. The layout keeps its epoch, because the shard is the same one, with every row that it acknowledged. Its
+Why it is so. The layout keeps its epoch, because a shard is the same one, with every row that it acknowledged. Its
 old server must have ended for certain before, or two would serve one shard; the lock on the log's folder says the same
 once more. What is asked of the new server is what a coordinator asks after every doubt: to be its shard of the layout.
 """
@@ -15,28 +15,28 @@ from .coordinator import Coordinator
 from .effects import Look, Program, Stop
 
 
-def revive(coordinator: Coordinator, index: int) -> Program:
-    """Start a shard's server again, if its process has ended. Returns whether it did.
+def revive(coordinator: Coordinator, limit_s: float = 0.0) -> Program:
+    """Start the servers of all shards again whose processes have ended. Returns the shards.
+
+    limit_s: for them to read their logs; those that take longer are left to `converge`.
 
     Raises:
-        Unavailable: no server could be started; the shard is as dead as before.
+        Unavailable: no server could be started; the shards are as dead as before.
     """
-    state = coordinator.state
-    process: ServerProcess
-    (process,) = yield Look([state.keys[index]])
-    if process.state != "ended":
-        return False
-    yield Stop([state.keys[index]])  # it holds no room any more
-    (key,), (launched,) = yield from coordinator.launch(1)
-    keys = [key if i == index else old for i, old in enumerate(state.keys)]
-    there = ShardAddress(index, launched.address, launched.incarnation)
-    layout = coordinator.layout
-    layout = dataclasses.replace(
-        layout, shards=tuple(there if s.index == index else s for s in layout.shards)
-    )
-    surplus = [one for one in coordinator.state.surplus if one != key]
+    keys = list(coordinator.state.keys)
+    processes: list[ServerProcess] = yield Look(keys)
+    ended = [index for index, process in enumerate(processes) if process.state == "ended"]
+    if not ended:
+        return []
+    yield Stop([keys[index] for index in ended])  # they hold no room any more
+    fresh, launched = yield from coordinator.launch(len(ended))
+    shards = list(coordinator.layout.shards)
+    for index, key, server in zip(ended, fresh, launched, strict=True):
+        keys[index], shards[index] = key, ShardAddress(index, server.address, server.incarnation)
+    layout = dataclasses.replace(coordinator.layout, shards=tuple(shards))
+    surplus = [key for key in coordinator.state.surplus if key not in keys]
     yield from coordinator.commit(
         dataclasses.replace(coordinator.state, layout=layout, keys=keys, surplus=surplus)
     )
-    yield from coordinator.adopt(0.0)  # the rest is left to `converge`
-    return True
+    yield from coordinator.adopt(limit_s)
+    return ended

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 from ..config.config import DeployConfig
 
 
@@ -11,9 +14,20 @@ def keeping(config: DeployConfig) -> list[str]:
         return []
     options = ["--snapshots", snapshots_of(config.storage)]
     if config.durability != "memory":
-        folder = config.storage.removeprefix("file://").rstrip("/")
-        options += ["--durability", config.durability, "--log-folder", f"{folder}/logs"]
+        options += ["--durability", config.durability, "--log-folder", _logs(config)]
     return options
+
+
+def drop_logs(config: DeployConfig, cluster_id: str) -> None:
+    """Remove the logs of a cluster that is down. Raises OSError."""
+    folder = os.path.join(_logs(config), cluster_id)
+    if os.path.isdir(folder):
+        shutil.rmtree(folder)
+
+
+def _logs(config: DeployConfig) -> str:
+    assert config.storage is not None  # which a config with logs has
+    return f"{config.storage.removeprefix('file://').rstrip('/')}/logs"
 
 
 def snapshots_of(storage: str) -> str:

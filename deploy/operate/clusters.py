@@ -310,19 +310,20 @@ def apply(
 # --------------------------------------------------------------------------------------------------------------- down
 
 
-def down(record: Record, directory: ClusterDirectory) -> str:
+def down(record: Record, directory: ClusterDirectory, *, keep: bool = False) -> str:
     """End a cluster and all that belongs to it: servers, actors, placement groups, a Ray that was started for it.
 
     Returns its name. No error if it is gone already. Raises Unavailable if something of it cannot be ended.
+    keep: rows that are in logs stay there, for an `up` that goes on. Raises InvalidRequest: there are none.
     """
     if record.launcher == "":
         record = _named(record, directory)
     with directory.lock(record.name, DOWN_WAIT_S):
         if not record.launcher:  # given by address, and not known here
             with Remote(record.address) as remote:
-                remote.shutdown()
+                remote.shutdown(keep=keep)
         else:
-            launcher_of(record.launcher).down(record, directory)
+            launcher_of(record.launcher).down(record, directory, keep=keep)
         directory.remove(record.name)
     return record.name
 

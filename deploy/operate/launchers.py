@@ -30,10 +30,13 @@ class ClusterLauncher(Protocol):
         """
         ...
 
-    def down(self, record: Record, directory: ClusterDirectory) -> None:
+    def down(self, record: Record, directory: ClusterDirectory, *, keep: bool = False) -> None:
         """End a cluster and all that belongs to it. No error if it is gone.
 
+        keep: rows that are in logs stay there, for an `up` that goes on.
+
         Raises:
+            InvalidRequest: there are no logs to keep; nothing was ended.
             Unavailable: that is not certain.
         """
         ...

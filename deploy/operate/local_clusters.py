@@ -9,10 +9,11 @@ import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from ...proto.errors import RowloomError, Unavailable
+from ...proto.errors import InvalidRequest, RowloomError, Unavailable
 from ..atomic_file import write_atomic
 from ..config.config import DeployConfig
 from ..launch.processes import (
@@ -138,9 +139,11 @@ def _read(file: Path) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}  # pyright: ignore[reportUnknownVariableType]
 
 
-def down(record: Record, directory: ClusterDirectory) -> None:
+def down(record: Record, directory: ClusterDirectory, *, keep: bool = False) -> None:
     """As `ClusterLauncher`: its shards end with their coordinator, and are ended if they do not."""
-    _end(record, directory, END_S)
+    _end(record, directory, END_S, keep=keep)
+    if keep:
+        return
     try:
         StateFile(record.storage).clear()  # also when its process was killed
     except Unavailable as e:
@@ -150,16 +153,35 @@ def down(record: Record, directory: ClusterDirectory) -> None:
         ) from e
 
 
-def _end(record: Record, directory: ClusterDirectory, end_s: float) -> None:
-    """End the processes. end_s: what they get beyond the grace for calls, until they are killed."""
+def _end(record: Record, directory: ClusterDirectory, end_s: float, *, keep: bool = False) -> None:
+    """End the processes.
+
+    Args:
+        record: of the cluster.
+        directory: that knows it.
+        end_s: what they get beyond the grace for calls, until they are killed.
+        keep: rows in logs stay there. Raises InvalidRequest: there are no logs; nothing was ended.
+    """
     patience_s = record.stop_grace_s + end_s
     let_go_on(record.pid, record.started)
     if record.address and is_running(record.pid, record.started):
-        with contextlib.suppress(RowloomError), Remote(record.address, timeout_s=5.0) as remote:
-            remote.shutdown()
+        with _unless_refused(keep), Remote(record.address, timeout_s=5.0) as remote:
+            remote.shutdown(keep=keep)
             wait_for_end(record.pid, record.started, patience_s)
     end_process(record.pid, record.started, patience_s)
     end_marked(_mark(record.name, directory), FOLLOW_S)
+
+
+@contextlib.contextmanager
+def _unless_refused(keep: bool) -> Generator[None]:
+    """One that does not answer is ended all the same; one that says that it cannot keep its rows is not."""
+    try:
+        yield
+    except InvalidRequest:
+        if keep:
+            raise
+    except RowloomError:
+        pass
 
 
 def runs(record: Record) -> bool:

@@ -268,12 +268,15 @@ def find_again(record: Record, directory: ClusterDirectory) -> str | None:
             time.sleep(AGAIN_S)
 
 
-def down(record: Record, directory: ClusterDirectory) -> None:
+def down(record: Record, directory: ClusterDirectory, *, keep: bool = False) -> None:
     """As `ClusterLauncher`: a Ray of our own ends with the last cluster on it.
 
     Raises:
+        InvalidRequest: rows are to be kept, and on Ray there are no logs yet.
         Unavailable: its Ray does not answer.
     """
+    if keep:
+        raise InvalidRequest("rows of a cluster on Ray are in memory only, so none can be kept")
     own = local_ray.find(directory)
     ours = own is not None and record.ray in ("", own.address)
     if not ours and (not record.ray or local_ray.is_own(record.ray)):

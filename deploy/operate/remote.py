@@ -146,6 +146,10 @@ class Remote:
                     raise Unavailable(f"{self.address} is busy: {e}; try again when it is done") from e
                 time.sleep(max(POLL_S, e.retry_after_s))
 
-    def shutdown(self) -> None:
-        """End the cluster. Its rows are gone."""
-        self.call(methods.SHUT_DOWN, pb.ShutdownRequest(cluster_id=self.cluster).SerializeToString())
+    def shutdown(self, *, keep: bool = False) -> None:
+        """End the cluster. Its rows are gone.
+
+        keep: those in logs stay, and the cluster can go on from them. Raises InvalidRequest: it has no logs.
+        """
+        request = pb.ShutdownRequest(cluster_id=self.cluster, keep=keep)
+        self.call(methods.SHUT_DOWN, request.SerializeToString())
