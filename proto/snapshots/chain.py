@@ -1,0 +1,193 @@
+"""A snapshot and those that it was made upon, back to a whole one: which of them has the newest of each row.
+
+Why it is so. A row's newest copy counts, and one that was removed later does not. Both are decided by id, not by shard:
+so it does not matter whether rows moved between two snapshots of a chain. Blocks come oldest first, in the order in
+which the rows lay; of each block those rows are left out that a later increment has or removed. For that the ids of the
+increments are held in memory: 8 bytes for each row that changed, of one table, and of one shard at a time where all
+snapshots of the chain have as many shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import SnapshotCorrupt, Unavailable
+from .checksums import BLOCK_BYTES, check_blocks
+from .folder import SnapshotFolder
+from .manifest import MANIFEST, Manifest, SnapshotName
+from .rows_file import ID_COLUMNS, RowBlock, TensorColumn, header_of, tensors_of
+from .stored import StoredFile, StoredTable
+
+MAX_CHAIN = 256
+
+
+@dataclass(frozen=True)
+class Link:
+    """One snapshot of a chain."""
+
+    folder: SnapshotFolder
+    manifest: Manifest
+
+    @classmethod
+    def opened(cls, folder: SnapshotFolder) -> Link:
+        """The snapshot in a folder. Raises SnapshotCorrupt, also where it was never finished, Unavailable."""
+        size = folder.size(MANIFEST)
+        if size is None:
+            raise SnapshotCorrupt(
+                f"{folder.url} has no {MANIFEST}: there is no snapshot, or it was never finished"
+            )
+        return cls(folder, Manifest.from_bytes(bytes(folder.read(MANIFEST, 0, size)), folder.file(MANIFEST)))
+
+    def data(self, file: StoredFile, end: int | None = None) -> memoryview:
+        """A file's bytes, checked, and at least up to `end`. Raises SnapshotCorrupt, Unavailable."""
+        where = self.folder.file(file.name)
+        end = file.bytes if end is None else min(file.bytes, -(-end // BLOCK_BYTES) * BLOCK_BYTES)
+        if end == file.bytes and self.folder.size(file.name) not in (None, file.bytes):
+            raise SnapshotCorrupt(f"{where} has {self.folder.size(file.name)} bytes, not {file.bytes}")
+        data = self.folder.read(file.name, 0, end)
+        check_blocks(data, file.crc32c, where)
+        return data
+
+    def block(self, table: StoredTable, file: StoredFile) -> RowBlock:
+        """The rows of a file. Raises SnapshotCorrupt, Unavailable."""
+        ids, touched, values, *slots = self._tensors(file, table.columns, self.data(file))
+        return RowBlock(ids, touched, values, tuple(slots))
+
+    def ids(self, file: StoredFile, columns: Sequence[TensorColumn] = ID_COLUMNS) -> np.ndarray:
+        """[N] int64: the ids of a file with these columns; little more of it is read. Raises as `block`."""
+        size = len(header_of(columns, file.rows)) + file.rows * columns[0].row_bytes
+        return next(self._tensors(file, columns, self.data(file, size)))
+
+    def _tensors(
+        self, file: StoredFile, columns: Sequence[TensorColumn], data: memoryview
+    ) -> Iterator[np.ndarray]:
+        header = header_of(columns, file.rows)
+        if bytes(data[: len(header)]) != header:
+            names = ", ".join(column.name for column in columns)
+            raise SnapshotCorrupt(
+                f"{self.folder.file(file.name)} does not hold {file.rows} rows of {names}, in bytes 0 to {len(header)}"
+            )
+        return tensors_of(data[len(header) :], columns, file.rows)
+
+
+def links_of(folder: SnapshotFolder) -> tuple[Link, ...]:
+    """The chain of the snapshot in a folder, oldest first. Raises SnapshotCorrupt, Unavailable."""
+    links = [Link.opened(folder)]
+    while (parent := links[0].manifest.parent) is not None:
+        if len(links) == MAX_CHAIN:
+            raise SnapshotCorrupt(f"{folder.url} was made upon more than {MAX_CHAIN} others")
+        links.insert(0, _parent(links[0], parent))
+    return tuple(links)
+
+
+def _parent(link: Link, wanted: SnapshotName) -> Link:
+    folder = link.folder.beside(wanted.id)
+    try:
+        parent = Link.opened(folder)
+    except Unavailable:
+        raise
+    except SnapshotCorrupt as e:
+        raise SnapshotCorrupt(
+            f"{link.folder.url} was made upon snapshot {wanted.id}, beside it: {e}"
+        ) from None
+    if parent.manifest.name != wanted:
+        raise SnapshotCorrupt(
+            f"{link.folder.url} was made upon snapshot {wanted.id} with digest {wanted.digest}, but {folder.url} is "
+            f"{parent.manifest.id} with digest {parent.manifest.digest}"
+        )
+    return parent
+
+
+@dataclass(frozen=True)
+class _TablePart:
+    """A table's part on a shard, in one snapshot of a chain."""
+
+    link: Link
+    depth: int  # 0: of the oldest snapshot
+    table: StoredTable
+
+
+class TableRows:
+    """The rows of one table in a chain.
+
+    Args:
+        links: the chain, oldest first.
+        number: of the table.
+        shards: only what these shards have; of use only if all snapshots of the chain have as many.
+
+    Attributes:
+        rows: how many there are, as the newest manifest says.
+    """
+
+    def __init__(self, links: Sequence[Link], number: int, shards: Sequence[int]) -> None:
+        self._where, self._last = links[-1].folder.url, len(links) - 1
+        self._parts = [
+            _TablePart(link, depth, table)
+            for depth, link in enumerate(links)
+            for shard in link.manifest.shards
+            for table in shard.tables
+            if shard.index in shards and table.number == number
+        ]
+        newest = [part.table for part in self._parts if part.depth == self._last]
+        self.rows = sum(table.rows for table in newest)
+        self._columns = newest[0].columns if newest else ()
+        self._name = newest[0].name if newest else ""
+
+    def blocks(self) -> Iterator[RowBlock]:
+        """All rows, a file at a time. Raises SnapshotCorrupt, also where their number is wrong, Unavailable."""
+        return self._counted(self._newest(Link.block))
+
+    def ids(self) -> Iterator[np.ndarray]:
+        """The ids of all rows, as `blocks`; less is read."""
+
+        def read(link: Link, table: StoredTable, file: StoredFile) -> RowBlock:
+            ids = link.ids(file, table.columns)
+            return RowBlock(ids, ids, ids, ())
+
+        return (block.ids for block in self._counted(self._newest(read)))
+
+    def _counted(self, blocks: Iterator[RowBlock]) -> Iterator[RowBlock]:
+        rows = 0
+        for block in blocks:
+            rows += len(block.ids)
+            yield block
+        if rows != self.rows:
+            raise SnapshotCorrupt(
+                f"{self._where}: table {self._name!r} had {self.rows} rows, the chain of snapshots has {rows}"
+            )
+
+    def _newest(self, read: Callable[[Link, StoredTable, StoredFile], RowBlock]) -> Iterator[RowBlock]:
+        changed = [self._changed(depth) for depth in range(1, self._last + 1)]
+        for part in self._parts:
+            if part.table.columns != self._columns:
+                raise SnapshotCorrupt(
+                    f"{self._where}: table {self._name!r} has other columns in {part.link.folder.url}"
+                )
+            for file in part.table.files:
+                block = read(part.link, part.table, file)
+                stale = np.zeros(len(block.ids), bool)
+                for ids in changed[part.depth :]:
+                    stale |= _among(block.ids, ids)
+                yield block.where(~stale) if stale.any() else block
+
+    def _changed(self, depth: int) -> np.ndarray:
+        """[N] int64, sorted: the ids that an increment has, or that were removed before it."""
+        found = [np.empty(0, np.int64)]
+        for part in self._parts:
+            if part.depth == depth:
+                found += [part.link.ids(file, part.table.columns) for file in part.table.files]
+                found += [part.link.ids(file) for file in part.table.removed]
+        ids = np.concatenate(found)
+        ids.sort()
+        return ids
+
+
+def _among(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """[N] bool: which of ids [N] are among known [K], sorted."""
+    if not len(known):
+        return np.zeros(len(ids), bool)
+    places = np.searchsorted(known, ids)
+    return known[np.minimum(places, len(known) - 1)] == ids

@@ -1,0 +1,50 @@
+"""JSON from a file that may be damaged: whatever is wrong with it is SnapshotCorrupt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar, cast
+
+from ..errors import SnapshotCorrupt
+
+MAX_JSON_BYTES = 256 << 20  # a manifest of some 25 TB
+_T = TypeVar("_T")
+
+
+def require(good: object, message: str) -> None:
+    """Raise SnapshotCorrupt unless it is good."""
+    if not good:
+        raise SnapshotCorrupt(message)
+
+
+def parsed(data: bytes, where: str) -> dict[str, Any]:
+    """The object that a file holds; where: the file. Raises SnapshotCorrupt."""
+    if len(data) > MAX_JSON_BYTES:
+        raise SnapshotCorrupt(f"{where} has {len(data)} bytes, at most {MAX_JSON_BYTES} are read")
+    try:
+        content = json.loads(data.decode("ascii"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as e:
+        raise SnapshotCorrupt(f"{where} is damaged: it is no JSON: {e}") from None
+    if not isinstance(content, dict):
+        raise SnapshotCorrupt(f"{where} is damaged: it holds {type(content).__name__}, not an object")
+    return cast(dict[str, Any], content)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def take(content: Any, key: str, kind: type[_T]) -> _T:
+    """A value of exactly that type: JSON's true is no number here."""
+    if not isinstance(content, dict) or key not in content:
+        raise SnapshotCorrupt(f"{key} is missing")
+    value = cast(dict[str, Any], content)[key]
+    if type(value) is not kind:
+        raise SnapshotCorrupt(f"{key} is {str(value)[:50]!r}")
+    return value
+
+
+def take_all(content: Any, key: str, make: Callable[[Any], _T]) -> tuple[_T, ...]:
+    """A list, each entry made by `make`. Raises SnapshotCorrupt."""
+    return tuple(make(value) for value in cast(list[Any], take(content, key, list)))

@@ -1,0 +1,119 @@
+"""A snapshot's folder in storage, to be read: on this machine, or wherever fsspec reaches."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from typing import Any, NoReturn
+
+import fsspec
+import numpy as np
+from fsspec.implementations.local import LocalFileSystem
+
+from ..errors import InvalidRequest, SnapshotCorrupt, Unavailable
+
+_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+class SnapshotFolder:
+    """A folder and what is in it. Errors of the store are RowloomErrors.
+
+    Args:
+        url: a path, or a URL of any protocol that fsspec knows.
+
+    Raises:
+        InvalidRequest: nothing here can read such a URL.
+    """
+
+    def __init__(self, url: str | os.PathLike[str]) -> None:
+        self.url = os.fspath(url).rstrip("/") or "/"
+        self._fs, self._path = _opened(self.url)
+        self._local = isinstance(self._fs, LocalFileSystem)
+
+    def __repr__(self) -> str:
+        return f"<SnapshotFolder {self.url}>"
+
+    def file(self, name: str) -> str:
+        """A file of it, for messages."""
+        return f"{self.url}/{name}"
+
+    def beside(self, name: str) -> SnapshotFolder:
+        """Another folder next to this one."""
+        return SnapshotFolder(posixpath.join(posixpath.dirname(self.url), name))
+
+    def below(self, name: str) -> SnapshotFolder:
+        """A folder in this one."""
+        return SnapshotFolder(posixpath.join(self.url, name))
+
+    def folders(self) -> list[str]:
+        """Names of the folders in it, sorted. Raises InvalidRequest if it is not there itself, Unavailable."""
+        try:
+            self._fs.invalidate_cache()
+            found: list[dict[str, Any]] = self._fs.ls(self._path, detail=True)
+        except _MISSING:
+            raise InvalidRequest(f"{self.url} is not there, or is no folder") from None
+        except Exception as e:  # object stores raise errors of their own
+            self._unavailable(self.url, e)
+        paths: list[str] = [entry["name"] for entry in found if entry["type"] == "directory"]
+        return sorted(posixpath.basename(path.rstrip("/")) for path in paths)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None: it is not there. Raises Unavailable."""
+        try:
+            self._fs.invalidate_cache()
+            info: dict[str, Any] = self._fs.info(f"{self._path}/{name}")
+        except _MISSING:
+            return None
+        except Exception as e:
+            self._unavailable(self.file(name), e)
+        return int(info["size"]) if info["type"] == "file" else None
+
+    def read(self, name: str, begin: int, end: int) -> memoryview:
+        """Bytes [begin, end) of a file.
+
+        Raises:
+            SnapshotCorrupt: it is missing, or ends before.
+            Unavailable: the store does not answer, or the disk fails.
+        """
+        try:
+            data = self._read_local(name, begin, end) if self._local else self._cat(name, begin, end)
+        except _MISSING:
+            raise SnapshotCorrupt(f"{self.file(name)} is missing") from None
+        except Exception as e:
+            self._unavailable(self.file(name), e)
+        if len(data) < end - begin:
+            raise SnapshotCorrupt(
+                f"{self.file(name)} is cut short: it ends at byte {begin + len(data)}, before {end}"
+            )
+        return data
+
+    def _cat(self, name: str, begin: int, end: int) -> memoryview:
+        if begin == end:  # some stores take an empty range for the whole file
+            return memoryview(b"")
+        return memoryview(self._fs.cat_file(f"{self._path}/{name}", start=begin, end=end))
+
+    def _read_local(self, name: str, begin: int, end: int) -> memoryview:
+        data = np.empty(end - begin, np.uint8).data
+        got = 0
+        with open(f"{self._path}/{name}", "rb", buffering=0) as file:
+            while got < len(data) and (n := os.preadv(file.fileno(), [data[got:]], begin + got)):
+                got += n
+        return data[:got]
+
+    def _unavailable(self, what: str, error: Exception) -> NoReturn:
+        words = (
+            error.strerror
+            if isinstance(error, OSError) and error.strerror
+            else f"{type(error).__name__}: {error}"
+        )
+        raise Unavailable(f"{what} cannot be read: {words}") from error
+
+
+def _opened(url: str) -> tuple[Any, str]:
+    try:
+        fs, path = fsspec.core.url_to_fs(url)  # pyright: ignore[reportUnknownVariableType]
+    except ImportError as e:
+        raise InvalidRequest(f"{url!r} needs a package that is not installed: {e}") from e
+    except Exception as e:
+        raise InvalidRequest(f"{url!r} cannot be used: {type(e).__name__}: {e}") from e
+    return fs, str(path)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]

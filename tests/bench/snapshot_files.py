@@ -1,0 +1,135 @@
+"""What a snapshot's files cost: written and read beside plain writes and reads of the same bytes, in the same run.
+
+`python tests/bench/snapshot_files.py [--megabytes 1024] [--folder /where/the/disk/is]`
+
+One line of JSON; GB/s, medians of rounds in which they take turns. Plain writes are one file, written 4 MiB at a time
+and synced once at the end; plain reads are preadv of 4 MiB into the same memory again. `cold` is after the kernel
+dropped the file's pages, as far as it can be asked to.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from rowloom.proto.layout import Layout, ShardAddress
+from rowloom.proto.snapshots.snapshot import open_snapshot
+from rowloom.proto.snapshots.verifying import verify
+from rowloom.proto.spec import Adagrad, TableEntry, TableSpec
+from rowloom.server.snapshots.commit import commit_snapshot
+from rowloom.server.snapshots.shard_writer import ShardWriter
+from rowloom.server.snapshots.target import target_of
+
+ROUNDS = 5
+BLOCK_ROWS = 4096
+PIECE = 4 << 20
+ENTRY = TableEntry(1, TableSpec("users", dim=64, optimizer=Adagrad(lr=0.1)))
+LAYOUT = Layout("bench", 1, (ShardAddress(0, "bench:1", 1),))
+ROW_BYTES = 8 + 4 + 2 * 64 * 4
+
+
+def written(path: Path, rows: int) -> None:
+    """A snapshot of so many rows, block by block."""
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((BLOCK_ROWS, 64)).astype("f4")
+    slots, touched = np.abs(values), np.ones(BLOCK_ROWS, np.uint32)
+    target = target_of(path)
+    shard = ShardWriter(target, 0)
+    table = shard.table(ENTRY)
+    for begin in range(0, rows, BLOCK_ROWS):
+        n = min(BLOCK_ROWS, rows - begin)
+        table.write(np.arange(begin, begin + n), touched[:n], values[:n], [slots[:n]])
+    table.finish(rows=rows, step=1)
+    part = shard.finish(lsn=0, generation=1)
+    commit_snapshot(
+        target, id=path.name, cluster_name="bench", created_s=1.0, layout=LAYOUT, shards=[part], tables=[ENTRY]
+    )
+
+
+def plain_written(path: Path, size: int) -> None:
+    """One file of so many bytes."""
+    data = np.random.default_rng(0).integers(0, 256, PIECE, np.uint8)
+    with open(path, "wb", buffering=0) as file:
+        for begin in range(0, size, PIECE):
+            file.write(data[: min(PIECE, size - begin)].data)
+        os.fsync(file.fileno())
+
+
+def read(path: Path) -> None:
+    """All rows of a snapshot."""
+    for block in open_snapshot(path).read("users"):
+        assert len(block.ids)
+
+
+def plain_read(path: Path) -> None:
+    """All bytes of a file."""
+    data = np.empty(PIECE, np.uint8)
+    with open(path, "rb", buffering=0) as file:
+        while file.readinto(data.data):
+            pass
+
+
+def files(path: Path) -> Iterator[Path]:
+    """The files below a path."""
+    yield from (p for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file())
+
+
+def forget(path: Path) -> None:
+    """Ask the kernel to drop the pages of what is on disk."""
+    for file in files(path):
+        with open(file, "rb") as f:
+            os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def measured(size: int, work: Callable[[], object]) -> float:
+    """GB/s."""
+    began = time.perf_counter()
+    work()
+    return size / (time.perf_counter() - began) / 1e9
+
+
+def one_round(folder: Path, rows: int) -> dict[str, float]:
+    """Rates of one round."""
+    size = rows * ROW_BYTES
+    snapshot, plain = folder / "snapshot", folder / "plain"
+    rates = {
+        "write": measured(size, lambda: written(snapshot, rows)),
+        "plain_write": measured(size, lambda: plain_written(plain, size)),
+        "read": measured(size, lambda: read(snapshot)),
+        "plain_read": measured(size, lambda: plain_read(plain)),
+    }
+    forget(snapshot), forget(plain)
+    rates["read_cold"] = measured(size, lambda: read(snapshot))
+    rates["plain_read_cold"] = measured(size, lambda: plain_read(plain))
+    forget(snapshot)
+    rates["verify_cold"] = measured(size, lambda: verify(snapshot))
+    shutil.rmtree(snapshot)
+    plain.unlink()
+    return rates
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, default=1024)
+    parser.add_argument("--folder", type=Path, default=None)
+    options = parser.parse_args()
+    rows = options.megabytes * (1 << 20) // ROW_BYTES
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        one_round(Path(name), rows)  # what compiles, and memory that the machine never had
+        rounds = [one_round(Path(name), rows) for _ in range(ROUNDS)]
+    rates = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+    for ours, plain in (("write", "plain_write"), ("read", "plain_read"), ("read_cold", "plain_read_cold")):
+        rates[f"{ours}_ratio"] = statistics.median(one[ours] / one[plain] for one in rounds)
+    print(json.dumps({"megabytes": options.megabytes, **{key: round(rate, 2) for key, rate in rates.items()}}))
+
+
+if __name__ == "__main__":
+    main()
