@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from ..errors import SnapshotCorrupt, Unavailable
 from .checksums import BLOCK_BYTES, check_blocks
-from .folder import SnapshotFolder
+from .folder import Scratch, SnapshotFolder
 from .manifest import MANIFEST, Manifest, SnapshotName
 from .rows_file import ID_COLUMNS, RowBlock, TensorColumn, header_of, tensors_of
 from .stored import StoredFile, StoredTable
@@ -41,19 +42,19 @@ class Link:
             )
         return cls(folder, Manifest.from_bytes(bytes(folder.read(MANIFEST, 0, size)), folder.file(MANIFEST)))
 
-    def data(self, file: StoredFile, end: int | None = None) -> memoryview:
-        """A file's bytes, checked, and at least up to `end`. Raises SnapshotCorrupt, Unavailable."""
+    def data(self, file: StoredFile, end: int | None = None, scratch: Scratch | None = None) -> memoryview:
+        """A file's bytes, checked, and at least up to `end`; scratch: memory that may be used for them. Raises SnapshotCorrupt, Unavailable."""
         where = self.folder.file(file.name)
         end = file.bytes if end is None else min(file.bytes, -(-end // BLOCK_BYTES) * BLOCK_BYTES)
         if end == file.bytes and self.folder.size(file.name) not in (None, file.bytes):
             raise SnapshotCorrupt(f"{where} has {self.folder.size(file.name)} bytes, not {file.bytes}")
-        data = self.folder.read(file.name, 0, end)
+        data = self.folder.read(file.name, 0, end, scratch)
         check_blocks(data, file.crc32c, where)
         return data
 
-    def block(self, table: StoredTable, file: StoredFile) -> RowBlock:
-        """The rows of a file. Raises SnapshotCorrupt, Unavailable."""
-        ids, touched, values, *slots = self._tensors(file, table.columns, self.data(file))
+    def block(self, table: StoredTable, file: StoredFile, scratch: Scratch | None = None) -> RowBlock:
+        """The rows of a file; scratch: memory that may be used for them. Raises SnapshotCorrupt, Unavailable."""
+        ids, touched, values, *slots = self._tensors(file, table.columns, self.data(file, scratch=scratch))
         return RowBlock(ids, touched, values, tuple(slots))
 
     def ids(self, file: StoredFile, columns: Sequence[TensorColumn] = ID_COLUMNS) -> np.ndarray:
@@ -136,9 +137,13 @@ class TableRows:
         self._columns = newest[0].columns if newest else ()
         self._name = newest[0].name if newest else ""
 
-    def blocks(self) -> Iterator[RowBlock]:
-        """All rows, a file at a time. Raises SnapshotCorrupt, also where their number is wrong, Unavailable."""
-        return self._counted(self._newest(Link.block))
+    def blocks(self, scratch: Scratch | None = None) -> Iterator[RowBlock]:
+        """All rows, a file at a time. Raises SnapshotCorrupt, also where their number is wrong, Unavailable.
+
+        Args:
+            scratch: memory that may be used for them; with it a block is valid until the next one is asked for.
+        """
+        return self._counted(self._newest(partial(Link.block, scratch=scratch)))
 
     def ids(self) -> Iterator[np.ndarray]:
         """The ids of all rows, as `blocks`; less is read."""

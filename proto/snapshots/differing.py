@@ -17,6 +17,7 @@ import numpy as np
 from ..jit import kernel
 from ..partition import mix
 from ..spec import TableEntry
+from .folder import Scratch
 from .snapshot import Snapshot, open_snapshot
 
 PART_BYTES = 256 << 20  # of ids and digests of one snapshot that are in memory
@@ -99,11 +100,9 @@ def _table(a: Snapshot, b: Snapshot, name: str, part_bytes: int) -> TableDiffere
 def _spec(a: TableEntry, b: TableEntry, step_a: int, step_b: int) -> tuple[str, ...]:
     pairs = [("number", a.number, b.number), ("lr", a.current_lr, b.current_lr), ("step", step_a, step_b)]
     more = [f"{what}: {x} in the first, {y} in the second" for what, x, y in pairs if x != y]
+    spec = a.spec.differences(b.spec)
     return (
-        *[
-            words.replace("here", "in the first").replace("there", "in the second")
-            for words in a.spec.differences(b.spec)
-        ],
+        *[w.replace(" here, ", " in the first, ").removesuffix("there") + "in the second" for w in spec],
         *more,
     )
 
@@ -111,7 +110,7 @@ def _spec(a: TableEntry, b: TableEntry, step_a: int, step_b: int) -> tuple[str, 
 def _part(snapshot: Snapshot, name: str, slots: int, k: int, parts: int) -> _Part:
     """Those rows whose mixed ids leave k when they are divided by the number of parts."""
     ids, digests = [np.empty(0, np.int64)], [np.empty((0, 1 + slots), np.uint64)]
-    for block in snapshot.read(name):
+    for block in snapshot.read(name, scratch=Scratch()):
         if parts > 1:
             block = block.where(mix(block.ids).astype(np.uint64) % np.uint64(parts) == k)
         ids.append(np.array(block.ids))

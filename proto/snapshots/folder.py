@@ -15,6 +15,19 @@ from ..errors import InvalidRequest, SnapshotCorrupt, Unavailable
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
+class Scratch:
+    """Memory for what is read, used again for the next: memory that was never touched is read into at half the speed."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.uint8)
+
+    def take(self, size: int) -> memoryview:
+        """Room for so many bytes; what was taken before is no longer valid."""
+        if len(self._memory) < size:
+            self._memory = np.empty(size, np.uint8)
+        return self._memory[:size].data
+
+
 class SnapshotFolder:
     """A folder and what is in it. Errors of the store are RowloomErrors.
 
@@ -68,15 +81,19 @@ class SnapshotFolder:
             self._unavailable(self.file(name), e)
         return int(info["size"]) if info["type"] == "file" else None
 
-    def read(self, name: str, begin: int, end: int) -> memoryview:
-        """Bytes [begin, end) of a file.
+    def read(self, name: str, begin: int, end: int, scratch: Scratch | None = None) -> memoryview:
+        """Bytes [begin, end) of a file; scratch: memory that may be used for them.
 
         Raises:
             SnapshotCorrupt: it is missing, or ends before.
             Unavailable: the store does not answer, or the disk fails.
         """
         try:
-            data = self._read_local(name, begin, end) if self._local else self._cat(name, begin, end)
+            data = (
+                self._read_local(name, begin, end, scratch or Scratch())
+                if self._local
+                else self._cat(name, begin, end)
+            )
         except _MISSING:
             raise SnapshotCorrupt(f"{self.file(name)} is missing") from None
         except Exception as e:
@@ -92,8 +109,8 @@ class SnapshotFolder:
             return memoryview(b"")
         return memoryview(self._fs.cat_file(f"{self._path}/{name}", start=begin, end=end))
 
-    def _read_local(self, name: str, begin: int, end: int) -> memoryview:
-        data = np.empty(end - begin, np.uint8).data
+    def _read_local(self, name: str, begin: int, end: int, scratch: Scratch) -> memoryview:
+        data = scratch.take(end - begin)
         got = 0
         with open(f"{self._path}/{name}", "rb", buffering=0) as file:
             while got < len(data) and (n := os.preadv(file.fileno(), [data[got:]], begin + got)):

@@ -23,7 +23,7 @@ from ..errors import InvalidRequest, SnapshotCorrupt, TableNotFound
 from ..layout import Layout, owner
 from ..spec import TableEntry
 from .chain import Link, TableRows, links_of
-from .folder import SnapshotFolder
+from .folder import Scratch, SnapshotFolder
 from .manifest import Manifest, SnapshotName
 from .rows_file import RowBlock
 from .tables_file import parse_tables
@@ -118,13 +118,22 @@ class Snapshot:
         number = self.table(name).number
         return sum(t.rows for shard in self.manifest.shards for t in shard.tables if t.number == number)
 
-    def read(self, name: str, *, shard: int | None = None, shards: int | None = None) -> Iterator[RowBlock]:
+    def read(
+        self,
+        name: str,
+        *,
+        shard: int | None = None,
+        shards: int | None = None,
+        scratch: Scratch | None = None,
+    ) -> Iterator[RowBlock]:
         """The rows of a table, a block at a time; a block is what one file holds, at most 256 MiB.
 
         Args:
             name: of the table.
             shard: only rows that this shard owns; None: all.
             shards: of how many; None: as many as there were.
+            scratch: memory that may be used for the blocks. It is faster, but then a block is valid only until the
+                next one is asked for.
 
         Raises:
             TableNotFound: there is no such table.
@@ -136,14 +145,16 @@ class Snapshot:
         entry, count = self.table(name), self.layout.n if shards is None else shards
         if shard is not None and not 0 <= shard < count:
             raise InvalidRequest(f"there is no shard {shard} of {count}")
-        return self._read(entry, shard, count)
+        return self._read(entry, shard, count, scratch)
 
-    def _read(self, entry: TableEntry, shard: int | None, count: int) -> Iterator[RowBlock]:
+    def _read(
+        self, entry: TableEntry, shard: int | None, count: int, scratch: Scratch | None
+    ) -> Iterator[RowBlock]:
         groups = self.groups()
         # Where there were as many shards all along, a shard's files hold the rows that it owns and no others.
         mine = shard is not None and len(groups) == count == self.layout.n and len(groups[shard]) == 1
         for group in [groups[shard]] if mine and shard is not None else groups:
-            for block in TableRows(self.links, entry.number, group).blocks():
+            for block in TableRows(self.links, entry.number, group).blocks(scratch):
                 if shard is None or mine:
                     yield block
                 else:

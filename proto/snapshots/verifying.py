@@ -11,6 +11,7 @@ from ..errors import SnapshotCorrupt
 from ..layout import owner
 from ..spec import TableEntry
 from .chain import Link
+from .folder import Scratch
 from .snapshot import Snapshot, open_snapshot
 from .stored import StoredFile
 
@@ -59,12 +60,12 @@ def verify(url: str | os.PathLike[str]) -> Verified:
 
 def _check_files(snapshot: Snapshot) -> None:
     """Raise SnapshotCorrupt for the first file of this one that is not right."""
-    link = snapshot.links[-1]
+    link, scratch = snapshot.links[-1], Scratch()
     assert snapshot.extra is not None  # reading it checks it
     for shard, entries in ((shard, list(snapshot.tables.values())) for shard in snapshot.manifest.shards):
         for table, entry in zip(shard.tables, entries, strict=True):
             for file in table.files:
-                _check_ids(link, file, link.block(table, file).ids, entry, shard.index)
+                _check_ids(link, file, link.block(table, file, scratch).ids, entry, shard.index)
             for file in table.removed:
                 _check_ids(link, file, link.ids(file), entry, shard.index)
         for _ in snapshot.ledger(shard.index):

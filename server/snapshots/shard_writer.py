@@ -1,8 +1,8 @@
 """What one shard writes of a snapshot: tables one after the other, then the ledger.
 
 Why it is so. Rows come in blocks, a few thousand at a time, but in a file of safetensors each column lies by itself and
-and how many rows there are stands at the beginning. So the columns of one file are collected in memory, at most FILE_BYTES
-of them, and a full file is written from beginning to end: sequential, its checksums made on the way, and the same for a
+the number of rows stands at the beginning. So the columns of one file are collected in memory, at most FILE_BYTES of
+them, and a full file is written from beginning to end: sequential, its checksums made on the way, and the same for a
 disk and for an object store. Rejected: a file of 256 MiB whose columns are written at places kept free for them: the
 last file of each table, which is the only one of most, would have to be written twice, and checksums of blocks that two
 columns share would need both.
