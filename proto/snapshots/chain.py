@@ -43,7 +43,12 @@ class Link:
         return cls(folder, Manifest.from_bytes(bytes(folder.read(MANIFEST, 0, size)), folder.file(MANIFEST)))
 
     def data(self, file: StoredFile, end: int | None = None, scratch: Scratch | None = None) -> memoryview:
-        """A file's bytes, checked, and at least up to `end`; scratch: memory that may be used for them. Raises SnapshotCorrupt, Unavailable."""
+        """A file's bytes, checked, and at least up to `end`; scratch: memory that may be used for them.
+
+        Raises:
+            SnapshotCorrupt: it is missing, or not as it was written.
+            Unavailable: the store does not answer.
+        """
         where = self.folder.file(file.name)
         end = file.bytes if end is None else min(file.bytes, -(-end // BLOCK_BYTES) * BLOCK_BYTES)
         if end == file.bytes and self.folder.size(file.name) not in (None, file.bytes):

@@ -16,7 +16,7 @@ _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class Scratch:
-    """Memory for what is read, used again for the next: memory that was never touched is read into at half the speed."""
+    """Memory for what is read, used again for the next: reading into memory that was never touched is slow."""
 
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)
