@@ -42,6 +42,8 @@ class SnapshotFolder:
         self.url = os.fspath(url).rstrip("/") or "/"
         self._fs, self._path = _opened(self.url)
         self._local = isinstance(self._fs, LocalFileSystem)
+        if self._local:
+            self.url = self._path  # absolute: what lies beside "." has a name then
 
     def __repr__(self) -> str:
         return f"<SnapshotFolder {self.url}>"
@@ -52,7 +54,8 @@ class SnapshotFolder:
 
     def beside(self, name: str) -> SnapshotFolder:
         """Another folder next to this one."""
-        return SnapshotFolder(posixpath.join(posixpath.dirname(self.url), name))
+        above, slash, _ = self.url.rpartition("/")
+        return SnapshotFolder(above + slash + name)
 
     def below(self, name: str) -> SnapshotFolder:
         """A folder in this one."""

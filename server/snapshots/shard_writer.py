@@ -76,7 +76,7 @@ class ShardWriter:
         rows = max(1, (self._file_bytes - _HEADER_ROOM) // row_bytes(columns))
         size = rows * row_bytes(columns)
         if len(self._buffer) < size:
-            self._buffer = np.empty(size, np.uint8)
+            self._buffer = np.empty(max(size, self._file_bytes), np.uint8)
         out: list[np.ndarray] = []
         begin = 0
         for column in columns:

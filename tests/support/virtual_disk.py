@@ -29,6 +29,10 @@ class Inode:
         self.unsynced = []
 
 
+def folder_of(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
 def put(content: bytearray, place: int, data: bytes) -> None:
     if len(content) < place:
         content.extend(bytes(place - len(content)))
@@ -49,7 +53,8 @@ class VirtualDisk(Disk):
         super().__init__()
         self.names_live: dict[str, Inode] = {}
         self.names_durable: dict[str, Inode] = {}
-        self.renames: list[Callable[[dict[str, Inode]], object]] = []  # not durable yet, in order
+        # (folder, change of names in it) that are not durable yet, in order
+        self.renames: list[tuple[str, Callable[[dict[str, Inode]], object]]] = []
         self.calls: list[tuple[str, str]] = []
         self.before: Callable[[str, str], int | None] = lambda method, name: None
         self.during_sync: Callable[[], object] = lambda: None
@@ -66,7 +71,7 @@ class VirtualDisk(Disk):
         pass
 
     def names(self, folder: str) -> list[str]:
-        return [path.rsplit("/", 1)[1] for path in self.names_live]
+        return [path.rsplit("/", 1)[1] for path in self.names_live if folder_of(path) == folder]
 
     def lock(self, path: str, text: str) -> int:
         if path in self.locked:
@@ -81,7 +86,7 @@ class VirtualDisk(Disk):
                 raise FileNotFoundError(errno.ENOENT, "no such file", path)
             self._asked("create", path)
             self.names_live[path] = inode = Inode()
-            self.renames.append(lambda names: names.setdefault(path, inode))
+            self.renames.append((folder_of(path), lambda names: names.setdefault(path, inode)))
         handle, self.next_handle = self.next_handle, self.next_handle + 1
         self.open_files[handle] = path, self.names_live[path]
         return handle
@@ -117,19 +122,22 @@ class VirtualDisk(Disk):
     def rename(self, old: str, new: str) -> None:
         self._asked("rename", old)
         self.open_files = {h: (new if p == old else p, inode) for h, (p, inode) in self.open_files.items()}
-        self._change(lambda names: names.__setitem__(new, names.pop(old)))
+        self._change(old, lambda names: names.__setitem__(new, names.pop(old)))
 
     def unlink(self, path: str) -> None:
         self._asked("unlink", path)
-        self._change(lambda names: names.pop(path))
+        self._change(path, lambda names: names.pop(path))
 
-    def _change(self, change: Callable[[dict[str, Inode]], object]) -> None:
+    def _change(self, path: str, change: Callable[[dict[str, Inode]], object]) -> None:
         change(self.names_live)
-        self.renames.append(change)
+        self.renames.append((folder_of(path), change))
 
     def sync_folder(self, path: str) -> None:
         self._asked("sync_folder", path)
-        self.names_durable, self.renames = dict(self.names_live), []
+        for folder, change in self.renames:
+            if folder == path:
+                change(self.names_durable)
+        self.renames = [(folder, change) for folder, change in self.renames if folder != path]
 
     def killed(self) -> VirtualDisk:
         """The same disk after its process was killed: all that it had written is there, durable or not."""
@@ -140,7 +148,7 @@ class VirtualDisk(Disk):
     def without_power(self, rng: random.Random) -> VirtualDisk:
         """What a loss of power may leave: of writes that were not synced any, each torn anywhere; some of the names."""
         names = dict(self.names_durable)
-        for change in self.renames[: rng.randint(0, len(self.renames))]:
+        for _, change in self.renames[: rng.randint(0, len(self.renames))]:
             change(names)
         disk = VirtualDisk()
         for path, inode in names.items():

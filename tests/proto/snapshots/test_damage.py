@@ -1,0 +1,127 @@
+"""Every byte of a small snapshot, flipped or cut off: it is refused, and the message names the file and the place."""
+
+import re
+import uuid
+
+import fsspec
+import pytest
+from snapshot_life import SnapshotLife, check
+
+from rowloom.proto.errors import SnapshotCorrupt
+from rowloom.proto.snapshots.checksums import BLOCK_BYTES
+from rowloom.proto.snapshots.listing import list_snapshots
+from rowloom.proto.snapshots.snapshot import open_snapshot
+from rowloom.proto.snapshots.verifying import verify
+from rowloom.server.snapshots.target import target_of
+
+FS = fsspec.filesystem("memory")
+
+
+def small(base: str):
+    """An increment upon a whole one, in memory."""
+    life = SnapshotLife(seed=3, shards=1)
+    life.create(0)
+    life.push(3)
+    full = life.snapshot(target_of(f"memory://{base}/a"), "a")
+    life.push(2)
+    life.remove(1)
+    life.rng.choice = lambda values: values[-1]  # there are extra bytes
+    return life.snapshot(target_of(f"memory://{base}/b"), "b", upon=full)
+
+
+def test_every_flipped_byte_is_found_and_its_file_named():
+    base = uuid.uuid4().hex
+    small(base)
+    files = FS.find(f"/{base}")
+    assert {path.rsplit("/", 1)[-1] for path in files} >= {"MANIFEST.json", "tables.json", "extra.bin"}
+    assert any("removed" in path for path in files)
+    assert verify(f"memory://{base}/b").files == len(files)
+    for path in files:
+        good = FS.cat_file(path)
+        for place in range(len(good)):
+            bad = bytearray(good)
+            bad[place] ^= 1 << place % 8
+            FS.pipe_file(path, bytes(bad))
+            with pytest.raises(SnapshotCorrupt, match=re.escape(path)) as error:
+                verify(f"memory://{base}/b")
+            if "MANIFEST" not in path:
+                assert f"block 0, bytes 0 to {len(good)}" in str(error.value)
+        FS.pipe_file(path, good)
+    verify(f"memory://{base}/b")
+
+
+def test_every_file_that_is_cut_is_found():
+    base = uuid.uuid4().hex
+    small(base)
+    for path in FS.find(f"/{base}"):
+        good = FS.cat_file(path)
+        for size in range(len(good)):
+            FS.pipe_file(path, good[:size])
+            with pytest.raises(SnapshotCorrupt, match=re.escape(path)):
+                verify(f"memory://{base}/b")
+        FS.pipe_file(path, good + b"\0")
+        with pytest.raises(SnapshotCorrupt, match=re.escape(path)):
+            verify(f"memory://{base}/b")
+        FS.rm_file(path)
+        with pytest.raises(SnapshotCorrupt):
+            verify(f"memory://{base}/b")
+        FS.pipe_file(path, good)
+    verify(f"memory://{base}/b")
+
+
+def test_the_first_bad_block_is_named_with_its_place(tmp_path):
+    life = SnapshotLife(shards=1)
+    life.create(0)
+    life.push(1)
+    table = life.tables["users"]
+    some = next(iter(table.rows.values()))
+    table.rows.update(dict.fromkeys(range(100_000), some))
+    frozen = life.snapshot(target_of(tmp_path / "a"), "a", file_bytes=64 << 20)
+    check(open_snapshot(tmp_path / "a"), frozen)
+    file = tmp_path / "a/shard-00000/users.rows-00000.safetensors"
+    data = bytearray(file.read_bytes())
+    assert len(data) > 3 * BLOCK_BYTES
+    data[BLOCK_BYTES + 5] ^= 1
+    data[-1] ^= 1
+    file.write_bytes(data)
+    place = f"block 1, bytes {BLOCK_BYTES} to {2 * BLOCK_BYTES}, has checksum"
+    words = rf"users\.rows-00000\.safetensors is damaged: {place}"
+    with pytest.raises(SnapshotCorrupt, match=words):
+        verify(tmp_path / "a")
+    with pytest.raises(SnapshotCorrupt, match=words):
+        list(open_snapshot(tmp_path / "a").read("users"))
+
+
+def test_a_chain_without_its_parent_or_with_another_one_is_refused():
+    base = uuid.uuid4().hex
+    small(base)
+    FS.mv(f"/{base}/a", f"/{base}/c", recursive=True)
+    with pytest.raises(
+        SnapshotCorrupt, match=r"/b was made upon snapshot a, beside it: .*/a has no MANIFEST"
+    ):
+        open_snapshot(f"memory://{base}/b")
+    [b] = [one for one in list_snapshots(f"memory://{base}") if one.id == "b"]
+    assert (b.lineage, b.problem) == (("a", "b"), "snapshot a, which it needs, is not there as it was")
+    life = SnapshotLife(seed=4)
+    life.snapshot(target_of(f"memory://{base}/a"), "a")
+    with pytest.raises(SnapshotCorrupt, match="made upon snapshot a with digest .*, but .* is a with digest"):
+        open_snapshot(f"memory://{base}/b")
+    [b] = [one for one in list_snapshots(f"memory://{base}") if one.id == "b"]
+    assert b.problem == "snapshot a, which it needs, is not there as it was"
+
+
+def test_increments_that_lack_a_row_are_refused_when_they_are_read_to_the_end():
+    # The manifest says how many rows there were; a chain whose increments forgot one does not have them.
+    base = uuid.uuid4().hex
+    life = SnapshotLife(seed=3, shards=1)
+    life.create(0)
+    life.push(3)
+    full = life.snapshot(target_of(f"memory://{base}/a"), "a")
+    life.set(life.tables["users"], 77)
+    life.cut_generation = life.generation
+    life.snapshot(target_of(f"memory://{base}/b"), "b", upon=full)
+    words = r"table 'users' had \d+ rows, the chain of snapshots has \d+"
+    with pytest.raises(SnapshotCorrupt, match=words):
+        list(open_snapshot(f"memory://{base}/b").read("users"))
+    with pytest.raises(SnapshotCorrupt, match=words):
+        verify(f"memory://{base}/b")
