@@ -152,10 +152,10 @@ class Snapshot:
     ) -> Iterator[RowBlock]:
         groups = self.groups()
         # Where there were as many shards all along, a shard's files hold the rows that it owns and no others.
-        mine = shard is not None and len(groups) == count == self.layout.n and len(groups[shard]) == 1
-        for group in [groups[shard]] if mine and shard is not None else groups:
+        own = groups[shard] if shard is not None and len(groups) == count else None
+        for group in groups if own is None else [own]:
             for block in TableRows(self.links, entry.number, group).blocks(scratch):
-                if shard is None or mine:
+                if shard is None or own is not None:
                     yield block
                 else:
                     yield block.where(owner(entry.spec, block.ids, count) == shard)

@@ -120,7 +120,7 @@ class SnapshotLife:
         for shard in range(self.layout.n):
             writer = ShardWriter(target, shard, file_bytes)
             for entry in entries:
-                self._write(writer, self.tables[entry.spec.name], shard, upon is not None)
+                self.write_table(writer, self.tables[entry.spec.name], shard, upon is not None)
             for piece in ledgers[shard]:
                 writer.ledger(piece.SerializeToString())
             parts.append(writer.finish(lsn=self.rng.randrange(99), generation=self.generation))
@@ -152,7 +152,7 @@ class SnapshotLife:
         clients = [pb.LedgerClient(client_id=self.rng.randrange(1 << 64), push=3) for _ in range(3)]
         return [pb.ReadLedgerReply(clients=[client]) for client in clients]
 
-    def _write(self, writer: ShardWriter, table: TableState, shard: int, increment: bool) -> None:
+    def write_table(self, writer: ShardWriter, table: TableState, shard: int, increment: bool) -> None:
         spec = table.entry.spec
         mine = {k: row for k, row in table.rows.items() if _owner(spec, k, self.layout.n) == shard}
         to = writer.table(table.entry)

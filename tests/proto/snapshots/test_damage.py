@@ -104,7 +104,9 @@ def test_a_chain_without_its_parent_or_with_another_one_is_refused():
     assert (b.lineage, b.problem) == (("a", "b"), "snapshot a, which it needs, is not there as it was")
     life = SnapshotLife(seed=4)
     life.snapshot(target_of(f"memory://{base}/a"), "a")
-    with pytest.raises(SnapshotCorrupt, match="made upon snapshot a with digest .*, but .* is a with digest"):
+    with pytest.raises(
+        SnapshotCorrupt, match=r"made upon snapshot a with digest .*, but .* is a with digest"
+    ):
         open_snapshot(f"memory://{base}/b")
     [b] = [one for one in list_snapshots(f"memory://{base}") if one.id == "b"]
     assert b.problem == "snapshot a, which it needs, is not there as it was"

@@ -11,9 +11,11 @@ from snapshot_life import SnapshotLife, check
 from virtual_disk import Crash, VirtualDisk
 
 from rowloom.proto.errors import SnapshotCorrupt
+from rowloom.proto.snapshots.checksums import check_blocks
 from rowloom.proto.snapshots.listing import list_snapshots
 from rowloom.proto.snapshots.snapshot import open_snapshot
 from rowloom.proto.snapshots.verifying import verify
+from rowloom.server.snapshots.shard_writer import ShardWriter
 from rowloom.server.snapshots.target import LocalTarget, ObjectTarget
 
 
@@ -119,6 +121,30 @@ def test_a_call_of_the_system_that_fails_is_said_and_leaves_no_snapshot_or_a_who
         if "MANIFEST.json" in disk.names("/all/b"):
             assert k == len(CALLS), "only the very last sync fails when the name is there already"
             verify(f"{store}/b")
+
+
+def test_what_a_shard_has_finished_survives_whoever_commits_it_and_how_little_the_disk_writes_at_once():
+    # Each shard has a target of its own; and the system may write less than it is asked to.
+    class ShortWrites(VirtualDisk):
+        def pwritev(self, handle, buffers, place):
+            return super().pwritev(handle, [buffers[0][:100]], place)
+
+    disk = ShortWrites()
+    life = SnapshotLife(seed=1)
+    life.create(0)
+    life.push(50)
+    parts = []
+    for index in range(2):
+        shard = ShardWriter(LocalTarget("/all/a", disk), index)
+        life.write_table(shard, life.tables["users"], index, increment=False)
+        shard.ledger(b"")
+        parts.append(shard.finish(lsn=0, generation=1))
+        for seed in range(5):
+            left = disk.without_power(random.Random(seed)).names_live
+            for file in (file for part in parts for file in part.files):
+                inode = left[f"/all/a/{file.name}"]
+                check_blocks(memoryview(bytes(inode.live)), file.crc32c, file.name)
+                assert len(inode.live) == file.bytes
 
 
 class FailingStore:
