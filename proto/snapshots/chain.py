@@ -16,6 +16,7 @@ from functools import partial
 import numpy as np
 
 from ..errors import SnapshotCorrupt, Unavailable
+from .checked_json import MAX_JSON_BYTES
 from .checksums import BLOCK_BYTES, check_blocks
 from .folder import Scratch, SnapshotFolder
 from .manifest import MANIFEST, Manifest, SnapshotName
@@ -23,6 +24,16 @@ from .rows_file import ID_COLUMNS, RowBlock, TensorColumn, header_of, tensors_of
 from .stored import StoredFile, StoredTable
 
 MAX_CHAIN = 256
+
+
+def manifest_in(folder: SnapshotFolder) -> Manifest | None:
+    """The manifest in a folder; None: it has none. Raises SnapshotCorrupt, Unavailable."""
+    size, where = folder.size(MANIFEST), folder.file(MANIFEST)
+    if size is None:
+        return None
+    if size > MAX_JSON_BYTES:  # said before that much of it is in memory
+        raise SnapshotCorrupt(f"{where} has {size} bytes, at most {MAX_JSON_BYTES} are read")
+    return Manifest.from_bytes(bytes(folder.read(MANIFEST, 0, size)), where)
 
 
 @dataclass(frozen=True)
@@ -35,12 +46,12 @@ class Link:
     @classmethod
     def opened(cls, folder: SnapshotFolder) -> Link:
         """The snapshot in a folder. Raises SnapshotCorrupt, also where it was never finished, Unavailable."""
-        size = folder.size(MANIFEST)
-        if size is None:
+        manifest = manifest_in(folder)
+        if manifest is None:
             raise SnapshotCorrupt(
                 f"{folder.url} has no {MANIFEST}: there is no snapshot, or it was never finished"
             )
-        return cls(folder, Manifest.from_bytes(bytes(folder.read(MANIFEST, 0, size)), folder.file(MANIFEST)))
+        return cls(folder, manifest)
 
     def data(self, file: StoredFile, end: int | None = None, scratch: Scratch | None = None) -> memoryview:
         """A file's bytes, checked, and at least up to `end`; scratch: memory that may be used for them.

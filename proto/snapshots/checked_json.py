@@ -20,8 +20,6 @@ def require(good: object, message: str) -> None:
 
 def parsed(data: bytes, where: str) -> dict[str, Any]:
     """The object that a file holds; where: the file. Raises SnapshotCorrupt."""
-    if len(data) > MAX_JSON_BYTES:
-        raise SnapshotCorrupt(f"{where} has {len(data)} bytes, at most {MAX_JSON_BYTES} are read")
     try:
         content = json.loads(data.decode("ascii"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as e:

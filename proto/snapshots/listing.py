@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..errors import SnapshotCorrupt
+from .chain import manifest_in
 from .folder import SnapshotFolder
 from .manifest import MANIFEST, Manifest
 
@@ -52,13 +53,11 @@ def list_snapshots(url: str | os.PathLike[str]) -> tuple[ListedSnapshot, ...]:
 
 def _listed(folder: SnapshotFolder) -> ListedSnapshot:
     try:
-        size = folder.size(MANIFEST)
-        if size is None:
-            return ListedSnapshot(folder.url, problem=f"unfinished: it has no {MANIFEST}")
-        data = bytes(folder.read(MANIFEST, 0, size))
-        return ListedSnapshot(folder.url, Manifest.from_bytes(data, folder.file(MANIFEST)))
+        manifest = manifest_in(folder)
     except SnapshotCorrupt as e:
         return ListedSnapshot(folder.url, problem=str(e))
+    problem = "" if manifest else f"unfinished: it has no {MANIFEST}"
+    return ListedSnapshot(folder.url, manifest, problem=problem)
 
 
 def _with_lineage(name: str, found: Mapping[str, ListedSnapshot]) -> ListedSnapshot:

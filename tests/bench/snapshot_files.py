@@ -3,8 +3,8 @@
 `python tests/bench/snapshot_files.py [--megabytes 1024] [--folder /where/the/disk/is]`
 
 One line of JSON; GB/s, medians of rounds in which they take turns. Plain writes are one file, written 4 MiB at a time
-and synced once at the end; plain reads are preadv of 4 MiB into the same memory again. `cold` is after the kernel
-dropped the file's pages, as far as it can be asked to.
+and synced as often as the snapshot is; plain reads are preadv of 4 MiB into the same memory again. `cold` is after the
+kernel dropped the file's pages, as far as it can be asked to.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from rowloom.proto.snapshots.snapshot import open_snapshot
 from rowloom.proto.snapshots.verifying import verify
 from rowloom.proto.spec import Adagrad, TableEntry, TableSpec
 from rowloom.server.snapshots.commit import commit_snapshot
-from rowloom.server.snapshots.shard_writer import ShardWriter
+from rowloom.server.snapshots.shard_writer import FILE_BYTES, ShardWriter
 from rowloom.server.snapshots.target import target_of
 
 ROUNDS = 5
@@ -66,6 +66,8 @@ def plain_written(path: Path, size: int) -> None:
     with open(path, "wb", buffering=0) as file:
         for begin in range(0, size, PIECE):
             file.write(data[: min(PIECE, size - begin)].data)
+            if begin % FILE_BYTES == 0:
+                os.fdatasync(file.fileno())
         os.fsync(file.fileno())
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import uuid
 from dataclasses import dataclass, field
 
 import numpy as np
+from fsspec.implementations.memory import MemoryFileSystem
 
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.layout import Layout, ShardAddress, owner
@@ -167,6 +169,13 @@ class SnapshotLife:
         if removed:
             to.remove(np.array(removed))
         to.finish(rows=len(mine), step=max(0, table.step - (shard > 0)))
+
+
+def empty_memory() -> str:
+    """The URL of a folder of fsspec's memory. What was in memory before is gone: it is searched from end to end."""
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = [""]
+    return f"memory://{uuid.uuid4().hex}"
 
 
 def _owner(spec: TableSpec, row_id: int, shards: int) -> int:

@@ -3,11 +3,10 @@
 import contextlib
 import errno
 import random
-import uuid
 
 import fsspec
 import pytest
-from snapshot_life import SnapshotLife, check
+from snapshot_life import SnapshotLife, check, empty_memory
 from virtual_disk import Crash, VirtualDisk
 
 from rowloom.proto.errors import SnapshotCorrupt
@@ -48,10 +47,10 @@ def fails_at(k: int, action):
 
 def as_store(disk: VirtualDisk) -> str:
     """What is on the disk, as a file system of fsspec."""
-    fs, base = fsspec.filesystem("memory"), uuid.uuid4().hex
+    fs, base = fsspec.filesystem("memory"), empty_memory()
     for path, inode in disk.names_live.items():
-        fs.pipe_file(f"/{base}{path}", bytes(inode.live))
-    return f"memory://{base}/all"
+        fs.pipe_file(f"{base}{path}", bytes(inode.live))
+    return f"{base}/all"
 
 
 def calls_of_a_snapshot() -> list[tuple[str, str]]:
@@ -163,19 +162,19 @@ class FailingStore:
 def test_an_object_store_that_fails_at_any_file_has_no_snapshot():
     fs, puts = fsspec.filesystem("memory"), 0
     while True:
-        base = uuid.uuid4().hex
+        base = empty_memory()
         store = FailingStore(fs, puts)
         life = SnapshotLife(seed=1)
         life.create(0)
         life.push(30)
         try:
-            frozen = life.snapshot(ObjectTarget(store, f"/{base}/a"), "a")
+            frozen = life.snapshot(ObjectTarget(store, f"{base}/a"), "a")
         except ConnectionError:
             with pytest.raises(SnapshotCorrupt, match="never finished"):
-                open_snapshot(f"memory://{base}/a")
+                open_snapshot(f"{base}/a")
             puts += 1
             continue
-        check(open_snapshot(f"memory://{base}/a"), frozen)
+        check(open_snapshot(f"{base}/a"), frozen)
         assert store.names[-1].endswith("/MANIFEST.json")
         assert puts == len(frozen.manifest.files) + 1
         break

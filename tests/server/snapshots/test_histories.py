@@ -1,13 +1,12 @@
 """Random histories: what a snapshot gives back is what was there when it was made, through chains of increments."""
 
 import itertools
-import uuid
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from snapshot_life import SnapshotLife, check, check_rows, read
+from snapshot_life import SnapshotLife, check, check_rows, empty_memory, read
 
 from rowloom.proto.layout import owner
 from rowloom.proto.snapshots.differing import difference
@@ -23,7 +22,7 @@ STEPS = st.lists(
         st.tuples(st.sampled_from(["create", "drop"]), st.integers(0, 2)),
         st.tuples(st.sampled_from(["full", "increment"]), st.just(0)),
     ),
-    max_size=25,
+    max_size=16,
 )
 
 
@@ -45,7 +44,7 @@ def run(life: SnapshotLife, steps, base: str):
 def test_every_snapshot_of_a_history_is_read_as_it_was_made(steps, seed, shards):
     # In an object store: a file system of fsspec in memory.
     life = SnapshotLife(seed, shards)
-    for url, frozen in run(life, steps, f"memory://{uuid.uuid4().hex}"):
+    for url, frozen in run(life, steps, empty_memory()):
         snapshot = open_snapshot(url)
         check(snapshot, frozen)
         assert verify(url).rows == sum(len(rows) for rows in frozen.tables.values())
@@ -54,7 +53,7 @@ def test_every_snapshot_of_a_history_is_read_as_it_was_made(steps, seed, shards)
 @given(STEPS, st.integers(0, 2**32), st.integers(1, 3), st.integers(1, 5))
 def test_each_shard_of_any_number_is_given_the_rows_that_it_owns(steps, seed, shards, wanted):
     life = SnapshotLife(seed, shards)
-    url, frozen = run(life, steps, f"memory://{uuid.uuid4().hex}")[-1]
+    url, frozen = run(life, steps, empty_memory())[-1]
     snapshot = open_snapshot(url)
     for name, count in itertools.product(frozen.tables, (wanted, snapshot.layout.n)):
         together = {}
@@ -69,7 +68,7 @@ def test_each_shard_of_any_number_is_given_the_rows_that_it_owns(steps, seed, sh
 @given(STEPS, st.integers(0, 2**32), st.sampled_from([1 << 28, 200]))
 def test_a_difference_counts_what_two_dicts_of_rows_count(steps, seed, part_bytes):
     life = SnapshotLife(seed)
-    made = run(life, steps, f"memory://{uuid.uuid4().hex}")
+    made = run(life, steps, empty_memory())
     (first, a), (second, b) = made[0], made[-1]
     found = {table.name: table for table in difference(first, second, part_bytes)}
     for name in {*a.tables, *b.tables}:
