@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 from rowloom.server.durable.disk import Disk
+
+Names = dict[str, "Inode"]
+Change = Callable[[Names], object]
 
 
 class Crash(BaseException):
@@ -24,13 +29,14 @@ class Inode:
         put(self.live, place, data)
         self.unsynced.append((place, data))
 
-    def sync(self) -> None:
-        self.durable = bytearray(self.live)
-        self.unsynced = []
-
-
-def folder_of(path: str) -> str:
-    return path.rpartition("/")[0]
+    def lose_power(self, rng: random.Random) -> None:
+        """Of writes that were not synced any is there, each torn anywhere."""
+        for place, data in self.unsynced:
+            begin = rng.choice([0, rng.randint(0, len(data))])
+            end = rng.choice([0, len(data), rng.randint(0, len(data))])
+            if begin < end:
+                put(self.durable, place + begin, data[begin:end])
+        self.live, self.unsynced = bytearray(self.durable), []
 
 
 def put(content: bytearray, place: int, data: bytes) -> None:
@@ -39,8 +45,18 @@ def put(content: bytearray, place: int, data: bytes) -> None:
     content[place : place + len(data)] = data
 
 
+def folder_of(path: str) -> str:
+    return path.rsplit("/", 1)[0]
+
+
+def _within(path: str, folder: str) -> bool:
+    return path.startswith(f"{folder}/")
+
+
 class VirtualDisk(Disk):
-    """Everything that a log asks of the system.
+    """Everything that a log asks of the system, as one process sees it: files are shared with `beside` ones.
+
+    Folders come, go and are renamed durably; the names of files in them wait for `sync_folder`.
 
     Attributes:
         calls: (method, file name) of each call that changes something, in order.
@@ -51,33 +67,97 @@ class VirtualDisk(Disk):
 
     def __init__(self) -> None:
         super().__init__()
-        self.names_live: dict[str, Inode] = {}
-        self.names_durable: dict[str, Inode] = {}
-        # (folder, change of names in it) that are not durable yet, in order
-        self.renames: list[tuple[str, Callable[[dict[str, Inode]], object]]] = []
+        self.names_live: Names = {}
+        self.names_durable: Names = {}
+        self.renames: list[tuple[str, Change]] = []  # folder, what is not durable yet, in order
+        self.folders: set[str] = set()
+        self.locked: dict[str, int] = {}
+        self._handles = itertools.count(1)
+        self._begin()
+
+    def _begin(self) -> None:
         self.calls: list[tuple[str, str]] = []
         self.before: Callable[[str, str], int | None] = lambda method, name: None
         self.during_sync: Callable[[], object] = lambda: None
         self.open_files: dict[int, tuple[str, Inode]] = {}
-        self.next_handle = 1
-        self.locked: dict[str, int] = {}
+        self._later: list[Callable[[], None]] | None = None
+
+    def beside(self) -> VirtualDisk:
+        """The same disk, as another process sees it."""
+        other = VirtualDisk()
+        other.names_live, other.names_durable, other.renames = (
+            self.names_live,
+            self.names_durable,
+            self.renames,
+        )
+        other.folders, other.locked, other._handles = self.folders, self.locked, self._handles
+        return other
 
     def _asked(self, method: str, path: str) -> int | None:
         name = path.rsplit("/", 1)[-1]
         self.calls.append((method, name))
         return self.before(method, name)
 
+    # ------------------------------------------------------------------------------------------------------ folders
+
     def make_folder(self, path: str) -> None:
-        pass
+        while path and path not in self.folders:
+            self.folders.add(path)
+            path = folder_of(path)
+
+    def has_folder(self, path: str) -> bool:
+        return path in self.folders
+
+    def remove_folder(self, path: str) -> None:
+        self._asked("remove_folder", path)
+        self._without(path)
+        self.folders -= {path, *(one for one in self.folders if _within(one, path))}
+
+    def _without(self, folder: str) -> None:
+        """No name of a file within a folder is left."""
+        for names in (self.names_live, self.names_durable):
+            for path in [path for path in names if _within(path, folder)]:
+                del names[path]
+        self.renames[:] = [pair for pair in self.renames if not _within(f"{pair[0]}/", folder)]
+
+    def _rename_folder(self, old: str, new: str) -> None:
+        self.sync_folders(old)
+        for names in (self.names_live, self.names_durable):
+            for path in [path for path in names if _within(path, old)]:
+                names[new + path[len(old) :]] = names.pop(path)
+        for one in [one for one in self.folders if one == old or _within(one, old)]:
+            self.folders.remove(one)
+            self.folders.add(new + one[len(old) :])
+        for path in [path for path in self.locked if _within(path, old)]:
+            self.locked[new + path[len(old) :]] = self.locked.pop(path)
 
     def names(self, folder: str) -> list[str]:
-        return [path.rsplit("/", 1)[1] for path in self.names_live if folder_of(path) == folder]
+        size = len(folder) + 1
+        found = {path[size:].split("/", 1)[0] for path in self.names_live if _within(path, folder)}
+        return sorted(found | {path[size:].split("/", 1)[0] for path in self.folders if _within(path, folder)})
+
+    def sync_folder(self, path: str) -> None:
+        self._asked("sync_folder", path)
+        self.sync_folders(path)
+
+    def sync_folders(self, path: str) -> None:
+        """The names in a folder are durable."""
+        left: list[tuple[str, Change]] = []
+        for folder, change in self.renames:
+            if folder == path:
+                change(self.names_durable)
+            else:
+                left.append((folder, change))
+        self.renames[:] = left
+
+    # -------------------------------------------------------------------------------------------------------- files
 
     def lock(self, path: str, text: str) -> int:
         if path in self.locked:
             raise BlockingIOError("another one")
-        handle, self.next_handle = self.next_handle, self.next_handle + 1
+        handle = next(self._handles)
         self.locked[path] = handle
+        self.open_files[handle] = path, Inode()
         return handle
 
     def open(self, path: str, *, create: bool = False) -> int:
@@ -85,15 +165,16 @@ class VirtualDisk(Disk):
             if not create:
                 raise FileNotFoundError(errno.ENOENT, "no such file", path)
             self._asked("create", path)
-            self.names_live[path] = inode = Inode()
-            self.renames.append((folder_of(path), lambda names: names.setdefault(path, inode)))
-        handle, self.next_handle = self.next_handle, self.next_handle + 1
+            inode = Inode()
+            self._change(folder_of(path), lambda names: names.setdefault(path, inode))
+        handle = next(self._handles)
         self.open_files[handle] = path, self.names_live[path]
         return handle
 
     def close(self, handle: int) -> None:
         self.open_files.pop(handle, None)
-        self.locked = {path: by for path, by in self.locked.items() if by != handle}
+        for path in [path for path, by in self.locked.items() if by == handle]:
+            del self.locked[path]
 
     def size(self, handle: int) -> int:
         return len(self.open_files[handle][1].live)
@@ -105,7 +186,7 @@ class VirtualDisk(Disk):
 
     def pwritev(self, handle: int, buffers: Sequence, place: int) -> int:
         path, inode = self.open_files[handle]
-        data = b"".join(bytes(b) for b in buffers)
+        data = b"".join(buffers)
         done = self._asked("pwritev", path)
         inode.write(place, data if done is None else data[:done])
         if done is not None:
@@ -117,47 +198,69 @@ class VirtualDisk(Disk):
         self._asked("fdatasync", path)
         durable, count = bytearray(inode.live), len(inode.unsynced)
         self.during_sync()
-        inode.durable, inode.unsynced = durable, inode.unsynced[count:]
+
+        def done() -> None:
+            inode.durable, inode.unsynced = durable, inode.unsynced[count:]
+
+        if self._later is None:
+            done()
+        else:
+            self._later.append(done)
+
+    @contextlib.contextmanager
+    def later(self) -> Generator[list[Callable[[], None]]]:
+        """Syncs begin now, and have an effect when what is handed out is called; nobody syncs these files meanwhile."""
+        self._later = begun = []
+        try:
+            yield begun
+        finally:
+            self._later = None
 
     def rename(self, old: str, new: str) -> None:
         self._asked("rename", old)
+        if old in self.folders:
+            self._rename_folder(old, new)
+            return
         self.open_files = {h: (new if p == old else p, inode) for h, (p, inode) in self.open_files.items()}
-        self._change(old, lambda names: names.__setitem__(new, names.pop(old)))
+        if old not in self.names_live:
+            raise FileNotFoundError(errno.ENOENT, "no such file", old)
+        self._change(folder_of(new), lambda names: names.__setitem__(new, names.pop(old)))
 
     def unlink(self, path: str) -> None:
         self._asked("unlink", path)
-        self._change(path, lambda names: names.pop(path))
+        self._change(folder_of(path), lambda names: names.pop(path))
 
-    def _change(self, path: str, change: Callable[[dict[str, Inode]], object]) -> None:
+    def _change(self, folder: str, change: Change) -> None:
         change(self.names_live)
-        self.renames.append((folder_of(path), change))
+        self.renames.append((folder, change))
 
-    def sync_folder(self, path: str) -> None:
-        self._asked("sync_folder", path)
-        for folder, change in self.renames:
-            if folder == path:
-                change(self.names_durable)
-        self.renames = [(folder, change) for folder, change in self.renames if folder != path]
+    # ---------------------------------------------------------------------------------------------------- its end
 
     def killed(self) -> VirtualDisk:
         """The same disk after its process was killed: all that it had written is there, durable or not."""
-        self.open_files, self.locked, self.calls = {}, {}, []
-        self.before, self.during_sync = lambda method, name: None, lambda: None
+        for handle in list(self.open_files):
+            self.close(handle)
+        self._begin()
         return self
 
-    def without_power(self, rng: random.Random) -> VirtualDisk:
-        """What a loss of power may leave: of writes that were not synced any, each torn anywhere; some of the names."""
-        names = dict(self.names_durable)
-        for _, change in self.renames[: rng.randint(0, len(self.renames))]:
+    def without_power(self, rng: random.Random, folder: str = "") -> VirtualDisk:
+        """What a loss of power may leave of a folder: of what was not synced any, each torn; some of the names.
+
+        folder: empty: all there is. No process has it open, or writes to it any more.
+        """
+        if not folder:
+            self.killed()
+        changes = [change for one, change in self.renames if not folder or one == folder]
+        names = {path: i for path, i in self.names_durable.items() if not folder or _within(path, folder)}
+        for change in changes[: rng.randint(0, len(changes))]:
             change(names)
-        disk = VirtualDisk()
-        for path, inode in names.items():
-            content = bytearray(inode.durable)
-            for place, data in inode.unsynced:
-                begin = rng.choice([0, rng.randint(0, len(data))])
-                end = rng.choice([0, len(data), rng.randint(0, len(data))])
-                if begin < end:
-                    put(content, place + begin, data[begin:end])
-            disk.names_live[path] = Inode(bytearray(content), bytearray(content))
-        disk.names_durable = dict(disk.names_live)
-        return disk
+        for path in [path for path in self.names_live if not folder or _within(path, folder)]:
+            del self.names_live[path]
+        for path in [path for path in self.names_durable if not folder or _within(path, folder)]:
+            del self.names_durable[path]
+        self.renames[:] = [pair for pair in self.renames if folder and pair[0] != folder]
+        for inode in names.values():
+            inode.lose_power(rng)
+        self.names_live.update(names)
+        self.names_durable.update(names)
+        return self
