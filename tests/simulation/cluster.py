@@ -1,25 +1,23 @@
-"""The made-up processes of a cluster: shard servers, the coordinator and its disk, and how they fail."""
+"""The made-up coordinator and its disk, who starts and watches shard servers, and how they fail."""
 
 import dataclasses
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
-from simulation.world import Ended, Outcome, World
+from simulation.logs import Storage
+from simulation.shards import ShardNode
+from simulation.world import Ended, World
 
 from rowloom.deploy.control.coordinator import Coordinator
 from rowloom.deploy.control.effects import Calls, Commit, Launch, Look, Program, Sleep, Stop, Stored
 from rowloom.deploy.control.reshard import Reshard
+from rowloom.deploy.control.revival import revive
 from rowloom.deploy.control.state import ClusterState
-from rowloom.deploy.launch.launcher import Launched, ServerProcess
+from rowloom.deploy.launch.launcher import ServerProcess
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
-from rowloom.proto.errors import InvalidRequest, Rerouted, RetryLater, RowloomError, Unavailable
-from rowloom.proto.framing import joined
+from rowloom.proto.errors import InvalidRequest, RetryLater, RowloomError, Unavailable
 from rowloom.proto.spec import TableSpec
-from rowloom.server.call import Call, Caller, WaitFor
-from rowloom.server.holder import Incoming, Process
-from rowloom.server.host import Host
-from rowloom.server.moving.receive import PEER_ATTEMPTS, peer_pause_s
 
 WATCH_S = 1.0
 CHANGES: dict[str, Any] = {
@@ -31,121 +29,6 @@ CHANGES: dict[str, Any] = {
 
 class Died(Exception):
     """The coordinator ended in the middle of a program."""
-
-
-class ShardNode:
-    """A host behind the made-up network."""
-
-    def __init__(self, world: World, address: str, disk: "Disk") -> None:
-        self.world = world
-        self.address = address
-        self._disk = disk
-        self.start()
-
-    def start(self) -> None:
-        """A new, empty process."""
-        self._held: list[Callable[[], None]] = []  # tries of calls again, once the host has changed
-        self.durable = 0
-        self._unsafe: list[tuple[int, Callable[[], None]]] = []  # replies, after what the log must be durable
-        self.incarnation = self.world.rng.getrandbits(62) | 1
-        world = self.world
-        self.host = Host(
-            Process(incarnation=self.incarnation, now=world.clock, max_clients=world.max_clients)
-        )
-        self.world.nodes[self.address] = self._arrive
-
-    def kill(self, away_s: float) -> None:
-        """End the process; another one takes its place after a while."""
-        del self.world.nodes[self.address]
-        self.world.at(away_s, self.start)
-
-    @property
-    def launched(self) -> Launched:
-        return Launched(self.address, self.incarnation)
-
-    def _arrive(self, method: str, data: bytes, answer: Ended) -> None:
-        self._handle(Call(method, data, Caller("simulator")), answer, None)
-
-    def _handle(self, call: Call, answer: Ended, until: float | None) -> None:
-        """One request: the one place that knows how a host is called."""
-        host, changes = self.host, self.host.changes
-        try:
-            said = host.handle(call)
-        except RowloomError as e:
-            said = e
-        tasks, host.tasks = host.tasks, []
-        for task in tasks:
-            self._receive(task, task.receive.run(), None)
-        if isinstance(said, RowloomError):
-            answer(said)
-        elif said.wait_for is not None:
-            self._hold(call, answer, said.wait_for, until or self.world.now + said.wait_for.limit_s)
-        else:
-            if call.method in (methods.PUSH, methods.STEP):
-                self._check_epoch()
-            reply = joined(said.buffers)
-            self._unsafe.append((said.after, lambda: answer(reply)))
-            self.release()
-        if host.changes != changes:
-            held, self._held = self._held, []
-            for again in held:
-                again()
-
-    def release(self) -> None:
-        """Send the replies that the log covers by now."""
-        safe = [send for after, send in self._unsafe if after <= self.durable]
-        self._unsafe = [pair for pair in self._unsafe if pair[0] > self.durable]
-        for send in safe:
-            send()
-
-    def _hold(self, call: Call, answer: Ended, wait: WaitFor, until: float) -> None:
-        """Handle a call again when the host has changed; answer otherwise when time is up."""
-        host, ended = self.host, []
-
-        def again() -> None:
-            if not ended:
-                ended.append(True)
-                self._handle(call, answer, until)
-
-        def give_up() -> None:
-            alive = host is self.host and self.address in self.world.nodes
-            if alive and not ended:
-                ended.append(True)
-                answer(wait.otherwise)
-
-        self._held.append(again)
-        self.world.at(until - self.world.now, give_up)
-
-    def _check_epoch(self) -> None:
-        """No push is taken in an epoch when the next one is stored: the next coordinator would not find it."""
-        stored, shard = self._disk.stored, self.host.shard
-        if stored is not None and stored.layout is not None and shard is not None:
-            assert shard.layout.epoch >= stored.layout.epoch, (
-                f"{self.address} takes pushes of an epoch that is over"
-            )
-
-    def _receive(self, incoming: Incoming, run: Generator, reply: bytes | None) -> None:
-        if self.host.incoming is not incoming:
-            return
-        try:
-            call = run.send(reply)
-        except StopIteration:
-            return
-        except Exception as e:  # as the shell does
-            incoming.error = f"{type(e).__name__}: {e}"
-            return
-        self._ask(incoming, run, call, 0)
-
-    def _ask(self, incoming: Incoming, run: Generator, call: Any, attempt: int) -> None:
-        def ended(outcome: Outcome) -> None:
-            if not isinstance(outcome, RowloomError):
-                self._receive(incoming, run, outcome)
-            elif isinstance(outcome, Unavailable | Rerouted) and attempt < PEER_ATTEMPTS - 1:
-                self.world.at(peer_pause_s(attempt), self._ask, incoming, run, call, attempt + 1)
-            else:
-                incoming.error = f"{type(outcome).__name__}: {outcome}"
-
-        self.world.post(call.address, call.method, call.data, 5.0, ended)
 
 
 class Disk:
@@ -205,8 +88,9 @@ class CoordinatorNode:
 
     ADDRESS = "coordinator:1"
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, storage: Storage | None = None) -> None:
         self.world = world
+        self.storage = storage
         self.shards: dict[int, ShardNode] = {}
         self.disk = Disk(world)
         self.busy = False
@@ -267,8 +151,7 @@ class CoordinatorNode:
             for key in effect.keys:
                 node = self.shards.pop(key, None)
                 if node is not None:
-                    world.nodes.pop(node.address, None)
-                    node.start = lambda: None  # nor does it come back
+                    node.stop()
             world.at(0.01, step, None)
         elif isinstance(effect, Commit):
             error = self.disk.commit(effect.state)
@@ -277,8 +160,8 @@ class CoordinatorNode:
             world.at(0.002, step, error)
         elif isinstance(effect, Stored):
             world.at(0.002, step, self.disk.load())
-        elif isinstance(effect, Look):  # servers come back, as on Ray: what does not answer may yet
-            world.at(0.01, step, [ServerProcess("unknown")] * len(effect.keys))
+        elif isinstance(effect, Look):
+            world.at(0.01, step, [self._process(key) for key in effect.keys])
         else:
             assert isinstance(effect, Sleep)
             world.at(effect.seconds, step, None)
@@ -305,7 +188,7 @@ class CoordinatorNode:
             world.at(0.5, step, Unavailable("no machine has room for another server"))
             return
         for key in effect.keys:
-            node = self.shards[key] = ShardNode(world, f"shard-{key}:1", self.disk)
+            node = self.shards[key] = ShardNode(world, key, self.disk, self.storage)
             if world.rng.random() < self.empty_dies:
                 world.at(world.rng.uniform(0.0, 1.5), self._kill_empty, node)
         launched = [self.shards[k].launched for k in effect.keys]
@@ -313,14 +196,22 @@ class CoordinatorNode:
 
     def _kill_empty(self, node: ShardNode) -> None:
         incoming = node.host.incoming
-        if node.host.shard is not None or node.address not in self.world.nodes:
+        if node.host.shard is not None or not node.alive:
             return
         if incoming is not None and incoming.receive.done:
             self.world.injected["server killed that had just received its rows"] += 1
-            self.killed.add(node.address)
+            if self.storage is None:
+                self.killed.add(node.address)
         else:
             self.world.injected["empty server killed"] += 1
         node.kill(self.world.rng.uniform(0.0, 1.0))
+
+    def _process(self, key: int) -> ServerProcess:
+        """What the launcher knows."""
+        node = self.shards.get(key)
+        if self.storage is None or (node is not None and node.returns and not node.alive):
+            return ServerProcess("unknown")  # as on Ray: what does not answer may yet
+        return ServerProcess("running" if node is not None and node.alive else "ended")
 
     @property
     def lost(self) -> bool:
@@ -363,14 +254,32 @@ class CoordinatorNode:
 
         def look() -> None:
             self._watching = False
+            if self.alive and not self.busy and self.storage is not None:
+                self._look_at_shards()
             if self.alive and not self.busy and self.coordinator.unfinished:
                 self.perform(self.coordinator.converge(), lambda _: None)
             else:
                 self._watch()
 
-        if self.coordinator.unfinished and not self._watching:
+        if (self.storage is not None or self.coordinator.unfinished) and not self._watching:
             self._watching = True
             self.world.at(WATCH_S, look)
+
+    def _look_at_shards(self) -> None:
+        """As `Watcher.look`: who came back elsewhere is told who it is; who has ended is started again."""
+        coordinator = self.coordinator
+        for index, key in enumerate(coordinator.state.keys if coordinator.state.layout else ()):
+            node = self.shards.get(key)
+            if node is not None and node.alive:
+                layout = coordinator.layout
+                if coordinator.moved(index, node.launched):
+                    coordinator.doubt()
+                    if self.disk.commit(coordinator.state) is not None:
+                        coordinator.state.layout = layout
+            elif self._process(key).state == "ended":
+                self.world.injected["shard started again"] += 1
+                self.perform(revive(coordinator, index), lambda _: None)
+                return
 
     # --------------------------------------------------------------------------------------------------------- RPCs
 
