@@ -27,6 +27,7 @@ from .extents import HEADER_BYTES, Header, Owner, SegmentExtent
 from .records import LogCorrupt
 
 SEGMENT_BYTES = 64 << 20
+LOCK = "lock"  # the file that says who has the folder
 MOST_SPARES = 2  # what is more is given back to the system
 _FILL_BYTES = 1 << 20
 _SEGMENT = re.compile(r"wal-(\d{10})\.log")
@@ -95,7 +96,7 @@ class Segments:
 
     def _take(self) -> int:
         try:
-            return self.disk.lock(self._path("lock"), f"process {os.getpid()}")
+            return self.disk.lock(self._path(LOCK), f"process {os.getpid()}")
         except BlockingIOError as e:
             raise LogInUse(
                 f"{self.folder} is the log of a shard server that runs: {e}. A log has one server: stop that one first"

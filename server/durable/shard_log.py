@@ -19,7 +19,7 @@ from .log import Log, Mode, Ticket
 from .reading import Reading
 from .records import Kind
 from .replay import Replay
-from .segments import SEGMENT_BYTES, Segments
+from .segments import LOCK, SEGMENT_BYTES, Segments
 from .writer import INTERVAL_S, Writer
 
 Noted = tuple[Ticket, Buffer]
@@ -119,11 +119,14 @@ class ShardLog:
             self._users -= 1
             self._unused.notify_all()
 
-    def close(self, *, sync: bool = True) -> None:
+    def close(self, *, sync: bool = True, last: Callable[[], object] = lambda: None) -> None:
         """Give the files back, when nobody uses them any more. Who waits hears that the server stops.
 
         No error if that was done before.
-        sync: first, what is written; else what is in them is needed no more.
+
+        Args:
+            sync: first, what is written; else what is in them is needed no more.
+            last: is done before others may have the folder.
         """
         with self._unused:
             if self._closed:  # the system may have given the numbers of the files to others since
@@ -132,7 +135,10 @@ class ShardLog:
         self._writer.stop()
         with self._unused:
             self._unused.wait_for(lambda: not self._users)
-        self._writer.close(sync=sync)
+        try:
+            last()
+        finally:
+            self._writer.close(sync=sync)
 
 
 class ShardLogs:
@@ -174,7 +180,7 @@ class ShardLogs:
         folder = self.folder(owner)
         try:
             if self.has(owner):
-                self._put_aside(folder)
+                self._put_aside_unused(folder)
             segments = self._segments(owner)
             return self._open(segments, LogEnd())
         except OSError as e:
@@ -183,8 +189,10 @@ class ShardLogs:
     def drop(self, journal: Journal) -> None:
         """As `Journals.drop`."""
         assert isinstance(journal, ShardLog)
-        journal.close(sync=False)
-        self._disk.remove_folder(journal.folder)
+        # Its name may be another log's as soon as it is closed.
+        dropped: list[str] = []
+        journal.close(sync=False, last=lambda: dropped.append(self._put_aside(journal.folder, "dropped")))
+        self._disk.remove_folder(dropped[0])
 
     def drop_older(self, owner: Owner) -> None:
         """What servers left that were killed before they dropped it: the epochs before one that is committed."""
@@ -194,12 +202,28 @@ class ShardLogs:
             if epoch != name and epoch.isdecimal() and int(epoch) < owner.epoch:
                 self._disk.remove_folder(os.path.join(cluster, name))
 
-    def _put_aside(self, folder: str) -> None:
-        """A log whose loss was accepted is kept beside the new one: it may yet be read by hand."""
+    def _put_aside_unused(self, folder: str) -> None:
+        """A log whose loss was accepted is kept beside the new one: it may yet be read by hand.
+
+        Raises:
+            Unavailable: somebody has it, who may be about to drop it.
+        """
+        try:
+            lock = self._disk.lock(os.path.join(folder, LOCK), f"process {os.getpid()}")
+        except BlockingIOError as e:
+            raise Unavailable(f"the log {folder} is still in use: {e}") from e
+        try:
+            self._put_aside(folder, "lost")
+        finally:
+            self._disk.close(lock)
+
+    def _put_aside(self, folder: str, word: str) -> str:
+        """Give a log another name. Returns it."""
         count = 1
-        while self._disk.has_folder(aside := f"{folder}.lost-{count}"):
+        while self._disk.has_folder(aside := f"{folder}.{word}-{count}"):
             count += 1
         self._disk.rename(folder, aside)
+        return aside
 
     def recover(
         self, owner: Owner, make: Callable[[], Shard], snapshots: Sequence[str] = ()

@@ -112,6 +112,8 @@ class VirtualDisk(Disk):
         self._asked("remove_folder", path)
         self._without(path)
         self.folders -= {path, *(one for one in self.folders if _within(one, path))}
+        for one in [one for one in self.locked if _within(one, path)]:
+            del self.locked[one]
 
     def _without(self, folder: str) -> None:
         """No name of a file within a folder is left."""
@@ -134,7 +136,9 @@ class VirtualDisk(Disk):
     def names(self, folder: str) -> list[str]:
         size = len(folder) + 1
         found = {path[size:].split("/", 1)[0] for path in self.names_live if _within(path, folder)}
-        return sorted(found | {path[size:].split("/", 1)[0] for path in self.folders if _within(path, folder)})
+        return sorted(
+            found | {path[size:].split("/", 1)[0] for path in self.folders if _within(path, folder)}
+        )
 
     def sync_folder(self, path: str) -> None:
         self._asked("sync_folder", path)
