@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..proto.errors import RowloomError
 from ..proto.framing import Buffer
@@ -69,8 +70,10 @@ class Answer:
         buffers: the reply, one after the other, unless the call has it (`placed`); they do not refer to the message.
         after: the position of the log that must be durable before the reply may go.
         wait_for: there is no reply yet.
+        journal: the log that it is; filled in by the shell.
     """
 
     buffers: Sequence[Buffer] = ()
     after: int = 0
     wait_for: WaitFor | None = None
+    journal: Any = None

@@ -244,9 +244,9 @@ class Holder:
         self.journal = journal
         self._become(states.Serving(shard))
 
-    def not_recovered(self, why: str) -> None:
-        """A shard could not be read from its log."""
-        self._become(states.Lost(why))
+    def not_recovered(self, why: str, *, again: bool = False) -> None:
+        """A shard could not be read from its log. again: it is to be tried when the coordinator asks next."""
+        self._become(states.Waiting() if again else states.Lost(why))
 
     def prepare(self, request: pb.PrepareRequest) -> None:
         """Begin to receive what a shard of the next epoch will own."""

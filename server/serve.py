@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
+from ..proto import methods
 from ..proto.allocator import give_back_freed_memory, keep_freed_memory
 from ..proto.channel import Channels
 from ..proto.errors import PushUnresolved, Rerouted, RowloomError, Unavailable, in_words
@@ -28,10 +29,12 @@ from .carriers.grpc_server import THREADS, GrpcServer
 from .carriers.lane_server import LaneServer
 from .durable.log import Mode
 from .durable.records import Kind
+from .durable.segments import LogInUse
 from .durable.shard_log import ShardLog, ShardLogs
 from .durable.writer import INTERVAL_S
 from .holder import Incoming, Process, Recovery
 from .host import Host
+from .journal import Journal
 from .moving.receive import PEER_ATTEMPTS, PeerCall, peer_pause_s
 from .snapshots.writing import write_cut
 from .table import compile_kernels
@@ -111,21 +114,30 @@ class Server:
 
     def answer(self, call: Call) -> Sequence[Buffer]:
         """One request; every carrier comes through here. Returns when the reply may go. Raises RowloomError."""
+        try:
+            return self._answer(call)
+        except PushUnresolved as e:
+            raise unsafe(call.method, e) from e
+
+    def _answer(self, call: Call) -> Sequence[Buffer]:
         with self._lock:
             answer = self._handle(call)
             if answer.wait_for is not None:
                 answer = self._handle_later(call, answer.wait_for)
-            journal = self._journal() if answer.after else None
+            journal = self._enter(answer.journal) if answer.after else None
         if journal is not None:
             try:
                 journal.wait(answer.after)
+            except PushUnresolved:
+                # If the next layout is committed, that has all that this log had, in logs that are safe.
+                if journal is self._host.journal:
+                    raise
             finally:
                 journal.leave()
         return answer.buffers
 
-    def _journal(self) -> ShardLog | None:
-        """The log of the shard that serves, entered."""
-        journal = self._host.journal
+    def _enter(self, journal: Journal | None) -> ShardLog | None:
+        """A log, if it is one, entered."""
         if not isinstance(journal, ShardLog):
             return None
         journal.enter()
@@ -146,10 +158,14 @@ class Server:
 
     def _noting(self, call: Call) -> Answer:
         """Handle a call, and write what it noted in the log: beside the lock, which is free meanwhile."""
+        answer: Answer | None = None
         try:
-            return self._host.handle(call)
+            answer = self._host.handle(call)
+            return answer
         finally:
-            journal = self._journal()
+            journal = self._enter(self._host.journal)
+            if answer is not None:
+                answer.journal = journal  # while it is written, another one may take its place
             if journal is not None:
                 self._write(journal)
             if self._host.discarded:
@@ -216,10 +232,11 @@ class Server:
         except Exception as e:  # whatever it is, the operator must hear of it
             log.exception("%s cannot be read from its log", recovery.owner)
             with self._moved:
-                self._host.not_recovered(in_words(e))
+                self._host.not_recovered(in_words(e), again=may_recover(e))
                 self._moved.notify_all()
             return
-        self._logs.drop_older(recovery.owner)
+        with contextlib.suppress(OSError):  # the next one that recovers tries again
+            self._logs.drop_older(recovery.owner)
         seconds = time.monotonic() - began
         log.info("%s has %d rows again after %.1f s", recovery.owner, shard.rows, seconds)
         with self._moved:
@@ -308,6 +325,21 @@ class Server:
     def wait(self, timeout_s: float | None = None) -> bool:
         """Until the server has stopped."""
         return self._stopped.wait(timeout_s)
+
+
+def may_recover(error: Exception) -> bool:
+    """Whether a shard that could not be read from its log may be at another time: nothing is known to be wrong in it."""
+    return isinstance(error, OSError | LogInUse)
+
+
+def unsafe(method: str, error: PushUnresolved) -> RowloomError:
+    """What a call is answered with whose change may not survive this server.
+
+    A step of the coordinator is repeated until it holds. Other errors than Unavailable it takes for a refusal.
+    """
+    if method in (methods.PUSH, methods.STEP):
+        return error
+    return Unavailable(f"{method} is not safe yet: {error}")
 
 
 def _call_peer(peers: Channels, call: PeerCall) -> bytes:
