@@ -60,6 +60,7 @@ class CoordinatorServer:
         self.config = config
         self.launcher = launcher
         self._grace_s = config.limits.stop_grace_s
+        self._revives = config.durability != "memory"
         self._file = StateFile(storage if storage is not None else config.storage)
         self._methods = self._table_of_methods()
         self._grpc = GrpcServer(self._methods.__contains__, self._answer, host=host, port=port)
@@ -73,7 +74,7 @@ class CoordinatorServer:
             self._performer,
             launcher,
             self._file,
-            revives=config.durability != "memory",
+            revives=self._revives,
             on_logs=self._snapshots.keep_short,
         )
         self._stopping = threading.Event()
@@ -84,7 +85,8 @@ class CoordinatorServer:
         return f"<CoordinatorServer {self.config.name!r} {self.address} {self.coordinator.state.layout}>"
 
     def _coordinator(self, state: ClusterState) -> Coordinator:
-        return Coordinator(state, time.monotonic, random.SystemRandom(), self.address)
+        rng = random.SystemRandom()
+        return Coordinator(state, time.monotonic, rng, self.address, revives=self._revives)
 
     def start(self) -> None:
         """Start the shards, make the tables, open the port. Raises RowloomError; then nothing is left running."""

@@ -51,14 +51,22 @@ class Coordinator:
         clock: seconds, monotonic.
         rng: for the cluster's name.
         address: where clients reach this coordinator.
+        revives: shards whose process ends are started again, because they have logs.
     """
 
     def __init__(
-        self, state: ClusterState, clock: Callable[[], float], rng: random.Random, address: str
+        self,
+        state: ClusterState,
+        clock: Callable[[], float],
+        rng: random.Random,
+        address: str,
+        *,
+        revives: bool = False,
     ) -> None:
         self.state = state
         self.clock = clock
         self.address = address
+        self.revives = revives
         self._rng = rng
         self._turn = 0
         self._serial = state.serial
@@ -387,7 +395,13 @@ class Coordinator:
             return ServerCall(shard.address, method, message.SerializeToString())
 
         yield from tell_all(
-            self.layout.shards, self.state.keys, call, self.clock, limit_s=limit_s, attempt_s=ATTEMPT_S
+            self.layout.shards,
+            self.state.keys,
+            call,
+            self.clock,
+            limit_s=limit_s,
+            attempt_s=ATTEMPT_S,
+            revives=self.revives,
         )
 
     # ----------------------------------------------------------------------------------------------------- looking

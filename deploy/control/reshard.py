@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import InvalidRequest, RowloomError, StateLost, Unavailable, in_words
+from ...proto.errors import InvalidRequest, Rerouted, RowloomError, StateLost, Unavailable, in_words
 from ...proto.layout import Layout, ShardAddress
 from ..launch.launcher import Launched
 from .coordinator import ATTEMPT_S, Coordinator, addresses
@@ -31,6 +31,7 @@ STEP_LIMIT_S = 10.0  # for each step while pushes wait
 STALL_S = 30.0  # receiving has stopped when nothing has arrived for so long
 THAW_LIMIT_S = 5.0
 ADOPT_LIMIT_S = 300.0
+REVIVES_ADOPT_LIMIT_S = 5.0
 # A server that has not heard that it is no shard any more gives rows as they were: a lost request should cost little.
 RETIRE_ATTEMPT_S, RETIRE_LIMIT_S = 0.3, 1.0
 
@@ -182,9 +183,16 @@ class Reshard:
     # -------------------------------------------------------------------------------------------- after the commit
 
     def _finish(self) -> Program:
-        """Every new owner serves. There is no way back."""
+        """Every new owner serves. There is no way back.
+
+        Where shards have logs, one that does not answer has all its rows: it is started again and adopted when this
+        program has ended, which until then stands in the way of that.
+        """
         coordinator, progress = self._coordinator, self.progress
-        for outcome in (yield from coordinator.adopt(ADOPT_LIMIT_S)):
+        revives = coordinator.revives
+        for outcome in (yield from coordinator.adopt(REVIVES_ADOPT_LIMIT_S if revives else ADOPT_LIMIT_S)):
+            if revives and isinstance(outcome, Rerouted | Unavailable):
+                continue
             if isinstance(outcome, RowloomError):
                 progress.state = "failed"
                 progress.error = f"after the commit: {outcome}"

@@ -20,6 +20,7 @@ def tell_all(
     *,
     limit_s: float,
     attempt_s: float,
+    revives: bool = False,
 ) -> Program:
     """Make a call to every shard until each has taken it. At least one round; none waits for a process that has ended.
 
@@ -30,10 +31,11 @@ def tell_all(
         clock: in seconds.
         limit_s: no round begins after it.
         attempt_s: what a shard gets to answer in a round.
+        revives: a shard whose process has ended is started again, when this has ended.
 
     Raises:
-        StateLost: a shard has lost its rows, or its process has ended. Like the next, it names the shards.
-        Unavailable: a shard did not answer.
+        StateLost: a shard has lost its rows, or its process has ended for good. Like the next, it names the shards.
+        Unavailable: a shard did not answer, or its process has ended.
         RowloomError: a shard refused; its answer.
     """
     left, until, (pause, longest) = list(shards), clock() + limit_s, PAUSE_S
@@ -47,20 +49,20 @@ def tell_all(
             return
         left = [shard for shard, _ in failed]
         processes: list[ServerProcess] = yield Look([keys[shard.index] for shard in left])
-        lost = [
-            isinstance(e, StateLost) or p.state == "ended"
-            for (_, e), p in zip(failed, processes, strict=True)
-        ]
-        if any(lost) or clock() >= until:
-            words = [_outstanding(s, e, p) for (s, e), p in zip(failed, processes, strict=True)]
-            raise (StateLost if any(lost) else Unavailable)("; ".join(words))
+        ended = [process.state == "ended" for process in processes]
+        lost = any(isinstance(error, StateLost) for _, error in failed) or (any(ended) and not revives)
+        if lost or any(ended) or clock() >= until:
+            words = [_outstanding(s, e, p, revives) for (s, e), p in zip(failed, processes, strict=True)]
+            raise (StateLost if lost else Unavailable)("; ".join(words))
         yield Sleep(pause)
         pause = min(longest, pause * 2)
 
 
-def _outstanding(shard: ShardAddress, error: RowloomError, process: ServerProcess) -> str:
+def _outstanding(shard: ShardAddress, error: RowloomError, process: ServerProcess, revives: bool) -> str:
     """In words, which shard has not taken a change, and why."""
     who = f"shard {shard.index} at {shard.address} has not taken it yet"
+    if process.state == "ended" and revives:
+        return f"{who}: its process has ended, and is started again"
     if process.state == "ended":
         anew = f"`rowloom recover --accept-loss {shard.index}` makes it anew, without its rows"
         return f"{who}: it is dead, its process has ended ({anew})"

@@ -100,8 +100,12 @@ class CoordinatorNode:
         self.killed: set[str] = set()
         self._life = 0
         self._watching = False
-        self.coordinator = Coordinator(ClusterState("sim"), world.clock, world.rng, self.ADDRESS)
+        self.coordinator = self._new(ClusterState("sim"))
         world.nodes[self.ADDRESS] = self._arrive
+
+    def _new(self, state: ClusterState) -> Coordinator:
+        world = self.world
+        return Coordinator(state, world.clock, world.rng, self.ADDRESS, revives=self.storage is not None)
 
     # --------------------------------------------------------------------------------------------------- programs
 
@@ -237,7 +241,7 @@ class CoordinatorNode:
             self.world.at(1.0, self._take_up)
             return
         assert stored is not None
-        self.coordinator = Coordinator(stored, self.world.clock, self.world.rng, self.ADDRESS)
+        self.coordinator = self._new(stored)
         found = [self.shards[key].launched if key in self.shards else None for key in stored.keys]
 
         def ended(outcome: Any) -> None:
