@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from simulation.cluster import CoordinatorNode, Died
+from simulation.logs import Storage, rot
+from simulation.shards import POINTS, ShardNode
 from simulation.tables import CLIENTS, ROWS, Counters, Owned, Steps, all_tables
 from simulation.trainer import Trainer, open_numbers
 from simulation.world import Cut, World
@@ -29,6 +31,8 @@ from rowloom.proto.errors import (
     Unavailable,
     WrongCluster,
 )
+from rowloom.server.durable.log import Mode
+from rowloom.server.states import Moving, Serving
 
 # A seed switches half of these off.
 KINDS = (
@@ -43,22 +47,49 @@ KINDS = (
     "empty server dies",
     "tables",
     "clients come and go",
+    "servers die",  # these two where there are logs
+    "log's disk",
 )
+# How often shards have logs, and of which mode. With `interval` no power fails: that takes acknowledged pushes.
+MODES = {Mode.MEMORY: 3, Mode.PROCESS: 2, Mode.INTERVAL: 1, Mode.DISK: 3}
 ONE_IN_LOSES_A_SHARD = 20
 
 
 class History:
     """One world, its trainers, an operator who scales and changes tables under them, and faults.
 
+    Args:
+        seed: of all that is random.
+        actions: calls of each trainer.
+        scalings: how often the cluster is scaled.
+        traced: there will be a `digest`.
+        mode: of the shards' logs; None: the seed says.
+        on: the kinds of faults that there are; None: the seed says.
+        patient: no call is given up by its caller, so none may fail.
+
     Attributes:
         on: the kinds of faults that there are.
         calls: how many calls of each kind there were.
     """
 
-    def __init__(self, seed: int, *, actions: int = 9, scalings: int = 2, traced: bool = False) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        actions: int = 9,
+        scalings: int = 2,
+        traced: bool = False,
+        mode: Mode | None = None,
+        on: set[str] | None = None,
+        patient: bool = False,
+    ) -> None:
         self.world = World(seed, traced=traced)
         rng = self.world.rng
-        self.on = on = set(rng.sample(KINDS, len(KINDS) // 2))
+        drawn = rng.choices(list(MODES), list(MODES.values()))[0]
+        self.mode = mode or drawn
+        self.patient = patient
+        some = set(rng.sample(KINDS, len(KINDS) // 2))
+        self.on = on = some if on is None else on
         self.cut = "cut" in on
         self._lost = False
         kinds = all_tables()
@@ -86,7 +117,8 @@ class History:
         self.unresolved = self.scalings = self.operating = 0
         self.training = CLIENTS
         self.scratch = 0
-        self.node = CoordinatorNode(self.world)
+        self.storage = None if self.mode is Mode.MEMORY else Storage(self.world, self.mode)
+        self.node = CoordinatorNode(self.world, self.storage)
         up: list = []
         self.node.perform(self.node.coordinator.up(rng.randint(1, 5)), up.append)
         self.world.run(lambda: bool(up))
@@ -111,7 +143,7 @@ class History:
         """The epoch of the stored layout; None while a server of another one still serves."""
         assert self.node.disk.stored is not None
         epoch = self.node.disk.stored.layout.epoch
-        hosts = (node.host for node in self.node.shards.values())
+        hosts = (node.host for node in self.node.shards.values() if node.alive)
         older = any(host.shard is not None and host.shard.layout.epoch != epoch for host in hosts)
         return None if older else epoch
 
@@ -122,6 +154,8 @@ class History:
 
     def may_fail(self, outcome: RowloomError | Cut) -> bool:
         """Whether a push may end like this."""
+        if self.patient:
+            return False
         allowed = [PushUnresolved, Unavailable, Cut]
         allowed += [StateLost] if self.lost else []
         return isinstance(outcome, tuple(allowed))
@@ -154,8 +188,13 @@ class History:
         if "tables" in on:
             for _ in range(rng.randint(1, 4)):
                 self._later(self._change_tables)
+        if "servers die" in on and self.storage is not None:
+            for _ in range(rng.randint(1, 5)):
+                self._later(self._end_server)
+        if "log's disk" in on and self.storage is not None:
+            self._later(self._break_log)
         self._later(self._stray)
-        if rng.randrange(ONE_IN_LOSES_A_SHARD) == 0:
+        if rng.randrange(ONE_IN_LOSES_A_SHARD) == 0 and not self.patient:
             self._later(self._lose)
 
     def _later(self, do: Callable[[], None]) -> None:
@@ -189,24 +228,60 @@ class History:
         self.node.doom = int(25 * self.world.rng.random()) + 1
         self._over()
 
+    def _serving(self) -> list[ShardNode]:
+        return [n for n in self.node.shards.values() if n.host.shard and n.alive]
+
     def _lose(self) -> None:
-        """A server of the cluster ends with its rows, and comes back without."""
-        serving = [n for n in self.node.shards.values() if n.host.shard and n.address in self.world.nodes]
+        """A server of the cluster ends with its rows, and comes back without; with a log, that is damaged."""
+        serving = self._serving()
         if serving:
-            self._lost = True
-            self.world.injected["shard lost"] += 1
             node = self.world.rng.choice(serving)
             node.kill(self.world.rng.uniform(0.0, 1.0))
+            if self.storage is None:
+                self._lost = True
+                self.world.injected["shard lost"] += 1
+            elif node.journal is not None and rot(self.storage, node.journal):
+                self._lost = True
+                self.world.injected["log damaged"] += 1
+        self._over()
+
+    def _end_server(self) -> None:
+        """A server that has a log ends: now, or at a worse moment."""
+        rng, alive = self.world.rng, [n for n in self.node.shards.values() if n.alive]
+        node = rng.choice(alive) if alive else None
+        kind = rng.choice(["now", "disk", *POINTS])
+        if node is None:
+            pass
+        elif kind == "now":
+            self.world.injected["server killed"] += 1
+            node.die()
+        elif kind == "disk":
+            node.doom = rng.randint(1, 20)
+        elif kind in ("recovering", "recovered"):  # the one that follows
+            self.world.injected["server killed"] += 1
+            node.next_lurks = kind
+            node.die(returns=True)
+        else:
+            node.lurking = kind
+        self._over()
+
+    def _break_log(self) -> None:
+        """A server's part of the disk fails, until everything is healed."""
+        assert self.storage is not None
+        serving = self._serving()
+        if serving:
+            node = self.world.rng.choice(serving)
+            self.storage.failing[node.key] = self.world.rng.choice(["full", "write", "sync"])
         self._over()
 
     def _scale(self) -> None:
         def ended(outcome: Any) -> None:
             # When faults are too many it gives up, and everything is as before.
-            assert not isinstance(outcome, RowloomError) or isinstance(outcome, Unavailable | StateLost), (
-                outcome
-            )
+            # It also does when a shard has not yet read its rows.
+            fine = isinstance(outcome, Unavailable | StateLost | RetryLater)
+            assert fine or not isinstance(outcome, RowloomError), outcome
             self.scalings += outcome is None
-            frozen = any(n.host.state.word == "moving" for n in self.node.shards.values())
+            frozen = any(isinstance(n.host.state, Moving) for n in self.node.shards.values() if n.alive)
             known = isinstance(outcome, Died) or self.node.coordinator.unfinished
             assert known or not frozen, "a shard stays frozen and nobody knows"
             self._over()
@@ -261,6 +336,12 @@ class History:
         node.dies_after_failed_commit = 0.0
         node.doom = None
         self._mend_disk()
+        for shard in node.shards.values() if self.storage is not None else ():
+            shard.doom = shard.lurking = shard.next_lurks = None
+            if shard.key in self.storage.failing and shard.alive:
+                # What failed is mended, and who has a log that failed started again, by hand.
+                del self.storage.failing[shard.key]
+                shard.kill(0.1)
 
     # ------------------------------------------------------------------------------------------------------- the end
 
@@ -270,10 +351,7 @@ class History:
         self.world.at(40.0, self._heal)
         self.world.run(lambda: not (self.training or self.operating), 1000.0)
         self._heal()
-        node = self.node
-        self.world.run(
-            lambda: (node.alive and not node.busy and not node.coordinator.unfinished) or self.lost, 60.0
-        )
+        self.world.run(lambda: self._at_rest() or self.lost, 60.0)
         for trainer in self.trainers:
             assert open_numbers(trainer.session) == 0, "numbers of parts are never finished"
         if self.lost:
@@ -281,6 +359,19 @@ class History:
         else:
             self._check_rows()
             self._check_cluster()
+
+    def _at_rest(self) -> bool:
+        node = self.node
+        if not node.alive or node.busy or node.coordinator.unfinished:
+            return False
+        if self.storage is None:
+            return True
+        state = node.coordinator.state
+        found = [node.shards.get(key) for key in state.keys]
+        return all(
+            n is not None and n.alive and isinstance(n.host.state, Serving) and n.address == there.address
+            for n, there in zip(found, state.layout.shards, strict=True)
+        )
 
     def digest(self) -> str:
         """Of all that happened."""

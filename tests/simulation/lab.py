@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 from simulation.cluster import CoordinatorNode
+from simulation.logs import Storage
 from simulation.world import World
 
 from rowloom.client import SGD, TableSpec, Zeros
@@ -15,6 +16,7 @@ from rowloom.client.lookups.pooling import factors
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.spec import TableEntry
+from rowloom.server.durable.log import Mode
 from rowloom.server.states import State
 
 ROWS, WIDTH = 40, 3
@@ -23,9 +25,10 @@ ROWS, WIDTH = 40, 3
 class Lab:
     """A world with one table and one client, whose operations run one at a time."""
 
-    def __init__(self, seed: int, shards: int, partition: str = "mod") -> None:
+    def __init__(self, seed: int, shards: int, partition: str = "mod", *, mode: Mode = Mode.MEMORY) -> None:
         self.world = World(seed)
-        self.node = CoordinatorNode(self.world)
+        self.storage = None if mode is Mode.MEMORY else Storage(self.world, mode)
+        self.node = CoordinatorNode(self.world, self.storage)
         self.wait(lambda ended: self.node.perform(self.node.coordinator.up(shards), ended))
         self.session = self.world.session([CoordinatorNode.ADDRESS], 1)
         spec = TableSpec(

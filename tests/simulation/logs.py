@@ -84,10 +84,14 @@ class Scribe:
         segments: its files.
         storage: says how long everything takes.
         at: as `World.at`, while the process lives.
+        alive: whether it does.
     """
 
-    def __init__(self, known: Log, segments: Segments, storage: Storage, at: At) -> None:
+    def __init__(
+        self, known: Log, segments: Segments, storage: Storage, at: At, alive: Callable[[], bool]
+    ) -> None:
         self.log = known
+        self._alive = alive
         self._segments = segments
         self._storage = storage
         self._at = at
@@ -153,6 +157,8 @@ class Scribe:
         waiting, self._waiting = self._waiting, []
         leads = False
         for position, then in waiting:
+            if not self._alive():
+                return
             try:
                 if position <= self.log.ackable:
                     then(None)
@@ -165,7 +171,7 @@ class Scribe:
                 continue
             self._waiting.append((position, then))
             leads |= position <= self.log.written_prefix
-        if leads and self.log.mode is Mode.DISK and not self._syncing:
+        if leads and self.log.mode is Mode.DISK and not self._syncing and self._alive():
             self._sync()
 
     def _sync_in_time(self) -> None:
@@ -249,13 +255,15 @@ class NodeLogs(ShardLogs):
         storage: of all of them.
         disk: as this process sees it.
         at: as `World.at`, while the process lives.
+        alive: whether it does.
     """
 
-    def __init__(self, storage: Storage, disk: VirtualDisk, at: At) -> None:
+    def __init__(self, storage: Storage, disk: VirtualDisk, at: At, alive: Callable[[], bool]) -> None:
         super().__init__(ROOT, storage.mode, segment_bytes=storage.segment_bytes, disk=disk)
         self.folders: set[str] = set()  # in which this process has written
         self._storage = storage
         self._at = at
+        self._alive = alive
 
     def _segments(self, owner: Owner) -> Segments:
         rng = self._storage.world.rng
@@ -271,9 +279,8 @@ class NodeLogs(ShardLogs):
 
     def _open(self, segments: Segments, end: LogEnd) -> NodeLog:
         log = Log(self.mode, end, self._segment_bytes)
-        return NodeLog(
-            Scribe(log, segments, self._storage, self._at), segments.folder, self._storage, self._at
-        )
+        scribe = Scribe(log, segments, self._storage, self._at, self._alive)
+        return NodeLog(scribe, segments.folder, self._storage, self._at)
 
     def drop_later(self, journal: Journal) -> None:
         """As a thread that drops a log: when nobody uses it any more."""

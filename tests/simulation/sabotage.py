@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from simulation.histories import History
+from simulation.logs import NodeLog
 
 # What a change of the sources may move: everything that is broken below is named here.
 from rowloom.client.calls import operations
@@ -17,9 +18,15 @@ from rowloom.deploy.control.effects import Commit
 from rowloom.deploy.control.reshard import Reshard
 from rowloom.proto import codec
 from rowloom.proto.errors import RowloomError
+from rowloom.server import host as host_module
 from rowloom.server import shard as shard_module
 from rowloom.server.call import Answer
-from rowloom.server.host import Host
+from rowloom.server.durable.log import Log, Mode
+from rowloom.server.durable.reading import Reading
+from rowloom.server.durable.records import size_of
+from rowloom.server.durable.replay import Replay
+from rowloom.server.durable.segments import Segments
+from rowloom.server.host import Host, Incoming
 from rowloom.server.ledger import Ledger, Window
 from rowloom.server.moving import receive
 from rowloom.server.shard import Shard
@@ -243,7 +250,151 @@ def late_steps_are_taken(patch: Patches) -> None:
     patch.setattr(Host, "_take_turn", lambda self, cluster_id, turn: None)
 
 
+def acks_before_the_record_is_written(patch: Patches) -> None:
+    """What is noted in the log may be acknowledged."""
+    patch.setattr(Log, "ackable", property(lambda self: self.end))
+
+
+def acks_before_the_sync(patch: Patches) -> None:
+    """With `disk`, what is written may be acknowledged."""
+    ackable = Log.ackable.fget
+
+    def early(self):
+        return self.written_prefix if self.mode is Mode.DISK else ackable(self)
+
+    patch.setattr(Log, "ackable", property(early))
+
+
+def syncs_what_is_written_meanwhile(patch: Patches) -> None:
+    """When a sync ends, all that is written by then is taken for synced."""
+    synced = Log.synced
+    patch.setattr(Log, "synced", lambda self, upto: synced(self, self.written_prefix))
+
+
+def duplicates_are_acked_at_once(patch: Patches) -> None:
+    """A push that comes again is acknowledged, although its first copy may not be safe."""
+    noted = Host._noted
+
+    def hasty(self, kind, data, shard, push, duplicate):
+        return 0 if duplicate else noted(self, kind, data, shard, push, duplicate)
+
+    patch.setattr(Host, "_noted", hasty)
+
+
+def steps_are_answered_at_once(patch: Patches) -> None:
+    """The rows of a step are sent before its push is safe."""
+    step = Host._step
+
+    def hasty(self, call):
+        return replace(step(self, call), after=0)
+
+    patch.setattr(Host, "_step", hasty)
+
+
+def changes_of_tables_are_acked_at_once(patch: Patches) -> None:
+    """The coordinator hears of a table, or a rate, that is not safe yet."""
+    patch.setattr(host_module, "_NOTED", frozenset())
+
+
+def records_are_acked_one_by_one(patch: Patches) -> None:
+    """A record that is written is acknowledged, although one before it is not."""
+
+    def written(self, ticket):
+        self.written_prefix = max(self.written_prefix, ticket.end)
+
+    patch.setattr(Log, "written", written)
+
+
+def records_are_ordered_when_they_are_written(patch: Patches) -> None:
+    """A record gets its place in the log when a thread comes to write it, not when its push is applied."""
+
+    def note(self, kind, payload, rows_after=0, fold=0):
+        self._noted.append(((kind, payload, rows_after, fold), payload))
+        return self.end + size_of(len(payload))
+
+    def write(self, noted):
+        for (kind, payload, rows_after, fold), _ in noted:
+            self.scribe.write(self.scribe.append(kind, len(payload), rows_after, fold), [payload])
+
+    patch.setattr(NodeLog, "note", note)
+    patch.setattr(NodeLog, "write", write)
+
+
+def replay_leaves_the_ledger_empty(patch: Patches) -> None:
+    """A shard that was read from its log does not know which pushes it has."""
+    finish = Replay.finish
+
+    def forgetful(self):
+        finish(self)
+        self._shard.ledger = Ledger(self._shard.ledger.max_clients)
+
+    patch.setattr(Replay, "finish", forgetful)
+
+
+def received_counts_before_it_is_safe(patch: Patches) -> None:
+    """A new layout is committed when its shards have their rows in memory."""
+    patch.setattr(Incoming, "done", property(lambda self: self.receive.done))
+
+
+def half_a_receive_is_replayed(patch: Patches) -> None:
+    """A log that ends before its shard had all its rows is taken for whole."""
+    patch.setattr(Replay, "finish", lambda self: None)
+
+
+def old_log_goes_before_the_commit(patch: Patches) -> None:
+    """A shard drops the log of its epoch as soon as it has received its rows of the next."""
+    ended = Host.ended
+
+    def eager(self, incoming, error=""):
+        ended(self, incoming, error)
+        if self.incoming is incoming and not error:
+            self._replace_journal(None)
+
+    patch.setattr(Host, "ended", eager)
+
+
+def damage_is_taken_for_the_end(patch: Patches) -> None:
+    """A log ends at the first bad record, whatever the prefix of later ones says."""
+
+    def careless(self, bad, last, why, head):
+        self.dropped = 1
+
+    patch.setattr(Reading, "_judge", careless)
+
+
+def tails_are_left(patch: Patches) -> None:
+    """What was never acknowledged stays in the file behind the log's end."""
+    patch.setattr(Segments, "zero", lambda *_: None)
+
+
+def a_failed_log_goes_on(patch: Patches) -> None:
+    """After a write or a sync has failed, the next one may succeed."""
+
+    def lenient(self, error, offset=None):
+        if offset is not None:
+            self._written[offset] = next(
+                (e for o, e in sorted(self._written.items()) if o > offset), self.end
+            )
+
+    patch.setattr(Log, "failed", lenient)
+
+
 BUILDS: list[Callable[[Patches], None]] = [
+    acks_before_the_record_is_written,
+    acks_before_the_sync,
+    syncs_what_is_written_meanwhile,
+    duplicates_are_acked_at_once,
+    steps_are_answered_at_once,
+    changes_of_tables_are_acked_at_once,
+    records_are_acked_one_by_one,
+    records_are_ordered_when_they_are_written,
+    replay_leaves_the_ledger_empty,
+    received_counts_before_it_is_safe,
+    half_a_receive_is_replayed,
+    old_log_goes_before_the_commit,
+    damage_is_taken_for_the_end,
+    tails_are_left,
+    a_failed_log_goes_on,
     no_duplicate_window,
     ledger_stays_behind,
     calls_for_other_clusters_are_taken,

@@ -1,4 +1,4 @@
-"""The made-up processes of shard servers: hosts behind the made-up network, with logs that take time, and how they end."""
+"""The made-up processes of shard servers: hosts behind the made-up network, logs that take time, and how they end."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rowloom.server.call import Answer, Call, Caller, WaitFor
 from rowloom.server.durable.records import Kind
 from rowloom.server.host import Host, Incoming, Process, Recovery
 from rowloom.server.moving.receive import PEER_ATTEMPTS, peer_pause_s
+from rowloom.server.serve import may_recover, unsafe
 
 if TYPE_CHECKING:
     from simulation.cluster import Disk
@@ -42,7 +43,7 @@ class ShardNode:
         address: of the process of the moment. One that has a log comes back at another one, as processes and actors do.
         alive: whether there is a process.
         returns: whether another one follows by itself, as on Ray; or it takes the coordinator.
-        lurking: at which of POINTS this process ends.
+        lurking: at which of POINTS this process ends; next_lurks: the next one.
         doom: before which of its next calls of the disk it ends; None: never.
         journal: the log that the last process wrote.
     """
@@ -53,6 +54,7 @@ class ShardNode:
         self.storage = storage
         self.address = f"shard-{key}:1"
         self._disk = disk
+        self.next_lurks: str | None = None
         self._lives = 0
         self._stopped = False
         self.start()
@@ -66,7 +68,7 @@ class ShardNode:
         self._held: list[Callable[[], None]] = []  # tries of calls again, once the host has changed
         self.incarnation = world.rng.getrandbits(62) | 1
         self.alive = self.returns = True
-        self.lurking: str | None = None
+        self.lurking, self.next_lurks = self.next_lurks, None
         self.doom: int | None = None
         self.journal: NodeLog | None = None
         self.logs: NodeLogs | None = None
@@ -74,15 +76,16 @@ class ShardNode:
             self.address = f"shard-{self.key}:{self._lives}"
             self._files = self.storage.disk.beside()
             self._files.before = self._before
-            self.logs = NodeLogs(self.storage, self._files, self._at)
-        self.host = Host(
-            Process(
-                incarnation=self.incarnation,
-                now=world.clock,
-                max_clients=world.max_clients,
-                journals=self.logs,
+            self.logs = NodeLogs(
+                self.storage, self._files, self._at, lambda: self.alive and host is self.host
             )
+        process = Process(
+            incarnation=self.incarnation,
+            now=world.clock,
+            max_clients=world.max_clients,
+            journals=self.logs,
         )
+        self.host = host = Host(process)
         world.nodes[self.address] = self._arrive
 
     def kill(self, away_s: float | None, *, power: bool = False) -> None:
@@ -133,13 +136,15 @@ class ShardNode:
                 do(*args)
             except Crash:
                 self.world.injected["server killed in a call of the disk"] += 1
-                self._die()
+                self.die()
 
-    def _die(self) -> None:
+    def die(self, *, returns: bool = False) -> None:
+        """End this process in one of the ways that its rows survive. returns: another one surely follows by itself."""
         assert self.storage is not None
         rng = self.world.rng
         power = self.storage.loses_power and rng.random() < 0.5
-        self.kill(rng.choice([None, rng.uniform(0.0, 2.0)]), power=power)
+        away_s = rng.uniform(0.0, 2.0)
+        self.kill(away_s if returns or rng.random() < 0.5 else None, power=power)
 
     def _before(self, method: str, name: str) -> int | None:
         assert self.storage is not None
@@ -159,7 +164,7 @@ class ShardNode:
             return False
         self.lurking = None
         self.world.injected[f"server killed: {point}"] += 1
-        self._die()
+        self.die()
         return True
 
     # ---------------------------------------------------------------------------------------------------- requests
@@ -210,14 +215,18 @@ class ShardNode:
         error: PushUnresolved | None,
     ) -> None:
         if error is not None:
-            answer(error)
+            answer(unsafe(call.method, error))
         elif isinstance(said, RowloomError) or not said.after or journal is None:
             self._reply(call, said, answer, until)
         elif not self._ends_at("written"):
 
             def safe(error: PushUnresolved | None) -> None:
-                if self.alive and not self._ends_at("covered"):
-                    self._reply(call, error or said, answer, until)
+                if self._ends_at("covered"):
+                    return
+                if error is not None and journal is not self.host.journal:
+                    self._reply(call, said, answer, until)  # the next layout has it
+                else:
+                    self._reply(call, unsafe(call.method, error) if error else said, answer, until)
 
             journal.wait_later(said.after, safe)
 
@@ -285,7 +294,7 @@ class ShardNode:
             journal = self.logs.recover(task.owner, task.shard)
         except Exception as e:  # as the shell does
             self.world.injected["shard not read from its log"] += 1
-            self.host.not_recovered(f"{type(e).__name__}: {e}")
+            self.host.not_recovered(f"{type(e).__name__}: {e}", again=may_recover(e))
         else:
             self.logs.drop_older(task.owner)
             self.host.recovered(task, journal)

@@ -119,6 +119,8 @@ class Trainer:
         return np.array([int(ROWS * random()) for _ in range(int(13 * random()))], np.int64)
 
     def _timeout(self) -> float:
+        if self.history.patient:
+            return self.world.now + 600.0
         return self.world.now + (0.3 if self.world.rng.random() < 0.25 else 60.0)
 
     def _do(self, operation, ended: Callable[[Any], None]) -> None:
