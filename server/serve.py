@@ -328,7 +328,7 @@ class Server:
 
 
 def may_recover(error: Exception) -> bool:
-    """Whether a shard that could not be read from its log may be at another time: nothing is known to be wrong in it."""
+    """Whether a shard that could not be read from its log may be at another time: nothing seems wrong with that."""
     return isinstance(error, OSError | LogInUse)
 
 

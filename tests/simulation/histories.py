@@ -249,12 +249,16 @@ class History:
         """A server that has a log ends: now, or at a worse moment."""
         rng, alive = self.world.rng, [n for n in self.node.shards.values() if n.alive]
         node = rng.choice(alive) if alive else None
-        kind = rng.choice(["now", "disk", *POINTS])
+        kind = rng.choice(["now", "all", "disk", *POINTS])
         if node is None:
             pass
         elif kind == "now":
             self.world.injected["server killed"] += 1
             node.die()
+        elif kind == "all":
+            self.world.injected["all servers killed"] += 1
+            for one in alive:
+                one.die()
         elif kind == "disk":
             node.doom = rng.randint(1, 20)
         elif kind in ("recovering", "recovered"):  # the one that follows

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-_TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(_TESTS), str(_TESTS / "support")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from simulation import sabotage
 from simulation.histories import History
@@ -51,12 +51,12 @@ def histories(first: int, seeds: int) -> int:
 def broken_builds(tries: int, first: int) -> None:
     """Print how soon each is noticed."""
     print(f"\n{'broken build':34} seeds until noticed: median of {tries}, most")
-    for build in sabotage.BUILDS:
+    for build in sabotage.BUILDS + sabotage.LOGGED:
         taken = []
         with pytest.MonkeyPatch.context() as patch:
             build(patch)
             for k in range(tries):
-                taken.append(sabotage.seeds_until_caught(first + 100_000 * k))
+                taken.append(sabotage.seeds_until_caught(build, first + 100_000 * k))
         print(f"{build.__name__:34} {statistics.median(taken):.0f}, {max(taken)}", flush=True)
 
 

@@ -320,7 +320,11 @@ class ShardNode:
         assert isinstance(journal, NodeLog)
         if self._ends_at("received a piece" if call is not None else "received all"):
             return
-        end = journal.note(Kind.RECEIVED, reply)
+        try:
+            end = journal.note(Kind.RECEIVED, reply)
+        except PushUnresolved as e:
+            self._received(incoming, f"{type(e).__name__}: {e}")
+            return
 
         def written(error: PushUnresolved | None) -> None:
             if error is not None:

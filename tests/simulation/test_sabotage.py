@@ -25,10 +25,10 @@ test_host, test_ledger = _server_tests("test_host"), _server_tests("test_ledger"
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-@pytest.mark.parametrize("build", sabotage.BUILDS, ids=lambda build: build.__name__)
+@pytest.mark.parametrize("build", sabotage.BUILDS + sabotage.LOGGED, ids=lambda build: build.__name__)
 def test_the_simulator_notices(build, monkeypatch) -> None:
     build(monkeypatch)
-    caught = sabotage.seeds_until_caught(0)
+    caught = sabotage.seeds_until_caught(build, 0)
     assert caught <= sabotage.UNTIL_CAUGHT, f"{build.__doc__} No history of {caught - 1} failed"
 
 
