@@ -275,7 +275,9 @@ class History:
         serving = self._serving()
         if serving:
             node = self.world.rng.choice(serving)
-            self.storage.failing[node.key] = self.world.rng.choice(["full", "write", "sync"])
+            self.storage.failing[node.key] = self.world.rng.choice(
+                ["full", "write", "sync", "write once", "sync once"]
+            )
         self._over()
 
     def _scale(self) -> None:
@@ -342,9 +344,10 @@ class History:
         self._mend_disk()
         for shard in node.shards.values() if self.storage is not None else ():
             shard.doom = shard.lurking = shard.next_lurks = None
-            if shard.key in self.storage.failing and shard.alive:
+            self.storage.failing.pop(shard.key, None)
+            if shard.key in self.storage.failed and shard.alive:
                 # What failed is mended, and who has a log that failed started again, by hand.
-                del self.storage.failing[shard.key]
+                self.storage.failed.remove(shard.key)
                 shard.kill(0.1)
 
     # ------------------------------------------------------------------------------------------------------- the end

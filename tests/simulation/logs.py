@@ -36,7 +36,8 @@ class Storage:
         disk: of all of them.
         segment_bytes: of each file.
         slow_s: what a write takes, in the mean; a sync takes twice as long.
-        failing: by server's key, what of its part of the disk fails: "full", "write" or "sync".
+        failing: by server's key, what of its part of the disk fails: "full", "write" or "sync"; "once": only once.
+        failed: keys of the servers of which something did.
     """
 
     def __init__(self, world: World, mode: Mode) -> None:
@@ -45,8 +46,9 @@ class Storage:
         self.mode = mode
         self.disk = VirtualDisk()
         self.segment_bytes = rng.choice([8192, 32768])
-        self.slow_s = rng.choice([0.0005, 0.005, 0.03])
+        self.slow_s = rng.choice([0.001, 0.02, 0.1])
         self.failing: dict[int, str] = {}
+        self.failed: set[int] = set()
 
     @property
     def loses_power(self) -> bool:
@@ -65,15 +67,22 @@ class Storage:
         failing = self.failing.get(key)
         if failing is None:
             return
+        failing, _, once = failing.partition(" ")
+        self.failed.add(key)
         if failing == "full" and (method == "create" or name.endswith(".new")):
             self.world.injected["log's disk was full"] += 1
             raise OSError(errno.ENOSPC, "no space left", name)
         if failing == "write" and method == "pwritev" and name.startswith("wal-"):
-            self.world.injected["write of a log failed"] += 1
+            self._fails("write", key, once)
             raise OSError(errno.EIO, "input/output error", name)
         if failing == "sync" and method == "fdatasync":
-            self.world.injected["sync of a log failed"] += 1
+            self._fails("sync", key, once)
             raise OSError(errno.EIO, "input/output error", name)
+
+    def _fails(self, what: str, key: int, once: str) -> None:
+        self.world.injected[f"{what} of a log failed"] += 1
+        if once:
+            del self.failing[key]
 
 
 class Scribe:

@@ -25,7 +25,6 @@ from rowloom.server.durable.log import Log, Mode
 from rowloom.server.durable.reading import Reading
 from rowloom.server.durable.records import size_of
 from rowloom.server.durable.replay import Replay
-from rowloom.server.durable.segments import Segments
 from rowloom.server.host import Host, Incoming
 from rowloom.server.ledger import Ledger, Window
 from rowloom.server.moving import receive
@@ -336,11 +335,6 @@ def received_counts_before_it_is_safe(patch: Patches) -> None:
     patch.setattr(Incoming, "done", property(lambda self: self.receive.done))
 
 
-def half_a_receive_is_replayed(patch: Patches) -> None:
-    """A log that ends before its shard had all its rows is taken for whole."""
-    patch.setattr(Replay, "finish", lambda self: None)
-
-
 def old_log_goes_before_the_commit(patch: Patches) -> None:
     """A shard drops the log of its epoch as soon as it has received its rows of the next."""
     ended = Host.ended
@@ -362,19 +356,13 @@ def damage_is_taken_for_the_end(patch: Patches) -> None:
     patch.setattr(Reading, "_judge", careless)
 
 
-def tails_are_left(patch: Patches) -> None:
-    """What was never acknowledged stays in the file behind the log's end."""
-    patch.setattr(Segments, "zero", lambda *_: None)
-
-
-def a_failed_log_goes_on(patch: Patches) -> None:
-    """After a write or a sync has failed, the next one may succeed."""
+def a_sync_that_failed_is_tried_again(patch: Patches) -> None:
+    """After a sync has failed, the next one may succeed, and counts."""
+    failed = Log.failed
 
     def lenient(self, error, offset=None):
         if offset is not None:
-            self._written[offset] = next(
-                (e for o, e in sorted(self._written.items()) if o > offset), self.end
-            )
+            failed(self, error, offset)
 
     patch.setattr(Log, "failed", lenient)
 
@@ -416,11 +404,9 @@ LOGGED: list[Callable[[Patches], None]] = [
     records_are_ordered_when_they_are_written,
     replay_leaves_the_ledger_empty,
     received_counts_before_it_is_safe,
-    half_a_receive_is_replayed,
     old_log_goes_before_the_commit,
     damage_is_taken_for_the_end,
-    tails_are_left,
-    a_failed_log_goes_on,
+    a_sync_that_failed_is_tried_again,
 ]
 
 

@@ -28,6 +28,7 @@ POINTS = (
     "noted",  # a change is applied; nothing of it is written
     "written",  # and nobody has heard of it
     "covered",  # safe, and nobody has heard of it
+    "answered",
     "received a piece",
     "received all",  # and not all of it is safe
     "received all safely",  # and it is not adopted
@@ -237,6 +238,8 @@ class ShardNode:
             self._hold(call, answer, said.wait_for, until or self.world.now + said.wait_for.limit_s)
         else:
             answer(joined(said.buffers))
+            if call.method in (methods.PUSH, methods.STEP):
+                self._ends_at("answered")
 
     def _hold(self, call: Call, answer: Ended, wait: WaitFor, until: float) -> None:
         """Handle a call again when the host has changed; answer otherwise when time is up."""

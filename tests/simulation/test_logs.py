@@ -33,7 +33,7 @@ def test_no_call_fails_because_a_server_ends(mode: Mode) -> None:
 
 
 @pytest.mark.parametrize("mode", LOGGED)
-@pytest.mark.parametrize("point", ["noted", "written", "covered", "recovering", "recovered"])
+@pytest.mark.parametrize("point", ["noted", "written", "covered", "answered", "recovering", "recovered"])
 def test_a_push_is_applied_once_wherever_its_server_ends(point: str, mode: Mode) -> None:
     for seed in range(5):
         lab = Lab(seed, 2, mode=mode)

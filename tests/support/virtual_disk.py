@@ -199,12 +199,18 @@ class VirtualDisk(Disk):
 
     def fdatasync(self, handle: int) -> None:
         path, inode = self.open_files[handle]
-        self._asked("fdatasync", path)
-        durable, count = bytearray(inode.live), len(inode.unsynced)
+        try:
+            self._asked("fdatasync", path)
+        except OSError:
+            inode.unsynced = []  # the system takes the pages for clean: the next sync succeeds without them
+            raise
+        count = len(inode.unsynced)
         self.during_sync()
 
         def done() -> None:
-            inode.durable, inode.unsynced = durable, inode.unsynced[count:]
+            for place, data in inode.unsynced[:count]:
+                put(inode.durable, place, data)
+            inode.unsynced = inode.unsynced[count:]
 
         if self._later is None:
             done()
