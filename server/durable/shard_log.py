@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -189,10 +190,16 @@ class ShardLogs:
     def drop(self, journal: Journal) -> None:
         """As `Journals.drop`."""
         assert isinstance(journal, ShardLog)
-        # Its name may be another log's as soon as it is closed.
         dropped: list[str] = []
-        journal.close(sync=False, last=lambda: dropped.append(self._put_aside(journal.folder, "dropped")))
-        self._disk.remove_folder(dropped[0])
+
+        def put_aside() -> None:
+            # Its name may be another log's as soon as it is closed. One that recovers may have dropped it before.
+            with contextlib.suppress(FileNotFoundError):
+                dropped.append(self._put_aside(journal.folder, "dropped"))
+
+        journal.close(sync=False, last=put_aside)
+        for folder in dropped:
+            self._disk.remove_folder(folder)
 
     def drop_older(self, owner: Owner) -> None:
         """What servers left that were killed before they dropped it: the epochs before one that is committed."""

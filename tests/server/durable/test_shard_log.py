@@ -44,3 +44,13 @@ def test_a_log_that_is_dropped_leaves_one_alone_that_begins_meanwhile() -> None:
     assert others.has(OWNER)
     assert disk.names("/logs/c/epoch-2") == ["shard-0"]
     new[0].close()
+
+
+def test_a_log_that_another_server_has_dropped_already_is_dropped_without_a_word() -> None:
+    disk = VirtualDisk()
+    logs, others = logs_on(disk), logs_on(disk.beside())
+    old = logs.begin(OWNER)
+    others.begin(Owner("c", 3, 0))
+    others.drop_older(Owner("c", 3, 0))
+    logs.drop(old)
+    assert not logs.has(OWNER)
