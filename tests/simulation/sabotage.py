@@ -356,17 +356,6 @@ def damage_is_taken_for_the_end(patch: Patches) -> None:
     patch.setattr(Reading, "_judge", careless)
 
 
-def a_sync_that_failed_is_tried_again(patch: Patches) -> None:
-    """After a sync has failed, the next one may succeed, and counts."""
-    failed = Log.failed
-
-    def lenient(self, error, offset=None):
-        if offset is not None:
-            failed(self, error, offset)
-
-    patch.setattr(Log, "failed", lenient)
-
-
 BUILDS: list[Callable[[Patches], None]] = [
     no_duplicate_window,
     ledger_stays_behind,
@@ -406,7 +395,6 @@ LOGGED: list[Callable[[Patches], None]] = [
     received_counts_before_it_is_safe,
     old_log_goes_before_the_commit,
     damage_is_taken_for_the_end,
-    a_sync_that_failed_is_tried_again,
 ]
 
 
