@@ -120,6 +120,14 @@ class Scribe:
     def end(self) -> int:
         return self.log.end
 
+    @property
+    def lsn(self) -> int:
+        return self.log.lsn
+
+    @property
+    def bytes(self) -> int:
+        return self.log.end - self.log.begin
+
     def write(self, ticket: Ticket, payload: Sequence[Any]) -> None:
         """Write a record. Raises PushUnresolved."""
         number = ticket.extent.number

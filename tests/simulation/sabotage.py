@@ -25,7 +25,8 @@ from rowloom.server.durable.log import Log, Mode
 from rowloom.server.durable.reading import Reading
 from rowloom.server.durable.records import size_of
 from rowloom.server.durable.replay import Replay
-from rowloom.server.host import Host, Incoming
+from rowloom.server.holder import Incoming
+from rowloom.server.host import Host
 from rowloom.server.ledger import Ledger, Window
 from rowloom.server.moving import receive
 from rowloom.server.shard import Shard
@@ -246,7 +247,7 @@ def renorm_is_forgotten(patch: Patches) -> None:
 
 def late_steps_are_taken(patch: Patches) -> None:
     """Steps of the coordinator that were held up on their way undo later ones."""
-    patch.setattr(Host, "_take_turn", lambda self, cluster_id, turn: None)
+    patch.setattr(Host, "take_turn", lambda self, cluster_id, turn: None)
 
 
 def acks_before_the_record_is_written(patch: Patches) -> None:

@@ -12,11 +12,12 @@ from virtual_disk import Crash
 
 from rowloom.deploy.launch.launcher import Launched
 from rowloom.proto import methods
-from rowloom.proto.errors import PushUnresolved, Rerouted, RowloomError, Unavailable
+from rowloom.proto.errors import PushUnresolved, Rerouted, RowloomError, Unavailable, in_words
 from rowloom.proto.framing import joined
 from rowloom.server.call import Answer, Call, Caller, WaitFor
 from rowloom.server.durable.records import Kind
-from rowloom.server.host import Host, Incoming, Process, Recovery
+from rowloom.server.holder import Incoming, Process, Recovery
+from rowloom.server.host import Host
 from rowloom.server.moving.receive import PEER_ATTEMPTS, peer_pause_s
 from rowloom.server.serve import may_recover, unsafe
 
@@ -294,13 +295,13 @@ class ShardNode:
             return
         self.world.injected["shard read from its log"] += 1
         try:
-            journal = self.logs.recover(task.owner, task.shard)
+            shard, journal = self.logs.recover(task.owner, task.make, task.snapshots)
         except Exception as e:  # as the shell does
             self.world.injected["shard not read from its log"] += 1
-            self.host.not_recovered(f"{type(e).__name__}: {e}", again=may_recover(e))
+            self.host.not_recovered(in_words(e), again=may_recover(e))
         else:
             self.logs.drop_older(task.owner)
-            self.host.recovered(task, journal)
+            self.host.recovered(shard, journal)
         if not self._ends_at("recovered"):
             self._wake()
 
