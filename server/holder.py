@@ -31,6 +31,7 @@ from .shard import Counters, Shard
 from .taking import Taking
 
 RECOVERING_RETRY_S = 0.05
+MOST_SAVED_BYTES = 256 << 20  # of rows that change while they wait to be written to a snapshot
 SNAPSHOT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -116,6 +117,12 @@ class Holder:
     taking: Taking | None = None
     discarded: list[Journal] = field(default_factory=list[Journal])
     tasks: list[Incoming | Recovery | Taking] = field(default_factory=list["Incoming | Recovery | Taking"])
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether pushes wait for a snapshot's writer: copies of rows that it has yet to read take too much memory."""
+        taking = self.taking
+        return taking is not None and taking.under_way and taking.cut.saved_bytes > MOST_SAVED_BYTES
 
     def end_taking(self, why: str) -> None:
         """Nothing will come of a snapshot that is being written."""

@@ -123,7 +123,7 @@ class Host(Holder):
     def _push(self, call: Call) -> Answer:
         shard, data = self.serving(), self._kept(call.data)
         request = Push.decode(data)
-        if isinstance(self.state, states.Moving):
+        if isinstance(self.state, states.Moving) or self.must_wait:
             return _later(shard, request.header)
         if self.journal is not None:
             self.journal.check()
@@ -134,7 +134,7 @@ class Host(Holder):
     def _step(self, call: Call) -> Answer:
         shard, data = self.serving(), self._kept(call.data)
         request = Step.decode(data)
-        if isinstance(self.state, states.Moving):
+        if isinstance(self.state, states.Moving) or self.must_wait:
             return _later(shard, request.push.header)
         if self.journal is not None:
             self.journal.check()

@@ -90,6 +90,9 @@ class Server:
             )
         )
         self._lock = threading.Lock()
+        # Whoever holds this is the next to get the lock: a snapshot's writer once waited for minutes, because a thread
+        # that gives the lock back is the first to take it again.
+        self._turnstile = threading.Lock()
         # Of the lock: notified when the host's state or the end of its log has moved.
         self._moved = threading.Condition(self._lock)
         self._held = 0  # calls of gRPC that wait for it
@@ -120,6 +123,8 @@ class Server:
             raise unsafe(call.method, e) from e
 
     def _answer(self, call: Call) -> Sequence[Buffer]:
+        with self._turnstile:
+            pass
         with self._lock:
             answer = self._handle(call)
             if answer.wait_for is not None:
@@ -243,10 +248,20 @@ class Server:
             self._host.recovered(shard, journal)
             self._moved.notify_all()
 
+    @contextlib.contextmanager
+    def _in_turn(self) -> Generator[None]:
+        """Hold the lock, after those only that wait for it already."""
+        with self._turnstile:
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
     def _take(self, taking: Taking) -> None:
         """Write a shard's part of a snapshot. The lock is held while a block of rows is copied, not longer."""
         try:
-            stored = write_cut(taking, self._lock)
+            stored = write_cut(taking, self._in_turn)
         except Exception as e:
             if not isinstance(e, RowloomError | OSError):
                 log.exception("writing a snapshot failed")

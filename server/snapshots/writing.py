@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from ...proto.errors import Unavailable
 from ..taking import Taking
@@ -12,12 +13,12 @@ from .target import target_of
 BLOCK_ROWS = 4096  # that are copied at a time, under the shard's lock
 
 
-def write_cut(taking: Taking, lock: threading.Lock) -> bytes:
+def write_cut(taking: Taking, locked: Callable[[], AbstractContextManager[None]]) -> bytes:
     """Write all of it; `rows` and `bytes` say how far it is.
 
     Args:
         taking: what is written, and where.
-        lock: the shard's; held while a block is copied.
+        locked: holds the shard's lock, which others get in between; while a block is copied.
 
     Returns:
         What was written, as StoredShard's JSON. It is durable.
@@ -30,7 +31,7 @@ def write_cut(taking: Taking, lock: threading.Lock) -> bytes:
     for table in taking.cut.tables:
         out = writer.table(table.entry)
         while True:
-            with lock:
+            with locked():
                 if not taking.under_way:
                     raise Unavailable(taking.error)
                 block = table.read(BLOCK_ROWS)
