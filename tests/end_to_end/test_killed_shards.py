@@ -2,9 +2,11 @@
 
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import until
 
 from rowloom.client import SGD, Adagrad, Adam, Normal, TableSpec, Zeros, connect
 from rowloom.deploy import local_cluster
@@ -14,6 +16,11 @@ from rowloom.deploy.launch.local_launcher import ProcessLauncher
 from rowloom.deploy.operate.remote import Remote
 
 IDS = np.arange(40)
+
+
+def logs(storage: Path) -> list[str]:
+    """Names of the shards that have logs, in all layouts."""
+    return sorted(path.name for path in (storage / "logs").glob("*/*/shard-*"))
 
 
 def scale(server: CoordinatorServer, shards: int) -> None:
@@ -82,10 +89,10 @@ def test_rows_that_have_moved_come_back_too(tmp_path) -> None:
                     os.kill(launcher.pid(key), signal.SIGKILL)
                 push()
                 assert np.array_equal(tables[0].pull(IDS), tables[1].pull(IDS))
+            until(lambda: logs(tmp_path) == ["shard-0", "shard-1"])  # those of earlier layouts are gone
     finally:
         server.stop()
-    kept = sorted(p.name for p in (tmp_path / "logs").glob("*/*/shard-*"))
-    assert kept == ["shard-0", "shard-1"]
+    assert logs(tmp_path) == []
 
 
 def test_a_shard_goes_on_from_a_snapshot_and_the_rest_of_its_log(tmp_path) -> None:
@@ -132,3 +139,29 @@ def test_a_shard_goes_on_from_a_snapshot_and_the_rest_of_its_log(tmp_path) -> No
                     )
     finally:
         server.stop()
+
+
+def test_a_cluster_that_was_ended_with_its_logs_goes_on_where_it_was(tmp_path) -> None:
+    spec = TableSpec("t", 1000, dim=4, optimizer=Adam(lr=0.1), initializer=Normal())
+    config = parse(
+        {"name": "k", "shards": 2, "storage": str(tmp_path), "durability": "disk", "tables": [spec]}
+    )
+    rng = np.random.default_rng(5)
+    with local_cluster(shards=1, tables=[spec]) as oracle, oracle.connect() as other:
+        for day in range(3):
+            server = CoordinatorServer(config, ProcessLauncher(config, tmp_path / "out"))
+            if day == 0:
+                server.start()
+            else:
+                server.take_up()
+            try:
+                with connect(server.address, timeout_s=60.0) as client:
+                    for _ in range(10):
+                        grads = rng.standard_normal((len(IDS), 4), np.float32)
+                        client.table("t").push(IDS, grads)
+                        other.table("t").push(IDS, grads)
+                    np.testing.assert_array_equal(client.table("t").pull(IDS), other.table("t").pull(IDS))
+                    client.table("t").set_lr(0.1 / (day + 2))
+                    other.table("t").set_lr(0.1 / (day + 2))
+            finally:
+                server.stop(keep=True)
