@@ -25,7 +25,7 @@ from .launch.keeping import drop_logs
 from .launch.launcher import Launcher
 from .performer import Performer
 from .scaling import Scalings
-from .snapshots import Snapshots
+from .snapshots.snapshots import Snapshots
 from .storage import StateFile
 from .watcher import Watcher
 

@@ -28,7 +28,7 @@ from .control.effects import (
     WriteManifest,
 )
 from .launch.launcher import Launched, Launcher
-from .manifests import write_manifest
+from .snapshots.manifests import write_manifest
 from .storage import StateFile
 
 log = logging.getLogger(__name__)

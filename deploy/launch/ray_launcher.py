@@ -11,6 +11,7 @@ from typing import Any
 from ...proto.errors import Unavailable
 from ..config.config import DeployConfig, from_json
 from ..config.words import counted
+from .keeping import snapshots_of
 from .launcher import Launched, ServerProcess
 from .ray_actors import (
     THREADS,
@@ -37,7 +38,8 @@ class ShardActor:
         keep_freed_memory()
         config = from_json(config_json)
         host, advertise = interface(config)
-        self._server = Server(host, advertise=advertise, carrier=config.carrier)
+        snapshots = snapshots_of(config.storage) if config.storage is not None else ""
+        self._server = Server(host, advertise=advertise, carrier=config.carrier, snapshots=snapshots)
         self._server.start()
         threading.Thread(target=give_back_freed_memory, args=(self._server.wait,), daemon=True).start()
 

@@ -47,6 +47,7 @@ def test_calls_of_a_client_of_another_cluster_change_nothing(server, remote) -> 
         methods.SCALE: pb.ScaleRequest(shards=1),
         methods.SCALE_PROGRESS: pb.ScaleProgressRequest(scaling=1),
         methods.ACCEPT_LOSS: pb.AcceptLossRequest(shard=0),
+        methods.TAKE_SNAPSHOT: pb.TakeSnapshotRequest(),
         methods.SHUT_DOWN: pb.ShutdownRequest(),
     }
     named = {type(r).DESCRIPTOR.name for r in requests.values()}

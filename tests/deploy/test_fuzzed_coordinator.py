@@ -85,6 +85,7 @@ class Beside:
             (methods.SCALE, pb.ScaleRequest(shards=2, cluster_id=cluster)),
             (methods.SCALE_PROGRESS, pb.ScaleProgressRequest(scaling=3, cluster_id=cluster)),
             (methods.ACCEPT_LOSS, pb.AcceptLossRequest(shard=1, cluster_id=cluster)),
+            (methods.TAKE_SNAPSHOT, pb.TakeSnapshotRequest(cluster_id=cluster, extra=b"a")),
             (methods.STATUS, pb.StatusRequest()),
             (methods.SHUT_DOWN, pb.ShutdownRequest(cluster_id=cluster)),
         ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..proto.errors import Unavailable
-from ..proto.snapshots.stored import StoredShard
-from ..server.snapshots.commit import commit_snapshot
-from ..server.snapshots.target import target_of
-from .control.effects import WriteManifest
-from .control.state import KnownSnapshot
+from ...proto.errors import Unavailable
+from ...proto.snapshots.stored import StoredShard
+from ...server.snapshots.commit import commit_snapshot
+from ...server.snapshots.target import target_of
+from ..control.effects import WriteManifest
+from ..control.state import KnownSnapshot
 
 
 def write_manifest(effect: WriteManifest) -> KnownSnapshot:

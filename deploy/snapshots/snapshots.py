@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import fsspec
 
-from ..proto.errors import InvalidRequest, RetryLater, RowloomError, in_words
-from .control.coordinator import Coordinator
-from .control.snapshotting import Snapshotting
-from .control.state import KnownSnapshot
-from .launch.keeping import snapshots_of
-from .performer import Performer
+from ...proto.errors import InvalidRequest, RetryLater, RowloomError, in_words
+from ..control.coordinator import Coordinator
+from ..control.snapshotting import Snapshotting
+from ..control.state import KnownSnapshot
+from ..launch.keeping import snapshots_of
+from ..performer import Performer
 
 log = logging.getLogger(__name__)
 # A log of so many bytes is read in about two seconds when its shard starts again.
@@ -23,7 +23,7 @@ LONG_LOG_BYTES = 4 << 30
 AGAIN_S = 60.0  # after a snapshot that failed
 
 
-class Taken(NamedTuple):
+class TakenSnapshot(NamedTuple):
     """A snapshot, and for how many seconds pushes waited for it."""
 
     snapshot: KnownSnapshot
@@ -47,7 +47,7 @@ class Snapshots:
         self._storage = storage
         self._not_before = 0.0  # on the monotonic clock
 
-    def take(self, extra: bytes = b"", *, automatic: bool = False) -> Taken:
+    def take(self, extra: bytes = b"", *, automatic: bool = False) -> TakenSnapshot:
         """Take one; returns when it is whole.
 
         Args:
@@ -72,7 +72,7 @@ class Snapshots:
             known: KnownSnapshot = self._performer.run(taking.run())
             self._remove([one for one in before if one not in coordinator.state.snapshots])
         log.info("snapshot %s: %d rows, pushes waited for %.0f ms", url, known.rows, 1e3 * taking.pause_s)
-        return Taken(known, taking.pause_s)
+        return TakenSnapshot(known, taking.pause_s)
 
     def keep_short(self, log_bytes: int) -> None:
         """Take one if the longest log of a shard is long."""
