@@ -158,6 +158,7 @@ class CoordinatorServer:
         layout = self.coordinator.state.layout
         if layout is not None and self.config.durability != "memory":
             drop_logs(self.config, layout.cluster_id)
+        self._snapshots.remove_automatic(self.coordinator.state.snapshots)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Until the coordinator has stopped."""

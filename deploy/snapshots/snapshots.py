@@ -70,7 +70,7 @@ class Snapshots:
             before = coordinator.state.snapshots
             taking = Snapshotting(coordinator, id, url, now, extra, automatic=automatic)
             known: KnownSnapshot = self._performer.run(taking.run())
-            self._remove([one for one in before if one not in coordinator.state.snapshots])
+            self.remove_automatic([one for one in before if one not in coordinator.state.snapshots])
         log.info("snapshot %s: %d rows, pushes waited for %.0f ms", url, known.rows, 1e3 * taking.pause_s)
         return TakenSnapshot(known, taking.pause_s)
 
@@ -86,8 +86,8 @@ class Snapshots:
             self._not_before = time.monotonic() + AGAIN_S
             log.warning("logs are long and could not be made shorter by a snapshot: %s", in_words(e))
 
-    def _remove(self, gone: list[KnownSnapshot]) -> None:
-        """Those that only kept logs short and are needed no more; the others are their owner's."""
+    def remove_automatic(self, gone: list[KnownSnapshot]) -> None:
+        """Remove those that only kept logs short; the others are their owner's."""
         for one in gone:
             if not one.automatic:
                 continue

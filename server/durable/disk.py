@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -89,6 +90,17 @@ class Disk:
         """Write at most MOST_BUFFERS buffers to a place in a file, or less of them. Returns how many bytes."""
         with self._naming(handle):
             return os.pwritev(handle, buffers, place)
+
+    def reserve(self, handle: int, size: int) -> bool:
+        """Give a file its size and all of its blocks, unwritten; False if the file system cannot."""
+        with self._naming(handle):
+            try:
+                os.posix_fallocate(handle, 0, size)
+            except OSError as e:
+                if e.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                    raise
+                return False
+        return True
 
     def fdatasync(self, handle: int) -> None:
         """Return when all of a file is on disk."""

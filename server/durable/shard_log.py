@@ -263,7 +263,13 @@ class ShardLogs:
             raise
 
     def _segments(self, owner: Owner) -> Segments:
-        return Segments(self.folder(owner), owner, segment_bytes=self._segment_bytes, disk=self._disk)
+        return Segments(
+            self.folder(owner),
+            owner,
+            segment_bytes=self._segment_bytes,
+            disk=self._disk,
+            zeros=self.mode is not Mode.PROCESS,
+        )
 
     def _open(self, segments: Segments, end: LogEnd) -> ShardLog:
         known = Log(self.mode, end, self._segment_bytes)
