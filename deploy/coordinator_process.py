@@ -14,8 +14,9 @@ from pathlib import Path
 from ..proto.allocator import give_back_freed_memory
 from ..proto.errors import in_words
 from .atomic_file import write_atomic
-from .config.config import DeployConfig, from_json
+from .config.config import DeployConfig, InvalidConfig, from_json
 from .coordinator_server import CoordinatorServer
+from .launch.keeping import has_logs
 from .launch.local_launcher import ProcessLauncher
 from .storage import StateFile
 
@@ -53,11 +54,18 @@ def main(argv: list[str] | None = None) -> None:
 
 def _begin(server: CoordinatorServer, config: DeployConfig) -> None:
     """Start the cluster, or go on where it ended, if its rows are kept."""
-    stored = StateFile(config.storage).load() if config.durability != "memory" else None
-    if stored is None or stored.layout is None:
-        server.start()
-    else:
+    stored = StateFile(config.storage).load()
+    layout = stored.layout if stored is not None else None
+    kept = layout is not None and has_logs(config.storage, layout.cluster_id)
+    if kept and config.durability == "memory":
+        raise InvalidConfig(
+            f"the storage {config.storage} holds the logs of a cluster {config.name!r} that can go on: say the "
+            f"`durability` that it had, or end it for good: `rowloom down --name {config.name}`"
+        )
+    if kept:
         server.take_up()
+    else:
+        server.start()
 
 
 if __name__ == "__main__":

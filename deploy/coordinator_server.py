@@ -156,8 +156,8 @@ class CoordinatorServer:
     def _drop_logs(self) -> None:
         """What only this cluster could have gone on from."""
         layout = self.coordinator.state.layout
-        if layout is not None and self.config.durability != "memory":
-            drop_logs(self.config, layout.cluster_id)
+        if layout is not None:
+            drop_logs(self.config.storage, layout.cluster_id)
         self._snapshots.remove_automatic(self.coordinator.state.snapshots)
 
     def wait(self, timeout_s: float | None = None) -> bool:

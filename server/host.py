@@ -258,6 +258,10 @@ class Host(Holder):
         if request.abort:
             return
         url = self.process.snapshot_url(request.id)
+        if (
+            self.journal is not None
+        ):  # a log that failed ends before what is in the rows: no log could go on from the cut
+            self.journal.check()
         if not isinstance(self.state, states.Moving):
             raise RetryLater("a snapshot begins while pushes wait: freeze first", retry_after_s=0.05)
         cut = shard.cut()

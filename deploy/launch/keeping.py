@@ -14,20 +14,23 @@ def keeping(config: DeployConfig) -> list[str]:
         return []
     options = ["--snapshots", snapshots_of(config.storage)]
     if config.durability != "memory":
-        options += ["--durability", config.durability, "--log-folder", _logs(config)]
+        options += ["--durability", config.durability, "--log-folder", _logs(config.storage)]
     return options
 
 
-def drop_logs(config: DeployConfig, cluster_id: str) -> None:
-    """Remove the logs of a cluster that is down. Raises OSError."""
-    folder = os.path.join(_logs(config), cluster_id)
-    if os.path.isdir(folder):
-        shutil.rmtree(folder)
+def has_logs(storage: str | None, cluster_id: str) -> bool:
+    """Whether there are logs of a cluster."""
+    return storage is not None and os.path.isdir(os.path.join(_logs(storage), cluster_id))
 
 
-def _logs(config: DeployConfig) -> str:
-    assert config.storage is not None  # which a config with logs has
-    return f"{config.storage.removeprefix('file://').rstrip('/')}/logs"
+def drop_logs(storage: str | None, cluster_id: str) -> None:
+    """Remove the logs of a cluster that is down, if there are any. Raises OSError."""
+    if storage is not None and has_logs(storage, cluster_id):
+        shutil.rmtree(os.path.join(_logs(storage), cluster_id))
+
+
+def _logs(storage: str) -> str:
+    return f"{storage.removeprefix('file://').rstrip('/')}/logs"
 
 
 def snapshots_of(storage: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from ...proto.errors import InvalidRequest, RowloomError, Unavailable
 from ..atomic_file import write_atomic
 from ..config.config import DeployConfig
+from ..launch.keeping import drop_logs
 from ..launch.processes import (
     end_marked,
     end_process,
@@ -145,12 +146,21 @@ def down(record: Record, directory: ClusterDirectory, *, keep: bool = False) -> 
     if keep:
         return
     try:
-        StateFile(record.storage).clear()  # also when its process was killed
-    except Unavailable as e:
+        _forget(StateFile(record.storage), record.storage)  # also when its process was killed
+    except (Unavailable, OSError) as e:
         raise Unavailable(
             f"{record.name!r} was ended, but what it has left is not: {e}; mend that, then `rowloom down --name "
             f"{record.name}` again, or with --forget, which leaves it there"
         ) from e
+
+
+def _forget(file: StateFile, storage: str) -> None:
+    """Remove what a cluster could go on from. Raises Unavailable, OSError."""
+    with contextlib.suppress(RowloomError):  # a damaged one leads to no logs
+        stored = file.load()
+        if stored is not None and stored.layout is not None:
+            drop_logs(storage, stored.layout.cluster_id)
+    file.clear()
 
 
 def _end(record: Record, directory: ClusterDirectory, end_s: float, *, keep: bool = False) -> None:

@@ -1,0 +1,70 @@
+"""Clusters whose rows are in logs: ended and started again, by whoever ended them."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+from waiting import until
+
+from rowloom.client import connect
+from rowloom.deploy.config.config import DeployConfig, parse
+from rowloom.deploy.launch.processes import is_running
+from rowloom.deploy.operate.clusters import down, up
+from rowloom.deploy.operate.directory import ClusterDirectory, Record
+from rowloom.proto.errors import InvalidRequest, Unavailable
+
+IDS = np.arange(50)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    directory = ClusterDirectory(tmp_path / "home")
+    yield directory
+    down(Record("ads", "local", "", storage=str(tmp_path / "kept")), directory)
+
+
+def config(tmp_path, **more) -> DeployConfig:
+    table = {"name": "users", "num_embeddings": 100, "dim": 2, "optimizer": {"sgd": {"lr": 1.0}}}
+    kept = {"storage": str(tmp_path / "kept"), "durability": "process"} | more
+    return parse({"name": "ads", "shards": 2, "tables": [table], **kept})
+
+
+def push(record: Record) -> np.ndarray:
+    """One more push of -1. Returns the rows after it."""
+    with connect(record.address, timeout_s=60.0) as client:
+        table = client.table("users")
+        table.push(IDS, np.full((len(IDS), 2), -1.0, np.float32))
+        return table.pull(IDS)
+
+
+def test_rows_are_there_after_a_down_that_keeps_them_and_after_a_kill_of_everything(
+    directory, tmp_path
+) -> None:
+    first = push(up(config(tmp_path), directory).record)
+    down(directory.get("ads"), directory, keep=True)
+    second = push(up(config(tmp_path), directory).record)
+    np.testing.assert_allclose(second, first + 1, rtol=1e-6)
+    record = directory.get("ads")
+    os.kill(record.pid, signal.SIGKILL)
+    until(lambda: not is_running(record.pid, record.started))
+    third = push(up(config(tmp_path), directory).record)
+    np.testing.assert_allclose(third, second + 1, rtol=1e-6)
+    down(directory.get("ads"), directory)
+    assert list((tmp_path / "kept" / "logs").iterdir()) == []
+    np.testing.assert_allclose(push(up(config(tmp_path), directory).record), first, rtol=1e-6)
+
+
+def test_kept_rows_are_not_passed_over_by_an_up_that_would_not_keep_any(directory, tmp_path) -> None:
+    push(up(config(tmp_path), directory).record)
+    down(directory.get("ads"), directory, keep=True)
+    with pytest.raises(Unavailable, match="holds the logs of a cluster 'ads' that can go on"):
+        up(config(tmp_path, durability="memory"), directory)
+    assert push(up(config(tmp_path), directory).record).shape == (len(IDS), 2)
+
+
+def test_a_cluster_without_logs_is_not_ended_by_a_down_that_is_to_keep_them(directory, tmp_path) -> None:
+    record = up(config(tmp_path, durability="memory"), directory).record
+    with pytest.raises(InvalidRequest, match="in memory only"):
+        down(record, directory, keep=True)
+    assert push(record).shape == (len(IDS), 2)
