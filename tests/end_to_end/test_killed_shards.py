@@ -32,7 +32,7 @@ def scale(server: CoordinatorServer, shards: int) -> None:
         remote.close()
 
 
-@pytest.mark.parametrize("durability", ["process", "interval", "disk"])
+@pytest.mark.parametrize("durability", ["process", pytest.param("interval", marks=pytest.mark.slow), "disk"])
 def test_a_killed_shard_comes_back_with_every_push_that_was_acknowledged(durability, tmp_path) -> None:
     spec = TableSpec("t", 1000, dim=4, optimizer=SGD(lr=1.0), initializer=Zeros())
     config = parse(
@@ -45,7 +45,7 @@ def test_a_killed_shard_comes_back_with_every_push_that_was_acknowledged(durabil
         with connect(server.address, timeout_s=60.0) as client:
             table = client.table("t")
             done = 0
-            for life in range(4):
+            for life in range(2):
                 for _ in range(30):
                     table.push(IDS, np.full((len(IDS), 4), -1.0, np.float32))
                     done += 1
@@ -122,7 +122,7 @@ def test_a_shard_goes_on_from_a_snapshot_and_the_rest_of_its_log(tmp_path) -> No
                     for one in (client, other):
                         one.table(spec.name).push(ids, grads)
 
-            for _ in range(4):
+            for _ in range(2):
                 for _ in range(5):
                     push()
                 taken = remote.take_snapshot()
