@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 from ..proto.allocator import give_back_freed_memory
@@ -35,6 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     ready = Path(args.ready_file)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
+        goes_on = _is_kept(config)
         server = CoordinatorServer(
             config,
             ProcessLauncher(config),
@@ -42,8 +44,13 @@ def main(argv: list[str] | None = None) -> None:
             port=config.port,
             advertise=config.advertise_host,
         )
-        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.stop).start())  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
-        _begin(server, config)
+        # Who only ends the process has not said that the rows may go.
+        stop = partial(server.stop, keep=config.durability != "memory")
+        signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=stop).start())  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
+        if goes_on:
+            server.take_up()
+        else:
+            server.start()
     except Exception as e:
         write_atomic(ready, json.dumps({"error": in_words(e)}))
         log.exception("the cluster did not start")
@@ -52,8 +59,8 @@ def main(argv: list[str] | None = None) -> None:
     give_back_freed_memory(server.wait)
 
 
-def _begin(server: CoordinatorServer, config: DeployConfig) -> None:
-    """Start the cluster, or go on where it ended, if its rows are kept."""
+def _is_kept(config: DeployConfig) -> bool:
+    """Whether there is a cluster to go on with. Raises InvalidConfig: there is, and its rows would be passed over."""
     stored = StateFile(config.storage).load()
     layout = stored.layout if stored is not None else None
     kept = layout is not None and has_logs(config.storage, layout.cluster_id)
@@ -62,10 +69,7 @@ def _begin(server: CoordinatorServer, config: DeployConfig) -> None:
             f"the storage {config.storage} holds the logs of a cluster {config.name!r} that can go on: say the "
             f"`durability` that it had, or end it for good: `rowloom down --name {config.name}`"
         )
-    if kept:
-        server.take_up()
-    else:
-        server.start()
+    return kept
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ from .control.coordinator import Coordinator
 from .control.loss import accept_loss
 from .control.revival import revive
 from .control.state import ClusterState
-from .launch.keeping import drop_logs
 from .launch.launcher import Launcher
 from .performer import Performer
 from .scaling import Scalings
+from .snapshots.kept import forget_kept
 from .snapshots.snapshots import Snapshots
 from .storage import StateFile
 from .watcher import Watcher
@@ -113,7 +113,7 @@ class CoordinatorServer:
         self.coordinator = self._coordinator(stored)
         with self._performer.alone("taking up the cluster"):
             self._performer.run(self.coordinator.recover(self._watcher.locate(stored.keys)))
-            if self.config.durability != "memory":
+            if self._revives:
                 self._performer.run(revive(self.coordinator, self.config.limits.start_timeout_s))
         self._open()
 
@@ -139,8 +139,7 @@ class CoordinatorServer:
             self._performer.interrupt,
             self._watcher.stop,
             self.launcher.close,
-            self._file.clear if not keep else lambda: None,
-            self._drop_logs if not keep else lambda: None,
+            *([] if keep else [self._forget]),
             lambda: self._grpc.stop(self._grace_s),
             self._performer.close,
         ):
@@ -153,12 +152,12 @@ class CoordinatorServer:
         if failed:
             raise failed[0]
 
-    def _drop_logs(self) -> None:
-        """What only this cluster could have gone on from."""
-        layout = self.coordinator.state.layout
-        if layout is not None:
-            drop_logs(self.config.storage, layout.cluster_id)
-        self._snapshots.remove_automatic(self.coordinator.state.snapshots)
+    def _forget(self) -> None:
+        """Nobody goes on from here."""
+        try:
+            forget_kept(self.config.storage, self.coordinator.state)
+        finally:
+            self._file.clear()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Until the coordinator has stopped."""
@@ -256,7 +255,7 @@ class CoordinatorServer:
         return reply
 
     def _shutdown(self, request: pb.ShutdownRequest) -> None:
-        if request.keep and self.config.durability == "memory":
+        if request.keep and not self._revives:
             raise InvalidRequest(
                 "rows of this cluster are in memory only, so none can be kept: `durability: memory`"
             )

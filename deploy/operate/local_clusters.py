@@ -16,7 +16,6 @@ from typing import Any
 from ...proto.errors import InvalidRequest, RowloomError, Unavailable
 from ..atomic_file import write_atomic
 from ..config.config import DeployConfig
-from ..launch.keeping import drop_logs
 from ..launch.processes import (
     end_marked,
     end_process,
@@ -29,6 +28,7 @@ from ..launch.processes import (
     wait_for_end,
     wait_until_up,
 )
+from ..snapshots.kept import forget_kept
 from ..storage import StateFile
 from .directory import ELSEWHERE, BadHome, ClusterDirectory, Record
 from .launchers import Tell
@@ -62,7 +62,7 @@ def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell) -> tuple[R
         directory.put(record)
     except BaseException as e:
         full = _full(directory)  # before what is ended gives room back
-        _end(directory.get(config.name) or record, directory, END_S)
+        _end(directory.get(config.name) or record, directory, END_S, keep=config.durability != "memory")
         directory.remove(config.name)
         if isinstance(e, BadHome) or (full and isinstance(e, RowloomError)):
             why = str(e) if isinstance(e, BadHome) else f"{e}{full}"
@@ -158,8 +158,8 @@ def _forget(file: StateFile, storage: str) -> None:
     """Remove what a cluster could go on from. Raises Unavailable, OSError."""
     with contextlib.suppress(RowloomError):  # a damaged one leads to no logs
         stored = file.load()
-        if stored is not None and stored.layout is not None:
-            drop_logs(storage, stored.layout.cluster_id)
+        if stored is not None:
+            forget_kept(storage, stored)
     file.clear()
 
 

@@ -8,14 +8,13 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-import fsspec
-
 from ...proto.errors import InvalidRequest, RetryLater, RowloomError, in_words
 from ..control.coordinator import Coordinator
 from ..control.snapshotting import Snapshotting
 from ..control.state import KnownSnapshot
 from ..launch.keeping import snapshots_of
 from ..performer import Performer
+from .kept import remove_automatic
 
 log = logging.getLogger(__name__)
 # A log of so many bytes is read in about two seconds when its shard starts again.
@@ -70,7 +69,7 @@ class Snapshots:
             before = coordinator.state.snapshots
             taking = Snapshotting(coordinator, id, url, now, extra, automatic=automatic)
             known: KnownSnapshot = self._performer.run(taking.run())
-            self.remove_automatic([one for one in before if one not in coordinator.state.snapshots])
+            remove_automatic([one for one in before if one not in coordinator.state.snapshots])
         log.info("snapshot %s: %d rows, pushes waited for %.0f ms", url, known.rows, 1e3 * taking.pause_s)
         return TakenSnapshot(known, taking.pause_s)
 
@@ -85,14 +84,3 @@ class Snapshots:
         except RowloomError as e:
             self._not_before = time.monotonic() + AGAIN_S
             log.warning("logs are long and could not be made shorter by a snapshot: %s", in_words(e))
-
-    def remove_automatic(self, gone: list[KnownSnapshot]) -> None:
-        """Remove those that only kept logs short; the others are their owner's."""
-        for one in gone:
-            if not one.automatic:
-                continue
-            try:
-                fs, path = fsspec.core.url_to_fs(one.url)  # pyright: ignore[reportUnknownVariableType]
-                fs.rm(path, recursive=True)
-            except Exception as e:  # stores raise errors of their own
-                log.warning("snapshot %s is needed no more and could not be removed: %s", one.url, e)

@@ -10,8 +10,10 @@ from waiting import until
 from rowloom.client import connect
 from rowloom.deploy.config.config import DeployConfig, parse
 from rowloom.deploy.launch.processes import is_running
+from rowloom.deploy.operate import local_clusters
 from rowloom.deploy.operate.clusters import down, up
 from rowloom.deploy.operate.directory import ClusterDirectory, Record
+from rowloom.deploy.operate.remote import Remote
 from rowloom.proto.errors import InvalidRequest, Unavailable
 
 IDS = np.arange(50)
@@ -68,3 +70,40 @@ def test_a_cluster_without_logs_is_not_ended_by_a_down_that_is_to_keep_them(dire
     with pytest.raises(InvalidRequest, match="in memory only"):
         down(record, directory, keep=True)
     assert push(record).shape == (len(IDS), 2)
+
+
+def test_a_signal_that_ended_the_coordinator_once_took_the_logs_with_it(directory, tmp_path) -> None:
+    # So would have a machine that is shut down, and an `up` of kept rows that was interrupted.
+    first = push(up(config(tmp_path), directory).record)
+    record = directory.get("ads")
+    os.kill(record.pid, signal.SIGTERM)
+    until(lambda: not is_running(record.pid, record.started))
+    np.testing.assert_allclose(push(up(config(tmp_path), directory).record), first + 1, rtol=1e-6)
+
+
+def test_a_coordinator_that_stood_still_is_ended_with_its_rows_kept_too(
+    directory, tmp_path, monkeypatch
+) -> None:
+    first = push(up(config(tmp_path), directory).record)
+
+    def silent(*_, **__):
+        raise Unavailable("it does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Remote, "shutdown", silent)
+        down(directory.get("ads"), directory, keep=True)
+    np.testing.assert_allclose(push(up(config(tmp_path), directory).record), first + 1, rtol=1e-6)
+
+
+def test_an_up_of_kept_rows_that_fails_leaves_them_kept(directory, tmp_path, monkeypatch) -> None:
+    first = push(up(config(tmp_path), directory).record)
+    down(directory.get("ads"), directory, keep=True)
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local_clusters, "wait_until_up", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            up(config(tmp_path), directory)
+    np.testing.assert_allclose(push(up(config(tmp_path), directory).record), first + 1, rtol=1e-6)
