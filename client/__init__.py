@@ -10,12 +10,14 @@ from ..proto.errors import (
     ClientForgotten,
     InvalidRequest,
     Overloaded,
+    PermissionDenied,
     PushUnresolved,
     RowloomError,
     SnapshotCorrupt,
     StateLost,
     TableExists,
     TableNotFound,
+    Unauthenticated,
     Unauthorized,
     Unavailable,
 )
@@ -44,6 +46,7 @@ from ..proto.recipes import (
     Uniform,
     Zeros,
 )
+from ..proto.security.credentials import Tls
 from ..proto.spec import TableSpec
 from .cache.row_cache import HotRows
 from .client import Client, connect
@@ -58,10 +61,16 @@ from .lookup import (
     weighted_sum_gradient,
 )
 from .lookups.bags import Ragged, SparseIds
+from .snapshots import Snapshot, SnapshotReader, newest_snapshot, open_snapshot
 from .table import Table
 from .vocabulary import Vocabulary
 
 __version__ = _version("rowloom")
+
+
+def __dir__() -> list[str]:  # what tab completes
+    return [*__all__, "__version__"]
+
 
 __all__ = [
     "FTRL",
@@ -82,21 +91,26 @@ __all__ = [
     "Normal",
     "Optimizer",
     "Overloaded",
+    "PermissionDenied",
     "PushUnresolved",
     "RMSprop",
     "Ragged",
     "RowloomError",
     "RowwiseAdagrad",
     "Schedule",
+    "Snapshot",
     "SnapshotCorrupt",
+    "SnapshotReader",
     "SparseIds",
     "StateLost",
     "Table",
     "TableExists",
     "TableNotFound",
     "TableSpec",
+    "Tls",
     "TruncatedNormal",
     "TwoSided",
+    "Unauthenticated",
     "Unauthorized",
     "Unavailable",
     "Uniform",
@@ -109,6 +123,8 @@ __all__ = [
     "lookup_gradient",
     "lookup_sparse",
     "lookup_sparse_gradient",
+    "newest_snapshot",
+    "open_snapshot",
     "safe_lookup_sparse",
     "safe_lookup_sparse_gradient",
     "weighted_sum",

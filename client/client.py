@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import random
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +20,17 @@ import numpy as np
 from ..proto import methods
 from ..proto import rowloom_pb2 as pb
 from ..proto.errors import InvalidRequest
+from ..proto.security.credentials import NOTHING, Credentials, Tls, from_environment
+from ..proto.snapshots.extra import decode_extra, encode_extra
 from ..proto.spec import TableEntry, TableSpec, check_name
 from .cache.row_cache import HotRows
 from .calls import operations
-from .calls.control import ask, statistics
+from .calls.control import ask, statistics, take_snapshot
 from .connection import Connection
 from .inputs import snapshot
+from .listing import Listing, public_names, screen
 from .prefetching import Prefetch, copied
+from .snapshots import Snapshot
 from .table import Table
 from .vocabulary import Vocabulary
 
@@ -31,10 +39,16 @@ def connect(
     address: str | Sequence[str],
     *,
     token: str | None = None,
-    tls: Any = None,
+    token_file: str | os.PathLike[str] | None = None,
+    ca: str | os.PathLike[str] | None = None,
+    cert: str | os.PathLike[str] | None = None,
+    key: str | os.PathLike[str] | None = None,
+    server_name: str | None = None,
+    tls: Tls | None = None,
     timeout_s: float = 60.0,
     carrier: str = "auto",
     cache: HotRows | None = None,
+    read_only: bool = False,
 ) -> Client:
     """A client of the cluster at an address.
 
@@ -43,18 +57,29 @@ def connect(
 
     Args:
         address: "host:port" of the coordinator or of any shard, or several of them.
-        token: None; servers of this version ask for none.
-        tls: None; servers of this version speak plain text: keep them on a private network.
+        token: who the client is, for a cluster that asks; ROWLOOM_TOKEN by default. It is in no pickle of the client.
+        token_file: a file that holds it, for the client's user only; ROWLOOM_TOKEN_FILE by default. Read anew when it
+            changes.
+        ca: file with the certificate of the CA whose servers are trusted, in PEM; ROWLOOM_CA by default. Without one
+            the client speaks plain text.
+        cert: file with the client's own certificate, for a cluster with `mutual: true`; ROWLOOM_CERT by default.
+        key: file with the key of `cert`; ROWLOOM_KEY by default.
+        server_name: what servers' certificates are for, where that is not the host of `address`; ROWLOOM_SERVER_NAME by
+            default.
+        tls: `ca`, `cert`, `key` and `server_name` as one value.
         timeout_s: how long any call may take, this one included.
         carrier: how rows travel. "auto": shared memory to shards on this machine, plain sockets to others, gRPC where
             neither can be had. "tcp": no shared memory. "grpc": nothing else.
         cache: which pulled rows the client may keep, and for how long; None: none.
+        read_only: refuse every call that would change something: for evaluation, and for looking around. It guards
+            against slips, not against others: servers know nothing of it.
 
     Returns:
         A client that has found the cluster.
 
     Raises:
         Unavailable: nobody answers there within `timeout_s`; the message has what each address answered last.
+        Unauthenticated: the servers cannot be told from strangers, or they do not know the client.
         InvalidRequest: an argument is wrong.
 
     Example:
@@ -63,12 +88,37 @@ def connect(
         Traceback (most recent call last):
         rowloom.proto.errors.Unavailable: no rowloom cluster answered at 127.0.0.1:1 ...
     """
-    for name, value in (("token", token), ("tls", tls)):
-        if value is not None:
-            raise InvalidRequest(
-                f"{name}: this version has no {name} support; leave it out and keep the network private"
-            )
-    client = Client(address, timeout_s=timeout_s, carrier=carrier, cache=cache)
+    given = {
+        "ca": ca,
+        "cert": cert,
+        "key": key,
+        "server_name": server_name,
+        "token": token,
+        "token_file": token_file,
+    }
+    if tls is not None:
+        if any(value is not None for value in (ca, cert, key, server_name)):
+            raise InvalidRequest("give tls, or ca, cert, key and server_name, not both")
+        if not isinstance(tls, Tls):
+            raise InvalidRequest(f"tls must be such as Tls(ca='ca.pem'), got {tls!r}")
+        given.update(vars(tls))
+    shown = from_environment(os.environ, {name: _text_of(name, value) for name, value in given.items()})
+    return open_client(address, shown, timeout_s=timeout_s, carrier=carrier, cache=cache, read_only=read_only)
+
+
+def _text_of(name: str, value: object) -> str | None:
+    """An argument that is a path or a text; of a token nothing is said but that it is none."""
+    if value is None or (isinstance(value, str) and (value or name in ("cert", "key", "server_name"))):
+        return value
+    if isinstance(value, os.PathLike) and name != "token":
+        return str(Path(os.fspath(value)))  # pyright: ignore[reportUnknownArgumentType]
+    shown = "" if name == "token" else f", got {value!r}"
+    raise InvalidRequest(f"{name} must be a text that is not empty{' or a path' * (name != 'token')}{shown}")
+
+
+def open_client(address: str | Sequence[str], credentials: Credentials = NOTHING, **options: Any) -> Client:
+    """As `connect`, with nothing from the environment: for who knows what a cluster is shown."""
+    client = Client(address, credentials=credentials, **options)
     client.refresh()
     return client
 
@@ -82,7 +132,22 @@ class Client(Connection):
 
     Attributes:
         timeout_s: how long any call may take. Time that pushes wait because rows move does not count.
+        read_only: whether every call that would change something is refused.
+        last_snapshot: path of the last snapshot that this client took, or that `load_checkpoint` loaded; None: neither.
+
+    Example:
+        >>> client["users"].pull([3, 4])
+        >>> "users" in client, list(client)
     """
+
+    last_snapshot: str | None = None
+
+    def __init__(self, addresses: str | Sequence[str], **options: Any) -> None:
+        super().__init__(addresses, **options)
+        self.__doc__ = _SCREEN  # what `help(client)` says
+
+    def __dir__(self) -> list[str]:
+        return sorted([*public_names(Client), *_OF_CONNECTIONS])
 
     def __repr__(self) -> str:
         layout = self._session.layout
@@ -91,7 +156,27 @@ class Client(Connection):
 
     def __reduce__(self):
         addresses = tuple(dict.fromkeys([self.address, *self._addresses]))
-        return (_reopen, (addresses, self.timeout_s, self._carrier, self._limits))
+        options: dict[str, Any] = {
+            "timeout_s": self.timeout_s,
+            "carrier": self._carrier,
+            "cache": self._limits,
+            "credentials": self._credentials,
+        }
+        return (
+            _reopen,
+            (addresses, {**options, "read_only": self.read_only, "frozen": sorted(self._frozen)}),
+        )
+
+    @property
+    def durability(self) -> str:
+        """What a push survives that has returned.
+
+        "memory": nothing, it ends with its shard's process. "process": that. "interval", "disk": a loss of power too,
+        but for the last 0.1 s with "interval".
+        """
+        if not self._session.durability:
+            self.refresh()
+        return self._session.durability
 
     def __enter__(self) -> Client:
         return self
@@ -210,7 +295,7 @@ class Client(Connection):
         """
         if not isinstance(spec, TableSpec):
             raise InvalidRequest(f"spec must be a TableSpec, got {type(spec).__name__}")
-        session = self._live()
+        session = self._writable()
         request = pb.DefineTableRequest(spec=spec.to_message())
         reply = self._run(ask(session, methods.CREATE_TABLE, request, self._deadline()))
         return Table(self, session.keep(TableEntry.from_message(pb.DefineTableReply.FromString(reply).table)))
@@ -219,16 +304,28 @@ class Client(Connection):
         """The table of that name. Raises TableNotFound, with the names that are nearest."""
         return Table(self, self.entry(name))
 
+    def __getitem__(self, name: str) -> Table:
+        return self.table(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in list(self)
+
+    def __iter__(self) -> Iterator[str]:
+        return (table.name for table in self.tables())
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
     def tables(self) -> list[Table]:
-        """All tables, by name."""
+        """All tables, by name; a terminal with rich and a notebook show them as a table."""
         self.refresh()
-        return [Table(self, entry) for _, entry in sorted(self._session.entries.items())]
+        return Listing(Table(self, entry) for _, entry in sorted(self._session.entries.items()))
 
     def from_pretrained(self, source: Any, name: str, **options: Any) -> Table:
         """Make a table of rows that exist: an array, or a file of the kinds that `rowloom.client.files` reads.
 
         Args:
-            source: [N, ...] array, or a path. A file larger than memory works.
+            source: [N, ...] array, or a path, or a URL. A file larger than memory works.
             name: what the table will be called.
             options: as `rowloom.client.files.from_pretrained`: freeze (True by default, as in torch), optimizer,
                 partition, format, tensor, vocabulary, progress.
@@ -238,23 +335,25 @@ class Client(Connection):
             TableExists: there is a table of that name.
 
         Warns:
-            UserWarning: a file's words are too many for the table's metadata.
+            UserWarning: a file's words are too many for the table's metadata; this handle has them, as `.vocabulary`.
         """
         from .files.transfer import from_pretrained
 
         done = from_pretrained(self, source, name, **options)
         table = self.table(name)
-        if done.vocabulary is not None and options.get("vocabulary") is None and Vocabulary.of(table) is None:
-            warnings.warn(
-                f"the {len(done.vocabulary)} words of {source} are too many for the metadata of table {name!r}: "
-                "rowloom.client.files.from_pretrained returns them too, as .vocabulary, which has .save(path)",
-                stacklevel=2,
-            )
+        if done.vocabulary is not None and Vocabulary.of(table) is None:
+            table.vocabulary = done.vocabulary
+            if options.get("vocabulary") is None:
+                warnings.warn(
+                    f"the {len(done.vocabulary)} words of {source} are too many for the metadata of table {name!r}: "
+                    "this handle alone has them, as .vocabulary; .vocabulary.save(path) keeps them",
+                    stacklevel=2,
+                )
         return table
 
     def drop_table(self, name: str) -> None:
         """Drop a table and its rows on every shard. Raises InvalidRequest, TableNotFound, Unavailable."""
-        session = self._live()
+        session = self._writable()
         request = pb.RemoveTableRequest(name=check_name(name))
         self._run(ask(session, methods.DROP_TABLE, request, self._deadline()))
         session.entries.pop(name, None)
@@ -265,8 +364,107 @@ class Client(Connection):
         """Change a table's learning rate. Raises InvalidRequest, TableNotFound, Unavailable."""
         return self.set_entry_lr(name, lr)
 
+    def snapshot(self, extra: Mapping[str, Any] | None = None, *, full: bool = False) -> Snapshot:
+        """Take a snapshot of the whole cluster while trainers go on: rows, slots, steps, and who pushed what.
+
+        Every push that was acknowledged before the call is in it. `timeout_s` does not limit how long it takes: only
+        how long the coordinator may be silent, or busy with another change.
+
+        Args:
+            extra: what is kept with it, as the step and the dense part of a model: a dict of str to int, float, bool,
+                str, None, bytes, numpy arrays or more such dicts; 16 MiB at most. It comes back to the bit.
+            full: it is whole by itself; else it may be made upon the one before, and have only what has changed since.
+
+        Returns:
+            What was taken; `path` is where it is, for `open_snapshot`.
+
+        Raises:
+            InvalidRequest: `extra` holds what is not kept, or the cluster has no `storage`.
+            Unavailable: there is none: the storage failed, a shard or the coordinator does not answer.
+        """
+        session = self._writable()
+        key = random.SystemRandom().getrandbits(63) | 1
+        request = pb.TakeSnapshotRequest(key=key, extra=encode_extra(extra), full=full)
+        reply = self._run(take_snapshot(session, request, self.timeout_s))
+        self.last_snapshot = reply.url
+        return Snapshot(
+            id=reply.id,
+            path=reply.url,
+            seconds=reply.seconds,
+            pause_s=reply.pause_s,
+            rows=reply.rows,
+            bytes=reply.bytes,
+            parent=reply.parent or None,
+            extra=dict(extra or {}),
+        )
+
+    @property
+    def restored(self) -> Snapshot | None:
+        """The snapshot that the cluster began with (`rowloom restore`), with its `extra`; None: it began without one.
+
+        A trainer goes on from there: its own step and the dense part of its model are in `extra` if it put them there.
+        `seconds` is what restoring took, `pause_s` is 0; what was at `path` may be gone since. Asked for each time.
+
+        Raises:
+            Unavailable: the coordinator does not answer.
+        """
+        reply = self._describe_restored()
+        if not reply.id:
+            return None
+        return Snapshot(
+            id=reply.id,
+            path=reply.url,
+            seconds=reply.seconds,
+            pause_s=0.0,
+            rows=reply.rows,
+            bytes=reply.bytes,
+            parent=reply.parent or None,
+            extra=decode_extra(reply.extra, f"extra of {reply.id}"),
+        )
+
+    def pushes_since_restored(self) -> int | None:
+        """How many requests have changed rows since the cluster began with its snapshot, those of all trainers.
+
+        None: nobody knows, because a shard's server was started since, which counts anew; or it began with none.
+
+        Raises:
+            Unavailable: a shard or the coordinator does not answer.
+        """
+        began = list(self._describe_restored().incarnations)
+        pushes = self._pushes()
+        return sum(pushes.values()) if began and began == list(pushes) else None
+
+    def moment(self) -> str:
+        """A name of the rows as they are now: the same again only while no row of any table has changed.
+
+        Another one also after a shard's server was started or rows moved to another. Raises Unavailable.
+        """
+        pushes = self._pushes()
+        assert self._session.layout is not None
+        told = f"{self._session.layout.cluster_id} {sorted(pushes.items())}"
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    def _describe_restored(self) -> pb.DescribeRestoredReply:
+        session = self._live()
+        data = self._run(
+            ask(session, methods.DESCRIBE_RESTORED, pb.DescribeRestoredRequest(), self._deadline())
+        )
+        return pb.DescribeRestoredReply.FromString(bytes(data))
+
+    def _pushes(self) -> dict[int, int]:
+        """By incarnation of each shard, in their order, how many requests have changed rows there."""
+        self.refresh()
+        counted = {shard["index"]: shard["pushes"] for shard in self.statistics()}
+        layout = self._session.layout
+        assert layout is not None
+        return {shard.incarnation: counted[shard.index] for shard in layout.shards}
+
     def statistics(self) -> list[dict[str, Any]]:
-        """Counters of every shard: rows, bytes, pulls, pushes, resident_bytes, cpu_s and more. Raises Unavailable."""
+        """Counters of every shard: rows, bytes, pulls, pushes, resident_bytes, cpu_s and more. Raises Unavailable.
+
+        `tables` has those of each table: rows, bytes, step, pulls, pulled_rows, pushes, pushed_rows, duplicates,
+        rejected; see docs/metrics.md.
+        """
         return self._run(statistics(self._live(), self._deadline()))
 
     def cache_statistics(self) -> dict[str, dict[str, Any]]:
@@ -278,5 +476,15 @@ class Client(Connection):
         return {} if self._hot is None else self._hot.statistics()
 
 
-def _reopen(addresses: tuple[str, ...], timeout_s: float, carrier: str, cache: HotRows | None) -> Client:
-    return Client(addresses, timeout_s=timeout_s, carrier=carrier, cache=cache)
+def _reopen(addresses: tuple[str, ...], options: dict[str, Any]) -> Client:
+    return Client(addresses, **options)
+
+
+_OF_CONNECTIONS = {
+    "address": "Where the cluster is.",
+    "close": "Finish what runs in the background and close the connections.",
+    "read_only": "Whether every call that would change something is refused.",
+    "refresh": "Fetch the layout and the list of tables.",
+    "timeout_s": "How long any call may take.",
+}
+_SCREEN = screen(Client, _OF_CONNECTIONS)

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from ..proto import rowloom_pb2 as pb
 from ..proto.errors import InvalidRequest, TableNotFound
 from ..proto.layout import Layout
 from ..proto.optimizers import checked_rate
+from ..proto.security.credentials import NOTHING, Credentials
 from ..proto.spec import TableEntry, check_name
 from .addresses import as_addresses, as_timeout_s
 from .background import Background
@@ -30,6 +31,7 @@ from .cache.row_cache import HotRows
 from .calls import operations
 from .calls.bag_requests import Shares
 from .calls.control import ask, fetch_layout
+from .calls.listing import list_ids
 from .calls.operation import Operation
 from .calls.session import Session
 from .carriers.transport import Transport, drive
@@ -48,6 +50,7 @@ class Connection:
 
     Attributes:
         timeout_s: how long any call may take. Time that pushes wait because rows move does not count.
+        read_only: whether every call that would change something is refused.
     """
 
     def __init__(
@@ -57,6 +60,9 @@ class Connection:
         timeout_s: float = 60.0,
         carrier: str = "auto",
         cache: HotRows | None = None,
+        read_only: bool = False,
+        frozen: Iterable[str] = (),
+        credentials: Credentials = NOTHING,
     ) -> None:
         self._addresses = as_addresses(addresses)
         self.timeout_s = as_timeout_s(timeout_s)
@@ -64,9 +70,14 @@ class Connection:
             raise InvalidRequest(
                 f"cache must be None or such as HotRows(100_000, max_age_s=5.0), got {cache!r}"
             )
+        if not isinstance(read_only, bool):
+            raise InvalidRequest(f"read_only must be True or False, got {read_only!r}")
+        self.read_only = read_only
+        self._frozen = set(frozen)  # names of tables
         self._limits = cache
         self._carrier = carrier
-        self._transport = Transport(carrier)
+        self._credentials = credentials
+        self._transport = Transport(carrier, credentials)
         self._closed = False
         self._start(None)
 
@@ -113,6 +124,36 @@ class Connection:
             self._start(self._session.layout)
         return self._session
 
+    def _writable(self, pushed: Sequence[tuple[Any, ...]] = ()) -> Session:
+        """As `_live`, for calls that change something. pushed: (entry, ...) of tables that get gradients."""
+        if self.read_only:
+            raise InvalidRequest(
+                "this client is read-only: connect without read_only=True to change anything"
+            )
+        for entry, *_ in pushed if self._frozen else ():
+            if entry.spec.name in self._frozen:
+                raise InvalidRequest(
+                    f"table {entry.spec.name!r} is frozen in this client: it takes no gradients until thaw() "
+                    "(assign works)"
+                )
+        return self._live()
+
+    # --------------------------------------------------------------------------------------------------- frozen here
+
+    def is_frozen(self, name: str) -> bool:
+        """Whether this client pushes no gradients to a table, although others may."""
+        return self.read_only or name in self._frozen
+
+    def freeze(self, name: str) -> None:
+        """Push no gradients to a table from now on: what `Table.freeze` calls."""
+        self._frozen.add(name)
+
+    def thaw(self, name: str) -> None:
+        """Push gradients again: what `Table.thaw` calls."""
+        self._frozen.discard(name)
+
+    # ------------------------------------------------------------------------------------------------------ driving
+
     def _run(self, operation: Operation, about: Sequence[tuple[Any, ...]] = ()) -> Any:
         """Drive an operation. about: what it has to do with, each a tuple that begins with a table's entry."""
         try:
@@ -143,9 +184,20 @@ class Connection:
             raise TableNotFound(f"no table {name!r}; there are: {known}")
         return entry
 
+    def newest(self, entry: TableEntry) -> TableEntry:
+        """The entry as this client knows it now: another handle may have set its learning rate."""
+        known = self._session.entries.get(entry.spec.name)
+        if known is None or known.number != entry.number or known.lr_version <= entry.lr_version:
+            return entry
+        return known
+
+    def list_entry_ids(self, entry: TableEntry) -> np.ndarray:
+        """What `Table.ids` calls."""
+        return self._run(list_ids(self._live(), entry, self._deadline()), [(entry,)])
+
     def set_entry_lr(self, name: str, lr: float) -> TableEntry:
         """What `Table.set_lr` calls. Returns the entry as it is then."""
-        session = self._live()
+        session = self._writable()
         request = pb.AdjustTableRequest(name=check_name(name), lr=checked_rate(lr, name))
         self._run(ask(session, methods.SET_LEARNING_RATE, request, self._deadline()))
         if self._hot is not None:
@@ -176,7 +228,7 @@ class Connection:
         wire: str | None = None,
     ) -> None:
         """`push` or `assign`, by table entry instead of name: what `Table.push` calls."""
-        session = self._live()
+        session = self._writable(given if kind == codec.GRADIENTS else ())
         with self._changing(given):
             self._run(operations.push(session, given, self._deadline(), kind, wire), given)
 
@@ -187,14 +239,14 @@ class Connection:
         wire: str | None = None,
     ) -> list[np.ndarray]:
         """`step`, by table entry instead of name: what `Table.step` calls."""
-        session = self._live()
+        session = self._writable(given)
         with self._changing(given):
             operation = operations.step(session, given, wanted, self._deadline(), wire)
             return self._run(operation, (*given, *wanted))
 
     def renorm_entry(self, entry: TableEntry, ids: Any, max_norm: Any, norm_type: Any) -> None:
         """What `Table.renorm` calls."""
-        session, given = self._live(), [(entry, ids)]
+        session, given = self._writable(), [(entry, ids)]
         with self._changing(given):
             operation = operations.renorm(session, entry, ids, max_norm, norm_type, self._deadline())
             self._run(operation, given)
@@ -208,7 +260,8 @@ class Connection:
 
     def push_entry_bags(self, entry: TableEntry, bags: Bags, grads: Any, combiner: str) -> None:
         """What `Table.push_bags` calls."""
-        session, given = self._live(), [(entry, bags.ids)]
+        given = [(entry, bags.ids)]
+        session = self._writable(given)
         with self._changing(given):
             shares, deadline = Shares(bags.segments, factors(bags, combiner)), self._deadline()
             operation = operations.push_bags(session, entry, bags.ids, shares, bags.shape, grads, deadline)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..proto.errors import InvalidRequest
 from ..proto.jit import kernel
-from ..proto.recipes import is_number, shown
+from ..proto.recipes import is_number, is_whole, shown
 from ..proto.spec import TableSpec
 from .cores import SMALL_BYTES, in_pieces
 
@@ -34,6 +34,21 @@ def as_ids(ids: object, spec: TableSpec) -> np.ndarray:
     if array.size and (int(array.min()) < 0 or int(array.max()) >= spec.id_limit):
         _refuse_range(array, spec)
     return np.ascontiguousarray(array, np.int64).reshape(array.shape)
+
+
+def as_range(ids: Any, spec: TableSpec) -> np.ndarray:
+    """The ids of a slice, as of a list of all ids; but ids are no places, so none counts from the end.
+
+    Raises:
+        InvalidRequest: no integers, one below 0, or no end of open-ended ids.
+    """
+    parts = (ids.start, ids.stop, ids.step)
+    if any(part is not None and (not is_whole(part) or part < 0) for part in parts) or ids.step == 0:
+        raise InvalidRequest(f"a slice of ids has whole numbers from 0 on, got {ids} (table {spec.name!r})")
+    if spec.num_embeddings is None and ids.stop is None:
+        raise InvalidRequest(f"table {spec.name!r} has open-ended ids: a slice of them needs an end")
+    begin, end, step = (int(x) for x in ids.indices(spec.id_limit))
+    return np.arange(begin, end, step)
 
 
 def _refuse_range(array: np.ndarray, spec: TableSpec) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from ..proto import codec
+from ..proto.errors import InvalidRequest
 from ..proto.spec import TableEntry, TableSpec
 from .connection import Connection
-from .inputs import snapshot
+from .inputs import as_range, snapshot
+from .listing import public_names, screen
 from .lookups.bags import bags_in
 from .prefetching import Prefetch, copied
+from .vocabulary import Vocabulary
 
 
 class Table:
@@ -23,6 +27,7 @@ class Table:
     Attributes:
         spec: what the table is, with the learning rate in force.
         client: the client that it came from.
+        vocabulary: the words of its ids, or None: those of its metadata, or what was set here.
 
     Example:
         >>> from rowloom.client import TableSpec, SGD, Zeros
@@ -38,23 +43,79 @@ class Table:
     def __init__(self, client: Connection, entry: TableEntry) -> None:
         self.client = client
         self._entry = entry
+        self._vocabulary: Vocabulary | None = None
+        self.__doc__ = _SCREEN  # what `help(table)` says
 
     def __repr__(self) -> str:
         s = self.spec
         return f"<Table {s.name!r} {s.num_embeddings or 'open-ended'} x {s.row_shape} {s.partition} {s.optimizer}>"
 
     def __reduce__(self):
-        return (_reopen, (self.client, self._entry))
+        return (_reopen, (self.client, self._entry, self._vocabulary))
+
+    def __dir__(self) -> list[str]:
+        return sorted({*public_names(Table), "client"} - {"entry"})
 
     @property
     def spec(self) -> TableSpec:
-        """What the table is, with the learning rate in force when this handle was made or set it."""
-        return self._entry.current_spec
+        """What the table is, with the learning rate in force, as far as this client has been told.
+
+        `spec.frozen` also says that this client pushes nothing to it: after `freeze`, or because it is read-only.
+        """
+        spec = self.client.newest(self._entry).current_spec
+        if spec.frozen or not self.client.is_frozen(spec.name):
+            return spec
+        return dataclasses.replace(spec, frozen=True)
 
     @property
     def name(self) -> str:
         """Its name."""
-        return self.spec.name
+        return self._entry.spec.name
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        """(ids, *row_shape); None for ids without end, as frameworks write a dimension that nobody knows."""
+        return (self._entry.spec.num_embeddings, *self._entry.spec.row_shape)
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The words of its ids, or None: those of its metadata, or what was set on this handle."""
+        return Vocabulary.of(self._entry.spec) if self._vocabulary is None else self._vocabulary
+
+    @vocabulary.setter
+    def vocabulary(self, words: Vocabulary) -> None:
+        words.check(self._entry.spec)
+        self._vocabulary = words
+
+    def __len__(self) -> int:
+        """How many ids there are, as of an array; it says nothing of how many rows are in memory: `len(table.ids())`.
+
+        Raises TypeError for open-ended ids, which have no number.
+        """
+        if self._entry.spec.num_embeddings is None:
+            raise TypeError(
+                f"table {self.name!r} has open-ended ids, so it has no length; len(table.ids()) rows of it exist"
+            )
+        return self._entry.spec.num_embeddings
+
+    def __bool__(self) -> bool:
+        return True  # a table is something, also one without ids
+
+    def __getitem__(self, ids: Any) -> np.ndarray:
+        """`pull` of an id, an array or a list of ids, or a slice of them. An id is no place: -1 is refused."""
+        if isinstance(ids, tuple):
+            raise InvalidRequest(f"one index, the ids: table[ids][..., columns]; got {len(ids)}")  # pyright: ignore[reportUnknownArgumentType]
+        return self.pull(as_range(ids, self._entry.spec) if type(ids) is slice else ids)
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError(
+            f"a loop over the rows of table {self.name!r} would be a call for each: pull many at once"
+        )
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(
+            f"table {self.name!r} is on its shards: table[:] pulls all rows, table.export(path) keeps them"
+        )
 
     @property
     def entry(self) -> TableEntry:
@@ -230,10 +291,46 @@ class Table:
 
         return export_table(self, path, **options)
 
+    def ids(self) -> np.ndarray:
+        """Ids of the rows that exist: those that were ever pushed to or assigned. Others have their initial value.
+
+        `table.export(path, ids=table.ids())` writes only what was trained.
+
+        Returns:
+            [M] int64, ascending. Of pushes that are made meanwhile, some may be missing.
+
+        Raises:
+            TableNotFound, StateLost, Unavailable: as `pull`.
+        """
+        return self.client.list_entry_ids(self._entry)
+
+    def freeze(self) -> None:
+        """Push no gradients to it from this client, until `thaw`: as `requires_grad=False`, `trainable=False`.
+
+        It holds for all handles of the client, and for its layers, which then train nothing here; other clients still
+        train it. Pushes are refused; `assign`, `set_lr` and `pull` work. `TableSpec(frozen=True)` is for all clients.
+        """
+        self.client.freeze(self.name)
+
+    def thaw(self) -> None:
+        """Undo `freeze`. Raises InvalidRequest: it is frozen for all clients, or the client is read-only."""
+        if self._entry.spec.frozen:
+            raise InvalidRequest(
+                f"table {self.name!r} was made frozen, for all clients; to train it, make one with freeze=False"
+            )
+        if self.client.read_only:
+            raise InvalidRequest("this client is read-only: connect without read_only=True to push")
+        self.client.thaw(self.name)
+
     def set_lr(self, lr: float) -> None:
         """Change the learning rate on every shard. Raises InvalidRequest, TableNotFound, Unavailable."""
         self._entry = self.client.set_entry_lr(self.name, lr)
 
 
-def _reopen(client: Connection, entry: TableEntry) -> Table:
-    return Table(client, entry)
+def _reopen(client: Connection, entry: TableEntry, vocabulary: Vocabulary | None) -> Table:
+    table = Table(client, entry)
+    table._vocabulary = vocabulary  # pyright: ignore[reportPrivateUsage]
+    return table
+
+
+_SCREEN = screen(Table, {"client": "The client that it came from."})

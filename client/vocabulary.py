@@ -7,13 +7,14 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..proto.errors import InvalidRequest
 from ..proto.spec import TableSpec
+from .inputs import as_array
+from .urls import read_text, write_text
 
 METADATA_KEY = "vocabulary"
 # A table's metadata travels with every listing of the tables; more than this belongs into a file.
@@ -93,12 +94,12 @@ class Vocabulary:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], **arguments: Any) -> Vocabulary:
-        """From a text file with one word a line (UTF-8), in their order; or from what `save` wrote.
+        """From a text file with one word a line (UTF-8), in their order; or from what `save` wrote. Path or URL.
 
         Raises:
-            InvalidRequest: an empty line, a word twice, or arguments for a file that already has them.
+            InvalidRequest: an empty line, a word twice, no UTF-8, or arguments for a file that already has them.
         """
-        text = Path(path).read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
+        text = read_text(path)
         if text.startswith('{"format": "rowloom-vocabulary"'):
             if arguments:
                 raise InvalidRequest(
@@ -113,11 +114,8 @@ class Vocabulary:
         return cls(lines, **arguments)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a file that `from_file` reads back; whole or not at all."""
-        target = Path(path)
-        part = target.with_name(target.name + ".part")
-        part.write_text(json.dumps(self.to_json(), ensure_ascii=False), encoding="utf-8")
-        os.replace(part, target)
+        """Writes a file that `from_file` reads back; whole or not at all. Path or URL."""
+        write_text(path, json.dumps(self.to_json(), ensure_ascii=False))
 
     def to_json(self) -> dict[str, Any]:
         """As plain dicts, lists, strings and numbers."""
@@ -160,7 +158,10 @@ class Vocabulary:
 
     @staticmethod
     def of(table: HasSpec | TableSpec) -> Vocabulary | None:
-        """The vocabulary in a table's metadata, or None if it has none."""
+        """The vocabulary in a table's metadata, or set on its handle; None if it has none."""
+        held = getattr(table, "vocabulary", None)
+        if isinstance(held, Vocabulary):
+            return held
         spec = table if isinstance(table, TableSpec) else table.spec
         text = spec.metadata.get(METADATA_KEY)
         return (
@@ -197,6 +198,11 @@ class Vocabulary:
     def words(self) -> Sequence[str]:
         """Word of id i at place i; the buckets have none. Do not modify."""
         return self._words
+
+    def names(self) -> dict[str, int]:
+        """The id of each name that files may have for one: words, and buckets as word files write them."""
+        buckets = {f"<bucket_{k}>": len(self._words) + k for k in range(self.buckets)}
+        return {**buckets, **self._ids}
 
     @property
     def unk_id(self) -> int | None:
@@ -238,7 +244,7 @@ class Vocabulary:
         if isinstance(words, str | bytes):
             return np.array(self.id_of(_text(words)), np.int64)
         if hasattr(words, "__array__"):  # columns of pandas and Arrow, TensorFlow's tensors
-            words = np.asarray(words)
+            words = as_array(words, "words")
         if isinstance(words, np.ndarray):
             flat, shape = words.reshape(-1), words.shape  # pyright: ignore[reportUnknownVariableType]
             return self._encode_flat(flat.tolist()).reshape(shape)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
@@ -278,15 +284,15 @@ class Vocabulary:
         Raises:
             InvalidRequest: not integers, or an id that the vocabulary does not have.
         """
-        array = np.asarray(ids)
+        array = as_array(ids, "ids")
         if array.dtype.kind not in "iu" and array.size:
             raise InvalidRequest(f"ids must be integers, got {array.dtype}")
-        array = array.astype(np.int64)
         bad = (array < 0) | (array >= len(self))
         if bad.any():
             raise InvalidRequest(
                 f"id {int(array[bad].flat[0])} is not in the vocabulary, which has {len(self)} ids"  # pyright: ignore[reportUnknownArgumentType]
             )
+        array = array.astype(np.int64)
         names = np.array([*self._words, self.unk], object)
         words = np.asarray(names[np.minimum(array, len(self._words))], object).reshape(-1)
         if self.unk is None and self.buckets:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 
 from ..proto.errors import RowloomError, Unavailable
+from .launch.processes import is_running
 from .launch.ray_session import ANSWER_S, answers, attach, attached_to
 from .operate import local_ray
 from .operate.directory import ClusterDirectory
-from .operate.launchers import launcher_of
+from .operate.left_shards import serving_on
 from .operate.ray_clusters import clusters, find_ray
 
 
@@ -55,6 +56,10 @@ def _local(name: str, directory: ClusterDirectory) -> str | None:
     """Of one with `launcher: local` that runs."""
     with contextlib.suppress(RowloomError, OSError):  # a damaged record is for the command line to mend
         record = directory.get(name)
-        if record is not None and record.launcher == "local" and launcher_of("local").runs(record):
+        if record is None or record.launcher != "local":
+            return None
+        if is_running(record.pid, record.started):
             return record.address or None
+        left = serving_on(name, directory)  # any shard says where the others are
+        return left.addresses[0] if left is not None else None
     return None

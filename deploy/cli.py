@@ -11,37 +11,45 @@ import dataclasses
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..proto.errors import RowloomError, StateLost
-from . import cli_files, cli_measure, cli_snapshots, cli_tables
+from ..proto.errors import NoAnswer, RowloomError, StateLost
+from . import cli_files, cli_measure, cli_secure, cli_snapshots, cli_tables
+from .checks import cli_checks
 from .cli_options import (
+    DEPLOY_YAML,
     Address,
     AsJson,
     Home,
     Name,
+    WithNumbers,
     WrongUse,
     Yes,
     check_serving,
     cluster,
+    config_file,
     confirm,
     directory_of,
+    interrupted,
+    known_names,
+    left_of,
 )
 from .config.words import counted
+from .ending import INTERRUPTED, as_interrupts
+from .observe import commands as observing
 from .terminal import console, show, show_json, stage
 
 if TYPE_CHECKING:
     from ..proto import rowloom_pb2 as pb
     from .config.config import DeployConfig
-    from .operate.directory import ClusterDirectory
     from .terminal import Stage
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="""rowloom: embedding tables too big for one machine.
@@ -49,31 +57,30 @@ app = typer.Typer(
 \b
 Exit codes:
   0    done
-  1    it failed or was refused, and the message says why; the storage of a cluster included
-  2    wrong use: an option, a config, a file or folder of this command that cannot be used, --home included
-  3    a shard does not serve: up, status, tables, plan, and whatever needs that shard
+  1    it failed or was refused, and the message says why; the storage of a cluster included; or what verify, diff and
+       doctor looked at is not well
+  2    wrong use: an option, a config, a file, folder or URL of this command that cannot be used, --home included
+  3    a shard does not serve: up, status, tables, plan, verify, and whatever needs that shard
   4    there is no such cluster, or more than one to choose from
-  130  interrupted""",
+  130  interrupted; what was begun is removed, or the message says where it goes on
+  143  ended by SIGTERM, as if interrupted: what was begun is removed; 129: by SIGHUP""",
 )
 
-
-DEPLOY_YAML = Path("deploy.yaml")
 ConfigFile = Annotated[Path, typer.Argument(help="The deploy config.")]
-
-
-class Interrupted(RowloomError):
-    """By Ctrl-C; the message says what is left."""
-
-    exit_code = 130
 
 
 def main() -> None:
     """The entry point: every failure of ours is a message on stderr and an exit code of `rowloom --help`."""
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    with as_interrupts():
+        _run()
+
+
+def _run() -> None:
     try:
         app()
     except SystemExit as e:
-        if e.code == 130:  # typer ends so at Ctrl-C, without a word
+        if e.code == INTERRUPTED:  # typer ends so at Ctrl-C, without a word
             sys.stderr.write("rowloom: interrupted\n")
         raise
     except RowloomError as e:
@@ -81,7 +88,7 @@ def main() -> None:
         sys.exit(getattr(e, "exit_code", 3 if isinstance(e, StateLost) else 1))
     except KeyboardInterrupt:
         sys.stderr.write("rowloom: interrupted\n")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:  # the reader of our output went away
         sys.stderr.close()
         sys.exit(1)
@@ -129,43 +136,61 @@ def up(
         Path | None,
         typer.Argument(help="The deploy config; none: ./deploy.yaml, and without that one shard here."),
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of a config: a cluster known here, with the config that it had.",
+            autocompletion=known_names,
+        ),
+    ] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Start a cluster. It stays when this command has ended. Exit code 3 if it runs and a shard does not serve."""
     from .config.config import parse
+    from .operate.clusters import config_as_it_was
     from .operate.clusters import up as start
-    from .operate.status import summary
+    from .operate.status import MEMORY_ONLY, summary
 
-    path = config if config is not None else DEPLOY_YAML if DEPLOY_YAML.exists() else None
-    wanted = _load(path) if path is not None else parse({})
+    if name is not None and config is not None:
+        raise WrongUse(
+            f"{config} says which cluster is meant: --name is for starting one again without a config"
+        )
     directory = directory_of(home)
-    try:
-        with stage(f"starting {counted(wanted.shards, 'shard')} of {wanted.name!r}", as_json) as starting:
-            result = start(wanted, directory, starting.say)
-    except KeyboardInterrupt:
-        raise Interrupted(_left_of(wanted.name, directory)) from None
+    path = config_file(config) if name is None else None
+    if name is not None:
+        wanted = config_as_it_was(directory, name)
+    elif path is not None:
+        wanted = _load(path)
+    else:
+        wanted = parse({})
+    title = f"starting {counted(wanted.shards, 'shard')} of {wanted.name!r}"
+    with interrupted(lambda: left_of(wanted.name, directory)), stage(title, as_json) as starting:
+        result = start(wanted, directory, starting.say)
     record = result.record
+    shards = result.shards or wanted.shards
     how = "is up" if result.started else "runs already"
-    taken = (
-        "" if config is not None else f", from ./{path}" if path is not None else ", no ./deploy.yaml here"
-    )
+    found = f", from ./{path}" if path is not None else ", no ./deploy.yaml here"
+    taken = "" if config is not None or name is not None else found
     show(
         as_json,
         {
             "name": record.name,
             "address": record.address,
             "launcher": record.launcher,
-            "shards": wanted.shards,
+            "shards": shards,
             "started": result.started,
             "replaced": result.replaced,
             "config_hash": wanted.hash,
+            "durability": wanted.durability,
             "config": str(path) if path is not None else None,
         },
-        f"{record.name} {how}: {counted(wanted.shards, 'shard')} ({record.launcher}{taken}), coordinator "
+        f"{record.name} {how}: {counted(shards, 'shard')} ({record.launcher}{taken}), coordinator "
         f"{record.address}\n"
-        f'    client = connect("{record.address}")',
+        f"    client = {record.to_connect}",
     )
+    if result.started and wanted.durability == "memory" and not as_json:
+        sys.stderr.write(f"rowloom: {MEMORY_ONLY}\n")
     if result.replaced:
         sys.stderr.write(
             f"rowloom: the {record.name!r} that ran before had ended by itself, and its rows are lost: this one begins "
@@ -173,16 +198,6 @@ def up(
         )
     if result.status is not None:
         check_serving(summary(result.status), options=directory.option(record.name))
-
-
-def _left_of(name: str, directory: ClusterDirectory) -> str:
-    """In words, what an `up` that was interrupted has left."""
-    if name not in directory.names():
-        return f"interrupted: what was started of {name!r} was ended, nothing is left"
-    return (
-        f"interrupted: something of {name!r} may run; `rowloom down{directory.option(name)}` ends it, `rowloom up` "
-        "finds it or starts anew"
-    )
 
 
 @app.command()
@@ -199,22 +214,30 @@ def status(
     """Show each shard's node, address, epoch, rows, bytes, rates and health. Exit code 3 if one does not serve."""
     from .operate.status import render_status, summary
 
-    with cluster(name, address, home) as (remote, now, options):
-        time.sleep(min(interval_s, 0.5))
-        earlier, now = now, remote.status()
-        state = summary(now, earlier)
-        while watch:
-            if as_json:
-                show_json(state)
-            else:
-                screen = console()
-                screen.clear()
-                screen.print(render_status(state, screen.width))
-            time.sleep(interval_s)
+    while True:  # one that ceased to answer is looked for again: that says what has become of it
+        with cluster(name, address, home) as (remote, now, options), contextlib.suppress(NoAnswer):
+            time.sleep(min(interval_s, 0.5))
             earlier, now = now, remote.status()
+            while watch:
+                _show_status(summary(now, earlier), as_json)
+                time.sleep(interval_s)
+                earlier, now = now, remote.status()
             state = summary(now, earlier)
+            break
     show(as_json, state, render_status(state))
     check_serving(state, options=options)
+
+
+def _show_status(state: dict[str, Any], as_json: bool) -> None:
+    """On a screen of its own."""
+    from .operate.status import render_status
+
+    if as_json:
+        show_json(state)
+        return
+    screen = console()
+    screen.clear()
+    screen.print(render_status(state, screen.width))
 
 
 @app.command()
@@ -225,8 +248,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what `apply` would change and the memory that each shard needs. Changes nothing."""
-    from .config.changes import refuse
-    from .operate.clusters import plan as compare
+    from .operate.planning import plan as compare
     from .operate.status import render_plan, starts, summary
 
     wanted = _load(config)
@@ -242,7 +264,7 @@ def plan(
         },
         render_plan(result.changes, result.memory, starts(wanted) if status is None else ""),
     )
-    refuse(result.changes)
+    result.check()
     if status is not None:
         check_serving(summary(status), options=directory_of(home).option(status.name))
 
@@ -250,33 +272,41 @@ def plan(
 @app.command()
 def apply(
     config: ConfigFile = DEPLOY_YAML,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Give up the scaling that runs: everything is as before it.")
+    ] = False,
     address: Address = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Bring a running cluster to a config: tables are made, learning rates set, rows moved to the new shards."""
     from .operate.clusters import apply as change
+    from .operate.moves import move_summary, moved
     from .operate.status import summary
 
     wanted = _load(config)
+    if cancel:
+        _cancel(wanted, address, home, as_json)
+        return
     with cluster(wanted.name, address, home) as (remote, now, options), _moving(as_json) as moving:
         check_serving(summary(now), "nothing was changed", options=options)
-        done, scaled = change(wanted, remote, now, moving.reach)
-    made = [c for c in done.changes if c.action in ("create", "set_lr", "scale")]
+        with interrupted(lambda: f"what was begun goes on; `rowloom apply {config}` again does the rest"):
+            done, scaled = change(wanted, remote, now, _shown(moving))
+    made = [c for c in done.changes if c.action in ("create", "set_lr", "autoscale", "scale")]
     lines = [str(c) for c in made] or ["nothing to change"]
     if scaled is not None:
-        lines.append(_moved(scaled))
+        lines.append(moved(scaled))
     show(
         as_json,
         {
             "changes": [dataclasses.asdict(c) for c in made],
-            "scaling": _scaling(scaled) if scaled is not None else None,
+            "scaling": move_summary(scaled) if scaled is not None else None,
         },
         "\n".join(lines),
     )
 
 
-@app.command()
+@app.command(cls=WithNumbers)
 def scale(
     shards: Annotated[int, typer.Argument(help="How many shards there shall be.")],
     name: Name = None,
@@ -285,7 +315,8 @@ def scale(
     as_json: AsJson = False,
 ) -> None:
     """Change the number of shards. Every row and slot moves to its new owner; trainers go on."""
-    from .config.config import MAX_SHARDS
+    from .config.sections import MAX_SHARDS
+    from .operate.moves import move_summary, moved
     from .operate.status import summary
 
     if not 1 <= shards <= MAX_SHARDS:
@@ -293,13 +324,14 @@ def scale(
     with cluster(name, address, home) as (remote, now, options), _moving(as_json) as moving:
         check_serving(summary(now), "nothing was changed", options=options)
         before = len(now.layout.shards)
-        done = remote.scale(shards, moving.reach)
+        with interrupted(lambda: f"the cluster goes on alone; `rowloom scale {shards}` again waits for it"):
+            done = remote.scale(shards, _shown(moving))
     told = (
-        f"{before} -> {counted(shards, 'shard')}: {_moved(done)}"
+        f"{before} -> {counted(shards, 'shard')}: {moved(done)}"
         if before != shards
         else f"{'there is' if shards == 1 else 'there are'} {counted(shards, 'shard')} already"
     )
-    show(as_json, {"before": before, "shards": shards, **_scaling(done)}, told)
+    show(as_json, {"before": before, **move_summary(done), "shards": shards}, told)
 
 
 @app.command()
@@ -325,67 +357,34 @@ def down(
     `rowloom import` brings them back. On a terminal it asks first, if there are rows.
     """
     from .operate.clusters import down as end
-    from .operate.clusters import locate_to_end, lost_with, only_name
+    from .operate.clusters import forget as forget_record
+    from .operate.clusters import locate_to_end, lost_with
 
     directory = directory_of(home)
     if forget:
-        gone = directory.forget(name if name is not None else only_name(directory))
+        gone = forget_record(directory, name)
         show(as_json, {"name": gone, "down": False}, f"{gone} is forgotten; nothing was ended")
         return
     with stage("looking for it", as_json) as looking:
         record = locate_to_end(directory, name, address, looking.say)
-        lost = lost_with(record) if not yes and not keep else ""
+        lost = lost_with(record, directory) if not yes and not keep else ""
     if lost:
         option = directory.option(record.name) if record.launcher else f" --address {record.address}"
         confirm(f"{lost} `rowloom export TABLE FILE{option}` keeps rows.", yes, ask_nobody=True)
-    with stage(f"ending {record.name or record.address}", as_json):
+    again = f"some of it may run still; `rowloom down{directory.option(record.name)}` again ends it"
+    with interrupted(lambda: again), stage(f"ending {record.name or record.address}", as_json):
         ended = end(record, directory, keep=keep)
     kept = "; its rows are kept, and `rowloom up` goes on from them" if keep else ""
     show(as_json, {"name": ended, "down": True, "kept": keep}, f"{ended} is down{kept}")
-
-
-@app.command()
-def inspect(
-    table: Annotated[str, typer.Argument(help="The table's name.")],
-    row_id: Annotated[int, typer.Argument(metavar="ID", help="The row's id.")],
-    name: Name = None,
-    address: Address = None,
-    home: Home = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show one row and the shard that owns it. A row that was never pushed shows its initial value."""
-    import numpy as np
-
-    from ..client import connect
-    from ..proto.layout import owner
-    from .operate.status import summary
-
-    shard = 0
-    with cluster(name, address, home) as (remote, now, options), connect(remote.address) as client:
-        found = client.table(table)
-        # What does not serve is said at once, not after the client's patience.
-        if 0 <= row_id < found.spec.id_limit:
-            shard = int(owner(found.spec, np.array([row_id], np.int64), len(now.layout.shards))[0])
-            check_serving(summary(now), only=shard, options=options)
-        row = found.pull([row_id], wire="float32")[0]
-    values = np.array2string(row, precision=6, threshold=4096, max_line_width=100)
-    show(
-        as_json,
-        {
-            "table": table,
-            "id": row_id,
-            "shard": shard,
-            "address": now.layout.shards[shard].address,
-            "row": row.tolist(),
-        },
-        f"{table}[{row_id}]  shard {shard} of {len(now.layout.shards)} at {now.layout.shards[shard].address}\n{values}",
-    )
 
 
 cli_measure.register(app)
 cli_tables.register(app)
 cli_snapshots.register(app)
 cli_files.register(app)
+cli_secure.register(app)
+cli_checks.register(app)
+observing.register(app)
 
 
 # -------------------------------------------------------------------------------------------------------- the cluster
@@ -417,21 +416,25 @@ def _moving(quiet: bool) -> contextlib.AbstractContextManager[Stage]:
     return stage("moving rows", quiet, unit="rows")
 
 
-def _scaling(reply: pb.ScaleReply) -> dict[str, Any]:
-    return {
-        "state": reply.state,
-        "epoch": reply.epoch,
-        "pause_s": round(reply.pause_s, 4),
-        "rows": reply.rows,
-        "seconds": round(reply.seconds, 4),
-    }
+def _shown(stage: Stage) -> Callable[[pb.ScaleReply], None]:
+    """Shows how far a scaling is."""
+    from .operate.moves import pace
+
+    return lambda reply: stage.reach(reply.rows, reply.rows_total, pace(reply))
 
 
-def _moved(reply: pb.ScaleReply) -> str:
-    return (
-        f"{reply.rows:,} rows moved in {reply.seconds:.2f} s, pushes waited {reply.pause_s * 1000:.0f} ms, "
-        f"epoch {reply.epoch}"
-    )
+def _cancel(wanted: DeployConfig, address: str | None, home: Path | None, as_json: bool) -> None:
+    """Give up the scaling that runs."""
+    from .operate.moves import move_summary
+
+    with cluster(wanted.name, address, home) as (remote, _, _), stage("rolling back", as_json):
+        ended = remote.cancel_scaling()
+    what = f"scaling to {counted(ended.shards, 'shard')}"
+    if ended.state != "failed":
+        raise RowloomError(
+            f"{what} was done before it could be cancelled: `rowloom status` shows what there is now"
+        )
+    show(as_json, move_summary(ended), f"{what} was cancelled: everything is as before")
 
 
 if __name__ == "__main__":

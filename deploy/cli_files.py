@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from ..proto.errors import StateLost
-from .cli_options import Address, AsJson, Home, Name, WrongUse, check_serving, cluster, table_of, wrong_use
+from .cli_options import (
+    Address,
+    AsJson,
+    Home,
+    Name,
+    WrongUse,
+    check_serving,
+    cluster,
+    interrupted,
+    table_of,
+    wrong_use,
+)
 from .terminal import show
 
 if TYPE_CHECKING:
@@ -19,9 +29,7 @@ _FORMATS = (
     "{formats}; else by the suffix."  # the names come when the help is shown: importing them takes a while
 )
 Format = Annotated[str | None, typer.Option("--format", help=_FORMATS)]
-Words = Annotated[
-    Path | None, typer.Option(help="A file of words, a word a line, for files of word vectors.")
-]
+Words = Annotated[str | None, typer.Option(help="A file of words, a word a line, for files of word vectors.")]
 
 
 class _WithFormats(TyperCommand):
@@ -45,13 +53,17 @@ def register(app: typer.Typer) -> None:
 
 
 def import_(
-    path: Annotated[Path, typer.Argument(help="The file; for a TensorFlow checkpoint its prefix or folder.")],
+    path: Annotated[
+        str, typer.Argument(help="The file, or its URL; for a TensorFlow checkpoint its prefix or folder.")
+    ],
     table: Annotated[str, typer.Argument(help="The table's name.")],
     create: Annotated[bool, typer.Option("--create", help="Make the table, of the file's shape.")] = False,
     freeze: Annotated[
         bool, typer.Option("--freeze", help="With --create: the table refuses pushes.")
     ] = False,
-    optimizer: Annotated[str | None, typer.Option(help="With --create: as 'Adagrad(lr=0.05)'.")] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="With --create: as 'Adam(lr=0.05, betas=(0.9, 0.99))'.")
+    ] = None,
     initializer: Annotated[
         str | None, typer.Option(help="With --create: of rows that the file lacks.")
     ] = None,
@@ -63,7 +75,7 @@ def import_(
     tensor: Annotated[str | None, typer.Option(help="Which tensor or column, if there are several.")] = None,
     vocabulary: Words = None,
     save_vocabulary: Annotated[
-        Path | None, typer.Option(help="Where to write the words that were found.")
+        str | None, typer.Option(help="Where to write the words that were found.")
     ] = None,
     first_id: Annotated[
         int | None, typer.Option(help="Where the first row goes, in a table that is there.")
@@ -74,40 +86,52 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Fill a table from a file, block by block: a file larger than memory works."""
-    from ..client import connect
     from .importing import ImportTarget, check_formats, import_file
     from .operate.status import summary
 
     with wrong_use():
         check_formats(path, format_, writing=False)
         target = ImportTarget(create, freeze, optimizer, initializer, partition, num_embeddings, first_id)
-    with cluster(name, address, home) as (remote, now, options), connect(remote.address) as client:
+    with (
+        cluster(name, address, home) as (remote, now, options),
+        remote.client() as client,
+    ):
         state = summary(now)
         check_serving(state, "nothing was written", options=options)
         if not create:
             table_of(state, table, "; --create makes it of the file")
-        result = import_file(
-            client,
-            path,
-            table,
-            target,
-            format=format_,
-            tensor=tensor,
-            vocabulary=vocabulary,
-            save_vocabulary=save_vocabulary,
-            quiet=as_json,
-        )
+        with interrupted(lambda: _left_of_import(path, table, create)):
+            result = import_file(
+                client,
+                path,
+                table,
+                target,
+                format=format_,
+                tensor=tensor,
+                vocabulary=vocabulary,
+                save_vocabulary=save_vocabulary,
+                quiet=as_json,
+            )
     show(as_json, result, f"{result['rows']:,} rows of {path} are in table {table}")
+
+
+def _left_of_import(path: str, table: str, create: bool) -> str:
+    if create:
+        return f"table {table!r} was dropped again, nothing is left"
+    return f"some rows of {path} may be in table {table!r}, the others are as before; the same import again writes all"
 
 
 def export(
     table: Annotated[str, typer.Argument(help="The table's name.")],
-    path: Annotated[Path, typer.Argument(help="The file to write.")],
+    path: Annotated[str, typer.Argument(help="The file to write, or its URL.")],
     format_: Format = None,
     tensor: Annotated[str, typer.Option(help="What the tensor or column is called.")] = "weight",
     ids: Annotated[
-        Path | None, typer.Option(help="A .npy file or a text file of ids: only these rows.")
+        str | None, typer.Option(help="A .npy file or a text file of ids: only these rows.")
     ] = None,
+    trained: Annotated[
+        bool, typer.Option("--trained", help="Only rows that were ever pushed to or assigned.")
+    ] = False,
     partial: Annotated[
         bool,
         typer.Option("--partial", help="Take the rows of the shards that serve, and say what is missing."),
@@ -120,16 +144,19 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a table to a file, block by block. A file that is there is only replaced with --overwrite."""
-    from ..client import connect
-    from ..client.files.array_files import ids_beside
-    from .importing import check_formats, export_file, is_there
+    from .importing import beside, check_formats, export_file, is_there
     from .operate.status import summary
 
     with wrong_use():
         check_formats(path, format_, writing=True)
+    if trained and ids is not None:
+        raise WrongUse("--trained and --ids both say which rows; give one of them")
     if is_there(path) and not overwrite:
         raise WrongUse(f"{path} is there already; --overwrite replaces it")
-    with cluster(name, address, home) as (remote, now, options), connect(remote.address) as client:
+    with (
+        cluster(name, address, home) as (remote, now, options),
+        remote.client() as client,
+    ):
         state = summary(now)
         serving = _serving(state, partial, options)
         table_of(state, table)
@@ -140,6 +167,7 @@ def export(
             format=format_,
             tensor=tensor,
             ids=ids,
+            trained=trained,
             vocabulary=vocabulary,
             serving=serving,
             quiet=as_json,
@@ -148,20 +176,19 @@ def export(
         f"\nMISSING: {rows:,} rows of shard {shard}, which does not serve"
         for shard, rows in result["missing"].items()
     )
-    beside = ids_beside(path)
-    both = f"; their ids are in {beside}: keep both" if beside.exists() else ""
-    show(as_json, result, f"{result['rows']:,} rows of table {table} are in {path}{both}{lost}")
+    more = "".join(f"; {one} belongs to it: keep both" for one in beside(path))
+    show(as_json, result, f"{result['rows']:,} rows of table {table} are in {path}{more}{lost}")
 
 
 def _serving(state: dict[str, Any], partial: bool, options: str) -> Serving | None:
     """For `export_file`: which shards serve; None if all do. Raises NotServing if some do not and all are wanted."""
     from .operate.status import living
 
-    if state["healthy"]:
+    there = living(state)
+    if len(there) == len(state["shards"]):
         return None
     if not partial:
         check_serving(state, "nothing was written", options=options)
-    there = living(state)
     if not there:
         raise StateLost(f"no shard of {state['name']!r} serves: there is nothing to take")
     return len(state["shards"]), there

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+import re
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
+from typer.core import TyperCommand
 
-from ..proto.errors import InvalidRequest, RowloomError, TableNotFound
+from ..proto.errors import (
+    InvalidRequest,
+    NoAnswer,
+    RowloomError,
+    SnapshotCorrupt,
+    TableNotFound,
+    Unavailable,
+)
+from .ending import INTERRUPTED
 from .terminal import agreed, can_ask
 
 if TYPE_CHECKING:
@@ -17,6 +27,7 @@ if TYPE_CHECKING:
     from .operate.directory import ClusterDirectory
     from .operate.remote import Remote
 
+DEPLOY_YAML = Path("deploy.yaml")
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
 ]
@@ -24,11 +35,46 @@ Home = Annotated[
     Path | None,
     typer.Option(help="Folder that remembers clusters.", envvar="ROWLOOM_HOME", show_default="~/.rowloom"),
 ]
-Name = Annotated[str | None, typer.Option(help="The cluster's name; may be left out if there is one.")]
+
+
+def known_names() -> list[str]:
+    """The clusters that are known here, for shells that complete --name; none where that cannot be known."""
+    with contextlib.suppress(RowloomError):
+        return directory_of(None).names()
+    return []
+
+
+Name = Annotated[
+    str | None,
+    typer.Option(help="The cluster's name; may be left out if there is one.", autocompletion=known_names),
+]
+
+
+def _host_and_port(address: str | None) -> str | None:
+    """An --address. Raises WrongUse: it can be none."""
+    host, _, port = (address or "").rpartition(":")
+    if address is not None and not (host and port.isdecimal() and 0 < int(port) < 65536):
+        raise WrongUse(f"--address must be host:port, as 127.0.0.1:7400, got {address!r}")
+    return address
+
+
 Address = Annotated[
-    str | None, typer.Option(help="host:port of the coordinator, for a cluster not known here.")
+    str | None,
+    typer.Option(help="host:port of the coordinator, for a cluster not known here.", callback=_host_and_port),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+_BELOW_ZERO = re.compile(r"-([0-9]|\.[0-9]|inf|nan)", re.IGNORECASE)
+
+
+class WithNumbers(TyperCommand):
+    """A command with numbers as arguments: -1 is one, and no option, so that it is refused by its value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As click wants it. Other options that are none are still refused as such."""
+        ctx.ignore_unknown_options = any(_BELOW_ZERO.match(arg) for arg in args)
+        return super().parse_args(ctx, args)
 
 
 class NotServing(RowloomError):
@@ -41,6 +87,12 @@ class WrongUse(InvalidRequest):
     """Options or arguments that cannot be meant; nothing was done."""
 
     exit_code = 2
+
+
+class Interrupted(RowloomError):
+    """By Ctrl-C; the message says what is left."""
+
+    exit_code = INTERRUPTED
 
 
 class ClusterHere(NamedTuple):
@@ -57,6 +109,11 @@ class ClusterHere(NamedTuple):
     options: str
 
 
+def config_file(given: Path | None) -> Path | None:
+    """The deploy config that was named, or else the one of this folder; None: there is none."""
+    return given if given is not None else DEPLOY_YAML if DEPLOY_YAML.exists() else None
+
+
 def directory_of(home: Path | None) -> ClusterDirectory:
     """The clusters that are known here."""
     from .operate.directory import ClusterDirectory
@@ -66,14 +123,42 @@ def directory_of(home: Path | None) -> ClusterDirectory:
 
 @contextlib.contextmanager
 def cluster(name: str | None, address: str | None, home: Path | None) -> Generator[ClusterHere]:
-    """The cluster that the options mean, wherever its coordinator is now."""
+    """The cluster that the options mean, wherever its coordinator is now. Raises Unavailable: it ceased to answer."""
     from .operate.clusters import locate, reach
 
     directory = directory_of(home)
     remote, status = reach(locate(directory, name, address), directory)
     options = f" --address {address}" if address is not None else directory.option(status.name)
     with remote:
-        yield ClusterHere(remote, status, options)
+        try:
+            yield ClusterHere(remote, status, options)
+        except NoAnswer as e:
+            raise Unavailable(
+                f"{e}. Whether it was done is not known: `rowloom status{options}` tells"
+            ) from e
+
+
+@contextlib.contextmanager
+def interrupted(left: Callable[[], str]) -> Generator[None]:
+    """Around what Ctrl-C ends only in this process. left: in words, what becomes of it, and what to do then."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted: {left()}") from None
+
+
+def left_of(name: str, directory: ClusterDirectory) -> str:
+    """In words, what an `up` that was interrupted has left."""
+    if name not in directory.names():
+        return f"what was started of {name!r} was ended, nothing is left"
+    with contextlib.suppress(RowloomError):
+        record = directory.get(name)
+        if record is not None and record.kept:
+            return f"what was started of {name!r} was ended, and its rows are kept as they were"
+    return (
+        f"something of {name!r} may run; `rowloom down{directory.option(name)}` ends it, `rowloom up` "
+        "finds it or starts anew"
+    )
 
 
 @contextlib.contextmanager
@@ -82,6 +167,26 @@ def wrong_use() -> Generator[None]:
     try:
         yield
     except InvalidRequest as e:
+        raise WrongUse(str(e)) from e
+
+
+@contextlib.contextmanager
+def named_snapshot(*urls: str) -> Generator[None]:
+    """What is wrong with a snapshot that the command line names is wrong use: that it is not there, or is damaged."""
+    from ..proto.snapshots.folder import SnapshotFolder
+    from ..proto.snapshots.manifest import MANIFEST
+
+    with wrong_use():
+        folders = [SnapshotFolder(url) for url in urls]
+    for folder in folders:
+        if folder.size(MANIFEST) is None:
+            raise WrongUse(
+                f"{folder.url} has no {MANIFEST}: there is no snapshot, or it was never finished; `rowloom snapshots "
+                "FOLDER` lists those that are in a folder"
+            )
+    try:
+        yield
+    except SnapshotCorrupt as e:
         raise WrongUse(str(e)) from e
 
 
@@ -95,7 +200,12 @@ def table_of(state: dict[str, Any], name: str, more: str = "") -> dict[str, Any]
 
 
 def check_serving(
-    state: dict[str, Any], refused: str = "", *, only: int | None = None, options: str = ""
+    state: dict[str, Any],
+    refused: str = "",
+    *,
+    only: int | None = None,
+    reads: bool = False,
+    options: str = "",
 ) -> None:
     """Nothing if the shards of a cluster serve.
 
@@ -103,6 +213,7 @@ def check_serving(
         state: a `summary`.
         refused: in words, that nothing was done.
         only: the shard that matters; None: all.
+        reads: it is enough if they serve pulls.
         options: of commands that mean this cluster.
 
     Raises:
@@ -110,7 +221,7 @@ def check_serving(
     """
     from .operate.status import not_serving, ways_out
 
-    bad = not_serving(state)
+    bad = not_serving(state, reads=reads)
     if bad and (only is None or only in bad):
         after = f"; {refused}" if refused else ""
         raise NotServing(f"{'; '.join(bad.values())}{after}{ways_out(state, options)}")

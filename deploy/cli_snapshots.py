@@ -1,16 +1,37 @@
-"""`rowloom snapshot`, `snapshots`, `verify` and `diff`: the whole cluster at one moment, and what lies in storage."""
+"""`rowloom snapshot`, `snapshots`, `diff` and `restore`: a cluster at one moment, kept and brought back."""
 
 from __future__ import annotations
 
+import math
+import sys
 import time
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
-from .cli_options import Address, AsJson, Home, Name, WrongUse, cluster, wrong_use
-from .config.words import counted
-from .terminal import show, stage
+from ..proto.errors import InvalidRequest, RowloomError
+from .cli_options import (
+    Address,
+    AsJson,
+    Home,
+    Name,
+    WrongUse,
+    cluster,
+    config_file,
+    directory_of,
+    interrupted,
+    left_of,
+    named_snapshot,
+    wrong_use,
+)
+from .config.words import counted, seconds_of
+from .terminal import Stage, show, stage
+
+if TYPE_CHECKING:
+    from ..proto.snapshots.snapshot import StoredSnapshot
 
 Url = Annotated[
     str, typer.Argument(metavar="URL", help="A snapshot's folder: a path, or a URL such as s3://....")
@@ -21,31 +42,84 @@ def register(app: typer.Typer) -> None:
     """Put the commands on the command line."""
     app.command("snapshot")(snapshot)
     app.command("snapshots")(snapshots)
-    app.command("verify")(verify)
     app.command("diff")(diff)
+    app.command("restore")(restore)
 
 
 def snapshot(
-    extra: Annotated[Path | None, typer.Option(help="A file of at most 16 MB that is kept with it.")] = None,
+    extra: Annotated[Path | None, typer.Option(help="A file, less than 16 MiB, kept with it.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Whole by itself, not only what has changed since the one before.")
+    ] = False,
+    every: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Go on taking one, as every 10m (s, m, h, d), until Ctrl-C."),
+    ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Remove older ones that were taken with --keep, except N. Others are never removed."
+        ),
+    ] = None,
     name: Name = None,
     address: Address = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Take a snapshot of a cluster while trainers go on: rows, slots, steps, and who pushed what."""
-    with wrong_use():
-        given = extra.read_bytes() if extra is not None else b""
-    with cluster(name, address, home) as (remote, _, _), stage("writing a snapshot", as_json):
-        taken = remote.take_snapshot(given)
-    result = {
-        "id": taken.id,
-        "url": taken.url,
-        "rows": taken.rows,
-        "bytes": taken.bytes,
-        "pause_s": taken.pause_s,
-    }
-    told = f"{taken.url}\n{taken.rows:,} rows, {taken.bytes:,} bytes; pushes waited for {1e3 * taken.pause_s:.0f} ms"
-    show(as_json, result, told)
+    from ..proto.snapshots.extra import encode_extra
+
+    def take() -> None:
+        with wrong_use():
+            given = {extra.name: extra.read_bytes()} if extra is not None else {}
+            encode_extra(given)
+        goes_on = (
+            "one that was begun is finished by the cluster; `rowloom snapshots` lists it when it is whole"
+        )
+        with (
+            interrupted(lambda: goes_on),
+            cluster(name, address, home) as (remote, _, _),
+            stage("writing a snapshot", as_json),
+        ):
+            taken = remote.take_snapshot(given, full=full, keep=keep or 0)
+        keys = ("id", "url", "rows", "bytes", "pause_s", "seconds")
+        result = {key: getattr(taken, key) for key in keys} | {"parent": taken.parent or None}
+        told = f"{taken.url}\n{taken.rows:,} rows, {taken.bytes:,} bytes"
+        told += f" upon {taken.parent}" if taken.parent else ""
+        show(as_json, result, f"{told}; pushes waited for {1e3 * taken.pause_s:.0f} ms")
+
+    if every is None:
+        take()
+    elif every_s := seconds_of(every):
+        repeat(take, every_s)
+    else:
+        raise WrongUse(f"--every must be a time above 0, such as 90s, 10m, 1h or 1d, got {every!r}")
+
+
+def repeat(
+    take: Callable[[], None], every_s: float, wait: Callable[[float], object] = time.sleep
+) -> NoReturn:
+    """Take one at each multiple of a time from now on. What fails is said, and tried again at the next.
+
+    Raises:
+        InvalidRequest: the first one is refused.
+    """
+    began, k = time.monotonic(), 0
+    while True:
+        try:
+            take()
+        except WrongUse:
+            raise
+        except RowloomError as e:
+            if (
+                isinstance(e, InvalidRequest) and not k
+            ):  # as where there is no storage: none will be taken later, either
+                raise
+            sys.stderr.write(f"rowloom: no snapshot this time: {e}\n")
+            sys.stderr.flush()
+        # One that took longer than that leaves out those that would have begun meanwhile.
+        k = max(k + 1, math.ceil((time.monotonic() - began) / every_s))
+        wait(max(0.0, began + k * every_s - time.monotonic()))
 
 
 def snapshots(
@@ -68,7 +142,11 @@ def snapshots(
         if storage is None:
             raise WrongUse("this cluster has no storage, so it has no snapshots: name a folder of them")
         url = snapshots_of(storage)
-    found = [_listed(one) for one in list_snapshots(url)]
+        listed = list_snapshots(url)
+    else:
+        with wrong_use():
+            listed = list_snapshots(url)
+    found = [_listed(one) for one in listed]
     lines = [_line(one) for one in found] or [f"there are no snapshots in {url}"]
     show(as_json, {"url": url, "snapshots": found}, "\n".join(lines))
 
@@ -82,6 +160,7 @@ def _listed(one: Any) -> dict[str, Any]:
         "rows": manifest.rows if manifest else None,
         "bytes": manifest.bytes if manifest else None,
         "shards": manifest.layout.n if manifest else None,
+        "parent": manifest.parent.id if manifest and manifest.parent else None,
         "lineage": list(one.lineage),
         "problem": one.problem,
     }
@@ -92,24 +171,16 @@ def _line(one: dict[str, Any]) -> str:
         return f"{one['id']}  {one['problem']}"
     when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(one["created_s"]))
     told = f"{one['id']}  {when}  {one['rows']:,} rows  {one['bytes']:,} bytes  {counted(one['shards'], 'shard')}"
+    if one["parent"]:
+        told += f"  upon {one['parent']}"
     return f"{told}  {one['problem']}" if one["problem"] else told
-
-
-def verify(url: Url, as_json: AsJson = False) -> None:
-    """Check a snapshot whole: every byte of every file. Exit code 1 names the first block that is damaged."""
-    from ..proto.snapshots.verifying import verify as check
-
-    with stage(f"reading {url}", as_json):
-        found = check(url)
-    told = f"{found.id} is whole: {found.rows:,} rows, {counted(found.files, 'file')}, {found.bytes:,} bytes"
-    show(as_json, found._asdict(), told)
 
 
 def diff(first: Url, second: Url, as_json: AsJson = False) -> None:
     """Say how two snapshots differ: tables, rows, slots. Exit code 1 if they do."""
     from ..proto.snapshots.differing import difference
 
-    with stage("comparing them", as_json):
+    with named_snapshot(first, second), stage("comparing them", as_json):
         found = difference(first, second)
     lines = [_difference(one) for one in found if not one.same]
     show(as_json, {"tables": [one._asdict() for one in found]}, "\n".join(lines) or "they do not differ")
@@ -127,3 +198,117 @@ def _difference(one: Any) -> str:
     if one.ids:
         parts.append("ids such as " + ", ".join(map(str, one.ids[:5])))
     return f"table {one.name!r}: " + "; ".join(parts)
+
+
+def restore(
+    url: Url,
+    config: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The deploy config; none: ./deploy.yaml, and without that a cluster here as it was then."
+        ),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHEN",
+            help="Go on to a later point with the logs of its cluster: 2026-11-28T07:15:00Z, or 10m (ago).",
+        ),
+    ] = None,
+    logs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="Where those logs are, if not beside the folder of the snapshot."
+        ),
+    ] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a new cluster with all that a snapshot holds: rows, slots, steps, rates, and who pushed what.
+
+    The config says how many shards it has and how its tables are partitioned, whatever it was before; tables that the
+    snapshot lacks are made. It is there whole, or not at all. With --until it begins as the cluster that took the
+    snapshot was at a later moment.
+    """
+    from ..proto.snapshots.snapshot import open_snapshot
+    from .operate.launchers import Restore
+    from .operate.restoring import config_for
+    from .operate.restoring import restore as start
+
+    if logs is not None and until is None:
+        raise WrongUse("--logs is for --until: without it no log is read")
+    with named_snapshot(url):
+        snapshot = open_snapshot(url)
+    wanted = config_for(snapshot, config_file(config))
+    directory = directory_of(home)
+    began = time.monotonic()
+    with _later(snapshot, until, logs, as_json) as (source, told):
+        rows = source.rows
+        title = f"restoring {counted(wanted.shards, 'shard')} of {wanted.name!r}"
+        with (
+            named_snapshot(url),
+            interrupted(lambda: left_of(wanted.name, directory)),
+            stage(title, as_json, unit="rows") as restoring,
+        ):
+            record = start(wanted, Restore(source.url, _Rate(restoring)), directory, restoring.say)
+            restoring.reach(rows, rows)
+    seconds = time.monotonic() - began
+    show(
+        as_json,
+        {
+            "name": record.name,
+            "address": record.address,
+            "launcher": record.launcher,
+            "shards": wanted.shards,
+            "snapshot": snapshot.id,
+            "url": snapshot.url,
+            "rows": rows,
+            "seconds": round(seconds, 4),
+            "config_hash": wanted.hash,
+            **told,
+        },
+        f"{record.name} is up with {rows:,} rows of {snapshot.id}{source.words}: {counted(wanted.shards, 'shard')} "
+        f"({record.launcher}), coordinator {record.address}, {seconds:.1f} s\n"
+        f"    client = {record.to_connect}",
+    )
+
+
+@contextmanager
+def _later(
+    snapshot: StoredSnapshot, until: str | None, logs: str | None, as_json: bool
+) -> Generator[tuple[_Source, dict[str, Any]]]:
+    """What is restored, while it is, and what is said of a point in time."""
+    if until is None:
+        yield _Source(snapshot.url, snapshot.manifest.rows), {}
+        return
+    from .snapshots.moments import point_of
+    from .snapshots.point_in_time import rolled_forward
+
+    with wrong_use():
+        point = point_of(until, time.time())
+    with ExitStack() as stack:
+        with stage(f"reading {snapshot.id} and the logs behind it", as_json):
+            there = stack.enter_context(rolled_forward(snapshot, point, logs))
+        told = {"until": until, "pushes": there.pushes, "left_out": there.left_out, "lsns": list(there.lsns)}
+        yield _Source(there.url, there.rows, f" and {there}"), told
+
+
+class _Source(NamedTuple):
+    """What is restored."""
+
+    url: str
+    rows: int
+    words: str = ""
+
+
+class _Rate:
+    """Shows how many rows have arrived, and how many arrive in a second."""
+
+    def __init__(self, shown: Stage) -> None:
+        self._shown = shown
+        self._began_s = time.monotonic()
+
+    def __call__(self, rows: int, total: int) -> None:
+        seconds = time.monotonic() - self._began_s
+        note = f"{rows / seconds:,.0f} rows/s" if rows and seconds else ""
+        self._shown.reach(rows, total, note)

@@ -11,12 +11,14 @@ from .cli_options import (
     AsJson,
     Home,
     Name,
+    WithNumbers,
     WrongUse,
     Yes,
     check_serving,
     cluster,
     confirm,
     directory_of,
+    interrupted,
     table_of,
     wrong_use,
 )
@@ -31,7 +33,7 @@ def register(app: typer.Typer) -> None:
     app.command("list")(list_)
     app.command("tables")(tables)
     app.command("drop")(drop)
-    app.command("set-lr")(set_lr)
+    app.command("set-lr", cls=WithNumbers)(set_lr)
     app.command("recover")(recover)
 
 
@@ -50,7 +52,7 @@ def tables(name: Name = None, address: Address = None, home: Home = None, as_jso
     with cluster(name, address, home) as (_, now, options):
         state = summary(now)
     show(as_json, {"name": state["name"], "tables": state["tables"]}, render_tables(state["tables"]))
-    check_serving(state, options=options)
+    check_serving(state, reads=True, options=options)
 
 
 def drop(
@@ -135,7 +137,8 @@ def recover(
             return
         _check_indexes(accept_loss, len(now.layout.shards))
         for shard in accept_loss:
-            remote.accept_loss(shard, force=force)
+            with interrupted(lambda: f"a shard may be made anew still; `rowloom status{options}` tells"):
+                remote.accept_loss(shard, force=force)
             making.say(
                 f"shard {shard} was made anew: ALL ROWS THAT IT HELD ARE LOST, and begin again at their initial values"
             )
@@ -157,7 +160,7 @@ def _nothing_lost(state: dict[str, Any], options: str) -> str:
     """In words, that no shard needs to be made anew. Raises WrongUse: one does, and its loss was not accepted."""
     from .operate.status import not_serving, ways_out
 
-    bad = not_serving(state)
+    bad = not_serving(state, reads=True)
     if bad:
         what = "; ".join(bad.values())
         raise WrongUse(
@@ -165,6 +168,8 @@ def _nothing_lost(state: dict[str, Any], options: str) -> str:
             f"{ways_out(state, options)}"
         )
     serving = f"{counted(len(state['shards']), 'shard')}, all serving"
+    if still := not_serving(state):
+        serving = "; ".join(still.values()) + ways_out(state, options)
     return f"{state['name']}: nothing is lost ({serving}), so nothing was done"
 
 

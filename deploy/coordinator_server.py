@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..proto import methods
 from ..proto import rowloom_pb2 as pb
-from ..proto.errors import InvalidRequest, StateLost
+from ..proto.errors import InvalidRequest, RowloomError, StateLost, in_words
 from ..proto.spec import TableSpec
 from ..server import call as server_call
+from ..server.access.gate import gate_of
+from ..server.access.named import check_call
 from ..server.carriers.grpc_server import GrpcServer
 from .config.changes import running_config
-from .config.config import DeployConfig
+from .config.config import DeployConfig, policy_from
+from .config.sections import Autoscale
 from .control.coordinator import Coordinator
 from .control.loss import accept_loss
+from .control.restoring import Restoring, merged_tables
 from .control.revival import revive
-from .control.state import ClusterState
+from .control.state import ClusterState, KnownSnapshot
 from .launch.launcher import Launcher
+from .observe.endpoint import observed
 from .performer import Performer
-from .scaling import Scalings
-from .snapshots.kept import forget_kept
+from .scaling import Autoscaling, Scalings
+from .snapshots.kept import check_nothing_kept, forget_begun, forget_kept
+from .snapshots.requests import SnapshotRequests
+from .snapshots.restorable import restorable
 from .snapshots.snapshots import Snapshots
 from .storage import StateFile
 from .watcher import Watcher
 
 log = logging.getLogger(__name__)
 START_LIMIT_S = 30.0  # for new shards to take their tables
+NOTHING_KEPT = (
+    "rows of this cluster are in memory only, so none can be kept: `durability: memory`. `rowloom export TABLE FILE` "
+    "keeps those of a table; nothing was ended"
+)
 
 
 class CoordinatorServer:
@@ -41,9 +54,11 @@ class CoordinatorServer:
         launcher: starts its shard servers.
         host, port, advertise: where to listen; port 0 picks a free one; what others call this machine.
         storage: URL under which the layout is kept; the config's by default.
+        log_file: where this process logs, for those who ask.
 
     Raises:
         InvalidConfig: the storage cannot be used.
+        InvalidRequest: a file of `security` cannot be used, or `host` is for others and nothing protects it.
         Unavailable: the port is taken.
     """
 
@@ -56,27 +71,38 @@ class CoordinatorServer:
         port: int = 0,
         advertise: str | None = None,
         storage: str | None = None,
+        log_file: str = "",
     ) -> None:
         self.config = config
         self.launcher = launcher
         self._grace_s = config.limits.stop_grace_s
         self._revives = config.durability != "memory"
         self._file = StateFile(storage if storage is not None else config.storage)
+        self._asked = SnapshotRequests(
+            lambda asked: self._snapshots.take(asked.extra, full=asked.full, keep=asked.keep)
+        )
         self._methods = self._table_of_methods()
-        self._grpc = GrpcServer(self._methods.__contains__, self._answer, host=host, port=port)
+        security = config.security.settings()
+        gate = gate_of(security, host)
+        self._grpc = GrpcServer(self._methods.__contains__, self._answer, host=host, port=port, gate=gate)
         self.address = f"{advertise or host}:{self._grpc.port}"
+        self._log_file = log_file
+        self._observed = observed(config, lambda: self._status(pb.StatusRequest()), advertise or host)
         self.coordinator = self._coordinator(ClusterState(config.name))
-        self._performer = Performer(self._file, launcher, self._grace_s)
+        self._performer = Performer(self._file, launcher, self._grace_s, security.credentials())
         self._scalings = Scalings(lambda: self.coordinator, self._performer, self._scaled)
-        self._snapshots = Snapshots(lambda: self.coordinator, self._performer, config.storage)
+        self._snapshots = Snapshots(
+            lambda: self.coordinator, self._performer, config.storage, config.snapshots
+        )
         self._watcher = Watcher(
             lambda: self.coordinator,
             self._performer,
             launcher,
             self._file,
             revives=self._revives,
-            on_logs=self._snapshots.keep_short,
+            on_look=self._looked,
         )
+        self._autoscaling = Autoscaling(self._scalings, self._watcher.statuses)
         self._stopping = threading.Event()
         self._stopped = threading.Event()
         self._started_s = time.monotonic()
@@ -92,7 +118,7 @@ class CoordinatorServer:
         """Start the shards, make the tables, open the port. Raises RowloomError; then nothing is left running."""
         try:
             with self._performer.alone("the start of the cluster"):
-                self._performer.run(self.coordinator.up(self.config.shards))
+                self._performer.run(self.coordinator.up(self.config.shards, self.config.tables))
                 for spec in self.config.tables:
                     self._performer.run(self.coordinator.create_table(spec, START_LIMIT_S))
         except BaseException:
@@ -100,6 +126,53 @@ class CoordinatorServer:
             self.launcher.close()
             raise
         self._open()
+
+    def restore(
+        self,
+        url: str | os.PathLike[str],
+        on_rows: Callable[[int, int], None] = lambda rows, total: None,
+    ) -> None:
+        """Start the shards with what a snapshot holds, make the config's other tables, open the port.
+
+        Args:
+            url: the snapshot's folder.
+            on_rows: called with (rows that have arrived, rows in all).
+
+        Raises:
+            SnapshotCorrupt: a file of it is not right; the message names it and the block.
+            InvalidRequest: the config contradicts it, or the storage has a cluster that can go on.
+            RowloomError: the restore failed. In each case nothing is left running or in logs.
+        """
+        check_nothing_kept(self.config.storage, self._file.load())
+        try:
+            source = restorable(url, self.config)
+            tables = merged_tables(source, self.config.tables)
+            restoring = Restoring(self.coordinator, source, tables, self.config.shards, on_rows)
+            with self._performer.alone("the restore of a snapshot"):
+                self._forget_begun()
+                self._performer.run(restoring.run())
+        except BaseException:
+            self._performer.close()
+            self.launcher.close()
+            self._forget_unfinished()
+            raise
+        log.info("%s was restored: %d rows", source.about.url, source.about.rows)
+        self._open()
+
+    def _forget_begun(self) -> None:
+        """What an earlier restore has left whose coordinator was killed."""
+        stored = self._file.load()
+        if stored is not None:
+            forget_begun(self.config.storage, stored)
+
+    def _forget_unfinished(self) -> None:
+        """Remove what a restore that failed has left, if it came as far as to leave something."""
+        state = self.coordinator.state
+        if state.beginning or state.layout is not None:
+            try:
+                self._forget()
+            except (RowloomError, OSError) as e:  # why it failed is more important
+                log.warning("what a restore has left cannot be removed: %s", in_words(e))
 
     def take_up(self) -> None:
         """Go on where a coordinator of this cluster ended. Raises StateLost if nothing is known of it."""
@@ -117,9 +190,17 @@ class CoordinatorServer:
                 self._performer.run(revive(self.coordinator, self.config.limits.start_timeout_s))
         self._open()
 
+    def _looked(self, log_bytes: int, failed: bool) -> None:
+        self._snapshots.look(log_bytes, failed)
+        self._autoscaling.look()
+
     def _open(self) -> None:
+        kept = self.coordinator.state.autoscale
+        self._follow(self.config.autoscale if kept is None else policy_from(kept))
         self._grpc.start()
         self._watcher.start()
+        if self._observed is not None:
+            self._observed.start()
 
     def stop(self, *, keep: bool = False) -> None:
         """End the shards and close the port. Rows are gone.
@@ -133,13 +214,22 @@ class CoordinatorServer:
         if self._stopping.is_set():
             self._stopped.wait()
             return
+        self._end(self.launcher.close, *([] if keep else [self._forget]))
+
+    def leave(self) -> None:
+        """Close the port; shards go on without a coordinator, and `take_up` finds them. No error if it has ended."""
+        if not self._stopping.is_set():
+            self._end()
+
+    def _end(self, *steps: Callable[[], object]) -> None:
+        """End what is of this process, and take these steps as soon as nothing changes any more."""
         self._stopping.set()
         failed: list[Exception] = []
         for step in (
             self._performer.interrupt,
             self._watcher.stop,
-            self.launcher.close,
-            *([] if keep else [self._forget]),
+            *([self._observed.stop] if self._observed is not None else []),
+            *steps,
             lambda: self._grpc.stop(self._grace_s),
             self._performer.close,
         ):
@@ -151,6 +241,11 @@ class CoordinatorServer:
         self._stopped.set()
         if failed:
             raise failed[0]
+
+    @property
+    def keeps(self) -> bool:
+        """Whether rows are in logs, for a cluster that goes on."""
+        return self._revives
 
     def _forget(self) -> None:
         """Nobody goes on from here."""
@@ -174,8 +269,11 @@ class CoordinatorServer:
             methods.SET_LEARNING_RATE: self._meant(pb.AdjustTableRequest, self._set_lr),
             methods.SCALE: self._meant(pb.ScaleRequest, self._scale),
             methods.SCALE_PROGRESS: self._meant(pb.ScaleProgressRequest, self._scale_progress),
+            methods.CANCEL_SCALE: self._meant(pb.CancelScaleRequest, lambda _: self._scalings.cancel()),
+            methods.SET_AUTOSCALE: self._meant(pb.SetAutoscaleRequest, self._set_autoscale),
             methods.ACCEPT_LOSS: self._meant(pb.AcceptLossRequest, self._accept_loss),
-            methods.TAKE_SNAPSHOT: self._meant(pb.TakeSnapshotRequest, self._take_snapshot),
+            methods.TAKE_SNAPSHOT: self._meant(pb.TakeSnapshotRequest, self._asked.answer),
+            methods.DESCRIBE_RESTORED: self._meant(pb.DescribeRestoredRequest, self._describe_restored),
             methods.STATUS: _on(pb.StatusRequest, self._status),
             methods.SHUT_DOWN: self._meant(pb.ShutdownRequest, self._shutdown),
         }
@@ -190,10 +288,13 @@ class CoordinatorServer:
         return _on(cls, checked)
 
     def _answer(self, call: server_call.Call) -> list[bytes]:
+        check_call(call)
         return [self._methods[call.method](bytes(call.data))]
 
     def _describe_layout(self, request: pb.DescribeLayoutRequest) -> pb.DescribeLayoutReply:
-        return self.coordinator.describe()
+        reply = self.coordinator.describe()
+        reply.durability = self.config.durability
+        return reply
 
     def _health(self, request: pb.HealthRequest) -> pb.HealthReply:
         layout = self.coordinator.state.layout
@@ -204,6 +305,7 @@ class CoordinatorServer:
             epoch=layout.epoch if layout else 0,
             cluster_id=layout.cluster_id if layout else "",
             uptime_s=time.monotonic() - self._started_s,
+            wall_s=time.time(),
         )
 
     def _create_table(self, request: pb.DefineTableRequest) -> pb.DefineTableReply:
@@ -226,15 +328,27 @@ class CoordinatorServer:
     def _scale_progress(self, request: pb.ScaleProgressRequest) -> pb.ScaleReply:
         return self._scalings.progress(request.scaling)
 
+    def _set_autoscale(self, request: pb.SetAutoscaleRequest) -> None:
+        policy = policy_from(request.policy)
+        with self._performer.alone("another policy of autoscale"):
+            state = dataclasses.replace(self.coordinator.state, autoscale=request.policy)
+            self._performer.run(self.coordinator.commit(state))
+        self._follow(policy)
+
+    def _follow(self, policy: Autoscale | None) -> None:
+        self.config = self.config.model_copy(update={"autoscale": policy})
+        self._autoscaling.follow(policy)
+
     def _accept_loss(self, request: pb.AcceptLossRequest) -> None:
         with self._performer.alone(f"making shard {request.shard} anew"):
             self._performer.run(accept_loss(self.coordinator, request.shard, force=request.force))
+        self._snapshots.soon()  # logs that failed may have waited for this shard
         log.warning("shard %d was made anew, as asked: the rows that it held are lost", request.shard)
 
-    def _take_snapshot(self, request: pb.TakeSnapshotRequest) -> pb.TakeSnapshotReply:
-        known, pause_s = self._snapshots.take(request.extra)
-        return pb.TakeSnapshotReply(
-            id=known.id, url=known.url, rows=known.rows, bytes=known.bytes, pause_s=pause_s
+    def _describe_restored(self, request: pb.DescribeRestoredRequest) -> pb.DescribeRestoredReply:
+        restored = self.coordinator.state.restored
+        return (
+            pb.DescribeRestoredReply(**vars(restored)) if restored is not None else pb.DescribeRestoredReply()
         )
 
     def _scaled(self, shards: int) -> None:
@@ -249,16 +363,20 @@ class CoordinatorServer:
             name=self.config.name,
             launcher=self.config.launcher,
             config=self.config.to_json(),
-            unfinished=self.coordinator.waiting(),
+            unfinished=[*self.coordinator.waiting(), *self._snapshots.waiting()],
+            durability=self.config.durability,
+            snapshot=_newest(self.coordinator.state.snapshots, self._snapshots.took),
+            metrics_address=self._observed.address if self._observed is not None else "",
+            log_file=self._log_file,
+            scaling=self._scalings.running,
+            autoscale=self._autoscaling.said,
         )
         reply.config_hash = running_config(reply).hash
         return reply
 
     def _shutdown(self, request: pb.ShutdownRequest) -> None:
         if request.keep and not self._revives:
-            raise InvalidRequest(
-                "rows of this cluster are in memory only, so none can be kept: `durability: memory`"
-            )
+            raise InvalidRequest(NOTHING_KEPT)
         threading.Thread(
             target=self._stop_quietly, args=(request.keep,), name="rowloom-stop", daemon=True
         ).start()
@@ -268,6 +386,24 @@ class CoordinatorServer:
             self.stop(keep=keep)
         except Exception as e:  # logged where it happened
             log.error("the cluster did not end in order: %s", e)
+
+
+def _newest(snapshots: Sequence[KnownSnapshot], took: tuple[str, float, float]) -> pb.NewestSnapshot | None:
+    if not snapshots:
+        return None
+    newest = snapshots[-1]
+    age_s = max(0.0, time.time() - newest.created_s)
+    _, seconds, pause_s = took if took[0] == newest.id else ("", 0.0, 0.0)
+    return pb.NewestSnapshot(
+        id=newest.id,
+        url=newest.url,
+        age_s=age_s,
+        created_s=newest.created_s,
+        rows=newest.rows,
+        bytes=newest.bytes,
+        seconds=seconds,
+        pause_s=pause_s,
+    )
 
 
 def _on(cls: type[Any], answer: Callable[[Any], Any]) -> Callable[[bytes], bytes]:

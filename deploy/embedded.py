@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+import os
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..client import Client, connect
-from ..proto.errors import RowloomError
+from ..client.client import open_client
+from ..proto.errors import InvalidRequest, RowloomError
+from ..proto.security.credentials import VARIABLES
+from ..proto.snapshots.snapshot import open_snapshot
 from ..proto.spec import TableSpec
 from .config.config import DeployConfig, parse
 from .coordinator_server import CoordinatorServer
 from .launch.launcher import Launcher
 from .launch.local_launcher import ProcessLauncher, ThreadLauncher
 from .operate.remote import Remote
+from .operate.status import MEMORY_ONLY
+
+log = logging.getLogger(__name__)
 
 
 class LocalCluster:
@@ -23,10 +33,27 @@ class LocalCluster:
         address: of the coordinator, for `connect` in this or another process.
     """
 
-    def __init__(self, config: DeployConfig, launcher: Launcher) -> None:
+    def __init__(
+        self,
+        config: DeployConfig,
+        launcher: Launcher,
+        restore: str | os.PathLike[str] | None = None,
+        until: str | None = None,
+    ) -> None:
         self._server = CoordinatorServer(config, launcher, storage="")
-        self._server.start()
+        if restore is not None and until is not None:
+            # With the kernels, which commands that only look do not wait for.
+            from .snapshots.moments import point_of
+            from .snapshots.point_in_time import rolled_forward
+
+            with rolled_forward(open_snapshot(restore), point_of(until, time.time())) as there:
+                self._server.restore(there.url)
+        elif restore is not None:
+            self._server.restore(restore)
+        else:
+            self._server.start()
         self.address = self._server.address
+        self._credentials = config.security.settings().credentials()
         # Those that their users let go close by themselves.
         self._clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
@@ -50,8 +77,11 @@ class LocalCluster:
         return self._server.launcher
 
     def connect(self, **options: Any) -> Client:
-        """A client; options as `rowloom.client.connect`. Closed with the cluster."""
-        client = connect(self.address, **options)
+        """A client, which shows what servers show; options as `rowloom.client.connect`. Closed with the cluster."""
+        if any(option in options for option in (*VARIABLES, "tls")):
+            client = connect(self.address, **options)
+        else:
+            client = open_client(self.address, self._credentials, **options)
         self._clients.add(client)
         return client
 
@@ -68,9 +98,12 @@ class LocalCluster:
         Raises:
             InvalidRequest, Unavailable: nothing changed.
         """
-        remote = Remote(self.address)
+        remote = Remote(self.address, credentials=self._credentials)
         try:
-            return float(remote.scale(shards, on_progress).pause_s)
+            if on_progress is None:
+                return float(remote.scale(shards).pause_s)
+            tell = on_progress
+            return float(remote.scale(shards, lambda reply: tell(reply.rows, reply.rows_total)).pause_s)
         finally:
             remote.close()
 
@@ -82,7 +115,16 @@ class LocalCluster:
 
 
 def local_cluster(
-    shards: int = 2, *, processes: bool = False, tables: list[TableSpec] | None = None, name: str = "local"
+    shards: int = 2,
+    *,
+    processes: bool = False,
+    tables: list[TableSpec] | None = None,
+    name: str = "local",
+    storage: str | os.PathLike[str] | None = None,
+    durability: str = "memory",
+    restore: str | os.PathLike[str] | None = None,
+    until: str | None = None,
+    security: Mapping[str, Any] | None = None,
 ) -> LocalCluster:
     """Start a cluster on this machine that lasts as long as the `with` block.
 
@@ -91,12 +133,24 @@ def local_cluster(
         processes: each in a process of its own, instead of threads of this one. Faster with several cores.
         tables: tables to make at once.
         name: what it is called.
+        storage: a folder or URL where `client.snapshot` puts snapshots, and logs are; as in a deploy config.
+        durability: what a push survives: "memory", "process", "interval" or "disk"; as in a deploy config. Any other
+            than "memory" needs `processes` and `storage`. A shard whose process ends is then started again, with its
+            rows. The logs end with the cluster.
+        restore: a snapshot's folder: the cluster begins with all that it holds. `tables` may say where rows lie
+            (`partition`), and tables that the snapshot lacks.
+        until: a later point, to which the logs of the snapshot's cluster take it, which lie beside it in the same
+            storage: such as "2026-11-28T07:15:00Z" or "10m" (ago); as `rowloom restore --until`.
+        security: TLS and tokens, as in a deploy config: files such as `rowloom secure init` makes. None: neither.
 
     Returns:
         A context manager; `.connect()` gives a client, `.address` lets other processes connect.
 
     Raises:
-        InvalidRequest: shards is out of range.
+        InvalidRequest: an argument is out of range, or `tables` contradicts the snapshot, or the logs do not have all
+            that was pushed between it and `until`.
+        SnapshotCorrupt: it is not whole; the message names the file and the block.
+        Unavailable: the shards cannot be started, or the snapshot not be read.
 
     Example:
         >>> from rowloom.deploy import local_cluster
@@ -104,15 +158,35 @@ def local_cluster(
         ...     cluster.shards
         2
     """
-    config = parse({"name": name, "shards": shards, "launcher": "local"})
-    launcher: Launcher = ProcessLauncher(config) if processes else ThreadLauncher()
-    cluster = LocalCluster(config, launcher)
+    given: dict[str, Any] = {"name": name, "shards": shards, "launcher": "local", "durability": durability}
+    if storage is not None:
+        given["storage"] = os.fspath(storage)
+    if restore is not None:
+        given["tables"] = list(tables or [])
+    elif until is not None:
+        raise InvalidRequest(f"until={until!r} needs restore=, a snapshot that was taken before")
+    if security is not None:
+        given["security"] = dict(security)
+    config = parse(given)
+    if durability != "memory" and not processes:
+        raise InvalidRequest(f"durability {durability!r} needs processes=True: threads have no logs")
+    launcher: Launcher = (
+        ProcessLauncher(config) if processes else ThreadLauncher(config.storage, config.security.settings())
+    )
+    if processes and durability == "memory":  # threads of this program end with it, which surprises nobody
+        _say_once()
+    cluster = LocalCluster(config, launcher, restore, until)
     try:
-        if tables:
-            with connect(cluster.address) as client:
+        if tables and restore is None:
+            with cluster.connect() as client:
                 for spec in tables:
                     client.create_table(spec)
     except RowloomError:
         cluster.close()
         raise
     return cluster
+
+
+@functools.cache
+def _say_once() -> None:
+    log.warning("local_cluster: %s (`rowloom up`)", MEMORY_ONLY)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
+import re
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..client.files.beside import IDS_SUFFIX, WORDS_SUFFIX
 from ..client.files.formats import format_to_write, known
+from ..client.files.places import fetched
 from ..client.files.transfer import Imported, export_table, from_pretrained, import_table
+from ..client.urls import UnreadableFile, exists, is_url, read_text
 from ..client.vocabulary import Vocabulary
+from ..proto.atomic_file import naming
 from ..proto.errors import InvalidRequest, RowloomError, StateLost
+from ..proto.snapshots.folder import opened_url
 from ..proto.spec import Initializer, Optimizer
-from .atomic_file import naming
 from .operate.partial import readable
 from .terminal import stage
 
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
     from ..client.client import Client
 
 Serving = tuple[int, list[int]]
+Place = str | os.PathLike[str]  # of this machine, or a URL
 
 
 @dataclass(frozen=True)
@@ -81,14 +88,14 @@ FILL = ImportTarget()
 
 def import_file(
     client: Client,
-    path: Path,
+    path: Place,
     name: str,
     target: ImportTarget = FILL,
     *,
     format: str | None = None,
     tensor: str | None = None,
-    vocabulary: Path | None = None,
-    save_vocabulary: Path | None = None,
+    vocabulary: Place | None = None,
+    save_vocabulary: Place | None = None,
     unk: str | None = "<unk>",
     pad: str | None = "<pad>",
     buckets: int = 0,
@@ -99,7 +106,7 @@ def import_file(
 
     Args:
         client: the cluster.
-        path: the file; for a TensorFlow checkpoint its prefix, index or folder.
+        path: the file, or its URL; for a TensorFlow checkpoint its prefix, index or folder.
         name: the table.
         target: what kind of table that is.
         format: one of `rowloom.client.files.formats.FORMATS`; by default what the file looks like.
@@ -120,7 +127,7 @@ def import_file(
         FileNotFoundError: no such file.
     """
     words = Vocabulary.from_file(vocabulary) if vocabulary is not None else None
-    with _in_options(), stage(f"{path.name} into {name}", quiet, unit="rows", lasting=True) as moving:
+    with _in_options(), stage(f"{Path(path).name} into {name}", quiet, unit="rows", lasting=True) as moving:
         reading: dict[str, Any] = {"format": format, "tensor": tensor, "vocabulary": words}
         reading |= {"mod_parts": mod_parts, "progress": moving.reach}
         if not target.create:
@@ -147,12 +154,13 @@ def import_file(
 def export_file(
     client: Client,
     name: str,
-    path: Path,
+    path: Place,
     *,
     format: str | None = None,
     tensor: str = "weight",
-    ids: Path | None = None,
-    vocabulary: Path | None = None,
+    ids: Place | None = None,
+    trained: bool = False,
+    vocabulary: Place | None = None,
     serving: Serving | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -161,10 +169,11 @@ def export_file(
     Args:
         client: the cluster.
         name: the table.
-        path: the file to write.
+        path: the file to write, or its URL.
         format: as for `import_file`; by default by the file's suffix.
         tensor: what the tensor or column is called.
         ids: a `.npy` file, or a text file with an id a line; only these rows.
+        trained: only rows that exist: that were ever pushed to or assigned. Not together with ids.
         vocabulary: the words of the ids, if the table does not have them.
         serving: how many shards there are, and which serve: only their rows; None: all.
         quiet: no bar.
@@ -176,15 +185,15 @@ def export_file(
         RowloomError: as `export_table`; StateLost if no row is left to take.
     """
     words = Vocabulary.from_file(vocabulary) if vocabulary is not None else None
-    chosen = _ids_in(ids) if ids is not None else None
+    chosen = client.table(name).ids() if trained else _ids_in(ids) if ids is not None else None
     missing: dict[int, int] = {}
     if serving is not None and len(serving[1]) < serving[0]:
         chosen, missing = _readable(client, name, chosen, words, serving)
     with (
         _in_options(),
-        stage(f"{name} into {path.name}", quiet, unit="rows", lasting=True) as moving,
+        stage(f"{name} into {Path(path).name}", quiet, unit="rows", lasting=True) as moving,
         _blaming(path),
-        naming(path),
+        naming(Path(path)),
     ):
         rows = export_table(
             client,
@@ -214,22 +223,33 @@ def _readable(
     return found.ids, found.missing
 
 
-def check_formats(path: Path, format: str | None, *, writing: bool) -> None:
-    """Whether the format that is asked for is one, or the file's name says which it becomes. Raises InvalidRequest."""
+def check_formats(path: Place, format: str | None, *, writing: bool) -> None:
+    """Whether the format that is asked for is one, or the file's name says which it becomes, and its URL can be one.
+
+    Raises InvalidRequest.
+    """
     with _in_options():
+        if is_url(path):
+            opened_url(str(path))
         if format is not None:
             known(format)
         elif writing:
-            format_to_write(path)
+            format_to_write(Path(path))
 
 
-def is_there(path: Path) -> bool:
+def is_there(path: Place) -> bool:
     """Whether an export to this path would replace something: the file, or a checkpoint of that prefix."""
-    return path.exists() or path.with_name(f"{path.name}.index").exists()
+    return exists(path) or exists(f"{path}.index")
+
+
+def beside(path: Place) -> list[str]:
+    """What an export has put beside its file, and must stay with it."""
+    return [one for one in (f"{path}{IDS_SUFFIX}", f"{path}{WORDS_SUFFIX}") if exists(one)]
 
 
 # What the library calls its arguments, and what the command line calls them.
 _OPTIONS = {
+    "ids=table.ids() for": "--trained for",
     "format='glove'": "--format glove",
     **{
         f"{name}=": f"--{name.replace('_', '-')}"
@@ -253,58 +273,83 @@ def _in_options() -> Generator[None]:
 
 def _reworded(message: str) -> str:
     for argument, option in _OPTIONS.items():
+        if argument.endswith("="):  # one that has a value there keeps it
+            message = re.sub(rf" {argument}(?=[\w'])", f" {option} ", message)
         message = message.replace(f" {argument}", f" {option}")
     return message
 
 
 @contextlib.contextmanager
-def _blaming(path: Path) -> Generator[None]:
+def _blaming(path: Place) -> Generator[None]:
     """Errors name the file that the user wants, not the one beside it that becomes it when it is whole."""
     try:
         yield
     except OSError as e:
-        if e.filename is not None and Path(os.fsdecode(e.filename)).name.startswith(f"{path.name}."):
+        if e.filename is not None and Path(os.fsdecode(e.filename)).name.startswith(f"{Path(path).name}."):
             raise OSError(e.errno, e.strerror, str(path)) from e
         raise
 
 
 def parsed(recipe: str) -> dict[str, Any]:
-    """`Adagrad(lr=0.05, eps=1e-8)` or `Adagrad` as `{"name": "Adagrad", "lr": 0.05, "eps": 1e-8}`.
+    """`Adam(lr=1e-3, betas=(0.9, 0.99), mode="row")` as `{"name": "Adam", "lr": 0.001, ...}`; `Adam` has a name only.
+
+    Values are numbers, `True` or `False` (`true` and `false` too), words in quotes, tuples or lists of these, and
+    recipes: `SGD(lr=Exponential(lr=0.1, decay_steps=100))`.
 
     Raises:
         InvalidRequest: anything else.
     """
-    name, bracket, rest = recipe.strip().partition("(")
-    found: dict[str, Any] = {"name": name.strip()}
-    if bracket and not rest.endswith(")"):
-        raise InvalidRequest(f"write it as Name(argument=number, ...), got {recipe!r}")
-    for pair in filter(None, (p.strip() for p in rest[:-1].split(","))):
-        argument, equals, value = pair.partition("=")
-        if not equals:
-            raise InvalidRequest(f"{pair!r} in {recipe!r} has no name; write argument=number")
-        found[argument.strip()] = _number(value.strip(), recipe)
-    return found
-
-
-def _number(text: str, recipe: str) -> float | int | bool:
-    if text in ("True", "False", "true", "false"):
-        return text.lower() == "true"
     try:
-        return int(text) if text.lstrip("+-").isdigit() else float(text)
-    except ValueError as e:
-        raise InvalidRequest(f"{text!r} in {recipe!r} is no number") from e
+        node = ast.parse(recipe.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
+        raise _unreadable(recipe) from e
+    return _recipe(node, recipe)
 
 
-def _ids_in(path: Path) -> np.ndarray:
+def _unreadable(recipe: str) -> InvalidRequest:
+    return InvalidRequest(f"write it as Name(argument=number, ...), got {recipe!r}")
+
+
+def _recipe(node: ast.expr, recipe: str) -> dict[str, Any]:
+    if isinstance(node, ast.Name):
+        return {"name": node.id}
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+        raise _unreadable(recipe)
+    if node.args:
+        raise InvalidRequest(
+            f"{ast.unparse(node.args[0])!r} in {recipe!r} has no name; write argument=number"
+        )
+    values = {keyword.arg: _value(keyword.value, recipe) for keyword in node.keywords if keyword.arg}
+    if len(values) < len(node.keywords):
+        raise InvalidRequest(f"an argument in {recipe!r} is there twice, or has no name")
+    return {"name": node.func.id, **values}
+
+
+def _value(node: ast.expr, recipe: str) -> Any:
+    if isinstance(node, ast.Call):
+        return _recipe(node, recipe)
+    if isinstance(node, ast.Name) and node.id in ("true", "false"):
+        return node.id == "true"
+    with contextlib.suppress(ValueError, TypeError):
+        value = ast.literal_eval(node)
+        if isinstance(value, int | float | str | tuple | list):
+            return value  # pyright: ignore[reportUnknownVariableType]
+    raise InvalidRequest(
+        f"{ast.unparse(node)!r} in {recipe!r} is no number, word in quotes or tuple of numbers"
+    )
+
+
+def _ids_in(path: Place) -> np.ndarray:
     try:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False)
-        return np.array([int(line) for line in path.read_text().split()], np.int64)
-    except ValueError as e:
-        raise InvalidRequest(f"{path} must hold integers, one a line, or be a .npy file: {e}") from e
+        if str(path).endswith(".npy"):
+            with fetched(path) as local:
+                return np.load(local, allow_pickle=False)
+        return np.array([int(line) for line in read_text(path).split()], np.int64)
+    except (ValueError, OverflowError) as e:
+        raise UnreadableFile(f"{path} must hold integers, one a line, or be a .npy file: {e}") from e
 
 
-def _report(done: Imported, path: Path, save_vocabulary: Path | None) -> dict[str, Any]:
+def _report(done: Imported, path: Place, save_vocabulary: Place | None) -> dict[str, Any]:
     if save_vocabulary is not None:
         if done.vocabulary is None:
             raise InvalidRequest(f"{path} has no words; leave --save-vocabulary out")

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..proto.channel import Channels
 from ..proto.errors import RetryLater, RowloomError, Unavailable, in_words
+from ..proto.security.credentials import NOTHING, Credentials
 from .control.effects import (
     Calls,
     Commit,
@@ -48,13 +49,16 @@ class Performer:
         file: where a commit goes.
         launcher: starts and stops servers.
         grace_s: what calls under way get when a server stops.
+        credentials: what it shows to the shards.
     """
 
-    def __init__(self, file: StateFile, launcher: Launcher, grace_s: float) -> None:
+    def __init__(
+        self, file: StateFile, launcher: Launcher, grace_s: float, credentials: Credentials = NOTHING
+    ) -> None:
         self._file = file
         self._launcher = launcher
         self._grace_s = grace_s
-        self._channels = Channels()
+        self._channels = Channels(credentials)
         self._callers = ThreadPoolExecutor(CALL_THREADS, thread_name_prefix="rowloom-ask")
         self._one = threading.Lock()  # held by what runs; taken and freed by different threads
         self._busy_with = ""

@@ -1,22 +1,25 @@
-"""Scalings: the one that runs, and how those before it ended."""
+"""Scalings: the one that runs, how those before it ended, and those that a policy decides."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..proto import rowloom_pb2 as pb
-from ..proto.errors import RetryLater, RowloomError, in_words
+from ..proto.errors import InvalidRequest, RetryLater, RowloomError, in_words
+from .config.sections import Autoscale
 from .config.words import counted
+from .control.autoscaling import Autoscaler, Meter
 from .control.coordinator import Coordinator
 from .control.effects import Program
-from .control.reshard import Progress, Reshard
+from .control.reshard import Cancelled, Progress, Reshard
 from .performer import Performer
 
 log = logging.getLogger(__name__)
+LOOK_S = 15.0  # between two looks at the load
 REMEMBERED = 64  # ended scalings, for those who ask late
 
 
@@ -37,7 +40,7 @@ class Scaling:
     @property
     def ended(self) -> bool:
         """Whether it is done or has failed."""
-        return self.progress.state in ("done", "failed")
+        return self.progress.ended
 
 
 class Scalings:
@@ -76,8 +79,7 @@ class Scalings:
         if running is not None and not running.ended:
             if running.progress.shards == shards:
                 return self._reply(running)
-            other = counted(running.progress.shards, "shard")
-            raise RetryLater(f"scaling to {other} is in progress", retry_after_s=0.5)
+            raise RetryLater(in_short(running.progress), retry_after_s=0.5)
         self._performer.begin(f"scaling to {counted(shards, 'shard')}")
         try:
             scaling = self._begin(shards)
@@ -89,6 +91,25 @@ class Scalings:
             self._performer.end()
             return pb.ScaleReply(state="done", epoch=self._coordinator().layout.epoch)
         return self._reply(scaling)
+
+    @property
+    def running(self) -> pb.ScaleReply | None:
+        """The one that runs."""
+        running = self._running
+        return self._reply(running) if running is not None and not running.ended else None
+
+    def cancel(self) -> pb.ScaleReply:
+        """Give up the one that runs. It ends soon; how, its progress tells.
+
+        Raises:
+            InvalidRequest: none runs, or its new layout is being committed.
+        """
+        running = self._running
+        if running is None or running.ended:
+            raise InvalidRequest("nothing was changed: no scaling runs, so there is none to cancel")
+        if running.reshard is None or not running.reshard.cancel():
+            raise InvalidRequest(f"nothing was changed: it is too late: {in_short(running.progress)}")
+        return self._reply(running)
 
     def _begin(self, shards: int) -> Scaling | None:
         """What then runs and ends by itself; None if there is nothing to do."""
@@ -119,7 +140,10 @@ class Scalings:
             self._on_done(progress.shards)
         except Exception as e:
             unexpected = not isinstance(e, RowloomError)
-            log.error("scaling to %d shards failed: %s", progress.shards, e, exc_info=unexpected)
+            if isinstance(e, Cancelled):
+                log.warning("scaling to %d shards was cancelled", progress.shards)
+            else:
+                log.error("scaling to %d shards failed: %s", progress.shards, e, exc_info=unexpected)
             if not scaling.ended:
                 progress.ended_s = time.monotonic()
                 progress.state, progress.error = "failed", in_words(e)
@@ -153,4 +177,77 @@ class Scalings:
             error=progress.error,
             seconds=(progress.ended_s or time.monotonic()) - progress.started_s,
             scaling=scaling.number,
+            shards=progress.shards,
+            passes=progress.passes,
+            left=progress.left,
+            rows_per_s=progress.rows_per_s,
+            brake_row_s=progress.brake_s,
+            moved=progress.moved,
         )
+
+
+def in_short(progress: Progress) -> str:
+    """In words, what runs and how far it is."""
+    what = f"scaling to {counted(progress.shards, 'shard')} is in progress"
+    if progress.state == "moving":
+        return (
+            f"{what}: pass {progress.passes + 1}, {progress.rows:,} of {progress.rows_total:,} rows are there"
+        )
+    return what if progress.state == "starting" else f"{what}: {progress.state}"
+
+
+class Autoscaling:
+    """Looks at the shards from time to time, and scales as the policy says that there is, if any.
+
+    Args:
+        scalings: starts what is decided.
+        statuses: what every shard says of itself now.
+        clock: in seconds, only forward.
+    """
+
+    def __init__(
+        self,
+        scalings: Scalings,
+        statuses: Callable[[], Sequence[pb.ShardStatus]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._scalings = scalings
+        self._statuses = statuses
+        self._clock = clock
+        self._autoscaler: Autoscaler | None = None
+        self._meter = Meter()
+        self._next_s = 0.0
+        self.said = ""
+
+    def follow(self, policy: Autoscale | None) -> None:
+        """Decide by this policy from now on; None: by none."""
+        self._autoscaler = None if policy is None else Autoscaler(policy)
+        self._next_s = 0.0
+        self.said = "" if policy is None else "not looked yet"
+
+    def look(self) -> None:
+        """Decide, if it is time to."""
+        autoscaler, now = self._autoscaler, self._clock()
+        if autoscaler is None or now < self._next_s:
+            return
+        self._next_s = now + LOOK_S
+        loads = self._meter.loads(self._statuses())
+        if isinstance(loads, str):
+            self._say(loads)
+            return
+        decision = autoscaler.look(now, loads)
+        dry_run = autoscaler.policy.dry_run
+        if decision.shards == len(loads) or dry_run:
+            would = "; only said, as `autoscale.dry_run` wants" if dry_run else ""
+            self._say(f"{decision.why}{would}")
+            return
+        try:
+            self._scalings.start(decision.shards)
+            log.warning("autoscale: %s: scaling to %d", decision.why, decision.shards)
+            self._say(f"{decision.why}: scaling to {decision.shards}")
+        except RowloomError as e:
+            self._say(f"{decision.why}: cannot scale now: {in_words(e)}")
+
+    def _say(self, text: str) -> None:
+        log.debug("autoscale: %s", text)
+        self.said = text

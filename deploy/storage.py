@@ -17,8 +17,8 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from ..proto.atomic_file import write_atomic
 from ..proto.errors import Unavailable
-from .atomic_file import write_atomic
 from .config.config import InvalidConfig
 from .control.effects import NotStored
 from .control.state import ClusterState

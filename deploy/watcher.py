@@ -16,6 +16,7 @@ from .control.coordinator import Coordinator
 from .control.effects import ServerCall
 from .control.revival import revive
 from .launch.launcher import Launched, Launcher, ServerProcess
+from .operate.status import PULLS_ONLY
 from .performer import Performer
 from .storage import StateFile
 
@@ -34,7 +35,7 @@ class Watcher:
         launcher: knows where servers are.
         file: where a layout goes that has changed.
         revives: shards that end are started again, because they have logs.
-        on_logs: is told how long the longest log is, in bytes, at each look.
+        on_look: is told at each look how long the longest log is, in bytes, 0 without logs, and whether one has failed.
     """
 
     def __init__(
@@ -45,10 +46,10 @@ class Watcher:
         file: StateFile,
         *,
         revives: bool = False,
-        on_logs: Callable[[int], None] = lambda log_bytes: None,
+        on_look: Callable[[int, bool], None] = lambda log_bytes, failed: None,
     ) -> None:
         self._revives = revives
-        self._on_logs = on_logs
+        self._on_look = on_look
         self._coordinator = coordinator
         self._performer = performer
         self._launcher = launcher
@@ -80,14 +81,14 @@ class Watcher:
         """Ask all shards for their health, find those that do not answer, and finish what was begun."""
         layout = self._coordinator().layout
         replies = self._performer.ask([_health_call(s) for s in layout.shards], ANSWER_S)
-        for shard, reply in zip(layout.shards, replies, strict=True):
-            if health_of(reply, shard) == "unreachable":
-                self._find(layout, shard.index)
-        if self._revives:
+        silent = [s for s, r in zip(layout.shards, replies, strict=True) if health_of(r, s) == "unreachable"]
+        for shard in silent:
+            self._find(layout, shard.index)
+        if silent and self._revives:
             self._revive(layout)
         self._converge()
-        if self._revives:
-            self._on_logs(max(_log_bytes(reply) for reply in replies))
+        said = [pb.HealthReply.FromString(r) for r in replies if not isinstance(r, RowloomError)]
+        self._on_look(max((s.log_bytes for s in said), default=0), any(s.log_error for s in said))
 
     def _revive(self, layout: Layout) -> None:
         """Start shards again whose processes have ended."""
@@ -164,10 +165,6 @@ class Watcher:
         ]
 
 
-def _log_bytes(reply: bytes | RowloomError) -> int:
-    return 0 if isinstance(reply, RowloomError) else pb.HealthReply.FromString(reply).log_bytes
-
-
 def _health_call(shard: ShardAddress) -> ServerCall:
     return ServerCall(shard.address, methods.HEALTH, pb.HealthRequest().SerializeToString())
 
@@ -191,8 +188,8 @@ UNKNOWN = ServerProcess("unknown")
 def health_of(reply: bytes | RowloomError, shard: ShardAddress, process: ServerProcess = UNKNOWN) -> str:
     """A shard's health in a word.
 
-    Its own; "lost" if it came back empty. If it does not answer: "dead" if its process has ended, "stopped" if that
-    stands still, else "unreachable".
+    Its own; "pulls only" if its log failed; "lost" if it came back empty. If it does not answer: "dead" if its process
+    has ended, "stopped" if that stands still, else "unreachable".
     """
     if isinstance(reply, StateLost):
         return "lost"
@@ -200,4 +197,7 @@ def health_of(reply: bytes | RowloomError, shard: ShardAddress, process: ServerP
         return {"ended": "dead", "stopped": "stopped"}.get(process.state, "unreachable")
     said = pb.HealthReply.FromString(reply)
     other = shard.incarnation and said.incarnation != shard.incarnation
-    return "lost" if other or said.state == "waiting" else said.state or "unreachable"
+    if other or said.state == "waiting":
+        return "lost"
+    pulls_only = said.log_error and said.state in ("serving", "moving")
+    return PULLS_ONLY if pulls_only else said.state or "unreachable"

@@ -3,7 +3,7 @@
 Run it: pip install 'rowloom[keras,torch]'; KERAS_BACKEND=torch python examples/two_tower_keras.py (or tensorflow)
 """
 
-from rowloom.client.layers_keras import Embedding, SharedEmbeddings  # isort: skip (it says what to install)
+from rowloom.client.layers_keras import Embedding, SharedEmbeddings, share_requests  # isort: skip
 import keras
 import numpy as np
 
@@ -21,8 +21,7 @@ def clicks(n, seed=0):
     history = rng.integers(0, ITEMS, (n, HISTORY))
     history[kind[history] != (user % 5)[:, None]] = -1
     item = rng.integers(0, ITEMS, n)
-    clicked = (kind[item] == user % 5).astype("float32")
-    return {"user": user, "history": history, "item": item[:, None]}, clicked
+    return {"user": user, "history": history, "item": item[:, None]}, np.float32(kind[item] == user % 5)
 
 
 def two_tower(embed_user, embed_items):
@@ -51,7 +50,8 @@ def main():
         how = {"dim": DIM, "optimizer": SGD(lr=8.0), "initializer": Normal(std=0.3, seed=1)}
         users = client.create_table(TableSpec("users", USERS, **how))
         items = client.create_table(TableSpec("items", ITEMS, **how))
-        for epoch, loss in enumerate(train(two_tower(Embedding(users), SharedEmbeddings(items)))):
+        model = two_tower(Embedding(users), SharedEmbeddings(items))
+        for epoch, loss in enumerate(train(share_requests(model))):
             print(f"epoch {epoch}: loss {loss:.4f}")
 
 

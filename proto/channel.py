@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import grpc
 
-from .errors import ERROR_KEY, InvalidRequest, NoAnswer, RowloomError, Unauthorized, decode_error
+from . import methods
+from .errors import (
+    ERROR_KEY,
+    InvalidRequest,
+    NoAnswer,
+    PermissionDenied,
+    RowloomError,
+    Unauthenticated,
+    decode_error,
+)
+from .security.credentials import NOTHING, Credentials
+from .security.handshake import why_not
 
 MAX_MESSAGE_BYTES = 64 << 20
 
@@ -42,6 +54,9 @@ SERVER_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.http2.bdp_probe", 0),
 ]
 
+_ASK_AGAIN_S = 2.0  # until a server that does not answer is asked again for a handshake
+_HARMLESS = (methods.DESCRIBE_LAYOUT, methods.HEALTH, methods.STATUS)
+
 # Statuses that leave open whether the server did what it was asked.
 _UNKNOWN = (
     grpc.StatusCode.UNAVAILABLE,
@@ -53,12 +68,20 @@ _UNKNOWN = (
 
 
 class Channels:
-    """Connections to any number of addresses, made when first needed: the one place that dials. Thread-safe."""
+    """Connections to any number of addresses, made when first needed: the one place that dials. Thread-safe.
 
-    def __init__(self) -> None:
+    Args:
+        credentials: what every call shows; nothing by default.
+    """
+
+    def __init__(self, credentials: Credentials = NOTHING) -> None:
+        self.credentials = credentials
         self._lock = threading.Lock()
         self._channels: dict[str, grpc.Channel] = {}
         self._methods: dict[tuple[str, str], Any] = {}
+        self._made_with: dict[str, object] = {}  # by address, the version of the credentials
+        self._answered: set[str] = set()
+        self._asked: dict[str, float] = {}  # address -> until when it is not asked again why nobody answers
 
     def __enter__(self) -> Channels:
         return self
@@ -72,7 +95,8 @@ class Channels:
         if found is None:
             with self._lock:
                 if address not in self._channels:
-                    self._channels[address] = grpc.insecure_channel(address, CHANNEL_OPTIONS)
+                    self._made_with[address] = self.credentials.version()
+                    self._channels[address] = self.credentials.channel(address, CHANNEL_OPTIONS)
                 found = self._methods[address, method] = self._channels[address].unary_unary(method)  # pyright: ignore[reportUnknownVariableType]
         return found  # pyright: ignore[reportUnknownVariableType]
 
@@ -89,14 +113,40 @@ class Channels:
             wait: for a server that does not answer yet, within that time.
 
         Raises:
-            RowloomError: what it answered; NoAnswer if the outcome is not known.
+            RowloomError: what it answered; NoAnswer if the outcome is not known; Unauthenticated also if the server
+                could not be told from a stranger, which got nothing then.
         """
         try:
-            return self.method(address, method)(request, timeout=timeout_s, wait_for_ready=wait)
+            shown = self.credentials.metadata(address)
+            reply = self.method(address, method)(
+                request, timeout=timeout_s, wait_for_ready=wait, metadata=shown
+            )
         except grpc.RpcError as e:
-            raise error_of(e, address) from None
+            error = error_of(e, address)
+            if isinstance(error, NoAnswer) and (wait or e.code() == grpc.StatusCode.UNAVAILABLE):  # type: ignore[attr-defined]
+                raise self._why_not(address, method) or error from None
+            raise error from None
+        except InvalidRequest:  # the credentials cannot be used; it is also a ValueError
+            raise
         except ValueError as e:  # closed meanwhile
             raise NoAnswer(f"{address}: {e}") from None
+        self._answered.add(address)
+        return reply
+
+    def _why_not(self, address: str, method: str) -> Unauthenticated | None:
+        """Why nobody answers, if that is for sure; and dial anew with credentials that have changed.
+
+        Asked where nothing was ever answered, or nothing could have changed: only there is it sure that the call that
+        failed did not come to anything.
+        """
+        if address in self._made_with and self._made_with[address] is not self.credentials.version():
+            self.forget(address)
+            return None
+        now = time.monotonic()
+        if (address in self._answered and method not in _HARMLESS) or now < self._asked.get(address, 0.0):
+            return None
+        self._asked[address] = now + _ASK_AGAIN_S
+        return why_not(address, self.credentials)
 
     def forget(self, address: str) -> None:
         """Close the connection to an address."""
@@ -126,5 +176,7 @@ def error_of(error: grpc.RpcError, address: str) -> RowloomError:
     if code == grpc.StatusCode.UNIMPLEMENTED:
         return InvalidRequest(f"what answers at {address} is no rowloom server of this version: {details}")
     if code == grpc.StatusCode.UNAUTHENTICATED:
-        return Unauthorized(f"{address}: {details}")
+        return Unauthenticated(f"{address}: {details}")
+    if code == grpc.StatusCode.PERMISSION_DENIED:
+        return PermissionDenied(f"{address}: {details}")
     return InvalidRequest(f"{address} refused the request: {code.name.lower()}: {details}")

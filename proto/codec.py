@@ -262,6 +262,7 @@ class Push:
     oldest_epoch: int = 0
     max_norm: float = 0.0
     norm_type: float = 0.0
+    parts: int = 0
 
     def head(self) -> bytes:
         """All but the tables, which come last."""
@@ -277,6 +278,7 @@ class Push:
             oldest_epoch=self.oldest_epoch,
             max_norm=self.max_norm,
             norm_type=self.norm_type,
+            parts=self.parts,
         ).SerializeToString()
 
     def encode(self) -> list[Buffer]:
@@ -325,6 +327,7 @@ class Push:
             oldest_epoch=h.oldest_epoch,
             max_norm=h.max_norm,
             norm_type=h.norm_type,
+            parts=h.parts,
         )
 
 

@@ -10,7 +10,9 @@ RowloomError
 ├── PushUnresolved                a push ended without every shard's answer: applied at most once, maybe not
 ├── StateLost                     a shard restarted without its rows and refuses to serve
 ├── SnapshotCorrupt               a snapshot does not verify
-├── Unauthorized                  missing or wrong token
+├── Unauthorized                  who asks may not; nothing changed
+│   ├── Unauthenticated           nobody knows who asks, or who answers: a token or certificate is missing or wrong
+│   └── PermissionDenied          it is known who asks, and that one has no right to it
 └── Rerouted                      internal: the client fetches the layout or waits, then tries again
     ├── WrongLayout  WrongCluster
     └── Moving  RetryLater
@@ -25,6 +27,7 @@ from google.protobuf.message import DecodeError
 from . import rowloom_pb2 as pb
 
 ERROR_KEY = "rowloom-error-bin"
+MAX_LAYOUT_BYTES = 3000  # about 60 shards; who is not told asks for it
 MAX_MESSAGE_BYTES = 2000  # gRPC has 8 KiB for what stands behind a reply, and drops all of it if it is more
 
 
@@ -33,11 +36,14 @@ class RowloomError(Exception):
 
     kind = pb.ErrorInfo.INTERNAL
 
-    def __init__(self, message: str = "", *, epoch: int = 0, retry_after_s: float = 0.0) -> None:
+    def __init__(
+        self, message: str = "", *, epoch: int = 0, retry_after_s: float = 0.0, layout: bytes = b""
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.epoch = epoch
         self.retry_after_s = retry_after_s
+        self.layout = layout  # a serialized `Layout`, where a server knows a newer one
 
     def __str__(self) -> str:
         return self.message
@@ -134,9 +140,21 @@ class SnapshotCorrupt(RowloomError):
 
 
 class Unauthorized(RowloomError):
-    """The token is missing or wrong."""
+    """Who asks may not do it, or has not shown who that is. Nothing changed; never tried again."""
 
     kind = pb.ErrorInfo.UNAUTHORIZED
+
+
+class Unauthenticated(Unauthorized):
+    """A token or a certificate is missing or wrong: the caller's, or that of the server."""
+
+    kind = pb.ErrorInfo.UNAUTHENTICATED
+
+
+class PermissionDenied(Unauthorized):
+    """The caller is known and has no right to this; the message names the right that is missing."""
+
+    kind = pb.ErrorInfo.PERMISSION_DENIED
 
 
 class Rerouted(RowloomError):
@@ -178,6 +196,8 @@ _LEAVES = (
     StateLost,
     SnapshotCorrupt,
     Unauthorized,
+    Unauthenticated,
+    PermissionDenied,
     WrongLayout,
     WrongCluster,
     Moving,
@@ -198,6 +218,8 @@ STATUS: dict[type[RowloomError], str] = {
     StateLost: "DATA_LOSS",
     SnapshotCorrupt: "DATA_LOSS",
     Unauthorized: "UNAUTHENTICATED",
+    Unauthenticated: "UNAUTHENTICATED",
+    PermissionDenied: "PERMISSION_DENIED",
     Rerouted: "FAILED_PRECONDITION",
     WrongLayout: "FAILED_PRECONDITION",
     WrongCluster: "FAILED_PRECONDITION",
@@ -212,18 +234,23 @@ def status_of(error: RowloomError) -> str:
 
 
 def in_words(error: BaseException) -> str:
-    """An error as people read it: one of ours by what it says; another one with its class, for a report."""
+    """An error as people read it: one of ours by what it says, the system's too; another one with its class."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error) if isinstance(error, RowloomError) else f"{type(error).__name__}: {error}"
 
 
 def encode_error(error: RowloomError) -> bytes:
-    """The error as a serialized `ErrorInfo`, a very long message cut."""
-    return pb.ErrorInfo(
+    """The error as a serialized `ErrorInfo`; a very long message is cut, a very long layout left out."""
+    info = pb.ErrorInfo(
         kind=error.kind,
         message=error.message.encode("utf-8", "replace")[:MAX_MESSAGE_BYTES].decode("utf-8", "ignore"),
         epoch=error.epoch,
         retry_after_s=error.retry_after_s,
-    ).SerializeToString()
+    )
+    if 0 < len(error.layout) <= MAX_LAYOUT_BYTES:
+        info.layout.ParseFromString(error.layout)
+    return info.SerializeToString()
 
 
 def decode_error(data: bytes) -> RowloomError:
@@ -233,4 +260,5 @@ def decode_error(data: bytes) -> RowloomError:
     except DecodeError:
         return RowloomError(f"a server answered with an error that does not parse ({len(data)} bytes)")
     cls = BY_KIND.get(info.kind, RowloomError)
-    return cls(info.message, epoch=info.epoch, retry_after_s=info.retry_after_s)
+    layout = info.layout.SerializeToString() if info.HasField("layout") else b""
+    return cls(info.message, epoch=info.epoch, retry_after_s=info.retry_after_s, layout=layout)

@@ -2,10 +2,50 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numba
+from numba.core import event
+
+log = logging.getLogger(__name__)
+PATIENCE_S = 0.5  # of compiling in silence; all kernels of a trainer may take half a minute
+
+
+class Announcer(event.Listener):
+    """Says in the log, once in a process, that kernels are being compiled: else a first call looks as if it hangs.
+
+    What is found on disk is not compiled. numba holds its compiler's lock while it calls this.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._depth, self._began, self._spent, self._told = 0, 0.0, 0.0, False
+
+    def on_start(self, event: Any) -> None:
+        """A kernel begins to be compiled, perhaps for another one."""
+        if not self._depth:
+            self._began = self._clock()
+        self._depth += 1
+        if self._spent >= PATIENCE_S and not self._told and _is_ours(event):
+            self._told = True
+            log.warning("compiling rowloom's kernels for this machine: the first use takes some seconds more")
+
+    def on_end(self, event: Any) -> None:
+        """It is compiled."""
+        self._depth -= 1
+        if not self._depth and _is_ours(event):
+            self._spent += self._clock() - self._began
+
+
+def _is_ours(event: Any) -> bool:
+    """Others compile too, and say what they like."""
+    return str(event.data["dispatcher"].py_func.__module__).startswith("rowloom.")
+
+
+event.register("numba:compile", Announcer())
 
 
 def kernel(function: Callable[..., Any]) -> Any:

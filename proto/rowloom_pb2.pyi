@@ -30,7 +30,7 @@ class Header(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., protocol: _Optional[int] = ..., shard: _Optional[int] = ...) -> None: ...
 
 class ErrorInfo(_message.Message):
-    __slots__ = ("kind", "message", "epoch", "retry_after_s")
+    __slots__ = ("kind", "message", "epoch", "retry_after_s", "layout")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         INTERNAL: _ClassVar[ErrorInfo.Kind]
@@ -47,6 +47,8 @@ class ErrorInfo(_message.Message):
         WRONG_CLUSTER: _ClassVar[ErrorInfo.Kind]
         MOVING: _ClassVar[ErrorInfo.Kind]
         RETRY_LATER: _ClassVar[ErrorInfo.Kind]
+        UNAUTHENTICATED: _ClassVar[ErrorInfo.Kind]
+        PERMISSION_DENIED: _ClassVar[ErrorInfo.Kind]
         CLIENT_FORGOTTEN: _ClassVar[ErrorInfo.Kind]
     INTERNAL: ErrorInfo.Kind
     INVALID_REQUEST: ErrorInfo.Kind
@@ -62,16 +64,20 @@ class ErrorInfo(_message.Message):
     WRONG_CLUSTER: ErrorInfo.Kind
     MOVING: ErrorInfo.Kind
     RETRY_LATER: ErrorInfo.Kind
+    UNAUTHENTICATED: ErrorInfo.Kind
+    PERMISSION_DENIED: ErrorInfo.Kind
     CLIENT_FORGOTTEN: ErrorInfo.Kind
     KIND_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
     kind: ErrorInfo.Kind
     message: str
     epoch: int
     retry_after_s: float
-    def __init__(self, kind: _Optional[_Union[ErrorInfo.Kind, str]] = ..., message: _Optional[str] = ..., epoch: _Optional[int] = ..., retry_after_s: _Optional[float] = ...) -> None: ...
+    layout: Layout
+    def __init__(self, kind: _Optional[_Union[ErrorInfo.Kind, str]] = ..., message: _Optional[str] = ..., epoch: _Optional[int] = ..., retry_after_s: _Optional[float] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ...) -> None: ...
 
 class Recipe(_message.Message):
     __slots__ = ("name", "numbers", "words", "recipes")
@@ -180,35 +186,43 @@ class DescribeLayoutRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeLayoutReply(_message.Message):
-    __slots__ = ("layout", "tables", "has_tables")
+    __slots__ = ("layout", "tables", "has_tables", "durability")
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     HAS_TABLES_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
     layout: Layout
     tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
     has_tables: bool
-    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., has_tables: bool = ...) -> None: ...
+    durability: str
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., has_tables: bool = ..., durability: _Optional[str] = ...) -> None: ...
 
 class LaneRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class LaneReply(_message.Message):
-    __slots__ = ("key", "port", "unix_address")
+    __slots__ = ("key", "port", "unix_address", "once", "tls", "user")
     KEY_FIELD_NUMBER: _ClassVar[int]
     PORT_FIELD_NUMBER: _ClassVar[int]
     UNIX_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ONCE_FIELD_NUMBER: _ClassVar[int]
+    TLS_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
     key: bytes
     port: int
     unix_address: str
-    def __init__(self, key: _Optional[bytes] = ..., port: _Optional[int] = ..., unix_address: _Optional[str] = ...) -> None: ...
+    once: bool
+    tls: bool
+    user: int
+    def __init__(self, key: _Optional[bytes] = ..., port: _Optional[int] = ..., unix_address: _Optional[str] = ..., once: bool = ..., tls: bool = ..., user: _Optional[int] = ...) -> None: ...
 
 class HealthRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class HealthReply(_message.Message):
-    __slots__ = ("role", "state", "incarnation", "epoch", "uptime_s", "index", "cluster_id", "log_bytes")
+    __slots__ = ("role", "state", "incarnation", "epoch", "uptime_s", "index", "cluster_id", "log_bytes", "log_error", "wall_s")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -217,6 +231,8 @@ class HealthReply(_message.Message):
     INDEX_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     LOG_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOG_ERROR_FIELD_NUMBER: _ClassVar[int]
+    WALL_S_FIELD_NUMBER: _ClassVar[int]
     role: str
     state: str
     incarnation: int
@@ -225,7 +241,9 @@ class HealthReply(_message.Message):
     index: int
     cluster_id: str
     log_bytes: int
-    def __init__(self, role: _Optional[str] = ..., state: _Optional[str] = ..., incarnation: _Optional[int] = ..., epoch: _Optional[int] = ..., uptime_s: _Optional[float] = ..., index: _Optional[int] = ..., cluster_id: _Optional[str] = ..., log_bytes: _Optional[int] = ...) -> None: ...
+    log_error: str
+    wall_s: float
+    def __init__(self, role: _Optional[str] = ..., state: _Optional[str] = ..., incarnation: _Optional[int] = ..., epoch: _Optional[int] = ..., uptime_s: _Optional[float] = ..., index: _Optional[int] = ..., cluster_id: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., wall_s: _Optional[float] = ...) -> None: ...
 
 class Done(_message.Message):
     __slots__ = ()
@@ -322,7 +340,7 @@ class TableGrads(_message.Message):
     def __init__(self, table: _Optional[int] = ..., ids: _Optional[bytes] = ..., values: _Optional[bytes] = ..., scales: _Optional[bytes] = ..., bags: _Optional[bytes] = ..., factors: _Optional[bytes] = ...) -> None: ...
 
 class PushRequest(_message.Message):
-    __slots__ = ("header", "client_id", "client_epoch", "names", "low_water", "push", "kind", "wire", "tables", "oldest_epoch", "max_norm", "norm_type")
+    __slots__ = ("header", "client_id", "client_epoch", "names", "low_water", "push", "kind", "wire", "tables", "oldest_epoch", "max_norm", "norm_type", "parts")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         GRADIENTS: _ClassVar[PushRequest.Kind]
@@ -343,6 +361,7 @@ class PushRequest(_message.Message):
     OLDEST_EPOCH_FIELD_NUMBER: _ClassVar[int]
     MAX_NORM_FIELD_NUMBER: _ClassVar[int]
     NORM_TYPE_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     header: Header
     client_id: int
     client_epoch: int
@@ -355,7 +374,8 @@ class PushRequest(_message.Message):
     oldest_epoch: int
     max_norm: float
     norm_type: float
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., client_id: _Optional[int] = ..., client_epoch: _Optional[int] = ..., names: _Optional[_Iterable[_Union[PartName, _Mapping]]] = ..., low_water: _Optional[int] = ..., push: _Optional[int] = ..., kind: _Optional[_Union[PushRequest.Kind, str]] = ..., wire: _Optional[_Union[WireType, str]] = ..., tables: _Optional[_Iterable[_Union[TableGrads, _Mapping]]] = ..., oldest_epoch: _Optional[int] = ..., max_norm: _Optional[float] = ..., norm_type: _Optional[float] = ...) -> None: ...
+    parts: int
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., client_id: _Optional[int] = ..., client_epoch: _Optional[int] = ..., names: _Optional[_Iterable[_Union[PartName, _Mapping]]] = ..., low_water: _Optional[int] = ..., push: _Optional[int] = ..., kind: _Optional[_Union[PushRequest.Kind, str]] = ..., wire: _Optional[_Union[WireType, str]] = ..., tables: _Optional[_Iterable[_Union[TableGrads, _Mapping]]] = ..., oldest_epoch: _Optional[int] = ..., max_norm: _Optional[float] = ..., norm_type: _Optional[float] = ..., parts: _Optional[int] = ...) -> None: ...
 
 class PushReply(_message.Message):
     __slots__ = ("duplicate",)
@@ -436,7 +456,7 @@ class TableStatistics(_message.Message):
     def __init__(self, table: _Optional[int] = ..., name: _Optional[str] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
 
 class StatisticsReply(_message.Message):
-    __slots__ = ("index", "epoch", "tables", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "refused", "clients", "resident_bytes", "uptime_s", "cpu_s", "durability", "log_bytes")
+    __slots__ = ("index", "epoch", "tables", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "refused", "clients", "resident_bytes", "uptime_s", "cpu_s", "durability", "log_bytes", "log_error", "braked_pushes", "braked_s", "counts", "traffic", "log_end", "log_safe", "metrics_address", "log_file", "lane_connections", "waiting_calls", "held_pushes", "receiving_rows", "snapshot_rows", "snapshot_bytes", "cluster_id")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
@@ -452,6 +472,22 @@ class StatisticsReply(_message.Message):
     CPU_S_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
     LOG_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOG_ERROR_FIELD_NUMBER: _ClassVar[int]
+    BRAKED_PUSHES_FIELD_NUMBER: _ClassVar[int]
+    BRAKED_S_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    TRAFFIC_FIELD_NUMBER: _ClassVar[int]
+    LOG_END_FIELD_NUMBER: _ClassVar[int]
+    LOG_SAFE_FIELD_NUMBER: _ClassVar[int]
+    METRICS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    LOG_FILE_FIELD_NUMBER: _ClassVar[int]
+    LANE_CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_CALLS_FIELD_NUMBER: _ClassVar[int]
+    HELD_PUSHES_FIELD_NUMBER: _ClassVar[int]
+    RECEIVING_ROWS_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_ROWS_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     index: int
     epoch: int
     tables: _containers.RepeatedCompositeFieldContainer[TableStatistics]
@@ -467,7 +503,57 @@ class StatisticsReply(_message.Message):
     cpu_s: float
     durability: str
     log_bytes: int
-    def __init__(self, index: _Optional[int] = ..., epoch: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableStatistics, _Mapping]]] = ..., pulls: _Optional[int] = ..., pulled_rows: _Optional[int] = ..., pushes: _Optional[int] = ..., pushed_rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., uptime_s: _Optional[float] = ..., cpu_s: _Optional[float] = ..., durability: _Optional[str] = ..., log_bytes: _Optional[int] = ...) -> None: ...
+    log_error: str
+    braked_pushes: int
+    braked_s: float
+    counts: _containers.RepeatedCompositeFieldContainer[TableCounts]
+    traffic: _containers.RepeatedCompositeFieldContainer[CallTraffic]
+    log_end: int
+    log_safe: int
+    metrics_address: str
+    log_file: str
+    lane_connections: int
+    waiting_calls: int
+    held_pushes: int
+    receiving_rows: int
+    snapshot_rows: int
+    snapshot_bytes: int
+    cluster_id: str
+    def __init__(self, index: _Optional[int] = ..., epoch: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableStatistics, _Mapping]]] = ..., pulls: _Optional[int] = ..., pulled_rows: _Optional[int] = ..., pushes: _Optional[int] = ..., pushed_rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., uptime_s: _Optional[float] = ..., cpu_s: _Optional[float] = ..., durability: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., braked_pushes: _Optional[int] = ..., braked_s: _Optional[float] = ..., counts: _Optional[_Iterable[_Union[TableCounts, _Mapping]]] = ..., traffic: _Optional[_Iterable[_Union[CallTraffic, _Mapping]]] = ..., log_end: _Optional[int] = ..., log_safe: _Optional[int] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ..., lane_connections: _Optional[int] = ..., waiting_calls: _Optional[int] = ..., held_pushes: _Optional[int] = ..., receiving_rows: _Optional[int] = ..., snapshot_rows: _Optional[int] = ..., snapshot_bytes: _Optional[int] = ..., cluster_id: _Optional[str] = ...) -> None: ...
+
+class TableCounts(_message.Message):
+    __slots__ = ("table", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "rejected")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    PULLS_FIELD_NUMBER: _ClassVar[int]
+    PULLED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    PUSHES_FIELD_NUMBER: _ClassVar[int]
+    PUSHED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATES_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    pulls: int
+    pulled_rows: int
+    pushes: int
+    pushed_rows: int
+    duplicates: int
+    rejected: int
+    def __init__(self, table: _Optional[str] = ..., pulls: _Optional[int] = ..., pulled_rows: _Optional[int] = ..., pushes: _Optional[int] = ..., pushed_rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., rejected: _Optional[int] = ...) -> None: ...
+
+class CallTraffic(_message.Message):
+    __slots__ = ("call", "table", "counts", "seconds", "received_bytes", "sent_bytes")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    call: str
+    table: str
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    seconds: float
+    received_bytes: int
+    sent_bytes: int
+    def __init__(self, call: _Optional[str] = ..., table: _Optional[str] = ..., counts: _Optional[_Iterable[int]] = ..., seconds: _Optional[float] = ..., received_bytes: _Optional[int] = ..., sent_bytes: _Optional[int] = ...) -> None: ...
 
 class AdoptRequest(_message.Message):
     __slots__ = ("layout", "index", "fresh", "tables", "retire", "turn", "snapshots")
@@ -488,16 +574,20 @@ class AdoptRequest(_message.Message):
     def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., fresh: bool = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., retire: bool = ..., turn: _Optional[int] = ..., snapshots: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CutRequest(_message.Message):
-    __slots__ = ("header", "turn", "id", "abort")
+    __slots__ = ("header", "turn", "id", "abort", "parent", "tables")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     TURN_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
     header: Header
     turn: int
     id: str
     abort: bool
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., turn: _Optional[int] = ..., id: _Optional[str] = ..., abort: bool = ...) -> None: ...
+    parent: str
+    tables: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., turn: _Optional[int] = ..., id: _Optional[str] = ..., abort: bool = ..., parent: _Optional[str] = ..., tables: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class CutProgressRequest(_message.Message):
     __slots__ = ("id",)
@@ -520,60 +610,166 @@ class CutProgressReply(_message.Message):
     def __init__(self, done: bool = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., error: _Optional[str] = ..., stored: _Optional[bytes] = ...) -> None: ...
 
 class TrimLogRequest(_message.Message):
-    __slots__ = ("header", "lsn")
+    __slots__ = ("header", "lsn", "snapshot")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     LSN_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     header: Header
     lsn: int
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., lsn: _Optional[int] = ...) -> None: ...
+    snapshot: str
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., lsn: _Optional[int] = ..., snapshot: _Optional[str] = ...) -> None: ...
 
 class PrepareRequest(_message.Message):
-    __slots__ = ("source", "layout", "index", "tables", "turn")
+    __slots__ = ("source", "layout", "index", "tables", "turn", "snapshot")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     TURN_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     source: Layout
     layout: Layout
     index: int
     tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
     turn: int
-    def __init__(self, source: _Optional[_Union[Layout, _Mapping]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., turn: _Optional[int] = ...) -> None: ...
+    snapshot: str
+    def __init__(self, source: _Optional[_Union[Layout, _Mapping]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., turn: _Optional[int] = ..., snapshot: _Optional[str] = ...) -> None: ...
 
 class FreezeRequest(_message.Message):
-    __slots__ = ("cluster_id", "epoch", "on", "turn")
+    __slots__ = ("cluster_id", "epoch", "on", "turn", "report", "admitted")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ON_FIELD_NUMBER: _ClassVar[int]
     TURN_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    ADMITTED_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     epoch: int
     on: bool
     turn: int
-    def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., on: bool = ..., turn: _Optional[int] = ...) -> None: ...
+    report: bool
+    admitted: _containers.RepeatedCompositeFieldContainer[LatestPush]
+    def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., on: bool = ..., turn: _Optional[int] = ..., report: bool = ..., admitted: _Optional[_Iterable[_Union[LatestPush, _Mapping]]] = ...) -> None: ...
 
 class FreezeReply(_message.Message):
-    __slots__ = ("rows",)
+    __slots__ = ("rows", "latest")
     ROWS_FIELD_NUMBER: _ClassVar[int]
+    LATEST_FIELD_NUMBER: _ClassVar[int]
     rows: int
-    def __init__(self, rows: _Optional[int] = ...) -> None: ...
+    latest: _containers.RepeatedCompositeFieldContainer[LatestPush]
+    def __init__(self, rows: _Optional[int] = ..., latest: _Optional[_Iterable[_Union[LatestPush, _Mapping]]] = ...) -> None: ...
+
+class LatestPush(_message.Message):
+    __slots__ = ("client_id", "push", "shares", "forgotten")
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    PUSH_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
+    client_id: int
+    push: int
+    shares: _containers.RepeatedCompositeFieldContainer[PushShare]
+    forgotten: bool
+    def __init__(self, client_id: _Optional[int] = ..., push: _Optional[int] = ..., shares: _Optional[_Iterable[_Union[PushShare, _Mapping]]] = ..., forgotten: bool = ...) -> None: ...
+
+class PushShare(_message.Message):
+    __slots__ = ("epoch", "shard", "count", "of")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    OF_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    shard: int
+    count: int
+    of: int
+    def __init__(self, epoch: _Optional[int] = ..., shard: _Optional[int] = ..., count: _Optional[int] = ..., of: _Optional[int] = ...) -> None: ...
+
+class BrakeRequest(_message.Message):
+    __slots__ = ("cluster_id", "epoch", "turn", "row_s")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
+    ROW_S_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    epoch: int
+    turn: int
+    row_s: float
+    def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., turn: _Optional[int] = ..., row_s: _Optional[float] = ...) -> None: ...
+
+class ReadPassRequest(_message.Message):
+    __slots__ = ("header", "tables", "new_n", "new_index", "since", "generation", "last", "at", "cursor", "limit_bytes")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    NEW_N_FIELD_NUMBER: _ClassVar[int]
+    NEW_INDEX_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    tables: _containers.RepeatedScalarFieldContainer[int]
+    new_n: int
+    new_index: int
+    since: int
+    generation: int
+    last: bool
+    at: int
+    cursor: int
+    limit_bytes: int
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., tables: _Optional[_Iterable[int]] = ..., new_n: _Optional[int] = ..., new_index: _Optional[int] = ..., since: _Optional[int] = ..., generation: _Optional[int] = ..., last: bool = ..., at: _Optional[int] = ..., cursor: _Optional[int] = ..., limit_bytes: _Optional[int] = ...) -> None: ...
+
+class MovedRows(_message.Message):
+    __slots__ = ("table", "ids", "values", "slots")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    table: int
+    ids: bytes
+    values: bytes
+    slots: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, table: _Optional[int] = ..., ids: _Optional[bytes] = ..., values: _Optional[bytes] = ..., slots: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class ReadPassReply(_message.Message):
+    __slots__ = ("shard", "generation", "last", "tables", "at", "cursor", "done", "rows", "steps")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    generation: int
+    last: bool
+    tables: _containers.RepeatedCompositeFieldContainer[MovedRows]
+    at: int
+    cursor: int
+    done: bool
+    rows: int
+    steps: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, shard: _Optional[int] = ..., generation: _Optional[int] = ..., last: bool = ..., tables: _Optional[_Iterable[_Union[MovedRows, _Mapping]]] = ..., at: _Optional[int] = ..., cursor: _Optional[int] = ..., done: bool = ..., rows: _Optional[int] = ..., steps: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ReadRowsRequest(_message.Message):
-    __slots__ = ("header", "table", "cursor", "limit_bytes", "new_n", "new_index")
+    __slots__ = ("header", "table", "cursor", "limit_bytes", "new_n", "new_index", "ids_only")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     TABLE_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     NEW_N_FIELD_NUMBER: _ClassVar[int]
     NEW_INDEX_FIELD_NUMBER: _ClassVar[int]
+    IDS_ONLY_FIELD_NUMBER: _ClassVar[int]
     header: Header
     table: int
     cursor: int
     limit_bytes: int
     new_n: int
     new_index: int
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., table: _Optional[int] = ..., cursor: _Optional[int] = ..., limit_bytes: _Optional[int] = ..., new_n: _Optional[int] = ..., new_index: _Optional[int] = ...) -> None: ...
+    ids_only: bool
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., table: _Optional[int] = ..., cursor: _Optional[int] = ..., limit_bytes: _Optional[int] = ..., new_n: _Optional[int] = ..., new_index: _Optional[int] = ..., ids_only: bool = ...) -> None: ...
 
 class ReadRowsReply(_message.Message):
     __slots__ = ("ids", "values", "slots", "next", "step")
@@ -612,50 +808,74 @@ class LedgerOrigin(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., shard: _Optional[int] = ..., low_water: _Optional[int] = ..., applied: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class LedgerClient(_message.Message):
-    __slots__ = ("client_id", "client_epoch", "origins", "push", "step_tables", "steps")
+    __slots__ = ("client_id", "client_epoch", "origins", "push", "step_tables", "steps", "latest", "shares")
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     CLIENT_EPOCH_FIELD_NUMBER: _ClassVar[int]
     ORIGINS_FIELD_NUMBER: _ClassVar[int]
     PUSH_FIELD_NUMBER: _ClassVar[int]
     STEP_TABLES_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    LATEST_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
     client_id: int
     client_epoch: int
     origins: _containers.RepeatedCompositeFieldContainer[LedgerOrigin]
     push: int
     step_tables: _containers.RepeatedScalarFieldContainer[int]
     steps: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, client_id: _Optional[int] = ..., client_epoch: _Optional[int] = ..., origins: _Optional[_Iterable[_Union[LedgerOrigin, _Mapping]]] = ..., push: _Optional[int] = ..., step_tables: _Optional[_Iterable[int]] = ..., steps: _Optional[_Iterable[int]] = ...) -> None: ...
+    latest: int
+    shares: _containers.RepeatedCompositeFieldContainer[PushShare]
+    def __init__(self, client_id: _Optional[int] = ..., client_epoch: _Optional[int] = ..., origins: _Optional[_Iterable[_Union[LedgerOrigin, _Mapping]]] = ..., push: _Optional[int] = ..., step_tables: _Optional[_Iterable[int]] = ..., steps: _Optional[_Iterable[int]] = ..., latest: _Optional[int] = ..., shares: _Optional[_Iterable[_Union[PushShare, _Mapping]]] = ...) -> None: ...
 
 class ReadLedgerReply(_message.Message):
-    __slots__ = ("clients", "next", "forgotten", "forgotten_at")
+    __slots__ = ("clients", "next", "forgotten", "forgotten_at", "evicted", "shard")
     CLIENTS_FIELD_NUMBER: _ClassVar[int]
     NEXT_FIELD_NUMBER: _ClassVar[int]
     FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
     FORGOTTEN_AT_FIELD_NUMBER: _ClassVar[int]
+    EVICTED_FIELD_NUMBER: _ClassVar[int]
+    SHARD_FIELD_NUMBER: _ClassVar[int]
     clients: _containers.RepeatedCompositeFieldContainer[LedgerClient]
     next: int
     forgotten: bytes
     forgotten_at: int
-    def __init__(self, clients: _Optional[_Iterable[_Union[LedgerClient, _Mapping]]] = ..., next: _Optional[int] = ..., forgotten: _Optional[bytes] = ..., forgotten_at: _Optional[int] = ...) -> None: ...
+    evicted: _containers.RepeatedCompositeFieldContainer[LatestPush]
+    shard: int
+    def __init__(self, clients: _Optional[_Iterable[_Union[LedgerClient, _Mapping]]] = ..., next: _Optional[int] = ..., forgotten: _Optional[bytes] = ..., forgotten_at: _Optional[int] = ..., evicted: _Optional[_Iterable[_Union[LatestPush, _Mapping]]] = ..., shard: _Optional[int] = ...) -> None: ...
 
 class ProgressRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class ProgressReply(_message.Message):
-    __slots__ = ("epoch", "done", "rows", "bytes", "error")
+    __slots__ = ("epoch", "done", "rows", "bytes", "error", "error_kind", "passes", "left", "left_s", "stuck", "rows_total", "moved", "slowest_bytes")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    ERROR_KIND_FIELD_NUMBER: _ClassVar[int]
+    PASSES_FIELD_NUMBER: _ClassVar[int]
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    LEFT_S_FIELD_NUMBER: _ClassVar[int]
+    STUCK_FIELD_NUMBER: _ClassVar[int]
+    ROWS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    MOVED_FIELD_NUMBER: _ClassVar[int]
+    SLOWEST_BYTES_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     done: bool
     rows: int
     bytes: int
     error: str
-    def __init__(self, epoch: _Optional[int] = ..., done: bool = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
+    error_kind: ErrorInfo.Kind
+    passes: int
+    left: int
+    left_s: float
+    stuck: int
+    rows_total: int
+    moved: int
+    slowest_bytes: int
+    def __init__(self, epoch: _Optional[int] = ..., done: bool = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., error: _Optional[str] = ..., error_kind: _Optional[_Union[ErrorInfo.Kind, str]] = ..., passes: _Optional[int] = ..., left: _Optional[int] = ..., left_s: _Optional[float] = ..., stuck: _Optional[int] = ..., rows_total: _Optional[int] = ..., moved: _Optional[int] = ..., slowest_bytes: _Optional[int] = ...) -> None: ...
 
 class ShutdownRequest(_message.Message):
     __slots__ = ("cluster_id", "keep")
@@ -713,8 +933,22 @@ class ScaleProgressRequest(_message.Message):
     cluster_id: str
     def __init__(self, scaling: _Optional[int] = ..., cluster_id: _Optional[str] = ...) -> None: ...
 
+class CancelScaleRequest(_message.Message):
+    __slots__ = ("cluster_id",)
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    def __init__(self, cluster_id: _Optional[str] = ...) -> None: ...
+
+class SetAutoscaleRequest(_message.Message):
+    __slots__ = ("cluster_id", "policy")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    policy: str
+    def __init__(self, cluster_id: _Optional[str] = ..., policy: _Optional[str] = ...) -> None: ...
+
 class ScaleReply(_message.Message):
-    __slots__ = ("state", "epoch", "pause_s", "rows", "rows_total", "error", "seconds", "scaling")
+    __slots__ = ("state", "epoch", "pause_s", "rows", "rows_total", "error", "seconds", "scaling", "shards", "passes", "left", "rows_per_s", "brake_row_s", "moved")
     STATE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PAUSE_S_FIELD_NUMBER: _ClassVar[int]
@@ -723,6 +957,12 @@ class ScaleReply(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     SCALING_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    PASSES_FIELD_NUMBER: _ClassVar[int]
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    ROWS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    BRAKE_ROW_S_FIELD_NUMBER: _ClassVar[int]
+    MOVED_FIELD_NUMBER: _ClassVar[int]
     state: str
     epoch: int
     pause_s: float
@@ -731,7 +971,13 @@ class ScaleReply(_message.Message):
     error: str
     seconds: float
     scaling: int
-    def __init__(self, state: _Optional[str] = ..., epoch: _Optional[int] = ..., pause_s: _Optional[float] = ..., rows: _Optional[int] = ..., rows_total: _Optional[int] = ..., error: _Optional[str] = ..., seconds: _Optional[float] = ..., scaling: _Optional[int] = ...) -> None: ...
+    shards: int
+    passes: int
+    left: int
+    rows_per_s: float
+    brake_row_s: float
+    moved: int
+    def __init__(self, state: _Optional[str] = ..., epoch: _Optional[int] = ..., pause_s: _Optional[float] = ..., rows: _Optional[int] = ..., rows_total: _Optional[int] = ..., error: _Optional[str] = ..., seconds: _Optional[float] = ..., scaling: _Optional[int] = ..., shards: _Optional[int] = ..., passes: _Optional[int] = ..., left: _Optional[int] = ..., rows_per_s: _Optional[float] = ..., brake_row_s: _Optional[float] = ..., moved: _Optional[int] = ...) -> None: ...
 
 class AcceptLossRequest(_message.Message):
     __slots__ = ("shard", "cluster_id", "force")
@@ -744,26 +990,66 @@ class AcceptLossRequest(_message.Message):
     def __init__(self, shard: _Optional[int] = ..., cluster_id: _Optional[str] = ..., force: bool = ...) -> None: ...
 
 class TakeSnapshotRequest(_message.Message):
-    __slots__ = ("cluster_id", "extra")
+    __slots__ = ("cluster_id", "extra", "key", "asks", "full", "keep")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     EXTRA_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    ASKS_FIELD_NUMBER: _ClassVar[int]
+    FULL_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     extra: bytes
-    def __init__(self, cluster_id: _Optional[str] = ..., extra: _Optional[bytes] = ...) -> None: ...
+    key: int
+    asks: bool
+    full: bool
+    keep: int
+    def __init__(self, cluster_id: _Optional[str] = ..., extra: _Optional[bytes] = ..., key: _Optional[int] = ..., asks: bool = ..., full: bool = ..., keep: _Optional[int] = ...) -> None: ...
 
 class TakeSnapshotReply(_message.Message):
-    __slots__ = ("id", "url", "rows", "bytes", "pause_s")
+    __slots__ = ("id", "url", "rows", "bytes", "pause_s", "state", "seconds", "parent")
     ID_FIELD_NUMBER: _ClassVar[int]
     URL_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     PAUSE_S_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
     id: str
     url: str
     rows: int
     bytes: int
     pause_s: float
-    def __init__(self, id: _Optional[str] = ..., url: _Optional[str] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., pause_s: _Optional[float] = ...) -> None: ...
+    state: str
+    seconds: float
+    parent: str
+    def __init__(self, id: _Optional[str] = ..., url: _Optional[str] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., pause_s: _Optional[float] = ..., state: _Optional[str] = ..., seconds: _Optional[float] = ..., parent: _Optional[str] = ...) -> None: ...
+
+class DescribeRestoredRequest(_message.Message):
+    __slots__ = ("cluster_id",)
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    def __init__(self, cluster_id: _Optional[str] = ...) -> None: ...
+
+class DescribeRestoredReply(_message.Message):
+    __slots__ = ("id", "url", "rows", "bytes", "parent", "extra", "seconds", "incarnations")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    EXTRA_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    INCARNATIONS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    url: str
+    rows: int
+    bytes: int
+    parent: str
+    extra: bytes
+    seconds: float
+    incarnations: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, id: _Optional[str] = ..., url: _Optional[str] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., parent: _Optional[str] = ..., extra: _Optional[bytes] = ..., seconds: _Optional[float] = ..., incarnations: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()
@@ -784,7 +1070,7 @@ class ShardStatus(_message.Message):
     def __init__(self, shard: _Optional[_Union[ShardAddress, _Mapping]] = ..., node: _Optional[str] = ..., health: _Optional[str] = ..., statistics: _Optional[_Union[StatisticsReply, _Mapping]] = ..., pid: _Optional[int] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("layout", "tables", "shards", "name", "config_hash", "launcher", "config", "unfinished")
+    __slots__ = ("layout", "tables", "shards", "name", "config_hash", "launcher", "config", "unfinished", "durability", "snapshot", "scaling", "autoscale", "metrics_address", "log_file")
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
@@ -793,6 +1079,12 @@ class StatusReply(_message.Message):
     LAUNCHER_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     UNFINISHED_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    SCALING_FIELD_NUMBER: _ClassVar[int]
+    AUTOSCALE_FIELD_NUMBER: _ClassVar[int]
+    METRICS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    LOG_FILE_FIELD_NUMBER: _ClassVar[int]
     layout: Layout
     tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
     shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
@@ -801,4 +1093,30 @@ class StatusReply(_message.Message):
     launcher: str
     config: str
     unfinished: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., name: _Optional[str] = ..., config_hash: _Optional[str] = ..., launcher: _Optional[str] = ..., config: _Optional[str] = ..., unfinished: _Optional[_Iterable[str]] = ...) -> None: ...
+    durability: str
+    snapshot: NewestSnapshot
+    scaling: ScaleReply
+    autoscale: str
+    metrics_address: str
+    log_file: str
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., name: _Optional[str] = ..., config_hash: _Optional[str] = ..., launcher: _Optional[str] = ..., config: _Optional[str] = ..., unfinished: _Optional[_Iterable[str]] = ..., durability: _Optional[str] = ..., snapshot: _Optional[_Union[NewestSnapshot, _Mapping]] = ..., scaling: _Optional[_Union[ScaleReply, _Mapping]] = ..., autoscale: _Optional[str] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ...) -> None: ...
+
+class NewestSnapshot(_message.Message):
+    __slots__ = ("id", "url", "age_s", "created_s", "rows", "bytes", "seconds", "pause_s")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    URL_FIELD_NUMBER: _ClassVar[int]
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
+    CREATED_S_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_S_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    url: str
+    age_s: float
+    created_s: float
+    rows: int
+    bytes: int
+    seconds: float
+    pause_s: float
+    def __init__(self, id: _Optional[str] = ..., url: _Optional[str] = ..., age_s: _Optional[float] = ..., created_s: _Optional[float] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., pause_s: _Optional[float] = ...) -> None: ...

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..proto.errors import RowloomError
 from ..proto.framing import Buffer
+from .access.rights import Principal
+from .metrics.traffic import NO_TABLE
 
 GRPC, LANE = "grpc", "lane"
 
@@ -22,10 +23,12 @@ class Caller:
     Attributes:
         carrier: GRPC, LANE, or another word for what brings the request.
         principal: who that has proved to be; "" as long as nobody is asked to.
+        rights: what that one may do; None: everything, because nobody is asked.
     """
 
     carrier: str
     principal: str = ""
+    rights: Principal | None = None
 
 
 @dataclass(slots=True)
@@ -35,11 +38,13 @@ class Call:
     Attributes:
         method: such as methods.PULL.
         data: the message. It may lie in memory that the client shares and still writes to: what decides or indexes is
-            copied before it is checked.
+            copied before it is checked. What is noted in a log is copied by the carrier.
         caller: who asks.
         space: where the reply will lie in the end, if that is known: it is then made there, if it can be.
+        table: number of the only table whose rows are asked for or sent, once that is known; see `metrics.traffic`.
         placed: how many bytes of the reply lie in `space`, from its beginning: all of it, and the answer has no
             buffers; or 0.
+        not_before: when a push that is braked may go on; 0: it was not braked.
     """
 
     method: str
@@ -47,6 +52,8 @@ class Call:
     caller: Caller
     space: memoryview | None = None
     placed: int = 0
+    not_before: float = 0.0
+    table: int = NO_TABLE
 
 
 @dataclass(slots=True)
@@ -55,11 +62,13 @@ class WaitFor:
 
     Attributes:
         limit_s: how long to wait for that.
-        otherwise: what to answer then.
+        otherwise: what to answer then, or where there is no room to wait.
+        again: then it is handled again instead.
     """
 
     limit_s: float
     otherwise: RowloomError
+    again: bool = False
 
 
 @dataclass(slots=True)
@@ -70,10 +79,8 @@ class Answer:
         buffers: the reply, one after the other, unless the call has it (`placed`); they do not refer to the message.
         after: the position of the log that must be durable before the reply may go.
         wait_for: there is no reply yet.
-        journal: the log that it is; filled in by the shell.
     """
 
     buffers: Sequence[Buffer] = ()
     after: int = 0
     wait_for: WaitFor | None = None
-    journal: Any = None

@@ -16,20 +16,23 @@ class ShardCut:
         tables: the shard's.
         ledger: the shard's.
         generation: what rows that change after it are marked with.
+        since: only rows that changed after this generation; None: all rows.
 
     Attributes:
         tables: by number.
-        generation: see above.
+        generation, since: see above.
         ledger: its pieces, each the bytes of a ReadLedgerReply, in order.
     """
 
-    def __init__(self, tables: Iterable[ShardTable], ledger: Ledger, generation: int) -> None:
-        self.generation = generation
+    def __init__(
+        self, tables: Iterable[ShardTable], ledger: Ledger, generation: int, since: int | None = None
+    ) -> None:
+        self.generation, self.since = generation, since
         self.ledger = _pieces(ledger)
         self.tables: list[TableCut] = []
         try:
             for table in sorted(tables, key=lambda table: table.number):
-                self.tables.append(table.begin_cut(generation))
+                self.tables.append(table.begin_cut(generation, since))
         except BaseException:  # no memory, at worst
             self.end()
             raise

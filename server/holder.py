@@ -12,37 +12,50 @@ nobody goes back to the old one.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from ..proto import rowloom_pb2 as pb
+from ..proto.codec import Push
 from ..proto.errors import InvalidRequest, RetryLater, StateLost, WrongCluster, WrongLayout
 from ..proto.layout import Layout
-from ..proto.spec import TableEntry
+from ..proto.spec import NAME, TableEntry
 from . import states
+from .call import Caller
 from .durable.extents import Owner
 from .durable.records import Kind
 from .journal import Journal, Journals
 from .ledger import MAX_CLIENTS, Ledger
+from .metrics.counters import Counters
+from .moving.brake import Brake
+from .moving.outgoing import BLOCK_BYTES
 from .moving.receive import Receive
-from .shard import Counters, Shard
+from .shard import Shard
 from .taking import Taking
 
 RECOVERING_RETRY_S = 0.05
+WAYS_OUT = (
+    "The ways out: `rowloom restore URL` goes back to a snapshot, with all shards; `rowloom recover --accept-loss "
+    "SHARD` makes this one anew, from initial values; `rowloom export TABLE FILE --partial` saves those of the others"
+)
 MOST_SAVED_BYTES = 256 << 20  # of rows that change while they wait to be written to a snapshot
-SNAPSHOT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass
 class Incoming:
-    """A shard of the next epoch, being filled."""
+    """A shard of the next epoch, being filled.
+
+    Attributes:
+        snapshot: the folder of the snapshot that has its rows; none: other shards have them.
+    """
 
     shard: Shard
     receive: Receive
     journal: Journal | None = None
+    snapshot: str = ""
     error: str = ""
+    error_kind: int = 0  # as in ErrorInfo
     ended: bool = False  # nobody drives it any more
     safe: bool = False  # what it received is in its log, as far as it must be; said by the shell
 
@@ -75,20 +88,24 @@ class Process:
     hash_key: int = 0  # see `rows.index`
     started_s: float = 0.0
     now: Callable[[], float] = lambda: 0.0
+    wall_s: Callable[[], float] = lambda: 0.0  # since 1970; for people only: it may jump
     resident_bytes: Callable[[], int] = lambda: 0
     cpu_s: Callable[[], float] = lambda: 0.0
-    lane: Callable[[], pb.LaneReply] = pb.LaneReply
+    lane: Callable[[Caller], pb.LaneReply] = lambda _: pb.LaneReply()
     stop: Callable[[], None] = lambda: None  # soon: what is under way is still answered
     max_clients: int = MAX_CLIENTS  # that a shard remembers
+    block_bytes: int = BLOCK_BYTES  # of rows that move, in one answer
     durability: str = "memory"
     snapshots: str = ""  # folder or URL where they are kept; none: this server writes and reads none
     journals: Journals | None = None  # where shards' logs are; None: nothing is logged
+    # Fills in what the shell knows of itself; names: of the shard's tables, by number.
+    observe: Callable[[pb.StatisticsReply, Mapping[int, str]], None] = lambda reply, names: None
 
     def snapshot_url(self, id: str) -> str:
         """The folder of a snapshot. Raises InvalidRequest: there is no place for any, or it is no name for one."""
         if not self.snapshots:
             raise InvalidRequest("this server was started without a place for snapshots")
-        if not SNAPSHOT_ID.fullmatch(id):
+        if not NAME.fullmatch(id):
             raise InvalidRequest(f"{id!r} is no name of a snapshot: letters, digits, `.`, `_` and `-`")
         return f"{self.snapshots.rstrip('/')}/{id}"
 
@@ -104,7 +121,9 @@ class Holder:
         incoming: the shard of the next epoch.
         turn: the coordinator's latest step.
         taking: the shard's part of a snapshot, the last one.
+        brake: on pushes.
         discarded: logs that are needed no more; the shell drops them.
+        outlived: shards of layouts that are over, whose memory the shell gives back in pieces.
         tasks: what the shell has yet to start, in a thread of its own: see `Receive.run`, `recovered`, `taken`.
     """
 
@@ -116,6 +135,8 @@ class Holder:
     turn: int = 0
     taking: Taking | None = None
     discarded: list[Journal] = field(default_factory=list[Journal])
+    brake: Brake = field(default_factory=Brake)
+    outlived: list[Shard] = field(default_factory=list[Shard])
     tasks: list[Incoming | Recovery | Taking] = field(default_factory=list["Incoming | Recovery | Taking"])
 
     @property
@@ -155,19 +176,20 @@ class Holder:
         if shard is not None:
             return shard
         if isinstance(self.state, states.Retired):
-            raise WrongLayout("this server is no shard any more", epoch=self.state.layout.epoch)
+            layout = self.state.layout
+            raise WrongLayout(
+                "this server is no shard any more",
+                epoch=layout.epoch,
+                layout=layout.to_message().SerializeToString(),
+            )
         if self.incoming is not None:
             raise WrongLayout("this server is still receiving its rows")
         if isinstance(self.state, states.Recovering):
             raise RetryLater("this shard reads its rows from its log", retry_after_s=RECOVERING_RETRY_S)
         if isinstance(self.state, states.Waiting) and self.process.journals is not None:
             raise RetryLater("this server waits to hear which shard it is", retry_after_s=RECOVERING_RETRY_S)
-        if isinstance(self.state, states.Lost) and self.state.why:
-            raise StateLost(self.state.why)
-        raise StateLost(
-            "this shard server started anew and holds no rows: `rowloom export TABLE FILE --partial` saves those of "
-            "the other shards, `rowloom recover --accept-loss SHARD` makes this one anew, from initial values"
-        )
+        why = self.state.why if isinstance(self.state, states.Lost) else ""
+        raise StateLost(f"{why or 'this shard server started anew and holds no rows'}. {WAYS_OUT}")
 
     def adopt(self, request: pb.AdoptRequest) -> None:
         """Become a shard of a layout, or no shard of it any more. Raises StateLost: it does not have those rows."""
@@ -180,6 +202,7 @@ class Holder:
             self.end_taking("the layout changed")
             self._forget_incoming()
             self._replace_journal(None)
+            self._outlive()
             self._become(states.Retired(layout))
         elif shard is not None and shard.layout.epoch == layout.epoch and shard.index == request.index:
             _check_size(shard, layout)
@@ -201,7 +224,7 @@ class Holder:
             if isinstance(self.state, states.Lost) and self.state.why:
                 raise StateLost(self.state.why)
             if isinstance(self.state, states.Waiting):
-                self._become(states.Lost())
+                self._become(states.Lost(self._no_log(layout, request.index)))
             self._forget_incoming()
             raise StateLost(
                 f"this server holds no rows of epoch {layout.epoch}: it started anew, or received them only in part"
@@ -225,8 +248,14 @@ class Holder:
         self.end_taking("the layout changed")
         # The new layout is committed: nobody goes back to what the old log holds.
         self._replace_journal(self.incoming.journal)
+        self._outlive()
         self.incoming = None
         self._become(states.Serving(shard))
+
+    def _outlive(self) -> None:
+        """The shard of now is about to be none any more."""
+        if self.shard is not None:
+            self.outlived.append(self.shard)
 
     def _has_log(self, layout: Layout, index: int) -> bool:
         if isinstance(self.state, states.Recovering):
@@ -236,6 +265,14 @@ class Holder:
             isinstance(self.state, states.Waiting)
             and journals is not None
             and journals.has(_owner(layout, index))
+        )
+
+    def _no_log(self, layout: Layout, index: int) -> str:
+        """In words, what became of a log that should be there; empty if none should."""
+        if self.process.journals is None:
+            return ""
+        return (
+            f"there is no log of {_owner(layout, index)}: its folder was removed, or its disk is not mounted"
         )
 
     def _recover(self, layout: Layout, index: int, snapshots: Sequence[str]) -> None:
@@ -265,12 +302,15 @@ class Holder:
         if incoming is not None and incoming.shard.layout == layout and not incoming.error:
             return  # the same request again
         self._forget_incoming()
+        if request.snapshot and not isinstance(self.state, states.Waiting):
+            raise InvalidRequest("only a server that holds nothing yet reads a snapshot")
         shard = self._new_shard(layout, request.index, request.tables)
         journal: Journal | None = None
         if self.process.journals is not None:
             journal = self.process.journals.begin(_owner(layout, request.index))
             journal.note(Kind.RECEIVE, request.SerializeToString())
-        self.incoming = Incoming(shard, Receive(source, shard), journal)
+        receive = Receive(source, shard, self.process.now, self.process.block_bytes)
+        self.incoming = Incoming(shard, receive, journal, request.snapshot)
         self.tasks.append(self.incoming)
 
     def _forget_incoming(self) -> None:
@@ -279,9 +319,10 @@ class Holder:
         if incoming is not None and incoming.ended:
             self._discard(incoming.journal)
 
-    def ended(self, incoming: Incoming, error: str = "") -> None:
-        """The shell drives a receive no more: it is done, or failed, or was forgotten."""
+    def ended(self, incoming: Incoming, error: str = "", kind: int = 0) -> None:
+        """The shell drives a receive no more: it is done, or failed, or was forgotten. kind: as in ErrorInfo."""
         incoming.ended, incoming.error, incoming.safe = True, error, not error
+        incoming.error_kind = kind
         if self.incoming is not incoming:
             self._discard(incoming.journal)
 
@@ -304,25 +345,41 @@ class Holder:
                 self._forget_incoming()
                 return pb.FreezeReply()
             raise WrongLayout(f"this server is in epoch {known}, not {request.epoch}", epoch=known)
+        if request.report and self.journal is not None:
+            self.journal.check()  # else pushes that it refuses would be taken for those of clients that are gone
+        admitted = frozenset((one.client_id, one.push) for one in request.admitted)
         if request.on:
-            self._become(states.Moving(shard))
+            self._become(states.Moving(shard, admitted))
         else:
             self._forget_incoming()
             self._become(states.Serving(shard))
-        return pb.FreezeReply(rows=shard.rows)
+        latest = shard.ledger.latest([client for client, _ in admitted]) if request.report else ()
+        return pb.FreezeReply(rows=shard.rows, latest=latest)
+
+    def set_brake(self, request: pb.BrakeRequest) -> None:
+        """Pushes are slowed down from now on, or not any more."""
+        self.take_turn(request.cluster_id, request.turn)
+        shard = self.serving()
+        if shard.layout.epoch != request.epoch:
+            raise WrongLayout(f"this server is in epoch {shard.layout.epoch}, not {request.epoch}")
+        if isinstance(self.state, states.Serving):
+            self._become(states.Serving(shard, min(1.0, max(0.0, request.row_s))))
+
+    def waits(self, push: Push) -> bool:
+        """Whether a push waits: for rows that move, for a cut, or for a snapshot's writer."""
+        state = self.state
+        if isinstance(state, states.Moving):
+            return (push.client_id, push.push) not in state.admitted
+        return self.must_wait
 
     def progress(self, request: pb.ProgressRequest) -> pb.ProgressReply:
         """How far receiving is."""
         if self.incoming is None:
             return pb.ProgressReply()
-        receive = self.incoming.receive
-        return pb.ProgressReply(
-            epoch=self.incoming.shard.layout.epoch,
-            done=self.incoming.done,
-            rows=receive.rows,
-            bytes=receive.bytes,
-            error=self.incoming.error,
-        )
+        incoming, reply = self.incoming, self.incoming.receive.progress()
+        reply.epoch, reply.done = incoming.shard.layout.epoch, incoming.done
+        reply.error, reply.error_kind = incoming.error, incoming.error_kind  # pyright: ignore[reportAttributeAccessIssue]
+        return reply
 
     def take_turn(self, cluster_id: str, turn: int) -> None:
         """Refuse a step of the coordinator that was held up on its way until later ones had been taken."""

@@ -3,7 +3,7 @@
 `handle` is the whole surface: a call in, an answer out, our errors raised. It knows no gRPC, no threads and no clock,
 so the same host runs behind gRPC, behind a plain socket and in the simulator.
 
-Why it is so. What must hold: whether pushes wait is read in two places, `_push` and `_step`, from the state.
+Why it is so. What must hold: whether a push waits is asked in two places, `_push` and `_step`, and read from the state.
 A host cannot wait, or the simulator could not run it: it answers `wait_for`, and whoever drives it handles the call
 again when `changes` has moved. Rejected: a callback for each call that waits (the host would own its callers' lives).
 Take that up again if thousands of calls wait at once, since each change of state handles all of them anew.
@@ -24,19 +24,31 @@ from ..proto.errors import (
     Moving,
     RetryLater,
     RowloomError,
+    Unavailable,
+    WrongLayout,
 )
 from ..proto.spec import TableEntry
 from . import states
+from .access.rights import PULL, PUSH
 from .call import Answer, Call, WaitFor
 from .durable.records import Kind
 from .holder import Holder
-from .moving.receive import read_rows
+from .metrics.traffic import NO_TABLE, SEVERAL_TABLES
+from .moving.outgoing import BLOCK_BYTES, read_pass
 from .shard import Shard
 from .taking import Taking
 
 MOVING_HOLD_S = 0.1  # that a push waits here for rows to have moved, before its client is told to come back
 MOVING_RETRY_S = 0.02
 # What changes a shard beside pushes: acknowledged when that is in the log.
+# Their messages are applied and then noted, both times the same: with a log, nobody else writes to them in between.
+NOTED_ROWS = (methods.PUSH, methods.STEP)
+_HEADS: dict[str, Callable[[Buffer], pb.Header]] = {
+    methods.PULL: lambda data: Pull.decode(data).header,
+    methods.PULL_BAGS: lambda data: PullBags.decode(data).header,
+    methods.PUSH: lambda data: Push.decode(data).header,
+    methods.STEP: lambda data: Step.decode(data).push.header,
+}
 _NOTED = frozenset(
     [methods.ADOPT, methods.SHARD_CREATE_TABLE, methods.SHARD_DROP_TABLE, methods.SHARD_SET_LEARNING_RATE]
 )
@@ -58,9 +70,10 @@ class Host(Holder):
             methods.PULL_BAGS: self._pull_bags,
             methods.PUSH: self._push,
             methods.STEP: self._step,
+            methods.READ_ROWS: self._read_rows,
+            methods.DESCRIBE_LANE: self._describe_lane,
         }
         self._methods: dict[str, Callable[[bytes | memoryview], Sequence[Buffer]]] = {
-            methods.DESCRIBE_LANE: self._on(pb.LaneRequest, lambda _: self.process.lane()),
             methods.SHARD_CREATE_TABLE: self._on(pb.CreateTableRequest, self._create_table),
             methods.SHARD_DROP_TABLE: self._on(pb.DropTableRequest, self._drop_table),
             methods.LIST_TABLES: self._on(pb.ListTablesRequest, self._list_tables),
@@ -69,7 +82,8 @@ class Host(Holder):
             methods.ADOPT: self._on(pb.AdoptRequest, self.adopt),
             methods.PREPARE: self._on(pb.PrepareRequest, self.prepare),
             methods.FREEZE: self._on(pb.FreezeRequest, self.freeze),
-            methods.READ_ROWS: self._on(pb.ReadRowsRequest, self._read_rows),
+            methods.BRAKE: self._on(pb.BrakeRequest, self.set_brake),
+            methods.READ_PASS: self._on(pb.ReadPassRequest, self._read_pass),
             methods.READ_LEDGER: self._on(pb.ReadLedgerRequest, self._read_ledger),
             methods.PROGRESS: self._on(pb.ProgressRequest, self.progress),
             methods.SHUT_DOWN_SHARD: self._on(pb.ShutdownRequest, self._shutdown),
@@ -87,15 +101,29 @@ class Host(Holder):
     def handle(self, call: Call) -> Answer:
         """Answer one request. Raises RowloomError."""
         try:
+            if call.caller.rights is not None:
+                call.caller.rights.check_method(call.method)
             method = self._rows.get(call.method)
             if method:
                 return method(call)
             buffers = self._methods[call.method](call.data)
-            # Also when it was done before: that may not be safe yet.
-            return Answer(buffers, self.journal.end if self.journal and call.method in _NOTED else 0)
+            return Answer(buffers, self._noted_up_to(call))
+        except WrongLayout as e:
+            if self._is_early(call):
+                return Answer(wait_for=WaitFor(MOVING_HOLD_S, e))
+            self.refused += 1
+            raise
         except RowloomError:
             self.refused += 1
             raise
+
+    def _is_early(self, call: Call) -> bool:
+        """Whether a call is for the shard that is about to be adopted here: others of its layout were so before."""
+        head, incoming = _HEADS.get(call.method), self.incoming
+        if head is None or incoming is None or not incoming.done:
+            return False
+        header, layout = head(call.data), incoming.shard.layout
+        return (header.cluster_id, header.epoch) == (layout.cluster_id, layout.epoch)
 
     def _on(
         self, cls: type[Any], answer: Callable[[Any], Any]
@@ -110,45 +138,96 @@ class Host(Holder):
 
         return method
 
+    def _noted_up_to(self, call: Call) -> int:
+        """Up to where the log must be safe before the answer goes; also when the change was made before.
+
+        Raises Unavailable: with a log that failed, nobody knows whether the change is in it.
+        """
+        if self.journal is None or call.method not in _NOTED:
+            return 0
+        if not self.journal.error:
+            return self.journal.end
+        # To adopt a shard that serves notes nothing, and ends a freeze, which a log that failed must not keep up.
+        if call.method == methods.ADOPT and not pb.AdoptRequest.FromString(bytes(call.data)).fresh:
+            return 0
+        raise Unavailable(f"{call.method} is not safe yet: the log failed: {self.journal.error}")
+
     # ------------------------------------------------------------------------------------------------- hot path
 
     def _pull(self, call: Call) -> Answer:
-        reply = self.serving().pull(Pull.decode(call.data), call.space)
+        shard, request = self.serving(), Pull.decode(call.data)
+        call.table = _only(*request.tables)
+        if call.caller.rights is not None:
+            _permit(call, shard, request.header, PULL, [number for number, _ in request.tables])
+        reply = shard.pull(request, call.space)
         call.placed = reply.placed
         return Answer() if reply.placed else Answer(reply.encode())
 
     def _pull_bags(self, call: Call) -> Answer:
-        return Answer(self.serving().pull_bags(PullBags.decode(call.data)).encode())
+        shard, request = self.serving(), PullBags.decode(call.data)
+        call.table = _only(*((entries.table,) for entries in request.tables))
+        if call.caller.rights is not None:
+            _permit(call, shard, request.header, PULL, [entries.table for entries in request.tables])
+        return Answer(shard.pull_bags(request).encode())
 
     def _push(self, call: Call) -> Answer:
-        shard, data = self.serving(), self._kept(call.data)
+        shard, data = self.serving(), call.data
         request = Push.decode(data)
-        if isinstance(self.state, states.Moving) or self.must_wait:
-            return _later(shard, request.header)
-        if self.journal is not None:
-            self.journal.check()
-        duplicate = shard.push(request)
+        call.table = _only(*request.tables)
+        if call.caller.rights is not None:
+            _permit(call, shard, request.header, PUSH, [number for number, *_ in request.tables])
+        if (later := self._later(call, shard, request)) is not None:
+            return later
+        try:
+            if self.journal is not None:
+                self.journal.check()
+            duplicate = shard.push(request)
+        except RowloomError:
+            shard.count_rejected(request)
+            raise
         after = self._noted(Kind.PUSH, data, shard, request, duplicate)
         return Answer([encode_push_reply(duplicate)], after)
 
     def _step(self, call: Call) -> Answer:
-        shard, data = self.serving(), self._kept(call.data)
+        shard, data = self.serving(), call.data
         request = Step.decode(data)
-        if isinstance(self.state, states.Moving) or self.must_wait:
-            return _later(shard, request.push.header)
-        if self.journal is not None:
-            self.journal.check()
-        reply = shard.step(request, call.space)
+        call.table = _only(*request.push.tables, *request.pull.tables)
+        if call.caller.rights is not None:
+            header = request.push.header
+            _permit(call, shard, header, PUSH, [number for number, *_ in request.push.tables])
+            _permit(call, shard, header, PULL, [number for number, _ in request.pull.tables])
+        if (later := self._later(call, shard, request.push)) is not None:
+            return later
+        try:
+            if self.journal is not None:
+                self.journal.check()
+            reply = shard.step(request, call.space)
+        except RowloomError:
+            shard.count_rejected(request.push)
+            raise
         # The rows have the push in them, so they wait for it too.
         after = self._noted(Kind.STEP, data, shard, request.push, reply.duplicate)
         call.placed = reply.pull.placed
         return Answer((), after) if reply.pull.placed else Answer(reply.encode(), after)
 
-    def _kept(self, data: bytes | memoryview) -> bytes | memoryview:
-        """A message that is applied and then noted, both times the same: nobody else may write to it in between."""
-        if self.journal is None or isinstance(data, bytes):
-            return data
-        return memoryview(bytearray(data))
+    def _later(self, call: Call, shard: Shard, push: Push) -> Answer | None:
+        """What a push is told that must wait; None: it need not. Raises as `Shard.check`."""
+        limit_s = MOVING_HOLD_S
+        if braked := not self.waits(push):
+            row_s = self.state.brake_s if isinstance(self.state, states.Serving) else 0.0
+            if not row_s:
+                return None
+            now = self.process.now()
+            if not call.not_before:
+                call.not_before = self.brake.admit(now, sum(len(ids) for _, ids, _ in push.tables), row_s)
+            limit_s = call.not_before - now
+            if limit_s <= 0:
+                return None
+        shard.check(push.header)
+        moving = Moving(
+            "rows are moving to a new layout", epoch=shard.layout.epoch, retry_after_s=MOVING_RETRY_S
+        )
+        return Answer(wait_for=WaitFor(limit_s, moving, again=braked))
 
     def _noted(self, kind: Kind, data: bytes | memoryview, shard: Shard, push: Push, duplicate: bool) -> int:
         """Note a push. Returns up to where the log must be safe before the answer goes."""
@@ -188,23 +267,38 @@ class Host(Holder):
         self._change(lambda: table.set_lr(request.lr, request.version), Kind.SET_LR, payload, noted=is_new)
 
     def _change(self, change: Callable[[], None], kind: Kind, payload: bytes, *, noted: bool) -> None:
-        """Make a change of a table, and note it if it is one."""
-        if self.journal is not None and noted:
-            self.journal.check()
+        """Make a change of a table, and note it if it is one.
+
+        With a log that failed it is made and not noted, and the answer is that it is not safe: the snapshot by which
+        pushes go on has it then, and has the same tables on every shard. After the cut of that it would be in nothing.
+        """
+        journal = self.journal if noted else None
+        if journal is None or (journal.error and not journal.mending and not self._is_cut):
+            change()
+            return
+        journal.check()
         change()
-        if self.journal is not None and noted:
-            self.journal.note(kind, payload)
+        journal.note(kind, payload)
+
+    @property
+    def _is_cut(self) -> bool:
+        """Whether there is a cut of this shard that a snapshot may yet come of."""
+        return self.taking is not None and not self.taking.error
 
     # --------------------------------------------------------------------------------------------- looking inside
+
+    def _describe_lane(self, call: Call) -> Answer:
+        return Answer(self._on(pb.LaneRequest, lambda _: self.process.lane(call.caller))(call.data))
 
     def _describe_layout(self, request: pb.DescribeLayoutRequest) -> pb.DescribeLayoutReply:
         layout, shard = self.state.layout, self.state.shard
         if layout is None:
             return pb.DescribeLayoutReply()
-        if shard is None:
-            return pb.DescribeLayoutReply(layout=layout.to_message())
-        entries = [entry.to_message() for entry in shard.entries()]
-        return pb.DescribeLayoutReply(layout=layout.to_message(), tables=entries, has_tables=True)
+        reply = pb.DescribeLayoutReply(layout=layout.to_message(), durability=self.process.durability)
+        if shard is not None:
+            reply.tables.extend(entry.to_message() for entry in shard.entries())
+            reply.has_tables = True
+        return reply
 
     def _health(self, request: pb.HealthRequest) -> pb.HealthReply:
         shard, process = self.shard, self.process
@@ -217,6 +311,8 @@ class Host(Holder):
             index=shard.index if shard else 0,
             cluster_id=shard.layout.cluster_id if shard else "",
             log_bytes=self.journal.bytes if self.journal is not None else 0,
+            log_error=self.journal.error if self.journal is not None else "",
+            wall_s=process.wall_s(),
         )
 
     def _statistics(self, request: pb.StatisticsRequest) -> pb.StatisticsReply:
@@ -227,15 +323,35 @@ class Host(Holder):
         reply.uptime_s = process.now() - process.started_s
         reply.cpu_s = process.cpu_s()
         reply.durability = process.durability
-        reply.log_bytes = self.journal.bytes if self.journal is not None else 0
+        reply.braked_pushes, reply.braked_s = self.brake.pushes, self.brake.seconds
+        if self.journal is not None:
+            reply.log_bytes, reply.log_error = self.journal.bytes, self.journal.error
+            reply.log_end, reply.log_safe = self.journal.end, self.journal.safe
+        if self.incoming is not None:
+            reply.receiving_rows = self.incoming.receive.rows
+        if self.taking is not None and self.taking.under_way:
+            reply.snapshot_rows, reply.snapshot_bytes = self.taking.rows, self.taking.bytes
+        process.observe(reply, self.shard.names if self.shard else {})
         return reply
 
     # ------------------------------------------------------------------------------------------ change of layout
 
-    def _read_rows(self, request: pb.ReadRowsRequest) -> pb.ReadRowsReply:
+    def _read_pass(self, request: pb.ReadPassRequest) -> pb.ReadPassReply:
         shard = self.serving()
         shard.check(request.header)
-        return read_rows(shard, request)
+        return read_pass(
+            shard, request, frozen=isinstance(self.state, states.Moving) and not self.state.admitted
+        )
+
+    def _read_rows(self, call: Call) -> Answer:
+        def read(request: pb.ReadRowsRequest) -> pb.ReadRowsReply:
+            shard = self.serving()
+            if call.caller.rights is not None:
+                _permit(call, shard, request.header, PULL, [request.table])
+            shard.check(request.header)
+            return _rows(shard, request)
+
+        return Answer(self._on(pb.ReadRowsRequest, read)(call.data))
 
     def _read_ledger(self, request: pb.ReadLedgerRequest) -> pb.ReadLedgerReply:
         shard = self.serving()
@@ -243,7 +359,9 @@ class Host(Holder):
         if not isinstance(self.state, states.Moving):
             raise RetryLater("a ledger is read while pushes wait: freeze first", retry_after_s=0.05)
         shard.check_whole()
-        return shard.ledger.read(request.cursor, request.limit_bytes)
+        reply = shard.ledger.read(request.cursor, request.limit_bytes)
+        reply.shard = shard.index
+        return reply
 
     # ----------------------------------------------------------------------------------------------------- snapshots
 
@@ -256,17 +374,15 @@ class Host(Holder):
             return  # the same request again
         self.end_taking("the snapshot was given up")
         if request.abort:
+            if taking is not None:
+                taking.error = taking.error or "the snapshot was given up"
             return
         url = self.process.snapshot_url(request.id)
-        if (
-            self.journal is not None
-        ):  # a log that failed ends before what is in the rows: no log could go on from the cut
-            self.journal.check()
         if not isinstance(self.state, states.Moving):
             raise RetryLater("a snapshot begins while pushes wait: freeze first", retry_after_s=0.05)
-        cut = shard.cut()
-        lsn = self.journal.lsn if self.journal is not None else 0
-        self.taking = Taking(request.id, url, shard.index, lsn, cut)
+        cut = shard.cut(request.tables, request.id, request.parent)
+        lsn, end = (self.journal.lsn, self.journal.end) if self.journal is not None else (0, 0)
+        self.taking = Taking(request.id, url, shard.index, lsn, end, cut)
         self.tasks.append(self.taking)
 
     def _cut_progress(self, request: pb.CutProgressRequest) -> pb.CutProgressReply:
@@ -285,16 +401,57 @@ class Host(Holder):
 
     def _trim_log(self, request: pb.TrimLogRequest) -> None:
         self.serving().check(request.header)
-        if self.journal is not None:
-            self.journal.trim(request.lsn)
+        journal = self.journal
+        if journal is not None and request.lsn:
+            journal.trim(request.lsn)
+        # Since the cut nothing was applied: pushes and changes of tables were refused.
+        if journal is not None and journal.error and self._is_stored(request.snapshot, journal.lsn):
+            journal.renew()
+
+    def _is_stored(self, snapshot: str, lsn: int) -> bool:
+        """Whether this shard has written its part of a snapshot, and all records up to one are in that."""
+        taking = self.taking
+        if taking is None or taking.error or not taking.stored:
+            return False
+        return (taking.id, taking.lsn) == (snapshot, lsn)
 
     def _shutdown(self, request: pb.ShutdownRequest) -> None:
         self.check_cluster(request.cluster_id)
         self.process.stop()
 
 
-def _later(shard: Shard, header: pb.Header) -> Answer:
-    """What a push is told whose shard is moving. Raises as `Shard.check`."""
+def _only(*tables: Sequence[Any]) -> int:
+    """The number with which all of these begin; another word if there are several, or none."""
+    if not tables:
+        return NO_TABLE
+    first = tables[0][0]
+    return first if len(tables) == 1 or all(t[0] == first for t in tables) else SEVERAL_TABLES
+
+
+def _rows(shard: Shard, request: pb.ReadRowsRequest) -> pb.ReadRowsReply:
+    """A block of the rows that exist, with their slots. Raises TableNotFound."""
+    table = shard.table(request.table)
+    limit = min(request.limit_bytes or BLOCK_BYTES, 16 * BLOCK_BYTES)
+    ids, values, slots, after = table.read(
+        request.cursor, limit, request.new_n, request.new_index, ids_only=request.ids_only
+    )
+    return pb.ReadRowsReply(
+        ids=ids.astype("<i8", copy=False).tobytes(),
+        values=values.astype("<f4", copy=False).tobytes(),
+        slots=[slot.astype("<f4", copy=False).tobytes() for slot in slots],
+        next=after,
+        step=table.step,
+    )
+
+
+def _permit(call: Call, shard: Shard, header: pb.Header, verb: str, numbers: Sequence[int]) -> None:
+    """Raise PermissionDenied if the caller may not do that with one of the tables. Unknown ones the shard refuses.
+
+    Numbers mean tables of one cluster, so what is meant for another one raises as `Shard.check` first.
+    """
+    rights = call.caller.rights
     shard.check(header)
-    moving = Moving("rows are moving to a new layout", epoch=shard.layout.epoch, retry_after_s=MOVING_RETRY_S)
-    return Answer(wait_for=WaitFor(MOVING_HOLD_S, moving))
+    for number in numbers:
+        table = shard.tables.get(number)
+        if rights is not None and table is not None:
+            rights.check(verb, table.entry.spec.name)

@@ -18,6 +18,11 @@ class Journal(Protocol):
         ...
 
     @property
+    def safe(self) -> int:
+        """What lies before it may be acknowledged."""
+        ...
+
+    @property
     def lsn(self) -> int:
         """Of the last record that was noted."""
         ...
@@ -27,8 +32,22 @@ class Journal(Protocol):
         """Of records that a restart would read."""
         ...
 
+    @property
+    def error(self) -> str:
+        """Why it takes no more; empty while it does."""
+        ...
+
     def trim(self, lsn: int) -> None:
         """Records up to that one are needed no more: what they did is in snapshots. Done some time later."""
+        ...
+
+    @property
+    def mending(self) -> bool:
+        """Whether `renew` was asked for and is not done yet."""
+        ...
+
+    def renew(self) -> None:
+        """It failed, and a snapshot has all that was noted: go on behind that. Done some time later, or it stays so."""
         ...
 
     def check(self) -> None:

@@ -12,14 +12,17 @@ silent longest. Whoever was forgotten like that is refused (`forgotten`), here a
 can know whether its push is new or late.
 Of steps only those of a client's latest push are kept. A client makes one push after the other, so by then no part of
 an earlier one will be applied any more: the low-water mark has passed it.
+How much of its latest push is here is kept too, for snapshots (`deploy/control/hold.py`): as a sum for each origin, not
+as names, because whoever inherits an origin's records has the same sum or an earlier one, and a sum has one size.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from math import gcd
 
 from ..proto import rowloom_pb2 as pb
 from ..proto.codec import PartName
@@ -29,9 +32,12 @@ from .forgotten import BYTES, Forgotten
 MAX_CLIENTS = 20_000  # beyond it the client that was silent longest is forgotten; about 1 kB each
 MAX_ENTRIES = 2_000_000  # numbers and steps of all clients together; about 100 bytes each
 MAX_WINDOW = 65_536  # requests of one client and origin that are applied but not yet known to be finished
+MOST_EVICTED = 1000  # clients that were forgotten last, of whose latest push it is kept how much is here
+MAX_SHARES = 1 << 63  # the finest share of a push that is added up; one that is finer is never whole
 PIECE_BYTES = 1 << 20  # of a ledger on its way to another shard
 
 Origin = tuple[int, int]
+Shares = dict[Origin, tuple[int, int]]  # of a push, by origin: (count, of)
 
 
 @dataclass
@@ -67,17 +73,45 @@ class KnownClient:
         windows: by origin.
         push: number of its latest push that counted a step.
         steps: table number -> the step that this push was.
+        latest: number of its latest push of which something was applied.
+        shares: how much of that one. None: it has no other parts.
     """
 
     epoch: int
     windows: dict[Origin, Window] = field(default_factory=dict[Origin, Window])
     push: int = 0
     steps: dict[int, int] = field(default_factory=dict[int, int])
+    latest: int = 0
+    shares: Shares | None = None
 
     @property
     def entries(self) -> int:
         """How much there is to remember, in numbers and steps."""
         return len(self.steps) + sum([1 + len(window.applied) for window in self.windows.values()])
+
+    def add_share(self, push: int, origin: Origin, parts: int) -> None:
+        """One of `parts` equal shares of a push was applied."""
+        if push < self.latest:  # its caller gave it up
+            return
+        if push > self.latest:
+            self.latest, self.shares = push, {origin: (1, parts)} if parts > 1 else None
+        elif parts > 1:
+            self.shares = shares = self.shares or {}
+            count, of = shares.get(origin, (0, parts))
+            if of == parts:
+                shares[origin] = count + 1, of
+            else:
+                count, of = count * parts + of, of * parts
+                common = gcd(count, of)
+                if of // common < MAX_SHARES:
+                    shares[origin] = count // common, of // common
+
+    def merge_shares(self, push: int, shares: Shares) -> None:
+        """Take over what another shard knows of its latest push."""
+        if push > self.latest:
+            self.latest, self.shares = push, shares or None
+        elif push == self.latest and shares:
+            self.shares = most_of(self.shares or {}, shares)
 
     def begin(self, push: int) -> None:
         """Its latest push is that one, if it is a later one."""
@@ -99,6 +133,8 @@ class Ledger:
         self._clients: OrderedDict[int, KnownClient] = OrderedDict()
         self._entries = 0  # of all clients
         self._forgotten = Forgotten()
+        # A push may be under way when its client is forgotten here, and not elsewhere: the one that was so first.
+        self._evicted: OrderedDict[int, tuple[int, Shares]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -145,9 +181,16 @@ class Ledger:
             )
 
     def record(
-        self, client_id: int, client_epoch: int, name: PartName, low_water: int = 0, oldest_epoch: int = 0
+        self,
+        client_id: int,
+        client_epoch: int,
+        name: PartName,
+        low_water: int = 0,
+        oldest_epoch: int = 0,
+        push: int = 0,
+        parts: int = 0,
     ) -> None:
-        """Note that a request was applied. `low_water` and `oldest_epoch` as in PushRequest.
+        """Note that a request was applied. `low_water`, `oldest_epoch`, `push` and `parts` as in PushRequest.
 
         The name comes last: where memory is wanting, there is no record of it.
         """
@@ -163,9 +206,21 @@ class Ledger:
             self._forget_windows(client, oldest_epoch, window)
         if len(self._clients) > self.max_clients or self._entries > self.max_entries:
             self._trim()
+        client.add_share(push, (name.epoch, name.shard), parts)
         if name.seq > window.low_water and name.seq not in window.applied:
             window.applied.add(name.seq)
             self._entries += 1
+
+    def latest(self, admitted: Sequence[int] = ()) -> list[pb.LatestPush]:
+        """The latest push of each client, and which of some clients are forgotten."""
+        found = [
+            pb.LatestPush(client_id=client_id, push=client.latest, shares=_shares(client.shares))
+            for client_id, client in self._clients.items()
+        ]
+        found += self._latest_evicted()
+        known = self._clients.keys() | self._evicted.keys()
+        gone = [one for one in admitted if one not in known and one in self._forgotten]
+        return found + [pb.LatestPush(client_id=one, forgotten=True) for one in gone]
 
     def _forget_windows(self, client: KnownClient, oldest_epoch: int, kept: Window) -> None:
         """A client sends nothing of earlier epochs any more."""
@@ -194,6 +249,12 @@ class Ledger:
         self._entries += len(client.steps) - before
         return client.steps.get(table, 0)
 
+    def _latest_evicted(self) -> list[pb.LatestPush]:
+        return [
+            pb.LatestPush(client_id=client_id, push=push, shares=_shares(shares))
+            for client_id, (push, shares) in self._evicted.items()
+        ]
+
     def forget_table(self, table: int) -> None:
         """The table was dropped."""
         for client in self._clients.values():
@@ -218,7 +279,20 @@ class Ledger:
         ):
             client_id = next(iter(self._clients))
             self._forgotten.add(client_id)  # first, because it may find no memory
-            self._entries -= self._clients.pop(client_id).entries
+            self._drop(client_id)
+
+    def _drop(self, client_id: int) -> None:
+        client = self._clients.pop(client_id)
+        self._entries -= client.entries
+        if client.shares:
+            self._evict(client_id, client.latest, client.shares)
+
+    def _evict(self, client_id: int, push: int, shares: Shares) -> None:
+        known, some = self._evicted.get(client_id, (push, {}))
+        if push >= known:
+            self._evicted[client_id] = push, most_of(some, shares) if push == known else shares
+        if len(self._evicted) > MOST_EVICTED:
+            self._evicted.popitem(last=False)
 
     # ------------------------------------------------------------------------------------------ to another shard
 
@@ -229,7 +303,7 @@ class Ledger:
             cursor: 0 to start, then the `next` of the piece before.
             limit_bytes: about how much; 0: everything.
         """
-        reply, size = pb.ReadLedgerReply(), 0
+        reply, size = pb.ReadLedgerReply(evicted=() if cursor else self._latest_evicted()), 0
         for client_id, client in islice(self._clients.items(), min(cursor, len(self)), None):
             message = _message(client_id, client)
             reply.clients.append(message)
@@ -254,6 +328,8 @@ class Ledger:
         """
         if piece.forgotten:
             self._forgotten.merge(piece.forgotten, piece.forgotten_at)
+        for one in piece.evicted:
+            self._evict(one.client_id, one.push, shares_of(one.shares))
         for theirs in piece.clients:
             mine = self._clients.get(theirs.client_id)
             # One that was forgotten meanwhile must not come back with half of what was known of it.
@@ -268,6 +344,7 @@ class Ledger:
             mine.begin(theirs.push)
             if theirs.push == mine.push:
                 mine.steps.update(zip(theirs.step_tables, theirs.steps, strict=True))
+            mine.merge_shares(theirs.latest, shares_of(theirs.shares))
             self._entries += mine.entries - before
             self._trim()
 
@@ -275,7 +352,7 @@ class Ledger:
         """Everything has been merged: a client that any of the shards has forgotten is forgotten."""
         if self._forgotten:
             for client_id in [one for one in self._clients if one in self._forgotten]:
-                self._entries -= self._clients.pop(client_id).entries
+                self._drop(client_id)
 
 
 def _message(client_id: int, client: KnownClient) -> pb.LedgerClient:
@@ -290,4 +367,26 @@ def _message(client_id: int, client: KnownClient) -> pb.LedgerClient:
         push=client.push,
         step_tables=tables,
         steps=[client.steps[table] for table in tables],
+        latest=client.latest,
+        shares=_shares(client.shares),
     )
+
+
+def _shares(shares: Shares | None) -> list[pb.PushShare]:
+    some = (shares or {}).items()
+    return [pb.PushShare(epoch=e, shard=s, count=count, of=of) for (e, s), (count, of) in some]
+
+
+def shares_of(messages: Iterable[pb.PushShare]) -> Shares:
+    """As `Shares`."""
+    return {(s.epoch, s.shard): (s.count, s.of) for s in messages}
+
+
+def most_of(some: Shares, others: Shares) -> Shares:
+    """Of each origin, the larger share: sums of one origin only grow, where its shard is."""
+    found = dict(some)
+    for origin, (count, of) in others.items():
+        mine, mine_of = found.get(origin, (0, 1))
+        if count * mine_of > mine * of:
+            found[origin] = count, of
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -15,33 +16,41 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from ..proto import methods
+from ..proto import rowloom_pb2 as pb
 from ..proto.allocator import give_back_freed_memory, keep_freed_memory
-from ..proto.channel import Channels
-from ..proto.errors import PushUnresolved, Rerouted, RowloomError, Unavailable, in_words
-from ..proto.framing import Buffer
+from ..proto.errors import PushUnresolved, RowloomError, Unavailable, in_words
+from ..proto.framing import Buffer, size_of
 from . import bags
-from .call import GRPC, Answer, Call, WaitFor
+from .access.gate import gate_of
+from .access.settings import ServerSecurity
+from .call import GRPC, Answer, Call, Caller, WaitFor
 from .carriers.grpc_server import THREADS, GrpcServer
 from .carriers.lane_server import LaneServer
 from .durable.log import Mode
-from .durable.records import Kind
 from .durable.segments import LogInUse
-from .durable.shard_log import ShardLog, ShardLogs
+from .durable.shard_log import GRACE_S, Noted, ShardLog, ShardLogs
 from .durable.writer import INTERVAL_S
 from .holder import Incoming, Process, Recovery
-from .host import Host
-from .journal import Journal
-from .moving.receive import PEER_ATTEMPTS, PeerCall, peer_pause_s
+from .host import NOTED_ROWS, Host
+from .metrics.endpoint import MetricsEndpoint
+from .metrics.families import shard_families
+from .metrics.log_lines import FORMATS, LEVELS, begin_log
+from .metrics.traffic import Traffic
+from .process import resident_bytes_here, stop_at_end_of_stdin, stop_at_sigterm
+from .receiving import Receiver
+from .shard import Shard
 from .snapshots.writing import write_cut
 from .table import compile_kernels
 from .taking import Taking
 
 log = logging.getLogger(__name__)
-PEER_TIMEOUT_S = 30.0
+_ROWS = frozenset(methods.ROWS)
 # gRPC has few threads, and what ends a wait comes over gRPC too: were all of them held, Adopt could not get in. What
 # comes beyond these is answered at once. Each connection of a lane has a thread of its own, which may be held.
 MOST_HELD = THREADS // 2
@@ -57,6 +66,12 @@ class Server:
         carrier: "auto" offers the row lane beside gRPC, "grpc" does not.
         logs: where pushes are kept; None: in memory only.
         snapshots: folder or URL where snapshots are kept; none: this server writes none.
+        security: what protects it; nothing by default, and then it listens on this machine only.
+
+    Raises:
+        InvalidRequest: a file of `security` cannot be used, or `host` is for others and nothing protects it.
+        metrics: host and port where they are offered over HTTP; port 0 picks a free one. None: nowhere.
+        log_file: where this process says what happens to it, for those who ask.
     """
 
     def __init__(
@@ -67,7 +82,14 @@ class Server:
         carrier: str = "auto",
         logs: ShardLogs | None = None,
         snapshots: str = "",
+        security: ServerSecurity | None = None,
+        *,
+        metrics: tuple[str, int] | None = None,
+        log_file: str = "",
     ) -> None:
+        security = security or ServerSecurity()
+        gate = gate_of(security, host)
+        self._peers = security.credentials()
         self._logs = logs
         self._runs: dict[type, Callable[[Any], None]] = {
             Incoming: self._receive,
@@ -81,7 +103,8 @@ class Server:
                 hash_key=random.SystemRandom().getrandbits(63),
                 started_s=time.monotonic(),
                 now=time.monotonic,
-                resident_bytes=_resident_bytes,
+                wall_s=time.time,
+                resident_bytes=resident_bytes_here,
                 cpu_s=time.process_time,
                 stop=self._stop_soon,
                 journals=logs,
@@ -89,6 +112,8 @@ class Server:
                 durability=logs.mode.value if logs is not None else Mode.MEMORY.value,
             )
         )
+        self._traffic = Traffic()
+        self._host.process.observe = self._observe
         self._lock = threading.Lock()
         # Whoever holds this is the next to get the lock: a snapshot's writer once waited for minutes, because a thread
         # that gives the lock back is the first to take it again.
@@ -98,11 +123,18 @@ class Server:
         self._held = 0  # calls of gRPC that wait for it
         self._stopping = False
         self._stopped = threading.Event()
-        self._grpc = GrpcServer(self._host.handles, self.answer, host=host, port=port)
-        self._lane = LaneServer(self.answer, host) if carrier == "auto" else None
+        self._grpc = GrpcServer(self._host.handles, self.answer, host=host, port=port, gate=gate)
+        copied = NOTED_ROWS if logs is not None else ()
+        self._lane = LaneServer(self.answer, host, copied=copied, gate=gate) if carrier == "auto" else None
         if self._lane is not None:
             self._host.process.lane = self._lane.describe
         self.address = f"{advertise or host}:{self._grpc.port}"
+        self._log_file = log_file
+        self._metrics: MetricsEndpoint | None = None
+        if metrics is not None:
+            self._metrics = MetricsEndpoint(
+                metrics, lambda: shard_families(self._statistics()), advertise or host
+            )
 
     def __repr__(self) -> str:
         return f"<Server {self.address} {self._host.state.word}>"
@@ -113,81 +145,118 @@ class Server:
         bags.compile_kernels()
         if self._lane is not None:
             self._lane.start()
+        if self._metrics is not None:
+            self._metrics.start()
         self._grpc.start()
 
     def answer(self, call: Call) -> Sequence[Buffer]:
         """One request; every carrier comes through here. Returns when the reply may go. Raises RowloomError."""
+        began = time.perf_counter()
+        received = len(call.data)
+        buffers = self._answered(call)
+        seconds = time.perf_counter() - began
+        self._traffic.add(call.method, call.table, seconds, received, call.placed or size_of(buffers))
+        return buffers
+
+    def _answered(self, call: Call) -> Sequence[Buffer]:
         try:
-            return self._answer(call)
+            if self._logs is not None:
+                return self._answer_logged(call)
+            with self._entered(call.method):
+                return self._answer(call).buffers
         except PushUnresolved as e:
             raise unsafe(call.method, e) from e
 
-    def _answer(self, call: Call) -> Sequence[Buffer]:
+    def _entered(self, method: str) -> AbstractContextManager[Any]:
+        """The lock. Calls with rows get it some time; others in turn: they are few, and pushes may wait for them."""
+        if method not in _ROWS:
+            return self._in_turn()
         with self._turnstile:
             pass
-        with self._lock:
-            answer = self._handle(call)
-            if answer.wait_for is not None:
-                answer = self._handle_later(call, answer.wait_for)
-            journal = self._enter(answer.journal) if answer.after else None
-        if journal is not None:
-            try:
-                journal.wait(answer.after)
-            except PushUnresolved:
-                # If the next layout is committed, that has all that this log had, in logs that are safe.
-                if journal is self._host.journal:
-                    raise
-            finally:
-                journal.leave()
-        return answer.buffers
+        return self._lock
 
-    def _enter(self, journal: Journal | None) -> ShardLog | None:
-        """A log, if it is one, entered."""
+    def _statistics(self) -> pb.StatisticsReply:
+        with self._in_turn():
+            (reply,) = self._host.handle(Call(methods.STATISTICS, b"", Caller("metrics"))).buffers
+        return pb.StatisticsReply.FromString(bytes(reply))
+
+    def _observe(self, reply: pb.StatisticsReply, names: Mapping[int, str]) -> None:
+        """What the host cannot know. The lock is held."""
+        reply.traffic.extend(self._traffic.messages(names))
+        reply.lane_connections = self._lane.connections if self._lane is not None else 0
+        reply.waiting_calls, reply.held_pushes = self._grpc.waiting, self._held
+        reply.log_file = self._log_file
+        reply.metrics_address = self._metrics.address if self._metrics is not None else ""
+
+    def _answer(self, call: Call) -> Answer:
+        answer = self._handle(call)
+        return answer if answer.wait_for is None else self._handle_later(call, answer.wait_for)
+
+    def _answer_logged(self, call: Call) -> Sequence[Buffer]:
+        """Answer a call, and write what it noted in the log: beside the lock. Returns when that is safe.
+
+        What was noted is also written when the call failed half-way: others wait for what is behind it.
+        """
+        journal, after = None, 0
+        noted: Sequence[Noted] = ()
+        try:
+            try:
+                with self._entered(call.method):
+                    try:
+                        answer = self._answer(call)
+                        after = answer.after
+                    finally:
+                        journal, noted = self._take_noted(after)
+            finally:
+                if journal is not None and noted:
+                    journal.write(noted)
+            if journal is not None and after:
+                self._wait(journal, after)
+            return answer.buffers
+        finally:
+            if journal is not None:
+                journal.leave()
+
+    def _take_noted(self, after: int) -> tuple[ShardLog | None, Sequence[Noted]]:
+        """The log, entered, and what was noted in it; None: nothing was, and nobody waits for it."""
+        journal = self._host.journal  # while it is written, another one may take its place
         if not isinstance(journal, ShardLog):
-            return None
+            return None, ()
+        noted = journal.take()
+        if not noted and not after:
+            return None, ()
         journal.enter()
-        return journal
+        return journal, noted
+
+    def _wait(self, journal: ShardLog, position: int) -> None:
+        """Until a log is safe up to a position. Raises PushUnresolved: it never will be."""
+        try:
+            journal.wait(position)
+        except PushUnresolved:
+            # If the next layout is committed, that has all that this log had, in logs that are safe.
+            if journal is self._host.journal:
+                raise
 
     def _handle(self, call: Call) -> Answer:
         changes = self._host.changes
         try:
-            return self._noting(call) if self._logs is not None else self._host.handle(call)
+            return self._host.handle(call)
         except PushUnresolved:
             log.exception("a push failed half-way")
             raise
         finally:
             if self._host.changes != changes:
+                log.info("%s: %s", self._host.state.word, self._host.shard)
                 self._moved.notify_all()
             if self._host.tasks:
                 self._start_tasks()
-
-    def _noting(self, call: Call) -> Answer:
-        """Handle a call, and write what it noted in the log: beside the lock, which is free meanwhile."""
-        answer: Answer | None = None
-        try:
-            answer = self._host.handle(call)
-            return answer
-        finally:
-            journal = self._enter(self._host.journal)
-            if answer is not None:
-                answer.journal = journal  # while it is written, another one may take its place
-            if journal is not None:
-                self._write(journal)
             if self._host.discarded:
                 self._drop_logs()
-
-    def _write(self, journal: ShardLog) -> None:
-        """Write what was noted, and leave. Called with the lock, which is free meanwhile."""
-        noted = journal.take()
-        try:
-            if noted:
-                self._lock.release()
-                try:
-                    journal.write(noted)
-                finally:
-                    self._lock.acquire()
-        finally:
-            journal.leave()
+            if self._host.outlived:
+                outlived, self._host.outlived = self._host.outlived, []
+                threading.Thread(
+                    target=_give_back, args=(outlived,), name="rowloom-free", daemon=True
+                ).start()
 
     def _drop_logs(self) -> None:
         """In a thread: whoever still uses one is waited for."""
@@ -212,12 +281,15 @@ class Server:
                     lambda seen=seen: self._host.changes != seen or self._stopping,
                     max(0.0, until - time.monotonic()),
                 )
-                if self._host.changes == seen:
+                in_time = self._host.changes != seen
+                if not in_time and (self._stopping or not until or not wait.again):
                     self._host.refused += 1
                     raise wait.otherwise
                 answer = self._handle(call)
                 if answer.wait_for is None:
                     return answer
+                if until and wait.again:  # what was braked may wait for something else now
+                    until = time.monotonic() + answer.wait_for.limit_s
                 wait = answer.wait_for
         finally:
             self._held -= over_grpc
@@ -262,6 +334,7 @@ class Server:
         """Write a shard's part of a snapshot. The lock is held while a block of rows is copied, not longer."""
         try:
             stored = write_cut(taking, self._in_turn)
+            self._settle(taking)
         except Exception as e:
             if not isinstance(e, RowloomError | OSError):
                 log.exception("writing a snapshot failed")
@@ -273,65 +346,50 @@ class Server:
             if taking.under_way:
                 self._host.taken(taking, stored)
 
-    def _receive(self, incoming: Incoming) -> None:
-        """Drive one receive to its end. The lock is held while rows are put in, not while they travel."""
-        run = incoming.receive.run()
-        peers = Channels()
-        error = ""
-        try:
-            with self._lock:
-                call = next(run)
-            while self._host.incoming is incoming:
-                reply = _call_peer(peers, call)
-                with self._lock:
-                    call = self._received(incoming, run, reply)
-                if call is None:
-                    break
-        except Exception as e:  # whatever it is, pushes wait until the coordinator hears of it
-            if not isinstance(e, RowloomError):
-                log.exception("receiving rows failed")
-            error = in_words(e)
-        finally:
-            peers.close()
-            with self._lock:
-                self._host.ended(incoming, error)
-                if self._host.discarded:
-                    self._drop_logs()
+    def _settle(self, taking: Taking) -> None:
+        """Until a shard's log is durable up to its cut, so that it need not go on behind the snapshot.
 
-    def _received(
-        self, incoming: Incoming, run: Generator[PeerCall, bytes, None], reply: bytes
-    ) -> PeerCall | None:
-        """Put rows in and into the log; called with the lock. Returns what to ask next; None: it is all there, safe."""
-        call: PeerCall | None = None
-        with contextlib.suppress(StopIteration):
-            call = run.send(reply)
-        journal = incoming.journal
-        if isinstance(journal, ShardLog):
-            end = journal.note(Kind.RECEIVED, reply)
+        One that failed will: that is what the snapshot may be for.
+        """
+        with self._lock:
+            journal = self._host.journal if taking.under_way else None
+            if not isinstance(journal, ShardLog):
+                return
             journal.enter()
-            self._write(journal)
-            if call is None:
-                self._lock.release()
-                try:
-                    journal.wait(end)
-                finally:
-                    self._lock.acquire()
-        return call
+        try:
+            with contextlib.suppress(PushUnresolved):
+                journal.settle(taking.end)
+        finally:
+            journal.leave()
+
+    def _receive(self, incoming: Incoming) -> None:
+        """Drive one receive to its end."""
+        Receiver(self._host, incoming, self._in_turn, self._peers).run()
+        with self._moved:
+            self._moved.notify_all()
+            if self._host.discarded:
+                self._drop_logs()
 
     def stop(self, grace_s: float = 5.0) -> None:
         """Answer what is under way, then close the port."""
+        until = time.monotonic() + grace_s
         with self._moved:
             self._stopping = True
             self._moved.notify_all()
         if self._lane is not None:
             self._lane.stop()
         self._grpc.stop(grace_s)
+        if self._metrics is not None:
+            self._metrics.stop()
         with self._lock:
             incoming = self._host.incoming
             journals = [self._host.journal, incoming and incoming.journal]
+            for journal in journals:
+                if isinstance(journal, ShardLog):  # a lane or a late call may still bring a push
+                    journal.refuse()
         for journal in journals:
             if isinstance(journal, ShardLog):
-                journal.close()
+                journal.close(grace_s=max(GRACE_S, until - time.monotonic()))
         self._stopped.set()
 
     def _stop_soon(self) -> None:
@@ -340,6 +398,14 @@ class Server:
     def wait(self, timeout_s: float | None = None) -> bool:
         """Until the server has stopped."""
         return self._stopped.wait(timeout_s)
+
+
+def _give_back(shards: list[Shard]) -> None:
+    """The memory of shards that nobody uses any more: in pieces, because pushes wait for a gigabyte at once."""
+    while shards:
+        for table in shards.pop().tables.values():
+            for _ in table.release():
+                time.sleep(0.001)
 
 
 def may_recover(error: Exception) -> bool:
@@ -357,26 +423,6 @@ def unsafe(method: str, error: PushUnresolved) -> RowloomError:
     return Unavailable(f"{method} is not safe yet: {error}")
 
 
-def _call_peer(peers: Channels, call: PeerCall) -> bytes:
-    """One request to another shard, again if it was busy or did not answer. Raises RowloomError."""
-    for attempt in range(PEER_ATTEMPTS):
-        try:
-            return peers.call(call.address, call.method, call.data, PEER_TIMEOUT_S, wait=True)
-        except (Unavailable, Rerouted):
-            if attempt == PEER_ATTEMPTS - 1:
-                raise
-            time.sleep(peer_pause_s(attempt))
-    raise AssertionError("the loop returns or raises")
-
-
-def _resident_bytes() -> int:
-    try:
-        with open("/proc/self/statm") as f:
-            return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):  # no /proc on this system
-        return 0
-
-
 def main(argv: list[str] | None = None) -> None:
     """`python -m rowloom.server.serve`: one shard server until it is told to stop."""
     parser = argparse.ArgumentParser(description="One rowloom shard server.")
@@ -388,31 +434,42 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--log-folder", help="where pushes are kept, unless durability is memory")
     parser.add_argument("--snapshots", default="", help="folder or URL where snapshots are kept")
     parser.add_argument("--sync-interval-s", type=float, default=INTERVAL_S, help="with durability interval")
+    parser.add_argument("--security", default="{}", help="paths, as `ServerSecurity.to_json` writes them")
+    parser.add_argument("--metrics-host", default="127.0.0.1")
+    parser.add_argument("--metrics-port", type=int, help="where metrics are offered over HTTP; 0: a free one")
+    parser.add_argument("--log-file", help="where this process says what happens to it")
+    parser.add_argument("--log-level", choices=LEVELS, default="info")
+    parser.add_argument("--log-format", choices=FORMATS, default="logfmt")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end with the parent process")
     parser.add_argument("--stop-grace-s", type=float, default=1.0, help="what calls under way then get")
     args = parser.parse_args(argv)
     keep_freed_memory()
+    log_file = ""
+    if args.log_file:
+        name = Path(args.log_file).stem
+        log_file = begin_log(name, level=args.log_level, format=args.log_format, file=args.log_file)
     logs: ShardLogs | None = None
     if args.durability != Mode.MEMORY.value:
         if not args.log_folder:
             parser.error(f"--durability {args.durability} needs --log-folder")
         logs = ShardLogs(args.log_folder, Mode(args.durability), interval_s=args.sync_interval_s)
-    server = Server(args.host, args.port, args.advertise, args.carrier, logs, args.snapshots)
+    security = ServerSecurity.from_json(args.security)
+    metrics = None if args.metrics_port is None else (args.metrics_host, args.metrics_port)
+    server = Server(
+        *(args.host, args.port, args.advertise, args.carrier, logs, args.snapshots, security),
+        metrics=metrics,
+        log_file=log_file,
+    )
     server.start()
     ready = {"address": server.address, "incarnation": server.incarnation, "pid": os.getpid()}
     sys.stdout.write(json.dumps(ready) + "\n")
     sys.stdout.flush()
+    stop_at_sigterm(server.stop, args.stop_grace_s)
     if args.until_stdin_closes:
-        threading.Thread(target=_stop_at_end_of_stdin, args=(server, args.stop_grace_s), daemon=True).start()
+        stop_at_end_of_stdin(server.stop, args.stop_grace_s)
     with contextlib.suppress(KeyboardInterrupt):
         give_back_freed_memory(server.wait)
-
-
-def _stop_at_end_of_stdin(server: Server, grace_s: float) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        while sys.stdin.buffer.read(4096):
-            pass
-    server.stop(grace_s)
+    gc.freeze()  # or the interpreter looks through all of it once more, for a third of a second, before it ends
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ may write, and no others. Take that up again when what was applied is also logge
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -56,6 +55,7 @@ from ..proto.spec import TableEntry
 from .bags import count_of, expanded, pooled
 from .cut import ShardCut
 from .ledger import Ledger
+from .metrics.counters import Counters
 from .received import own
 from .table import ShardTable, Write
 
@@ -65,17 +65,7 @@ MAX_ROWS_BYTES = 64 << 20
 # Rows or gradients that one request may make a shard go through, where a few bytes of it stand for a whole row: entries
 # of bags, ids to renorm. Others wait meanwhile, up to 0.3 s. Clients ask for about 64 MB.
 MAX_WORK_BYTES = 256 << 20
-
-
-@dataclass
-class Counters:
-    """What a shard has done since it started."""
-
-    pulls: int = 0
-    pulled_rows: int = 0
-    pushes: int = 0
-    pushed_rows: int = 0
-    duplicates: int = 0
+MOST_CUTS = 64  # that a shard remembers, of which the last is asked for
 
 
 class Shard:
@@ -101,7 +91,9 @@ class Shard:
         self.layout = layout
         self.index = index
         self._key = key
-        self.generation = 1  # counts cuts: what changes is marked with it
+        self.generation = 1  # counts cuts, and passes over rows that move: what changes is marked with it
+        # By snapshot, the newest generation that is in it: what changed since is marked with a later one.
+        self.cuts: dict[str, int] = {}
         self._torn: int | None = None  # the client whose push failed half-way
         self.tables: dict[int, ShardTable] = {}
         self.ledger = Ledger() if ledger is None else ledger
@@ -128,6 +120,9 @@ class Shard:
                 f"this is shard {self.index} in epoch {self.layout.epoch}, "
                 f"the request is for shard {header.shard} in epoch {header.epoch}",
                 epoch=self.layout.epoch,
+                layout=self.layout.to_message().SerializeToString()
+                if header.epoch < self.layout.epoch
+                else b"",
             )
 
     # ------------------------------------------------------------------------------------------------ pull, push
@@ -171,8 +166,7 @@ class Shard:
             table.pull(ids, rows)
             if not room.end:
                 blocks.append(to_wire(rows, wire))
-            self.counters.pulled_rows += len(ids)
-        self.counters.pulls += 1
+        self.counters.pulled((table.number, len(ids)) for table, ids in wanted)
         return PullReply(blocks, wire, room.end)
 
     def pull_bags(self, request: PullBags) -> PullBagsReply:
@@ -192,8 +186,7 @@ class Shard:
                 f"one pull may ask for {MAX_ROWS_BYTES} bytes of sums, got {size}: send smaller chunks"
             )
         blocks = [to_wire(pooled(table, entries, count), request.wire) for table, entries, count in wanted]
-        self.counters.pulls += 1
-        self.counters.pulled_rows += sum(len(entries.ids) for entries in request.tables)
+        self.counters.pulled((table.number, len(entries.ids)) for table, entries, _ in wanted)
         return PullBagsReply(blocks, request.wire)
 
     def push(self, request: Push) -> bool:
@@ -207,7 +200,7 @@ class Shard:
         self.check(request.header)
         self.check_whole()
         if self.ledger.has(request.client_id, request.client_epoch, request.names):
-            self.counters.duplicates += 1
+            self.counters.repeated(self._tables_of(request))
             return True
         self._check_name(request)
         try:
@@ -222,9 +215,16 @@ class Shard:
             raise PushUnresolved(
                 f"the push failed half-way on shard {self.index}, which takes no more: {type(e).__name__}: {e}"
             ) from e
-        self.counters.pushes += 1
-        self.counters.pushed_rows += rows
+        self.counters.pushed(rows)
         return False
+
+    def count_rejected(self, request: Push) -> None:
+        """A push ended in an error."""
+        self.counters.rejected(self._tables_of(request))
+
+    def _tables_of(self, request: Push) -> list[int]:
+        """Numbers of the tables that it names and that exist."""
+        return [number for number, _, _ in request.tables if number in self.tables]
 
     def trace(self, request: Push) -> tuple[int, int]:
         """What a push that was just applied has left: (rows of its tables, a checksum of the last row it changed)."""
@@ -246,18 +246,19 @@ class Shard:
                 "again (`rowloom down`, `rowloom up`)"
             )
 
-    def _ready(self, request: Push) -> tuple[list[Callable[[], Any]], int]:
-        """Everything about a push that can fail, its record in the ledger included: its writes, and rows."""
+    def _ready(self, request: Push) -> tuple[list[Callable[[], Any]], list[tuple[int, int]]]:
+        """Everything about a push that can fail, its record in the ledger included: its writes, and rows by table."""
         client = request.client_id, request.client_epoch
         writes: list[Callable[[], Any]] = []
-        rows = 0
+        rows: list[tuple[int, int]] = []
         for table, ids, values in self._checked(request):
             if table.counts_steps and request.kind == GRADIENTS:
                 count = self.ledger.step, *client, request.push, table.number, table.next_step
                 writes.append(partial(*count))
             writes.append(self._write(request, table, ids, values))
-            rows += len(ids)
-        self.ledger.record(*client, request.names[-1], request.low_water, request.oldest_epoch)
+            rows.append((table.number, len(ids)))
+        finished = request.low_water, request.oldest_epoch
+        self.ledger.record(*client, request.names[-1], *finished, request.push, request.parts)
         return writes, rows
 
     def _check_name(self, request: Push) -> None:
@@ -351,20 +352,46 @@ class Shard:
     def drop_table(self, number: int) -> None:
         """Drop a table and its memory. One that is gone is no error."""
         self.tables.pop(number, None)
+        self.counters.tables.pop(number, None)
         self.ledger.forget_table(number)
 
-    def cut(self) -> ShardCut:
-        """The shard as it is now, to be read while it changes. Raises StateLost if a push has failed half-way."""
+    def cut(self, numbers: Iterable[int] | None = None, id: str = "", parent: str = "") -> ShardCut:
+        """The shard as it is now, to be read while it changes.
+
+        Args:
+            numbers: of the tables that are wanted; None: all.
+            id: of the snapshot that it is for, by which later ones may be made upon it.
+            parent: only rows that changed since this snapshot; all of them, where the shard does not know which did.
+
+        Raises:
+            TableNotFound: one of them is not here.
+            StateLost: a push has failed half-way.
+        """
         self.check_whole()
-        cut = ShardCut(self.tables.values(), self.ledger, self.generation + 1)
+        tables = self.tables.values() if numbers is None else [self.table(number) for number in numbers]
+        cut = ShardCut(tables, self.ledger, self.generation + 1, self.cuts.get(parent) if parent else None)
+        if id:
+            self.cuts[id] = self.generation
+            if len(self.cuts) > MOST_CUTS:
+                del self.cuts[next(iter(self.cuts))]
         self.generation += 1
         return cut
+
+    def begin_pass(self) -> int:
+        """Begin a pass over rows that go to another shard. Returns its generation, which marks what changes now."""
+        self.check_whole()
+        for table in self.tables.values():
+            table.track(self.generation)
+            table.begin_generation(self.generation + 1)
+        self.generation += 1
+        return self.generation
 
     def statistics(self) -> pb.StatisticsReply:
         """Counters and sizes; the host adds what concerns the process."""
         c = self.counters
         return pb.StatisticsReply(
             index=self.index,
+            cluster_id=self.layout.cluster_id,
             epoch=self.layout.epoch,
             tables=[
                 pb.TableStatistics(table=t.number, name=t.spec.name, rows=len(t), bytes=t.nbytes, step=t.step)
@@ -376,7 +403,13 @@ class Shard:
             pushed_rows=c.pushed_rows,
             duplicates=c.duplicates,
             clients=len(self.ledger),
+            counts=c.messages(self.names),
         )
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Of the tables, by number."""
+        return {number: table.spec.name for number, table in self.tables.items()}
 
     @property
     def rows(self) -> int:

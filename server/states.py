@@ -50,15 +50,20 @@ class _Holding:
 
 @dataclass(frozen=True)
 class Serving(_Holding):
-    """It takes pulls and pushes."""
+    """It takes pulls and pushes. brake_s: so long a push holds others up, for each of its rows."""
 
+    brake_s: float = 0.0
     word: ClassVar[str] = "serving"
 
 
 @dataclass(frozen=True)
 class Moving(_Holding):
-    """Its rows move to another layout: pulls go on, pushes wait. Nowhere else is said whether pushes wait."""
+    """Its rows move to another layout, or are cut: pulls go on, pushes wait. Nowhere else is said whether pushes wait.
 
+    admitted: (client_id, push) of those that need not, because other shards have a part of them.
+    """
+
+    admitted: frozenset[tuple[int, int]] = frozenset()
     word: ClassVar[str] = "moving"
 
 

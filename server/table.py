@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -58,6 +58,7 @@ class ShardTable:
         self._start = start_of(spec)
         self._rule = rule_of(spec)
         self._fills = self._rule.slot_fills()
+        self._marked_since: int | None = None  # rows that changed after this generation are marked
         mine = (
             partition.size_of(shard, n, spec.partition, spec.num_embeddings)
             if spec.num_embeddings is not None and not spec.hash_ids
@@ -242,13 +243,24 @@ class ShardTable:
 
     # ------------------------------------------------------------------------------------------------ to a snapshot
 
-    def begin_cut(self, generation: int) -> TableCut:
+    def begin_cut(self, generation: int, since: int | None = None) -> TableCut:
         """The table as it is now, to be read while it changes. From now on each row says when it changed last.
 
-        generation: what rows that change from now on are marked with; higher than at the cut before.
+        Args:
+            generation: what rows that change from now on are marked with; higher than at the cut before.
+            since: only rows that changed after this generation. All of them, where it is not known which did, or where
+                every row changes at every step; None: all of them.
         """
+        known = since is not None and self._marked_since is not None and self._marked_since <= since
+        self.track(generation - 1)
+        first = since + 1 if since is not None and known and not self._rule.drifts else 0
+        return TableCut(self.entry, self.step, self._rates, self._rule, self._rows, generation, first)
+
+    def track(self, generation: int) -> None:
+        """Each row says from now on when it changed last, if that is after this generation."""
         self._rows.track()
-        return TableCut(self.entry, self.step, self._rates, self._rule, self._rows, generation)
+        if self._marked_since is None:
+            self._marked_since = generation
 
     def begin_generation(self, generation: int) -> None:
         """What rows that change from now on are marked with, once they are."""
@@ -256,8 +268,48 @@ class ShardTable:
 
     # ------------------------------------------------------------------------------------------- to another shard
 
+    def release(self) -> Iterator[None]:
+        """Give the memory of all rows back in pieces; nobody uses the table any more. No lock is needed."""
+        return self._rows.release()
+
+    @property
+    def tracks(self) -> bool:
+        """Whether rows say when they changed last."""
+        return self._rows.tracks
+
+    def read_owned(
+        self, cursor: int, limit_bytes: int, since: int, new_n: int, new_index: int
+    ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], int]:
+        """A block of the rows that shard new_index of new_n would own. A call looks at a bounded number of rows.
+
+        Args:
+            cursor: 0, then what the call before returned.
+            limit_bytes: about how much to return.
+            since: only rows that changed in this generation or later; 0: all rows.
+            new_n: see above.
+            new_index: see above.
+
+        Returns:
+            (ids [M] int64, values [M, width], slots, next cursor; 0 at the end), float32.
+
+        Raises:
+            InvalidRequest: no call returned that cursor.
+        """
+        rows = self._rows
+        self._check_cursor(cursor)
+        wanted = max(1, limit_bytes // (8 + 4 * sum(column.shape[1] for column in rows.columns)))
+        numbers, after = rows.owned(cursor, wanted, since, owners_of(self.spec, new_n), new_index)
+        values, *slots = (column[numbers] for column in rows.columns)
+        return rows.ids_of(numbers), values, slots, after if after < rows.end else 0
+
     def read(
-        self, cursor: int, limit_bytes: int, new_n: int = 0, new_index: int = 0
+        self,
+        cursor: int,
+        limit_bytes: int,
+        new_n: int = 0,
+        new_index: int = 0,
+        *,
+        ids_only: bool = False,
     ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], int]:
         """A block of the rows that exist, by number: in the order in which they came into being, as long as none went.
 
@@ -266,6 +318,7 @@ class ShardTable:
             limit_bytes: about how much to return.
             new_n: only rows that shard new_index of new_n would own; 0: all rows.
             new_index: see new_n.
+            ids_only: no columns; values have a width of 0, and there are no slots.
 
         Returns:
             (ids [M] int64, values [M, width], slots, next cursor; 0 at the end), float32.
@@ -274,13 +327,11 @@ class ShardTable:
             InvalidRequest: no call returned that cursor, or no shard has that index.
         """
         rows = self._rows
-        if cursor > rows.end:
-            raise InvalidRequest(
-                f"cursor {cursor} is beyond the {rows.end} rows of table {self.spec.name!r} on this shard"
-            )
+        self._check_cursor(cursor)
         if new_n and new_index >= new_n:
             raise InvalidRequest(f"new_index must be below new_n={new_n}, got {new_index}")
-        wanted = max(1, limit_bytes // (8 + 4 * sum(column.shape[1] for column in rows.columns)))
+        columns = () if ids_only else rows.columns
+        wanted = max(1, limit_bytes // (8 + 4 * sum(column.shape[1] for column in columns)))
         # Look at no more than this many rows per call, so that a call is short also when few of them are wanted.
         end = min(rows.end, cursor + wanted * max(1, min(new_n, 64)))
         numbers = rows.numbers(cursor, end)
@@ -290,11 +341,29 @@ class ShardTable:
             end = int(numbers[wanted])
             numbers = numbers[:wanted]
         after = end if end < rows.end else 0
-        values, *slots = (column[numbers] for column in rows.columns)
+        if ids_only:
+            return rows.ids_of(numbers), np.empty((len(numbers), 0), np.float32), [], after
+        values, *slots = (column[numbers] for column in columns)
         return rows.ids_of(numbers), values, slots, after
 
-    def install(self, ids: np.ndarray, values: np.ndarray, slots: list[np.ndarray]) -> None:
-        """Put rows with their slots, exactly as they were read. Raises InvalidRequest, Overloaded."""
+    def _check_cursor(self, cursor: int) -> None:
+        end = self._rows.end
+        if cursor > end:
+            raise InvalidRequest(
+                f"cursor {cursor} is beyond the {end} rows of table {self.spec.name!r} on this shard"
+            )
+
+    def install(
+        self,
+        ids: np.ndarray,
+        values: np.ndarray,
+        slots: list[np.ndarray],
+        touched: np.ndarray | None = None,
+    ) -> None:
+        """Put rows with their slots, exactly as they were read. Raises InvalidRequest, Overloaded.
+
+        touched: the generations in which they changed last, [N] uint32, after `track`; None: in that of now.
+        """
         if len(slots) != len(self._fills):
             raise InvalidRequest(
                 f"table {self.spec.name!r} has {len(self._fills)} slots a row, got {len(slots)}"
@@ -306,6 +375,8 @@ class ShardTable:
         mine, my_slots = self._open(numbers)
         for column, theirs in zip((mine, *my_slots), (values, *slots), strict=True):
             kernels.scatter(column, numbers, contiguous(theirs))
+        if touched is not None:
+            self._rows.set_marks(numbers, touched)
 
 
 def _nothing() -> None:
@@ -348,5 +419,8 @@ def compile_kernels() -> None:
             table.pull(ids, np.frombuffer(bytearray(25), np.float32, 6, at).reshape(3, 2))
         table.renorm(ids, 1.0, 2.0)
         table.install(*table.read(0, 1 << 20)[:3])
+        table.track(1)
+        for since in (0, 1):
+            table.install(*table.read_owned(0, 1 << 20, since, 1, 0)[:3])
         for _ in range(2):  # makes the index grow
             table.reserve(np.arange(8))

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import numpy as np
 
+from ..proto.snapshots.rows_file import RowBlock
 from ..proto.spec import TableEntry
 from .optimizers.rates import Rates
 from .optimizers.rule import Rule
 from .rows.cut import CutBlock
 from .rows.rows import Rows
-
-
-class SettledRows(NamedTuple):
-    """Rows of a cut, every one at the table's step: what anyone who reads the weights expects.
-
-    ids [N] int64, touched [N] uint32, values [N, width] float32, slots [N, columns] float32 each.
-    """
-
-    ids: np.ndarray
-    touched: np.ndarray
-    values: np.ndarray
-    slots: Sequence[np.ndarray]
 
 
 class TableCut:
@@ -36,6 +22,7 @@ class TableCut:
         rule: of its optimizer.
         rows: which track what changes.
         generation: what rows that change from now on are marked with.
+        first: only rows that changed in this generation or later; 0: all rows.
 
     Attributes:
         entry, step: see above.
@@ -43,11 +30,18 @@ class TableCut:
     """
 
     def __init__(
-        self, entry: TableEntry, step: int, rates: Rates, rule: Rule, rows: Rows, generation: int
+        self,
+        entry: TableEntry,
+        step: int,
+        rates: Rates,
+        rule: Rule,
+        rows: Rows,
+        generation: int,
+        first: int = 0,
     ) -> None:
         self.entry, self.step, self.count = entry, step, rows.count
         self._rates, self._rule, self._rows = rates, rule, rows
-        self._cut = rows.begin_cut(generation)
+        self._cut = rows.begin_cut(generation, first)
 
     @property
     def saved_bytes(self) -> int:
@@ -55,15 +49,18 @@ class TableCut:
         return self._cut.saved_bytes
 
     def read(self, count: int) -> CutBlock | None:
-        """The next rows, those of up to `count` numbers; None: there are no more. Under the shard's lock."""
+        """The next rows, `count` at the most; None: there are no more. Under the shard's lock."""
         return None if self._cut.done else self._rows.read_cut(count)
 
-    def settled(self, block: CutBlock) -> SettledRows:
-        """Rows that were read, at the table's step. They are changed in place. No lock is needed."""
+    def settled(self, block: CutBlock) -> RowBlock:
+        """Rows that were read, every one at the table's step: what anyone who reads the weights expects.
+
+        They are changed in place. No lock is needed.
+        """
         values, *slots = block.columns
         numbers = np.arange(len(values), dtype=np.int32)
         self._rule.settle(values, slots, numbers, self._rates, self.step)
-        return SettledRows(block.ids, block.touched, values, slots)
+        return RowBlock(block.ids, block.touched, values, tuple(slots))
 
     def end(self) -> None:
         """It is needed no more. Under the shard's lock."""

@@ -16,6 +16,7 @@ class Taking:
         url: its folder.
         index: of the shard.
         lsn: the last record of the shard's log that is in it; 0 without a log.
+        end: where the log ended then.
         cut: the shard at that moment.
         rows: that were written so far.
         bytes: theirs.
@@ -27,6 +28,7 @@ class Taking:
     url: str
     index: int
     lsn: int
+    end: int
     cut: ShardCut
     rows: int = 0
     bytes: int = 0

@@ -2,13 +2,37 @@
 
 import os
 import tempfile
+from collections import Counter
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# No deadline: a busy machine is no bug. On CI the same examples every time: a red run must mean a new fault.
-settings.register_profile("rowloom", deadline=None, print_blob=True, derandomize="CI" in os.environ)
+# No deadline, and no look at how long it takes to make examples: a busy machine is no bug. On CI the same examples
+# every time: a red run must mean a new fault.
+settings.register_profile(
+    "rowloom",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
+    derandomize="CI" in os.environ,
+)
 settings.load_profile("rowloom")
+SLOW = {"chaos", "end_to_end"}  # folders of tests of many processes
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With xdist, files go to workers in the order of collection; by itself it begins with those of most tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Workers of xdist begin with files of few tests that take long, or one of them ends minutes after the other."""
+    if not hasattr(config, "workerinput"):
+        return
+    slow = {item.path for item in items if item.get_closest_marker("ray") or SLOW & set(item.path.parts)}
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,3 +72,14 @@ def oracle():
     from oracle import Oracle
 
     return Oracle()
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    """`rowloom` in an empty folder. Its clusters end with the test."""
+    from command_line import Cli
+
+    cli = Cli(tmp_path, monkeypatch, capsys)
+    yield cli
+    for name in cli.directory.names():
+        cli.run("down", "--name", name)

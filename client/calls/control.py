@@ -48,7 +48,7 @@ def fetch_layout(session: Session, deadline: float) -> Operation:
             # The first time around, one address that never answers must leave time for the others.
             share = left / (len(addresses) - k) if not attempts else left
             until = session.clock() + min(share, 2.0)
-            event = yield from _call(session, address, methods.DESCRIBE_LAYOUT, b"", until)
+            event = yield from call(session, address, methods.DESCRIBE_LAYOUT, b"", until)
             error = event.error or _learned(session, address, event.data)
             if error is None:
                 return None
@@ -58,7 +58,7 @@ def fetch_layout(session: Session, deadline: float) -> Operation:
         if len(final) == len(addresses):
             raise final[0] if len(final) == 1 else type(final[0])("; ".join(map(str, final)))
         attempts += 1
-        yield from _pause(session, attempts, deadline)
+        yield from pause(session, attempts, deadline)
 
 
 def _learned(session: Session, address: str, data: Any) -> RowloomError | None:
@@ -84,8 +84,14 @@ def known_layout(session: Session, deadline: float) -> Generator[Turn, Event | N
     return session.layout
 
 
-# Requests that change something: they say which cluster they are meant for.
-Change = pb.DefineTableRequest | pb.RemoveTableRequest | pb.AdjustTableRequest
+# Requests to the coordinator: they say which cluster they are meant for.
+Change = (
+    pb.DefineTableRequest
+    | pb.RemoveTableRequest
+    | pb.AdjustTableRequest
+    | pb.TakeSnapshotRequest
+    | pb.DescribeRestoredRequest
+)
 
 
 def ask(session: Session, method: str, request: Change, deadline: float) -> Operation:
@@ -108,7 +114,7 @@ def ask(session: Session, method: str, request: Change, deadline: float) -> Oper
         assert session.layout is not None
         until = min(deadline, session.clock() + ATTEMPT_TIMEOUT_S)
         request.cluster_id, address = session.layout.cluster_id, session.layout.coordinator
-        event = yield from _call(session, address, method, request.SerializeToString(), until)
+        event = yield from call(session, address, method, request.SerializeToString(), until)
         if event.error is None:
             return event.data
         if isinstance(event.error, WrongCluster):
@@ -123,10 +129,32 @@ def ask(session: Session, method: str, request: Change, deadline: float) -> Oper
             last = str(event.error)
             answered = not isinstance(event.error, NoAnswer)
         attempts += 1
-        yield from _pause(session, attempts, deadline)
+        yield from pause(session, attempts, deadline)
     if answered:  # it says who is to blame, which need not be the coordinator
         raise Unavailable(f"not done within the deadline: {last}")
     raise Unavailable(f"the coordinator did not do it within the deadline; last answer: {last}{begun}")
+
+
+def take_snapshot(session: Session, request: pb.TakeSnapshotRequest, timeout_s: float) -> Operation:
+    """A snapshot, as long as it takes. Returns the coordinator's last reply.
+
+    Args:
+        session: of the cluster that is meant.
+        request: with a key of its own.
+        timeout_s: in which the coordinator must answer each time.
+
+    Raises:
+        RowloomError: what it answered; Unavailable when it does not answer, or something else changes the cluster.
+    """
+    asks = pb.TakeSnapshotRequest(key=request.key, asks=True)
+    wanted = request
+    while True:
+        data = yield from ask(session, methods.TAKE_SNAPSHOT, wanted, session.clock() + timeout_s)
+        reply = pb.TakeSnapshotReply.FromString(bytes(data))
+        if reply.state == "done":
+            return reply
+        # "unknown": another coordinator took over, and nothing came of what the one before had begun.
+        wanted = request if reply.state == "unknown" else asks
 
 
 def _look_elsewhere(session: Session, address: str, error: WrongCluster, deadline: float) -> Operation:
@@ -138,7 +166,7 @@ def _look_elsewhere(session: Session, address: str, error: WrongCluster, deadlin
     for other in session.addresses():
         if other != address:
             until = min(deadline, session.clock() + ELSEWHERE_S)
-            event = yield from _call(session, other, methods.DESCRIBE_LAYOUT, b"", until)
+            event = yield from call(session, other, methods.DESCRIBE_LAYOUT, b"", until)
             if event.error is None:
                 session.learn(pb.DescribeLayoutReply.FromString(bytes(event.data)))
     if session.layout is not None and session.layout.coordinator == address:
@@ -160,14 +188,14 @@ def ask_shards(session: Session, method: str, request: bytes, deadline: float) -
             assert session.layout is not None
             address = session.layout.shards[index].address
             until = min(deadline, session.clock() + ATTEMPT_TIMEOUT_S)
-            event = yield from _call(session, address, method, request, until)
+            event = yield from call(session, address, method, request, until)
             if event.error is None:
                 replies.append(event.data)
                 break
             if not isinstance(event.error, Rerouted | Unavailable) or session.clock() >= deadline:
                 raise event.error
             attempts += 1
-            yield from _pause(session, attempts, deadline)
+            yield from pause(session, attempts, deadline)
     return replies
 
 
@@ -180,15 +208,21 @@ def statistics(session: Session, deadline: float) -> Operation:
 
 def _as_dict(reply: pb.StatisticsReply) -> dict[str, Any]:
     out: dict[str, Any] = {
-        f.name: getattr(reply, f.name) for f in reply.DESCRIPTOR.fields if f.name != "tables"
+        f.name: getattr(reply, f.name)
+        for f in reply.DESCRIPTOR.fields
+        if f.name not in ("tables", "counts", "traffic")
     }
-    out["tables"] = {t.name: {"rows": t.rows, "bytes": t.bytes, "step": t.step} for t in reply.tables}
+    counts = {c.table: {f.name: getattr(c, f.name) for f in c.DESCRIPTOR.fields[1:]} for c in reply.counts}
+    out["tables"] = {
+        t.name: {"rows": t.rows, "bytes": t.bytes, "step": t.step, **counts.get(t.name, {})}
+        for t in reply.tables
+    }
     out["rows"] = sum(t.rows for t in reply.tables)
     out["bytes"] = sum(t.bytes for t in reply.tables)
     return out
 
 
-def _call(
+def call(
     session: Session, address: str, method: str, request: bytes, until: float
 ) -> Generator[Turn, Event | None, Event]:
     """One request and its end."""
@@ -201,7 +235,8 @@ def _call(
     return event
 
 
-def _pause(session: Session, attempts: int, deadline: float) -> Generator[Turn, Event | None, None]:
+def pause(session: Session, attempts: int, deadline: float) -> Generator[Turn, Event | None, None]:
+    """Wait before another attempt, not beyond the deadline."""
     until = min(deadline, session.clock() + backoff_s(attempts, session.rng))
     while session.clock() < until:
         yield Turn([], until)

@@ -205,6 +205,8 @@ class Exchange:
             self._extend(sent, now + error.retry_after_s)
             request.attempts -= 1
             self._waiting.append((now + error.retry_after_s, request))
+        elif isinstance(error, WrongLayout) and self._told(error, request):
+            self._ready.append(request)
         elif isinstance(error, WrongLayout | WrongCluster):
             self._stale_below = max(self._stale_below, error.epoch)
             self._refresh(now, first=layout.shards[request.shard].address)
@@ -219,6 +221,25 @@ class Exchange:
                 request.pusher.forgotten = True
             self._failure = self._failure or error
             self._ready.append(request)
+
+    def _told(self, error: WrongLayout, request: Request) -> bool:
+        """Whether a refusal has brought a newer layout than that of the request, which then goes on now."""
+        if not error.layout:
+            return False
+        reply = pb.DescribeLayoutReply()
+        reply.layout.ParseFromString(error.layout)
+        layout = self._session.layout if self._session.learn(reply) else None
+        if layout is None or layout.epoch <= request.epoch:
+            return False
+        self._learned(layout)
+        return True
+
+    def _learned(self, layout: Layout) -> None:
+        """There is a new layout: requests that wait for one need not wait any longer."""
+        if layout.epoch >= self._stale_below:
+            self._ask_at = None
+        self._ready += [request for _, request in self._waiting if request.epoch < layout.epoch]
+        self._waiting = [(at, request) for at, request in self._waiting if request.epoch >= layout.epoch]
 
     def _extend(self, begin: float, end: float) -> None:
         """Waiting for rows to move is not failing, so it does not use up the caller's time; but not for ever.
@@ -245,12 +266,7 @@ class Exchange:
         if event.error is None and self._session.learn(pb.DescribeLayoutReply.FromString(bytes(event.data))):
             layout = self._session.layout
             if layout is not None and layout.epoch >= self._stale_below:
-                self._ask_at = None
-                # Those that wait for a new layout need not wait any longer.
-                self._ready += [request for _, request in self._waiting if request.epoch < layout.epoch]
-                self._waiting = [
-                    (at, request) for at, request in self._waiting if request.epoch >= layout.epoch
-                ]
+                self._learned(layout)
                 return
         self._ask_at = now if self._ask else now + self._pause(self._asked)
 

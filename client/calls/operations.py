@@ -33,7 +33,7 @@ from .exchange import Exchange
 from .operation import Event, Turn
 from .placed import Placed
 from .pusher import Pusher
-from .requests import Given, PullRequest, PushRequest, Request, Wanted
+from .requests import Given, PullRequest, PushRequest, Request, Wanted, counted
 from .routing import Route, places, split, summing
 from .session import Session
 from .sums import Sums, latest
@@ -162,7 +162,7 @@ def renorm(
         requests = _cut_push(session, pusher, layout, going, codec.RENORM, codec.FLOAT32, pusher.next_push())
         for request in requests:
             request.max_norm, request.norm_type = max_norm, norm_type
-        yield from Exchange(session, requests, deadline).run()
+        yield from Exchange(session, counted(requests), deadline).run()
     finally:
         session.give_back(pusher)
 
@@ -251,7 +251,7 @@ def _pushes(
     requests: list[PushRequest] = []
     for (number, _), some in by_wire.items():
         requests += _cut_push(session, pusher, layout, some, kind, number, push_number)
-    return requests
+    return counted(requests)
 
 
 def _going(one: Brought, placed: Placed, kind: int, wire: int) -> Going:
@@ -385,7 +385,7 @@ def push_bags(
         for shard, some in runs.by_id:
             given = entry, checked[some], values[some]
             requests += _expanded(session, pusher, layout, given, shard, number)
-        yield from Exchange(session, requests, deadline).run()
+        yield from Exchange(session, counted(requests), deadline).run()
     finally:
         session.give_back(pusher)
 

@@ -32,7 +32,7 @@ class PushHeads:
         names: Sequence[PartName],
         push: int,
         finished: tuple[int, int],
-        how: tuple[int, int, float, float],
+        how: tuple[int, int, float, float, int],
     ) -> bytes:
         """A head.
 
@@ -42,7 +42,7 @@ class PushHeads:
             names: of the part, as in PushRequest.
             push: the number of the call.
             finished: low_water and oldest_epoch, as in PushRequest.
-            how: kind, wire, max_norm and norm_type, as there.
+            how: kind, wire, max_norm, norm_type and parts, as there.
         """
         if layout is not self._layout:
             self._begin(layout)
@@ -50,7 +50,7 @@ class PushHeads:
         _name(message, names)
         message.push = push
         message.low_water, message.oldest_epoch = finished
-        message.kind, message.wire, message.max_norm, message.norm_type = how  # type: ignore[assignment]
+        message.kind, message.wire, message.max_norm, message.norm_type, message.parts = how  # type: ignore[assignment]
         return message.SerializeToString()
 
     def _begin(self, layout: Layout) -> None:

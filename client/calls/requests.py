@@ -25,6 +25,7 @@ from .pusher import Pusher
 from .session import Session
 from .values import Values
 
+MOST_PARTS = 1 << 63  # as fine as a share is said; shards never take such a push for whole
 FRAME_BYTES = 64  # more than a table has beside ids and rows, in a request and in a reply
 _PULL_WIRE, _STEP_PUSH = 3, 1  # fields
 _NOTHING = np.empty(0, np.uint8)
@@ -129,6 +130,7 @@ class PushRequest:
     pull: rows that are wanted of the same shard, in the same message: the pull sees the push. None: a push alone.
     later: where the pull goes if the layout changes, to be done when all of the push is.
     maybe_applied: an attempt ended without an answer.
+    parts: it is one of so many equal shares of its push; see `counted`.
     """
 
     epoch: int
@@ -143,6 +145,7 @@ class PushRequest:
     names: list[PartName] = field(default_factory=list[PartName])
     pull: PullRequest | None = None
     later: list[PullRequest] | None = None
+    parts: int = 1
 
     attempts = size = reply_bytes = 0
     maybe_applied = False
@@ -168,7 +171,7 @@ class PushRequest:
         """Before each attempt: name it, say what its client has finished."""
         pusher = self.pusher
         finished = pusher.name(self, layout)
-        how = self.kind, self.wire, self.max_norm, self.norm_type
+        how = self.kind, self.wire, self.max_norm, self.norm_type, self.parts
         head = pusher.heads.write(layout, self.shard, self.names, self.push, finished, how)
         self._head = copied(head)
         self.size, self.reply_bytes = len(self._head) + FRAME_BYTES, FRAME_BYTES
@@ -243,7 +246,9 @@ class PushRequest:
                 mine = np.flatnonzero(owners == shard)
                 by_shard.setdefault(int(shard), []).append((entry, ids[mine], values[mine]))
         for shard, tables in by_shard.items():
-            yield self.piece(layout.epoch, shard, tables)
+            piece = self.piece(layout.epoch, shard, tables)
+            piece.parts = min(self.parts * len(by_shard), MOST_PARTS)
+            yield piece
 
     def piece(self, epoch: int, shard: int, tables: list[Given]) -> PushRequest:
         """A part of it under another layout."""
@@ -260,6 +265,14 @@ class PushRequest:
         )
         piece.names, piece.maybe_applied = list(self.names), self.maybe_applied
         return piece
+
+
+def counted(requests: list[PushRequest]) -> list[PushRequest]:
+    """All requests of one push: each of them says how many there are."""
+    if len(requests) > 1:
+        for request in requests:
+            request.parts = len(requests)
+    return requests
 
 
 def put_buffers(buffer: np.ndarray, at: int, buffers: list[Buffer]) -> int:

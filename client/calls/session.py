@@ -48,6 +48,7 @@ class Session:
         self.seeds = tuple(seeds)
         self.layout: Layout | None = None
         self.entries: dict[str, TableEntry] = {}  # by name
+        self.durability = ""  # as in DescribeLayoutReply
         self.rng = rng
         self.clock = clock
         self.sizes = sizes or RequestSizes()
@@ -86,6 +87,7 @@ class Session:
                 return False  # someone else lives at that address now
             if known is None or layout.epoch >= known.epoch:
                 self.layout = layout
+                self.durability = reply.durability or self.durability
                 if reply.has_tables:
                     self.entries = {m.spec.name: TableEntry.from_message(m) for m in reply.tables}
             return True

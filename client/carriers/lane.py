@@ -33,10 +33,12 @@ from ...proto.lane import (
     decode_reply,
     encode_request,
 )
+from ...proto.security.credentials import NOTHING, Credentials
+from ...proto.security.lane_socket import be_patient
 from ..calls.operation import Event, Writable
 
 BUFFER_BYTES = 20 << 20  # of a plain socket's lane: memory only where it is written
-PATIENCE_US = 200_000  # how long `receive` blocks before it lets its caller look at the clock
+PATIENCE_S = 0.2  # how long `receive` blocks before it lets its caller look at the clock
 _ROOM = 64  # in front of a message and of a reply, for their heads; their places are multiples of it
 _NOW = socket.MSG_DONTWAIT
 
@@ -131,7 +133,7 @@ class Lane:
         """The next reply; None if it is not whole yet.
 
         Args:
-            block: wait for it, for PATIENCE_US at the most.
+            block: wait for it, for PATIENCE_S at the most.
 
         Raises:
             OSError, InvalidRequest: the connection is of no use any more.
@@ -181,7 +183,9 @@ class Lane:
         return True
 
 
-def open_lane(description: pb.LaneReply, host: str, *, shared: bool, until: float) -> Lane:
+def open_lane(
+    description: pb.LaneReply, host: str, *, shared: bool, until: float, credentials: Credentials = NOTHING
+) -> Lane:
     """Connect to a lane, with shared memory if that is wanted and the server is on this machine.
 
     Args:
@@ -189,10 +193,13 @@ def open_lane(description: pb.LaneReply, host: str, *, shared: bool, until: floa
         host: the server's.
         shared: try shared memory first.
         until: on `time.monotonic`, when to give up.
+        credentials: of the client, for a lane that speaks TLS.
 
     Raises:
         OSError: it cannot be reached.
     """
+    if credentials.tls and not description.tls:  # gRPC speaks it, so this is nobody's plan
+        raise ConnectionRefusedError("the server has no lane with TLS")
     if shared and HAS_ARENAS and description.unix_address:
         with contextlib.suppress(OSError):  # another machine, or another container
             return _open_unix(description, until)
@@ -201,11 +208,18 @@ def open_lane(description: pb.LaneReply, host: str, *, shared: bool, until: floa
     end = socket.create_connection((host.strip("[]"), description.port), _left(until))
     try:
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if description.tls:
+            end = _with_tls(end, host, credentials)
         end.sendall(Hello(description.key, 0).encode())
         return _welcomed(end, None, until)
     except BaseException:
         end.close()
         raise
+
+
+def _with_tls(end: socket.socket, host: str, credentials: Credentials) -> socket.socket:
+    """The connection with TLS: the handshake is done, under the timeout that it has. Raises OSError."""
+    return credentials.context().wrap_socket(end, server_hostname=credentials.name_of(host))
 
 
 def _left(until: float) -> float:
@@ -217,6 +231,8 @@ def _open_unix(description: pb.LaneReply, until: float) -> Lane:
     try:
         end.settimeout(_left(until))
         end.connect("\0" + description.unix_address)
+        if description.HasField("user"):
+            _check_user(end, description.user)
         descriptor = os.memfd_create("rowloom-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(descriptor, ARENA_BYTES)
@@ -232,14 +248,22 @@ def _open_unix(description: pb.LaneReply, until: float) -> Lane:
         raise
 
 
+def _check_user(end: socket.socket, user: int) -> None:
+    """Raise ConnectionRefusedError if another user's process listens: names of a server that ended are free to take."""
+    _, there, _ = struct.unpack(
+        "3i", end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    )
+    if there != user:
+        raise ConnectionRefusedError(
+            f"the process that listens is user {there}'s, and the server is user {user}'s"
+        )
+
+
 def _welcomed(end: socket.socket, arena: mmap.mmap | None, until: float) -> Lane:
     end.settimeout(_left(until))
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         end.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
     if end.recv(1) != WELCOME:
         raise ConnectionRefusedError("the server did not welcome us on its lane")
-    end.settimeout(None)
-    # What Python does by itself for a timeout asks the system twice.
-    patience = struct.pack("ll", 0, PATIENCE_US)
-    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+    be_patient(end, PATIENCE_S)
     return Lane(end, arena)

@@ -17,11 +17,10 @@ from ...proto.errors import InvalidRequest, NoAnswer
 from ...proto.lane import NUMBER
 from ..calls.operation import Event, Send
 from .grpc_wire import GrpcWire
-from .lane import PATIENCE_US, Lane
+from .lane import PATIENCE_S, Lane
 from .lanes import Lanes
 
 MIXED_S = 0.002  # how often gRPC is looked after while lanes are waited for; both at once is rare
-_PATIENCE_S = PATIENCE_US / 1e6
 
 
 class LaneWire:
@@ -67,7 +66,7 @@ class LaneWire:
         while not self._ended:
             if self._one_each:
                 for address, lane in self._mine.items():
-                    if lane.waiting and lane.waiting[0][1] <= until + _PATIENCE_S:
+                    if lane.waiting and lane.waiting[0][1] <= until + PATIENCE_S:
                         event = self._receive(address, lane, block=True)
                         if event is not None:
                             return event

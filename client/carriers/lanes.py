@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import RowloomError
+from ...proto.security.credentials import NOTHING, Credentials
 from .lane import Lane, open_lane
 
 CONNECT_TIMEOUT_S = 2.0
@@ -36,6 +37,7 @@ class Lanes:
     Args:
         ask: asks an address for its LaneReply over gRPC, within seconds; raises RowloomError.
         shared: use shared memory where it can be had.
+        credentials: of the client, for lanes that speak TLS.
         clock: seconds, monotonic; says what is lately.
     """
 
@@ -44,10 +46,12 @@ class Lanes:
         ask: Callable[[str, float], pb.LaneReply],
         *,
         shared: bool,
+        credentials: Credentials = NOTHING,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ask = ask
         self._shared = shared
+        self._credentials = credentials
         self._clock = clock
         self._lock = threading.Lock()
         # By address; the one that was used last is the last.
@@ -76,17 +80,22 @@ class Lanes:
             known = known or self._ask(address, until - now)
             if not known.key:
                 raise ConnectionRefusedError(f"{address} has no lane")
-            lane = open_lane(known, address.rpartition(":")[0], shared=self._shared, until=until)
+            lane = self._open(known, address, until)
         except (RowloomError, OSError):
             self._forget(address)
             with self._lock:
                 self._without[address] = time.monotonic() + RETRY_S
             return None
         with self._lock:
-            self._known[address] = known
+            if not known.once:  # that key has been used
+                self._known[address] = known
             self._without.pop(address, None)
             self._use.setdefault(address, _Use()).now += 1
         return lane
+
+    def _open(self, known: pb.LaneReply, address: str, until: float) -> Lane:
+        host = address.rpartition(":")[0]
+        return open_lane(known, host, shared=self._shared, until=until, credentials=self._credentials)
 
     def give_back(self, lanes: dict[str, Lane]) -> None:
         """The caller is done with them; those on which replies are still to come are of no use to anybody."""

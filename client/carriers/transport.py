@@ -9,6 +9,7 @@ from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.channel import Channels
 from ...proto.errors import InvalidRequest
+from ...proto.security.credentials import NOTHING, Credentials
 from ..calls.cutting import RequestSizes
 from ..calls.operation import Event, Operation, Send
 from .grpc_wire import Callers, GrpcWire
@@ -57,20 +58,24 @@ class Transport:
     Args:
         carrier: "grpc"; "tcp", the row lane on plain sockets; "auto", the lane on shared memory where that can be had.
             Whatever cannot be had falls back to gRPC.
+        credentials: what it shows to every server.
     """
 
-    def __init__(self, carrier: str = "grpc") -> None:
+    def __init__(self, carrier: str = "grpc", credentials: Credentials = NOTHING) -> None:
         if carrier not in CARRIERS:
             raise InvalidRequest(f"carrier must be one of {', '.join(CARRIERS)}, got {carrier!r}")
         self._carrier = carrier
+        self._credentials = credentials
         self._forget()
 
     def _forget(self) -> None:
         self._pid = os.getpid()
-        self.channels = Channels()
+        self.channels = Channels(self._credentials)
         self._callers = Callers()
         self._lanes = (
-            None if self._carrier == "grpc" else Lanes(self._lane_of, shared=self._carrier == "auto")
+            None
+            if self._carrier == "grpc"
+            else Lanes(self._lane_of, shared=self._carrier == "auto", credentials=self._credentials)
         )
 
     @property

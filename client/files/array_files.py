@@ -1,4 +1,11 @@
-"""Rows in numpy's `.npy` and in safetensors files, mapped, so that a file may be larger than memory."""
+"""Rows in numpy's `.npy` and in safetensors files, mapped, so that a file may be larger than memory.
+
+Why safetensors are not read by the library of that name. For numpy it has no bfloat16 of its own ("data type 'bfloat16'
+not understood", unless another package happens to have taught numpy that name), and most models come in it; it copies
+what it reads, and a slice of no rows, or past the end, is an empty array, an error or a panic, by its version. And it
+writes only whole arrays from memory, where an export comes block by block. The tests read what it wrote, and it what we
+wrote.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +18,22 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from ...proto.atomic_file import AtomicFile
 from ...proto.errors import InvalidRequest
-from .contract import ArraySource, Part, choose_tensor, damaged, fits, take_room
+from ..urls import UnreadableFile
+from ..vocabulary import METADATA_KEY
+from .beside import ids_beside, mark_ids, read_ids
+from .contract import (
+    MOST_WORDS_BYTES,
+    ArraySource,
+    RowSink,
+    StoredVocabulary,
+    choose_tensor,
+    damaged,
+    fits,
+    mapped_array,
+    take_room,
+)
 
 # The header of a safetensors file may be this long; the format's own library has the same limit.
 _HEADER_LIMIT = 100_000_000
@@ -38,32 +59,25 @@ def open_npy(path: Path, tensor: str | None, row_shape: tuple[int, ...] | None) 
     """The rows of a `.npy` file. Raises InvalidRequest: cut short, holds objects, or `tensor` is given."""
     if tensor is not None:
         raise InvalidRequest(f"{path} holds one array without a name; leave tensor= out, got {tensor!r}")
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as e:
-        damaged(path, e)
-    if not isinstance(array, np.ndarray):
-        raise InvalidRequest(f"{path} holds several arrays; save one with numpy.save")
-    ids = ids_beside(path)
-    named = np.load(ids, mmap_mode="r", allow_pickle=False) if ids.exists() else None
-    return ArraySource([array], what=str(path), ids=named)  # pyright: ignore[reportUnknownArgumentType]
+    return ArraySource([mapped_array(path)], what=str(path), ids=read_ids(path))
 
 
-def ids_beside(path: Path) -> Path:
-    """Where the ids of a `.npy` file's rows are, if they are not 0 to V - 1."""
-    return path.with_name(f"{path.name}.ids.npy")
-
-
-class NpySink:
+class NpySink(RowSink):
     """Writes a `.npy` file; the ids, if they are not 0 to V - 1, into `<name>.ids.npy` beside it."""
 
     def __init__(self, path: Path, *, rows: int, row_shape: tuple[int, ...], name_ids: bool) -> None:
-        self._rows = Part(path)
-        self._ids = Part(ids_beside(path))
+        self._rows = AtomicFile(path)
+        self._ids = AtomicFile(ids_beside(path))
         self._stale = None if name_ids else self._ids.target
-        self._out: np.ndarray | None = _map_npy(self._rows.path, np.float32, (rows, *row_shape))
-        self._ids_out = _map_npy(self._ids.path, np.int64, (rows,)) if name_ids else None
         self._at = 0
+        self._out: np.ndarray | None = None
+        self._ids_out: np.ndarray | None = None
+        try:
+            self._out = _map_npy(self._rows.path, np.float32, (rows, *row_shape))
+            self._ids_out = _map_npy(self._ids.path, np.int64, (rows,)) if name_ids else None
+        except BaseException:  # room for the rows, and none for their ids; or interrupted: taking it may last
+            self.abort()
+            raise
 
     def write(self, ids: np.ndarray, rows: np.ndarray) -> None:
         """As `RowSink.write`."""
@@ -78,6 +92,7 @@ class NpySink:
         named = self._ids_out is not None
         self._out = self._ids_out = None  # the mappings write themselves out when nobody holds them
         if named:
+            mark_ids(self._ids.path, self._rows.path)
             self._ids.commit()
         elif self._stale is not None:
             self._stale.unlink(missing_ok=True)
@@ -118,7 +133,7 @@ def open_safetensors(path: Path, tensor: str | None, row_shape: tuple[int, ...] 
     """
     if path.name.endswith(INDEX_SUFFIX):
         path, tensor = _file_of(path, tensor)
-    header, begin = _read_header(path)
+    header, metadata, begin = _read_header(path)
     shapes = {name: entry["shape"] for name, entry in header.items()}
     possible = [name for name in shapes if name != "ids" and fits(shapes[name], row_shape)]
     hint = f"of rows of shape {row_shape}" if row_shape is not None else "with two dimensions"
@@ -131,7 +146,20 @@ def open_safetensors(path: Path, tensor: str | None, row_shape: tuple[int, ...] 
                 f"make it {shapes[name][:1]}, an integer for each, or leave it out"
             )
         ids = _map_tensor(path, header["ids"], begin)
-    return ArraySource([_map_tensor(path, header[name], begin)], what=f"{path}: {name}", ids=ids)
+    source = ArraySource([_map_tensor(path, header[name], begin)], what=f"{path}: {name}", ids=ids)
+    source.stored = _stored_in(path, metadata)
+    return source
+
+
+def _stored_in(path: Path, metadata: dict[str, str]) -> StoredVocabulary | None:
+    """The vocabulary that `SafetensorsSink` wrote; others may use the name for something else."""
+    text = metadata.get(METADATA_KEY, "")
+    if not text.startswith('{"format": "rowloom-vocabulary"'):
+        return None
+    try:
+        return StoredVocabulary.from_json(json.loads(text))
+    except (ValueError, KeyError, TypeError) as e:
+        damaged(path, e)
 
 
 def _file_of(index: Path, tensor: str | None) -> tuple[Path, str]:
@@ -147,23 +175,23 @@ def _file_of(index: Path, tensor: str | None) -> tuple[Path, str]:
     return files[name], name
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The entries by name, checked against the file's size, and where the data begin."""
+def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
+    """The entries by name, checked against the file's size; the metadata; and where the data begin."""
     size = path.stat().st_size
     with open(path, "rb") as f:
         length = int.from_bytes(f.read(8), "little")
         if size < 8 or length > min(_HEADER_LIMIT, size - 8):
-            raise InvalidRequest(f"{path} is cut short or no safetensors file: {size} bytes")
+            raise UnreadableFile(f"{path} is cut short or no safetensors file: {size} bytes")
         try:
             header = json.loads(f.read(length))
-            header.pop("__metadata__", None)
+            metadata = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
             for name, entry in header.items():
                 _check_entry(path, name, entry, size - 8 - length)
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             if isinstance(e, InvalidRequest):
                 raise
             damaged(path, e)
-    return header, 8 + length
+    return header, metadata, 8 + length
 
 
 def _check_entry(path: Path, name: str, entry: dict[str, Any], data_bytes: int) -> None:
@@ -172,12 +200,12 @@ def _check_entry(path: Path, name: str, entry: dict[str, Any], data_bytes: int) 
     if dtype is None:
         return  # a type that numpy lacks is refused only when that tensor is asked for
     if any(d < 0 for d in entry["shape"]) or not 0 <= begin <= end:
-        raise InvalidRequest(f"{path}: tensor {name!r} has shape {entry['shape']} at bytes {begin} to {end}")
+        raise UnreadableFile(f"{path}: tensor {name!r} has shape {entry['shape']} at bytes {begin} to {end}")
     want = int(np.prod(entry["shape"], dtype=object)) * np.dtype(dtype).itemsize
     if end - begin != want:
-        raise InvalidRequest(f"{path}: tensor {name!r} has {end - begin} bytes, its shape needs {want}")
+        raise UnreadableFile(f"{path}: tensor {name!r} has {end - begin} bytes, its shape needs {want}")
     if end > data_bytes:
-        raise InvalidRequest(f"{path} is cut short: tensor {name!r} ends at {end}, the data at {data_bytes}")
+        raise UnreadableFile(f"{path} is cut short: tensor {name!r} ends at {end}, the data at {data_bytes}")
 
 
 def _map_tensor(path: Path, entry: dict[str, Any], begin: int) -> np.ndarray:
@@ -190,7 +218,7 @@ def _map_tensor(path: Path, entry: dict[str, Any], begin: int) -> np.ndarray:
     return np.memmap(path, dtype=dtype, mode="r", offset=begin + entry["data_offsets"][0], shape=shape)
 
 
-class SafetensorsSink:
+class SafetensorsSink(RowSink):
     """Writes one tensor, and `ids` behind it where the ids are not 0 to V - 1."""
 
     def __init__(
@@ -202,8 +230,13 @@ class SafetensorsSink:
         name_ids: bool,
         tensor: str,
         metadata: dict[str, str],
+        stored: StoredVocabulary | None = None,
     ) -> None:
-        self._part = Part(path)
+        self._part = AtomicFile(path)
+        text = json.dumps(stored.to_json(), ensure_ascii=False) if stored is not None else ""
+        self.holds_words = 0 < len(text.encode()) <= MOST_WORDS_BYTES
+        if self.holds_words:
+            metadata = {**metadata, METADATA_KEY: text}
         row_bytes = rows * int(np.prod(row_shape, dtype=np.int64)) * 4
         entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
         entries[tensor] = {"dtype": "F32", "shape": [rows, *row_shape], "data_offsets": [0, row_bytes]}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -12,10 +13,13 @@ import numpy as np
 
 from ...proto.errors import InvalidRequest
 from ...proto.spec import TableSpec
+from ..urls import UnreadableFile
 from ..vocabulary import HasSpec, Vocabulary
 
 # One pull or assign of this much keeps the shards busy, and any machine can hold a few of them.
 BLOCK_BYTES = 8 << 20
+# A vocabulary in a file's own metadata; readers of Parquet refuse metadata that is much longer, safetensors' too.
+MOST_WORDS_BYTES = 16 << 20
 
 
 class RowTable(HasSpec, Protocol):
@@ -55,20 +59,49 @@ class TableMaker(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class StoredVocabulary:
+    """The words of the table that a file was exported from.
+
+    Attributes:
+        words: the vocabulary.
+        num_embeddings: ids of that table; None where nobody wrote it down.
+    """
+
+    words: Vocabulary
+    num_embeddings: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain dicts, lists, strings and numbers; `Vocabulary.from_json` reads it too."""
+        return {**self.words.to_json(), "num_embeddings": self.num_embeddings}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> StoredVocabulary:
+        """What `to_json` gave. Raises ValueError (InvalidRequest too), KeyError, TypeError for anything else."""
+        size = value.get("num_embeddings")
+        return cls(Vocabulary.from_json(value), None if size is None else int(size))
+
+
 class RowSource(Protocol):
-    """A file that is read a block at a time.
+    """A file that is read a block at a time; sources derive from it, so that the type checker holds them to it.
 
     Attributes:
         rows: rows in the file, or None before it was read to the end.
         row_shape: the shape of one row.
         has_ids: whether blocks name their ids; otherwise row k of the file has id k.
         words: whether blocks name words instead of ids.
+        stored: the vocabulary of the table that the file was exported from, if it was and had one.
     """
 
     rows: int | None
     row_shape: tuple[int, ...]
-    has_ids: bool
-    words: bool
+    has_ids: bool = False
+    words: bool = False
+    stored: StoredVocabulary | None = None
+
+    def names(self, size: int) -> Iterator[np.ndarray | list[str]]:
+        """The ids or words of `blocks`, without the rows."""
+        return (names for names, _ in self.blocks(size))
 
     def blocks(self, size: int) -> Iterator[tuple[np.ndarray | list[str], np.ndarray]]:
         """Blocks of at most `size` rows: (ids [N] int64 or N words, rows [N, *row_shape], any real type)."""
@@ -80,7 +113,13 @@ class RowSource(Protocol):
 
 
 class RowSink(Protocol):
-    """A file that is written a block at a time; it appears under its name only when it is whole."""
+    """A file that is written a block at a time; it appears under its name only when it is whole.
+
+    Attributes:
+        holds_words: whether the vocabulary of the table is in the file itself.
+    """
+
+    holds_words: bool = False
 
     def write(self, ids: np.ndarray, rows: np.ndarray) -> None:
         """Adds rows: ids [N] int64, ascending over the whole file; rows [N, *row_shape] float32."""
@@ -95,7 +134,7 @@ class RowSink(Protocol):
         ...
 
 
-class ArraySource:
+class ArraySource(RowSource):
     """A source over arrays that lie in mapped files, one after the other: row k has id k, or ids[k].
 
     Args:
@@ -104,13 +143,11 @@ class ArraySource:
         ids: [V] integers, mapped, or None.
     """
 
-    words = False
-
     def __init__(self, pieces: Sequence[np.ndarray], *, what: str, ids: np.ndarray | None = None) -> None:
         for piece in pieces:
             check_matrix(piece.shape, what)
             check_real(piece.dtype, what)
-        self.rows: int | None = sum(len(piece) for piece in pieces)
+        self.rows = sum(len(piece) for piece in pieces)
         self.row_shape = pieces[0].shape[1:]
         if any(piece.shape[1:] != self.row_shape for piece in pieces):
             raise InvalidRequest(f"{what}: its parts have rows of different shapes")
@@ -118,6 +155,12 @@ class ArraySource:
             raise InvalidRequest(f"{what}: ids must be {self.rows} integers, got {ids.shape} of {ids.dtype}")
         self._pieces, self._ids, self._what = list(pieces), ids, what
         self.has_ids = ids is not None
+
+    def names(self, size: int) -> Iterator[np.ndarray | list[str]]:
+        """As `RowSource.names`."""
+        ids = np.arange(self.rows or 0) if self._ids is None else self._ids
+        for begin in range(0, len(ids), size):
+            yield signed_ids(np.asarray(ids[begin : begin + size]), begin, self._what)
 
     def blocks(self, size: int) -> Iterator[tuple[np.ndarray | list[str], np.ndarray]]:
         """As `RowSource.blocks`."""
@@ -132,24 +175,6 @@ class ArraySource:
     def close(self) -> None:
         """Drops the mappings."""
         self._pieces, self._ids = [], None
-
-
-class Part:
-    """A file that is written under another name; `commit` renames it, so that nobody sees half of it."""
-
-    def __init__(self, path: Path) -> None:
-        self.target = path
-        self.path = path.with_name(f"{path.name}.part-{os.getpid()}")
-
-    def commit(self) -> None:
-        """The file under its own name, durable."""
-        with open(self.path, "rb") as f:
-            os.fsync(f.fileno())
-        os.replace(self.path, self.target)
-
-    def abort(self) -> None:
-        """No file."""
-        self.path.unlink(missing_ok=True)
 
 
 def take_room(path: Path, size: int) -> None:
@@ -173,6 +198,36 @@ def signed_ids(ids: np.ndarray, begin: int, what: str) -> np.ndarray:
         k = int(beyond.argmax())
         raise InvalidRequest(f"{what}: row {begin + k} has id {int(ids[k])}, ids are below 2**63")
     return ids.astype(np.int64, copy=False)
+
+
+def check_ids(blocks: Iterable[np.ndarray | list[str]], spec: TableSpec, what: str) -> None:
+    """Raises InvalidRequest, with its row, for the first id that a table lacks, and for one that is there twice."""
+    blocks_seen: list[np.ndarray] = []
+    ascending, last, begin = True, -1, 0
+    for ids in blocks:
+        assert isinstance(ids, np.ndarray)
+        wrong = (ids < 0) | (ids >= spec.id_limit)
+        if wrong.any():
+            k = int(wrong.argmax())
+            raise InvalidRequest(
+                f"{what}: row {begin + k} has id {ids[k]}, table {spec.name!r} [0, {spec.id_limit})"
+            )
+        ascending = ascending and bool((np.diff(ids, prepend=last) > 0).all())
+        last = int(ids[-1]) if len(ids) else last
+        begin += len(ids)
+        blocks_seen.append(ids)
+    if not ascending:
+        _refuse_twice(np.concatenate(blocks_seen), what)
+
+
+def _refuse_twice(ids: np.ndarray, what: str) -> None:
+    order = np.argsort(ids, kind="stable")
+    same = np.flatnonzero(ids[order][1:] == ids[order][:-1])
+    if len(same):
+        first, second = (int(order[same[0] + k]) for k in (0, 1))
+        raise InvalidRequest(
+            f"{what}: rows {first} and {second} both have id {ids[first]}; which of them is meant? Leave one out"
+        )
 
 
 def check_matrix(shape: Sequence[int], what: str) -> None:
@@ -237,8 +292,19 @@ def fits(shape: Sequence[int], row_shape: tuple[int, ...] | None) -> bool:
 
 
 def damaged(path: Path, error: BaseException) -> NoReturn:
-    """Raises InvalidRequest for a file that its own library cannot read."""
-    raise InvalidRequest(f"{path} is damaged, cut short or of another format: {error}") from error
+    """Raises UnreadableFile for a file that its own library cannot read."""
+    raise UnreadableFile(f"{path} is damaged, cut short or of another format: {error}") from error
+
+
+def mapped_array(path: Path) -> np.ndarray:
+    """The array of a `.npy` file, mapped. Raises InvalidRequest: damaged, cut short, or several arrays."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as e:
+        damaged(path, e)
+    if not isinstance(array, np.ndarray):
+        raise InvalidRequest(f"{path} holds several arrays; save one with numpy.save")
+    return array  # pyright: ignore[reportUnknownVariableType]
 
 
 def words_in_order(vocabulary: Vocabulary, ids: np.ndarray) -> list[str]:

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...proto.errors import InvalidRequest
 from ...proto.spec import TableSpec
-from ..vocabulary import Vocabulary
+from ..inputs import as_array
+from ..urls import UnreadableFile
 from . import array_files as files_arrays
 from . import parquet_files as files_parquet
 from . import tensorflow_files as files_tensorflow
 from . import torch_files as files_torch
 from . import word_files as files_words
-from .contract import ArraySource, RowSink, RowSource
+from .beside import read_words
+from .contract import ArraySource, RowSink, RowSource, StoredVocabulary
+from .places import fetched
 
 WORD_FORMATS = ("word2vec", "word2vec-binary", "glove")
 FORMATS = ("npy", "safetensors", "torch", "tensorflow", "parquet", *WORD_FORMATS)
@@ -65,22 +66,27 @@ def opened(
     if not isinstance(path, str | os.PathLike):
         if format is not None or tensor is not None:
             raise InvalidRequest("format= and tensor= are for files; these rows are an array")
-        try:
-            rows = np.asarray(path)
-        except ValueError as e:
-            raise InvalidRequest(f"what is given is neither a path nor an array of rows: {e}") from e
-        yield ArraySource([rows], what="the array")
+        yield ArraySource([as_array(path, "rows")], what="the array")
         return
-    where = Path(path)  # pyright: ignore[reportUnknownArgumentType]
-    kind = known(format) if format is not None else format_to_read(where)
+    with fetched(path) as where:  # pyright: ignore[reportUnknownArgumentType]
+        source = _source(where, format, tensor, row_shape)
+        try:
+            if source.stored is None:
+                source.stored = read_words(where)
+            yield source
+        finally:
+            source.close()
+
+
+def _source(
+    where: Path, format: str | None, tensor: str | None, row_shape: tuple[int, ...] | None
+) -> RowSource:
+    if format is not None:
+        known(format)
+    kind = format_to_read(where, format)
     if kind in WORD_FORMATS:
-        source: RowSource = files_words.open_words(where, kind, row_shape)
-    else:
-        source = _OPENERS[kind](where, tensor, row_shape)
-    try:
-        yield source
-    finally:
-        source.close()
+        return files_words.open_words(where, kind, row_shape)
+    return _OPENERS[kind](where, tensor, row_shape)
 
 
 def known(format: str) -> str:
@@ -90,14 +96,16 @@ def known(format: str) -> str:
     return format
 
 
-def format_to_read(path: Path) -> str:
-    """What a file is, by its name and its first bytes. Raises InvalidRequest, FileNotFoundError."""
-    if files_tensorflow.checkpoint_prefix(path) is not None:
+def format_to_read(path: Path, format: str | None = None) -> str:
+    """What a file is, by its name and its first bytes, if it is not said. Raises InvalidRequest, FileNotFoundError."""
+    if format == "tensorflow" or (format is None and files_tensorflow.checkpoint_prefix(path) is not None):
         return "tensorflow"
     if path.is_dir():
-        raise InvalidRequest(f"{path} is a folder without a TensorFlow checkpoint in it; name a file")
+        raise UnreadableFile(f"{path} is a folder without a TensorFlow checkpoint in it; name a file")
     if not path.exists():
         raise FileNotFoundError(f"no file {path}")
+    if format is not None:
+        return format
     if path.suffix == ".bin":
         return "word2vec-binary" if files_words.header_of(path) else "torch"
     if path.name.endswith(files_arrays.INDEX_SUFFIX):
@@ -129,7 +137,7 @@ def sink_for(
     rows: int,
     named: bool,
     tensor: str,
-    words: Vocabulary | None,
+    stored: StoredVocabulary | None,
 ) -> RowSink:
     """Where to write a table. Raises InvalidRequest if the format cannot hold it.
 
@@ -140,15 +148,15 @@ def sink_for(
         rows: how many will be written.
         named: whether the ids are others than 0 to rows - 1.
         tensor: what the tensor or column is called.
-        words: the vocabulary, or None.
+        stored: the vocabulary, or None.
     """
     if known(kind) not in _SINKS:
         raise InvalidRequest(f"{kind} files are only read here; written are: {', '.join(_SINKS)}")
     if named and kind in ("torch", "tensorflow"):
         raise InvalidRequest(f"{kind} has no place for ids; export chosen ids to npy, safetensors or Parquet")
-    if kind in WORD_FORMATS and words is None:
+    if kind in WORD_FORMATS and stored is None:
         raise InvalidRequest(f"{kind} names rows by words; give vocabulary= (table {spec.name!r})")
-    return _SINKS[kind](_Wanted(kind, path, spec, rows, named, tensor, words))
+    return _SINKS[kind](_Wanted(kind, path, spec, rows, named, tensor, stored))
 
 
 @dataclass(frozen=True)
@@ -161,7 +169,7 @@ class _Wanted:
     rows: int
     named: bool
     tensor: str
-    words: Vocabulary | None
+    stored: StoredVocabulary | None
 
 
 def _npy(to: _Wanted) -> RowSink:
@@ -176,6 +184,7 @@ def _safetensors(to: _Wanted) -> RowSink:
         name_ids=to.named,
         tensor=to.tensor,
         metadata={"table": to.spec.name, **to.spec.metadata},
+        stored=to.stored,
     )
 
 
@@ -190,13 +199,13 @@ def _tensorflow(to: _Wanted) -> RowSink:
 
 
 def _parquet(to: _Wanted) -> RowSink:
-    return files_parquet.ParquetSink(to.path, to.spec, tensor=to.tensor, vocabulary=to.words)
+    return files_parquet.ParquetSink(to.path, to.spec, tensor=to.tensor, stored=to.stored)
 
 
 def _words(to: _Wanted) -> RowSink:
-    assert to.words is not None
+    assert to.stored is not None
     return files_words.WordsSink(
-        to.path, to.kind, rows=to.rows, row_shape=to.spec.row_shape, vocabulary=to.words
+        to.path, to.kind, rows=to.rows, row_shape=to.spec.row_shape, stored=to.stored
     )
 
 

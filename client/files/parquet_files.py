@@ -14,17 +14,24 @@ from typing import Any
 
 import numpy as np
 
+from ...proto.atomic_file import AtomicFile
 from ...proto.errors import InvalidRequest
 from ...proto.spec import TableSpec
-from ..vocabulary import Vocabulary
-from .contract import Part, choose_tensor, damaged, signed_ids, words_in_order
+from .contract import (
+    MOST_WORDS_BYTES,
+    RowSink,
+    RowSource,
+    StoredVocabulary,
+    choose_tensor,
+    damaged,
+    signed_ids,
+    words_in_order,
+)
 
 _ID_NAMES = ("id", "ids", "index", "key")
 _WORD_NAMES = ("word", "token", "key")
 _SHAPE_KEY = b"rowloom.row_shape"
 _VOCABULARY_KEY = b"rowloom.vocabulary"
-_SIZE_KEY = b"rowloom.num_embeddings"
-_MOST_BYTES = 16 << 20  # of a vocabulary; readers of Parquet refuse metadata that is much longer
 
 
 def open_parquet(path: Path, tensor: str | None, row_shape: tuple[int, ...] | None) -> ParquetSource:
@@ -41,13 +48,8 @@ def open_parquet(path: Path, tensor: str | None, row_shape: tuple[int, ...] | No
     return ParquetSource(path, tensor, row_shape)
 
 
-class ParquetSource:
-    """A Parquet file, read batch by batch.
-
-    Attributes:
-        vocabulary: of the table that was exported, or None.
-        num_embeddings: of that table.
-    """
+class ParquetSource(RowSource):
+    """A Parquet file, read batch by batch."""
 
     def __init__(self, path: Path, tensor: str | None, row_shape: tuple[int, ...] | None) -> None:
         import pyarrow as pa  # pyright: ignore[reportMissingImports]
@@ -60,31 +62,39 @@ class ParquetSource:
         except (pa.ArrowInvalid, OSError) as e:
             damaged(path, e)
         kinds = pa.types
-        self.rows: int | None = self._file.metadata.num_rows
+        self.rows = self._file.metadata.num_rows
         integers = [f.name for f in schema if kinds.is_integer(_plain(f.type)) and f.name in _ID_NAMES]
         texts = [f.name for f in schema if _is_text(_plain(f.type)) and f.name in _WORD_NAMES]
         self._key = (integers or texts or [None])[0]
-        self.has_ids, self.words = bool(integers), bool(texts) and not integers
+        if len(integers) > 1 or (len(texts) > 1 and not integers):
+            raise InvalidRequest(
+                f"{path} has columns {', '.join(map(repr, integers or texts))}, each of which could name the rows; "
+                "give all but one of them another name"
+            )
         index = _index_of_pandas(schema)
+        self._range = None if self._key is not None else _range_of_pandas(schema)
+        if self._range is not None and len(self._range) != self.rows:
+            raise InvalidRequest(f"{path} has {self.rows} rows, its index of pandas {len(self._range)}")
+        self.has_ids, self.words = bool(integers) or self._range is not None, bool(texts) and not integers
         self._check_named(schema, index)
-        self.vocabulary, self.num_embeddings = self._table_of(schema)
+        self.stored = self._stored_in(schema)
         lists = [f.name for f in schema if _is_list(f.type)]
         self._columns = self._row_columns(schema, lists, tensor, index)
         self.row_shape = self._shape(schema, row_shape)
 
-    def _table_of(self, schema: Any) -> tuple[Vocabulary | None, int | None]:
-        """The vocabulary and the size of the table that `ParquetSink` wrote with its words."""
-        stored = schema.metadata or {}
-        if _VOCABULARY_KEY not in stored:
-            return None, None
+    def _stored_in(self, schema: Any) -> StoredVocabulary | None:
+        """The vocabulary of the table that `ParquetSink` wrote."""
+        metadata = schema.metadata or {}
+        if _VOCABULARY_KEY not in metadata:
+            return None
         try:
-            return Vocabulary.from_json(json.loads(stored[_VOCABULARY_KEY])), int(stored[_SIZE_KEY])
+            return StoredVocabulary.from_json(json.loads(metadata[_VOCABULARY_KEY]))
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             damaged(self._path, e)
 
     def _check_named(self, schema: Any, index: list[str]) -> None:
         """Rows must not be taken by their place in the file where a column says whose they are, and cannot be read."""
-        if self._key is not None:
+        if self._key is not None or self._range is not None:
             return
         for field in schema:
             if field.name in _ID_NAMES or field.name in _WORD_NAMES:
@@ -143,9 +153,24 @@ class ParquetSource:
         except (pa.ArrowInvalid, OSError) as e:
             damaged(self._path, e)
 
+    def names(self, size: int) -> Iterator[np.ndarray | list[str]]:
+        """As `RowSource.names`."""
+        import pyarrow as pa  # pyright: ignore[reportMissingImports]
+
+        begin = 0
+        try:
+            for batch in self._file.iter_batches(
+                size, columns=[self._key] if self._key else self._columns[:1]
+            ):
+                yield self._keys_of(batch, begin)
+                begin += batch.num_rows
+        except (pa.ArrowInvalid, OSError) as e:
+            damaged(self._path, e)
+
     def _keys_of(self, batch: Any, begin: int) -> np.ndarray | list[str]:
         if self._key is None:
-            return np.arange(begin, begin + batch.num_rows)
+            places = np.arange(begin, begin + batch.num_rows)
+            return places if self._range is None else self._range.start + places * self._range.step
         keys = batch.column(self._key)
         if hasattr(keys, "dictionary_decode"):
             keys = keys.dictionary_decode()
@@ -192,12 +217,30 @@ def _is_text(kind: Any) -> bool:
 
 
 def _index_of_pandas(schema: Any) -> list[str]:
-    """Columns that hold a data frame's index: what it has beside its own columns."""
+    """What holds a data frame's index beside its own columns: columns, and ranges that stand in the metadata alone."""
+    columns = [one for one in _indexes(schema) if isinstance(one, str) and one in schema.names]
+    ranges = [one for one in _indexes(schema) if isinstance(one, dict)]
+    return columns + [
+        f"{one.get('start')} to {one.get('stop')} by {one.get('step')}"
+        for one in ranges
+        if (one.get("start"), one.get("step")) != (0, 1)
+    ]
+
+
+def _range_of_pandas(schema: Any) -> range | None:
+    """The ids of the rows, if they are an index that is a range."""
+    for one in _indexes(schema):
+        if isinstance(one, dict) and one.get("kind") == "range" and one.get("name") in _ID_NAMES:
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                return range(one["start"], one["stop"], one["step"])
+    return None
+
+
+def _indexes(schema: Any) -> list[Any]:
     try:
-        columns = (schema.pandas_metadata or {}).get("index_columns", [])
-    except ValueError:  # damaged
-        columns = []
-    return [name for name in columns if isinstance(name, str) and name in schema.names]
+        return list((schema.pandas_metadata or {}).get("index_columns", []))
+    except (ValueError, TypeError, AttributeError):  # damaged
+        return []
 
 
 def _is_list(kind: Any) -> bool:
@@ -206,28 +249,28 @@ def _is_list(kind: Any) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
-class ParquetSink:
+class ParquetSink(RowSink):
     """Writes `id`, `word` if there is a vocabulary, and `row` as lists of float32.
 
     A vocabulary stands in the file's metadata too, as it stands in a table's: the columns do not say what `unk`, `pad`
     and the buckets are.
     """
 
-    def __init__(self, path: Path, spec: TableSpec, *, tensor: str, vocabulary: Vocabulary | None) -> None:
+    def __init__(self, path: Path, spec: TableSpec, *, tensor: str, stored: StoredVocabulary | None) -> None:
         import pyarrow as pa  # pyright: ignore[reportMissingImports]
         import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
 
-        self._part = Part(path)
+        self._part = AtomicFile(path)
         self._width = math.prod(spec.row_shape)
-        self._vocabulary = vocabulary
+        self._vocabulary = None if stored is None else stored.words
         fields = [pa.field("id", pa.int64()), pa.field(tensor, pa.list_(pa.float32(), self._width))]
-        if vocabulary is not None:
+        if stored is not None:
             fields.insert(1, pa.field("word", pa.string()))
         metadata = {_SHAPE_KEY: ",".join(map(str, spec.row_shape)).encode()}
-        if vocabulary is not None and spec.num_embeddings is not None:
-            words = json.dumps(vocabulary.to_json(), ensure_ascii=False).encode()
-            if len(words) <= _MOST_BYTES:
-                metadata |= {_VOCABULARY_KEY: words, _SIZE_KEY: str(spec.num_embeddings).encode()}
+        words = json.dumps(stored.to_json(), ensure_ascii=False).encode() if stored is not None else b""
+        self.holds_words = 0 < len(words) <= MOST_WORDS_BYTES
+        if self.holds_words:
+            metadata[_VOCABULARY_KEY] = words
         self._schema = pa.schema(fields, metadata=metadata)
         try:
             self._writer: Any = pq.ParquetWriter(self._part.path, self._schema)

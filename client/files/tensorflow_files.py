@@ -8,6 +8,7 @@ the rows, or, from older savers, `name/part_0`, `name/part_1`, ...
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import struct
@@ -20,7 +21,8 @@ import ml_dtypes
 import numpy as np
 
 from ...proto.errors import InvalidRequest
-from .contract import ArraySource, choose_tensor, damaged, fits
+from ..urls import UnreadableFile
+from .contract import ArraySource, RowSink, choose_tensor, damaged, fits
 
 _MAGIC = 0xDB4775248B80FB57
 _OBJECT_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -82,7 +84,7 @@ def open_tensorflow(path: Path, tensor: str | None, row_shape: tuple[int, ...] |
     """
     prefix = checkpoint_prefix(path)
     if prefix is None:
-        raise InvalidRequest(f"{path} is no checkpoint: there is no {path}.index")
+        raise UnreadableFile(f"{path} is no checkpoint: there is no {path}.index")
     index = prefix.with_name(prefix.name + ".index")
     try:
         raw, shards = _read_index(index.read_bytes())
@@ -132,12 +134,12 @@ def _pieces(
             )
         stored = raw.get(_slice_key(key, routed))
         if stored is None:
-            raise InvalidRequest(f"{prefix}.index is damaged: a slice of {key.decode()} is missing")
+            raise UnreadableFile(f"{prefix}.index is damaged: a slice of {key.decode()} is missing")
         placed.append((routed[0][0], sizes, stored))
     placed.sort(key=lambda one: one[0])
     begins = [begin for begin, _, _ in placed]
     if begins != [0, *np.cumsum([sizes[0] for _, sizes, _ in placed])[:-1].tolist()]:
-        raise InvalidRequest(f"{prefix}.index is damaged: the slices of {key.decode()} leave rows out")
+        raise UnreadableFile(f"{prefix}.index is damaged: the slices of {key.decode()} leave rows out")
     return [_map(prefix, shards, key, stored, tuple(sizes)) for _, sizes, stored in placed]
 
 
@@ -145,13 +147,13 @@ def _map(prefix: Path, shards: int, key: bytes, entry: _Entry, shape: tuple[int,
     path = prefix.with_name(f"{prefix.name}.data-{entry.shard:05d}-of-{shards:05d}")
     dtype = np.dtype(_DTYPES[entry.dtype])
     if not path.is_file():
-        raise InvalidRequest(f"{prefix}: the file {path.name} is missing")
+        raise UnreadableFile(f"{prefix}: the file {path.name} is missing")
     if entry.size != int(np.prod(shape, dtype=object)) * dtype.itemsize:
-        raise InvalidRequest(
+        raise UnreadableFile(
             f"{prefix}: {key.decode()} has {entry.size} bytes, its shape {shape} needs others"
         )
     if entry.offset + entry.size > path.stat().st_size:
-        raise InvalidRequest(
+        raise UnreadableFile(
             f"{path} is cut short: {key.decode()} ends at byte {entry.offset + entry.size}, the file at "
             f"{path.stat().st_size}"
         )
@@ -277,7 +279,7 @@ def _ordered(value: int) -> bytes:
 # ---------------------------------------------------------------------------------------------------- writing
 
 
-class TensorflowSink:
+class TensorflowSink(RowSink):
     """Writes a checkpoint of one variable; `tf.train.load_checkpoint` and savers by name read it."""
 
     def __init__(self, path: Path, *, rows: int, row_shape: tuple[int, ...], tensor: str) -> None:
@@ -286,7 +288,9 @@ class TensorflowSink:
         self._tf: Any = tf
         self._path, self._name = path, tensor
         self._shape = (rows, *row_shape)
-        self._scratch = path.with_name(f"{path.name}.part")
+        self._scratch = path.with_name(f"{path.name}.part-{os.getpid()}")
+        # What an export left that was killed had this name if it had this process's number.
+        shutil.rmtree(self._scratch, ignore_errors=True)
         self._parts: list[str] = []
         self._held: list[np.ndarray] = []
         self._written = 0

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ...proto.atomic_file import AtomicFile
 from ...proto.errors import InvalidRequest
-from .contract import Part, check_matrix, choose_tensor, damaged, fits, take_room
+from .contract import RowSink, RowSource, check_matrix, choose_tensor, damaged, fits, take_room
 
 
 def open_torch(path: Path, tensor: str | None, row_shape: tuple[int, ...] | None) -> TorchSource:
@@ -52,11 +53,8 @@ def _named(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _named(f"{prefix}.{key}" if prefix else str(key), inner)
 
 
-class TorchSource:
+class TorchSource(RowSource):
     """One tensor; blocks are converted as they are read."""
-
-    has_ids = False
-    words = False
 
     def __init__(self, tensor: Any, what: str) -> None:
         if not _is_dense(tensor):
@@ -65,7 +63,7 @@ class TorchSource:
             )
         check_matrix(tensor.shape, what)
         self._tensor: Any = tensor
-        self.rows: int | None = int(tensor.shape[0])
+        self.rows = int(tensor.shape[0])
         self.row_shape = tuple(int(d) for d in tensor.shape[1:])
 
     def blocks(self, size: int) -> Iterator[tuple[np.ndarray | list[str], np.ndarray]]:
@@ -92,17 +90,21 @@ def _float_of(dtype: Any) -> Any:
     return torch.float64 if dtype in (torch.float64, torch.int64, torch.int32) else torch.float32
 
 
-class TorchSink:
+class TorchSink(RowSink):
     """Writes `{tensor: rows}`, as `torch.nn.Embedding.load_state_dict` reads it. Needs the space twice."""
 
     def __init__(self, path: Path, *, rows: int, row_shape: tuple[int, ...], tensor: str) -> None:
         import torch  # pyright: ignore[reportMissingImports]
 
-        self._part = Part(path)
+        self._part = AtomicFile(path)
         self._flat = path.with_name(f"{path.name}.rows-{self._part.path.suffix[1:]}")
         self._name = tensor
         size = rows * int(np.prod(row_shape, dtype=np.int64))
-        take_room(self._flat, size * 4)
+        try:
+            take_room(self._flat, size * 4)
+        except BaseException:  # interrupted: it may last
+            self._flat.unlink(missing_ok=True)
+            raise
         # torch.save writes a mapped tensor from its pages, so that the rows never have to fit into memory.
         flat = torch.from_file(str(self._flat), shared=True, size=size) if size else torch.empty(0)
         self._rows: Any = flat.reshape(rows, *row_shape)

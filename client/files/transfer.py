@@ -16,49 +16,29 @@ Torch, TensorFlow (to write only) and pyarrow are imported when a file needs the
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...proto.errors import InvalidRequest, TableExists, TableNotFound
-from ...proto.partition import offset
-from ...proto.recipes import is_whole
 from ...proto.spec import SGD, Initializer, Optimizer, TableSpec, Uniform
+from ..inputs import as_ids
 from ..vocabulary import Vocabulary
-from .contract import BLOCK_BYTES, RowSource, RowTable, TableMaker, as_float32
+from .beside import write_words
+from .contract import RowSource, RowTable, StoredVocabulary, TableMaker
+from .filling import Filling, Imported, Progress, block_rows_of, block_size
 from .formats import WORD_FORMATS, format_to_write, opened, sink_for
-from .parquet_files import ParquetSource
-
-Progress = Callable[[int, "int | None"], None]
-
-
-@dataclass(frozen=True)
-class Imported:
-    """What an import did.
-
-    Attributes:
-        table: where the rows are.
-        rows: how many were written.
-        vocabulary: the words of the rows, where the file has words.
-        skipped: words of the file that the vocabulary does not have, or that came a second time.
-        missing: words of the vocabulary that the file does not have: as they were, but `pad` (zeros) and
-            `unk` (the mean row).
-    """
-
-    table: RowTable
-    rows: int
-    vocabulary: Vocabulary | None = None
-    skipped: int = 0
-    missing: int = 0
+from .places import placed
 
 
 def import_table(
     target: RowTable | TableMaker,
-    path: str | os.PathLike[str],
+    path: Any,
     *,
     name: str | None = None,
     format: str | None = None,
@@ -73,7 +53,8 @@ def import_table(
 
     Args:
         target: the table, or a client and `name`.
-        path: the file; a TensorFlow checkpoint is named by its prefix, its `.index`, or its folder.
+        path: the file, or its URL, of any protocol that fsspec knows: it is fetched first. A TensorFlow checkpoint is
+            named by its prefix, its `.index`, or its folder.
         name: the table's name, if target is a client.
         format: one of those above; by default what the file looks like.
         tensor: which tensor or column, where the file has several.
@@ -86,23 +67,31 @@ def import_table(
         progress: called with (rows done, rows in all or None) after each block.
 
     Raises:
-        InvalidRequest: the file is damaged, or does not fit the table, or holds numbers that are not
-            finite. Rows before the place that the message names were written.
+        InvalidRequest: the file is damaged, or does not fit the table, or holds an id twice, or numbers that are not
+            finite; or none of its rows is one of the table. Of numbers that are not finite, rows before the place that
+            the message names were written.
         FileNotFoundError: no such file.
+        Unavailable: the store that a URL leads to does not answer.
     """
     table = _table_of(target, name)
     with opened(path, format, tensor, table.spec.row_shape) as source:
         _check_words(source, vocabulary, path)
-        job = _Import(table, source, str(path), block_rows, progress)
+        job = Filling(table, source, _what(path), block_rows, progress)
         job.check_shape()
+        own = Vocabulary.of(table)
         if source.words:
-            words = Vocabulary.of(table) if vocabulary is None else vocabulary
+            words = own if vocabulary is None else vocabulary
             if words is None:
                 raise InvalidRequest(
                     f"{path} names rows by words; give vocabulary=, or make the table with from_pretrained"
                 )
             words.check(table.spec)
-            return job.by_word(words)
+            return job.by_word(words, first_id, mod_parts)
+        if own is not None and source.stored is not None and own != source.stored.words:
+            raise InvalidRequest(
+                f"{path} has rows of other words than table {table.name!r}: {source.stored.words} there, {own} here; "
+                "make a table of its own of it with from_pretrained"
+            )
         return job.by_id(first_id, mod_parts)
 
 
@@ -130,12 +119,13 @@ def from_pretrained(
 
     The table has the file's shape. A file of words gives a vocabulary too: `pad`, `unk`, then its words
     in their order; a `pad` that the file does not have is a row of zeros, an `unk` the mean of the file's
-    rows. A Parquet file that a table of words was exported to gives back the vocabulary of that table. It is in the
-    table's metadata (`Vocabulary.of(table)`) if that has room for it, and in what this returns.
+    rows. A file that a table of words was exported to gives back the vocabulary and the size of that table. The
+    vocabulary is in the table's metadata (`Vocabulary.of(table)`) if that has room for it, and always in what this
+    returns.
 
     Args:
         client: where.
-        path: the file; or the rows themselves, an array of [N, ...].
+        path: the file, or its URL, as `import_table`; or the rows themselves, an array of [N, ...].
         name: the new table's name.
         freeze: the table refuses pushes.
         optimizer: for a table that does not (default SGD).
@@ -145,7 +135,8 @@ def from_pretrained(
         unk: the word for unknown words, or None.
         pad: the word for padding, or None.
         buckets: hash buckets behind the words.
-        vocabulary: only these words, with their ids, instead of all of the file's. For files of words only.
+        vocabulary: only these words, with their ids, instead of all of the file's. For files of words only. `unk`,
+            `pad` and `buckets` are for files that do not say it themselves.
         format: as `import_table`, like all that follows.
         tensor: which tensor or column.
         mod_parts: see `import_table`.
@@ -157,17 +148,17 @@ def from_pretrained(
         TableExists: there is a table of that name.
     """
     with opened(path, format, tensor, None) as source:
-        named = isinstance(path, str) or hasattr(path, "__fspath__")
-        what = str(path) if named else "the array"
+        what = _what(path)
         _check_words(source, vocabulary, what)
         size = num_embeddings
-        if source.words and vocabulary is None:
-            vocabulary = _vocabulary_of(source, unk=unk, pad=pad, buckets=buckets)
-        elif isinstance(source, ParquetSource) and source.vocabulary is not None:
-            vocabulary = source.vocabulary
-            size = source.num_embeddings if size is None else size
-        if size is None and not source.has_ids:
-            size = len(vocabulary) if vocabulary is not None else source.rows
+        if vocabulary is None and (source.words or source.stored is not None):
+            vocabulary = _vocabulary_of(source, what, unk=unk, pad=pad, buckets=buckets)
+            if size is None and source.stored is not None:
+                size = source.stored.num_embeddings
+        if size is None and not source.words and not source.has_ids:
+            size = source.rows
+        if size is None and vocabulary is not None:
+            size = len(vocabulary)
         spec = TableSpec(
             name,
             num_embeddings=size,
@@ -184,9 +175,9 @@ def from_pretrained(
             raise TableExists(f"table {name!r} is already there; import_table writes rows into it")
         table = client.create_table(spec)
         try:
-            job = _Import(table, source, what, block_rows, progress)
+            job = Filling(table, source, what, block_rows, progress)
             if source.words and vocabulary is not None:
-                return job.by_word(vocabulary)
+                return job.by_word(vocabulary, mod_parts=mod_parts)
             done = job.by_id(0 if num_embeddings is not None else None, mod_parts)
             return replace(done, vocabulary=vocabulary)
         except BaseException:
@@ -213,7 +204,7 @@ def export_table(
 
     Args:
         target: the table, or a client and `name`.
-        path: the file to write; one that exists is replaced.
+        path: the file to write; one that exists is replaced. Or a URL, of any protocol that fsspec knows.
         name: the table's name, if target is a client.
         format: one of those above; by default by the file's suffix.
         tensor: what the tensor or column is called, in files that have names.
@@ -223,26 +214,44 @@ def export_table(
         block_rows: rows in one pull; by default 8 MiB of them.
         progress: called with (rows done, rows in all) after each block.
 
+    A vocabulary that the file cannot hold is put beside it, into `<file>.vocabulary.json`; `from_pretrained` finds it.
+
     Returns:
         How many rows were written.
 
     Raises:
         InvalidRequest: a format that cannot hold this table, or no ids where they are needed.
+        FileNotFoundError: no such folder.
+        Unavailable: the store that a URL leads to does not take it.
     """
-    table = _table_of(target, name)
+    with placed(path) as local:
+        return _export(_table_of(target, name), local, format, tensor, ids, vocabulary, block_rows, progress)
+
+
+def _export(
+    table: RowTable,
+    path: Path,
+    format: str | None,
+    tensor: str,
+    ids: Any,
+    vocabulary: Vocabulary | None,
+    block_rows: int | None,
+    progress: Progress | None,
+) -> int:
     spec = table.spec
     chosen = _chosen(ids, spec)
     rows = len(chosen) if chosen is not None else int(spec.num_embeddings or 0)
     words = Vocabulary.of(table) if vocabulary is None else vocabulary
     if words is not None:
         words.check(spec)
-    kind = format_to_write(Path(path)) if format is None else format
+    stored = StoredVocabulary(words, spec.num_embeddings) if words is not None else None
+    kind = format_to_write(path) if format is None else format
     if kind in WORD_FORMATS and words is not None and chosen is None:
         rows = len(words)  # ids behind the vocabulary have no word
-    sink = sink_for(kind, Path(path), spec, rows=rows, named=chosen is not None, tensor=tensor, words=words)
+    sink = sink_for(kind, path, spec, rows=rows, named=chosen is not None, tensor=tensor, stored=stored)
     try:
         done = 0
-        for block in _id_blocks(chosen, rows, _block_size(block_rows, spec.row_shape)):
+        for block in _id_blocks(chosen, rows, block_size(block_rows, spec.row_shape)):
             sink.write(block, table.pull(block, wire="float32"))
             done += len(block)
             if progress is not None:
@@ -251,102 +260,11 @@ def export_table(
     except BaseException:
         sink.abort()
         raise
+    write_words(path, None if sink.holds_words else stored)
     return rows
 
 
 # ---------------------------------------------------------------------------------------------------- reading
-
-
-class _Import:
-    """One file on its way into one table."""
-
-    def __init__(
-        self,
-        table: RowTable,
-        source: RowSource,
-        what: str,
-        block_rows: int | None,
-        progress: Progress | None,
-    ) -> None:
-        self.table, self.source, self.what = table, source, what
-        self.size = _block_size(block_rows, table.spec.row_shape)
-        self.progress = progress
-        self.rows = self.seen = 0
-        self._total = source.rows
-
-    def check_shape(self) -> None:
-        """Raises InvalidRequest if the file's rows are not the table's."""
-        mine, its = self.table.spec.row_shape, self.source.row_shape
-        if mine != its:
-            raise InvalidRequest(f"{self.what} has rows of shape {its}, table {self.table.name!r} of {mine}")
-
-    def by_id(self, first_id: int | None, mod_parts: int) -> Imported:
-        """Rows whose ids are in the file, or are their place in it."""
-        spec, rows = self.table.spec, self.source.rows
-        if mod_parts < 1:
-            raise InvalidRequest(f"mod_parts must be at least 1, got {mod_parts}")
-        if not self.source.has_ids and rows is not None:
-            self._check_count(rows, first_id)
-        elif first_id:
-            raise InvalidRequest(f"{self.what} names its ids; leave first_id= out, got {first_id}")
-        for ids, block in self.source.blocks(self.size):
-            assert isinstance(ids, np.ndarray)
-            if not self.source.has_ids:
-                ids = _undealt(ids, rows or 0, mod_parts) + (first_id or 0)
-            if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < spec.id_limit:
-                bad = ids[(ids < 0) | (ids >= spec.id_limit)][0]
-                raise InvalidRequest(f"{self.what} has id {bad}, table {spec.name!r} [0, {spec.id_limit})")
-            self._write(ids, block, ids)
-        return Imported(self.table, self.rows)
-
-    def _check_count(self, rows: int, first_id: int | None) -> None:
-        spec = self.table.spec
-        if first_id is None and spec.num_embeddings not in (None, rows):
-            raise InvalidRequest(
-                f"{self.what} has {rows} rows, table {spec.name!r} {spec.num_embeddings}; "
-                "say first_id= to fill a part of it"
-            )
-        if (first_id or 0) < 0 or (first_id or 0) + rows > spec.id_limit:
-            raise InvalidRequest(
-                f"{self.what} has {rows} rows; from first_id={first_id} on they end beyond the "
-                f"{spec.id_limit} ids of table {spec.name!r}"
-            )
-
-    def by_word(self, vocabulary: Vocabulary) -> Imported:
-        """Rows whose words are in the vocabulary; `pad` and `unk` if the file lacks them."""
-        found = np.zeros(len(vocabulary), bool)
-        mean, known = (
-            np.zeros(self.source.row_shape, np.float64),
-            {w: i for i, w in enumerate(vocabulary.words)},
-        )
-        for words, block in self.source.blocks(self.size):
-            ids = np.fromiter((known.get(word, -1) for word in words), np.int64, len(words))
-            mean += as_float32(block, words, self.what).sum(axis=0, dtype=np.float64)
-            keep = np.flatnonzero(ids >= 0)
-            # Of a word that comes twice the first counts, in this block and in those before.
-            _, first = np.unique(ids[keep], return_index=True)
-            keep = keep[np.sort(first)]
-            keep = keep[~found[ids[keep]]]
-            found[ids[keep]] = True
-            self._write(ids[keep], block[keep], [words[k] for k in keep], seen=len(words))
-        missing = len(vocabulary.words) - int(found[: len(vocabulary.words)].sum())
-        imported = Imported(self.table, self.rows, vocabulary, self.seen - self.rows, missing)
-        self._write_specials(vocabulary, found, mean / max(self.seen, 1))
-        return imported
-
-    def _write_specials(self, vocabulary: Vocabulary, found: np.ndarray, mean: np.ndarray) -> None:
-        for special, row in ((vocabulary.pad_id, np.zeros_like(mean)), (vocabulary.unk_id, mean)):
-            if special is not None and not found[special]:
-                self.table.assign(np.array([special]), row[None].astype(np.float32))
-
-    def _write(self, ids: np.ndarray, block: np.ndarray, names: Any, seen: int | None = None) -> None:
-        rows = as_float32(block, names, self.what)
-        if len(ids):
-            self.table.assign(ids, rows)
-        self.rows += len(ids)
-        self.seen += len(ids) if seen is None else seen
-        if self.progress is not None:
-            self.progress(self.seen, self._total)
 
 
 def _check_words(source: RowSource, vocabulary: Vocabulary | None, what: Any) -> None:
@@ -356,23 +274,25 @@ def _check_words(source: RowSource, vocabulary: Vocabulary | None, what: Any) ->
         raise InvalidRequest(f"{what} names its rows by {named}, not by words; leave vocabulary= out")
 
 
-def _undealt(places: np.ndarray, rows: int, n: int) -> np.ndarray:
-    """The id of each place in a file of n runs, where run i holds the ids i, i + n, i + 2n, ..."""
-    if n == 1:
-        return places
-    begins = offset(np.arange(n), n, rows)
-    run = np.searchsorted(begins, places, side="right") - 1
-    return (places - begins[run]) * n + run
+def _what(path: Any) -> str:
+    return os.fspath(path) if isinstance(path, str | os.PathLike) else "the array"
 
 
-def _vocabulary_of(source: Any, *, unk: str | None, pad: str | None, buckets: int) -> Vocabulary:
-    words = source.scan() if hasattr(source, "scan") else _words_in(source)
-    return Vocabulary(dict.fromkeys(words), unk=unk, pad=pad, buckets=buckets)
-
-
-def _words_in(source: RowSource) -> Iterator[str]:
-    for words, _ in source.blocks(_block_rows(source.row_shape)):
-        yield from words  # type: ignore[misc]  # a source of words gives words
+def _vocabulary_of(
+    source: RowSource, what: str, *, unk: str | None, pad: str | None, buckets: int
+) -> Vocabulary:
+    """The vocabulary that the file was exported with, or one of the words in it."""
+    if source.stored is None:
+        names = source.names(block_rows_of(source.row_shape))
+        words: dict[str, None] = dict.fromkeys(itertools.chain.from_iterable(names))
+        return Vocabulary(words, unk=unk, pad=pad, buckets=buckets)
+    words_of = source.stored.words
+    if (unk, pad, buckets) not in (("<unk>", "<pad>", 0), (words_of.unk, words_of.pad, words_of.buckets)):
+        raise InvalidRequest(
+            f"{what} says itself what unk, pad and buckets are: {words_of}; got unk={unk!r}, pad={pad!r}, "
+            f"buckets={buckets}"
+        )
+    return words_of
 
 
 # ---------------------------------------------------------------------------------------------------- writing
@@ -381,31 +301,18 @@ def _words_in(source: RowSource) -> Iterator[str]:
 def _chosen(ids: Any, spec: TableSpec) -> np.ndarray | None:
     if ids is None:
         if spec.num_embeddings is None:
-            raise InvalidRequest(f"table {spec.name!r} has open-ended ids; say which to export: ids=")
+            raise InvalidRequest(
+                f"table {spec.name!r} has open-ended ids; say which to export: ids=, or ids=table.ids() for those that "
+                "exist"
+            )
         return None
-    array = np.unique(np.asarray(ids).reshape(-1))
-    if array.dtype.kind not in "iu" and array.size:
-        raise InvalidRequest(f"ids must be integers, got {array.dtype}")
-    return array.astype(np.int64)
+    return np.unique(as_ids(ids, spec))
 
 
 def _id_blocks(chosen: np.ndarray | None, rows: int, size: int) -> Iterator[np.ndarray]:
     for begin in range(0, rows, size):
         end = min(begin + size, rows)
         yield np.arange(begin, end) if chosen is None else chosen[begin:end]
-
-
-def _block_size(block_rows: int | None, row_shape: tuple[int, ...]) -> int:
-    """How many rows go at once. Raises InvalidRequest."""
-    if block_rows is None:
-        return _block_rows(row_shape)
-    if not is_whole(block_rows) or block_rows < 1:
-        raise InvalidRequest(f"block_rows must be at least 1, got {block_rows!r}")
-    return int(block_rows)
-
-
-def _block_rows(row_shape: tuple[int, ...]) -> int:
-    return max(1, BLOCK_BYTES // (4 * int(np.prod(row_shape, dtype=np.int64))))
 
 
 def _table_of(target: RowTable | TableMaker, name: str | None) -> RowTable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import itertools
 import mmap
 import os
 import re
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ...proto.atomic_file import AtomicFile
 from ...proto.errors import InvalidRequest
+from ..urls import UnreadableFile
 from ..vocabulary import Vocabulary
-from .contract import Part, words_in_order
+from .contract import RowSink, RowSource, StoredVocabulary, words_in_order
 
-_HEADER = re.compile(rb"\s*(\d+)\s+(\d+)\s*\n?")
+_HEADER = re.compile(rb"\s*(\d+)\s+(\d*[1-9]\d*)\s*\n?")  # rows have one number at least
 _LONGEST_WORD = 64 << 10
 _MARK = codecs.BOM_UTF8  # some editors begin a file with it; it is no part of the first word
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
@@ -62,7 +65,7 @@ def _is_above_rows(path: Path, dim: int) -> bool:
         return len(f.readline().split()) > dim
 
 
-class TextSource:
+class TextSource(RowSource):
     """`word number number ...`, a line each, with spaces or tabs between. Words may hold spaces, as some of GloVe's do.
 
     Args:
@@ -72,23 +75,24 @@ class TextSource:
         counted: the rows must be as many as the header says.
     """
 
-    has_ids = False
     words = True
 
     def __init__(
         self, path: Path, header: tuple[int, int] | None, row_shape: tuple[int, ...] | None, *, counted: bool
     ) -> None:
         self._path, self._skip = path, header is not None
-        self.rows: int | None = header[0] if header and counted else None
+        self.rows = header[0] if header and counted else None
         self._dim = header[1] if header else self._count_numbers()
         self.row_shape = _shape(self._dim, row_shape)
 
     def _count_numbers(self) -> int:
         with open(self._path, "rb") as f:
             first = f.readline().removeprefix(_MARK)
+        if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise UnreadableFile(f"{self._path} is UTF-16: save it as UTF-8")
         dim = len(first.split()) - (not first[:1].isspace())  # a word may be a space, or nothing
         if dim < 1:
-            raise InvalidRequest(f"{self._path}: line 1 is {first[:40]!r}, not a word and its numbers")
+            raise UnreadableFile(f"{self._path}: line 1 is {first[:40]!r}, not a word and its numbers")
         return dim
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
@@ -104,37 +108,33 @@ class TextSource:
                     yield number, line
         if self.rows is not None and count != self.rows:
             fault = "is cut short" if count < self.rows else "has more words than it says"
-            raise InvalidRequest(
+            raise UnreadableFile(
                 f"{self._path} {fault}: {count} words, its header says {self.rows}; if they are all there, "
                 "format='glove' reads them whatever the header says"
             )
         self.rows = count
 
-    def scan(self) -> Iterator[str]:
-        """The words, without the numbers."""
-        for _, line in self._lines():
-            yield _word(_cut(line, self._dim)[0])
+    def names(self, size: int) -> Iterator[np.ndarray | list[str]]:
+        """As `RowSource.names`."""
+        lines = self._lines()
+        while some := list(itertools.islice(lines, size)):
+            yield [_word(_cut(line, self._dim)[0]) for _, line in some]
 
     def blocks(self, size: int) -> Iterator[tuple[np.ndarray | list[str], np.ndarray]]:
         """As `RowSource.blocks`."""
-        held: list[tuple[int, bytes]] = []
-        for numbered in self._lines():
-            held.append(numbered)
-            if len(held) == size:
-                yield self._parsed(held)
-                held = []
-        if held:
-            yield self._parsed(held)
+        lines = self._lines()
+        while some := list(itertools.islice(lines, size)):
+            yield self._parsed(some)
 
     def _parsed(self, lines: list[tuple[int, bytes]]) -> tuple[list[str], np.ndarray]:
-        try:
-            cut = [line.split(b" ", 1) for _, line in lines]
-            # One call for a block: 25 % faster than float() on each number.
-            rows = np.loadtxt([c[1] for c in cut], np.float32, comments=None, delimiter=" ", ndmin=2)
-            if rows.shape == (len(lines), self._dim):
-                return [_word(c[0]) for c in cut], rows.reshape(-1, *self.row_shape)
-        except (ValueError, IndexError):
-            pass
+        cut = [line.split(b" ", 1) for _, line in lines]
+        # A tab may part a word from its numbers, also where a space follows it.
+        if all(len(c) == 2 and b"\t" not in c[0] for c in cut):
+            with contextlib.suppress(ValueError):
+                # One call for a block: 25 % faster than float() on each number.
+                rows = np.loadtxt([c[1] for c in cut], np.float32, comments=None, delimiter=" ", ndmin=2)
+                if rows.shape == (len(lines), self._dim):
+                    return [_word(c[0]) for c in cut], rows.reshape(-1, *self.row_shape)
         # A word with spaces, a tab, or a fault: slowly, so that the message can name the line.
         parsed = [self._parse_line(number, line) for number, line in lines]
         return [word for word, _ in parsed], np.stack([row for _, row in parsed]).reshape(-1, *self.row_shape)
@@ -142,27 +142,26 @@ class TextSource:
     def _parse_line(self, number: int, line: bytes) -> tuple[str, np.ndarray]:
         parts = _cut(line, self._dim)
         if len(parts) != self._dim + 1:
-            raise InvalidRequest(
+            raise UnreadableFile(
                 f"{self._path}:{number} has {len(parts) - 1} numbers, the others have {self._dim}"
             )
         try:
-            return _word(parts[0]), np.array([float(p) for p in parts[1:]], np.float32)
+            return _word(parts[0]), np.array([_number(p) for p in parts[1:]], np.float32)
         except ValueError as e:
-            raise InvalidRequest(f"{self._path}:{number} ({_word(parts[0])[:40]!r}): {e}") from e
+            raise UnreadableFile(f"{self._path}:{number} ({_word(parts[0])[:40]!r}): {e}") from e
 
     def close(self) -> None:
         """Nothing is held open."""
 
 
-class BinarySource:
+class BinarySource(RowSource):
     """A header line, then for each word: the word, a space, its numbers as little-endian float32."""
 
-    has_ids = False
     words = True
 
     def __init__(self, path: Path, header: tuple[int, int], row_shape: tuple[int, ...] | None) -> None:
         self._path, self._dim = path, header[1]
-        self.rows: int | None = header[0]
+        self.rows = header[0]
         self.row_shape = _shape(self._dim, row_shape)
         with open(path, "rb") as f:
             self._begin = len(f.readline())
@@ -180,39 +179,35 @@ class BinarySource:
         for k in range(self.rows or 0):
             end = self._data.find(b" ", at, at + _LONGEST_WORD)
             if end < 0 or end + 1 + width > len(self._data):
-                raise InvalidRequest(f"{self._path} is cut short in word {k + 1} of {self.rows}")
+                raise UnreadableFile(f"{self._path} is cut short in word {k + 1} of {self.rows}")
             raw = self._data[at:end]
             word = raw.lstrip(b"\n")
             if _CONTROL.search(word) or (k and ends and word == raw):
-                raise InvalidRequest(
+                raise UnreadableFile(
                     f"{self._path}: word {k + 1} of {self.rows} would be {_word(word)[:40]!r}: one before it has a "
                     "space in it, which this format cannot hold, or the header has the wrong number of columns"
                 )
             yield _word(word), end + 1
             at = end + 1 + width
         if self._data[at : at + 3].strip(b"\r\n"):
-            raise InvalidRequest(
+            raise UnreadableFile(
                 f"{self._path} goes on for {len(self._data) - at} bytes behind the {self.rows} words that its header "
                 "says"
             )
 
-    def scan(self) -> Iterator[str]:
-        """The words, without the numbers."""
-        return (word for word, _ in self._words())
+    def names(self, size: int) -> Iterator[np.ndarray | list[str]]:
+        """As `RowSource.names`."""
+        words = (word for word, _ in self._words())
+        while some := list(itertools.islice(words, size)):
+            yield some
 
     def blocks(self, size: int) -> Iterator[tuple[np.ndarray | list[str], np.ndarray]]:
         """As `RowSource.blocks`."""
-        words: list[str] = []
-        rows: list[np.ndarray] = []
-        for word, at in self._words():
-            words.append(word)
-            # A copy: a view would keep the mapping from being closed.
-            rows.append(np.frombuffer(self._data[at : at + self._dim * 4], "<f4"))
-            if len(words) == size:
-                yield words, np.stack(rows).reshape(-1, *self.row_shape)
-                words, rows = [], []
-        if words:
-            yield words, np.stack(rows).reshape(-1, *self.row_shape)
+        placed = self._words()
+        while some := list(itertools.islice(placed, size)):
+            # Copies: views would keep the mapping from being closed.
+            rows = [np.frombuffer(self._data[at : at + self._dim * 4], "<f4") for _, at in some]
+            yield [word for word, _ in some], np.stack(rows).reshape(-1, *self.row_shape)
 
     def close(self) -> None:
         """Closes the mapping."""
@@ -231,6 +226,12 @@ def _cut(line: bytes, dim: int) -> list[bytes]:
     return parts
 
 
+def _number(text: bytes) -> float:
+    if b"_" in text:  # Python's float takes 1_0 for 10
+        raise ValueError(f"could not convert string to float: {text!r}")
+    return float(text)
+
+
 def _word(data: bytes) -> str:
     # Some published files hold words that are cut in the middle of a character, or are in another encoding: what is no
     # UTF-8 becomes \\xe9 and the like, so that two words stay two.
@@ -244,16 +245,21 @@ def _shape(dim: int, row_shape: tuple[int, ...] | None) -> tuple[int, ...]:
     return (dim,)
 
 
-class WordsSink:
+class WordsSink(RowSink):
     """Writes any of the three formats. Nine digits give every float32 back exactly."""
 
     def __init__(
-        self, path: Path, format: str, *, rows: int, row_shape: tuple[int, ...], vocabulary: Vocabulary
+        self, path: Path, format: str, *, rows: int, row_shape: tuple[int, ...], stored: StoredVocabulary
     ) -> None:
-        self._part = Part(path)
+        self._part = AtomicFile(path)
         dim = int(np.prod(row_shape, dtype=np.int64))
         self._binary = format == "word2vec-binary"
-        self._vocabulary = vocabulary
+        self._vocabulary = stored.words
+        # The words are in the file; what stands for unknown ones is not, unless it is what readers take it for. A part
+        # of the words is a vocabulary of its own.
+        plain = Vocabulary(dict.fromkeys(stored.words.words))
+        whole = plain == stored.words and stored.num_embeddings == len(plain)
+        self.holds_words = whole or rows < len(stored.words)
         self._line = "%s " + " ".join(["%.9g"] * dim) + "\n"
         self._file = open(self._part.path, "wb")  # noqa: SIM115  # commit or abort closes it
         if format != "glove":

@@ -1,4 +1,4 @@
-"""Keras layers over tables: `Embedding`, and `SharedEmbeddings` for features that share one table."""
+"""Keras layers over tables: `Embedding`; `SharedEmbeddings` for features that share one table; many tables at once."""
 
 try:
     import keras as _keras  # noqa: F401  # pyright: ignore[reportMissingImports, reportUnusedImport]
@@ -9,6 +9,25 @@ except ModuleNotFoundError as e:  # Keras', or its backend's
         name=e.name,
     ) from e
 
-from .layers import Embedding, SharedEmbeddings, tables_of
+from ..layers.configs import EmbeddingBagConfig, EmbeddingConfig
+from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .collection import EmbeddingBagCollection, EmbeddingCollection
+from .layers import Embedding, SharedEmbeddings
+from .rates import bind_lr
+from .scope import tables_of
+from .sharing import share_requests
 
-__all__ = ["Embedding", "SharedEmbeddings", "tables_of"]
+__all__ = [
+    "Checkpoint",
+    "Embedding",
+    "EmbeddingBagCollection",
+    "EmbeddingBagConfig",
+    "EmbeddingCollection",
+    "EmbeddingConfig",
+    "SharedEmbeddings",
+    "bind_lr",
+    "load_checkpoint",
+    "save_checkpoint",
+    "share_requests",
+    "tables_of",
+]

@@ -13,74 +13,28 @@ scale the pushed gradients too, so a trained layer refuses float16; bfloat16 nee
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-import importlib
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras  # pyright: ignore[reportMissingImports]
 
 from ...proto.errors import InvalidRequest
-from ..backward import Backward
+from .bags import COMBINERS, bag_of, combined, ops, with_default
+from .over_tables import OverTables
+from .scope import client_of
 
 if TYPE_CHECKING:
-    from ..client import Client
     from ..table import Table
 
-# Keras types what its operations return as "a tensor or None"; they never return None.
-ops: Any = keras.ops
-COMBINERS = ("sum", "mean", "sqrtn")
-_BACKENDS = ("tensorflow", "torch")
-_client: contextvars.ContextVar[Client | None] = contextvars.ContextVar("rowloom_client", default=None)
 
-
-@contextlib.contextmanager
-def tables_of(client: Client) -> Generator[None]:
-    """Inside, saved models and cloned layers find their tables by name in this client.
-
-    Example:
-        >>> with tables_of(client):
-        ...     model = keras.models.load_model("model.keras")
-    """
-    token = _client.set(client)
-    try:
-        yield
-    finally:
-        _client.reset(token)
-
-
-class _OverTable(keras.layers.Layer):
-    """A layer whose weights are a table."""
-
-    _negative = True  # ids below 0 are missing ones
+class _OverTable(OverTables):
+    """A layer whose weights are one table."""
 
     def __init__(self, table: Table, **kwargs: Any) -> None:
-        name = keras.config.backend()
-        if name not in _BACKENDS:
-            raise InvalidRequest(
-                f"the Keras layers run on {' and '.join(_BACKENDS)}, not on {name!r}; layers_jax is for JAX"
-            )
         if not hasattr(table, "spec"):
             raise InvalidRequest(f"table must be a Table, as client.table(name) gives it; got {table!r}")
-        kwargs.setdefault("trainable", not table.spec.frozen)
-        super().__init__(**kwargs)
+        super().__init__([table], **kwargs)
         self.table = table
-        self.autocast = False
-        self.supports_jit = False  # a pull leaves the program; XLA and torch.compile cannot follow
-        self._glue = importlib.import_module(f".{name}_backend", __package__)
-        self._lookup = self._glue.Lookup(Backward(table, negative=self._negative))
-
-    def build(self, input_shape: Any = None) -> None:
-        """Makes the anchor."""
-        del input_shape
-        if self.trainable and self.compute_dtype == "float16":
-            raise InvalidRequest(
-                f"layer {self.name!r}: float16 needs loss scaling, which would scale what is pushed; use "
-                "mixed_bfloat16, or dtype='float32' for this layer and compile(auto_scale_loss=False)"
-            )
-        self.anchor = self.add_weight(name="anchor", shape=(), initializer="zeros", dtype="float32")
-        self.built = True
 
     def get_config(self) -> dict[str, Any]:
         """Where the table is, not its rows."""
@@ -89,12 +43,8 @@ class _OverTable(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
         """The layer again. Raises InvalidRequest outside of `tables_of`."""
-        client = _client.get()
-        if client is None:
-            raise InvalidRequest(
-                f"table {config['table']!r} is on a cluster: load inside `with tables_of(client):`"
-            )
-        return cls(**{**config, "table": client.table(config["table"])})
+        known: dict[str, Any] = {**config, "table": client_of(config["table"]).table(config["table"])}
+        return cls(**known)
 
 
 @keras.saving.register_keras_serializable(package="rowloom")
@@ -107,7 +57,17 @@ class Embedding(_OverTable):
     Args:
         table: rows of any shape.
         mask_zero: id 0 is padding: `compute_mask` gives ids != 0.
-        **kwargs: `name`, `dtype`, `trainable`, as every Keras layer.
+        **kwargs: `name`, `dtype`, `trainable`, as every Keras layer; and `clipnorm`: what a backward pass pushes is
+            scaled down to this Euclidean norm, as an optimizer's `clipnorm` does it for a weight.
+            `rows_in_weights`: see below.
+
+    Rows and Keras' own ways to keep weights: with `rows_in_weights=True`, for a table of at most 256 MiB, all rows are
+    among the weights. `get_weights`, `save`, `save_weights` and the callbacks that use them pull them; `set_weights`,
+    `load_weights`, `load_model` and `EarlyStopping(restore_best_weights=True)` assign those that differ, **in the
+    table**, for all who use it; the slots of its optimizer stay, as those of the model's optimizer do. Without it the
+    rows are not among the weights, and what would make half a model is refused: `get_weights` and `set_weights`, and
+    loading a file when rows have changed since it was written. `save_checkpoint` keeps tables of any size, slots and
+    all.
 
     Call with:
         ids: numbers of any shape and type, read as int64; dense, sparse (positions without a value have id 0)
@@ -116,8 +76,9 @@ class Embedding(_OverTable):
     Returns ids.shape + row_shape, of the layer's compute type; ragged for ragged ids.
 
     Raises:
-        InvalidRequest: an id that the table does not have; inside `tf.function` TensorFlow's InvalidArgumentError
-            with the same message.
+        InvalidRequest: an id that the table does not have, or that is no number below 2**63; inside `tf.function`
+            TensorFlow's InvalidArgumentError with the same message. A model whose optimizer clips gradients (clipnorm,
+            global_clipnorm, clipvalue) while this layer has no `clipnorm`.
 
     Example:
         >>> items = client.create_table(TableSpec("items", 1_000_000, dim=32, optimizer=Adagrad(lr=0.1)))
@@ -134,9 +95,16 @@ class Embedding(_OverTable):
 
     def call(self, inputs: Any) -> Any:
         """As the class says."""
+        return self.answer(inputs)
+
+    def read(self, inputs: Any) -> tuple[list[Any], Any]:
+        """Its ids, and the way back to a ragged tensor."""
         ids, back = self._glue.flat_values(self._glue.dense(inputs))
-        (rows,) = self._lookup(self.anchor, [ids], train=self.trainable)
-        return back(ops.cast(rows, self.compute_dtype))
+        return [ids], back
+
+    def made(self, rows: Sequence[Any], rest: Any) -> Any:
+        """As the class says."""
+        return rest(ops.cast(rows[0], self.compute_dtype))
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         """Ids != 0 with `mask_zero`, else None."""
@@ -172,7 +140,7 @@ class SharedEmbeddings(_OverTable):
             divided by the sum of w; divided by the root of the sum of w squared.
         max_norm: longer rows are scaled to this length before they are combined; the table keeps them as they are.
         default_id: the id of examples without ids; None gives zeros.
-        **kwargs: as every Keras layer.
+        **kwargs: as `Embedding`.
 
     Call with:
         features: a dict of feature -> ids, or of feature -> (ids, weights). ids are [batch, K] integers, ragged, or
@@ -209,57 +177,26 @@ class SharedEmbeddings(_OverTable):
 
     def call(self, features: Any) -> dict[str, Any]:
         """As the class says."""
-        bags = {name: self._bag(name, value) for name, value in features.items()}
-        rows = self._lookup(self.anchor, [ids for ids, _ in bags.values()], train=self.trainable)
+        return self.answer(features)
+
+    def read(self, inputs: Any) -> tuple[list[Any], Any]:
+        """The ids of each feature, and their weights by its name."""
+        bags = {name: self._bag(name, value) for name, value in inputs.items()}
+        return [ids for ids, _ in bags.values()], {name: weights for name, (_, weights) in bags.items()}
+
+    def made(self, rows: Sequence[Any], rest: Any) -> dict[str, Any]:
+        """As the class says."""
         return {
-            name: ops.cast(self._combined(self._combiner_of(name), row, weights), self.compute_dtype)
-            for (name, (_, weights)), row in zip(bags.items(), rows, strict=True)
+            name: ops.cast(combined(row, weights, self._combiner_of(name), self.max_norm), self.compute_dtype)
+            for (name, weights), row in zip(rest.items(), rows, strict=True)
         }
 
+    def _places(self, inputs: Any) -> int:
+        return len(inputs)
+
     def _bag(self, name: str, value: Any) -> tuple[Any, Any]:
-        """Ids [batch, K], -1 where there is none, and their weights, 0 where there is none."""
-        ids, weights = value if isinstance(value, list | tuple) else (value, None)
-        ids = ops.cast(self._glue.padded(ids, -1), "int64")
-        if len(ids.shape) != 2:
-            raise InvalidRequest(f"feature {name!r}: ids must be [batch, K], got shape {tuple(ids.shape)}")
-        real = ids >= 0
-        if weights is None:
-            weights = ops.cast(real, "float32")
-        else:
-            weights = ops.cast(self._glue.padded(weights, 0), "float32")
-            if self._combiner_of(name) != "sum":
-                real = ops.logical_and(real, weights > 0)
-            weights = ops.where(real, weights, 0.0)
-        ids = ops.where(real, ids, -1)
-        if self.default_id is not None:
-            ids, weights = self._with_default(ids, weights, real)
-        return ids, weights
-
-    def _with_default(self, ids: Any, weights: Any, real: Any) -> tuple[Any, Any]:
-        """One more column: the default id with weight 1 where an example has no ids."""
-        empty = ops.logical_not(ops.any(real, axis=1, keepdims=True))
-        extra = ops.where(empty, ops.cast(self.default_id, "int64"), ops.cast(-1, "int64"))
-        return (
-            ops.concatenate([ids, extra], axis=1),
-            ops.concatenate([weights, ops.cast(empty, "float32")], axis=1),
-        )
-
-    def _combined(self, combiner: str, rows: Any, weights: Any) -> Any:
-        """[batch, K, dim] and [batch, K] to [batch, dim]."""
-        if self.max_norm is not None:
-            squares = ops.sum(rows * rows, axis=-1, keepdims=True)
-            # The gradient of a root at 0 is infinite; there the row is zeros and stays so.
-            norm = ops.sqrt(ops.where(squares > 0, squares, 1.0))
-            rows = rows * (self.max_norm / ops.maximum(norm, self.max_norm))
-        total = ops.sum(rows * ops.expand_dims(weights, -1), axis=1)
-        if combiner == "sum":
-            return total
-        if combiner == "mean":
-            size = ops.sum(weights, axis=1, keepdims=True)
-        else:
-            squares = ops.sum(weights * weights, axis=1, keepdims=True)
-            size = ops.sqrt(ops.where(squares > 0, squares, 1.0))
-        return total / ops.where(size > 0, size, 1.0)
+        ids, weights = bag_of(self._glue, name, value, every_weight=self._combiner_of(name) == "sum")
+        return (ids, weights) if self.default_id is None else with_default(ids, weights, self.default_id)
 
     def _combiner_of(self, name: str) -> str:
         if isinstance(self.combiner, str):

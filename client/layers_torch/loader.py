@@ -13,6 +13,7 @@ import torch  # pyright: ignore[reportMissingImports]
 from ...proto.errors import InvalidRequest
 from ..inputs import snapshot
 from ..prefetching import Prefetch, Started
+from .prefetched import Ahead, offered, pull_ahead
 
 if TYPE_CHECKING:
     from ..client import Client
@@ -24,6 +25,9 @@ class PrefetchLoader:
     While one batch is trained, the rows of the next ones are pulled, one request to each shard for all tables. Rows are
     as they were when they were pulled: of up to `depth` steps before, see `Table.prefetch`. Workers of the loader never
     see the client.
+
+    In the loop, layers over these tables find their rows there, as inside of `prefetched`: the first of the examples
+    needs no more than a model of such layers. `prefetched` itself has the rows of this very step.
 
     Args:
         loader: a `torch.utils.data.DataLoader`, or any iterable of batches. Each loop over this reads it anew.
@@ -41,6 +45,10 @@ class PrefetchLoader:
         InvalidRequest: an argument is wrong; in the loop, what the loader and `Client.pull` raise, at their batch.
 
     Example:
+        >>> loader = PrefetchLoader(DataLoader(data, 4096), client, {"users": "user", "items": "item"})
+        >>> for batch, _ in loader:
+        ...     loss(model(batch), batch["label"]).backward()
+
         >>> loader = PrefetchLoader(DataLoader(data, 4096, num_workers=2), client, {"users": "user", "items": "item"})
         >>> for batch, rows in loader:
         ...     users, items = rows["users"].requires_grad_(), rows["items"].requires_grad_()
@@ -70,7 +78,9 @@ class PrefetchLoader:
 
     def __iter__(self) -> Iterator[tuple[Any, dict[str, Any]]]:
         with self._prefetch() as batches:
-            yield from batches
+            for batch, (rows, ahead) in batches:
+                with offered(self.client, ahead):
+                    yield batch, rows
 
     def _prefetch(self) -> Prefetch:
         return Prefetch(self.loader, self._start, self.depth)
@@ -84,7 +94,6 @@ class PrefetchLoader:
             return self.ids(batch)
         return {name: at(batch) if callable(at) else batch[at] for name, at in self.ids.items()}
 
-    def _rows(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            name: torch.from_numpy(rows) for name, rows in self.client.pull(wanted, wire=self.wire).items()
-        }
+    def _rows(self, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Ahead]]:
+        ahead = pull_ahead(self.client, wanted, self.wire)
+        return {name: torch.from_numpy(one.spread(wanted[name].shape)) for name, one in ahead.items()}, ahead

@@ -8,9 +8,9 @@ come by, says which device and type the output has, and freezes the layer when i
 When the push happens: at the end of each backward pass, one push for all layers; or, after `push_on_step`, when the
 optimizer steps. Use that for gradient accumulation, for `GradScaler`, and with reentrant checkpoints.
 
-DistributedDataParallel: the anchor is an ordinary parameter, so DDP needs to know nothing. It averages the gradients
-of the dense part; each rank pushes its own rows' gradients, and a rank's push is a step of the table. With
-`grad_scale=1 / world_size` the ranks' pushes add up to the mean, as DDP's gradients do.
+DistributedDataParallel and `fully_shard`: the ranks train a table as one process with the whole batch would, whatever
+its optimizer: what they push is gathered, averaged as they average the gradients of the dense part, and pushed once
+(`ranks.py`).
 """
 
 # The framework's types are unknown where it is not installed, and mostly so where it is.
@@ -29,9 +29,12 @@ import torch.nn.functional as F  # noqa: N812  # pyright: ignore[reportMissingIm
 
 from ...proto.errors import InvalidRequest, RowloomError, TableExists, TableNotFound
 from ...proto.spec import SGD, Initializer, Normal, Optimizer, TableSpec
-from ..refusals import NotSupported, WrongAssertion, WrongIndex, WrongInput
+from ..inputs import as_array
+from ..layers.configs import from_start
+from ..refusals import WrongAssertion, WrongIndex, WrongInput
+from .bags import check_bags, check_tensor, pooled, with_padding
 from .loader import PrefetchLoader
-from .over_table import OverTable, check_tensor, from_start
+from .over_table import OverTable
 from .passes import push_on_step
 
 if TYPE_CHECKING:
@@ -93,8 +96,11 @@ class Embedding(OverTable):
         check_tensor(input, "input")
         if input.dtype not in (torch.int64, torch.int32):
             raise WrongInput(f"input must be int64 or int32, got {input.dtype}")
-        inverse, rows, place = self.rows(input, by_frequency=self.scale_grad_by_freq)
-        out = F.embedding(inverse, rows, place)
+        if self.anchor.device.type == "cpu" and self.max_norm is None and not self.scale_grad_by_freq:
+            out = self.row_of_each(input)
+        else:  # to a GPU each row goes once
+            inverse, rows, place = self.rows(input, by_frequency=self.scale_grad_by_freq)
+            out = F.embedding(inverse, rows, place)
         return out.reshape(*input.shape, *self.table.spec.row_shape).to(self.anchor.dtype)
 
     def extra_repr(self) -> str:
@@ -231,37 +237,21 @@ class EmbeddingBag(OverTable):
 
     def looked_up(self, input: Any, offsets: Any = None, per_sample_weights: Any = None) -> Any:
         """As the class says."""
-        check_tensor(input, "input")
-        if input.is_floating_point() or input.is_complex() or input.dtype == torch.bool:
-            raise WrongInput(f"input must be integers, got {input.dtype}")
-        if per_sample_weights is not None and self.mode == "max":
-            raise NotSupported('per_sample_weights go with mode="sum" or "mean", not with "max"')
-        if offsets is not None and input.numel() and offsets.numel() <= int(self.include_last_offset):
-            # torch's own kernels write past the end of memory then.
-            raise WrongInput(f"offsets say that there is no bag, and input has {input.numel()} ids")
+        check_bags(input, offsets, per_sample_weights, self.mode, self.include_last_offset)
         how = {"by_frequency": self.scale_grad_by_freq, "argmax_only": self.mode == "max"}
         inverse, rows, place = self.rows(input, **how)
         if self.padding_idx is not None and place is None:
-            # PyTorch reads the last of include_last_offset otherwise when there is padding, whether it occurs or not.
-            place = len(rows)
-            rows = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
-        if offsets is not None:
-            offsets = offsets.to(rows.device)
-
-        def bags(rows: Any, mode: str, **how: Any) -> Any:
-            how |= {"include_last_offset": self.include_last_offset, "padding_idx": place}
-            return F.embedding_bag(inverse, rows, offsets, mode=mode, **how)
-
-        if per_sample_weights is None:
-            return bags(rows, self.mode).to(self.anchor.dtype)
-        if per_sample_weights.dtype != self.anchor.dtype:
-            raise WrongInput(
-                f"per_sample_weights must be {self.anchor.dtype} as the layer, got {per_sample_weights.dtype}"
-            )
-        out = bags(rows, "sum", per_sample_weights=per_sample_weights.to(rows.dtype))
-        if self.mode == "mean":
-            out = out / bags(rows.new_ones(len(rows), 1), "sum").clamp(min=1)
-        return out.to(self.anchor.dtype)
+            rows, place = with_padding(rows)
+        return pooled(
+            rows,
+            inverse,
+            offsets,
+            per_sample_weights,
+            mode=self.mode,
+            include_last_offset=self.include_last_offset,
+            padding_idx=place,
+            dtype=self.anchor.dtype,
+        )
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""
@@ -367,6 +357,8 @@ def _pretrained(
         return embeddings
     if client is None or name is None:
         raise InvalidRequest("client and name must say where to make the table of these embeddings")
+    if isinstance(embeddings, np.ma.MaskedArray):
+        embeddings = as_array(embeddings, "embeddings")
     rows = torch.as_tensor(embeddings).detach().to("cpu", torch.float32)
     if rows.dim() != 2:
         raise WrongAssertion(f"embeddings must be 2-dimensional, got shape {tuple(rows.shape)}")

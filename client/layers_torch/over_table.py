@@ -1,4 +1,4 @@
-"""What the PyTorch layers share: a table in place of the weight."""
+"""What the PyTorch layers over one table share: a table in place of the weight."""
 
 # The framework's types are unknown where it is not installed, and mostly so where it is.
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,8 +14,11 @@ import torch  # pyright: ignore[reportMissingImports]
 
 from ...proto.errors import InvalidRequest
 from ..calls.routing import distinct_of
-from ..refusals import WrongAssertion, WrongType
-from .passes import Gradients, trains
+from ..layers.configs import from_start
+from ..refusals import WrongType
+from .anchored import Anchored, anchor_gradient, described
+from .passes import trains
+from .prefetched import ahead_of
 
 if TYPE_CHECKING:
     from ..table import Table
@@ -30,19 +32,19 @@ class _Batch(NamedTuple):
         padding: which of them is padding, or None.
         counts: [U], how often each was there, if that matters.
         argmax_only: leave rows of zeros out.
+        inverse: [N], where each id of the batch stands among them, if each of the batch has a row; None: each of them.
     """
 
     ids: np.ndarray
     padding: int | None
     counts: np.ndarray | None
-    argmax_only: bool
+    argmax_only: bool = False
+    inverse: np.ndarray | None = None
 
 
-class OverTable(torch.nn.Module):
+class OverTable(Anchored):
     """What both layers share: a table in place of the weight."""
 
-    # Set when the first layer is made: PyTorch's compiler takes seconds to import.
-    _untraced: Callable[..., Any] | None = None
     _out_of_range: type[InvalidRequest]
 
     def __init__(
@@ -53,7 +55,6 @@ class OverTable(torch.nn.Module):
         norm_type: float,
         grad_scale: float,
     ) -> None:
-        super().__init__()
         if not hasattr(table, "spec"):
             raise WrongType(
                 f"table must be a Table, as client.table(name) gives it, got {table!r}; "
@@ -61,41 +62,21 @@ class OverTable(torch.nn.Module):
             )
         if max_norm is not None and not max_norm > 0:
             raise InvalidRequest(f"max_norm must be above 0, got {max_norm}")
+        super().__init__([table], grad_scale)
         self.num_embeddings = table.spec.num_embeddings
         self.embedding_dim = table.spec.dim
         self.padding_idx = from_start(padding_idx, self.num_embeddings)
         self.max_norm, self.norm_type = max_norm, norm_type
-        self.gradients = Gradients(table, float(grad_scale))
-        self.anchor = torch.nn.Parameter(torch.zeros(()), requires_grad=not table.spec.frozen)
-        _find_compiler()
 
     @property
     def table(self) -> Table:
         """Where the rows are."""
-        return self.gradients.table
+        return self.gradients.tables[0]
 
     def __getattr__(self, name: str) -> Any:
         if name == "weight":
             raise AttributeError(f"the rows are in {self.table!r}: layer.table.pull(ids) reads them")
         return super().__getattr__(name)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        _find_compiler()
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the class says. `torch.compile` steps out of the compiled program here."""
-        assert OverTable._untraced is not None
-        return OverTable._untraced(self, *args, **kwargs)
-
-    def looked_up(self, *args: Any, **kwargs: Any) -> Any:
-        """`forward`, seen by no compiler."""
-        raise NotImplementedError
-
-    def freeze(self, freeze: bool) -> Any:
-        """Push nothing from now on, or push again. Returns the layer."""
-        self.anchor.requires_grad_(not (freeze or self.table.spec.frozen))
-        return self
 
     # ----------------------------------------------------------------------------------------------------------- rows
 
@@ -114,34 +95,70 @@ class OverTable(torch.nn.Module):
         """
         flat = ids.detach().to("cpu", torch.int64).reshape(-1).numpy()
         self._check_range(flat)
-        distinct, inverse = distinct_of(flat)
+        distinct, inverse, pulled = self._ahead(flat)
         if self.max_norm is not None and len(distinct):
             self.table.renorm(distinct, self.max_norm, self.norm_type)
-        found = np.flatnonzero(distinct == self.padding_idx) if self.padding_idx is not None else []
-        place = int(found[0]) if len(found) else None
+        place = self._place(distinct)
         if torch.is_grad_enabled() and self.anchor.requires_grad:
             counts = np.bincount(inverse, minlength=len(distinct)) if by_frequency else None
-            rows = _Pulled.apply(self.anchor, self, _Batch(distinct, place, counts, argmax_only))
+            rows = _Pulled.apply(self.anchor, self, _Batch(distinct, place, counts, argmax_only), pulled)
         else:
-            rows = self._pull(distinct)
+            rows = self._pull(_Batch(distinct, place, None), pulled)
         return torch.from_numpy(inverse).to(rows.device).reshape(ids.shape), rows, place
 
-    def _pull(self, distinct: np.ndarray) -> Any:
-        """[U, width] on the anchor's device, float32, or float64 for a layer of doubles."""
-        width = self.table.spec.width
-        pulled = self.table.pull(distinct) if len(distinct) else np.zeros((0, width), np.float32)
-        dtype = torch.float64 if self.anchor.dtype == torch.float64 else torch.float32
-        return torch.from_numpy(np.ascontiguousarray(pulled).reshape(-1, width)).to(self.anchor.device, dtype)
+    def row_of_each(self, ids: Any) -> Any:
+        """A row for each id, [N, width]: on a CPU cheaper than distinct ones that torch gathers and keeps track of.
 
-    def _hold(self, batch: _Batch, upstream: Any) -> None:
-        """Keep the gradients of a backward pass. Padding has none, not even one of zeros."""
-        grads = upstream.detach().to("cpu", torch.float32).numpy()
+        Args:
+            ids: integers of any shape.
+        """
+        flat = ids.detach().to("cpu", torch.int64).reshape(-1).numpy()
+        self._check_range(flat)
+        distinct, inverse, pulled = self._ahead(flat)
+        batch = _Batch(distinct, self._place(distinct), None, inverse=inverse)
+        if torch.is_grad_enabled() and self.anchor.requires_grad:
+            return _Pulled.apply(self.anchor, self, batch, pulled)
+        return self._pull(batch, pulled)
+
+    def _place(self, distinct: np.ndarray) -> int | None:
+        """Where padding stands, or None."""
+        found = np.flatnonzero(distinct == self.padding_idx) if self.padding_idx is not None else []
+        return int(found[0]) if len(found) else None
+
+    def _ahead(self, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Ids each once, where each stands, and their rows if they were pulled ahead."""
+        # What renorms changes the table first.
+        ahead = ahead_of(self.table) if self.max_norm is None else None
+        return (*distinct_of(flat), None) if ahead is None else ahead.of(flat)
+
+    def _pull(self, batch: _Batch, pulled: np.ndarray | None) -> Any:
+        """[U or N, width] on the anchor's device, float32, or float64 for a layer of doubles.
+
+        Args:
+            batch: what to pull.
+            pulled: [U] + row_shape, if that is done.
+        """
+        width = self.table.spec.width
+        if pulled is None:
+            pulled = self.table.pull(batch.ids) if len(batch.ids) else np.zeros((0, width), np.float32)
+        rows = np.ascontiguousarray(pulled).reshape(-1, width)
+        return self.as_rows(rows if batch.inverse is None else rows.take(batch.inverse, axis=0))
+
+    def _hold(self, batch: _Batch, grads: np.ndarray) -> None:
+        """Keep the gradients of a backward pass, [U or N, width] float32. Padding has none, not even one of zeros."""
+        ids = batch.ids if batch.inverse is None else batch.ids[batch.inverse]
         if batch.counts is not None:
             grads = grads / batch.counts.astype(np.float32)[:, None]
-        keep = grads.any(axis=1) if batch.argmax_only else np.ones(len(batch.ids), bool)
+        keep: np.ndarray | None = np.asarray(grads.any(axis=1)) if batch.argmax_only else None
         if batch.padding is not None:
-            keep[batch.padding] = False
-        self.gradients.hold(batch.ids[keep], grads[keep], anew=self.anchor.grad is None)
+            there = ids != batch.ids[batch.padding]
+            keep = there if keep is None else keep & there
+        # Copied: PyTorch may make the very memory the gradient of a parameter, which the next pass adds to.
+        ids, rows = (ids, np.array(grads, order="C")) if keep is None else (ids[keep], grads[keep])
+        self.gradients.hold([(0, ids, rows)])
+
+    def _described(self) -> dict[str, Any]:
+        return described(self.table)
 
     def _check_range(self, flat: np.ndarray) -> None:
         limit = self.table.spec.id_limit
@@ -151,97 +168,21 @@ class OverTable(torch.nn.Module):
                 f"input: expected 0 <= id < num_embeddings = {limit} (table {self.table.name!r}), got {bad}"
             )
 
-    # ---------------------------------------------------------------------------------------------------- state dicts
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Where the table is, not its rows."""
-        address = getattr(getattr(self.table, "client", None), "address", None)
-        return self._described() | ({"address": address} if address else {})
-
-    def _described(self) -> dict[str, Any]:
-        spec = self.table.spec
-        return {
-            "table": spec.name,
-            "num_embeddings": spec.num_embeddings,
-            "row_shape": list(spec.row_shape),
-        }
-
-    def set_extra_state(self, state: Any) -> None:
-        """Checks that the table is the one that the state names; its cluster may have moved. Raises InvalidRequest."""
-        mine = self._described()
-        wrong = [f"{k}: {state.get(k)!r} there, {v!r} here" for k, v in mine.items() if state.get(k) != v]
-        if wrong:
-            raise InvalidRequest(f"the state is of a layer over another table ({'; '.join(wrong)})")
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        del destination[prefix + "anchor"]
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Any,
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        if prefix + "weight" in state_dict:
-            error_msgs.append(
-                f"{prefix}weight: rows are not loaded from a state dict; import them into table "
-                f"{self.table.name!r}, or make the layer with from_pretrained"
-            )
-            return
-        lists = (missing_keys, unexpected_keys, error_msgs)
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
-        missing_keys[:] = [key for key in missing_keys if key != prefix + "anchor"]
-
 
 class _Pulled(torch.autograd.Function):
-    """Distinct rows whose gradient goes to the table; the anchor makes the engine come by."""
+    """Rows whose gradient goes to the table; the anchor makes the engine come by."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: Any, layer: Any, batch: _Batch) -> Any:
+    def forward(ctx: Any, anchor: Any, layer: Any, batch: _Batch, pulled: np.ndarray | None) -> Any:
         ctx.held = (layer, batch)
-        ctx.anchor = (anchor.device, anchor.dtype)
-        return layer._pull(batch.ids)
+        ctx.anchor = (anchor.shape, anchor.device, anchor.dtype)
+        return layer._pull(batch, pulled)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *upstreams: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (upstream,) = upstreams
+        grads = upstreams[0].detach().to("cpu", torch.float32).numpy()
         layer, batch = ctx.held
         if trains(ctx):
-            layer._hold(batch, upstream)
-        device, dtype = ctx.anchor
-        # What is not finite must show where GradScaler and clip_grad_norm_(error_if_nonfinite=True) look.
-        value = 0.0 if bool(torch.isfinite(upstream).all()) else float("nan")
-        return torch.full((), value, device=device, dtype=dtype), None, None
-
-
-def _find_compiler() -> None:
-    if OverTable._untraced is None:
-        OverTable._untraced = staticmethod(torch.compiler.disable(_call))
-
-
-def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-    return layer.looked_up(*args, **kwargs)
-
-
-def check_tensor(value: Any, what: str) -> None:
-    """Raises InvalidRequest, also a TypeError, if it is no tensor."""
-    if not isinstance(value, torch.Tensor):
-        raise WrongType(f"{what} must be a tensor, got {type(value).__name__}")
-
-
-def from_start(padding_idx: int | None, num_embeddings: int | None) -> int | None:
-    """padding_idx counted from the start. Raises AssertionError."""
-    if padding_idx is None:
-        return None
-    limit = 2**63 if num_embeddings is None else num_embeddings
-    if (num_embeddings is None and padding_idx < 0) or not -limit <= padding_idx < max(limit, 1):
-        raise WrongAssertion(
-            f"padding_idx must be within num_embeddings = {num_embeddings}, got {padding_idx}"
-        )
-    return padding_idx + limit if padding_idx < 0 else padding_idx
+            layer._hold(batch, grads)
+        return anchor_gradient(ctx.anchor, [grads]), None, None, None

@@ -7,69 +7,113 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
 from ...proto.errors import InvalidRequest
+from ..layers.together import push_together
+from .prefetched import forget
+from .ranks import Given, check_scale, check_whole, push_of_ranks, ranks_here
 
 if TYPE_CHECKING:
     from ..table import Table
+
+# Which of a layer's tables, ids [U] int64, gradients [U, width] float32.
+Piece = tuple[int, np.ndarray, np.ndarray]
+_T = TypeVar("_T")
 
 # A backward pass that failed half-way never ends; no more of such are remembered.
 _KEPT = 64
 
 # The lock covers the passes and what every Gradients holds: the engine runs backward on a thread per device.
 _lock = threading.Lock()
-_passes: dict[int, list[tuple[Gradients, np.ndarray, np.ndarray]]] = {}
+_passes: dict[int, list[tuple[Gradients, Sequence[Piece]]]] = {}
 
 
 class Gradients:
     """What one layer has to push.
 
     Args:
-        table: where to.
+        tables: where to.
 
     Attributes:
         scale: what is pushed is multiplied by it; 1 / world size makes the sum over all ranks a mean.
         at_step: wait for an optimizer's step instead of the end of the backward pass.
+        parameter: the anchor as that optimizer has it: with fully sharded models, not the one of the backward pass.
+        scaler: the GradScaler that scaled what waits, or None.
+        mesh: of the processes that `fully_shard` shares the anchor out over, or None.
+        ranks: the process group of those who train the model that the layer is in, or None.
+        follow: called before each push: sets learning rates (`rates.py`). None: they stay.
     """
 
-    def __init__(self, table: Table, scale: float) -> None:
-        self.table = table
+    def __init__(self, tables: Sequence[Table], scale: float) -> None:
+        self.tables = tuple(tables)
         self.scale = scale
         self.at_step = False
-        self._held: list[tuple[np.ndarray, np.ndarray]] = []
+        self.parameter: Any = None
+        self.scaler: Any = None
+        self.mesh: Any = None
+        self.ranks: Any = None
+        self.follow: Callable[[], None] | None = None
+        self._held: list[Piece] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Gradients:
-        # A copied layer trains the same table, over the same connection.
-        copy = Gradients(self.table, self.scale)
+        # A copied layer trains the same tables, over the same connection.
+        copy = Gradients(self.tables, self.scale)
         copy.at_step = self.at_step
+        copy.parameter, copy.scaler = deepcopy(self.parameter, memo), self.scaler
+        copy.follow = self.follow
         return copy
 
-    def hold(self, ids: np.ndarray, grads: np.ndarray, *, anew: bool) -> None:
-        """Keep gradients until this backward pass ends. Only from within one.
+    def meet_ranks(self, anchor: Any) -> None:
+        """In a forward pass: find out who else trains the model. Raises InvalidRequest. anchor: of the layer."""
+        if not torch.is_grad_enabled():  # an evaluation between a forward pass and its backward one
+            return
+        check_whole(anchor)
+        self.ranks = ranks_here(self.mesh)
+        if self.ranks is not None:
+            check_scale(self.scale, self.ranks)
 
-        Args:
-            ids: [U] int64.
-            grads: [U, width] float32. Kept, not copied.
-            anew: what waits for a step was dropped (`zero_grad`).
-        """
+    def hold(self, pieces: Sequence[Piece]) -> None:
+        """Keep gradients until this backward pass ends. Only from within one. Arrays are kept, not copied."""
         task = torch._C._current_graph_task_id()
         with _lock:
-            if anew:
+            if self.dropped:
                 self._held.clear()
             first = task not in _passes
-            _passes.setdefault(task, []).append((self, ids, grads))
+            _passes.setdefault(task, []).append((self, pieces))
             while len(_passes) > _KEPT:
                 del _passes[next(iter(_passes))]
         if first:
             torch.autograd.Variable._execution_engine.queue_callback(lambda: _end(task))
 
-    def take(self) -> list[tuple[np.ndarray, np.ndarray]]:
+    @property
+    def dropped(self) -> bool:
+        """Whether what waits for a step is of no use any more (`zero_grad`)."""
+        return self.parameter is None or self.parameter.grad is None
+
+    @property
+    def factor(self) -> float:
+        """What waits for a step, times this, is what is pushed."""
+        return self.scale if self.scaler is None else self.scale / float(self.scaler.get_scale())
+
+    def waiting(self) -> list[Piece]:
+        """What waits for a step, and goes on waiting."""
+        with _lock:
+            return [] if self.dropped else list(self._held)
+
+    def scale_waiting(self, by: float) -> None:
+        """Multiply what waits for a step."""
+        with _lock:
+            self._held = [(k, ids, grads * np.float32(by)) for k, ids, grads in self._held]
+
+    def take(self) -> list[Piece]:
         """What waits for a step; then nothing does."""
         with _lock:
             held, self._held = self._held, []
@@ -95,30 +139,55 @@ def _end(task: int) -> None:
     """A backward pass is over: push what does not wait for a step."""
     with _lock:
         held = _passes.pop(task, [])
-        for gradients, ids, grads in held:
+        for gradients, pieces in held:
             if gradients.at_step:
-                gradients._held.append((ids, grads))
-    _push((g.table, ids, grads, g.scale) for g, ids, grads in held if not g.at_step)
+                gradients._held.extend(pieces)
+    now = [(g, pieces) for g, pieces in held if not g.at_step]
+    for ranks, some in _by_ranks(now, lambda one: one[0].ranks):
+        given = ((g.tables[k], ids, grads, g.scale) for g, pieces in some for k, ids, grads in pieces)
+        _follow(g for g, _ in some)
+        _push(given, ranks, [table for g, _ in some for table in g.tables])
 
 
-def _push(given: Iterable[tuple[Table, np.ndarray, np.ndarray, float]]) -> None:
-    """One push for all: a table that is named several times takes one step, and each shard gets one request."""
-    tables: dict[tuple[int, str], Table] = {}
-    pieces: dict[tuple[int, str], list[tuple[np.ndarray, np.ndarray]]] = {}
-    for table, ids, grads, scale in given:
-        # A batch of padding only is a step of torch's optimizers, and so of the table's.
-        if len(ids) or table.spec.optimizer.counts_steps:
-            key = (id(table.client), table.name)
-            tables[key] = table
-            pieces.setdefault(key, []).append((ids, grads if scale == 1.0 else grads * np.float32(scale)))
-    entries: dict[int, list[tuple[Any, np.ndarray, np.ndarray]]] = {}
-    for key, some in pieces.items():
-        ids = np.concatenate([ids for ids, _ in some])
-        grads = np.concatenate([g for _, g in some]).reshape(len(ids), *tables[key].spec.row_shape)
-        entries.setdefault(key[0], []).append((tables[key].entry, ids, grads))
-    clients = {id(table.client): table.client for table in tables.values()}
-    for number, some in entries.items():
-        clients[number].push_entries(some)
+def _by_ranks(some: Iterable[_T], ranks_of: Callable[[_T], Any]) -> list[tuple[Any, list[_T]]]:
+    """Grouped by who pushes them together: (process group or None, those)."""
+    groups: dict[int, tuple[Any, list[_T]]] = {}
+    for one in some:
+        groups.setdefault(id(ranks_of(one)), (ranks_of(one), []))[1].append(one)
+    return list(groups.values())
+
+
+def _follow(gradients: Iterable[Gradients]) -> None:
+    """Set the learning rates that are to be in force for a push."""
+    for one in gradients:
+        if one.follow is not None:
+            one.follow()
+
+
+def _push(given: Iterable[Given], ranks: Any, tables: Sequence[Table]) -> None:
+    """One push for all.
+
+    Args:
+        given: what is to be pushed.
+        ranks: the process group that pushes together, or None.
+        tables: of the layers.
+    """
+    all_of = list(given)
+    pushed = [table for table, _, _, _ in all_of]
+    try:
+        if ranks is None:
+            push_together(
+                (t, ids, rows if by == 1.0 else rows * np.float32(by)) for t, ids, rows, by in all_of
+            )
+        else:
+            pushed += push_of_ranks(all_of, tables, ranks)
+    finally:
+        forget(pushed)
+
+
+def layers_of(model: Any) -> list[Any]:
+    """The layers over tables in a module."""
+    return [m for m in model.modules() if isinstance(getattr(m, "gradients", None), Gradients)]
 
 
 def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
@@ -126,7 +195,8 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
 
     From then on the layers' gradients behave like those of parameters: they add up over several backward passes
     (gradient accumulation), `optimizer.step()` applies them, `zero_grad()` drops them, and a step that a
-    `torch.amp.GradScaler` skips is skipped for the tables too.
+    `torch.amp.GradScaler` skips is skipped for the tables too. Only gradients that the model, or your own loop, makes
+    zeros in place (`model.zero_grad(set_to_none=False)`) are not seen to be dropped: use the optimizer's `zero_grad`.
 
     Args:
         optimizer: of the model's dense part; made of `model.parameters()`, among which each layer has its anchor.
@@ -148,36 +218,50 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
         >>> optimizer.zero_grad()
     """
     known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    layers = [m for m in model.modules() if isinstance(getattr(m, "gradients", None), Gradients)]
-    layers = [layer for layer in layers if id(layer.anchor) in known]
+    layers = [layer for layer in layers_of(model) if id(layer.anchor) in known]
     if not layers:
         raise InvalidRequest(
             "the optimizer has no layer's anchor: make it of all of model.parameters(), and give the same model here"
         )
     for layer in layers:
-        layer.gradients.at_step = True
+        gradients = layer.gradients
+        gradients.at_step, gradients.parameter, gradients.scaler = True, layer.anchor, scaler
 
     def after(optimizer: Any, args: Any, kwargs: Any) -> None:
         del args, kwargs
-        _push(list(_ready(optimizer, layers, scaler)))
+        for ranks, some in _by_ranks(layers, lambda layer: layer.gradients.ranks):
+            tables = [table for layer in some for table in layer.gradients.tables]
+            _follow(layer.gradients for layer in some)
+            _push(_ready(optimizer, some), ranks, tables)
 
     hook = optimizer.register_step_post_hook(after)
+    _drop_with(optimizer, layers)
     return _Handle(hook, layers)
 
 
-def _ready(
-    optimizer: Any, layers: list[Any], scaler: Any
-) -> Iterable[tuple[Table, np.ndarray, np.ndarray, float]]:
+def _drop_with(optimizer: Any, layers: Iterable[Any]) -> None:
+    """Let the optimizer's `zero_grad` drop what waits; `dropped` sees only gradients that are gone, not zeros."""
+    zero_grad = optimizer.zero_grad
+
+    @functools.wraps(zero_grad)
+    def zeroed(*args: Any, **kwargs: Any) -> None:
+        zero_grad(*args, **kwargs)
+        for layer in layers:
+            layer.gradients.take()
+
+    optimizer.zero_grad = zeroed
+
+
+def _ready(optimizer: Any, layers: list[Any]) -> Iterable[Given]:
     """What a step pushes."""
     # Fused optimizers are called with what GradScaler found, and skip the step themselves.
     found = getattr(optimizer, "found_inf", None)
     skipped = found is not None and bool(found > 0)
-    scale = 1.0 if scaler is None else 1.0 / float(scaler.get_scale())
     for layer in layers:
-        dropped = skipped or layer.anchor.grad is None
-        for ids, grads in layer.gradients.take():
+        dropped, factor = skipped or layer.gradients.dropped, layer.gradients.factor
+        for k, ids, grads in layer.gradients.take():
             if not dropped:
-                yield layer.table, ids, grads, scale * layer.gradients.scale
+                yield layer.gradients.tables[k], ids, grads, factor
 
 
 class _Handle:
@@ -190,5 +274,6 @@ class _Handle:
         """Push after each backward pass again; what waits is dropped."""
         self._hook.remove()
         for layer in self._layers:
-            layer.gradients.at_step = False
-            layer.gradients.take()
+            gradients = layer.gradients
+            gradients.take()
+            gradients.at_step, gradients.parameter, gradients.scaler = False, None, None

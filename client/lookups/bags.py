@@ -175,13 +175,14 @@ def bags_in(ids: Any, offsets: Any = None, weights: Any = None) -> Bags:
         shape = array.shape[:-1]
         segments = np.repeat(np.arange(math.prod(shape)), array.shape[-1])
     else:
-        begins = _begins(offsets, array)
+        begins = begins_of(offsets, array)
         shape = begins.shape
         segments = np.repeat(np.arange(len(begins)), np.diff(begins, append=array.size))
     return Bags(array.reshape(-1), segments, weights, shape)
 
 
-def _begins(offsets: Any, ids: np.ndarray) -> np.ndarray:
+def begins_of(offsets: Any, ids: np.ndarray) -> np.ndarray:
+    """Where bags of ids [N] begin: [B] int64. Raises InvalidRequest for what is no such thing."""
     begins = integers(offsets, "offsets")
     if ids.ndim != 1 or begins.ndim != 1:
         raise InvalidRequest(f"offsets [B] go with ids [N]; got {begins.shape} and {ids.shape}")

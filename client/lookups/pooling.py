@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from ...proto.errors import InvalidRequest
+from ..calls.routing import distinct_of
 from ..refusals import WrongType
 from .bags import Bags
 
@@ -94,6 +95,12 @@ def _refuse_entry(bags: Bags, given: np.ndarray, values: np.ndarray, what: str) 
         f"{what} of id {int(bags.ids[k])} in bag {int(bags.segments[k])} (entry {k}) is {given[k]}: rows are combined "
         "by finite numbers of float32 only"
     )
+
+
+def sum_by_id(ids: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The values of each id summed, in the order of first appearance: [U, width]. ids: [N]; values: [N, width]."""
+    distinct, inverse = distinct_of(ids)
+    return values if len(distinct) == len(ids) else segment_sum(values, inverse, len(distinct))
 
 
 def segment_sum(values: np.ndarray, segments: np.ndarray, count: int) -> np.ndarray:

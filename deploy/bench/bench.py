@@ -137,7 +137,7 @@ def check_at_least_one(**values: int) -> None:
 
 def _client(stack: ExitStack, address: str | None, shards: int) -> Client:
     if address is None:
-        address = stack.enter_context(local_cluster(shards, processes=True)).address
+        return stack.enter_context(local_cluster(shards, processes=True)).connect()
     return connect(address)
 
 

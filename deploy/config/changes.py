@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import yaml
+from pydantic import BaseModel
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest
@@ -28,15 +29,15 @@ class Change:
 
     Attributes:
         path: where in the config.
-        action: start, scale, create, set_lr; keep: nothing is done; refused: the config cannot be applied, `reason`
-            says why.
+        action: start, scale, autoscale, create, set_lr; keep: nothing is done; refused: the config cannot be applied,
+            `reason` says why.
         table: which table is made or changed. Its name may have dots, so `path` cannot say it.
     """
 
     path: str
     old: Any
     new: Any
-    action: Literal["start", "scale", "create", "set_lr", "keep", "refused"]
+    action: Literal["start", "scale", "autoscale", "create", "set_lr", "keep", "refused"]
     reason: str = ""
     table: str = ""
 
@@ -87,10 +88,11 @@ def beginning(config: DeployConfig) -> list[Change]:
 
 def diff(old: DeployConfig, new: DeployConfig) -> list[Change]:
     """What differs, and what `apply` would do about each."""
-    changes = [
+    changes = [*_count_changes(old, new), *_policy_changes(old, new)]
+    changes += [
         change
         for path in DeployConfig.model_fields
-        if path != "tables"
+        if path not in ("tables", "shards", "autoscale")
         for change in _plain_changes(path, getattr(old, path), getattr(new, path))
     ]
     mine, theirs = {s.name: s for s in old.tables}, {s.name: s for s in new.tables}
@@ -104,14 +106,29 @@ def diff(old: DeployConfig, new: DeployConfig) -> list[Change]:
     return changes
 
 
+def _count_changes(old: DeployConfig, new: DeployConfig) -> list[Change]:
+    if old.shards == new.shards:
+        return []
+    policy = new.autoscale
+    if policy is None or not policy.min <= old.shards <= policy.max:
+        return [Change("shards", old.shards, new.shards, "scale")]
+    reason = f"`autoscale` decides, from {policy.min} to {policy.max}; `rowloom scale` changes it by hand"
+    return [Change("shards", old.shards, new.shards, "keep", reason)]
+
+
+def _policy_changes(old: DeployConfig, new: DeployConfig) -> list[Change]:
+    if old.autoscale == new.autoscale:
+        return []
+    was, is_now = (one and one.model_dump(exclude_defaults=True) for one in (old.autoscale, new.autoscale))
+    return [Change("autoscale", was, is_now, "autoscale")]
+
+
 def _plain_changes(path: str, old: Any, new: Any) -> list[Change]:
     if old == new:
         return []
-    if hasattr(type(old), "model_fields"):  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(old, BaseModel) and isinstance(new, BaseModel):
         parts = [(f"{path}.{key}", getattr(old, key), getattr(new, key)) for key in type(old).model_fields]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
         return [change for part in parts for change in _plain_changes(*part)]
-    if path == "shards":
-        return [Change(path, old, new, "scale")]
     if path == "name":
         return [
             Change(

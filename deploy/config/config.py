@@ -5,33 +5,39 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-import fsspec
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    InstanceOf,
-    ValidationError,
-)
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BaseModel, Field, InstanceOf, ValidationError
+from pydantic_core import ErrorDetails
 
 from ...proto.errors import InvalidRequest
-from ...proto.spec import NAME, NAME_RULE, TableSpec
+from ...proto.security.credentials import is_loopback
+from ...proto.spec import TableSpec
 from .endpoints import MAX_PORT, endpoint_faults, near_port
 from .launchers import LAUNCHERS
+from .sections import (
+    MAX_SHARDS,
+    Autoscale,
+    LauncherName,
+    Limits,
+    LogConfig,
+    MetricsConfig,
+    Name,
+    RayConfig,
+    Section,
+    SnapshotSchedule,
+    Storage,
+    Whole,
+)
+from .security import SecurityConfig, security_faults
 from .tables import Fault, table_to_mapping, tables_from_list
 
-MAX_SHARDS = 1024
 MAX_VALUES = 100_000  # of a config file, its aliases written out
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {f"{k}iB": 2 ** (10 * (i + 1)) for i, k in enumerate("KMGT")}  # pyright: ignore[reportConstantRedefinition]
 
 
 class InvalidConfig(InvalidRequest):
@@ -44,96 +50,23 @@ class InvalidConfig(InvalidRequest):
         self.faults = faults
 
 
-# -------------------------------------------------------------------------------------------- kinds of values
-
-
-def _whole(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-        raise PydanticCustomError("whole", "must be a whole number")
-    return int(value)
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise PydanticCustomError("number", "must be a number")
-    return float(value)
-
-
-def _bytes(value: Any) -> Any:
-    """Bytes from `8GiB`, `500 MB` or a number."""
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([KMGT]?i?B?)\s*", str(value))
-    if isinstance(value, bool) or not match or match[2] not in _UNITS:
-        raise PydanticCustomError("size", "must be bytes, as 8GiB, 500MB or a number")
-    return int(float(match[1]) * _UNITS[match[2]])
-
-
-def _name(value: Any) -> Any:
-    if not isinstance(value, str) or not NAME.fullmatch(value):
-        raise PydanticCustomError("name", f"must be {NAME_RULE}")  # type: ignore[arg-type]  # no template
-    return value
-
-
-def _launcher(value: Any) -> Any:
-    if not isinstance(value, str) or value not in LAUNCHERS:
-        raise PydanticCustomError("launcher", "must be {known}", {"known": " or ".join(LAUNCHERS)})
-    return value
-
-
-def _storage(value: Any) -> Any:
-    protocol, colon, _ = str(value).partition("://")
-    known = fsspec.available_protocols()
-    if colon and protocol.partition("::")[0] not in known:
-        raise PydanticCustomError(
-            "storage", "must be a folder or a URL such as file:///var/lib/rowloom or s3://bucket"
-        )
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
-Number = Annotated[float, BeforeValidator(_number)]
-Size = Annotated[int, BeforeValidator(_bytes)]
-
-
-# ------------------------------------------------------------------------------------------------- the config
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-
-class RayConfig(_Section):
-    """Where on Ray the shards go. Only read with `launcher: ray`."""
-
-    address: str = "auto"
-    """`auto`: the cluster that Ray finds, or a local one; `local`: always a local one; or `host:port`."""
-    placement: Literal["SPREAD", "PACK", "STRICT_SPREAD", "STRICT_PACK"] = "SPREAD"
-    num_cpus_per_shard: Number = Field(default=1.0, gt=0, le=4096)
-    memory_per_shard: Size | None = Field(default=None, ge=1)
-    """Bytes that Ray sets aside for a shard."""
-    resources: dict[str, Number] = Field(default_factory=dict)
-    """More that a shard's node must have, as `{ps_node: 1}`."""
-
-
-class Limits(_Section):
-    """How long things may take."""
-
-    start_timeout_s: Number = Field(default=120.0, gt=0, le=86400)
-    """A shard server that is not up by then has failed."""
-    stop_grace_s: Number = Field(default=5.0, ge=0, le=3600)
-    """Calls under way get this long when a server stops."""
-
-
-class DeployConfig(_Section):
+class DeployConfig(Section):
     """A cluster as its owner wants it."""
 
-    name: Annotated[str, BeforeValidator(_name)] = "default"
+    name: Name = "default"
     shards: Whole = Field(default=1, ge=1, le=MAX_SHARDS)
-    launcher: Annotated[str, BeforeValidator(_launcher)] = "local"
+    launcher: LauncherName = "local"
     ray: RayConfig = Field(default=RayConfig())
-    storage: Annotated[str | None, BeforeValidator(_storage)] = Field(default=None, min_length=1)
+    storage: Storage = Field(default=None, min_length=1)
     """Any fsspec URL; where the layout is kept. None: nowhere."""
     durability: Literal["memory", "process", "interval", "disk"] = "memory"
-    """What has happened to a push when it is acknowledged: nothing; written; written, and synced soon; synced."""
+    """What has happened to a push when it is acknowledged: nothing; written; written, and synced soon; synced.
+
+    `parse` takes `process` where none is given and logs have a place: `launcher: local` with a folder as `storage`.
+    """
+    snapshots: SnapshotSchedule = Field(default=SnapshotSchedule())
+    autoscale: Autoscale | None = None
+    """None: as many shards as `shards` says. Else that is how many there are at first."""
     carrier: Literal["auto", "grpc"] = "auto"
     host: str | None = Field(default=None, min_length=1)
     """Interface that servers listen on. None: 127.0.0.1, and on Ray the address that Ray has for the node."""
@@ -142,11 +75,17 @@ class DeployConfig(_Section):
     advertise_host: str | None = Field(default=None, min_length=1)
     """What others call the machine. On Ray also a network, as 10.1.0.0/16, in which each node has an address."""
     limits: Limits = Field(default=Limits())
+    security: SecurityConfig = Field(default=SecurityConfig())
+    metrics: MetricsConfig = Field(default=MetricsConfig())
+    log: LogConfig = Field(default=LogConfig())
     tables: tuple[InstanceOf[TableSpec], ...] = ()
 
     def to_mapping(self) -> dict[str, Any]:
-        """Everything, defaults included, as plain values that `parse` takes."""
-        data = self.model_dump(exclude={"tables"})
+        """Everything that has an effect, defaults included, as plain values that `parse` takes."""
+        unread = {"tables"} if self.launcher == "ray" else {"tables", "ray"}
+        if self.security == SecurityConfig():
+            unread.add("security")
+        data = self.model_dump(exclude=unread)
         return data | {"tables": [table_to_mapping(spec) for spec in self.tables]}
 
     @property
@@ -166,7 +105,7 @@ class DeployConfig(_Section):
 
 
 def load(path: str | Path) -> DeployConfig:
-    """Read a YAML file.
+    """Read a YAML file. Relative paths in it begin at its folder, and are seen from anywhere in what is returned.
 
     Raises:
         InvalidConfig: it cannot be read, or anything in it is wrong; the message lists every fault.
@@ -189,11 +128,24 @@ def load(path: str | Path) -> DeployConfig:
         ) from None
     except yaml.YAMLError as e:
         raise InvalidConfig(f"{path}: {e}") from None
-    return parse({} if value is None else value, source=str(path))
+    config = parse({} if value is None else value, str(path), Path(path).parent)
+    if config.storage is None or "://" in config.storage:
+        return config
+    # What runs and what is asked later are compared, perhaps from another folder: both must be the same words.
+    storage = os.path.abspath(Path(path).parent / Path(config.storage).expanduser())
+    return config.model_copy(update={"storage": storage})
 
 
-def parse(value: Any, source: str = "deploy config") -> DeployConfig:
+def parse(
+    value: Any, source: str = "deploy config", folder: Path = Path(), *, running: bool = False
+) -> DeployConfig:
     """Check a mapping, as YAML or JSON gives it.
+
+    Args:
+        value: the mapping.
+        source: what it is called in messages.
+        folder: where relative paths of `security` begin.
+        running: of a cluster that runs, which may have been scaled by hand beyond what `autoscale` says.
 
     Raises:
         InvalidConfig: anything in it is wrong; `faults` holds each: its path, its value, what is nearest.
@@ -207,31 +159,95 @@ def parse(value: Any, source: str = "deploy config") -> DeployConfig:
     except ValidationError as e:
         own = [_fault(error) for error in e.errors(include_url=False)]
         raise _invalid(source, own + faults) from None
+    if "durability" not in value and config.launcher == "local" and _has_folder(config.storage):
+        config = config.model_copy(update={"durability": "process"})
     faults += endpoint_faults(config.launcher, config.host, config.advertise_host, config.ray.address)
-    faults += _durability_faults(config)
+    listens_on = None if faults else _listens_on(config)
+    faults += _durability_faults(config) + _autoscale_faults(config, running=running)
+    faults += security_faults(config.security, listens_on)
+    faults += _metrics_faults(config)
+    if config.security != SecurityConfig():
+        config = config.model_copy(update={"security": config.security.below(folder)})
+    if "ray" in value and config.launcher != "ray":
+        problem = f"is not read with launcher: {config.launcher}; add `launcher: ray`, or leave `ray` out"
+        faults.append(Fault("ray", value["ray"], problem))
     if faults:
         raise _invalid(source, faults)
     return config.model_copy(update={"tables": tuple(tables)})
 
 
 def _durability_faults(config: DeployConfig) -> list[Fault]:
-    """Whether there is a place for what is acknowledged."""
+    """Whether there is a place for what is acknowledged, and for snapshots."""
+    if config.snapshots.every is not None and config.storage is None:
+        return [Fault("snapshots.every", config.snapshots.every, "needs `storage:`, where snapshots go")]
     if config.durability == "memory":
         return []
     path, value = "durability", config.durability
-    if config.launcher == "ray":
-        return [Fault(path, value, "must be memory with launcher: ray, in this version", "memory")]
     if config.storage is None:
         return [Fault(path, value, "needs `storage:`, a folder that outlives the servers")]
-    if "://" in config.storage and not config.storage.startswith("file://"):
-        problem = f"needs a folder of this machine as `storage:`, where logs are synced; got {config.storage}"
+    if not _has_folder(config.storage):
+        where = "that all nodes of Ray share" if config.launcher == "ray" else "of this machine"
+        problem = f"needs a folder {where} as `storage:`, where logs are synced; got {config.storage}"
         return [Fault(path, value, problem)]
     return []
 
 
+def _autoscale_faults(config: DeployConfig, *, running: bool) -> list[Fault]:
+    """Whether there is something to scale by, and a count within its bounds."""
+    policy = config.autoscale
+    if policy is None:
+        return []
+    faults: list[Fault] = []
+    if policy.min > policy.max:
+        faults.append(Fault("autoscale.min", policy.min, f"must be at most autoscale.max, {policy.max}"))
+    elif not running and not policy.min <= config.shards <= policy.max:
+        bounds = f"must be in [{policy.min}, {policy.max}], as `autoscale` says"
+        faults.append(Fault("shards", config.shards, bounds))
+    if policy.target_bytes_per_shard is None and policy.target_qps_per_shard is None:
+        what = "needs target_bytes_per_shard, target_qps_per_shard, or both"
+        faults.append(Fault("autoscale", policy.model_dump(exclude_defaults=True), what))
+    return faults
+
+
+def _metrics_faults(config: DeployConfig) -> list[Fault]:
+    """Whether metrics go to others only where their owner has said that it is a private network."""
+    host = config.metrics.host
+    if config.metrics.port is None or is_loopback(host) or config.security.insecure:
+        return []
+    problem = (
+        "is for others, and metrics are offered in plain text to whoever asks: let an agent or a proxy on the machine "
+        "read them at 127.0.0.1"
+    )
+    if not config.security.cert:
+        problem += "; or say `security: {insecure: true}`, on a network that is private"
+    return [Fault("metrics.host", host, problem)]
+
+
+def _listens_on(config: DeployConfig) -> str | None:
+    """The interface of servers; None: on Ray each node has its own, known there."""
+    return config.host or (None if config.launcher == "ray" else "127.0.0.1")
+
+
+def _has_folder(storage: str | None) -> bool:
+    """Whether it is a folder of the machine, where logs can be synced."""
+    return storage is not None and ("://" not in storage or storage.startswith("file://"))
+
+
+def policy_from(text: str) -> Autoscale | None:
+    """The policy that `autoscale` says, as JSON. Raises InvalidConfig."""
+    try:
+        value = json.loads(text)
+    except ValueError as e:
+        raise InvalidConfig(f"the policy of autoscale is no JSON: {e}") from None
+    return parse({"autoscale": value}, "autoscale", running=True).autoscale
+
+
 def from_json(text: str) -> DeployConfig:
-    """Back from `DeployConfig.to_json`."""
-    return parse(json.loads(text))
+    """Back from `DeployConfig.to_json`, also of versions that wrote defaults for `ray` whatever the launcher was."""
+    value = json.loads(text)
+    if value.get("launcher") != "ray":
+        value.pop("ray", None)
+    return parse(value, running=True)
 
 
 # ----------------------------------------------------------------------------------------------------- faults
@@ -243,11 +259,16 @@ def _invalid(source: str, faults: list[Fault]) -> InvalidConfig:
     return InvalidConfig(head + "\n  ".join(lines), faults=tuple(faults))
 
 
-_KEYS_BELOW = {
-    key: f"{name}.{key}"
-    for name, section in (("ray", RayConfig), ("limits", Limits))
-    for key in section.model_fields
+_SECTIONS = {
+    "ray": RayConfig,
+    "limits": Limits,
+    "snapshots": SnapshotSchedule,
+    "autoscale": Autoscale,
+    "security": SecurityConfig,
+    "metrics": MetricsConfig,
+    "log": LogConfig,
 }
+_KEYS_BELOW = {key: f"{name}.{key}" for name, section in _SECTIONS.items() for key in section.model_fields}
 _BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
     "greater_than": ("gt", "more than"),
@@ -305,8 +326,9 @@ def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
     section: type[BaseModel] = DeployConfig
     for part in location:
         annotation = section.model_fields[str(part)].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            section = annotation
+        for one in (annotation, *get_args(annotation)):  # a section, or one that may be left out
+            if isinstance(one, type) and issubclass(one, BaseModel):
+                section = one
     return section
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import ByteSize
+
 from ...proto import rowloom_pb2 as pb
 from ...proto.spec import TableSpec
 from .changes import running_config
@@ -109,9 +111,4 @@ def row_bytes(spec: TableSpec) -> int:
 
 def in_bytes(count: int | None) -> str:
     """`1.5 MiB`; `unknown` for None."""
-    if count is None:
-        return "unknown"
-    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
-    while size >= 1024 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size:.0f} B" if units[0] == "B" else f"{size:.1f} {units[0]}"
+    return "unknown" if count is None else ByteSize(count).human_readable(separator=" ")

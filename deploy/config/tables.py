@@ -66,7 +66,7 @@ def plain(value: Any) -> Any:
     """Recipes and tuples as the mappings and lists that a config has."""
     if isinstance(value, Recipe):
         arguments = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {type(value).__name__.lower(): arguments} if _kinds(type(value).__bases__[0]) else arguments
+        return {type(value).__name__.lower(): arguments} if kinds_of(type(value).__bases__[0]) else arguments
     if isinstance(value, tuple):
         return [plain(item) for item in value]
     return dict(value) if isinstance(value, Mapping) else value
@@ -164,7 +164,7 @@ def _recipe(family: type[Recipe], value: Any, path: str, faults: list[Fault]) ->
     """From `adagrad`, `{adagrad: {lr: 0.05}}` or `{name: adagrad, lr: 0.05}`; of a family of one, its arguments."""
     if isinstance(value, family):
         return value
-    kinds, kind = _kinds(family), family.__name__.lower()
+    kinds, kind = kinds_of(family), family.__name__.lower()
     if isinstance(value, str):
         name, arguments = value, {}
     elif not kinds:
@@ -189,7 +189,7 @@ def _recipe(family: type[Recipe], value: Any, path: str, faults: list[Fault]) ->
     return _made(found, arguments or {}, {}, path, faults)
 
 
-def _kinds(family: type) -> dict[str, type[Recipe]]:
+def kinds_of(family: type) -> dict[str, type[Recipe]]:
     """The members of a family of recipes by their names in lower case; none for Recipe itself."""
     if family is Recipe:
         return {}

@@ -1,8 +1,19 @@
-"""How messages count."""
+"""How messages count, and how people write a time."""
 
 from __future__ import annotations
 
+import re
 
-def counted(n: int, noun: str) -> str:
-    """`1 shard`, `2 shards`."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+TIME = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([smhd])\s*$")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def counted(n: int, noun: str, nouns: str = "") -> str:
+    """`1 shard`, `2 shards`. nouns: where an s does not make it more of them."""
+    return f"{n} {noun}" if n == 1 else f"{n} {nouns or noun + 's'}"
+
+
+def seconds_of(text: str) -> float | None:
+    """Seconds from `90s`, `10m`, `1.5h` or `1d`; None: it is no time above 0."""
+    match = TIME.fullmatch(text)
+    return (float(match[1]) * _UNITS[match[2]] or None) if match else None

@@ -33,8 +33,9 @@ from ...proto.optimizers import checked_rate
 from ...proto.spec import TableEntry, TableSpec
 from ..launch.launcher import Launched
 from .effects import Calls, Commit, Launch, NotStored, Program, ServerCall, Sleep, Stop, Stored, call_all
+from .lineage import recovery_points
 from .rounds import tell_all
-from .state import ClusterState
+from .state import GONE, ClusterState
 
 ATTEMPT_S = 2.0  # how long a server may take for a step that is always short; a lost request costs this much
 # For shards to take a change that is stored, until whoever asked for it hears which has not. Callers give up after
@@ -70,6 +71,7 @@ class Coordinator:
         self._rng = rng
         self._turn = 0
         self._serial = state.serial
+        self.unfinished_pushes: dict[int, int] = {}  # by client, one that it has given up, as a hold found
         self._doubtful: set[int] = set()  # shards that have not adopted the layout since there was doubt
         state.term += 1  # stored with the first commit, before the first turn is taken
 
@@ -148,16 +150,27 @@ class Coordinator:
 
     # ------------------------------------------------------------------------------------------------------ start
 
-    def up(self, shards: int) -> Program:
-        """Start a cluster from nothing: servers, layout, no tables."""
+    def up(self, shards: int, specs: Sequence[TableSpec] = ()) -> Program:
+        """Start a cluster from nothing: servers, layout, no tables.
+
+        specs: tables that `create_table` makes next. They are stored as begun together with the layout: a coordinator
+        that takes over from there makes them, instead of serving a cluster without.
+
+        Raises:
+            InvalidRequest: all tables together would be too much for a client to be told.
+        """
+        self.state.with_begun(specs)  # or nothing is launched
         keys, launched = yield from self.launch(shards)
-        cluster_id = f"{self.state.name}-{self._rng.getrandbits(64):016x}"
-        layout = Layout(cluster_id, 1, addresses(launched), self.address)
+        layout = Layout(self.new_cluster_id(), 1, addresses(launched), self.address)
         yield from call_all(self.adoptions(layout, range(layout.n), fresh=True), self.clock)
         surplus = [key for key in self.state.surplus if key not in keys]
         yield from self.commit(
-            dataclasses.replace(self.state, layout=layout, keys=list(keys), surplus=surplus)
+            dataclasses.replace(self.state.with_begun(specs), layout=layout, keys=list(keys), surplus=surplus)
         )
+
+    def new_cluster_id(self) -> str:
+        """The name of a cluster that begins, unlike any other's."""
+        return f"{self.state.name}-{self._rng.getrandbits(64):016x}"
 
     def recover(self, found: Sequence[Launched | None]) -> Program:
         """Take up a cluster whose coordinator ended: bring every server to the committed layout, whatever it was doing.
@@ -197,6 +210,42 @@ class Coordinator:
         """Shards may be frozen, or of another layout than the committed one: `adopt` or `converge` brings them back."""
         self._doubtful = set(range(self.layout.n))
 
+    def freeze(
+        self, limit_s: float, *, report: bool = False, admitted: Sequence[pb.LatestPush] = ()
+    ) -> Program:
+        """Pushes wait on every shard from now on, until `adopt` or `converge`. Returns FreezeReplies, as bytes.
+
+        Args:
+            limit_s: for the shards to hear of it.
+            report: they say how much of each client's latest push they have.
+            admitted: pushes that go on.
+
+        Raises:
+            RowloomError: a shard has not heard of it within `limit_s`; others may have.
+        """
+        self.doubt()
+        request = pb.FreezeRequest(on=True, report=report, admitted=admitted)
+        return (yield from self._ask_to_freeze(request, limit_s))
+
+    def report(self, limit_s: float) -> Program:
+        """What shards have of each client's latest push, while pushes go on. As `freeze`, but nothing is frozen."""
+        return (yield from self._ask_to_freeze(pb.FreezeRequest(report=True), limit_s))
+
+    def _ask_to_freeze(self, request: pb.FreezeRequest, limit_s: float) -> Program:
+        request.cluster_id, request.epoch, request.turn = (
+            self.layout.cluster_id,
+            self.layout.epoch,
+            self.turn(),
+        )
+        data = request.SerializeToString()
+        calls = [ServerCall(shard.address, methods.FREEZE, data) for shard in self.layout.shards]
+        return (yield from call_all(calls, self.clock, limit_s, ATTEMPT_S, keys=self.revived))
+
+    @property
+    def revived(self) -> list[int]:
+        """Keys of the servers that are started again when their process has ended: no program waits for those."""
+        return self.state.keys if self.revives else []
+
     def adopt(self, limit_s: float) -> Program:
         """Bring every server of the committed layout to its shard of it, and end a freeze: at once those that answer.
 
@@ -228,13 +277,12 @@ class Coordinator:
     def adoptions(self, layout: Layout, shards: Sequence[int], *, fresh: bool) -> list[ServerCall]:
         """Calls that bring servers to their shards of a layout. fresh: to empty ones, with all tables."""
         tables = [e.to_message() for e in self.state.tables.values()]
-        snapshots = [s.id for s in reversed(self.state.snapshots) if s.epoch == layout.epoch]
-        request = pb.AdoptRequest(
-            layout=layout.to_message(), fresh=fresh, tables=tables, turn=self.turn(), snapshots=snapshots
-        )
+        snapshots = list(reversed(recovery_points(self.state.snapshots, layout.epoch)))
+        request = pb.AdoptRequest(layout=layout.to_message(), fresh=fresh, tables=tables, turn=self.turn())
         calls: list[ServerCall] = []
         for index in shards:
             request.index = index
+            request.snapshots[:] = [s.id for s in snapshots if s.lsns[index] != GONE]
             calls.append(ServerCall(layout.shards[index].address, methods.ADOPT, request.SerializeToString()))
         return calls
 
@@ -301,12 +349,8 @@ class Coordinator:
         if spec.name in self.state.tables:
             return self.state.tables[spec.name]
         if known is None:
-            known = TableEntry(self.state.next_table, spec)
-            self.state.check_room(known)
-            making = {**self.state.making, spec.name: known}
-            yield from self.commit(
-                dataclasses.replace(self.state, making=making, next_table=known.number + 1)
-            )
+            yield from self.commit(self.state.with_begun([spec]))
+            known = self.state.making[spec.name]
         yield from _begun(f"table {spec.name!r}", self._make(known, limit_s))
         return known
 

@@ -13,7 +13,8 @@ from typing import Any
 from ...proto.errors import Rerouted, RowloomError, Unavailable
 from ...proto.layout import Layout
 from ...proto.spec import TableEntry
-from .state import ClusterState
+from ..launch.launcher import ServerProcess
+from .state import ClusterState, KnownSnapshot
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,18 @@ class WriteManifest:
     """Make one snapshot of what the shards have written. Outcome: a KnownSnapshot; when it returns, it is durable.
 
     stored: of each shard, in order, its StoredShard as JSON.
+    parent: what it is made upon, unless every shard wrote all of its rows.
     """
 
     id: str
     url: str
     created_s: float
+    cluster_name: str
     layout: Layout
     stored: Sequence[bytes]
     tables: Sequence[TableEntry]
     extra: bytes = b""
+    parent: KnownSnapshot | None = None
 
 
 Effect = Calls | Launch | Stop | Commit | Stored | Look | Sleep | WriteManifest
@@ -107,14 +111,26 @@ Program = Generator[Effect, Any, Any]
 
 
 def call_all(
-    calls: Sequence[ServerCall], clock: Callable[[], float], limit_s: float = 30.0, timeout_s: float = 10.0
+    calls: Sequence[ServerCall],
+    clock: Callable[[], float],
+    limit_s: float = 30.0,
+    timeout_s: float = 10.0,
+    *,
+    keys: Sequence[int] = (),
 ) -> Program:
     """Make calls until each has an answer that is not "later". Returns the replies in order.
 
-    Every call must be one that may be repeated. timeout_s: of one attempt; a lost request costs this much.
+    Every call must be one that may be repeated.
+
+    Args:
+        calls: what is asked, of whom.
+        clock: in seconds.
+        limit_s: no attempt begins after it.
+        timeout_s: of one attempt; a lost request costs this much.
+        keys: of servers that are not waited for once their process has ended; see `check_running`.
 
     Raises:
-        RowloomError: the first answer that is an error; Unavailable when `limit_s` is over.
+        RowloomError: the first answer that is an error; Unavailable when `limit_s` is over, or a process has ended.
     """
     replies: dict[int, bytes] = {}
     until, pause = clock() + limit_s, 0.02
@@ -130,8 +146,26 @@ def call_all(
             else:
                 raise outcome
         if last is not None:
+            yield from check_running(keys)
             if clock() >= until:
                 raise last if isinstance(last, Unavailable) else Unavailable(str(last))
             yield Sleep(pause)
             pause = min(1.0, pause * 2)
     return [replies[i] for i in range(len(calls))]
+
+
+def check_running(keys: Sequence[int]) -> Program:
+    """Nobody waits for a process that has ended: it is started again, but not before the program that waits has ended.
+
+    keys: of the servers that are started again; none: nothing is looked at.
+
+    Raises:
+        Unavailable: one of them has ended.
+    """
+    if keys:
+        processes: list[ServerProcess] = yield Look(keys)
+        ended = sum(process.state == "ended" for process in processes)
+        if ended:
+            raise Unavailable(
+                f"the processes of {ended} of {len(keys)} shard servers have ended; they are started again: try then"
+            )

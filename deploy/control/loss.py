@@ -31,7 +31,8 @@ def accept_loss(coordinator: Coordinator, index: int, *, force: bool = False) ->
     Args:
         coordinator: of the cluster.
         index: of the shard.
-        force: also if it does not answer and its process is alive, which is ended with the rows that it holds.
+        force: also if it does not answer and its process is alive, which is ended with the rows that it holds; or has
+            ended, and its log is about to be read.
 
     Raises:
         InvalidRequest: there is no such shard, or it has its rows, or may have; nothing was changed.
@@ -42,6 +43,9 @@ def accept_loss(coordinator: Coordinator, index: int, *, force: bool = False) ->
         raise InvalidRequest(f"there is no shard {index}: they are 0 to {layout.n - 1}")
     there = yield from _empty_server(coordinator, index, force)
     state = coordinator.state
+    if state.snapshots:  # before there is a new log: with one of those it would give rows that were never so
+        snapshots = [snapshot.without(index) for snapshot in state.snapshots]
+        yield from coordinator.commit(dataclasses.replace(state, snapshots=snapshots))
     keys = list(state.keys)
     if there is None:
         yield Stop([keys[index]])
@@ -73,6 +77,11 @@ def _empty_server(coordinator: Coordinator, index: int, force: bool) -> Program:
             break
         process: ServerProcess
         (process,) = yield Look([coordinator.state.keys[index]])
+        if process.state == "ended" and coordinator.revives and not force:
+            raise InvalidRequest(
+                f"shard {index} at {old.address} is no loss yet: its process has ended, its rows are in its log, and "
+                "it is started again by itself. Nothing was changed; --force makes it anew without them"
+            )
         if process.state == "ended" or (process.alive and force):
             return None
         if process.state == "stopped" or coordinator.clock() >= until:

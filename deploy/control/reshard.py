@@ -1,20 +1,27 @@
 """From one layout to the next: the steps of scaling, as a program of effects.
 
-    launch ─▶ freeze pushes ─▶ new owners receive rows, slots, ledgers ─▶ count ─▶ COMMIT ─▶ adopt ─▶ retire, stop
-      └───────────────┴─────────────── roll back ────────────────────────────┘        └──── roll forward ────┘
+    launch ─▶ prepare ─▶ pass after pass ─▶ freeze ─▶ last pass, ledgers ─▶ count ─▶ COMMIT ─▶ adopt ─▶ retire, stop
+      └──────────┴──────────────┴───────── roll back ─────────┴───────────────┘        └────── roll forward ─────┘
 
-Reads go on throughout; pushes wait from freeze to adopt, and their clients try again by themselves. A server that
-stays holds both its old and its new rows until the new layout is adopted. Every step may be repeated.
+New owners receive all rows while trainers push and pull, then those that have changed meanwhile, pass after pass (see
+`server/moving/`), until few are left (`passes.py`). Pushes wait from freeze to adopt: for the last pass, and for the
+ledgers. Reads go on throughout. A server that stays holds both its old and its new rows until the new layout is
+adopted. Every step may be repeated.
 
-Nothing is frozen before every shard has been seen to be there. Whatever fails before the commit thaws all that answer
-at once; `Coordinator.converge` thaws the others. There is a way back only when it is certain that the new layout is not
-stored, which is what `Coordinator.commit` finds out.
+Nothing is frozen before every shard has been seen to be there. Whatever fails before the commit, or is cancelled,
+thaws all that answer at once and ends their receiving; `Coordinator.converge` does so for the others. There is a way
+back only when it is certain that the new layout is not stored, which is what `Coordinator.commit` finds out.
+
+Why the freeze is a fence. A server that ends in the middle and comes back takes no push, and answers no question for
+rows, before a coordinator adopts it, which this one does only when the program has ended. So an old shard that started
+anew cannot be frozen, a frozen one that did cannot give its last rows, and the move rolls back.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...proto import methods
@@ -24,10 +31,15 @@ from ...proto.layout import Layout, ShardAddress
 from ..launch.launcher import Launched
 from .coordinator import ATTEMPT_S, Coordinator, addresses
 from .effects import NotStored, Program, ServerCall, Sleep, call_all
+from .passes import Passes
+from .receiving import all_received, progress_of
+from .stalling import until_done
 from .state import ClusterState
 
-POLL_S = (0.01, 0.2)  # first and longest pause between questions for progress
+RATE_S = 0.5  # rows a second are over so long
 STEP_LIMIT_S = 10.0  # for each step while pushes wait
+# First and longest pause between two looks: while trainers push, and while pushes wait.
+COPY_POLL_S, LAST_POLL_S = (0.01, 0.05), (0.002, 0.05)
 STALL_S = 30.0  # receiving has stopped when nothing has arrived for so long
 THAW_LIMIT_S = 5.0
 ADOPT_LIMIT_S = 300.0
@@ -36,9 +48,27 @@ REVIVES_ADOPT_LIMIT_S = 5.0
 RETIRE_ATTEMPT_S, RETIRE_LIMIT_S = 0.3, 1.0
 
 
+_STALLED = f"no row has arrived for {STALL_S:.0f} s: a shard that gives rows may be gone"
+
+
+class Cancelled(RowloomError):
+    """An operator gave the move up."""
+
+
 @dataclass
 class Progress:
-    """How far a scaling is. state: starting, moving, committing, done, failed."""
+    """How far a scaling is.
+
+    Attributes:
+        shards: how many there will be.
+        state: starting, moving, finishing (pushes wait), committing, done, failed.
+        rows, rows_total: that have arrived, and that there are.
+        moved: rows, each as often as it travelled.
+        passes: that are over.
+        left: rows of the next one, about.
+        brake_s: for which pushes are held up, for each of their rows.
+        rows_per_s: that were moved, lately.
+    """
 
     shards: int
     state: str = "starting"
@@ -47,7 +77,17 @@ class Progress:
     pause_s: float = 0.0
     rows: int = 0
     rows_total: int = 0
+    moved: int = 0
+    passes: int = 0
+    left: int = 0
+    brake_s: float = 0.0
+    rows_per_s: float = 0.0
     error: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is done or has failed."""
+        return self.state in ("done", "failed")
 
 
 class Reshard:
@@ -59,6 +99,9 @@ class Reshard:
         self._coordinator = coordinator
         self._old = coordinator.layout
         self._frozen_s = 0.0
+        self._begun = self._cancelled = False
+        self._looked: tuple[float, int] | None = None  # when, and how many rows had been moved
+        self._revived: list[int] = []  # nobody waits for these servers once their processes have ended
         self.progress = Progress(shards, started_s=coordinator.clock())
 
     def run(self) -> Program:
@@ -89,29 +132,82 @@ class Reshard:
         keys, launched = yield from coordinator.launch(max(0, progress.shards - self._old.n))
         stay = [Launched(s.address, s.incarnation) for s in self._old.shards[: progress.shards]]
         target = self._old.next(addresses([*stay, *launched]))
+        if coordinator.revives:
+            self._revived = [*coordinator.state.keys, *keys]
         yield from self._look(target)
-        self._frozen_s = coordinator.clock()
-        replies = yield from self._freeze()
-        progress.rows_total = sum(pb.FreezeReply.FromString(r).rows for r in replies)
-        progress.state = "moving"
+        self._begun = True
         turn = coordinator.turn()
-        calls = [self._preparation(target, s, turn) for s in target.shards]
-        yield from call_all(calls, coordinator.clock, STEP_LIMIT_S, ATTEMPT_S)
+        yield from self._call_all([self._preparation(target, s, turn) for s in target.shards])
+        progress.state = "moving"
+        yield from self._copy(target)
+        progress.state, self._frozen_s = "finishing", coordinator.clock()
+        replies = yield from coordinator.freeze(STEP_LIMIT_S)
+        progress.rows_total = sum(pb.FreezeReply.FromString(r).rows for r in replies)
         yield from self._wait(target)
+        self._check_cancelled()
         if progress.rows != progress.rows_total:
             raise RowloomError(f"{progress.rows_total} rows set out and {progress.rows} arrived")
         return target, [*coordinator.state.keys[: progress.shards], *keys]
+
+    def cancel(self) -> bool:
+        """Give it up. Returns whether that is still possible: it is not once the new layout is being committed."""
+        self._cancelled = self.progress.state in ("starting", "moving", "finishing")
+        return self._cancelled
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled:
+            raise Cancelled("it was cancelled")
+
+    def _copy(self, target: Layout) -> Program:
+        """Until few rows are left to move; pushes go on."""
+        passes, clock = Passes(), self._coordinator.clock
+
+        def look() -> Program:
+            self._check_cancelled()
+            replies = yield from progress_of(target, clock, self._revived)
+            self._show(replies)
+            step = passes.judge(replies)
+            if step.brake_s:
+                yield from self._brake(step.brake_s)
+            return step.freezes, sum(r.slowest_bytes for r in replies)
+
+        yield from until_done(look, clock, COPY_POLL_S, STALL_S, _STALLED)
+
+    def _show(self, replies: Sequence[pb.ProgressReply]) -> None:
+        progress, now = self.progress, self._coordinator.clock()
+        progress.rows = sum(reply.rows for reply in replies)
+        progress.rows_total = max(progress.rows, *(reply.rows_total for reply in replies))
+        progress.moved = sum(reply.moved for reply in replies)
+        progress.passes = min(reply.passes for reply in replies)
+        progress.left = (
+            sum(reply.left for reply in replies) if progress.passes else progress.rows_total - progress.rows
+        )
+        at, moved = self._looked or (progress.started_s, 0)
+        if now >= at + RATE_S:
+            progress.rows_per_s = (progress.moved - moved) / (now - at)
+            self._looked = now, progress.moved
+
+    def _brake(self, row_s: float) -> Program:
+        self.progress.brake_s = row_s
+        layout = self._old
+        request = pb.BrakeRequest(
+            cluster_id=layout.cluster_id, epoch=layout.epoch, turn=self._coordinator.turn(), row_s=row_s
+        ).SerializeToString()
+        yield from self._call_all([ServerCall(s.address, methods.BRAKE, request) for s in layout.shards])
 
     def _look(self, target: Layout) -> Program:
         """Whether all that take part are there; found out while pushes go on."""
         ask = pb.HealthRequest().SerializeToString()
         wanted = {s.address: s.incarnation for s in (*self._old.shards, *target.shards)}
         calls = [ServerCall(address, methods.HEALTH, ask) for address in wanted]
-        replies = yield from call_all(calls, self._coordinator.clock, STEP_LIMIT_S, ATTEMPT_S)
+        replies = yield from self._call_all(calls)
         for (address, incarnation), reply in zip(wanted.items(), replies, strict=True):
             health = pb.HealthReply.FromString(reply)
             if health.incarnation != incarnation or health.state == "lost":
                 raise StateLost(f"the server at {address} started anew: its rows cannot be moved")
+
+    def _call_all(self, calls: Sequence[ServerCall]) -> Program:
+        return call_all(calls, self._coordinator.clock, STEP_LIMIT_S, ATTEMPT_S, keys=self._revived)
 
     def _after(self, target: Layout, keys: list[int]) -> ClusterState:
         """The state that the commit stores."""
@@ -130,42 +226,22 @@ class Reshard:
         )
         return ServerCall(shard.address, methods.PREPARE, request.SerializeToString())
 
-    def _freeze(self) -> Program:
-        self._coordinator.doubt()
-        turn = self._coordinator.turn()
-        request = pb.FreezeRequest(cluster_id=self._old.cluster_id, epoch=self._old.epoch, on=True, turn=turn)
-        calls = [ServerCall(s.address, methods.FREEZE, request.SerializeToString()) for s in self._old.shards]
-        return (yield from call_all(calls, self._coordinator.clock, STEP_LIMIT_S, ATTEMPT_S))
-
     def _wait(self, target: Layout) -> Program:
         """Until every new owner has received everything."""
-        ask = pb.ProgressRequest().SerializeToString()
+
+        def count(rows: int) -> None:
+            self.progress.rows = rows
+
         clock = self._coordinator.clock
-        pause, longest = POLL_S
-        seen, since = -1, clock()
-        while True:
-            calls = [ServerCall(s.address, methods.PROGRESS, ask) for s in target.shards]
-            answers = yield from call_all(calls, clock, STEP_LIMIT_S, ATTEMPT_S)
-            replies = [pb.ProgressReply.FromString(r) for r in answers]
-            for shard, reply in zip(target.shards, replies, strict=True):
-                if reply.error:
-                    raise Unavailable(
-                        f"shard {shard.index} at {shard.address} stopped receiving: {reply.error}"
-                    )
-                if reply.epoch != target.epoch:
-                    raise StateLost(f"shard {shard.index} at {shard.address} started anew while it received")
-            self.progress.rows = sum(r.rows for r in replies)
-            if all(r.done for r in replies):
-                return
-            received = sum(r.bytes + r.done for r in replies)
-            if received != seen:
-                seen, since = received, clock()
-            elif clock() >= since + STALL_S:
-                raise Unavailable(
-                    f"no row has arrived for {STALL_S:.0f} s: a shard that gives rows may be gone"
-                )
-            yield Sleep(pause)
-            pause = min(longest, pause * 1.5)
+        yield from all_received(
+            target,
+            clock,
+            count,
+            keys=self._revived,
+            pauses_s=LAST_POLL_S,
+            stall_s=STALL_S,
+            stalled=_STALLED,
+        )
 
     def _roll_back(self, cause: Exception) -> Program:
         """Pushes go on in the old layout; what was received and started is dropped."""
@@ -173,7 +249,7 @@ class Reshard:
         known = "" if isinstance(cause, NotStored) else "; nothing was changed"  # which that one says itself
         progress.state, progress.error = "failed", f"{in_words(cause)}{known}"
         try:
-            if self._frozen_s:
+            if self._begun:
                 yield from coordinator.adopt(THAW_LIMIT_S)
             with contextlib.suppress(RowloomError):  # they stay surplus
                 yield from coordinator.stop_surplus()

@@ -1,15 +1,20 @@
 """A snapshot of the whole cluster while trainers go on: held for a moment, cut everywhere, written, committed.
 
-    converge ─▶ freeze pushes ─▶ cut every shard ─▶ thaw ─▶ shards write ─▶ manifest ─▶ COMMIT ─▶ logs are made shorter
-                    └───────────────── given up: thaw, abort ─────┘
+    converge ─▶ hold pushes ─▶ cut every shard ─▶ thaw ─▶ shards write ─▶ manifest ─▶ COMMIT ─▶ logs are made shorter
+                    └──────────────── given up: thaw, abort ─────┘
 
 Why it is so. What must hold: a push that was acknowledged before the freeze is in the snapshot, on every shard that it
-went to, because every shard had applied it by then; and nothing that follows the thaw is in it. Pushes wait for three
-rounds of small calls, however large the tables are.
+went to, because every shard had applied it by then; nothing that follows the thaw is in it; and what lies between is in
+it on all of its shards or on none (`hold.py`). Pushes wait for three rounds of small calls, however large the tables
+are, and as long as a push takes that has begun already.
 The manifest is written last, and the coordinator's state lists the snapshot after that. So a crash in between leaves a
 snapshot that is whole and in no list, never one that is listed and not whole.
-Logs are made shorter up to the cut of the second newest snapshot only: should the newest one turn out to be damaged,
-the one before and the log still give everything.
+Logs are made shorter up to the cut of the newest snapshot but one that has no file in common with the newest: should
+that turn out to be damaged, the other and the log still give everything.
+A log that failed - its disk was full - is behind the rows of its shard, which refuses pushes since. A snapshot has
+those rows, so with its commit the log goes on behind it, in a new file, and pushes with it: nothing that was read is
+taken back, and pulls never stop. Rejected: to start such a shard again from its log. That takes back rows that trainers
+have read, needs the log to be readable on the disk that failed, and has no pulls meanwhile.
 """
 
 from __future__ import annotations
@@ -22,14 +27,17 @@ from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import RowloomError, Unavailable
 from ...proto.layout import Layout, ShardAddress
+from ...proto.spec import TableEntry
 from .coordinator import ATTEMPT_S, Coordinator
-from .effects import Program, ServerCall, Sleep, WriteManifest, call_all
+from .effects import Program, ServerCall, WriteManifest, call_all
+from .hold import Hold
+from .lineage import listed, recovery_points
+from .stalling import until_done
 from .state import KnownSnapshot
 
 STEP_LIMIT_S = 10.0  # for each step while pushes wait
 POLL_S = (0.02, 0.5)  # first and longest pause between questions for progress
 STALL_S = 120.0  # a shard has stopped writing when nothing was written for so long
-KEPT = 2  # snapshots of an epoch that its logs can go on from
 
 
 class Snapshotting:
@@ -39,9 +47,12 @@ class Snapshotting:
         coordinator: of the cluster.
         id: its name, unlike any other's.
         url: its folder.
-        created_s: the time, in seconds since 1970.
-        extra: bytes that a trainer wants back with it.
+        created_s: the time now, in seconds since 1970.
+        extra: what a trainer wants back with it, as `encode_extra`.
+        parent: the one that it is made upon; None: every shard writes all of its rows.
         automatic: it only keeps logs short.
+        scheduled: it was asked for with a number of those to keep.
+        mends: it is for logs that failed. What was begun need not be finished first: because of them it cannot.
     """
 
     def __init__(
@@ -52,14 +63,17 @@ class Snapshotting:
         created_s: float,
         extra: bytes = b"",
         *,
+        parent: KnownSnapshot | None = None,
         automatic: bool = False,
+        scheduled: bool = False,
+        mends: bool = False,
     ) -> None:
-        self._automatic = automatic
+        self._parent, self._automatic, self._scheduled, self._mends = parent, automatic, scheduled, mends
         self._coordinator = coordinator
         self._layout: Layout = coordinator.layout
         self._id, self._url, self._created_s, self._extra = id, url, created_s, extra
+        self._began_s, self._cut_s = coordinator.clock(), created_s
         self.pause_s = 0.0
-        self.rows = 0
 
     def run(self) -> Program:
         """Take it. Returns a KnownSnapshot.
@@ -68,43 +82,70 @@ class Snapshotting:
             RowloomError: there is none, and pushes go on.
         """
         coordinator = self._coordinator
-        yield from coordinator.converge()
-        began = coordinator.clock()
+        if self._mends:
+            # Of one before: until then shards change no tables. And whoever is lost does not hear of it: nothing is
+            # frozen, again and again, for a snapshot that cannot be.
+            yield from self._everywhere(lambda s: self._cut(s, abort=True), ATTEMPT_S)
+            with contextlib.suppress(RowloomError):
+                yield from coordinator.converge(0.0)
+        else:
+            yield from coordinator.converge()
         try:
-            try:
-                yield from self._freeze()
-                yield from self._everywhere(self._cut)
-            finally:
-                yield from coordinator.adopt(0.0)  # those that do not answer are thawed by `converge`
-                self.pause_s = coordinator.clock() - began
+            yield from self._cut_all()
             stored = yield from self._written()
-            tables = tuple(coordinator.state.tables.values())
             made = WriteManifest(
-                self._id, self._url, self._created_s, self._layout, stored, tables, self._extra
+                self._id,
+                self._url,
+                self._cut_s,
+                coordinator.state.name,
+                self._layout,
+                stored,
+                self._tables,
+                self._extra,
+                self._parent,
             )
             known: KnownSnapshot = yield made
-            known = dataclasses.replace(known, automatic=self._automatic)
-        except BaseException:
+            # The next one is due so long after this one was.
+            known = dataclasses.replace(
+                known, created_s=self._created_s, automatic=self._automatic, scheduled=self._scheduled
+            )
+        except Exception:
             yield from self._abort()
             raise
         state = coordinator.state
-        yield from coordinator.commit(dataclasses.replace(state, snapshots=[*state.snapshots, known][-KEPT:]))
-        yield from self._trim()
+        yield from coordinator.commit(dataclasses.replace(state, snapshots=listed([*state.snapshots, known])))
+        yield from self.tell_logs()
         return known
 
-    def _everywhere(self, call: Callable[[ShardAddress], ServerCall]) -> Program:
-        calls = [call(shard) for shard in self._layout.shards]
-        return (yield from call_all(calls, self._coordinator.clock, STEP_LIMIT_S, ATTEMPT_S))
+    def _cut_all(self) -> Program:
+        """Hold pushes back, cut every shard, and let them go on, whatever happens."""
+        hold = Hold(self._coordinator)
+        try:
+            if self._mends:  # shards refuse what would make pushes whole; it comes when their logs go on
+                yield from hold.freeze()
+            else:
+                yield from hold.run()
+            yield from self._everywhere(self._cut)
+            # Pushes may have been waited for, so that is later: what logs have behind the cut was made since.
+            self._cut_s = self._created_s + self._coordinator.clock() - self._began_s
+        except Exception:
+            yield from self._coordinator.adopt(0.0)
+            raise
+        yield from self._coordinator.adopt(0.0)  # those that do not answer are thawed by `converge`
+        self.pause_s = max(hold.longest_s, self._coordinator.clock() - hold.since_s)
 
-    def _freeze(self) -> Program:
-        self._coordinator.doubt()
-        request = pb.FreezeRequest(
-            cluster_id=self._layout.cluster_id,
-            epoch=self._layout.epoch,
-            on=True,
-            turn=self._coordinator.turn(),
-        ).SerializeToString()
-        yield from self._everywhere(lambda s: ServerCall(s.address, methods.FREEZE, request))
+    def _everywhere(
+        self, call: Callable[[ShardAddress], ServerCall], limit_s: float = STEP_LIMIT_S
+    ) -> Program:
+        calls = [call(shard) for shard in self._layout.shards]
+        coordinator = self._coordinator
+        return (yield from call_all(calls, coordinator.clock, limit_s, ATTEMPT_S, keys=coordinator.revived))
+
+    @property
+    def _tables(self) -> tuple[TableEntry, ...]:
+        """What is in it. A log that failed may keep a table from being finished: it is there, with no rows yet."""
+        state = self._coordinator.state
+        return (*state.tables.values(), *state.making.values())
 
     def _cut(self, shard: ShardAddress, *, abort: bool = False) -> ServerCall:
         request = pb.CutRequest(
@@ -112,46 +153,47 @@ class Snapshotting:
             turn=self._coordinator.turn(),
             id=self._id,
             abort=abort,
+            parent=self._parent.id if self._parent else "",
+            tables=[entry.number for entry in self._tables],
         )
         return ServerCall(shard.address, methods.CUT, request.SerializeToString())
 
     def _written(self) -> Program:
         """What each shard has written, in order, once all of them have."""
-        clock, (pause, longest) = self._coordinator.clock, POLL_S
         ask = pb.CutProgressRequest(id=self._id).SerializeToString()
-        seen, since = -1, clock()
-        while True:
+        stored: list[bytes] = []
+
+        def look() -> Program:
             answers = yield from self._everywhere(lambda s: ServerCall(s.address, methods.CUT_PROGRESS, ask))
             replies = [pb.CutProgressReply.FromString(answer) for answer in answers]
             for shard, reply in zip(self._layout.shards, replies, strict=True):
                 if reply.error:
-                    raise Unavailable(f"shard {shard.index} could not write its part: {reply.error}")
-            self.rows = sum(reply.rows for reply in replies)
-            if all(reply.done for reply in replies):
-                return [reply.stored for reply in replies]
-            written = sum(reply.bytes + reply.done for reply in replies)
-            if written != seen:
-                seen, since = written, clock()
-            elif clock() >= since + STALL_S:
-                raise Unavailable(f"no shard has written anything for {STALL_S:.0f} s")
-            yield Sleep(pause)
-            pause = min(longest, pause * 1.5)
+                    raise Unavailable(
+                        f"shard {shard.index} could not write its part: {reply.error}; there is no new snapshot"
+                    )
+            stored[:] = [reply.stored for reply in replies]
+            return all(reply.done for reply in replies), sum(r.bytes + r.done for r in replies)
+
+        stalled = f"no shard has written anything for {STALL_S:.0f} s"
+        yield from until_done(look, self._coordinator.clock, POLL_S, STALL_S, stalled)
+        return stored
 
     def _abort(self) -> Program:
         """Shards need not keep what only the snapshot needs; those that do not hear of it do so until the next one."""
         with contextlib.suppress(RowloomError):
             yield from self._everywhere(lambda s: self._cut(s, abort=True))
 
-    def _trim(self) -> Program:
-        kept = [s for s in self._coordinator.state.snapshots if s.epoch == self._layout.epoch]
-        if len(kept) < KEPT:
-            return
+    def tell_logs(self) -> Program:
+        """Logs are made shorter, and those that failed go on. May be repeated once it is taken."""
+        kept = recovery_points(self._coordinator.state.snapshots, self._layout.epoch)
 
         def trim(shard: ShardAddress) -> ServerCall:
-            request = pb.TrimLogRequest(
-                header=self._layout.header(shard.index), lsn=kept[0].lsns[shard.index]
-            )
+            lsn = max(0, kept[0].lsns[shard.index]) if len(kept) > 1 else 0
+            header = self._layout.header(shard.index)
+            request = pb.TrimLogRequest(header=header, lsn=lsn, snapshot=self._id)
             return ServerCall(shard.address, methods.TRIM_LOG, request.SerializeToString())
 
-        with contextlib.suppress(RowloomError):  # the next snapshot does it
+        with contextlib.suppress(
+            RowloomError
+        ):  # the next one does it; for logs that failed there will be one
             yield from self._everywhere(trim)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +14,13 @@ from google.protobuf import json_format
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RowloomError
 from ...proto.layout import Layout
-from ...proto.spec import TableEntry
+from ...proto.spec import TableEntry, TableSpec
 
 FORMAT = 1
 MAX_TABLES_BYTES = 16 << 20  # of all entries, as messages
+
+
+GONE = -1
 
 
 @dataclass(frozen=True)
@@ -26,11 +31,14 @@ class KnownSnapshot:
         id: its name.
         url: its folder.
         epoch: of the layout.
-        lsns: by shard, the last record of the log that is in it.
+        lsns: by shard, the last record of the log that is in it; GONE: of a log that is no more.
         created_s: when, in seconds since 1970.
         rows: that existed.
         bytes: that were written.
         automatic: it only keeps logs short.
+        scheduled: it was taken with a number of those to keep.
+        parent: id of the one that it was made upon; empty: it is whole by itself.
+        digest: of its manifest.
     """
 
     id: str
@@ -41,6 +49,43 @@ class KnownSnapshot:
     rows: int
     bytes: int
     automatic: bool = False
+    scheduled: bool = False
+    parent: str = ""
+    digest: str = ""
+
+    @property
+    def removable(self) -> bool:
+        """Whether it goes when it is needed no more; else it is its owner's."""
+        return self.automatic or self.scheduled
+
+    def without(self, shard: int) -> KnownSnapshot:
+        """The same, when a shard has a new log, whose numbers have nothing to do with those of the old one."""
+        return dataclasses.replace(self, lsns=[GONE if i == shard else n for i, n in enumerate(self.lsns)])
+
+
+@dataclass(frozen=True)
+class RestoredSnapshot:
+    """The snapshot that a cluster began with. It may be gone since.
+
+    Attributes:
+        id: its name.
+        url: its folder, then.
+        rows: that it held.
+        bytes: that were written for it.
+        parent: id of the snapshot that it was made upon; empty: it was whole by itself.
+        extra: what a trainer had kept with it, as `encode_extra`.
+        seconds: that restoring it took.
+        incarnations: of the servers that began with it, by shard. What they count began then, too.
+    """
+
+    id: str
+    url: str
+    rows: int
+    bytes: int
+    parent: str = ""
+    extra: bytes = b""
+    seconds: float = 0.0
+    incarnations: Sequence[int] = ()
 
 
 @dataclass
@@ -60,8 +105,11 @@ class ClusterState:
         making: tables by name that some shards may have; clients do not know them yet.
         dropping: numbers of tables that some shards may still have.
         changing: names of tables whose learning rate some shards may not have heard of.
-        snapshots: those that shards may go on from, newest last.
+        snapshots: the last ones, all that may be removed one day, and all that any of these was made upon; newest last.
         surplus: launcher keys of servers that may run and are no shard: started too early, or left over.
+        beginning: the id under which a cluster is being restored, whose shards may have logs already; empty: none is.
+        restored: what the cluster began with; None: with nothing.
+        autoscale: the policy that was applied since it was started, as JSON; None: that of its config.
     """
 
     name: str
@@ -77,6 +125,9 @@ class ClusterState:
     changing: list[str] = field(default_factory=list[str])
     surplus: list[int] = field(default_factory=list[int])
     snapshots: list[KnownSnapshot] = field(default_factory=list[KnownSnapshot])
+    beginning: str = ""
+    restored: RestoredSnapshot | None = None
+    autoscale: str | None = None
 
     @property
     def unfinished(self) -> bool:
@@ -89,9 +140,18 @@ class ClusterState:
         said += [f"lr of table {name!r} has not reached every shard yet" for name in self.changing]
         said += [f"table number {number} was dropped, and not by every shard yet" for number in self.dropping]
         if self.surplus:
-            servers = ", ".join(map(str, self.surplus))
-            said.append(f"servers {servers} are no shards and are still to be ended")
+            said.append("servers that may have been started and are no shards are still to be ended")
         return said
+
+    def with_begun(self, specs: Sequence[TableSpec]) -> ClusterState:
+        """The state in which these tables are begun, too. Raises InvalidRequest, as `check_room`."""
+        state = self
+        for spec in specs:
+            entry = TableEntry(state.next_table, spec)
+            state.check_room(entry)
+            making = {**state.making, spec.name: entry}
+            state = dataclasses.replace(state, making=making, next_table=entry.number + 1)
+        return state
 
     def check_room(self, entry: TableEntry) -> None:
         """Whether every client can still be told all tables, with one more. Raises InvalidRequest."""
@@ -121,6 +181,9 @@ class ClusterState:
                 "changing": self.changing,
                 "surplus": self.surplus,
                 "snapshots": [dataclasses.asdict(one) for one in self.snapshots],
+                "beginning": self.beginning,
+                "restored": self.restored and _plain(self.restored),
+                "autoscale": self.autoscale,
             },
             indent=1,
         )
@@ -150,6 +213,9 @@ class ClusterState:
                 changing=list(data.get("changing", [])),
                 surplus=list(data.get("surplus", [])),
                 snapshots=[KnownSnapshot(**one) for one in data.get("snapshots", [])],
+                beginning=data.get("beginning", ""),
+                restored=_restored(data.get("restored")),
+                autoscale=data.get("autoscale"),
             )
         except (KeyError, ValueError, TypeError, json_format.ParseError) as e:
             raise RowloomError(f"the cluster's state file is damaged: {e}") from e
@@ -158,3 +224,15 @@ class ClusterState:
 def _entries(messages: list[dict[str, Any]]) -> dict[str, TableEntry]:
     entries = [TableEntry.from_message(json_format.ParseDict(m, pb.TableEntry())) for m in messages]
     return {e.spec.name: e for e in entries}
+
+
+def _plain(restored: RestoredSnapshot) -> dict[str, Any]:
+    return {**dataclasses.asdict(restored), "extra": base64.b64encode(restored.extra).decode()}
+
+
+def _restored(data: dict[str, Any] | None) -> RestoredSnapshot | None:
+    if data is None:
+        return None
+    extra: Any = base64.b64decode(data["extra"], validate=True)
+    began: Any = tuple(data.get("incarnations", ()))
+    return RestoredSnapshot(**{**data, "extra": extra, "incarnations": began})

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...proto.errors import InvalidRequest
+from ...client.urls import UnreadableFile
 
 WORD = re.compile(r"[^\W\d]\w+")
 FOREIGN = {"site-packages", "dist-packages", "__pycache__"}
@@ -62,7 +62,7 @@ def read_corpus(path: Path | None = None, *, min_count: int = 3, seed: int = 0) 
     counted = Counter(text)
     words = tuple(word for word, count in counted.most_common() if count >= min_count)
     if len(words) < MIN_WORDS:
-        raise InvalidRequest(
+        raise UnreadableFile(
             f"corpus: {str(path)!r} has {len(words)} words that occur {min_count} times or more, "
             f"and {MIN_WORDS} are needed: give more text"
         )
@@ -76,7 +76,7 @@ def _files(path: Path | None) -> list[Path]:
     if root.is_file():
         return [root]
     if not root.is_dir():
-        raise InvalidRequest(f"corpus: there is no file or folder {str(root)!r}")
+        raise UnreadableFile(f"corpus: there is no file or folder {str(root)!r}")
     pattern = "*.py" if path is None else "*"
     files = [file for file in root.rglob(pattern) if file.is_file()]
     return sorted(file for file in files if not FOREIGN & set(file.relative_to(root).parts))

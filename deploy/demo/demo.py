@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ...client import Adagrad, Client, TableSpec, Uniform, Zeros, connect
+from ...client import Adagrad, Client, TableSpec, Uniform, Zeros
+from ...client.client import open_client
 from ...proto.errors import InvalidRequest
 from ..config.launchers import check_launcher
 from ..operate.digest import digest
@@ -211,7 +212,7 @@ def _train(
 
 def _create_tables(address: str, words: int) -> None:
     optimizer, spread = Adagrad(lr=LEARNING_RATE), 0.5 / DIM
-    with connect(address) as client:
+    with open_client(address) as client:
         client.create_table(
             TableSpec(
                 INPUT, words, dim=DIM, optimizer=optimizer, initializer=Uniform(-spread, spread, seed=1)
@@ -269,7 +270,7 @@ def _neighbours(address: str, text: Corpus) -> dict[str, list[str]]:
     for i in range(familiar // 8, familiar, max(1, familiar // len(WORDS))):
         if len(chosen) < len(WORDS) // 2:
             chosen[text.words[i]] = i
-    with connect(address) as client:
+    with open_client(address) as client:
         # The sum of both rows is near to words in the same places (input) and to words beside it (output).
         rows = _all_rows(client, INPUT, familiar) + _all_rows(client, OUTPUT, familiar)
     return {word: [text.words[j] for j in nearest(rows, i, NEIGHBOURS)] for word, i in chosen.items()}

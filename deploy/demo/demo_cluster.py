@@ -19,9 +19,9 @@ CONFIG = """\
 name: {name}
 shards: {shards}                       # change it, and `rowloom apply` moves every row to its new owner
 launcher: {launcher}
-ray: {{address: local, num_cpus_per_shard: 0.5}}
 storage: {storage}
 """
+RAY = "ray: {address: local, num_cpus_per_shard: 0.5}\n"
 
 
 class DemoCluster(Protocol):
@@ -57,14 +57,13 @@ class DeployedCluster:
         self._directory = ClusterDirectory(folder / "home")
         self._file = folder / "deploy.yaml"
         self._shards = shards
-        self._file.write_text(
-            CONFIG.format(
-                name=f"demo-{os.getpid()}",
-                shards=shards,
-                launcher=launcher,
-                storage=(folder / "layout").as_uri(),
-            )
+        text = CONFIG.format(
+            name=f"demo-{os.getpid()}",
+            shards=shards,
+            launcher=launcher,
+            storage=(folder / "layout").as_uri(),
         )
+        self._file.write_text(text + RAY if launcher == "ray" else text)
         self._record: Record | None = up(load(self._file), self._directory).record
         self.address = self._record.address
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...client import SGD, TableSpec, Zeros, connect
+from ...client import SGD, TableSpec, Zeros
+from ...client.client import open_client
 from ...proto.errors import RowloomError
 
 TABLE = "demo-probe"
@@ -39,7 +40,7 @@ class Probe:
     """
 
     def __init__(self, address: str) -> None:
-        self._client = connect(address)
+        self._client = open_client(address)
         spec = TableSpec(TABLE, num_embeddings=ROWS, dim=DIM, optimizer=SGD(lr=1.0), initializer=Zeros())
         self._table = self._client.create_table(spec)
         self._stop = threading.Event()

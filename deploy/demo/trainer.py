@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ...client import Client, connect
+from ...client import Client
+from ...client.client import open_client
 from ...proto.allocator import keep_freed_memory
 from .skipgram import Negatives, chances, gradients, kept
 
@@ -139,7 +140,7 @@ def serve(job: Job, orders: Iterable[str], answer: Callable[[dict[str, Any]], No
     """Follow orders, `{"until": steps, "within_s": seconds}` each, until there are no more."""
     folder = Path(job.folder)
     tokens = np.load(folder / "tokens.npy", mmap_mode="r")[job.begin : job.end]
-    with connect(job.address) as client:
+    with open_client(job.address) as client:
         trainer = Trainer(client, job, np.asarray(tokens), np.load(folder / "counts.npy"))
         for line in orders:
             order = json.loads(line)

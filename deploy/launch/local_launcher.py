@@ -9,16 +9,14 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...proto.errors import Unavailable
+from ...server.access.settings import ServerSecurity
 from ...server.serve import Server
 from ..config.config import DeployConfig
-from .keeping import keeping
+from .keeping import snapshots_of
 from .launcher import Launched, ServerProcess
 from .local_room import check_room
-from .processes import Child, is_stopped, python
-
-REACH_S = 5.0  # to connect to a server by its advertised name
-KILL_AFTER_S = 1.0  # beyond the grace: what a server needs to end once its calls are answered
+from .local_server import KILL_AFTER_S, check_reached, server_command
+from .processes import Child, is_stopped
 
 
 class ProcessLauncher:
@@ -42,11 +40,12 @@ class ProcessLauncher:
     def start(self, key: int) -> Launched:
         """As `Launcher`."""
         log = self._logs / f"shard-{key}.log" if self._logs is not None else None
-        child = Child("a shard server", self._command(), log=log)
+        command = [*server_command(self._config), "--until-stdin-closes"]
+        child = Child("a shard server", command, log=log)
         try:
             line = child.first_line(self._config.limits.start_timeout_s, "limits.start_timeout_s")
             ready = json.loads(line)
-            self._check_reached(ready["address"])
+            check_reached(self._config, ready["address"])
         except BaseException:
             child.end(0.0)
             child.close()
@@ -55,29 +54,6 @@ class ProcessLauncher:
         with self._lock:
             self._running[key] = (child, launched)
         return launched
-
-    def _check_reached(self, address: str) -> None:
-        """Raise Unavailable if `advertise_host` leads elsewhere: nobody would reach a server by it, we neither."""
-        advertised = self._config.advertise_host
-        if advertised is None:
-            return
-        host, _, port = address.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
-        except OSError as e:
-            raise Unavailable(
-                f"advertise_host {advertised!r} does not lead to a server that was started on this machine "
-                f"({e.strerror or e}): name what trainers reach this machine by, or leave it out"
-            ) from e
-
-    def _command(self) -> list[str]:
-        config = self._config
-        command = python("-m", "rowloom.server.serve", "--until-stdin-closes")
-        command += ["--stop-grace-s", str(config.limits.stop_grace_s)]
-        command += ["--host", config.host or "127.0.0.1", "--carrier", config.carrier]
-        if config.advertise_host:
-            command += ["--advertise", config.advertise_host]
-        return command + keeping(config)
 
     def stop(self, key: int, grace_s: float) -> None:
         """As `Launcher`."""
@@ -113,9 +89,16 @@ class ProcessLauncher:
 
 
 class ThreadLauncher:
-    """Shard servers inside this process."""
+    """Shard servers inside this process.
 
-    def __init__(self) -> None:
+    Args:
+        storage: where they put snapshots; none: they make none.
+        security: what protects them.
+    """
+
+    def __init__(self, storage: str | None = None, security: ServerSecurity | None = None) -> None:
+        self._security = security
+        self._snapshots = snapshots_of(storage) if storage is not None else ""
         self._running: dict[int, Server] = {}
 
     def reserve(self, keys: Sequence[int]) -> None:
@@ -123,7 +106,7 @@ class ThreadLauncher:
 
     def start(self, key: int) -> Launched:
         """As `Launcher`."""
-        server = Server()
+        server = Server(snapshots=self._snapshots, security=self._security)
         server.start()
         self._running[key] = server
         return Launched(server.address, server.incarnation, socket.gethostname(), os.getpid())

@@ -9,6 +9,10 @@ until its pid is on record: it begins with a shell that waits for a word from us
 it. Rejected: a record after the start (what is killed in between leaves a stranger), and a lock that the process holds
 (it says that something runs, not which). Besides, whatever it starts inherits a mark in its environment, by which the
 rest of it is found when the leader is gone.
+
+Rejected: psutil, to look at processes. Its time of a start is one of the clock on the wall, which is set while they
+run; ours, in ticks since boot, is on record, and must be the same whoever reads it, whenever. What is left for it are
+a few lines at the end of this file.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ...proto.errors import Unavailable
+from ...proto.security.credentials import SECRET_VARIABLES
 
 T = TypeVar("T")
 POLL_S = 0.02
@@ -79,7 +84,7 @@ class Child:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=errors,
-                    env={**os.environ, **(environment or {})},
+                    env=_environment(environment),
                 )
             except OSError as e:
                 raise Unavailable(f"{what} cannot be started: {e}") from e
@@ -161,6 +166,12 @@ class Child:
             self._process.stdout.close()
 
 
+def _environment(added: Mapping[str, str] | None) -> dict[str, str]:
+    """What a child has: all that we have, but for secrets, which it need not know; and what is added."""
+    ours = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
+    return {**ours, **(added or {})}
+
+
 def end_with_stdin() -> None:
     """In a child: wait until whoever started this process is gone or done with it, then end it."""
     with contextlib.suppress(OSError, ValueError):
@@ -178,6 +189,7 @@ def spawn_detached(
     log: Path,
     environment: Mapping[str, str] | None = None,
     *,
+    out: Path | None = None,
     mark: str = "",
     known: Callable[[int, int], object] = lambda pid, began: None,
 ) -> int:
@@ -187,6 +199,7 @@ def spawn_detached(
         command: program and arguments.
         log: its output is added there.
         environment: added to ours.
+        out: what it prints goes there instead, and only its errors to the log; replaced if it is there.
         mark: of it and of all that it starts; see `marked`.
         known: called with its pid and when it began, before it does anything; if that fails, it never does.
 
@@ -199,11 +212,13 @@ def spawn_detached(
     try:
         actions = [
             (os.POSIX_SPAWN_DUP2, waits, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
+            (os.POSIX_SPAWN_OPEN, 2, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
+            (os.POSIX_SPAWN_OPEN, 1, str(out), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            if out is not None
+            else (os.POSIX_SPAWN_DUP2, 2, 1),
             *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inherited()),
         ]
-        variables = {**os.environ, **(environment or {}), MARK: mark}
+        variables = {**_environment(environment), MARK: mark}
         try:
             pid = os.posix_spawn(_HELD[0], [*_HELD, *command], variables, file_actions=actions, setsid=True)
         except OSError as e:
@@ -230,7 +245,14 @@ def _inherited() -> list[int]:
 
 
 def wait_until_up(
-    what: str, pid: int, began: int, log: Path, timeout_s: float, up: Callable[[], T | None]
+    what: str,
+    pid: int,
+    began: int,
+    log: Path,
+    timeout_s: float,
+    up: Callable[[], T | None],
+    *,
+    limit: str = "",
 ) -> T:
     """Wait for a detached process.
 
@@ -241,6 +263,7 @@ def wait_until_up(
         log: where it says why it ended.
         timeout_s: until it is taken to have failed.
         up: something that is not None, once the process is up; returned. May raise.
+        limit: what `timeout_s` is called, if its owner can change it.
 
     Raises:
         Unavailable: it ended, or took too long.
@@ -254,7 +277,8 @@ def wait_until_up(
         if not running:
             raise Unavailable(f"{what} ended while it started: {last_line(log)}")
         time.sleep(POLL_S)
-    raise Unavailable(f"{what} was not up after {timeout_s:g} s")
+    named = f" ({limit})" if limit else ""
+    raise Unavailable(f"{what} was not up after {timeout_s:g} s{named}")
 
 
 def end_process(pid: int, began: int, grace_s: float) -> None:

@@ -109,15 +109,20 @@ def process_of(actor: Any) -> ServerProcess:
         return ServerProcess("unknown")
 
 
-def end_actor(ray: Any, name: str, ask: Callable[[Any], Any] | None) -> None:
-    """Ask it to stop, kill it, and wait until its name is free. No error if there is none."""
+def end_actor(
+    ray: Any, name: str, ask: Callable[[Any], Any] | None, patience_s: float = GET_TIMEOUT_S
+) -> None:
+    """Ask it to stop, kill it after `patience_s` or its answer, and wait until its name is free.
+
+    No error if there is none.
+    """
     try:
         actor = ray.get_actor(name, NAMESPACE)
     except ValueError:
         return
     if ask is not None:
         with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(ask(actor), timeout=GET_TIMEOUT_S)
+            ray.get(ask(actor), timeout=patience_s)
     ray.kill(actor, no_restart=True)
     until = time.monotonic() + NAME_FREE_S
     while time.monotonic() < until:

@@ -11,9 +11,11 @@ from typing import Any
 from ...proto.errors import Unavailable
 from ..config.config import DeployConfig, from_json
 from ..config.words import counted
-from .keeping import snapshots_of
+from .keeping import logs_of, snapshots_of
 from .launcher import Launched, ServerProcess
+from .observed import begin_log_of, metrics_of
 from .ray_actors import (
+    GET_TIMEOUT_S,
     THREADS,
     actors_of,
     end_actor,
@@ -26,10 +28,16 @@ from .ray_actors import (
 )
 from .ray_room import bundle_of
 from .ray_session import NAMESPACE, ray_module, reason
+from .shared_folder import Token, check_token, token_in
+
+BEYOND_S = 2.0  # that a server may take to say that it has stopped, beyond the grace of its calls
 
 
 class ShardActor:
-    """One shard server. Ray runs the constructor again after a crash: the server then comes back empty and says so."""
+    """One shard server. Ray runs the constructor again after a crash: the server then comes back empty and says so.
+
+    With logs it waits to hear which shard it is, and reads its rows.
+    """
 
     def __init__(self, config_json: str) -> None:
         from ...proto.allocator import give_back_freed_memory, keep_freed_memory
@@ -39,13 +47,22 @@ class ShardActor:
         config = from_json(config_json)
         host, advertise = interface(config)
         snapshots = snapshots_of(config.storage) if config.storage is not None else ""
-        self._server = Server(host, advertise=advertise, carrier=config.carrier, snapshots=snapshots)
+        logs = logs_of(config)
+        self._server = Server(
+            *(host, 0, advertise, config.carrier, logs, snapshots, config.security.settings()),
+            metrics=metrics_of(config),
+            log_file=begin_log_of(config, "shard"),
+        )
         self._server.start()
         threading.Thread(target=give_back_freed_memory, args=(self._server.wait,), daemon=True).start()
 
     def info(self) -> tuple[str, int, str, int]:
         """(address, incarnation, node, pid)."""
         return self._server.address, self._server.incarnation, node_here(), os.getpid()
+
+    def check_shared(self, token: Token) -> None:
+        """As `check_token`, on the node of this actor."""
+        check_token(token, node_here())
 
     def stop(self, grace_s: float) -> None:
         """Answer what is under way and close the port."""
@@ -104,7 +121,20 @@ class RayLauncher:
             )
             .remote(self._config.to_json())
         )
-        return self._info(actor, self._config.limits.start_timeout_s)
+        launched = self._info(actor, self._config.limits.start_timeout_s)
+        self._check_shared(actor)
+        return launched
+
+    def _check_shared(self, actor: Any) -> None:
+        """That a server's node has the folder of the logs. Raises Unavailable: it has not."""
+        logs = logs_of(self._config)
+        if logs is None:
+            return
+        with token_in(logs.root) as token:
+            try:
+                self.ray.get(actor.check_shared.remote(token), timeout=GET_TIMEOUT_S)
+            except self.ray.exceptions.RayError as e:
+                raise Unavailable(f"rows cannot be kept: {reason(e)}") from e
 
     def _place(self, key: int) -> tuple[Any, int]:
         from ray.util.placement_group import get_placement_group
@@ -145,7 +175,8 @@ class RayLauncher:
 
     def stop(self, key: int, grace_s: float) -> None:
         """As `Launcher`."""
-        end_actor(self.ray, f"{self._config.name}/shard-{key}", lambda actor: actor.stop.remote(grace_s))
+        name = f"{self._config.name}/shard-{key}"
+        end_actor(self.ray, name, lambda actor: actor.stop.remote(grace_s), grace_s + BEYOND_S)
         self._remove_empty_groups()
 
     def close(self) -> None:
@@ -157,7 +188,7 @@ class RayLauncher:
                 actor = self.ray.get_actor(f"{self._config.name}/shard-{key}", NAMESPACE)
                 asked.append(actor.stop.remote(grace_s))
         if asked:
-            self.ray.wait(asked, num_returns=len(asked), timeout=grace_s + 1.0)
+            self.ray.wait(asked, num_returns=len(asked), timeout=grace_s + BEYOND_S)
         self.keep([])
 
     def keep(self, keys: Sequence[int]) -> None:

@@ -11,17 +11,19 @@ from dataclasses import dataclass
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RowloomError, Unavailable
-from ..config.changes import Change, beginning, diff, refuse, running_config, worded
+from ..config.changes import diff, running_config, worded
 from ..config.config import DeployConfig
 from ..config.launchers import LAUNCHERS
-from ..config.memory import Memory, memory
 from ..launch.processes import is_running, is_stopped, wait_for_end
 from .directory import ClusterDirectory, DamagedRecord, Record
 from .launchers import Tell, launcher_of
+from .left import check_goes_on, check_not_live, is_kept, placed
+from .left_shards import config_of, folder_of, serving_on
+from .planning import Plan, plan
 from .remote import Remote
-from .status import GOOD, not_serving, summary
+from .status import READABLE, not_serving, summary
 
-OnProgress = Callable[[int, int], None]
+OnProgress = Callable[[pb.ScaleReply], None]
 UP_WAIT_S = 60.0  # for another command that starts or ends a cluster of that name
 DOWN_WAIT_S = 10.0
 LOST_S = 6.0  # for a cluster that is to end to say what it holds
@@ -46,11 +48,13 @@ class Up:
         record: of it.
         status: what it says of itself, if it ran before; None if it was started.
         replaced: it was started in place of one that had ended by itself, whose rows are lost.
+        shards: how many it has, where that may be another number than the config says: it went on from its logs.
     """
 
     record: Record
     status: pb.StatusReply | None
     replaced: bool = False
+    shards: int | None = None
 
     @property
     def started(self) -> bool:
@@ -65,15 +69,60 @@ def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell = lambda te
         InvalidRequest: one of that name runs with another config; the message says what differs.
         Unavailable: it did not start; nothing is left running.
     """
+    from ..secure.checks import (
+        check_security,  # with cryptography, which commands that only look do not wait for
+    )
+
+    check_security(config, tell)
     with directory.lock(config.name, UP_WAIT_S, tell):
         record = _readable(config.name, directory, tell)
+        check_goes_on(config, record)
         if record is not None and record.launcher != config.launcher:
-            if launcher_of(record.launcher).runs(record):
+            if launcher_of(record.launcher).runs(record, directory):
                 return _same(record, config, directory)
             directory.remove(config.name)  # the machine was started anew, or someone killed it
-        replaced = record is not None and bool(record.address)
-        record, found = launcher_of(config.launcher).up(config, directory, tell)
-        return _same(record, config, directory) if found else Up(record, None, replaced)
+        went_on = record is not None and is_kept(record)
+        replaced = record is not None and bool(record.address) and not went_on
+        launcher = launcher_of(config.launcher)
+        ran = record.pid if record is not None else 0
+        record, found = launcher.up(config, directory, tell)
+        if not found:
+            return Up(record, None, replaced, _went_on(record, config, directory, tell) if went_on else None)
+        if ran and record.pid != ran:
+            return _taken_over(record, config, directory, tell)
+        try:
+            return _same(record, config, directory)
+        except Unavailable:
+            if not record.pid or is_running(record.pid, record.started):
+                raise
+        # It was about to end: that of a killed process takes a while.
+        record, found = launcher.up(config, directory, tell)
+        return _taken_over(record, config, directory, tell) if found else Up(record, None, replaced)
+
+
+def _taken_over(record: Record, config: DeployConfig, directory: ClusterDirectory, tell: Tell) -> Up:
+    """A cluster that has a coordinator again. That it was scaled since its file was written is no failure of that."""
+    remote, status = reach(record, directory)
+    remote.close()
+    _tell_changes(record, status, config, tell)
+    return Up(record, status)
+
+
+def _went_on(record: Record, config: DeployConfig, directory: ClusterDirectory, tell: Tell) -> int:
+    """How many shards a cluster has that went on from its logs: as many as it had, whatever its file says since."""
+    remote, status = reach(record, directory)
+    remote.close()
+    _tell_changes(record, status, config, tell)
+    return len(status.layout.shards)
+
+
+def _tell_changes(record: Record, status: pb.StatusReply, config: DeployConfig, tell: Tell) -> None:
+    changes = [c for c in diff(running_config(status), config) if c.action != "keep"]
+    if changes:
+        differing = ", ".join(f"{c.path}: {worded(c.old)} runs, {worded(c.new)} asked" for c in changes)
+        tell(
+            f"{record.name!r} runs as before, with another config: {differing}; `rowloom apply FILE` changes it"
+        )
 
 
 def _readable(name: str, directory: ClusterDirectory, tell: Tell) -> Record | None:
@@ -137,11 +186,45 @@ def locate(directory: ClusterDirectory, name: str | None = None, address: str | 
     return record
 
 
+def config_as_it_was(directory: ClusterDirectory, name: str) -> DeployConfig:
+    """What a cluster that is known here was started with last, its storage as it is found from any folder.
+
+    Raises:
+        NoSuchCluster: none of that name is known here.
+        DamagedRecord: what is known of it cannot be read.
+        InvalidRequest: its config is not known here; it takes the file.
+    """
+    record = locate(directory, name)
+    config = config_of(folder_of(name, directory))
+    if config is None:
+        raise InvalidRequest(f"the config of cluster {name!r} is not known here: `rowloom up FILE` starts it")
+    return config.model_copy(update={"storage": record.storage or config.storage})
+
+
+def forget(directory: ClusterDirectory, name: str | None) -> str:
+    """Remove the record of a cluster, also one that is damaged; nothing is ended. Returns its name.
+
+    Raises:
+        NoSuchCluster: none of that name is on record.
+        Unavailable: `up` or `down` of it run.
+    """
+    name = name or only_name(directory)
+    with directory.lock(name, 0.0):
+        names = directory.names()
+        if name not in names:
+            there = ", ".join(names) or "none"
+            raise NoSuchCluster(
+                f"no cluster {name!r} is known on this machine (known: {there}): nothing was forgotten"
+            )
+        directory.remove(name)
+    return name
+
+
 def only_name(directory: ClusterDirectory) -> str:
     """The name of the only cluster that is known here. Raises NoSuchCluster."""
+    if len(meant := directory.meant()) == 1:
+        return meant[0]
     names = directory.names()
-    if len(names) == 1:
-        return names[0]
     there = f"say which with --name: {', '.join(names)}" if names else "`rowloom up` starts one"
     raise NoSuchCluster(f"{'several clusters are' if names else 'no cluster is'} known here: {there}")
 
@@ -203,7 +286,7 @@ def _is_at_work(record: Record) -> bool:
 def _asked(record: Record, timeout_s: float) -> tuple[Remote, pb.StatusReply]:
     if not record.address:
         raise Unavailable("it is not up")
-    remote = Remote(record.address, timeout_s)
+    remote = Remote(record.address, timeout_s, record.credentials)
     try:
         status = remote.status()
         if record.launcher and status.name != record.name:  # it ended, and another got its port
@@ -227,6 +310,11 @@ def _elsewhere(record: Record, directory: ClusterDirectory) -> tuple[str | None,
 def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unavailable:
     what = f"cluster {record.name!r}" if record.name else "the coordinator"
     option = directory.option(record.name)
+    if record.kept:
+        return Unavailable(
+            f"{what} is down, and its rows are kept in {record.storage}: `rowloom up --name {record.name}`, or `up` "
+            f"with its config, goes on from them; `rowloom down{option}` removes them"
+        )
     if record.launcher and not record.address:
         if directory.is_locked(record.name):
             return Unavailable(f"{what} is being started: try again when its `rowloom up` has ended")
@@ -235,7 +323,19 @@ def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unava
             "`rowloom up` starts it anew"
         )
     # One that was killed closes its port a moment before it is gone.
-    if record.pid and wait_for_end(record.pid, record.started, 0.5):
+    ended = record.launcher == "local" and wait_for_end(record.pid, record.started, 0.5)
+    if ended:
+        left = serving_on(record.name, directory)
+        if left is not None:
+            return Unavailable(
+                f"the coordinator of {what} has ended; {left.words()}, and no row of theirs is lost. `rowloom up` with "
+                f"its config starts a new coordinator, which takes them over; `rowloom down{option}` ends them"
+            )
+    if ended and record.pid:
+        if is_kept(record):
+            return Unavailable(
+                f"{what} ended by itself; its rows are in its logs: `rowloom up` with its config goes on from them"
+            )
         return Unavailable(
             f"{what} ended by itself, and its rows are lost: `rowloom down{option}` clears it, `rowloom up` starts "
             "it anew"
@@ -254,29 +354,12 @@ def _ways_on(record: Record, option: str) -> str:
         return f"; its process {record.pid} is alive, and may be busy: try again"
     if record.pid and is_stopped(record.pid):
         still = f": `kill -CONT {record.pid}` lets it go on, with all rows"
+    if is_kept(record):
+        return f"{still}; if it is gone for good, `rowloom down --keep{option}`, then `rowloom up`, go on from its logs"
     return f"{still}; if it is gone for good, `rowloom down{option}` ends what is left of it, AND ALL ITS ROWS ARE LOST"
 
 
 # ------------------------------------------------------------------------------------------------------------- change
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What `apply` would do, and the memory that each shard needs."""
-
-    changes: list[Change]
-    memory: Memory
-
-    @property
-    def refused(self) -> bool:
-        """Whether any of it cannot be done."""
-        return any(c.action == "refused" for c in self.changes)
-
-
-def plan(config: DeployConfig, status: pb.StatusReply | None) -> Plan:
-    """From what runs to a config; without a cluster, what `up` would start."""
-    changes = diff(running_config(status), config) if status is not None else beginning(config)
-    return Plan(changes, memory(config, status))
 
 
 def apply(
@@ -289,9 +372,10 @@ def apply(
 
     Raises:
         InvalidRequest: part of it cannot be done; nothing was changed.
+        Unavailable: this machine has no room for its shards; nothing was changed.
     """
     wanted = plan(config, status)
-    refuse(wanted.changes)
+    wanted.check()
     if not wanted.memory.fits:
         raise InvalidRequest(f"nothing was changed: {wanted.memory.warning}")
     specs = {spec.name: spec for spec in config.tables}
@@ -301,6 +385,8 @@ def apply(
             remote.create_table(specs[change.table])
         elif change.action == "set_lr":
             remote.set_lr(change.table, change.new)
+        elif change.action == "autoscale":
+            remote.set_autoscale(change.new)
     for change in wanted.changes:  # last, because it takes long
         if change.action == "scale":
             scaled = remote.scale(change.new, on_progress)
@@ -314,16 +400,22 @@ def down(record: Record, directory: ClusterDirectory, *, keep: bool = False) -> 
     """End a cluster and all that belongs to it: servers, actors, placement groups, a Ray that was started for it.
 
     Returns its name. No error if it is gone already. Raises Unavailable if something of it cannot be ended.
-    keep: rows that are in logs stay there, for an `up` that goes on. Raises InvalidRequest: there are none.
+    keep: rows that are in logs stay there, for an `up` that goes on, and it stays known. Raises InvalidRequest: there
+    are none.
     """
     if record.launcher == "":
         record = _named(record, directory)
     with directory.lock(record.name, DOWN_WAIT_S):
         if not record.launcher:  # given by address, and not known here
-            with Remote(record.address) as remote:
+            with Remote(record.address, credentials=record.credentials) as remote:
                 remote.shutdown(keep=keep)
         else:
+            if record.kept and not keep:
+                check_not_live(record.storage, record.credentials)
             launcher_of(record.launcher).down(record, directory, keep=keep)
+            if keep and record.storage:
+                directory.put(dataclasses.replace(record, storage=placed(record.storage)).as_kept())
+                return record.name
         directory.remove(record.name)
     return record.name
 
@@ -348,22 +440,35 @@ def locate_to_end(
     return locate(directory, name, address)
 
 
-def lost_with(record: Record) -> str:
+def lost_with(record: Record, directory: ClusterDirectory) -> str:
     """In words, the rows that end with a cluster; empty if it has none.
 
     One that does not answer, and is not known to have ended, may hold rows.
     """
-    if not record.address or (record.pid and not is_running(record.pid, record.started)):
-        return ""
+    ended = record.launcher == "local" and not is_running(record.pid, record.started)
+    left = serving_on(record.name, directory) if ended else None
+    if not record.address or left is not None or (ended and record.pid):
+        rows = left.rows() if left is not None else 0
+        if left is not None and rows != 0:
+            held = "rows, how many is not known," if rows is None else f"{rows:,} rows"
+            kept = ": --keep leaves them in its logs" if is_kept(record) else ""
+            return (
+                f"{record.name!r} has no coordinator, and its shards hold {held} that are lost with it{kept}."
+            )
+        if not is_kept(record):
+            return ""
+        if record.kept:
+            return f"{record.name!r} is down, and its rows are kept in {record.storage}; they are lost now."
+        return f"{record.name!r} has ended; its rows are in its logs, and are lost with them: --keep leaves them."
     try:
-        with Remote(record.address, LOST_S) as remote:
+        with Remote(record.address, LOST_S, record.credentials) as remote:
             status = remote.status()
     except RowloomError:
         who = repr(record.name) if record.name else f"the cluster at {record.address}"
         still = f" `kill -CONT {record.pid}` lets it go on." if record.pid and is_stopped(record.pid) else ""
         return f"{who} does not answer, so how many rows it holds is not known, and they are lost with it.{still}"
     rows = sum(t.rows for s in status.shards for t in s.statistics.tables)
-    silent = [s for s in status.shards if s.health not in (*GOOD, "lost", "dead")]
+    silent = [s for s in status.shards if s.health not in (*READABLE, "lost", "dead")]
     if not rows and not silent:
         return ""
     held = f"{rows:,} rows in {len(status.tables)} {'table' if len(status.tables) == 1 else 'tables'}"
@@ -375,7 +480,7 @@ def lost_with(record: Record) -> str:
 
 def _named(record: Record, directory: ClusterDirectory) -> Record:
     """What is known here of a cluster that was given by address."""
-    with Remote(record.address) as remote:
+    with Remote(record.address, credentials=record.credentials) as remote:
         status = remote.status()
     with contextlib.suppress(DamagedRecord):
         known = directory.get(status.name)

@@ -6,16 +6,18 @@ import hashlib
 
 import numpy as np
 
+from ...proto.security.credentials import NOTHING, Credentials
 from .reader import Reader
 
 
-def digest(address: str) -> str:
+def digest(address: str, credentials: Credentials = NOTHING) -> str:
     """A hash of all rows and slots of all tables that does not depend on how they are spread over shards.
 
     Each row is hashed with its table, id and slots; the hashes are added up, so order does not matter either.
+    credentials: what the servers are shown.
     """
     total = 0
-    with Reader(address) as reader:
+    with Reader(address, credentials) as reader:
         for name, entry in sorted(reader.tables.items()):
             for shard in reader.layout.shards:
                 for ids, values, slots in reader.blocks(entry, shard):

@@ -15,10 +15,12 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+from ...proto.atomic_file import write_atomic
 from ...proto.errors import RowloomError, Unavailable
-from ..atomic_file import write_atomic
+from ...proto.security.credentials import Credentials, from_environment
+from ..config.config import DeployConfig
 
 LOCK_POLL_S = 0.1
 
@@ -59,6 +61,8 @@ class Record:
         ray: address of the Ray cluster, for `launcher: ray`.
         storage: where its layout is kept, if anywhere.
         stop_grace_s: what calls under way get when it ends.
+        ca, cert, key, server_name, token_file: paths of what the command line shows it, as `Credentials` has them.
+        kept: it was ended, and its rows stay in the logs of its storage.
     """
 
     name: str
@@ -69,6 +73,37 @@ class Record:
     ray: str = ""
     storage: str = ""
     stop_grace_s: float = 5.0
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    server_name: str = ""
+    token_file: str = ""
+    kept: bool = False
+
+    @property
+    def credentials(self) -> Credentials:
+        """What its servers are shown; for one that was given by address, what the environment says."""
+        if not self.launcher:
+            return from_environment(os.environ, {})
+        return Credentials(self.ca, self.cert, self.key, self.server_name, self.token_file)
+
+    @property
+    def to_connect(self) -> str:
+        """What a trainer types; ... stands for files of its own."""
+        said = [f'"{self.address}"']
+        said += [f'{name}="{value}"' for name in ("ca", "server_name") if (value := getattr(self, name))]
+        said += ["cert=...", "key=..."] if self.cert else []
+        said += ["token_file=..."] if self.token_file else []
+        return f"connect({', '.join(said)})"
+
+    def as_kept(self) -> Record:
+        """The same when all its processes have ended, and its rows stay."""
+        return dataclasses.replace(self, address="", pid=0, started=0, ray="", kept=True)
+
+
+def shown_to(config: DeployConfig) -> dict[str, Any]:
+    """The fields of a record that say what the servers of a config are shown."""
+    return dict(config.security.settings().credentials().paths())
 
 
 class ClusterDirectory:
@@ -128,12 +163,6 @@ class ClusterDirectory:
             os.replace(self._path(name), aside)
         return aside
 
-    def forget(self, name: str) -> str:
-        """Remove a record, also one that is damaged. Returns the name. Raises Unavailable while `up` or `down` run."""
-        with self.lock(name, 0.0):
-            self.remove(name)
-        return name
-
     def remove(self, name: str) -> None:
         """Forget a cluster; no error if it is not known."""
         with self.usable():
@@ -141,7 +170,18 @@ class ClusterDirectory:
 
     def option(self, name: str) -> str:
         """What a command in a message needs to mean that cluster: empty if it is the only one that is known."""
-        return "" if self.names() == [name] else f" --name {name}"
+        return "" if self.meant() == [name] else f" --name {name}"
+
+    def meant(self) -> list[str]:
+        """Those that a command without a name may mean: not what is only kept, if there is another. Raises BadHome."""
+        names = self.names()
+        return [name for name in names if not self._is_kept(name)] or names
+
+    def _is_kept(self, name: str) -> bool:
+        with contextlib.suppress(DamagedRecord):
+            record = self.get(name)
+            return record is not None and record.kept
+        return False
 
     def names(self) -> list[str]:
         """The clusters that are known, sorted. Raises BadHome: that cannot be known, which is not the same as none."""
@@ -212,7 +252,7 @@ class ClusterDirectory:
 
 def _check(record: Record, name: str) -> None:
     """Raises ValueError if a field is none that this version writes."""
-    numbers = {"pid": int, "started": int, "stop_grace_s": (int, float)}
+    numbers = {"pid": int, "started": int, "stop_grace_s": (int, float), "kept": bool}
     for field in dataclasses.fields(Record):
         value: object = getattr(record, field.name)
         if not isinstance(value, numbers.get(field.name, str)):

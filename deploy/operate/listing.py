@@ -7,9 +7,10 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from ...proto.errors import RowloomError
-from ..config.launchers import LAUNCHERS
+from ..launch.processes import is_running
 from .directory import ClusterDirectory, DamagedRecord, Record
-from .launchers import launcher_of
+from .left import is_kept
+from .left_shards import serving_on
 from .remote import Remote
 from .status import grid, summary
 
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
 
 ASK_S = 3.0  # what each gets to answer
 ASKERS = 16
+COLOURS = {"healthy": "green", "starting": "yellow", "no coordinator": "yellow", "kept": "cyan"}
 
 
 def listed(directory: ClusterDirectory) -> list[dict[str, Any]]:
-    """Name, launcher, address, shards and state of each, in order of their names; all are asked at once.
+    """Name, launcher, address, storage, shards and state of each, by name; all are asked at once.
 
-    The states: healthy; not healthy (a shard does not serve); starting; interrupted (its `up` was); ended (its
-    processes are gone); silent (its coordinator does not answer); damaged (its record cannot be read).
+    The states: healthy; not healthy (a shard does not serve); starting; interrupted (its `up` was); no coordinator
+    (that has ended, and shards run); kept (it is down, and its rows are in its storage); ended (its processes are
+    gone); silent (its coordinator does not answer); damaged (its record cannot be read).
     """
     names = directory.names()
     with ThreadPoolExecutor(max(1, min(ASKERS, len(names)))) as askers:
@@ -43,18 +46,25 @@ def _one(name: str, directory: ClusterDirectory) -> dict[str, Any]:
         "name": name,
         "launcher": record.launcher or None,
         "address": record.address or None,
+        "storage": record.storage or None,
         "shards": shards,
         "state": state,
     }
 
 
 def _state(record: Record, directory: ClusterDirectory) -> tuple[str, int | None]:
+    if record.kept:
+        return "kept" if is_kept(record) else "ended", None
     if not record.address:
         return "starting" if directory.is_locked(record.name) else "interrupted", None
-    if record.pid and record.launcher in LAUNCHERS and not launcher_of(record.launcher).runs(record):
-        return "ended", None
+    if record.launcher == "local" and not is_running(record.pid, record.started):
+        left = serving_on(record.name, directory)
+        if left is not None:
+            return "no coordinator", len(left.addresses)
+        if record.pid:
+            return "ended", None
     try:
-        with Remote(record.address, ASK_S) as remote:
+        with Remote(record.address, ASK_S, record.credentials) as remote:
             state = summary(remote.status())
     except RowloomError:
         return "silent", None
@@ -69,11 +79,10 @@ def render_list(found: list[dict[str, Any]]) -> RenderableType:
 
     if not found:
         return Text("no cluster is known here: `rowloom up` starts one")
-    table = grid("cluster", "state", ">shards", "launcher", "coordinator")
+    table = grid("cluster", "state", ">shards", "launcher", "coordinator", "storage")
     for one in found:
-        colour = {"healthy": "green", "starting": "yellow"}.get(one["state"], "bold red")
+        colour = COLOURS.get(one["state"], "bold red")
         shards = "" if one["shards"] is None else str(one["shards"])
-        table.add_row(
-            one["name"], Text(one["state"], colour), shards, one["launcher"] or "", one["address"] or ""
-        )
+        words = (one[key] or "" for key in ("launcher", "address", "storage"))
+        table.add_row(one["name"], Text(one["state"], colour), shards, *words)
     return table

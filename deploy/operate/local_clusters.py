@@ -1,4 +1,8 @@
-"""Clusters of processes on this machine that stay: a coordinator process of its own, and its shards with it.
+"""Clusters of processes on this machine that stay: a coordinator process, and shards that outlive it.
+
+`up` begins with what runs. A coordinator that runs is the cluster; shards that run without one are taken over, with the
+config that they have, and whatever fails then ends the new coordinator only; anything else is what is left of a start,
+and is ended.
 
 The functions of a `ClusterLauncher`.
 """
@@ -9,13 +13,14 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
-from ...proto.errors import InvalidRequest, RowloomError, Unavailable
-from ..atomic_file import write_atomic
+from ...proto.atomic_file import write_atomic
+from ...proto.errors import InvalidRequest, RowloomError, SnapshotCorrupt, Unavailable
 from ..config.config import DeployConfig
+from ..launch.cluster_folder import log_in, mark_of, shards_in
 from ..launch.processes import (
     end_marked,
     end_process,
@@ -28,52 +33,102 @@ from ..launch.processes import (
     wait_for_end,
     wait_until_up,
 )
-from ..snapshots.kept import forget_kept
-from ..storage import StateFile
-from .directory import ELSEWHERE, BadHome, ClusterDirectory, Record
-from .launchers import Tell
+from ..snapshots.kept import has_kept
+from .directory import ELSEWHERE, BadHome, ClusterDirectory, Record, shown_to
+from .launchers import RESTORE_S, Restore, Tell
+from .left import check_own_storage, forget, is_kept, placed
+from .left_shards import config_of, find_left, folder_of, serving_on
 from .remote import Remote
 
 BEYOND_S = 30.0  # what a coordinator takes to start, and to say so, beyond what its shards may take
 END_S = 10.0  # what it gets to end, beyond its calls' grace
 ROOM_BYTES = 2**16  # on disk, for the records and the log of a start
-FOLLOW_S = 2.0  # what shards get to follow their coordinator
+FOLLOW_S = 2.0  # what other processes of a cluster get to end by themselves
 
 
-def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell) -> tuple[Record, bool]:
-    """As `ClusterLauncher`: a coordinator process that outlives this one, and its shards with it.
+def up(
+    config: DeployConfig, directory: ClusterDirectory, tell: Tell, restore: Restore | None = None
+) -> tuple[Record, bool]:
+    """As `ClusterLauncher`: a coordinator process that outlives this one; shards that serve on without one are its own.
 
     Raises:
-        InvalidConfig: its storage cannot be used; nothing was started.
-        Unavailable: it did not start; nothing is left running.
+        InvalidConfig: its storage cannot be used, or is another cluster's; nothing was started.
+        SnapshotCorrupt: what it was to begin with is damaged; nothing is left running.
+        Unavailable: it did not start; nothing is left running, or the shards that were.
     """
     known = directory.get(config.name)
     running = find(config.name, directory) if known is None else _whole(known, directory)
-    if running is not None:
+    if running is not None and is_running(running.pid, running.started):
         if running != known:
             directory.put(running)
         return running, True
-    StateFile(config.storage)
-    _end(known or Record(config.name, "local", ""), directory, END_S)  # what is left of one that was killed
+    known = known or running
+    left = find_left(config.name, directory)
+    if left is not None:
+        known = known or _begun(config)
+        if restore is not None:
+            return known, True
+        tell(f"{config.name!r} runs without its coordinator, and {left.words()}: a new one takes them over")
+        return _take_over(left.config or config, known, directory)
+    check_own_storage(config)
+    left_over = dataclasses.replace(known or _begun(config), address="")  # nobody tells it to remove its logs
+    _end(left_over, directory, END_S)
     record = _begun(config)
     try:
         directory.folder(config.name)
-        record = _start(config, record, directory)
+        record, _ = _start(config, record, directory, restore)
         directory.put(record)
     except BaseException as e:
         full = _full(directory)  # before what is ended gives room back
         _end(directory.get(config.name) or record, directory, END_S, keep=config.durability != "memory")
-        directory.remove(config.name)
+        _leave(record, directory)
         if isinstance(e, BadHome) or (full and isinstance(e, RowloomError)):
             why = str(e) if isinstance(e, BadHome) else f"{e}{full}"
             raise BadHome(
                 f"cluster {config.name!r} did not start, and nothing of it is left: {why}"
             ) from None
         if isinstance(e, RowloomError):
-            log = _log(config.name, directory)
-            raise Unavailable(f"cluster {config.name!r} did not start: {e} (log: {log})") from None
+            log = log_in(folder_of(config.name, directory))
+            kind = SnapshotCorrupt if isinstance(e, SnapshotCorrupt) else Unavailable
+            raise kind(
+                f"cluster {config.name!r} did not start: {e}{_full_storage(record)} (log: {log})"
+            ) from None
         raise
     return record, False
+
+
+def _leave(record: Record, directory: ClusterDirectory) -> None:
+    """Forget a cluster that did not start, unless rows of it are in logs: then it is as if it was kept."""
+    if is_kept(record):
+        directory.put(record.as_kept())
+    else:
+        directory.remove(record.name)
+
+
+def _take_over(config: DeployConfig, known: Record, directory: ClusterDirectory) -> tuple[Record, bool]:
+    """A new coordinator for shards that run. Whether it found them: they may end meanwhile.
+
+    The record keeps the old address until there is a new one: it is of a cluster that was up.
+
+    Raises:
+        Unavailable: it did not start; the shards run on.
+    """
+    _end_coordinator(known, END_S)  # of an `up` that was killed, and not up yet
+    record = dataclasses.replace(_begun(config), address=known.address)
+    try:
+        record, took_over = _start(config, record, directory, None)
+        directory.put(record)
+    except BaseException as e:
+        record = directory.get(config.name) or record
+        _end_coordinator(record, END_S)
+        if isinstance(e, RowloomError):
+            log = log_in(folder_of(config.name, directory))
+            raise Unavailable(
+                f"a new coordinator of {config.name!r} did not start: {e} (log: {log}). Its shards run on: mend that, "
+                "then `rowloom up`"
+            ) from None
+        raise
+    return record, took_over
 
 
 def _full(directory: ClusterDirectory) -> str:
@@ -85,49 +140,65 @@ def _full(directory: ClusterDirectory) -> str:
     return ""
 
 
+def _full_storage(record: Record) -> str:
+    """In words, that there is no room where logs and snapshots go; empty if there is some, or that is not known."""
+    folder = record.storage.removeprefix("file://")
+    with contextlib.suppress(OSError):
+        disk = os.statvfs(folder if os.path.exists(folder) else os.path.dirname(folder) or ".")
+        if folder and disk.f_blocks and disk.f_bavail * disk.f_frsize < ROOM_BYTES:
+            return f". The disk of its storage, {record.storage}, is full: make room there, or say another `storage`"
+    return ""
+
+
 def _begun(config: DeployConfig) -> Record:
     grace_s = config.limits.stop_grace_s
-    return Record(config.name, "local", "", storage=config.storage or "", stop_grace_s=grace_s)
+    shown = shown_to(config)
+    return Record(config.name, "local", "", storage=placed(config.storage), stop_grace_s=grace_s, **shown)
 
 
-def _start(config: DeployConfig, record: Record, directory: ClusterDirectory) -> Record:
-    """Start the coordinator and wait until it is up. Its process is on record before it does anything."""
+def _start(
+    config: DeployConfig, record: Record, directory: ClusterDirectory, restore: Restore | None
+) -> tuple[Record, bool]:
+    """Start the coordinator and wait until it is up. Its process is on record before it does anything.
+
+    Returns:
+        Its record, and whether it took shards over that ran.
+    """
     name = config.name
-    ready, log, given = _ready(name, directory), _log(name, directory), directory.folder(name) / "config.json"
+    folder = folder_of(name, directory)
+    ready, log, given = _ready(name, directory), log_in(folder), folder / "config.json"
     with directory.usable():
-        ready.unlink(missing_ok=True)
+        write_atomic(ready, json.dumps({"starting": True}))  # what the one before said is true no more
         write_atomic(given, config.to_json())
     command = python("-m", "rowloom.deploy.coordinator_process")
     command += ["--config-json", str(given), "--ready-file", str(ready)]
+    limit_s = config.limits.start_timeout_s + BEYOND_S
+    on_rows = None
+    if restore is not None:
+        command += ["--restore", restore.url]
+        limit_s, on_rows = RESTORE_S, restore.on_rows
 
     def known(pid: int, began: int) -> None:
         directory.put(dataclasses.replace(record, pid=pid, started=began))
 
-    pid = spawn_detached(command, log, mark=_mark(name, directory), known=known)
+    pid = spawn_detached(command, log, mark=mark_of(folder), known=known)
     began = started(pid)
-    limit_s = config.limits.start_timeout_s + BEYOND_S
-    address = wait_until_up("the coordinator", pid, began, log, limit_s, lambda: _address_in(ready))
-    return dataclasses.replace(record, address=address, pid=pid, started=began)
-
-
-def _mark(name: str, directory: ClusterDirectory) -> str:
-    """What all processes of a cluster carry."""
-    return str((directory.home / "clusters" / name).absolute())
+    address = wait_until_up("the coordinator", pid, began, log, limit_s, lambda: _address_in(ready, on_rows))
+    took_over = bool(_read(ready).get("took_over"))
+    return dataclasses.replace(record, address=address, pid=pid, started=began), took_over
 
 
 def _ready(name: str, directory: ClusterDirectory) -> Path:
-    return directory.home / "clusters" / name / "ready.json"
+    return folder_of(name, directory) / "ready.json"
 
 
-def _log(name: str, directory: ClusterDirectory) -> Path:
-    return directory.home / "clusters" / name / "cluster.log"
-
-
-def _address_in(ready: Path) -> str | None:
-    """What the coordinator wrote when it was up, or why it is not. None: nothing yet."""
+def _address_in(ready: Path, on_rows: Callable[[int, int], None] | None = None) -> str | None:
+    """What the coordinator wrote when it was up, or why it is not. None: nothing yet, or how far a restore is."""
     answer = _read(ready)
     if "error" in answer:
-        raise Unavailable(answer["error"])
+        raise (SnapshotCorrupt if answer.get("corrupt") else Unavailable)(answer["error"])
+    if "restored_rows" in answer and on_rows is not None:
+        on_rows(answer["restored_rows"], answer["rows"])
     return answer.get("address")
 
 
@@ -141,26 +212,10 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def down(record: Record, directory: ClusterDirectory, *, keep: bool = False) -> None:
-    """As `ClusterLauncher`: its shards end with their coordinator, and are ended if they do not."""
+    """As `ClusterLauncher`: its shards end with it, whether or not there is a coordinator."""
     _end(record, directory, END_S, keep=keep)
-    if keep:
-        return
-    try:
-        _forget(StateFile(record.storage), record.storage)  # also when its process was killed
-    except (Unavailable, OSError) as e:
-        raise Unavailable(
-            f"{record.name!r} was ended, but what it has left is not: {e}; mend that, then `rowloom down --name "
-            f"{record.name}` again, or with --forget, which leaves it there"
-        ) from e
-
-
-def _forget(file: StateFile, storage: str) -> None:
-    """Remove what a cluster could go on from. Raises Unavailable, OSError."""
-    with contextlib.suppress(RowloomError):  # a damaged one leads to no logs
-        stored = file.load()
-        if stored is not None:
-            forget_kept(storage, stored)
-    file.clear()
+    if not keep:  # also when its process was killed
+        forget(record, record.storage or str(folder_of(record.name, directory)))
 
 
 def _end(record: Record, directory: ClusterDirectory, end_s: float, *, keep: bool = False) -> None:
@@ -172,14 +227,30 @@ def _end(record: Record, directory: ClusterDirectory, end_s: float, *, keep: boo
         end_s: what they get beyond the grace for calls, until they are killed.
         keep: rows in logs stay there. Raises InvalidRequest: there are no logs; nothing was ended.
     """
+    folder = folder_of(record.name, directory)
     patience_s = record.stop_grace_s + end_s
+    if not record.pid and (found := find(record.name, directory)) is not None:
+        # One that the record does not know of would start its shards again.
+        record = dataclasses.replace(record, pid=found.pid, started=found.started)
     let_go_on(record.pid, record.started)
     if record.address and is_running(record.pid, record.started):
-        with _unless_refused(keep), Remote(record.address, timeout_s=5.0) as remote:
+        with _unless_refused(keep), Remote(record.address, 5.0, record.credentials) as remote:
             remote.shutdown(keep=keep)
             wait_for_end(record.pid, record.started, patience_s)
-    end_process(record.pid, record.started, patience_s)
-    end_marked(_mark(record.name, directory), FOLLOW_S)
+    elif keep and record.address and shards_in(folder).running() and not has_kept(record.storage or None):
+        raise InvalidRequest(
+            f"rows of {record.name!r} are in memory only, so none can be kept: `durability: memory`. Its shards run on "
+            "without a coordinator: `rowloom up` starts a new one"
+        )
+    _end_coordinator(record, end_s)
+    shards = shards_in(folder)
+    shards.end(shards.servers(), patience_s)
+    end_marked(mark_of(folder), FOLLOW_S)  # whatever the files do not say
+
+
+def _end_coordinator(record: Record, end_s: float) -> None:
+    """End the coordinator's process, and nothing else."""
+    end_process(record.pid, record.started, record.stop_grace_s + end_s)
 
 
 @contextlib.contextmanager
@@ -194,20 +265,27 @@ def _unless_refused(keep: bool) -> Generator[None]:
         pass
 
 
-def runs(record: Record) -> bool:
-    """As `ClusterLauncher`."""
-    return is_running(record.pid, record.started)
+def runs(record: Record, directory: ClusterDirectory) -> bool:
+    """As `ClusterLauncher`: its coordinator, or shards without one."""
+    if is_running(record.pid, record.started):
+        return True
+    return bool(shards_in(folder_of(record.name, directory)).running())
 
 
 def find(name: str, directory: ClusterDirectory) -> Record | None:
-    """As `ClusterLauncher`: by what the coordinator wrote when it was up, if that process runs."""
-    ready, folder = _read(_ready(name, directory)), directory.home / "clusters" / name
-    pid = ready.get("pid")
-    began = dict(marked(_mark(name, directory))).get(pid, 0) if isinstance(pid, int) else 0
-    if not began or not isinstance(pid, int) or "address" not in ready:
+    """As `ClusterLauncher`: by what the coordinator wrote when it was up, if that process or its shards run."""
+    ready, folder = _read(_ready(name, directory)), folder_of(name, directory)
+    pid, address = ready.get("pid"), ready.get("address")
+    began = dict(marked(mark_of(folder))).get(pid, 0) if isinstance(pid, int) else 0
+    given = config_of(folder)
+    storage = (given.storage if given is not None else None) or ""
+    shown = shown_to(given) if given is not None else {}
+    if began and isinstance(pid, int) and address:
+        return Record(name, "local", address, pid, began, storage=storage, **shown)
+    left = serving_on(name, directory)
+    if left is None:
         return None
-    given = _read(folder / "config.json")
-    return Record(name, "local", ready["address"], pid, began, storage=given.get("storage") or "")
+    return Record(name, "local", address or left.addresses[0], storage=storage, **shown)
 
 
 def find_again(record: Record, directory: ClusterDirectory) -> str | None:
@@ -218,9 +296,11 @@ def find_again(record: Record, directory: ClusterDirectory) -> str | None:
 
 def _whole(record: Record, directory: ClusterDirectory) -> Record | None:
     """A record whose coordinator runs, with its address. None: it does not run, or is not up."""
-    if not runs(record):
+    if not is_running(record.pid, record.started):
         return None
     ready = _read(_ready(record.name, directory))
-    if record.address or ready.get("pid") != record.pid or "address" not in ready:
+    if not ready:  # removed, or damaged
         return record if record.address else None
+    if ready.get("pid") != record.pid or "address" not in ready:
+        return None
     return dataclasses.replace(record, address=ready["address"])

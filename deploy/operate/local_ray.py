@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import random
 import secrets
 import socket
 import sys
@@ -17,8 +18,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...proto.atomic_file import write_atomic
 from ...proto.errors import Unavailable
-from ..atomic_file import write_atomic
 from ..config.config import DeployConfig
 from ..launch.processes import (
     end_marked,
@@ -38,7 +39,8 @@ from .directory import ClusterDirectory, DamagedRecord
 LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 CPUS = 64  # at least; more when the config asks for more
 OBJECT_STORE_BYTES = 80_000_000  # rows never ride on Ray; this is near the least that it takes
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
+PORTS = 20_000, 32_000  # beyond those that Ray deals out itself
 LOCK = "Ray of this machine"  # no cluster can have that name
 STOP_GRACE_S = 20.0
 QUIET = {
@@ -153,7 +155,7 @@ def usable(directory: ClusterDirectory) -> LocalRay | None:
     if on_it:
         raise Unavailable(
             f"the Ray that was started here for {', '.join(on_it)} (process {ray.pid}, {ray.address}) does not answer: "
-            "try again, or end those clusters with `rowloom down`; their rows are lost then"
+            "try again, or end those clusters with `rowloom down`; --keep leaves their logs, and other rows are lost"
         )
     stop(ray, directory)
     return None
@@ -212,6 +214,9 @@ def _command(config: DeployConfig, port: int) -> list[str]:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return probe.getsockname()[1]
+    """A port below those that the system deals out, or anybody may get it in the seconds until Ray listens there."""
+    while True:
+        port = random.SystemRandom().randrange(*PORTS)
+        # Of any interface: some of Ray listens on all of them.
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            return port

@@ -8,13 +8,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import time
 from collections.abc import Generator
 from typing import Any
 
+from ...proto.atomic_file import write_atomic
 from ...proto.errors import InvalidRequest, RowloomError, Unavailable
+from ...proto.security.credentials import from_environment
 from ..config.config import DeployConfig
 from ..coordinator_actor import CoordinatorActor
+from ..coordinator_server import NOTHING_KEPT
 from ..launch.ray_actors import GET_TIMEOUT_S, THREADS, actors_of, end_actor, groups_of, remove_group
 from ..launch.ray_room import check_room, waits_for_room
 from ..launch.ray_session import (
@@ -26,9 +30,11 @@ from ..launch.ray_session import (
     ray_module,
     reason,
 )
+from ..snapshots.kept import kept_by
 from . import local_ray
-from .directory import ClusterDirectory, Record
-from .launchers import Tell
+from .directory import ClusterDirectory, Record, shown_to
+from .launchers import RESTORE_S, Restore, Tell
+from .left import check_own_storage, forget, is_kept, placed
 from .remote import Remote
 
 log = logging.getLogger(__name__)
@@ -37,18 +43,20 @@ AGAIN_S = 0.2  # between two looks for a coordinator that Ray starts anew
 SHORT_S = 3.0  # for a coordinator that is up, or is not
 
 
-def up_ray(config: DeployConfig, tell: Tell = lambda text: None) -> str:
+def up_ray(config: DeployConfig, tell: Tell = lambda text: None, restore: Restore | None = None) -> str:
     """Start a cluster on the Ray that this process is attached to; without one, attach to `ray.address` first.
 
     Args:
         config: of the cluster.
         tell: told what is waited for, if Ray has no room.
+        restore: what it begins with.
 
     Returns:
         The coordinator's address.
 
     Raises:
         InvalidRequest: a cluster of that name runs there; the message says what differs from this config.
+        InvalidConfig: its storage is another cluster's.
         Unavailable: there was no room, or a server did not start; nothing is left.
     """
     ray = ray_module() if attached_to() else attach(config.ray.address)
@@ -61,29 +69,39 @@ def up_ray(config: DeployConfig, tell: Tell = lambda text: None) -> str:
     if left:
         raise InvalidRequest(
             f"{len(left)} actors of a cluster {config.name!r} without a coordinator are left, maybe with rows: "
-            f"`rowloom down --name {config.name}` ends them"
+            f"`rowloom down --name {config.name}` ends them; with --keep, what is in logs stays"
         )
+    check_own_storage(config)
     try:
-        return _awaited(_start(ray, config), config, tell)
+        return _awaited(_start(ray, config, restore), config, tell, restore)
     except BaseException as e:
-        down_ray(config.name)
+        down_ray(config.name, keep=config.durability != "memory")  # it may have gone on from logs
         if isinstance(e, ray.exceptions.RayError):
             raise Unavailable(f"cluster {config.name!r} did not start: {reason(e)}") from e
         raise
 
 
-def _start(ray: Any, config: DeployConfig) -> Any:
+def _start(ray: Any, config: DeployConfig, restore: Restore | None) -> Any:
     """The coordinator's actor. It starts the shards, and answers when they serve."""
     options: dict[str, Any] = {"name": f"{config.name}/coordinator", "namespace": NAMESPACE, "num_cpus": 0}
     options |= {"lifetime": "detached", "max_restarts": -1, "max_task_retries": 0, "max_concurrency": THREADS}
-    return ray.remote(CoordinatorActor).options(**options).remote(config.to_json())
+    url = restore.url if restore is not None else None
+    return ray.remote(CoordinatorActor).options(**options).remote(config.to_json(), url, _kept_here(config))
 
 
-def _awaited(actor: Any, config: DeployConfig, tell: Tell) -> str:
+def _kept_here(config: DeployConfig) -> str:
+    """The cluster that can go on from logs, as far as this machine sees the storage."""
+    with contextlib.suppress(RowloomError):  # the coordinator says what is wrong with it
+        return kept_by(config.storage)
+    return ""
+
+
+def _awaited(actor: Any, config: DeployConfig, tell: Tell, restore: Restore | None) -> str:
     """The coordinator's address, when it is up; says meanwhile for which room it waits."""
     ray: Any = ray_module()
     answer, told = actor.info.remote(), ""
-    until = time.monotonic() + config.limits.start_timeout_s * 2
+    # A restore takes as long as its storage does, and ends by itself when nothing goes on.
+    until = time.monotonic() + (config.limits.start_timeout_s * 2 if restore is None else RESTORE_S)
     while time.monotonic() < until and not ray.wait([answer], timeout=LOOK_S)[0]:
         wanted = waits_for_room(config)
         if wanted and wanted != told:
@@ -109,7 +127,7 @@ def find_ray(name: str, timeout_s: float = GET_TIMEOUT_S) -> str | None:
     except ray.exceptions.RayError as e:
         raise Unavailable(
             f"the coordinator of {name!r} is on Ray and does not answer within {timeout_s:g} s: it is starting, or it "
-            f"hangs; `rowloom down --name {name}` ends it ({reason(e)})"
+            f"hangs; `rowloom down --name {name}` ends it, and with --keep leaves its logs ({reason(e)})"
         ) from e
 
 
@@ -122,12 +140,12 @@ def clusters() -> list[str]:
     return sorted(name.removesuffix("/coordinator") for name in names if name.endswith("/coordinator"))
 
 
-def down_ray(name: str) -> None:
-    """End a cluster: its actors and placement groups. No error if there is none."""
+def down_ray(name: str, *, keep: bool = False) -> None:
+    """End a cluster: its actors and placement groups. No error if there is none. keep: what is in logs stays there."""
     ray = ray_module()
     coordinator = f"{name}/coordinator"
     try:
-        end_actor(ray, coordinator, lambda actor: actor.stop.remote())
+        end_actor(ray, coordinator, lambda actor: actor.stop.remote(keep))
     except RowloomError as e:
         log.warning("%s", e)
     for actor in actors_of(name):
@@ -136,10 +154,23 @@ def down_ray(name: str) -> None:
         remove_group(group)
 
 
+def check_keeps(name: str) -> None:
+    """Raise InvalidRequest if a cluster says that its rows are in no logs. One that does not answer has what it has."""
+    ray = ray_module()
+    try:
+        keeps = ray.get(ray.get_actor(f"{name}/coordinator", NAMESPACE).keeps.remote(), timeout=SHORT_S)
+    except (ValueError, ray.exceptions.RayError):
+        return
+    if not keeps:
+        raise InvalidRequest(NOTHING_KEPT)
+
+
 # ------------------------------------------------------------------------------------------ as a `ClusterLauncher`
 
 
-def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell) -> tuple[Record, bool]:
+def up(
+    config: DeployConfig, directory: ClusterDirectory, tell: Tell, restore: Restore | None = None
+) -> tuple[Record, bool]:
     """As `ClusterLauncher`: on the Ray that the config means; one of our own is started if there is none.
 
     Raises:
@@ -150,16 +181,23 @@ def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell) -> tuple[R
         directory.put(Record(config.name, "ray", ""))
     try:
         with _on_ray(config, directory) as ray_address:
-            return _up_on(ray_address, known, config, directory, tell)
+            return _up_on(ray_address, known, config, directory, tell, restore)
     except BaseException:
         record = directory.get(config.name)
-        if record is not None and not record.address and not record.ray:  # it reached no Ray
+        if (
+            record is not None and not record.address and not record.ray and not record.kept
+        ):  # it reached no Ray
             directory.remove(config.name)
         raise
 
 
 def _up_on(
-    ray_address: str, known: Record | None, config: DeployConfig, directory: ClusterDirectory, tell: Tell
+    ray_address: str,
+    known: Record | None,
+    config: DeployConfig,
+    directory: ClusterDirectory,
+    tell: Tell,
+    restore: Restore | None,
 ) -> tuple[Record, bool]:
     """known: what was on record before."""
     interrupted = known is not None and not known.address and known.ray != ""
@@ -170,36 +208,43 @@ def _up_on(
             f"a `rowloom up` of {config.name!r} on the Ray at {known.ray} was interrupted, and part may be there: "
             f"`rowloom down --name {config.name}` ends it; this config means the Ray at {ray_address}"
         )
-    found = _up_nevertheless(config.name) if interrupted else find_ray(config.name)
-    record = Record(config.name, "ray", found or "", ray=ray_address, storage=config.storage or "")
+    found = _up_nevertheless(config) if interrupted else find_ray(config.name)
+    record = Record(
+        config.name, "ray", found or "", ray=ray_address, storage=placed(config.storage), **shown_to(config)
+    )
     directory.put(record)  # before it is started
     if found is not None:
         return record, True
+    with directory.usable():
+        write_atomic(directory.folder(config.name) / "config.json", config.to_json())  # for one that is kept
     try:
         if local_ray.is_own(ray_address):  # nobody adds nodes to it
             check_room(config)
-        record = dataclasses.replace(record, address=up_ray(config, tell))
+        record = dataclasses.replace(record, address=up_ray(config, tell, restore))
     except BaseException:
         if _nothing_is_left(config.name):
-            directory.remove(config.name)
+            if is_kept(record):  # by an earlier one
+                directory.put(record.as_kept())
+            else:
+                directory.remove(config.name)
         raise
     directory.put(record)
     return record, False
 
 
 def _is_up(record: Record) -> bool:
-    with contextlib.suppress(RowloomError), Remote(record.address, SHORT_S) as remote:
+    with contextlib.suppress(RowloomError), Remote(record.address, SHORT_S, record.credentials) as remote:
         return remote.status().name == record.name
     return False
 
 
-def _up_nevertheless(name: str) -> str | None:
+def _up_nevertheless(config: DeployConfig) -> str | None:
     """Where a cluster is whose `up` was interrupted; what is left of one that did not come up is ended."""
     with contextlib.suppress(Unavailable):
-        found = find_ray(name, SHORT_S)
+        found = find_ray(config.name, SHORT_S)
         if found is not None:
             return found
-    down_ray(name)
+    down_ray(config.name, keep=config.durability != "memory")
     return None
 
 
@@ -238,7 +283,7 @@ def on_known_ray(address: str, directory: ClusterDirectory) -> Generator[None]:
         yield
 
 
-def runs(record: Record) -> bool:
+def runs(record: Record, directory: ClusterDirectory) -> bool:
     """As `ClusterLauncher`."""
     return bool(record.ray) and answers(record.ray)
 
@@ -250,7 +295,8 @@ def find(name: str, directory: ClusterDirectory) -> Record | None:
         return None
     with on_known_ray(ray, directory):
         address = find_ray(name)
-        return Record(name, "ray", address, ray=ray) if address else None
+        shown: dict[str, Any] = dict(from_environment(os.environ, {}).paths())
+        return Record(name, "ray", address, ray=ray, **shown) if address else None
 
 
 def find_again(record: Record, directory: ClusterDirectory) -> str | None:
@@ -272,11 +318,16 @@ def down(record: Record, directory: ClusterDirectory, *, keep: bool = False) -> 
     """As `ClusterLauncher`: a Ray of our own ends with the last cluster on it.
 
     Raises:
-        InvalidRequest: rows are to be kept, and on Ray there are no logs yet.
+        InvalidRequest: rows are to be kept, and are in no logs; nothing was ended.
         Unavailable: its Ray does not answer.
     """
-    if keep:
-        raise InvalidRequest("rows of a cluster on Ray are in memory only, so none can be kept")
+    if not record.kept:
+        _end(record, directory, keep=keep)
+    if not keep and is_kept(record):  # its coordinator was killed, or hung, and could not remove them
+        forget(record, record.storage)
+
+
+def _end(record: Record, directory: ClusterDirectory, *, keep: bool) -> None:
     own = local_ray.find(directory)
     ours = own is not None and record.ray in ("", own.address)
     if not ours and (not record.ray or local_ray.is_own(record.ray)):
@@ -285,12 +336,15 @@ def down(record: Record, directory: ClusterDirectory, *, keep: bool = False) -> 
     left: list[str] = []
     if answers(ray_address):
         with on_known_ray(ray_address, directory):
-            down_ray(record.name)
+            if keep:
+                check_keeps(record.name)
+            down_ray(record.name, keep=keep)
             left = clusters()
     elif not ours:
         raise Unavailable(
             f"the Ray of {record.name!r} at {record.ray} does not answer: try again when it "
-            f"does, or, if it is gone for good, `rowloom down --name {record.name} --forget`"
+            f"does, or, if it is gone for good, `rowloom down --name {record.name} --forget`, after which `rowloom up` "
+            "on another Ray goes on from its logs, if it has some"
         )
     if own is not None and ours and not left and not set(local_ray.users(own, directory)) - {record.name}:
         local_ray.stop(own, directory)

@@ -9,21 +9,26 @@ import numpy as np
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.channel import Channels
-from ...proto.layout import Layout, ShardAddress
+from ...proto.layout import Layout, ShardAddress, owner
+from ...proto.security.credentials import NOTHING, Credentials
 from ...proto.spec import TableEntry
 
 BLOCK_BYTES = 4 << 20
+SCAN_BYTES = 256 << 10  # a shard looks at 64 times as many rows in a call, and does nothing else meanwhile
+MOST_SHARDS = 2**32 - 1  # of a layout in a message
 Block = tuple[np.ndarray, np.ndarray, list[np.ndarray]]
 
 
 class Reader:
     """Reads the rows that exist, straight from the shards. Raises RowloomError.
 
-    address: of the coordinator or any shard.
+    Args:
+        address: of the coordinator or any shard.
+        credentials: what they are shown.
     """
 
-    def __init__(self, address: str) -> None:
-        self._channels = Channels()
+    def __init__(self, address: str, credentials: Credentials = NOTHING) -> None:
+        self._channels = Channels(credentials)
         data = self._call(address, methods.DESCRIBE_LAYOUT, b"")
         reply = pb.DescribeLayoutReply.FromString(data)
         self.layout = Layout.from_message(reply.layout)
@@ -37,6 +42,32 @@ class Reader:
 
     def _call(self, address: str, method: str, request: bytes) -> bytes:
         return self._channels.call(address, method, request, timeout_s=30.0)
+
+    def slots_of(self, entry: TableEntry, shard: ShardAddress, row_id: int) -> list[np.ndarray] | None:
+        """The slots of a row, each [width] float32, as they lie on its shard; None: the row does not exist there.
+
+        A shard gives rows by the shard that owns them under some layout; under one of so many it owns hardly another.
+        """
+        nth = int(owner(entry.spec, np.array([row_id]), MOST_SHARDS)[0])
+        cursor = 0
+        while True:
+            request = pb.ReadRowsRequest(
+                header=self.layout.header(shard.index),
+                table=entry.number,
+                cursor=cursor,
+                limit_bytes=SCAN_BYTES,
+                new_n=MOST_SHARDS,
+                new_index=nth,
+            )
+            data = self._call(shard.address, methods.READ_ROWS, request.SerializeToString())
+            reply = pb.ReadRowsReply.FromString(data)
+            found = np.flatnonzero(np.frombuffer(reply.ids, "<i8") == row_id)
+            if len(found):
+                count = len(reply.ids) // 8
+                return [np.frombuffer(s, "<f4").reshape(count, -1)[found[0]] for s in reply.slots]
+            cursor = reply.next
+            if not cursor:
+                return None
 
     def blocks(self, entry: TableEntry, shard: ShardAddress) -> Iterator[Block]:
         """(ids [N], values [N, width], slots) of the rows of one shard, float32, block by block."""

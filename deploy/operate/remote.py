@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.channel import Channels
 from ...proto.errors import Rerouted, Unavailable, WrongCluster
+from ...proto.security.credentials import NOTHING, Credentials
+from ...proto.snapshots.extra import encode_extra
 from ...proto.spec import TableSpec
 from ..config.words import counted
 
+if TYPE_CHECKING:
+    from ...client.client import Client
+
 POLL_S = 0.05
-SNAPSHOT_S = 86400.0  # for a snapshot: as long as the disk takes
 START_S = 180.0  # for a call that starts a server
 
 
@@ -23,12 +30,14 @@ class Remote:
     Args:
         address: host:port.
         timeout_s: for one call.
+        credentials: what it is shown.
     """
 
-    def __init__(self, address: str, timeout_s: float = 15.0) -> None:
+    def __init__(self, address: str, timeout_s: float = 15.0, credentials: Credentials = NOTHING) -> None:
         self.address = address
         self._timeout_s = timeout_s
-        self._channels = Channels()
+        self.credentials = credentials
+        self._channels = Channels(credentials)
         self._cluster_id = ""
 
     def __enter__(self) -> Remote:
@@ -40,6 +49,12 @@ class Remote:
     def close(self) -> None:
         """Close the connection."""
         self._channels.close()
+
+    def client(self) -> Client:
+        """A client of the same cluster; close it."""
+        from ...client.client import open_client
+
+        return open_client(self.address, self.credentials)
 
     def call(self, method: str, request: bytes) -> bytes:
         """One call. Raises Unavailable too if another cluster answers, which was not changed then."""
@@ -65,12 +80,12 @@ class Remote:
             self._cluster_id = pb.HealthReply.FromString(data).cluster_id
         return self._cluster_id
 
-    def scale(self, shards: int, on_progress: Callable[[int, int], None] | None = None) -> pb.ScaleReply:
+    def scale(self, shards: int, on_progress: Callable[[pb.ScaleReply], None] | None = None) -> pb.ScaleReply:
         """Change the number of shards; returns when it is done.
 
         Args:
             shards: how many there will be.
-            on_progress: called with (rows moved, rows in all).
+            on_progress: called with how far it is.
 
         Raises:
             Unavailable: it did not happen; everything is as before, or the message says what was lost.
@@ -78,7 +93,7 @@ class Remote:
         reply = self._start_scaling(shards)
         while True:
             if on_progress is not None:
-                on_progress(reply.rows, reply.rows_total)
+                on_progress(reply)
             if reply.state == "done":
                 return reply
             if reply.state == "failed":
@@ -89,6 +104,24 @@ class Remote:
             # Another coordinator took over, and what it took up is one of two layouts.
             if reply.state == "unknown":
                 reply = self._start_scaling(shards)
+
+    def cancel_scaling(self) -> pb.ScaleReply:
+        """Give up the scaling that runs; returns when it has ended: "failed", or "done" if it was too late.
+
+        Raises:
+            InvalidRequest: none runs, or its new layout is being committed.
+        """
+        request = pb.CancelScaleRequest(cluster_id=self.cluster)
+        reply = pb.ScaleReply.FromString(self.call(methods.CANCEL_SCALE, request.SerializeToString()))
+        while reply.state not in ("done", "failed", "unknown"):
+            time.sleep(POLL_S)
+            ask = pb.ScaleProgressRequest(scaling=reply.scaling, cluster_id=self.cluster)
+            reply = pb.ScaleReply.FromString(self.call(methods.SCALE_PROGRESS, ask.SerializeToString()))
+        if reply.state == "unknown":
+            raise Unavailable(
+                "another coordinator took over meanwhile: `rowloom status` shows what there is now"
+            )
+        return reply
 
     def _start_scaling(self, shards: int) -> pb.ScaleReply:
         """Start to scale, as soon as nothing else changes."""
@@ -109,16 +142,40 @@ class Remote:
         request = pb.AdjustTableRequest(name=table, lr=lr, cluster_id=self.cluster)
         self._until_free(methods.SET_LEARNING_RATE, request.SerializeToString())
 
+    def set_autoscale(self, policy: Mapping[str, Any] | None) -> None:
+        """Let a policy decide how many shards there are; None: nobody does. policy: as in the deploy config."""
+        request = pb.SetAutoscaleRequest(cluster_id=self.cluster, policy=json.dumps(policy))
+        self._until_free(methods.SET_AUTOSCALE, request.SerializeToString())
+
     def drop_table(self, name: str) -> None:
         """Drop a table; its rows are gone. Raises TableNotFound."""
         request = pb.RemoveTableRequest(name=name, cluster_id=self.cluster)
         self._until_free(methods.DROP_TABLE, request.SerializeToString())
 
-    def take_snapshot(self, extra: bytes = b"") -> pb.TakeSnapshotReply:
-        """Take a snapshot of the whole cluster; returns when it is whole. Raises RowloomError: there is none."""
-        request = pb.TakeSnapshotRequest(cluster_id=self.cluster, extra=extra).SerializeToString()
-        data = self._channels.call(self.address, methods.TAKE_SNAPSHOT, request, SNAPSHOT_S)
-        return pb.TakeSnapshotReply.FromString(data)
+    def take_snapshot(
+        self, extra: Mapping[str, Any] | None = None, *, full: bool = False, keep: int = 0
+    ) -> pb.TakeSnapshotReply:
+        """Take a snapshot of the whole cluster; returns when it is whole.
+
+        Args:
+            extra: what is kept with it, as `encode_extra`.
+            full: it is made upon no other one.
+            keep: of those that were taken with a number here, so many are kept; 0: this one is never removed.
+
+        Raises:
+            RowloomError: there is none.
+        """
+        key = random.SystemRandom().getrandbits(63) | 1
+        request = pb.TakeSnapshotRequest(
+            cluster_id=self.cluster, key=key, extra=encode_extra(extra), full=full, keep=keep
+        )
+        asks = pb.TakeSnapshotRequest(cluster_id=self.cluster, key=key, asks=True)
+        reply = pb.TakeSnapshotReply(state="unknown")
+        while reply.state != "done":
+            wanted = asks if reply.state == "writing" else request
+            data = self._until_free(methods.TAKE_SNAPSHOT, wanted.SerializeToString())
+            reply = pb.TakeSnapshotReply.FromString(data)
+        return reply
 
     def accept_loss(self, shard: int, *, force: bool = False) -> None:
         """Make a lost shard anew, from initial values.
@@ -133,14 +190,13 @@ class Remote:
         request = pb.AcceptLossRequest(shard=shard, force=force, cluster_id=self.cluster)
         self._until_free(methods.ACCEPT_LOSS, request.SerializeToString(), START_S)
 
-    def _until_free(self, method: str, request: bytes, timeout_s: float = 0.0) -> None:
+    def _until_free(self, method: str, request: bytes, timeout_s: float = 0.0) -> bytes:
         """A call that waits while another change is in progress, for as long as one call may take."""
         timeout_s = max(timeout_s, self._timeout_s)
         until = time.monotonic() + timeout_s
         while True:
             try:
-                self._channels.call(self.address, method, request, timeout_s)
-                return
+                return self._channels.call(self.address, method, request, timeout_s)
             except Rerouted as e:
                 if time.monotonic() >= until:
                     raise Unavailable(f"{self.address} is busy: {e}; try again when it is done") from e

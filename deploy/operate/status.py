@@ -10,6 +10,7 @@ from ...proto.spec import TableEntry
 from ..config.memory import in_bytes
 from ..config.tables import plain
 from ..config.words import counted
+from .moves import in_progress, move_summary
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
     from ..config.memory import Memory
 
 GOOD = ("serving", "moving")
+PULLS_ONLY = "pulls only"  # its log failed
+MEMORY_ONLY = (
+    "durability memory: a shard loses its rows with its process; `storage: FOLDER` in the config keeps them"
+)
+READABLE = (*GOOD, PULLS_ONLY)
 WIDEST = 10_000  # no screen is wider
-FOLDED = ("node", "address", "coordinator", "table", "cluster")  # columns whose words may be long
+FOLDED = ("node", "address", "coordinator", "table", "cluster", "storage")  # columns whose words may be long
 
 
 def summary(status: pb.StatusReply, earlier: pb.StatusReply | None = None) -> dict[str, Any]:
@@ -39,25 +45,38 @@ def summary(status: pb.StatusReply, earlier: pb.StatusReply | None = None) -> di
         "launcher": status.launcher,
         "config_hash": status.config_hash,
         "epoch": status.layout.epoch,
+        "durability": status.durability,
+        "snapshot": _snapshot(status.snapshot) if status.HasField("snapshot") else None,
+        "log_file": status.log_file or None,
+        "metrics": status.metrics_address or None,
         "healthy": all(s["health"] in GOOD for s in shards),
         "unfinished": list(status.unfinished),
+        "autoscale": status.autoscale or None,
+        "scaling": move_summary(status.scaling) if status.HasField("scaling") else None,
+        "moving": in_progress(status.scaling) if status.HasField("scaling") else None,
         "shards": shards,
         "tables": [_table(TableEntry.from_message(e), status) for e in status.tables],
     }
 
 
-def not_serving(state: dict[str, Any]) -> dict[int, str]:
-    """Of a `summary`, the shards that do not serve: by index, in words."""
+def not_serving(state: dict[str, Any], *, reads: bool = False) -> dict[int, str]:
+    """Of a `summary`, the shards that do not serve: by index, in words. reads: only those that serve no pulls."""
     return {
-        s["index"]: f"shard {s['index']} at {s['address']} is {s['health']}"
+        s["index"]: f"shard {s['index']} at {s['address']} is {health_in_words(s)}"
         for s in state["shards"]
-        if s["health"] not in GOOD
+        if s["health"] not in (READABLE if reads else GOOD)
     }
 
 
+def health_in_words(shard: dict[str, Any]) -> str:
+    """The health of a shard of a `summary`, and why it takes no pushes, if that is known."""
+    why = f": its log failed: {shard['log_error']}" if shard["health"] == PULLS_ONLY else ""
+    return f"{shard['health']}{why}"
+
+
 def living(state: dict[str, Any]) -> list[int]:
-    """Of a `summary`, the indexes of the shards that serve."""
-    return [s["index"] for s in state["shards"] if s["health"] in GOOD]
+    """Of a `summary`, the indexes of the shards whose rows can be read."""
+    return [s["index"] for s in state["shards"] if s["health"] in READABLE]
 
 
 def ways_out(state: dict[str, Any], options: str = "") -> str:
@@ -69,12 +88,24 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
     """
     bad = [s for s in state["shards"] if s["health"] not in GOOD]
     still = [s for s in bad if s["health"] == "stopped"]
-    lost = [s for s in bad if s["health"] != "stopped"]
+    full = [s for s in bad if s["health"] == PULLS_ONLY]
+    again = [s for s in bad if s["health"] == "dead" and state["durability"] != "memory"]
+    lost = [s for s in bad if s["health"] not in ("stopped", PULLS_ONLY) and s not in again]
     said = "".join(
         f". The process of shard {s['index']} stands still (as by SIGSTOP) and holds its rows: `kill -CONT {s['pid']}` "
         f"on {s['node']} lets it go on"
         for s in still
     )
+    if full:
+        said += (
+            ". A shard whose log failed has all its rows and takes no pushes: make room on its disk, or mend that. The "
+            "cluster then takes a snapshot, and pushes go on, by themselves"
+        ) + _what_keeps_back([s for s in bad if s not in full])
+    if again:
+        said += (
+            ". A shard that is dead has its rows in its log: it is started again by itself and reads them. Nothing "
+            "is to be done; look again in some seconds. If it stays dead, the log of the cluster says why"
+        )
     if not lost:
         return said
     accept = " ".join(f"--accept-loss {s['index']}" for s in lost)
@@ -84,9 +115,37 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
         f"{said}. What a lost or dead shard held is gone.{hint} The ways out: "
         f"`rowloom export TABLE FILE --partial{options}` saves the rows of the other shards; "
         f"`rowloom recover {accept}{options}` makes it anew, from initial values, "
-        f"and leaves the others as they are; `rowloom down{options}`, then `rowloom up`, starts all anew, and all rows "
-        "are lost"
+        f"and leaves the others as they are; {_restore(state)}`rowloom down{options}`, then `rowloom up`, starts all "
+        "anew, and all rows are lost"
     )
+
+
+def _what_keeps_back(others: list[dict[str, Any]]) -> str:
+    """In words, the shards without which there is no snapshot, so that no log that failed goes on."""
+    if not others:
+        return ""
+    who = ", ".join(f"shard {s['index']} is {s['health']}" for s in others)
+    return f": not while {who}, because every shard has its part in a snapshot"
+
+
+def _restore(state: dict[str, Any]) -> str:
+    newest = state["snapshot"]
+    if newest is None:
+        return ""
+    age = in_time(newest["age_s"])
+    return f"`rowloom restore {newest['url']}` goes back to the newest snapshot, {age} old, with all shards; "
+
+
+def _snapshot(newest: pb.NewestSnapshot) -> dict[str, Any]:
+    return {"id": newest.id, "url": newest.url, "age_s": round(newest.age_s, 1)}
+
+
+def in_time(seconds: float) -> str:
+    """A time for people: 50 s, 12 min, 3 h, 5 days."""
+    for size, word in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {word}"
+    return f"{seconds:.0f} s"
 
 
 def _shard(status: pb.ShardStatus, before: pb.StatisticsReply | None) -> dict[str, Any]:
@@ -115,6 +174,12 @@ def _shard(status: pb.ShardStatus, before: pb.StatisticsReply | None) -> dict[st
         "refused": now.refused,
         "uptime_s": round(now.uptime_s, 1),
         "cpu_s": round(now.cpu_s, 2),
+        "log_bytes": now.log_bytes,
+        "log_error": now.log_error or None,
+        "braked_pushes": now.braked_pushes,
+        "braked_s": round(now.braked_s, 3),
+        "log_file": now.log_file or None,
+        "metrics": now.metrics_address or None,
     }
 
 
@@ -163,10 +228,38 @@ def _render(state: dict[str, Any], *, narrow: bool) -> RenderableType:
     lines = [Text.assemble((state["name"], "bold"), size, "" if narrow else f"{place}  ", health)]
     if narrow:
         lines.append(Text(place))
+    lines.append(Text(_durable(state)))
+    lines += [Text(said) for said in _observed(state)]
+    lines += [
+        Text(f"shard {s['index']} is {health_in_words(s)}", "bold red")
+        for s in state["shards"]
+        if s["health"] == PULLS_ONLY
+    ]
+    if state["moving"]:
+        lines.append(Text(state["moving"], "bold yellow"))
+    if state["autoscale"]:
+        lines.append(Text(f"autoscale: {state['autoscale']}"))
     lines += [Text(f"not finished yet: {one}", "bold yellow") for one in state["unfinished"]]
     return Group(
         *lines, _shards_table(state["shards"], narrow), render_tables(state["tables"], narrow=narrow)
     )
+
+
+def _observed(state: dict[str, Any]) -> list[str]:
+    """In words, where more is said."""
+    log_file, metrics = state.get("log_file"), state.get("metrics")
+    said = [f"log {log_file}; `rowloom logs` has those of all processes"] if log_file else []
+    return said + ([f"console http://{metrics}/, metrics at /metrics"] if metrics else [])
+
+
+def _durable(state: dict[str, Any]) -> str:
+    """In words, what survives."""
+    newest = state["snapshot"]
+    mode = state["durability"] or "unknown"
+    longest = max((s["log_bytes"] for s in state["shards"]), default=0)
+    logs = "rows end with their shard's process" if mode == "memory" else f"longest log {in_bytes(longest)}"
+    snapshot = f"{newest['id']}, {in_time(newest['age_s'])} old" if newest else "none"
+    return f"durability {mode} ({logs})  newest snapshot: {snapshot}"
 
 
 def _shards_table(shards: list[dict[str, Any]], narrow: bool) -> RenderableType:

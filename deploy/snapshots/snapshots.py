@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import random
 import time
@@ -9,17 +10,23 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ...proto.errors import InvalidRequest, RetryLater, RowloomError, in_words
+from ...proto.snapshots.chain import links_of
+from ...proto.snapshots.folder import SnapshotFolder
+from ...proto.snapshots.manifest import SnapshotName
+from ..config.sections import SnapshotSchedule
 from ..control.coordinator import Coordinator
+from ..control.lineage import disposable, listed, parent_of_next
 from ..control.snapshotting import Snapshotting
 from ..control.state import KnownSnapshot
 from ..launch.keeping import snapshots_of
 from ..performer import Performer
-from .kept import remove_automatic
+from .kept import remove_folder, remove_snapshots
 
 log = logging.getLogger(__name__)
 # A log of so many bytes is read in about two seconds when its shard starts again.
 LONG_LOG_BYTES = 4 << 30
 AGAIN_S = 60.0  # after a snapshot that failed
+MEND_AGAIN_S = (2.0, 60.0)  # the same, for logs that failed: first and longest pause
 
 
 class TakenSnapshot(NamedTuple):
@@ -36,22 +43,52 @@ class Snapshots:
         coordinator: of the moment; another one after a restart.
         performer: runs them.
         storage: the cluster's; none: there is no place for snapshots.
+        schedule: of those that nobody has to ask for.
+        clock: seconds since 1970.
     """
 
     def __init__(
-        self, coordinator: Callable[[], Coordinator], performer: Performer, storage: str | None
+        self,
+        coordinator: Callable[[], Coordinator],
+        performer: Performer,
+        storage: str | None,
+        schedule: SnapshotSchedule | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._schedule = schedule or SnapshotSchedule()
+        self._clock = clock
+        self._since = clock()  # of which the first one is due a while later
         self._coordinator = coordinator
         self._performer = performer
         self._storage = storage
         self._not_before = 0.0  # on the monotonic clock
+        self._pause_s = MEND_AGAIN_S[0]
+        self._mending: Snapshotting | None = None  # the last one that was taken for logs that failed
+        self._why = ""  # logs that failed do not go on yet
+        self.took = (
+            "",
+            0.0,
+            0.0,
+        )  # the last one: its id, seconds until it was whole, and for how many pushes waited
+        self._left: list[str] = []  # folders of snapshots that failed, which may yet hold something
 
-    def take(self, extra: bytes = b"", *, automatic: bool = False) -> TakenSnapshot:
+    def take(
+        self,
+        extra: bytes = b"",
+        *,
+        full: bool = False,
+        keep: int = 0,
+        automatic: bool = False,
+        mends: bool = False,
+    ) -> TakenSnapshot:
         """Take one; returns when it is whole.
 
         Args:
-            extra: bytes that are kept with it.
+            extra: what is kept with it, as `encode_extra`.
+            full: it is made upon no other one.
+            keep: of those that were taken with a number here, so many are kept; 0: this one is never removed.
             automatic: it only keeps logs short, and goes when no log needs it any more.
+            mends: it is for logs that failed.
 
         Raises:
             InvalidRequest: there is no storage.
@@ -59,28 +96,135 @@ class Snapshots:
             RowloomError: it failed, and pushes go on.
         """
         if self._storage is None:
-            raise InvalidRequest("a snapshot needs `storage:` in the deploy config, which all shards have")
-        now = time.time()
+            raise InvalidRequest(
+                "a snapshot needs `storage:` in the deploy config, a folder or URL that all shards reach, and this "
+                "cluster was started without; `rowloom export TABLE FILE` keeps the rows of a table"
+            )
+        now, began = self._clock(), time.monotonic()
         day = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
         id = f"{day}-{random.SystemRandom().getrandbits(32):08x}"
         url = f"{snapshots_of(self._storage)}/{id}"
         with self._performer.alone("taking a snapshot", 0.0 if automatic else 2.0):
             coordinator = self._coordinator()
-            before = coordinator.state.snapshots
-            taking = Snapshotting(coordinator, id, url, now, extra, automatic=automatic)
-            known: KnownSnapshot = self._performer.run(taking.run())
-            remove_automatic([one for one in before if one not in coordinator.state.snapshots])
+            state = coordinator.state
+            parent = None if full else parent_of_next(state.snapshots, coordinator.layout.epoch)
+            if parent is not None and not _is_there(parent):
+                parent = None
+            taking = Snapshotting(
+                coordinator,
+                id,
+                url,
+                now,
+                extra,
+                parent=parent,
+                automatic=automatic,
+                scheduled=keep > 0,
+                mends=mends,
+            )
+            try:
+                known: KnownSnapshot = self._performer.run(taking.run())
+            except BaseException:
+                self._left.append(url)
+                raise
+            self._mending = taking if mends else None
+            self._tidy(coordinator, keep)
+        self.took = id, time.monotonic() - began, taking.pause_s
         log.info("snapshot %s: %d rows, pushes waited for %.0f ms", url, known.rows, 1e3 * taking.pause_s)
         return TakenSnapshot(known, taking.pause_s)
 
-    def keep_short(self, log_bytes: int) -> None:
-        """Take one if the longest log of a shard is long."""
-        if log_bytes < LONG_LOG_BYTES or time.monotonic() < self._not_before:
+    def _tidy(self, coordinator: Coordinator, keep: int) -> None:
+        """Remove those that nobody needs any more."""
+        known = coordinator.state.snapshots
+        unwanted = disposable(known, keep)
+        gone = remove_snapshots(self._storage, unwanted) if unwanted and self._storage is not None else []
+        left = [one for one in known if one not in gone]
+        if gone:
+            try:
+                self._performer.run(
+                    coordinator.commit(dataclasses.replace(coordinator.state, snapshots=listed(left)))
+                )
+            except RowloomError as e:  # the next one does it
+                log.warning("snapshots were removed, and the cluster's state still lists them: %s", e)
+
+    def look(self, log_bytes: int, failed: bool) -> None:
+        """Take one if there is a reason to. Called from time to time.
+
+        Args:
+            log_bytes: of the longest log of a shard; one that is long is made shorter.
+            failed: whether a log takes no more; it goes on behind a snapshot.
+        """
+        if failed:
+            self._mend()
+            return
+        self._pause_s, self._mending, self._why = MEND_AGAIN_S[0], None, ""
+        due, long = self._is_due(), log_bytes >= LONG_LOG_BYTES
+        if time.monotonic() < self._not_before or not (due or long):
             return
         try:
-            self.take(automatic=True)
+            if due:
+                self.take(keep=self._schedule.keep)
+            else:
+                self.take(full=True, automatic=True)  # it and the one before have no file in common
         except RetryLater:
             return
         except RowloomError as e:
+            self._clear(again=True)
             self._not_before = time.monotonic() + AGAIN_S
-            log.warning("logs are long and could not be made shorter by a snapshot: %s", in_words(e))
+            why = "a snapshot is due" if due else "logs are long"
+            log.warning("%s, and none could be taken: %s", why, in_words(e))
+
+    def waiting(self) -> list[str]:
+        """What logs that failed wait for, in words; empty: none has, or it is not known yet."""
+        return (
+            [f"a log that failed goes on behind a snapshot, and none can be taken: {self._why}"]
+            if self._why
+            else []
+        )
+
+    def soon(self) -> None:
+        """What stood in the way of a snapshot may be gone: the next look tries again."""
+        self._not_before, self._pause_s = 0.0, MEND_AGAIN_S[0]
+
+    def _mend(self) -> None:
+        """Let logs that failed go on behind a snapshot, as soon as one can be taken."""
+        try:
+            if self._mending is not None:
+                with self._performer.alone("going on with logs that failed", 0.0):
+                    self._performer.run(self._mending.tell_logs())
+            if time.monotonic() < self._not_before:
+                return
+            self._clear()  # a disk that is full needs the room
+            self.take(full=True, automatic=True, mends=True)
+        except RetryLater:
+            return
+        except RowloomError as e:
+            self._clear(again=True)
+            self._why = in_words(e)
+            log.warning("a log has failed, and cannot go on without a snapshot, which failed: %s", self._why)
+        else:
+            self._why = ""
+        self._not_before = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, MEND_AGAIN_S[1])
+
+    def _clear(self, *, again: bool = False) -> None:
+        """Remove what is left of snapshots that failed. again: once more the next time, as shards may yet write."""
+        known = {one.url for one in self._coordinator().state.snapshots}
+        left = [url for url in self._left if url not in known]
+        stay = [url for url in left if not remove_folder(url)]
+        self._left = left if again else stay
+
+    def _is_due(self) -> bool:
+        if self._schedule.every is None:
+            return False
+        scheduled = [one.created_s for one in self._coordinator().state.snapshots if one.scheduled]
+        return self._clock() - max(scheduled, default=self._since) >= self._schedule.every
+
+
+def _is_there(parent: KnownSnapshot) -> bool:
+    """Whether a snapshot, and all that it was made upon, are where they were; their files are not looked at."""
+    try:
+        newest = links_of(SnapshotFolder(parent.url))[-1].manifest
+    except RowloomError as e:
+        log.warning("no snapshot can be made upon the one before, so this one is whole: %s", e)
+        return False
+    return newest.name == SnapshotName(parent.id, parent.digest)

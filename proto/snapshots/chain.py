@@ -2,7 +2,8 @@
 
 Why it is so. A row's newest copy counts, and one that was removed later does not. Both are decided by id, not by shard:
 so it does not matter whether rows moved between two snapshots of a chain. Blocks come oldest first, in the order in
-which the rows lay; of each block those rows are left out that a later increment has or removed. For that the ids of the
+which the rows lay; of each block those rows are left out that a later increment has or removed, or whose shard wrote
+all of its rows anew later. For that the ids of the
 increments are held in memory: 8 bytes for each row that changed, of one table, and of one shard at a time where all
 snapshots of the chain have as many shards.
 """
@@ -16,6 +17,8 @@ from functools import partial
 import numpy as np
 
 from ..errors import SnapshotCorrupt, Unavailable
+from ..layout import owner
+from ..spec import TableEntry
 from .checked_json import MAX_JSON_BYTES
 from .checksums import BLOCK_BYTES, check_blocks
 from .folder import Scratch, SnapshotFolder
@@ -124,6 +127,7 @@ class _TablePart:
 
     link: Link
     depth: int  # 0: of the oldest snapshot
+    shard: int
     table: StoredTable
 
 
@@ -132,21 +136,26 @@ class TableRows:
 
     Args:
         links: the chain, oldest first.
-        number: of the table.
+        entry: of the table.
         shards: only what these shards have; of use only if all snapshots of the chain have as many.
 
     Attributes:
         rows: how many there are, as the newest manifest says.
     """
 
-    def __init__(self, links: Sequence[Link], number: int, shards: Sequence[int]) -> None:
+    def __init__(self, links: Sequence[Link], entry: TableEntry, shards: Sequence[int]) -> None:
+        self._spec = entry.spec
+        # By depth, the shards that wrote all of their rows, and how many shards there were.
+        self._anew = [
+            ({s.index for s in link.manifest.shards if s.whole}, link.manifest.layout.n) for link in links
+        ]
         self._where, self._last = links[-1].folder.url, len(links) - 1
         self._parts = [
-            _TablePart(link, depth, table)
+            _TablePart(link, depth, shard.index, table)
             for depth, link in enumerate(links)
             for shard in link.manifest.shards
             for table in shard.tables
-            if shard.index in shards and table.number == number
+            if shard.index in shards and table.number == entry.number
         ]
         newest = [part.table for part in self._parts if part.depth == self._last]
         self.rows = sum(table.rows for table in newest)
@@ -187,12 +196,28 @@ class TableRows:
                 raise SnapshotCorrupt(
                     f"{self._where}: table {self._name!r} has other columns in {part.link.folder.url}"
                 )
+            if self._was_replaced(part):
+                continue
             for file in part.table.files:
                 block = read(part.link, part.table, file)
-                stale = np.zeros(len(block.ids), bool)
+                stale = self._replaced(block.ids, part)
                 for ids in changed[part.depth :]:
                     stale |= _among(block.ids, ids)
                 yield block.where(~stale) if stale.any() else block
+
+    def _was_replaced(self, part: _TablePart) -> bool:
+        """Whether none of its rows counts: the same shard wrote all of its rows later, among as many shards."""
+        count = part.link.manifest.layout.n
+        return any(part.shard in anew and n == count for anew, n in self._anew[part.depth + 1 :])
+
+    def _replaced(self, ids: np.ndarray, part: _TablePart) -> np.ndarray:
+        """[N] bool: which ids of a part, [N] int64, belonged to shards that wrote all of their rows later."""
+        stale = np.zeros(len(ids), bool)
+        count = part.link.manifest.layout.n
+        for anew, n in self._anew[part.depth + 1 :]:
+            if anew and n != count:
+                stale |= np.isin(owner(self._spec, ids, n), list(anew))
+        return stale
 
     def _changed(self, depth: int) -> np.ndarray:
         """[N] int64, sorted: the ids that an increment has, or that were removed before it."""

@@ -18,7 +18,7 @@ from ..jit import kernel
 from ..partition import mix
 from ..spec import TableEntry
 from .folder import Scratch
-from .snapshot import Snapshot, open_snapshot
+from .snapshot import StoredSnapshot, open_snapshot
 
 PART_BYTES = 256 << 20  # of ids and digests of one snapshot that are in memory
 FIRST_IDS = 10
@@ -80,7 +80,7 @@ def difference(
     return tuple(table for table in found if not table.same)
 
 
-def _table(a: Snapshot, b: Snapshot, name: str, part_bytes: int) -> TableDifference:
+def _table(a: StoredSnapshot, b: StoredSnapshot, name: str, part_bytes: int) -> TableDifference:
     if name not in b.tables:
         return TableDifference(name, ("only in the first",), only_first=a.rows(name))
     if name not in a.tables:
@@ -107,7 +107,7 @@ def _spec(a: TableEntry, b: TableEntry, step_a: int, step_b: int) -> tuple[str, 
     )
 
 
-def _part(snapshot: Snapshot, name: str, slots: int, k: int, parts: int) -> _Part:
+def _part(snapshot: StoredSnapshot, name: str, slots: int, k: int, parts: int) -> _Part:
     """Those rows whose mixed ids leave k when they are divided by the number of parts."""
     ids, digests = [np.empty(0, np.int64)], [np.empty((0, 1 + slots), np.uint64)]
     for block in snapshot.read(name, scratch=Scratch()):

@@ -40,7 +40,7 @@ class SnapshotFolder:
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
         self.url = os.fspath(url).rstrip("/") or "/"
-        self._fs, self._path = _opened(self.url)
+        self._fs, self._path = opened_url(self.url)
         self._local = isinstance(self._fs, LocalFileSystem)
         if self._local:
             self.url = self._path  # absolute: what lies beside "." has a name then
@@ -66,6 +66,8 @@ class SnapshotFolder:
         try:
             self._fs.invalidate_cache()
             found: list[dict[str, Any]] = self._fs.ls(self._path, detail=True)
+            if [entry["name"].rstrip("/") for entry in found] == [self._path.rstrip("/")]:
+                raise NotADirectoryError  # stores list a file as itself
         except _MISSING:
             raise InvalidRequest(f"{self.url} is not there, or is no folder") from None
         except Exception as e:  # object stores raise errors of their own
@@ -121,15 +123,11 @@ class SnapshotFolder:
         return data[:got]
 
     def _unavailable(self, what: str, error: Exception) -> NoReturn:
-        words = (
-            error.strerror
-            if isinstance(error, OSError) and error.strerror
-            else f"{type(error).__name__}: {error}"
-        )
-        raise Unavailable(f"{what} cannot be read: {words}") from error
+        raise Unavailable(f"{what} cannot be read: {words_of(error)}") from error
 
 
-def _opened(url: str) -> tuple[Any, str]:
+def opened_url(url: str) -> tuple[Any, str]:
+    """The file system of fsspec that a path or a URL leads to, and the path in it. Raises InvalidRequest."""
     try:
         fs, path = fsspec.core.url_to_fs(url)  # pyright: ignore[reportUnknownVariableType]
     except ImportError as e:
@@ -137,3 +135,13 @@ def _opened(url: str) -> tuple[Any, str]:
     except Exception as e:
         raise InvalidRequest(f"{url!r} cannot be used: {type(e).__name__}: {e}") from e
     return fs, str(path)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+
+
+def words_of(error: Exception) -> str:
+    """An error of a file system or a store, in one line."""
+    words = (
+        error.strerror
+        if isinstance(error, OSError) and error.strerror
+        else f"{type(error).__name__}: {error}"
+    )
+    return " ".join(words.split())

@@ -22,16 +22,15 @@ from google.protobuf import json_format
 from .. import rowloom_pb2 as pb
 from ..errors import SnapshotCorrupt
 from ..layout import Layout
+from ..spec import NAME
 from .checked_json import parsed, require, take, take_all
 from .stored import StoredFile, StoredShard, file_of, plain_file, plain_shard, shard_of
 
 MANIFEST = "MANIFEST.json"
 TABLES = "tables.json"
-EXTRA = "extra.bin"
+EXTRA = "extra.safetensors"
 VERSION = 1
 FORMAT = "rowloom-snapshot"
-MAX_EXTRA_BYTES = 16 << 20
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _HEX = re.compile(r"[0-9a-f]*")
 
 
@@ -43,7 +42,7 @@ class SnapshotName:
     digest: str
 
     def __post_init__(self) -> None:
-        require(_ID.fullmatch(self.id), f"{self.id!r} is no id of a snapshot")
+        require(NAME.fullmatch(self.id), f"{self.id!r} is no id of a snapshot")
         good = len(self.digest) == 64 and _HEX.fullmatch(self.digest)
         require(good, f"{self.digest!r} is no digest: 64 hexadecimal digits")
 
@@ -61,8 +60,8 @@ class Manifest:
         shards: one for each of them, in order.
         tables: the file with their specs.
         parent: None: it is whole by itself.
-        extra: the file with the user's bytes.
-        extra_sha256: of these, hexadecimal; empty if there are none.
+        extra: the file with what the user kept with it, as `encode_extra`.
+        extra_sha256: of these, hexadecimal; empty if there is nothing.
     """
 
     id: str
@@ -77,7 +76,7 @@ class Manifest:
     extra_sha256: str = ""
 
     def __post_init__(self) -> None:
-        require(_ID.fullmatch(self.id), f"{self.id!r} is no id of a snapshot")
+        require(NAME.fullmatch(self.id), f"{self.id!r} is no id of a snapshot")
         require(0 <= self.created_s < math.inf, f"created_s is {self.created_s}")
         indices = [shard.index for shard in self.shards]
         require(
@@ -95,12 +94,10 @@ class Manifest:
         require(twice is None, f"two files are called {twice}")
         require(MANIFEST not in names, f"a file is called {MANIFEST}")
         if self.parent is None:
-            for table in (table for shard in self.shards for table in shard.tables):
-                require(not table.removed, f"table {table.name!r}: ids are removed, but from no parent")
-                require(
-                    table.rows == table.stored_rows,
-                    f"table {table.name!r} had {table.rows} rows, {table.stored_rows} are stored",
-                )
+            parts = [shard.index for shard in self.shards if not shard.whole]
+            require(
+                not parts, f"shards {parts} did not write all rows, but it is made upon no other snapshot"
+            )
 
     @property
     def files(self) -> tuple[StoredFile, ...]:

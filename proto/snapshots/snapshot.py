@@ -1,4 +1,4 @@
-"""A snapshot that is read: tables, rows, the ledger, the user's bytes. No cluster is needed.
+"""A snapshot that is read: tables, rows, the ledger, what the user kept with it. No cluster is needed.
 
 Whoever has only numpy and safetensors reads one that is whole by itself like this:
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -23,13 +24,14 @@ from ..errors import InvalidRequest, SnapshotCorrupt, TableNotFound
 from ..layout import Layout, owner
 from ..spec import TableEntry
 from .chain import Link, TableRows, links_of
+from .extra import decode_extra
 from .folder import Scratch, SnapshotFolder
 from .manifest import Manifest, SnapshotName
 from .rows_file import RowBlock
 from .tables_file import parse_tables
 
 
-def open_snapshot(url: str | os.PathLike[str]) -> Snapshot:
+def open_snapshot(url: str | os.PathLike[str]) -> StoredSnapshot:
     """A snapshot, and those that it was made upon, which lie beside it.
 
     Only the manifests and tables.json are read; what is read later is checked then. `verify` checks all at once.
@@ -42,10 +44,10 @@ def open_snapshot(url: str | os.PathLike[str]) -> Snapshot:
         InvalidRequest: nothing here can read such a URL.
         Unavailable: the store does not answer.
     """
-    return Snapshot(links_of(SnapshotFolder(url)))
+    return StoredSnapshot(links_of(SnapshotFolder(url)))
 
 
-class Snapshot:
+class StoredSnapshot:
     """A snapshot in storage. Everything that is read of it is checked.
 
     Args:
@@ -84,7 +86,9 @@ class Snapshot:
 
     def __repr__(self) -> str:
         parent = f" upon {self.manifest.parent.id}" if self.manifest.parent else ""
-        return f"<Snapshot {self.manifest.id} tables={len(self.tables)} rows={self.manifest.rows}{parent}>"
+        return (
+            f"<StoredSnapshot {self.manifest.id} tables={len(self.tables)} rows={self.manifest.rows}{parent}>"
+        )
 
     @property
     def url(self) -> str:
@@ -154,7 +158,7 @@ class Snapshot:
         # Where there were as many shards all along, a shard's files hold the rows that it owns and no others.
         own = groups[shard] if shard is not None and len(groups) == count else None
         for group in groups if own is None else [own]:
-            for block in TableRows(self.links, entry.number, group).blocks(scratch):
+            for block in TableRows(self.links, entry, group).blocks(scratch):
                 if shard is None or own is not None:
                     yield block
                 else:
@@ -169,9 +173,9 @@ class Snapshot:
 
     def ids(self, name: str) -> Iterator[np.ndarray]:
         """The ids of a table's rows, [N] int64 each; less is read than by `read`. Raises as `read`."""
-        number = self.table(name).number
+        entry = self.table(name)
         for group in self.groups():
-            yield from TableRows(self.links, number, group).ids()
+            yield from TableRows(self.links, entry, group).ids()
 
     def ledger(self, shard: int) -> Iterator[pb.ReadLedgerReply]:
         """What a shard knew of its clients, piece by piece, in its order. Raises InvalidRequest, SnapshotCorrupt."""
@@ -185,12 +189,12 @@ class Snapshot:
                 raise SnapshotCorrupt(f"{link.folder.file(file.name)} holds no ReadLedgerReply") from None
 
     @property
-    def extra(self) -> bytes:
-        """The user's bytes; empty if there are none. Raises SnapshotCorrupt, Unavailable."""
+    def extra(self) -> dict[str, Any]:
+        """What the user kept with it; empty if there is nothing. Raises SnapshotCorrupt, Unavailable."""
         if self.manifest.extra is None:
-            return b""
+            return {}
+        file = self.links[-1].folder.file(self.manifest.extra.name)
         data = bytes(self.links[-1].data(self.manifest.extra))
         if hashlib.sha256(data).hexdigest() != self.manifest.extra_sha256:
-            file = self.links[-1].folder.file(self.manifest.extra.name)
             raise SnapshotCorrupt(f"{file} does not have the digest that the manifest says")
-        return data
+        return decode_extra(data, file)

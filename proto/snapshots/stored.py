@@ -102,6 +102,8 @@ class StoredShard:
         index: which shard.
         lsn: of the last record of its log that is in it.
         generation: of its rows: what changes later has a higher one.
+        whole: it has all rows of the shard, and those that its parent has on this shard do not count; else it has those
+            that changed since the parent.
         tables: by number.
         ledger: pieces, each the bytes of a ReadLedgerReply; in order they are the ledger and its clients' order.
     """
@@ -111,6 +113,7 @@ class StoredShard:
     generation: int
     tables: tuple[StoredTable, ...] = ()
     ledger: tuple[StoredFile, ...] = ()
+    whole: bool = True
 
     def __post_init__(self) -> None:
         require(0 <= self.index < 100_000, f"shard {self.index}")
@@ -119,6 +122,12 @@ class StoredShard:
         require(
             numbers == sorted(set(numbers)), f"shard {self.index}: its tables are not in order: {numbers}"
         )
+        for table in self.tables if self.whole else ():
+            require(
+                table.rows == table.stored_rows,
+                f"table {table.name!r} had {table.rows} rows, {table.stored_rows} are stored",
+            )
+            require(not table.removed, f"table {table.name!r}: ids are removed, but from no parent")
 
     @property
     def files(self) -> tuple[StoredFile, ...]:
@@ -165,6 +174,7 @@ def plain_shard(shard: StoredShard) -> dict[str, Any]:
         "generation": shard.generation,
         "tables": [_plain_table(table) for table in shard.tables],
         "ledger": [plain_file(file) for file in shard.ledger],
+        "whole": shard.whole,
     }
 
 
@@ -195,4 +205,5 @@ def shard_of(content: Any) -> StoredShard:
         generation=take(content, "generation", int),
         tables=take_all(content, "tables", _table),
         ledger=take_all(content, "ledger", file_of),
+        whole=take(content, "whole", bool),
     )

@@ -12,7 +12,7 @@ from ..layout import owner
 from ..spec import TableEntry
 from .chain import Link
 from .folder import Scratch
-from .snapshot import Snapshot, open_snapshot
+from .snapshot import StoredSnapshot, open_snapshot
 from .stored import StoredFile
 
 
@@ -48,7 +48,7 @@ def verify(url: str | os.PathLike[str]) -> Verified:
     snapshot = open_snapshot(url)
     files, size = 0, 0
     for depth in range(len(snapshot.links)):
-        one = Snapshot(snapshot.links[: depth + 1])
+        one = StoredSnapshot(snapshot.links[: depth + 1])
         _check_files(one)
         files += 1 + len(one.manifest.files)
         size += len(one.manifest.to_bytes()) + one.manifest.bytes
@@ -58,7 +58,7 @@ def verify(url: str | os.PathLike[str]) -> Verified:
     return Verified(snapshot.id, len(snapshot.links), files, size, snapshot.manifest.rows)
 
 
-def _check_files(snapshot: Snapshot) -> None:
+def _check_files(snapshot: StoredSnapshot) -> None:
     """Raise SnapshotCorrupt for the first file of this one that is not right."""
     link, scratch = snapshot.links[-1], Scratch()
     assert snapshot.extra is not None  # reading it checks it

@@ -17,6 +17,7 @@ import grpc
 from ...proto.channel import SERVER_OPTIONS
 from ...proto.errors import ERROR_KEY, RowloomError, Unavailable, encode_error, status_of
 from ...proto.framing import Buffer, joined
+from ..access.gate import Gate
 from ..call import GRPC, Call, Caller
 from .pool import Pool
 from .receiving import MOST_RECEIVING, Receiving
@@ -37,6 +38,7 @@ class GrpcServer(grpc.GenericRpcHandler):
         answer: the buffers of its reply; raises RowloomError.
         host: interface to listen on.
         port: 0 picks a free one.
+        gate: what it asks of whoever connects; None: nothing.
 
     Raises:
         Unavailable: the port is taken or the interface does not exist.
@@ -49,19 +51,30 @@ class GrpcServer(grpc.GenericRpcHandler):
         *,
         host: str,
         port: int,
+        gate: Gate | None = None,
     ) -> None:
+        self._gate = gate
         self._handles = handles
         self._answer = answer
         self._pool = Pool(THREADS + MOST_RECEIVING, THREADS, "rowloom-rpc")
         self._receiving = Receiving(lambda: self._pool.waiting)
         # It takes any executor, whatever its types say.
         self._server = grpc.server(self._pool, handlers=[self], options=_options())  # pyright: ignore[reportArgumentType]
+        credentials = gate.grpc_credentials() if gate is not None else None
         try:
-            self.port = self._server.add_insecure_port(f"{host}:{port}")
+            if credentials is None:
+                self.port = self._server.add_insecure_port(f"{host}:{port}")
+            else:
+                self.port = self._server.add_secure_port(f"{host}:{port}", credentials)
         except RuntimeError as e:
             raise Unavailable(f"cannot listen on {host}:{port}: {_why_not(host, port)}") from e
         if self.port == 0:
             raise Unavailable(f"cannot listen on {host}:{port}: {_why_not(host, port)}")
+
+    @property
+    def waiting(self) -> int:
+        """Calls that no thread is left for."""
+        return self._pool.waiting
 
     def start(self) -> None:
         """Begin to answer."""
@@ -84,8 +97,9 @@ class GrpcServer(grpc.GenericRpcHandler):
 
         def answer(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
             try:
+                caller = self._caller(method, handler_call_details.invocation_metadata)
                 data = self._receiving.message(messages, context)
-                return joined(self._answer(Call(method, data, Caller(GRPC))))
+                return joined(self._answer(Call(method, data, caller)))
             except RowloomError as e:
                 _abort(context, e)
             except grpc.RpcError:  # broken off: nobody is there to answer to
@@ -96,6 +110,15 @@ class GrpcServer(grpc.GenericRpcHandler):
             raise AssertionError("abort raises")
 
         return grpc.stream_unary_rpc_method_handler(answer)  # see `receiving`
+
+    def _caller(self, method: str, metadata: Any) -> Caller:
+        """Who calls. One that may not is refused before its message has come. Raises Unauthorized."""
+        if self._gate is None:
+            return Caller(GRPC)
+        caller = self._gate.caller(GRPC, metadata or ())
+        if caller.rights is not None:
+            caller.rights.check_method(method)
+        return caller
 
 
 def _why_not(host: str, port: int) -> str:

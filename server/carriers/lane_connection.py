@@ -12,9 +12,8 @@ from __future__ import annotations
 import logging
 import mmap
 import socket
-import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -33,6 +32,7 @@ from ...proto.lane import (
     encode_reply,
 )
 from ...proto.methods import ROWS
+from ...proto.security.lane_socket import be_patient
 from ..call import LANE, Call, Caller
 from .budget import Budget
 
@@ -57,15 +57,31 @@ class LaneConnection:
         arena: the memory that it shares, or None.
         handle: answers a call; raises RowloomError.
         budget: of all connections.
+        copied: methods whose messages are copied first out of memory that the client shares: they are read more than
+            once, and must not change in between.
+        caller: who it is.
+        renewed: the same one with the rights of now; raises Unauthorized.
     """
 
-    def __init__(self, end: socket.socket, arena: mmap.mmap | None, handle: Handle, budget: Budget) -> None:
+    def __init__(
+        self,
+        end: socket.socket,
+        arena: mmap.mmap | None,
+        handle: Handle,
+        budget: Budget,
+        copied: Collection[str] = (),
+        caller: Caller | None = None,
+        renewed: Callable[[Caller], Caller] = lambda caller: caller,
+    ) -> None:
         self._end = end
         self._arena = memoryview(arena) if arena is not None else memoryview(b"")
         self._handle = handle
         self._budget = budget
         self._held = 0  # of the budget
-        self._caller = Caller(LANE)
+        self._caller = caller or Caller(LANE)
+        self._renewed = renewed
+        self._copied = frozenset(ROWS.index(method) for method in copied)
+        self._copy = np.empty(0, np.uint8)  # the last one; its memory is used again
         # Requests, one behind the other: how many bytes are there, and how many of them are the one in work.
         self._buffer = np.empty(FREE_BYTES, np.uint8).data
         self._got = self._mine = 0
@@ -104,11 +120,7 @@ class LaneConnection:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             end.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
-        end.setblocking(True)
-        # What Python does by itself for a timeout asks the system twice.
-        stall = struct.pack("ll", int(STALL_S), int(STALL_S % 1 * 1e6))
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            end.setsockopt(socket.SOL_SOCKET, option, stall)
+        be_patient(end, STALL_S, STALL_S)
         end.sendall(WELCOME)
 
     # ---------------------------------------------------------------------------------------------------- receive
@@ -157,7 +169,8 @@ class LaneConnection:
         if not self._make_space(head):
             self._refuse(f"a reply to one of {head.length}")
         if not through_socket:
-            return self._arena[head.offset : head.offset + head.length]
+            message = self._arena[head.offset : head.offset + head.length]
+            return self._copy_of(message) if head.method in self._copied else message
         end = self._mine
         while self._got < end:
             # The rest, as far as the buffer reaches; a larger one only when this has come.
@@ -165,6 +178,17 @@ class LaneConnection:
                 self._refuse(f"one of {head.length}")
             self._fill(min(end, len(self._buffer)))
         return self._buffer[REQUEST_BYTES:end]
+
+    def _copy_of(self, message: memoryview) -> memoryview:
+        """A message in memory that nobody else writes to, until the next one."""
+        size = len(message)
+        if len(self._copy) < size:
+            if not self._take(size - len(self._copy)):
+                self._refuse(f"the copy of one of {size}")
+            self._copy = np.empty(size, np.uint8)
+        copy = self._copy[:size]
+        np.copyto(copy, np.frombuffer(message, np.uint8))
+        return copy.data
 
     def _grow(self, wanted: int) -> bool:
         """A larger buffer, with what is in the old one; whether there was memory for it."""
@@ -213,6 +237,7 @@ class LaneConnection:
             old, self._buffer = self._buffer, np.empty(FREE_BYTES, np.uint8).data
             self._buffer[: self._got] = old[: self._got]
         self._own = self._space = None
+        self._copy = np.empty(0, np.uint8)
         if self._held:
             self._budget.give(self._held)
             self._held = 0
@@ -225,6 +250,7 @@ class LaneConnection:
             space = self._arena[head.reply_offset : head.reply_offset + head.reply_bytes]
         call = Call(ROWS[head.method], message, self._caller, space)
         try:
+            call.caller = self._caller = self._renewed(self._caller)
             buffers = self._handle(call)
         except RowloomError as e:
             self._send(REFUSED, [encode_error(e)])

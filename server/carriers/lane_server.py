@@ -1,6 +1,8 @@
 """The row lane on the server's side: requests off a plain socket, through the same handler as gRPC's.
 
-One thread accepts and hears hellos; each connection that said the right one has a thread. It holds nothing that
+One thread accepts and hears hellos; each connection that said the right one has a thread. With TLS that thread shakes
+hands too, without waiting for anybody. On shared memory there is no TLS: nothing leaves the machine, the key came over
+gRPC, and clients look whose process it is that listens. It holds nothing that
 outlives the connection: shared memory has no name, the Unix socket lies in the abstract namespace, and both are gone
 when the last process that has them ends.
 """
@@ -11,17 +13,22 @@ import contextlib
 import errno
 import logging
 import mmap
+import os
 import secrets
 import selectors
 import socket
 import threading
 import time
+from collections.abc import Collection
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest
 from ...proto.lane import HAS_ARENAS
+from ..access.gate import Gate
+from ..call import Caller
 from .budget import Budget
 from .lane_connection import Handle, LaneConnection
+from .lane_keys import LaneKeys
 from .strangers import Strangers
 
 log = logging.getLogger(__name__)
@@ -39,11 +46,23 @@ class LaneServer:
         handle: answers a call; raises RowloomError.
         host: interface to listen on.
         budget_bytes: what all connections may hold at once for messages that are not whole or not yet sent.
+        copied: as LaneConnection's.
+        gate: what the server asks of whoever connects; None: nothing.
     """
 
-    def __init__(self, handle: Handle, host: str, *, budget_bytes: int = BUDGET_BYTES) -> None:
+    def __init__(
+        self,
+        handle: Handle,
+        host: str,
+        *,
+        budget_bytes: int = BUDGET_BYTES,
+        copied: Collection[str] = (),
+        gate: Gate | None = None,
+    ) -> None:
         self._handle = handle
-        self._key = secrets.token_bytes(16)
+        self._copied = copied
+        self._gate = gate
+        self._keys = LaneKeys(once=gate is not None and gate.asks)
         self._unix_address = "rowloom-" + secrets.token_hex(16)
         self._budget = Budget(budget_bytes)
         self._lock = threading.Lock()
@@ -64,13 +83,24 @@ class LaneServer:
             unix.listen(128)
             self._listeners.append(unix)
 
-    def describe(self) -> pb.LaneReply:
-        """What clients are told over gRPC."""
+    def describe(self, caller: Caller | None = None) -> pb.LaneReply:
+        """What clients are told over gRPC. caller: who asks, and will be who opens a lane with the key."""
         if self._stopping.is_set():
             return pb.LaneReply()
-        return pb.LaneReply(
-            key=self._key, port=self._port, unix_address=self._unix_address if HAS_ARENAS else ""
+        reply = pb.LaneReply(
+            key=self._keys.give(caller),
+            port=self._port,
+            unix_address=self._unix_address if HAS_ARENAS else "",
+            once=self._keys.once,
         )
+        if self._gate is not None and self._gate.security.tls:
+            reply.tls, reply.user = True, os.geteuid()
+        return reply
+
+    @property
+    def connections(self) -> int:
+        """How many there are, that said hello."""
+        return len(self._connections)
 
     def start(self) -> None:
         """Begin to accept."""
@@ -98,7 +128,7 @@ class LaneServer:
     def _accept(self) -> None:
         """Take connections and hear hellos, until the server stops. Nothing that connects can end this."""
         with selectors.DefaultSelector() as poll:
-            strangers = Strangers(self._key, poll)
+            strangers = Strangers(self._keys.take, poll)
             for listener in self._listeners:
                 listener.setblocking(False)
                 poll.register(listener, selectors.EVENT_READ)
@@ -124,6 +154,10 @@ class LaneServer:
                 strangers.drop_oldest()
             return
         self._starved = False
+        context = self._gate.lane_context() if self._gate is not None else None
+        if context is not None and end.family != socket.AF_UNIX:
+            end.setblocking(False)
+            end = context.wrap_socket(end, server_side=True, do_handshake_on_connect=False)
         strangers.add(end, time.monotonic())
 
     def _starve(self, error: OSError) -> None:
@@ -135,14 +169,14 @@ class LaneServer:
 
     def _hear(self, end: socket.socket, strangers: Strangers) -> None:
         try:
-            known, arena = strangers.hear(end)
+            caller, arena = strangers.hear(end)
         except (OSError, InvalidRequest) as e:
             log.debug("what connected to the row lane is shown the door: %s", e)
             return
-        if known:
-            self._admit(end, arena)
+        if caller is not None:
+            self._admit(end, arena, caller)
 
-    def _admit(self, end: socket.socket, arena: mmap.mmap | None) -> None:
+    def _admit(self, end: socket.socket, arena: mmap.mmap | None, caller: Caller) -> None:
         """Give a connection its thread."""
         with self._lock:
             if self._stopping.is_set() or len(self._connections) >= MAX_CONNECTIONS:
@@ -150,17 +184,24 @@ class LaneServer:
                 return
             self._connections.add(end)
         try:
-            threading.Thread(target=self._serve, args=(end, arena), name="rowloom-lane", daemon=True).start()
+            threading.Thread(
+                target=self._serve, args=(end, arena, caller), name="rowloom-lane", daemon=True
+            ).start()
         except RuntimeError as e:  # the system has no thread to give: this one goes on over gRPC
             log.error("a connection of the row lane is refused: %s", e)
             with self._lock:
                 self._connections.discard(end)
             end.close()
 
-    def _serve(self, end: socket.socket, arena: mmap.mmap | None) -> None:
+    def _renewed(self, caller: Caller) -> Caller:
+        return caller if self._gate is None else self._gate.renewed(caller)
+
+    def _serve(self, end: socket.socket, arena: mmap.mmap | None, caller: Caller) -> None:
         try:
             with end:
-                LaneConnection(end, arena, self._handle, self._budget).run()
+                LaneConnection(
+                    end, arena, self._handle, self._budget, self._copied, caller, self._renewed
+                ).run()
         except (OSError, InvalidRequest) as e:
             log.debug("a connection of the row lane ended: %s", e)
         except Exception:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import fcntl
-import hmac
 import mmap
 import os
 import selectors
 import socket
-from collections.abc import Sequence
+import ssl
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ...proto.errors import InvalidRequest
 from ...proto.lane import ARENA_BYTES, HELLO_BYTES, Hello
+from ..call import Caller
 
 HELLO_TIMEOUT_S = 5.0
 MOST_STRANGERS = 64  # who comes beyond them takes the place of the one that has waited longest
@@ -21,6 +22,7 @@ MOST_STRANGERS = 64  # who comes beyond them takes the place of the one that has
 @dataclass
 class _Stranger:
     until: float
+    shaking: bool = False  # its TLS handshake is not done
     data: bytearray = field(default_factory=bytearray)
     descriptors: list[int] = field(default_factory=list[int])
 
@@ -34,12 +36,12 @@ class Strangers:
     """Connections, none of which may block: their owner polls them, and calls `hear` for those that are ready.
 
     Args:
-        key: what a hello must bring.
+        admit: who it is that brings a key in its hello; None: the key is nobody's.
         poll: where they are registered while they are here.
     """
 
-    def __init__(self, key: bytes, poll: selectors.BaseSelector) -> None:
-        self._key = key
+    def __init__(self, admit: Callable[[bytes], Caller | None], poll: selectors.BaseSelector) -> None:
+        self._admit = admit
         self._poll = poll
         self._there: dict[socket.socket, _Stranger] = {}  # the one that has waited longest comes first
 
@@ -52,18 +54,21 @@ class Strangers:
             self.drop_oldest()
         end.setblocking(False)
         self._poll.register(end, selectors.EVENT_READ)
-        self._there[end] = _Stranger(now + HELLO_TIMEOUT_S)
+        self._there[end] = _Stranger(now + HELLO_TIMEOUT_S, shaking=isinstance(end, ssl.SSLSocket))
 
-    def hear(self, end: socket.socket) -> tuple[bool, mmap.mmap | None]:
-        """Take what somebody says: whether it is a stranger no more, and the memory that it shares, if it does.
+    def hear(self, end: socket.socket) -> tuple[Caller | None, mmap.mmap | None]:
+        """Take what somebody says: who it is, None as long as it is a stranger; and the memory that it shares, if any.
 
         Raises:
             OSError, InvalidRequest: it will never be one of ours; it is gone from here, and closed.
         """
         stranger = self._there.get(end)
         if stranger is None:  # closed since it was ready
-            return False, None
+            return None, None
         try:
+            if stranger.shaking and isinstance(end, ssl.SSLSocket):
+                end.do_handshake()
+                stranger.shaking = False
             left = HELLO_BYTES - len(stranger.data)
             if end.family == socket.AF_UNIX:
                 data, descriptors, _, _ = socket.recv_fds(end, left, 1)
@@ -74,18 +79,22 @@ class Strangers:
             if not data:
                 raise InvalidRequest(f"what connected left after {len(stranger.data)} bytes of its hello")
             if len(stranger.data) < HELLO_BYTES:
-                return False, None
+                return None, None
             hello = Hello.decode(bytes(stranger.data))
-            if not hmac.compare_digest(hello.key, self._key):
-                raise InvalidRequest("what connected has another server's key")
+            caller = self._admit(hello.key)
+            if caller is None:
+                raise InvalidRequest("what connected has a key that is not of this server, or not any more")
             arena = _arena(stranger.descriptors, hello.arena_bytes) if hello.arena_bytes else None
-        except BlockingIOError:
-            return False, None
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None, None
+        except ssl.SSLWantWriteError:  # more than the socket's buffer takes: no client of ours
+            self._drop(end)
+            raise
         except BaseException:
             self._drop(end)
             raise
         self._forget(end)
-        return True, arena
+        return caller, arena
 
     def expire(self, now: float) -> None:
         """Close those that have been silent for too long."""

@@ -63,9 +63,14 @@ class Disk:
         os.pwrite(handle, text.encode(), 0)
         return handle
 
-    def open(self, path: str, *, create: bool = False) -> int:
-        """A handle for reading and writing a file; it is no link."""
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+    def open(self, path: str, *, create: bool = False, write: bool = True) -> int:
+        """A handle for reading and writing a file, or only for reading; it is no link."""
+        flags = (
+            (os.O_RDWR if write else os.O_RDONLY)
+            | os.O_CLOEXEC
+            | os.O_NOFOLLOW
+            | (os.O_CREAT if create else 0)
+        )
         handle = os.open(path, flags, 0o600)
         self._paths[handle] = path
         return handle
@@ -88,8 +93,24 @@ class Disk:
 
     def pwritev(self, handle: int, buffers: Sequence[Buffer], place: int) -> int:
         """Write at most MOST_BUFFERS buffers to a place in a file, or less of them. Returns how many bytes."""
-        with self._naming(handle):
+        try:
             return os.pwritev(handle, buffers, place)
+        except OSError:
+            with self._naming(handle):  # around the call it would cost as much as a short write
+                raise
+
+    def write(self, handle: int, buffers: Sequence[Buffer], place: int) -> None:
+        """Write all of the buffers, one after the other, to a place in a file."""
+        left = [view.cast("B") for buffer in buffers if (view := memoryview(buffer)).nbytes]
+        while left:
+            done = self.pwritev(handle, left[:MOST_BUFFERS], place)
+            if not done:
+                raise OSError(errno.EIO, "a write wrote nothing", self._paths.get(handle))
+            place += done
+            while left and done >= len(left[0]):
+                done -= len(left.pop(0))
+            if done:
+                left[0] = left[0][done:]
 
     def reserve(self, handle: int, size: int) -> bool:
         """Give a file its size and all of its blocks, unwritten; False if the file system cannot."""

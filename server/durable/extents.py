@@ -51,6 +51,18 @@ class LogEnd(NamedTuple):
     offset: int = 0
     extents: tuple[SegmentExtent, ...] = ()
 
+    def behind(self, lsn: int, segment_bytes: int) -> LogEnd:
+        """As it goes on in a segment of its own behind a snapshot, which has every record up to one.
+
+        Records between the end and there are only in the snapshot. Whoever reads the log from an earlier point comes to
+        a gap, and to records behind it that were made when the log was safe beyond the gap: it is refused.
+        """
+        last = self.extents[-1] if self.extents else None
+        number = last.number + 1 if last else 1
+        begin = last.begin + last.bytes - HEADER_BYTES if last else self.offset
+        extent = SegmentExtent(number, begin, lsn + 1, segment_bytes)
+        return LogEnd(lsn, begin, (*self.extents, extent))
+
 
 @dataclass(frozen=True)
 class Owner:

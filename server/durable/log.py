@@ -4,7 +4,8 @@ Why it is so. What must hold: what was acknowledged is read back, in order, with
 written beside each other, in any order, so what counts is a *prefix*: up to where everything is written, or synced. A
 mark for each record would acknowledge one whose predecessor is not there yet, and the reader stops at the gap.
 A log that failed stays failed: after a failed sync the kernel takes the pages for clean, so a second one that succeeds
-says nothing. What was safe before the failure stays acknowledged, nothing behind it will ever be.
+says nothing. What was safe before the failure stays acknowledged, nothing behind it will ever be. What takes its place,
+behind a snapshot of all that was applied, begins with a file of its own (`renewed`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from ...proto.errors import PushUnresolved, Unavailable
+from ...proto.errors import PushUnresolved, Unavailable, in_words
 from .extents import HEADER_BYTES, LogEnd, SegmentExtent
 from .records import MAX_PAYLOAD_BYTES, Head, Kind, size_of
 
@@ -121,10 +122,10 @@ class Log:
         """Raise Unavailable if the log takes no more: to be asked before anything is applied."""
         if self.error is not None:
             raise Unavailable(
-                f"this shard takes no changes, because its log failed: {self._cause}; nothing changed"
+                f"this shard takes no changes, because its log failed: {self.cause}; nothing changed"
             )
 
-    def append(self, kind: Kind, length: int, rows_after: int = 0, fold: int = 0) -> Ticket:
+    def append(self, kind: Kind, length: int, rows_after: int = 0, fold: int = 0, time_s: int = 0) -> Ticket:
         """Reserve room for a record, behind all others. Whoever gets a ticket reports it written, or failed.
 
         Args:
@@ -132,15 +133,16 @@ class Log:
             length: of its payload, in bytes.
             rows_after: as in Head.
             fold: as in Head.
+            time_s: as in Head.
 
         Raises:
             PushUnresolved: the log has failed since `check`. What was applied will not be in it.
         """
         if self.error is not None:
-            raise PushUnresolved(f"the push is not in the log, which failed meanwhile: {self._cause}")
+            raise PushUnresolved(f"the push is not in the log, which failed meanwhile: {self.cause}")
         if not 0 <= length <= MAX_PAYLOAD_BYTES:
             raise ValueError(f"a record holds at most {MAX_PAYLOAD_BYTES} bytes, got {length}")
-        head = Head(kind, length, self.lsn + 1, self.end, self.kept, rows_after, fold)
+        head = Head(kind, length, self.lsn + 1, self.end, self.kept, rows_after, fold, time_s=time_s)
         ticket = Ticket(head, self._room(head))
         self.lsn, self.end = head.lsn, head.end
         return ticket
@@ -179,24 +181,39 @@ class Log:
         self._limit = max(self.ackable, limit)
         self.error = self.error or error
 
+    def renewed(self, opened: int) -> Log:
+        """A log that goes on behind this one, which failed, once a snapshot has all that was reserved in it.
+
+        opened: number of the last segment that has its file. Not one more byte goes into those.
+        """
+        extents = tuple(extent for extent in self._extents if extent.number <= opened)
+        there = LogEnd(self.lsn, self.end, extents)
+        return Log(self.mode, there.behind(self.lsn, self._segment_bytes), self._segment_bytes)
+
     def check_reachable(self, position: int) -> None:
         """Raise PushUnresolved if the log will never be safe up to a position."""
         if self.error is not None and position > self._limit:
             raise PushUnresolved(
                 f"the push was applied, but whether it survives a restart of the shard is not known: its log failed: "
-                f"{self._cause}"
+                f"{self.cause}"
             )
 
     @property
-    def _cause(self) -> str:
-        return f"{type(self.error).__name__}: {self.error}"
+    def cause(self) -> str:
+        """Why it takes no more, in words; empty while it does."""
+        return "" if self.error is None else in_words(self.error)
 
     # ---------------------------------------------------------------------------------------------- its segments
+
+    @property
+    def last(self) -> SegmentExtent:
+        """The segment that the next record goes to, if it fits."""
+        return self._extents[-1]
 
     def check_open(self) -> None:
         """Raise PushUnresolved if the log has failed: no more segments are made."""
         if self.error is not None:
-            raise PushUnresolved(f"the log failed: {self._cause}")
+            raise PushUnresolved(f"the log failed: {self.cause}")
 
     def extent_of(self, number: int) -> SegmentExtent:
         """What segment `number` holds."""

@@ -10,12 +10,15 @@ A segment that was used before is full of whole records of its earlier life. The
 and the segment's salt; no end is marked.
 Not seen: damage of the very last group of records, behind which no other was made. It reads as a crash.
 With `process`, a loss of power may look like damage. It is refused as such: acknowledged pushes are missing either way.
+A log may end before the snapshot that it goes on from: it failed, and the snapshot was made to go on; or the power was
+lost, and the snapshot had been synced while the log (`process`) had not. All that counts is in the snapshot, unless a
+whole record of a later number is there: then records between the two are missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, zip_longest
 
 import numpy as np
 
@@ -31,11 +34,16 @@ from .records import (
     parse,
     parse_head,
 )
+from .segment_files import SegmentFiles
 from .segments import Segments
 
 _WINDOW_BYTES = (
     16 << 20
 )  # read at once: several of the longest records that are usual; a longer one is read whole
+
+
+class BeginsTooLate(LogCorrupt):
+    """A log lacks its first records, and no snapshot has them."""
 
 
 class Reading:
@@ -49,16 +57,21 @@ class Reading:
         first_lsn: of the first record that is there.
         end: how far the log goes, as far as it has been read.
         dropped: bytes behind it of records that were never finished nor acknowledged.
+        is_behind: it ends before the snapshot does, and nothing says that there was more of it than the snapshot has.
+        passed: the last record that was read and is not needed; None: none is there any more.
 
     Raises:
         LogCorrupt: a segment is missing or its header is damaged.
     """
 
-    def __init__(self, segments: Segments, after: int = 0) -> None:
+    def __init__(self, segments: SegmentFiles, after: int = 0) -> None:
         self.dropped = 0
+        self.is_behind = False
+        self.passed: Head | None = None
         self._segments = segments
         self._after = after
         self._done = False
+        self._synced = 0  # up to this offset the log was safe when its last record was made
         self._extents = tuple(segments.take(number).extent for number in segments.numbers())
         self._check_extents()
         self.first_lsn = self._extents[0].first_lsn if self._extents else 1
@@ -77,12 +90,12 @@ class Reading:
                 raise LogCorrupt(f"{file} does not follow the segment before it: {before}, then {extent}")
         first = self._extents[0].first_lsn if self._extents else 1
         if first > self._after + 1:
-            raise LogCorrupt(
+            raise BeginsTooLate(
                 f"{self._segments.folder}: the log begins with record {first}, records {self._after + 1} to "
                 f"{first - 1} are missing"
             )
         if not self._extents and self._after:
-            raise LogCorrupt(
+            raise BeginsTooLate(
                 f"{self._segments.folder} has no segment: the log up to record {self._after} is missing"
             )
 
@@ -95,8 +108,11 @@ class Reading:
             self.end = LogEnd(extent.first_lsn - 1, extent.begin, self._extents[: index + 1])
             for record in self._of_segment(extent, following):
                 self.end = LogEnd(record.head.lsn, record.head.end, self.end.extents)
+                self._synced = record.head.prefix
                 if record.head.lsn > self._after:
                     yield record
+                else:
+                    self.passed = record.head
             if following is not None and following.begin != self.end.offset:
                 break  # it ends within a segment
             if following is not None and following.first_lsn != self.end.lsn + 1:
@@ -104,11 +120,7 @@ class Reading:
                     f"{self._segments.file(following.number)} begins with record {following.first_lsn}, the segment "
                     f"before it ends with record {self.end.lsn}"
                 )
-        if self.end.lsn < self._after:
-            raise LogCorrupt(
-                f"{self._segments.folder}: the log ends with record {self.end.lsn}, but a snapshot was made after "
-                f"record {self._after}"
-            )
+        self.is_behind = self.end.lsn < self._after
         self._done = True
 
     def _of_segment(self, extent: SegmentExtent, following: SegmentExtent | None) -> Iterator[LoggedRecord]:
@@ -138,7 +150,7 @@ class Reading:
             end = head.end if extents[0].place(head.end) <= extents[0].bytes else bad + HEAD_BYTES
         for extent in extents:
             for later in self._later(extent, max(bad, extent.begin), last):
-                if later.prefix > bad:
+                if later.prefix > bad and later.lsn > self._after:
                     raise LogCorrupt(
                         f"{self._segments.file(extents[0].number)}: record {last + 1} at offset {bad} (byte "
                         f"{extents[0].place(bad)} of the file) is damaged: {why}. It had been acknowledged: record "
@@ -172,16 +184,46 @@ class Reading:
         It may be interrupted anywhere, and done again.
         """
         assert self._done, "a log is read to its end before it is repaired"
-        segments, kept = self._segments, self.end.extents
+        segments, kept = self._writable, self.end.extents
+        if self.is_behind:
+            return self._go_on_behind()
         for extent in reversed(self._extents[len(kept) :]):
             segments.remove(extent.number)
-        if kept and self.dropped:
+        if segments.survives_power:
+            self._write_again(kept)
+        if kept and (self.dropped or segments.survives_power):
             segments.zero(kept[-1].number, kept[-1].place(self.end.offset))
         for extent in kept:
             # A process that was killed may have left it in the system's memory only.
             segments.sync(extent.number)
         segments.sync_names()
         return self.end
+
+    def _go_on_behind(self) -> LogEnd:
+        """The snapshot has more than the log: that goes on behind it, in a file of its own."""
+        kept = tuple(extent for extent in self._extents if extent.first_lsn <= self._after + 1)
+        for extent in reversed(self._extents[len(kept) :]):
+            self._writable.remove(extent.number)
+        end = self.end._replace(extents=kept).behind(self._after, self._writable.segment_bytes)
+        self._writable.begin_anew(end.extents[-1])
+        return end
+
+    @property
+    def _writable(self) -> Segments:
+        assert isinstance(self._segments, Segments), "these files were opened to be read"
+        return self._segments
+
+    def _write_again(self, kept: Sequence[SegmentExtent]) -> None:
+        """Write what no sync is known to have reached over itself.
+
+        A sync of an earlier recovery may have failed: the system then shows what was written and takes it for being on
+        disk, and no later sync writes it. Once, records that were acknowledged after that were gone with the power.
+        """
+        for extent, following in zip_longest(kept, kept[1:]):
+            begin = max(extent.begin, self._synced)
+            end = following.begin if following else self.end.offset
+            if begin < end:
+                self._writable.write_again(extent.number, extent.place(begin), extent.place(end))
 
 
 def _check_next(head: Head, offset: int, lsn: int) -> None:
@@ -191,7 +233,7 @@ def _check_next(head: Head, offset: int, lsn: int) -> None:
         raise BadRecord(f"it says that it is record {head.lsn}")
 
 
-def _candidates(segments: Segments, extent: SegmentExtent, begin: int) -> Iterator[int]:
+def _candidates(segments: SegmentFiles, extent: SegmentExtent, begin: int) -> Iterator[int]:
     """Offsets of a segment from one on where a record may begin: which say of themselves that they are this offset."""
     step = _WINDOW_BYTES
     for place in range(extent.place(begin), extent.bytes, step):
@@ -203,7 +245,7 @@ def _candidates(segments: Segments, extent: SegmentExtent, begin: int) -> Iterat
         yield from offsets[words == offsets].tolist()
 
 
-def _words(segments: Segments, extent: SegmentExtent, place: int, count: int) -> np.ndarray:
+def _words(segments: SegmentFiles, extent: SegmentExtent, place: int, count: int) -> np.ndarray:
     buffer = np.zeros(count - count % ALIGNMENT, np.uint8)
     segments.read(extent.number, buffer.data, place)
     return buffer.view("<u8")
@@ -212,7 +254,7 @@ def _words(segments: Segments, extent: SegmentExtent, place: int, count: int) ->
 class _Window:
     """Bytes of a segment's file, read ahead."""
 
-    def __init__(self, segments: Segments, extent: SegmentExtent) -> None:
+    def __init__(self, segments: SegmentFiles, extent: SegmentExtent) -> None:
         self._segments = segments
         self._extent = extent
         self._begin = 0

@@ -1,9 +1,11 @@
 """The bytes of one record of a log.
 
     magic u32 | crc32c u32 of all that follows | length u32 of the payload | kind u16 | version u16 | lsn u64
-    | own offset u64 | prefix u64 | rows after it u64 | fold u32 | zero u32 | payload | zeros to a multiple of 8
+    | own offset u64 | prefix u64 | rows after it u64 | fold u32 | time u32 | payload | zeros to a multiple of 8
 
 All little-endian. Offsets count the bytes of records since the log began; files and their headers are not in them.
+The time is in whole seconds since 1970, UTC, by the shard's clock: who restores to a point in time needs no finer one,
+and the four bytes were kept free, as zeros. So zero means that it is not known; versions read each other's records.
 
 Why it is so. What must hold: a reader tells a record that was never finished from one that was damaged later. Records
 are written beside each other, so after a crash a whole one may well follow a torn one, and neither was acknowledged.
@@ -31,8 +33,9 @@ MAGIC = 0x4C57_4C52  # "RLWL"
 VERSION = 1
 ALIGNMENT = 8  # of records, so that those behind a bad one are looked for in a few places only
 MAX_PAYLOAD_BYTES = (1 << 32) - 64
+MAX_TIME_S = (1 << 32) - 1  # in the year 2106
 OFFSET_AT = 24  # where a record has its own offset
-_HEAD = struct.Struct("<IIIHHQQQQI4x")
+_HEAD = struct.Struct("<IIIHHQQQQII")
 _CRC = struct.Struct("<I")
 HEAD_BYTES = _HEAD.size
 _CHECKED_FROM = 8
@@ -55,7 +58,8 @@ class Kind(IntEnum):
     DROP = 3
     SET_LR = 4
     RECEIVE = 5  # the request to become a shard of another epoch, as it arrived
-    RECEIVED = 6  # what another shard answered: rows, or a piece of its ledger
+    RECEIVED = 6  # what another shard answered: rows
+    LEDGER = 7  # and a piece of its ledger
     CUT = 8  # the state up to here is in a snapshot
     STEP = 9  # the request as it arrived; its pull is not looked at
 
@@ -72,6 +76,7 @@ class Head(NamedTuple):
         rows_after: rows of the shard when the record had been applied.
         fold: 32 bits of what it made of its last row; replay compares.
         version: of this format.
+        time_s: when it was made, in whole seconds since 1970; 0: the rowloom that wrote it did not say.
     """
 
     kind: int
@@ -82,6 +87,7 @@ class Head(NamedTuple):
     rows_after: int = 0
     fold: int = 0
     version: int = VERSION
+    time_s: int = 0
 
     @property
     def end(self) -> int:
@@ -125,6 +131,7 @@ def encode(head: Head, payload: Sequence[Buffer], salt: int) -> list[Buffer]:
         head.prefix,
         head.rows_after,
         head.fold,
+        head.time_s,
     )
     crc = crc32c(memoryview(packed)[_CHECKED_FROM:], salt)
     for part in payload:
@@ -137,10 +144,10 @@ def parse_head(buffer: memoryview) -> Head:
     """The head at the beginning of a buffer of bytes. Its checksum is not looked at. Raises BadRecord."""
     if len(buffer) < HEAD_BYTES:
         raise BadRecord(f"{len(buffer)} bytes are left, a record has at least {HEAD_BYTES}")
-    magic, _, length, kind, version, lsn, offset, prefix, rows_after, fold = _HEAD.unpack_from(buffer)
+    magic, _, length, kind, version, lsn, offset, prefix, rows_after, fold, time_s = _HEAD.unpack_from(buffer)
     if magic != MAGIC:
         raise BadRecord(f"it begins with {magic:#010x}, a record with {MAGIC:#010x}")
-    return Head(kind, length, lsn, offset, prefix, rows_after, fold, version)
+    return Head(kind, length, lsn, offset, prefix, rows_after, fold, version, time_s)
 
 
 def parse(buffer: memoryview, salt: int) -> LoggedRecord:

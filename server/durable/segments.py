@@ -7,6 +7,7 @@ write costs half of one that appends, and a disk that is full says so while a sp
 room. So a segment is filled with zeros once, by writes: blocks that are only promised (`fallocate`) would be changed by
 the first sync. A segment that is needed no more becomes a spare, old records and all: its new header has another number
 and another salt, so none of them is taken for a new one.
+It stays one, up to MOST_SPARES: to write over pages that the system has for a file takes half the time of new ones.
 A file gets its name as a segment when its header is on disk. So each file of that name has a header, or is damaged.
 Rejected: memory maps: a full disk would end the process, instead of failing a call.
 """
@@ -18,19 +19,17 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from ...proto.errors import RowloomError
 from ...proto.framing import Buffer
-from .disk import MOST_BUFFERS, Disk
-from .extents import HEADER_BYTES, Header, Owner, SegmentExtent
-from .records import LogCorrupt
+from .disk import Disk
+from .extents import Header, Owner, SegmentExtent
+from .segment_files import OpenSegment, SegmentFiles
 
 SEGMENT_BYTES = 64 << 20
 LOCK = "lock"  # the file that says who has the folder
-MOST_SPARES = 2  # what is more is given back to the system
+MOST_SPARES = 64  # 4 GiB; what is more is given back to the system
 _FILL_BYTES = 1 << 20
-_SEGMENT = re.compile(r"wal-(\d{10})\.log")
 _SPARE = re.compile(r"spare-(\d+)\.(log|new)")
 
 
@@ -38,18 +37,12 @@ class LogInUse(RowloomError):
     """Another server has the log. Two that write one log would destroy it."""
 
 
-@dataclass(frozen=True)
-class _File:
-    handle: int
-    salt: int
-
-
 def _random_salt() -> int:
     return secrets.randbits(32)
 
 
-class Segments:
-    """The folder of one shard's log. Nobody else opens it meanwhile.
+class Segments(SegmentFiles):
+    """The folder of one shard's log, to be written. Nobody else opens it for that meanwhile.
 
     `open` is called by one thread at a time, and so is `make_spare`; the other methods by any.
 
@@ -59,8 +52,8 @@ class Segments:
         segment_bytes: of each file.
         disk: the operating system.
         salt: makes a number below 2**32 that clients cannot guess.
-        zeros: a new file is filled with zeros, as above; else it only gets its blocks, which is enough, and half the
-            work, for a log that is not synced.
+        survives_power: a new file is filled with zeros, as above; else it only gets its blocks, which is enough, and
+            half the work, for a log that is not synced.
 
     Raises:
         LogInUse: another process has it.
@@ -75,18 +68,16 @@ class Segments:
         segment_bytes: int = SEGMENT_BYTES,
         disk: Disk | None = None,
         salt: Callable[[], int] = _random_salt,
-        zeros: bool = True,
+        survives_power: bool = True,
     ) -> None:
-        self._zeros = zeros
-        self.folder = folder
-        self.owner = owner
+        super().__init__(folder, owner, disk=disk)
+        self.survives_power = survives_power
         self.segment_bytes = segment_bytes
-        self.disk = disk or Disk()
         self._salt = salt
-        self._lock = threading.Lock()  # of what follows; held around no call of the system
-        self._files: dict[int, _File] = {}  # by number
+        self._lock = threading.Lock()  # of what follows, and of the files; held around no call of the system
         self._spares: list[str] = []
         self._spare_number = 0
+        self._failed = 0  # number of the last segment whose file may be on a part of the disk that fails
         self.disk.make_folder(folder)
         self._locked = self._take()
         try:
@@ -124,62 +115,15 @@ class Segments:
         finally:
             self.disk.close(handle)
 
-    def _path(self, name: str) -> str:
-        return os.path.join(self.folder, name)
+    def _opened(self, path: str) -> int:
+        return self.disk.open(path)
 
-    def file(self, number: int) -> str:
-        """Where a segment is, for messages."""
-        return self._path(f"wal-{number:010}.log")
-
-    # --------------------------------------------------------------------------------------------------- as found
-
-    def numbers(self) -> list[int]:
-        """Of the segments that are there, in order."""
-        found = [_SEGMENT.fullmatch(name) for name in self.disk.names(self.folder)]
-        return sorted(int(match[1]) for match in found if match)
+    # --------------------------------------------------------------------------------------------------- as we grow
 
     @property
     def last(self) -> int:
         """Number of the last segment that is open; 0: none is."""
         return max(self._files, default=0)
-
-    def take(self, number: int) -> Header:
-        """Open a segment that was there before us. Returns its header. Raises LogCorrupt, OSError."""
-        file = self.file(number)
-        handle = self.disk.open(file)
-        try:
-            data = memoryview(bytearray(HEADER_BYTES))
-            header = Header.parse(data[: self.disk.preadv(handle, data, 0)], file)
-            size = self.disk.size(handle)
-            if header.owner != self.owner:
-                raise LogCorrupt(f"{file} is of {header.owner}, this is the log of {self.owner}")
-            if header.extent.number != number or header.extent.bytes != size:
-                raise LogCorrupt(
-                    f"{file}: the header says number {header.extent.number} and {header.extent.bytes} bytes, the file "
-                    f"is number {number} and has {size}"
-                )
-        except BaseException:
-            self.disk.close(handle)
-            raise
-        with self._lock:
-            self._files[number] = _File(handle, header.salt)
-        return header
-
-    def read(self, number: int, buffer: memoryview, place: int) -> int:
-        """Fill a buffer from a place in a segment's file. Returns how many bytes there were."""
-        done = 0
-        while done < len(buffer):
-            got = self.disk.preadv(self._files[number].handle, buffer[done:], place + done)
-            if not got:
-                break
-            done += got
-        return done
-
-    # --------------------------------------------------------------------------------------------------- as we grow
-
-    def salt(self, number: int) -> int:
-        """Where the checksums of a segment's records start."""
-        return self._files[number].salt
 
     def open(self, extent: SegmentExtent, *, synced: bool = True) -> None:
         """Make the file of a new segment, from a spare if one fits.
@@ -193,7 +137,7 @@ class Segments:
         path = self._path(self._spare(extent.bytes))
         handle = self.disk.open(path)
         try:
-            self._write(handle, [header.encode()], 0)
+            self.disk.write(handle, [header.encode()], 0)
             if synced:
                 self.disk.fdatasync(handle)
             self.disk.rename(path, self.file(extent.number))
@@ -203,11 +147,16 @@ class Segments:
             self.disk.close(handle)
             raise
         with self._lock:
-            self._files[extent.number] = _File(handle, header.salt)
+            self._files[extent.number] = OpenSegment(handle, header.salt)
+
+    def begin_anew(self, extent: SegmentExtent) -> None:
+        """As `open`, when those before it have failed: none of their files is used again."""
+        self.open(extent)
+        self._failed = extent.number - 1
 
     def write(self, number: int, buffers: Sequence[Buffer], place: int) -> None:
         """Write all of the buffers to a place in a segment's file."""
-        self._write(self._files[number].handle, buffers, place)
+        self.disk.write(self._files[number].handle, buffers, place)
 
     def sync(self, number: int) -> None:
         """Return when all of a segment's file is on disk."""
@@ -216,6 +165,13 @@ class Segments:
     def sync_names(self) -> None:
         """Return when the folder's names are on disk."""
         self.disk.sync_folder(self.folder)
+
+    def write_again(self, number: int, begin: int, end: int) -> None:
+        """Write the bytes between two places of a segment's file over themselves."""
+        buffer = memoryview(bytearray(min(_FILL_BYTES, end - begin)))
+        for place in range(begin, end, _FILL_BYTES):
+            some = buffer[: end - place]
+            self.write(number, [some[: self.read(number, some, place)]], place)
 
     def zero(self, number: int, place: int) -> None:
         """Write zeros over a segment's file, from a place to its end."""
@@ -234,7 +190,7 @@ class Segments:
         if size == self.segment_bytes:
             with self._lock:
                 if self._spares:
-                    return self._spares.pop(0)
+                    return self._spares.pop()
         return self._filled(size)
 
     def _filled(self, size: int) -> str:
@@ -246,7 +202,7 @@ class Segments:
         try:
             handle = self.disk.open(new, create=True)
             try:
-                if self._zeros or not self.disk.reserve(handle, size):
+                if self.survives_power or not self.disk.reserve(handle, size):
                     self._fill(handle, 0, size)
                     self.disk.fdatasync(handle)
             finally:
@@ -266,7 +222,8 @@ class Segments:
             with self._lock:
                 self._spare_number += 1
                 name = f"spare-{self._spare_number}.log"
-            if self.disk.size(file.handle) == self.segment_bytes and len(self._spares) < MOST_SPARES:
+            fits = number > self._failed and self.disk.size(file.handle) == self.segment_bytes
+            if fits and len(self._spares) < MOST_SPARES:
                 self.disk.rename(self.file(number), self._path(name))
                 # Its old name must be gone for good before the file is written to under a new one.
                 self.disk.sync_folder(self.folder)
@@ -287,23 +244,10 @@ class Segments:
 
     def close(self) -> None:
         """Close every file; another one may have the log."""
-        files, self._files = self._files, {}
-        for handle in [*(file.handle for file in files.values()), self._locked]:
-            self.disk.close(handle)
+        super().close()
+        self.disk.close(self._locked)
 
     def _fill(self, handle: int, begin: int, end: int) -> None:
         zeros = memoryview(bytes(min(_FILL_BYTES, end - begin)))
         for place in range(begin, end, _FILL_BYTES):
-            self._write(handle, [zeros[: end - place]], place)
-
-    def _write(self, handle: int, buffers: Sequence[Buffer], place: int) -> None:
-        left = [memoryview(b).cast("B") for b in buffers if len(b)]
-        while left:
-            done = self.disk.pwritev(handle, left[:MOST_BUFFERS], place)
-            if not done:
-                raise OSError(5, f"a write to {self.folder} wrote nothing")
-            place += done
-            while left and done >= len(left[0]):
-                done -= len(left.pop(0))
-            if done:
-                left[0] = left[0][done:]
+            self.disk.write(handle, [zeros[: end - place]], place)

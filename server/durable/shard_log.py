@@ -6,13 +6,15 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 
-from ...proto.errors import RowloomError, Unavailable
+from ...proto.errors import RetryLater, RowloomError, Unavailable
 from ...proto.framing import Buffer
 from ...proto.snapshots.snapshot import open_snapshot
 from ..journal import Journal
-from ..shard import Counters, Shard
+from ..metrics.counters import Counters
+from ..shard import Shard
 from ..snapshots.loading import load_shard
 from .disk import Disk
 from .extents import LogEnd, Owner
@@ -23,6 +25,7 @@ from .replay import Replay
 from .segments import LOCK, SEGMENT_BYTES, Segments
 from .writer import INTERVAL_S, Writer
 
+GRACE_S = 0.5  # for the disk, when a log is closed
 Noted = tuple[Ticket, Buffer]
 log = logging.getLogger(__name__)
 
@@ -38,10 +41,13 @@ class ShardLog:
     def __init__(self, writer: Writer, folder: str) -> None:
         self.folder = folder
         self._writer = writer
+        self._refuses = False
         self._noted: list[Noted] = []
         self._users = 0  # threads that are in `write` or `wait`, or will be
-        self._unused = threading.Condition()
+        self._lock = threading.Lock()
+        self._unused = threading.Condition(self._lock)
         self._closed = False
+        self._mending = False
 
     def __repr__(self) -> str:
         return f"<ShardLog {self._writer!r}>"
@@ -54,6 +60,11 @@ class ShardLog:
         return self._writer.end
 
     @property
+    def safe(self) -> int:
+        """As `Journal.safe`."""
+        return self._writer.ackable
+
+    @property
     def lsn(self) -> int:
         """As `Journal.lsn`."""
         return self._writer.lsn
@@ -62,6 +73,11 @@ class ShardLog:
     def bytes(self) -> int:
         """As `Journal.bytes`."""
         return self._writer.bytes
+
+    @property
+    def error(self) -> str:
+        """As `Journal.error`."""
+        return self._writer.error
 
     def trim(self, lsn: int) -> None:
         """As `Journal.trim`: in a thread of its own."""
@@ -76,9 +92,39 @@ class ShardLog:
         finally:
             self.leave()
 
+    @property
+    def mending(self) -> bool:
+        """As `Journal.mending`."""
+        return self._mending
+
+    def renew(self) -> None:
+        """As `Journal.renew`: in a thread of its own."""
+        if not self._mending:
+            self._mending = True
+            self.enter()
+            threading.Thread(target=self._renew, name="rowloom-renew", daemon=True).start()
+
+    def _renew(self) -> None:
+        try:
+            with self._unused:  # those that still wait are told, by `check_reachable`, that it is in vain
+                self._unused.wait_for(lambda: self._users == 1)
+            self._writer = self._writer.renewed()
+            log.warning("%s goes on behind a snapshot: pushes are taken again", self.folder)
+        except OSError as e:
+            log.error("%s cannot go on yet: %s", self.folder, e)
+        finally:
+            self._mending = False
+            self.leave()
+
     def check(self) -> None:
         """As `Journal.check`."""
+        if self._refuses:
+            raise RetryLater("the server stops: whoever has the log next takes it")
         self._writer.check()
+
+    def refuse(self) -> None:
+        """Nothing passes `check` any more; what has passed it has entered, and `close` waits for that."""
+        self._refuses = True
 
     def note(self, kind: Kind, payload: Buffer, rows_after: int = 0, fold: int = 0) -> int:
         """As `Journal.note`."""
@@ -95,7 +141,7 @@ class ShardLog:
 
     def enter(self) -> None:
         """The caller is about to `write` or to `wait`, and will `leave`: until then the files are not given back."""
-        with self._unused:
+        with self._lock:
             self._users += 1
 
     # ------------------------------------------------------------------------------------------------ beside the lock
@@ -114,25 +160,35 @@ class ShardLog:
         """Return when the log is safe up to a position. Raises PushUnresolved: it never will be."""
         self._writer.wait(position)
 
+    def settle(self, position: int) -> None:
+        """Return when the log is durable up to a position, in any mode. Raises PushUnresolved: it never will be."""
+        self._writer.wait(position)
+        self._writer.sync()
+
     def leave(self) -> None:
         """See `enter`."""
-        with self._unused:
+        with self._lock:
             self._users -= 1
-            self._unused.notify_all()
+            if self._closed:
+                self._unused.notify_all()
 
-    def close(self, *, sync: bool = True, last: Callable[[], object] = lambda: None) -> None:
-        """Give the files back, when nobody uses them any more. Who waits hears that the server stops.
-
-        No error if that was done before.
+    def close(
+        self, *, sync: bool = True, grace_s: float = GRACE_S, last: Callable[[], object] = lambda: None
+    ) -> None:
+        """Give the files back, when nobody uses them any more. No error if that was done before.
 
         Args:
             sync: first, what is written; else what is in them is needed no more.
+            grace_s: with `sync`, those that wait may wait so long for the disk: a push that was applied is not left
+                open because its server stops. Then they hear that it does.
             last: is done before others may have the folder.
         """
         with self._unused:
             if self._closed:  # the system may have given the numbers of the files to others since
                 return
             self._closed = True
+            if sync:
+                self._unused.wait_for(lambda: not self._users, grace_s)
         self._writer.stop()
         with self._unused:
             self._unused.wait_for(lambda: not self._users)
@@ -140,6 +196,11 @@ class ShardLog:
             last()
         finally:
             self._writer.close(sync=sync)
+
+
+def log_folder(root: str, owner: Owner) -> str:
+    """Where the log of a shard is, or would be, in the folder of all logs."""
+    return os.path.join(root, owner.cluster_id, f"epoch-{owner.epoch}", f"shard-{owner.shard}")
 
 
 class ShardLogs:
@@ -151,6 +212,7 @@ class ShardLogs:
         interval_s: between two syncs, with `interval`.
         segment_bytes: of each file.
         disk: the operating system.
+        clock: in seconds since 1970.
     """
 
     def __init__(
@@ -161,8 +223,10 @@ class ShardLogs:
         interval_s: float = INTERVAL_S,
         segment_bytes: int = SEGMENT_BYTES,
         disk: Disk | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.root = root
+        self._clock = clock
         self.mode = mode
         self._interval_s = interval_s
         self._segment_bytes = segment_bytes
@@ -170,7 +234,7 @@ class ShardLogs:
 
     def folder(self, owner: Owner) -> str:
         """Where the log of a shard is, or would be."""
-        return os.path.join(self.root, owner.cluster_id, f"epoch-{owner.epoch}", f"shard-{owner.shard}")
+        return log_folder(self.root, owner)
 
     def has(self, owner: Owner) -> bool:
         """As `Journals.has`."""
@@ -256,6 +320,13 @@ class ShardLogs:
             for record in reading.records():
                 replay.redo(record)
             replay.finish()
+            if reading.is_behind:
+                log.warning(
+                    "%s: the log ends with record %d, a snapshot has all up to record %d: the shard goes on from that",
+                    segments.folder,
+                    reading.end.lsn,
+                    lsn,
+                )
             shard.counters = Counters()
             return shard, self._open(segments, reading.repair())
         except BaseException:
@@ -268,12 +339,12 @@ class ShardLogs:
             owner,
             segment_bytes=self._segment_bytes,
             disk=self._disk,
-            zeros=self.mode is not Mode.PROCESS,
+            survives_power=self.mode is not Mode.PROCESS,
         )
 
     def _open(self, segments: Segments, end: LogEnd) -> ShardLog:
         known = Log(self.mode, end, self._segment_bytes)
-        writer = Writer(known, segments, interval_s=self._interval_s)
+        writer = Writer(known, segments, interval_s=self._interval_s, clock=self._clock)
         writer.start()
         return ShardLog(writer, segments.folder)
 

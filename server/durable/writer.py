@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from ...proto.errors import PushUnresolved
 from ...proto.framing import Buffer
 from .extents import SegmentExtent
 from .log import Log, Mode, Ticket
-from .records import Kind, encode
+from .records import MAX_TIME_S, Kind, encode
 from .segments import Segments
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Writer:
         moved: is told the position up to which the log is safe when that has moved, by any thread, sometimes an earlier
             position after a later one. No lock of the writer is held meanwhile.
         interval_s: between two syncs, with `interval`.
+        clock: in seconds since 1970: records say when they were made.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Writer:
         moved: Callable[[int], object] | None = None,
         *,
         interval_s: float = INTERVAL_S,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if known.mode is Mode.MEMORY:
             raise ValueError("with durability `memory` nothing is written: there is no log")
@@ -54,9 +57,11 @@ class Writer:
         self._segments = segments
         self._moved = moved
         self._interval_s = interval_s
+        self._clock = clock
         self._lock = threading.Lock()  # of all that follows, and of the log
         # Of the lock: notified when anything of it has changed.
         self._changed = threading.Condition(self._lock)
+        self._waiting = 0  # threads that wait for that
         # Notified when the log's own threads have something to do.
         self._wake = threading.Condition(self._lock)
         self._opened = segments.last  # number of the last segment that has its file
@@ -88,7 +93,9 @@ class Writer:
     def append(self, kind: Kind, length: int, rows_after: int = 0, fold: int = 0) -> Ticket:
         """Reserve room for a record; as Log.append. `write` must follow, or `abandon`: others wait for it."""
         with self._lock:
-            return self._log.append(kind, length, rows_after, fold)
+            # A clock that is far off spoils a time, not a push.
+            time_s = min(max(int(self._clock()), 0), MAX_TIME_S)
+            return self._log.append(kind, length, rows_after, fold, time_s)
 
     @property
     def end(self) -> int:
@@ -107,6 +114,12 @@ class Writer:
         """Of records, with those that a snapshot has and that were not cut off yet."""
         with self._lock:
             return self._log.end - self._log.begin
+
+    @property
+    def error(self) -> str:
+        """Why it takes no more; empty while it does."""
+        with self._lock:
+            return self._log.cause
 
     @property
     def ackable(self) -> int:
@@ -132,9 +145,10 @@ class Writer:
             if not isinstance(e, Exception):
                 raise
             raise PushUnresolved(f"the push was applied, but could not be written to the log: {e}") from e
-        with self._changed:
+        with self._lock:
             self._log.written(ticket)
-            self._changed.notify_all()
+            if self._waiting:
+                self._changed.notify_all()
         self._tell()
 
     def abandon(self, ticket: Ticket, cause: BaseException) -> None:
@@ -144,7 +158,7 @@ class Writer:
 
     def wait(self, position: int) -> None:
         """Return when the log is safe up to a position. Raises PushUnresolved: it never will be."""
-        with self._changed:
+        with self._lock:
             while self._log.ackable < position:
                 self._log.check_reachable(position)
                 if self._stopping:
@@ -154,7 +168,7 @@ class Writer:
                 if leads and self._log.written_prefix >= position:
                     self._sync()
                 else:
-                    self._changed.wait()
+                    self._await_change()
         self._tell()
 
     def sync(self) -> None:
@@ -165,7 +179,7 @@ class Writer:
                 if self._log.error is not None:
                     raise PushUnresolved(f"the log failed: {self._log.error}")
                 if self._syncing:
-                    self._changed.wait()
+                    self._await_change()
                 else:
                     self._sync()
         self._tell()
@@ -178,7 +192,8 @@ class Writer:
         """
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: not self._syncing)
+                while self._syncing:
+                    self._await_change()
                 number = self._log.cut(lsn) if self._log.error is None else 0
             if not number:
                 return
@@ -188,6 +203,25 @@ class Writer:
                 with self._changed:
                     self._fail(e)
                 raise
+
+    def renewed(self) -> Writer:
+        """One that goes on in a new segment, when the log failed and a snapshot has all of it.
+
+        Nobody writes to this one any more, and whoever waits is told that the wait is in vain.
+
+        Raises:
+            OSError: there is no room for the segment, or the disk still fails; this one stays as it is.
+        """
+        self.stop()
+        for thread in self._threads:
+            thread.join()
+        with self._lock:
+            known = self._log.renewed(self._opened)
+        self._segments.begin_anew(known.last)
+        other = Writer(known, self._segments, self._moved, interval_s=self._interval_s, clock=self._clock)
+        if self._threads:
+            other.start()
+        return other
 
     def stop(self) -> None:
         """Nobody waits any more."""
@@ -209,6 +243,14 @@ class Writer:
 
     # ---------------------------------------------------------------------------------------------------- inside
 
+    def _await_change(self) -> None:
+        """Called with the lock, which is free meanwhile."""
+        self._waiting += 1
+        try:
+            self._changed.wait()
+        finally:
+            self._waiting -= 1
+
     def _open_up_to(self, number: int) -> None:
         """Return when a segment has its file. Whoever needs one first makes it, and those before it, in order."""
         if number <= self._opened:  # it only grows
@@ -217,7 +259,7 @@ class Writer:
             while self._opened < number:
                 self._log.check_open()
                 if self._opening:
-                    self._changed.wait()
+                    self._await_change()
                 else:
                     self._open(self._log.extent_of(self._opened + 1))
 

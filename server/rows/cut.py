@@ -17,6 +17,7 @@ import numpy as np
 from ...proto.jit import kernel
 
 _FIRST_ROOM = 1024
+_STRIDE = 16  # numbers looked at for one row, where few are wanted
 
 
 class CutBlock(NamedTuple):
@@ -34,14 +35,16 @@ class Cut:
         end: all numbers are below, at the cut.
         generation: what rows that change after it are marked with.
         widths: of the columns.
+        first: only rows that were marked with this or more before the cut; 0: all rows.
 
     Attributes:
         generation: see above.
         saved_bytes: what the copies take.
     """
 
-    def __init__(self, end: int, generation: int, widths: Sequence[int]) -> None:
+    def __init__(self, end: int, generation: int, widths: Sequence[int], first: int = 0) -> None:
         self.generation = generation
+        self._first = first
         self._end = end
         self._cursor = 0
         self._count = 0  # copies
@@ -62,7 +65,12 @@ class Cut:
         return self._cursor >= self._end
 
     def save(
-        self, numbers: np.ndarray, ids: np.ndarray, touched: np.ndarray, columns: Sequence[np.ndarray]
+        self,
+        numbers: np.ndarray,
+        ids: np.ndarray,
+        touched: np.ndarray,
+        columns: Sequence[np.ndarray],
+        mark: int,
     ) -> None:
         """Mark rows that are about to change, and copy those aside that have not changed since the cut.
 
@@ -71,9 +79,11 @@ class Cut:
             ids: of all rows by number; below zero where there is none.
             touched: their marks, which are set.
             columns: theirs.
+            mark: what they are marked with: the generation of now, which is the cut's or a later one.
         """
         first, before = np.empty(len(numbers), np.int32), np.empty(len(numbers), np.uint32)
-        bounds = self._cursor, self._end, np.uint32(self.generation)
+        marks = np.uint32(self._first), np.uint32(self.generation), np.uint32(mark)
+        bounds = self._cursor, self._end, *marks
         count = _first_changes(numbers, *bounds, touched, first, before)
         if not count:
             return
@@ -99,20 +109,34 @@ class Cut:
     def read(
         self, count: int, ids: np.ndarray, touched: np.ndarray, columns: Sequence[np.ndarray]
     ) -> CutBlock:
-        """The next rows as they were at the cut: those of up to `count` numbers. Arguments as of `save`."""
-        begin, end = self._cursor, min(self._cursor + count, self._end)
-        block: list[np.ndarray] = [array[begin:end].copy() for array in (ids, touched, *columns)]
+        """The next rows as they were at the cut: those of `count` numbers, or the wanted ones of some more.
+
+        Arguments as of `save`.
+        """
+        begin, end = self._cursor, min(self._cursor + count * (_STRIDE if self._first else 1), self._end)
+        some_ids, marks = np.array(ids[begin:end]), np.array(touched[begin:end])  # copies
         saved = self._numbers[: self._count]
         here = np.flatnonzero(saved < end)  # none is below `begin`
         place = saved[here] - begin
-        for mine, array in zip(block, (self._ids, self._touched, *self._columns), strict=True):
-            mine[place] = array[here]
+        # What has a later mark and was not copied came into being since, or is not wanted.
+        wanted = np.logical_and(marks >= np.uint32(self._first), marks < np.uint32(self.generation))
+        some_ids[place], marks[place], wanted[place] = self._ids[here], self._touched[here], True
+        picked = np.flatnonzero(wanted & (some_ids >= 0))
+        if len(picked) > count:
+            end, picked = begin + int(picked[count]), picked[:count]
+        copies = np.full(len(wanted), -1)  # where the copy of a row is, by its place
+        copies[place] = here
+        copies = copies[picked]
+        at = np.flatnonzero(copies >= 0)
+        out: list[np.ndarray] = []
+        for column, kept in zip(columns, self._columns, strict=True):
+            whole = len(picked) == end - begin
+            rows = np.array(column[begin:end]) if whole else column.take(picked + begin, 0)
+            rows[at] = kept[copies[at]]
+            out.append(rows)
         self._cursor = end
         self._forget(np.flatnonzero(saved >= end))
-        there = block[0] >= 0
-        if not there.all():
-            block = [array[there] for array in block]
-        return CutBlock(block[0], block[1], tuple(block[2:]))
+        return CutBlock(some_ids[picked], marks[picked], tuple(out))
 
     def _forget(self, kept: np.ndarray) -> None:
         """Copies of rows that have been read."""
@@ -133,18 +157,20 @@ def _first_changes(
     numbers: np.ndarray,
     begin: int,
     end: int,
+    least: np.uint32,
     generation: np.uint32,
+    mark: np.uint32,
     touched: np.ndarray,
     first: np.ndarray,
     before: np.ndarray,
 ) -> int:
-    """Mark rows; which of them were not marked since the cut, and with what before. Returns how many."""
+    """Mark rows; which of them were not marked since the cut, are wanted, and with what before. Returns how many."""
     count = 0
     for number in numbers:
-        if touched[number] < generation:
-            if begin <= number < end:
-                first[count] = number
-                before[count] = touched[number]
-                count += 1
-            touched[number] = generation
+        before_it = touched[number]
+        if least <= before_it < generation and begin <= number < end:
+            first[count] = number
+            before[count] = before_it
+            count += 1
+        touched[number] = mark
     return count

@@ -5,20 +5,23 @@ Numbers are given in the order in which rows come into being; those of removed r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from ...proto.errors import Overloaded
 from ...proto.jit import kernel
+from ...proto.owners import owner_of
 from . import limits, memory
 from .cut import Cut, CutBlock
 from .index import Index
 
 _NONE = np.empty(0, np.int64)
+_NO_MARKS = np.empty(0, np.uint32)
 _MAX_ROWS = 2**31 - 2  # numbers are int32
 INDEX_BYTES = 12  # of a row, at worst
 SPARE_BYTES = 64 << 20  # that rows leave free: for messages, and while the index grows
+MOST_LOOKED_AT = 1 << 20  # rows in one look for those that move: 1 ms at the most
 _LEAST_AHEAD, _MOST_AHEAD = 1 << 16, 16 << 20  # bytes of rows, between two looks at memory
 _REMEDY = "Add shards (`rowloom scale`) on more machines, or give this one more memory"
 
@@ -118,6 +121,10 @@ class Rows:
         finally:
             self._look()
 
+    def release(self) -> Iterator[None]:
+        """Give the memory back in pieces; nobody uses the rows any more. No lock is needed."""
+        return self._regions.release()
+
     def _check_memory(self, ids: np.ndarray, need: int) -> None:
         """Raise Overloaded if memory is too full for new rows among these; look ahead, not to look each time."""
         left = limits.available()
@@ -177,7 +184,7 @@ class Rows:
         if self._touched is None:
             return
         if self.cut is not None:
-            self.cut.save(numbers, self._ids, self._touched, self.columns)
+            self.cut.save(numbers, self._ids, self._touched, self.columns, self.generation)
         else:
             _mark(self._touched, numbers, np.uint32(self.generation))
 
@@ -186,20 +193,28 @@ class Rows:
         if self._touched is None:
             return
         if self.cut is not None:
-            self.cut.save(numbers, _nobody(len(self._ids)), self._touched, self.columns)
+            self.cut.save(numbers, _nobody(len(self._ids)), self._touched, self.columns, self.generation)
         else:
             _mark(self._touched, numbers, np.uint32(self.generation))
 
-    def begin_cut(self, generation: int | None = None) -> Cut:
+    def set_marks(self, numbers: np.ndarray, touched: np.ndarray) -> None:
+        """Rows changed last in these generations, [N] uint32. numbers: [N] int32. `track` must have been called."""
+        assert self._touched is not None
+        self._touched[numbers] = touched
+
+    def begin_cut(self, generation: int | None = None, first: int = 0) -> Cut:
         """From now on the rows as they are at this moment can be read, until `end_cut`. `track` must have been called.
 
         Copies of what changes meanwhile take memory: see `Cut.saved_bytes`.
-        generation: what rows are marked with that change from now on, higher than before; None: the next one.
+
+        Args:
+            generation: what rows are marked with that change from now on, higher than before; None: the next one.
+            first: only rows that changed in this generation or later; 0: all rows.
         """
         assert self._touched is not None
-        self.generation = self.generation + 1 if generation is None else generation
+        self.generation = self.next_generation() if generation is None else generation
         widths = [column.shape[1] for column in self.columns]
-        self.cut = Cut(self.end, self.generation, widths)
+        self.cut = Cut(self.end, self.generation, widths, first)
         return self.cut
 
     def read_cut(self, count: int) -> CutBlock:
@@ -216,6 +231,34 @@ class Rows:
         """Begin another generation: what is touched from now on belongs to it. Returns its number."""
         self.generation += 1
         return self.generation
+
+    @property
+    def tracks(self) -> bool:
+        """Whether rows have marks."""
+        return self._marks is not None
+
+    def owned(
+        self, cursor: int, most: int, since: int, owners: np.ndarray, index: int
+    ) -> tuple[np.ndarray, int]:
+        """Rows that belong to a shard of another layout, as far as one look goes.
+
+        Args:
+            cursor: where the look begins; 0, then what the one before returned.
+            most: how many are wanted.
+            since: only those that were touched in this generation or later; 0: all of them. Else `track` must have
+                been called.
+            owners: of the other layout, as `owners_of`.
+            index: the shard of it.
+
+        Returns:
+            (their numbers, in order: [M] int32; where the next look begins).
+        """
+        out = np.empty(most, np.int32)
+        touched = _NO_MARKS if self._touched is None else self._touched
+        end = min(self.end, cursor + MOST_LOOKED_AT)
+        how = np.uint32(since), owners, index
+        count, after = _owned(touched, self._ids, cursor, end, *how, out)
+        return out[:count], after
 
     def changed_since(self, generation: int) -> np.ndarray:
         """Numbers of rows that were touched in this generation or later and exist, in order: [M] int32.
@@ -254,3 +297,26 @@ def _changed(touched: np.ndarray, ids: np.ndarray, end: int, generation: np.uint
             out[found] = number
             found += 1
     return found
+
+
+@kernel
+def _owned(
+    touched: np.ndarray,
+    ids: np.ndarray,
+    begin: int,
+    end: int,
+    since: np.uint32,
+    owners: np.ndarray,
+    index: int,
+    out: np.ndarray,
+) -> tuple[int, int]:
+    found = 0
+    for number in range(begin, end):
+        if since > 0 and touched[number] < since:
+            continue
+        if ids[number] >= 0 and owner_of(ids[number], owners) == index:
+            if found == len(out):
+                return found, number
+            out[found] = number
+            found += 1
+    return found, end

@@ -9,7 +9,8 @@ from ...proto.errors import InvalidRequest, SnapshotCorrupt
 from ...proto.framing import Buffer
 from ...proto.layout import Layout
 from ...proto.snapshots.checksums import BlockSums
-from ...proto.snapshots.manifest import EXTRA, MAX_EXTRA_BYTES, TABLES, Manifest, SnapshotName
+from ...proto.snapshots.extra import MAX_EXTRA_BYTES
+from ...proto.snapshots.manifest import EXTRA, TABLES, Manifest, SnapshotName
 from ...proto.snapshots.stored import StoredFile, StoredShard
 from ...proto.snapshots.tables_file import tables_json
 from ...proto.spec import TableEntry
@@ -39,7 +40,7 @@ def commit_snapshot(
         shards: what each shard's `finish` returned, in order.
         tables: by number.
         parent: what it is made upon; None: every shard wrote all of its rows.
-        extra: the user's bytes.
+        extra: what the user keeps with it, as `encode_extra`.
 
     Returns:
         What is in it, durable now.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ...proto.errors import SnapshotCorrupt
-from ...proto.snapshots.snapshot import Snapshot
+from ...proto.snapshots.snapshot import StoredSnapshot
 from ..shard import Shard
 
 
-def load_shard(snapshot: Snapshot, shard: Shard) -> int:
+def load_shard(snapshot: StoredSnapshot, shard: Shard) -> int:
     """Make a shard what it was at the cut. It has the snapshot's layout: epoch, number of shards, index.
 
     Returns:
@@ -27,13 +27,15 @@ def load_shard(snapshot: Snapshot, shard: Shard) -> int:
             f"epoch {shard.layout.epoch} of {shard.layout.cluster_id!r} with {shard.layout.n}"
         )
     stored = snapshot.manifest.shards[shard.index]
-    shard.generation = stored.generation
+    shard.generation = stored.generation + 1
+    shard.cuts[snapshot.id] = stored.generation  # what changes from now on, or in a log, has a later mark
     for (name, entry), kept in zip(snapshot.tables.items(), stored.tables, strict=True):
         shard.create_table(entry)
         table = shard.table(entry.number)
+        table.track(stored.generation)
         for block in snapshot.read(name, shard=shard.index):
             table.check_ids(block.ids)
-            table.install(block.ids, block.values, list(block.slots))
+            table.install(block.ids, block.values, list(block.slots), block.touched)
         table.step = kept.step
     for piece in snapshot.ledger(shard.index):
         shard.ledger.merge(piece)

@@ -55,10 +55,12 @@ class ShardWriter:
         """The next piece of the ledger: the bytes of a ReadLedgerReply."""
         self._ledger.append(self.put(f"ledger-{len(self._ledger):05d}.bin", [piece]))
 
-    def finish(self, *, lsn: int, generation: int) -> StoredShard:
-        """Everything is durable. lsn and generation: as in StoredShard."""
+    def finish(self, *, lsn: int, generation: int, whole: bool = True) -> StoredShard:
+        """Everything is durable. lsn, generation and whole: as in StoredShard."""
         self._target.settle()
-        return StoredShard(self._index, lsn, generation, tuple(self._tables), tuple(self._ledger))
+        return StoredShard(
+            self._index, lsn, generation, tuple(self._tables), tuple(self._ledger), whole=whole
+        )
 
     # ----------------------------------------------------------------------------------------- for the tables' writers
 

@@ -9,16 +9,24 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from ...proto.errors import InvalidRequest
 from ...proto.framing import Buffer, joined
+from ...proto.snapshots.folder import opened_url, words_of
 from ...proto.snapshots.manifest import MANIFEST
-from ..durable.disk import MOST_BUFFERS, Disk
+from ..durable.disk import Disk
+
+AGAIN_S = (0.1, 0.5, 2.0)  # pauses between attempts to put a file into an object store
+_FINAL = (
+    PermissionError,
+    FileNotFoundError,
+    NotADirectoryError,
+    IsADirectoryError,
+)  # another attempt ends alike
 
 
 class SnapshotTarget(Protocol):
@@ -39,12 +47,8 @@ class SnapshotTarget(Protocol):
 
 def target_of(url: str | os.PathLike[str], disk: Disk | None = None) -> SnapshotTarget:
     """The target for a snapshot's folder: a path, or a URL of any protocol that fsspec knows. Raises InvalidRequest."""
-    text = os.fspath(url)
-    try:
-        fs, path = fsspec.core.url_to_fs(text)  # pyright: ignore[reportUnknownVariableType]
-    except Exception as e:
-        raise InvalidRequest(f"{text!r} cannot be used: {type(e).__name__}: {e}") from e
-    folder = str(path).rstrip("/")  # pyright: ignore[reportUnknownArgumentType]
+    fs, path = opened_url(os.fspath(url))
+    folder = path.rstrip("/")
     if isinstance(fs, LocalFileSystem):
         return LocalTarget(folder, disk or Disk())
     return ObjectTarget(fs, folder)
@@ -71,21 +75,10 @@ class LocalTarget:
                 raise FileExistsError(
                     f"{path} is there already: a snapshot is written into a folder of its own"
                 )
-            self._write(handle, buffers)
+            self._disk.write(handle, buffers, 0)
             self._disk.fdatasync(handle)
         finally:
             self._disk.close(handle)
-
-    def _write(self, handle: int, buffers: Sequence[Buffer]) -> None:
-        left = [memoryview(buffer).cast("B") for buffer in buffers if memoryview(buffer).nbytes]
-        place = 0
-        while left:
-            done = self._disk.pwritev(handle, left[:MOST_BUFFERS], place)
-            place += done
-            while left and done >= len(left[0]):
-                done -= len(left.pop(0))
-            if done:
-                left[0] = left[0][done:]
 
     def settle(self) -> None:
         """As `SnapshotTarget.settle`."""
@@ -104,14 +97,50 @@ class LocalTarget:
 
 
 class ObjectTarget:
-    """A folder of an object store: a file is there when it is complete, or not at all."""
+    """A folder of an object store: a file is there when it is complete, or not at all.
 
-    def __init__(self, fs: Any, folder: str) -> None:
-        self._fs, self._folder = fs, folder
+    What is there is never written over. A put whose answer was lost may have happened: then the same bytes are there,
+    and all is well.
+
+    Args:
+        fs: of fsspec.
+        folder: within it.
+        pause: waits so many seconds before a put that failed is tried again.
+    """
+
+    def __init__(self, fs: Any, folder: str, pause: Callable[[float], object] = time.sleep) -> None:
+        self._fs, self._folder, self._pause = fs, folder, pause
 
     def put(self, name: str, buffers: Sequence[Buffer]) -> None:
         """As `SnapshotTarget.put`."""
-        self._fs.pipe_file(posixpath.join(self._folder, name), joined(buffers))
+        path, data = posixpath.join(self._folder, name), joined(buffers)
+        for again_s in (*AGAIN_S, None):
+            try:
+                if self._is_there(path, data):
+                    return
+                self._fs.pipe_file(path, data)
+                return
+            except FileExistsError:
+                raise
+            except Exception as e:  # stores raise errors of their own
+                if again_s is None or isinstance(e, _FINAL):
+                    raise OSError(
+                        f"{self._fs.unstrip_protocol(path)} cannot be written: {words_of(e)}"
+                    ) from e
+                self._pause(again_s)
+
+    def _is_there(self, path: str, data: bytes | bytearray | memoryview) -> bool:
+        """Whether a file is there with these bytes. Raises FileExistsError: with others."""
+        self._fs.invalidate_cache()
+        try:
+            size = int(self._fs.info(path)["size"])
+        except FileNotFoundError:
+            return False
+        if size != len(data) or self._fs.cat_file(path) != bytes(data):
+            raise FileExistsError(
+                f"{self._fs.unstrip_protocol(path)} is there already: a snapshot is written into a folder of its own"
+            )
+        return True
 
     def settle(self) -> None:
         """As `SnapshotTarget.settle`."""

@@ -44,4 +44,5 @@ def write_cut(taking: Taking, locked: Callable[[], AbstractContextManager[None]]
         out.finish(rows=table.count, step=table.step)
     for piece in taking.cut.ledger:
         writer.ledger(piece)
-    return writer.finish(lsn=taking.lsn, generation=taking.cut.generation).to_json()
+    cut = taking.cut
+    return writer.finish(lsn=taking.lsn, generation=cut.generation - 1, whole=cut.since is None).to_json()

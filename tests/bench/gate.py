@@ -236,16 +236,16 @@ class Gate:
                         worker.say("open", plan=plan)
                     where = {name: worker.answer()["where"] for name, worker in workers.items()}
                     rounds.append(play((before, after), cases, number, stage.advance))
-        found = [
-            compare(*zip(*one, strict=True), case.batch)
-            for case, one in zip(cases, zip(*rounds, strict=True), strict=True)
-        ]
+        found: list[Comparison] = []
+        for case, one in zip(cases, zip(*rounds, strict=True), strict=True):
+            before, after = zip(*one, strict=True)
+            found.append(compare(before, after, case.batch))
         return where, dict(zip(cases, found, strict=True))
 
     def _plan(self, cases: Sequence[Case], folder: str) -> dict[str, Any]:
         """What a worker has to know to be up. Writes the inputs into the folder."""
         inputs = str(Path(folder) / "inputs.npz")
-        np.savez(inputs, **make_inputs(self.batches, self.rows))
+        np.savez(inputs, allow_pickle=False, **make_inputs(self.batches, self.rows))
         return {
             "inputs": inputs,
             "rows": self.rows,

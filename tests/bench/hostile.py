@@ -202,9 +202,10 @@ class Attack:
         return header, next(t.number for t in found.tables if t.spec.name == "evil")
 
 
-def attack(coordinator: str, shards: list[str], names: Sequence[str], told: Connection) -> None:
+def attack(coordinator: str, shards: list[str], names: Sequence[str], told: Connection, idle: bool) -> None:
     """In a process of its own, until the other end of the pipe says something or is gone."""
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    if idle:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         Attack(coordinator, shards, names, lambda: told.poll(0)).run()
 
@@ -234,7 +235,7 @@ class Trainer:
     def steps(self, seconds: float, watch: Callable[[], None] = lambda: None) -> dict[str, float]:
         table, times, until = self.client.table("good"), [], time.monotonic() + seconds
         for k in itertools.count():
-            if time.monotonic() > until:
+            if times and time.monotonic() > until:
                 break
             if k % 50 == 0:
                 watch()
@@ -280,13 +281,18 @@ class Held:
 
 
 @contextlib.contextmanager
-def attacked(cluster: LocalCluster, names: Sequence[str]) -> Iterator[None]:
-    """A cluster under attack from another process."""
+def attacked(cluster: LocalCluster, names: Sequence[str], *, idle: bool = True) -> Iterator[None]:
+    """A cluster under attack from another process.
+
+    idle: that has the processor only when nobody else wants it, so that what is measured are the servers.
+    """
     context = multiprocessing.get_context("spawn")
     with cluster.connect() as client:
         shards = [shard.address for shard in client._session.layout.shards]
     ours, theirs = context.Pipe()
-    attacker = context.Process(target=attack, args=(cluster.address, shards, names, theirs), daemon=True)
+    attacker = context.Process(
+        target=attack, args=(cluster.address, shards, names, theirs, idle), daemon=True
+    )
     attacker.start()
     yield
     ours.send("end")

@@ -4,10 +4,13 @@
 
 One line of JSON; GB/s, medians of rounds in which they take turns. Plain writes are one file, written 4 MiB at a time
 and synced as often as the snapshot is; plain reads are preadv of 4 MiB into the same memory again. `cold` is after the
-kernel dropped the file's pages, as far as it can be asked to.
+kernel dropped the file's pages, as far as it can be asked to. `cut` is a shard's rows, read block by block and written.
+`increment_bytes` is the size of a snapshot before which one row in a hundred has changed, as a part of the whole one;
+`increment_s` is how long it takes, beside `cut_s`.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -22,11 +25,15 @@ import numpy as np
 from rowloom.proto.layout import Layout, ShardAddress
 from rowloom.proto.snapshots.folder import Scratch
 from rowloom.proto.snapshots.snapshot import open_snapshot
+from rowloom.proto.snapshots.stored import StoredShard
 from rowloom.proto.snapshots.verifying import verify
 from rowloom.proto.spec import Adagrad, TableEntry, TableSpec
+from rowloom.server.shard import Shard
 from rowloom.server.snapshots.commit import commit_snapshot
 from rowloom.server.snapshots.shard_writer import FILE_BYTES, ShardWriter
 from rowloom.server.snapshots.target import target_of
+from rowloom.server.snapshots.writing import write_cut
+from rowloom.server.taking import Taking
 
 ROUNDS = 5
 BLOCK_ROWS = 4096
@@ -97,6 +104,41 @@ def forget(path: Path) -> None:
             os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def cut(folder: Path, shard: Shard, id: str, parent: str = "") -> tuple[float, int]:
+    """Seconds and bytes of a shard's part of a snapshot."""
+    began = time.perf_counter()
+    taking = Taking(id, str(folder / id), 0, 0, 0, shard.cut(id=id, parent=parent))
+    part = StoredShard.from_json(write_cut(taking, contextlib.nullcontext))
+    taking.cut.end()
+    return time.perf_counter() - began, sum(file.bytes for file in part.files)
+
+
+def filled(rows: int) -> Shard:
+    """A shard of so many rows."""
+    shard = Shard(LAYOUT, 0, [ENTRY])
+    for begin in range(0, rows, 1 << 16):
+        ids = np.arange(begin, min(rows, begin + (1 << 16)))
+        shard.tables[1].push(ids, np.ones((len(ids), 64), np.float32), 1)
+    return shard
+
+
+def increments(folder: Path, shard: Shard, rng: np.random.Generator) -> dict[str, float]:
+    """A whole snapshot of a shard, and one upon it."""
+    whole_s, whole = cut(folder, shard, "whole")
+    rows = len(shard.tables[1])
+    ids = rng.choice(rows, rows // 100, replace=False)
+    shard.tables[1].push(ids, np.ones((len(ids), 64), np.float32), 2)
+    part_s, part = cut(folder, shard, "part", "whole")
+    shutil.rmtree(folder / "whole")
+    shutil.rmtree(folder / "part")
+    return {
+        "cut": whole / whole_s / 1e9,
+        "cut_s": whole_s,
+        "increment_s": part_s,
+        "increment_bytes": part / whole,
+    }
+
+
 def measured(size: int, work: Callable[[], object]) -> float:
     """GB/s."""
     began = time.perf_counter()
@@ -113,7 +155,8 @@ def one_round(folder: Path, rows: int, ours_first: bool) -> dict[str, float]:
     rates: dict[str, float] = {}
     for what in ("write", "read", "read_cold"):
         if what == "read_cold":
-            forget(snapshot), forget(plain)
+            for place in (snapshot, plain):
+                forget(place)
         works = [(what, ours), (f"plain_{what}", theirs)]
         for name, side in works if ours_first else reversed(works):
             rates[name] = measured(size, side[what.removesuffix("_cold")])
@@ -135,12 +178,18 @@ def main() -> None:
     rows = options.megabytes * (1 << 20) // ROW_BYTES
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         one_round(Path(name), rows, True)  # what compiles, and memory that the machine never had
-        rounds = [one_round(Path(name), rows, k % 2 == 0) for k in range(ROUNDS)]
+        shard, rng = filled(rows), np.random.default_rng(0)
+        increments(Path(name), shard, rng)
+        rounds = [
+            one_round(Path(name), rows, k % 2 == 0) | increments(Path(name), shard, rng)
+            for k in range(ROUNDS)
+        ]
     rates = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+    rates["cut_ratio"] = statistics.median(one["cut"] / one["plain_write"] for one in rounds)
     for what in ("write", "read", "read_cold"):
         rates[f"{what}_ratio"] = statistics.median(one[what] / one[f"plain_{what}"] for one in rounds)
     print(
-        json.dumps({"megabytes": options.megabytes, **{key: round(rate, 2) for key, rate in rates.items()}})
+        json.dumps({"megabytes": options.megabytes, **{key: round(rate, 4) for key, rate in rates.items()}})
     )
 
 

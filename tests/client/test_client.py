@@ -4,11 +4,11 @@ import pickle
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from waiting import least_seconds
 
 from rowloom.client import SGD, Client, InvalidRequest, TableSpec, Unavailable, Zeros, connect
 
@@ -93,7 +93,7 @@ def test_a_client_that_was_used_before_works_in_a_child_process(tmp_path, method
     script = tmp_path / "parent.py"
     script.write_text(CHILD.replace("METHOD", repr(method)))
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=55, check=False
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["3.0", "3.0"], done.stdout
@@ -110,7 +110,7 @@ def use(table):
 
 if __name__ == "__main__":
     with local_cluster(shards=2, processes=True) as cluster:
-        client = cluster.connect(timeout_s=20)
+        client = cluster.connect(timeout_s=120)
         table = client.create_table(TableSpec("t", 100, dim=2, optimizer=SGD(lr=1.0), initializer=Zeros()))
         table.push([9], [[-1, -1]])
         context = multiprocessing.get_context(METHOD)
@@ -118,7 +118,7 @@ if __name__ == "__main__":
         for child in children:
             child.start()
         for child in children:
-            child.join(40)
+            child.join(120)
             assert child.exitcode == 0, child.exitcode
         print(*table.pull(9))
 """
@@ -133,14 +133,17 @@ def test_importing_opens_no_socket_and_starts_no_thread() -> None:
         "assert not [n for n in new if n.startswith('socket')], new;"
         "assert threading.active_count() == 1, threading.enumerate()"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=50)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=200)
 
 
 def test_nobody_at_the_address_is_unavailable_within_the_deadline() -> None:
-    began = time.monotonic()
-    with pytest.raises(Unavailable, match=r"no rowloom cluster answered at 127.0.0.1:1 within the deadline"):
-        connect("127.0.0.1:1", timeout_s=0.5)
-    assert time.monotonic() - began < 5
+    def refused() -> None:
+        with pytest.raises(
+            Unavailable, match=r"no rowloom cluster answered at 127.0.0.1:1 within the deadline"
+        ):
+            connect("127.0.0.1:1", timeout_s=0.5)
+
+    assert least_seconds(refused, 5.0) < 5.0
 
 
 def test_something_else_at_the_address_is_named_as_such(tmp_path) -> None:
@@ -161,8 +164,12 @@ def test_something_else_at_the_address_is_named_as_such(tmp_path) -> None:
     [
         ({"address": "nowhere"}, 'address must be "host:port"'),
         ({"address": "h:1", "timeout_s": 0}, "timeout_s must be above 0 .*, got 0"),
-        ({"address": "h:1", "token": "x"}, "token"),
-        ({"address": "h:1", "tls": True}, "tls"),
+        ({"address": "h:1", "token": "x"}, "the token is not sent to h:1 in plain text"),
+        ({"address": "h:1", "tls": True}, "tls must be such as Tls"),
+        ({"address": "h:1", "token": b"x"}, "token must be a text that is not empty$"),
+        ({"address": "h:1", "token": ""}, "token must be a text that is not empty$"),
+        ({"address": "h:1", "ca": 7}, "ca must be a text that is not empty or a path, got 7"),
+        ({"address": "h:1", "ca": "no-such.pem"}, r"the CA's certificate no-such\.pem cannot be read"),
         ({"address": "h:1", "carrier": "pigeon"}, r"carrier must be .*'pigeon'"),
     ],
 )
@@ -183,7 +190,7 @@ def test_arrays_may_be_changed_while_a_push_is_in_the_background(table) -> None:
     ids[:] = 50
     grads[:] = 99
     for p in pending:
-        p.result(30)
+        p.result(60)
     assert table.pull([1, 2, 50])[:, 0].tolist() == [5, 5, 0]
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from rowloom.client import SGD, Client, InvalidRequest, Ragged, SparseIds, TableSpec, Zeros
 from rowloom.client.inputs import as_array
+from rowloom.client.vocabulary import Vocabulary
 
 SPEC = TableSpec("t", 100, dim=2, optimizer=SGD(lr=1.0), initializer=Zeros())
 
@@ -103,6 +104,27 @@ def test_masked_arrays_of_which_nothing_is_masked_are_arrays(table) -> None:
     ]
 
 
+def test_masked_rows_words_and_ids_of_files_and_vocabularies_are_refused_too(client, table, tmp_path) -> None:
+    words = Vocabulary(["a", "b"])
+    for call in (
+        lambda: client.from_pretrained(masked(ONES, (1, 0)), "new"),
+        lambda: table.export(tmp_path / "x.npy", ids=IDS),
+        lambda: words.encode(masked(np.array(["a", "b"]), 1)),
+        lambda: words.decode(IDS),
+    ):
+        with pytest.raises(InvalidRequest, match=r"is masked, and 1 of \d are: fill or drop them first"):
+            call()
+    assert [t.name for t in client.tables()] == ["t"]
+
+
+def test_ids_above_int64_are_named_as_they_are_by_exports_and_vocabularies(table, tmp_path) -> None:
+    huge = np.array([2**63 + 5], np.uint64)
+    with pytest.raises(InvalidRequest, match=f"is {2**63 + 5}, table 't' has ids in"):
+        table.export(tmp_path / "x.npy", ids=huge)
+    with pytest.raises(InvalidRequest, match=f"id {2**63 + 5} is not in the vocabulary"):
+        Vocabulary(["a"]).decode(huge)
+
+
 # ------------------------------------------------------------------------------------------------------------- empty
 
 
@@ -193,7 +215,7 @@ def test_a_buffer_used_again_does_not_reach_a_call_in_the_background(
 ) -> None:
     table.assign([5], [[7, 7]])
     gate = threading.Event()
-    waiting = [client.later_in_order(gate.wait, 30), *(client.later(gate.wait, 30) for _ in range(4))]
+    waiting = [client.later_in_order(gate.wait, 120), *(client.later(gate.wait, 120) for _ in range(4))]
     pushed = [table.push_async(ids, grads), client.push_async({"t": (ids, grads)})]
     pulled = [table.pull_async(ids), client.pull_async({"t": ids})]
     with table.prefetch([ids]) as prefetched:
@@ -202,7 +224,7 @@ def test_a_buffer_used_again_does_not_reach_a_call_in_the_background(
         overwrite(grads, 100)
         gate.set()
         for one in (*waiting, *pushed, *pulled):
-            one.result(30)
+            one.result(120)
         given, rows = next(prefetched)
     assert np.asarray(given.value if isinstance(given, Tensor) else given).reshape(-1).tolist() == [1]
     for one in (rows, pulled[0].result(), pulled[1].result()["t"]):

@@ -1,13 +1,13 @@
 """Rows pulled ahead: order, how far ahead, where errors come up, and that nothing is left behind."""
 
 import threading
-import time
 from concurrent.futures import Future
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import until
 
 from rowloom.client import SGD, Client, InvalidRequest, TableSpec, Zeros
 from rowloom.client.prefetching import Prefetch
@@ -172,12 +172,7 @@ def test_leaving_early_leaves_no_thread_once_the_client_is_closed(cluster) -> No
                 if k == 3:
                     break
         assert list(batches) == []
-    deadline = time.monotonic() + 10
-    while (left := [t for t in set(threading.enumerate()) - before if "pull" in t.name]) and (
-        time.monotonic() < deadline
-    ):
-        time.sleep(0.01)
-    assert not left
+    until(lambda: not [t for t in set(threading.enumerate()) - before if "pull" in t.name])
 
 
 @pytest.mark.parametrize(

@@ -180,3 +180,13 @@ def test_columns_of_other_libraries_are_words():
     assert Vocabulary(["a", "b"]).encode(Column()).tolist() == [3, 1]
     pa = pytest.importorskip("pyarrow")
     assert Vocabulary(["a", "b"]).encode(pa.array(["b", "z"])).tolist() == [3, 1]
+
+
+def test_a_save_that_failed_left_half_a_file_beside_it(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        Vocabulary(WORDS).save(tmp_path / "words.json")
+    assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ import pytest
 from memory_client import MemoryClient, MemoryTable
 
 from rowloom.proto.errors import InvalidRequest
-from rowloom.proto.spec import SGD, Adagrad, TableSpec
+from rowloom.proto.spec import SGD, Adagrad, TableEntry, TableSpec
 
 jax = pytest.importorskip("jax", reason="needs JAX: pip install jax")
 
@@ -168,10 +168,80 @@ def test_it_trains_on_a_real_cluster(client):
     assert losses[-1] < losses[0] / 4
 
 
+MIXED = [
+    (jnp.array([3_000_000_000], jnp.uint32), 3_000_000_000),
+    (jnp.array([1]), 1),
+    (np.array([2], np.int8), 2),
+    (np.int32(3), 3),
+    (np.array([2**32 - 1], np.uint32), 2**32 - 1),
+]
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("x64", [False, True])
+def test_large_unsigned_ids_beside_signed_ones_are_no_longer_rows_of_zeros(jit, x64):
+    """JAX makes int32 of uint32 and int32 together, which wraps: so each goes by itself."""
+    with jax.enable_x64(x64):
+        table, given = SparseTable(), tuple(ids for ids, _ in MIXED)
+        embed = Lookup(table)
+        rows = (jax.jit(embed) if jit else embed)(given)
+        jax.block_until_ready(rows)
+        assert table.asked == [id for _, id in MIXED]
+        jax.block_until_ready(jax.jit(jax.grad(lambda a: sum(r.sum() for r in embed(given, a))))(0.0))
+        jax.effects_barrier()
+        assert table.pushed == [id for _, id in MIXED]
+
+
 @pytest.mark.skipif(jax.config.jax_enable_x64, reason="with int64 nothing is narrowed")
-def test_large_unsigned_ids_beside_signed_ones_are_no_longer_rows_of_zeros():
-    look = Lookup(a_table())
-    big = jnp.array([3_000_000_000], jnp.uint32)
-    with pytest.raises(InvalidRequest, match="ids of uint32 beside int32 would become int32"):
-        look({"a": big, "b": jnp.array([1])})
-    assert look({"a": jnp.array([1], jnp.uint8), "b": jnp.array([1])})["a"].shape == (1, DIM)
+def test_ids_that_jax_would_narrow_are_refused():
+    embed = Lookup(MemoryClient().create_table(TableSpec("open", None, dim=DIM)))
+    for wrong in (-(2**40), -(2**63), 3_000_000_000):
+        with pytest.raises(InvalidRequest, match=f"id {wrong} is no int32; set jax_enable_x64"):
+            embed(np.array([wrong]))
+    with pytest.raises(InvalidRequest, match=f"id {2**32} is no uint32; set jax_enable_x64"):
+        embed(np.array([2**32], np.uint64))
+    for wrong in (2**63, 2**64 - 1):
+        with pytest.raises(InvalidRequest, match=f"id {wrong} is no int64"):
+            embed(np.array([wrong], np.uint64))
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_with_int64_large_ids_are_what_they_are_and_mixed_ones_do_not_become_floats(jit):
+    with jax.enable_x64(True):
+        table = SparseTable()
+        embed = Lookup(table)
+        run = jax.jit(embed) if jit else embed
+        large = {
+            "a": jnp.array([2**62 + 1], jnp.uint64),
+            "b": jnp.array([2**62 + 3]),
+            "c": jnp.array([7], jnp.uint32),
+        }
+        jax.block_until_ready(run(large))
+        assert table.asked == [2**62 + 1, 2**62 + 3, 7]
+        with pytest.raises(Exception, match=r"ids\[0\] is 9223372036854775808, ids are whole numbers below"):
+            jax.block_until_ready(run(jnp.array([2**63], jnp.uint64)))
+
+
+class SparseTable:
+    """Remembers which ids were asked for, and pushed to."""
+
+    spec = TableSpec("sparse", None, dim=DIM)
+    name, entry = spec.name, TableEntry(1, spec)
+
+    @property
+    def client(self):
+        return self
+
+    def pull_entries(self, wanted):
+        ((_, ids),) = wanted
+        self.asked = ids.tolist()
+        return [np.zeros((len(ids), DIM), np.float32)]
+
+    def push_entries(self, given):
+        ((_, ids, _),) = given
+        self.pushed = ids.tolist()
+
+
+def test_masked_ids_are_refused():
+    with pytest.raises(InvalidRequest, match=r"ids\[1\] is masked, and 1 of 2 are"):
+        Lookup(a_table())({"a": np.ma.array([1, 2], mask=[False, True])})

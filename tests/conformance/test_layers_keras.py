@@ -1,5 +1,7 @@
 """The Keras layers beside keras.layers.Embedding, on the backend that KERAS_BACKEND names."""
 
+import math
+
 import numpy as np
 import pytest
 from keras_beside import (
@@ -19,9 +21,9 @@ from keras_beside import (
 )
 from memory_client import MemoryClient
 
-from rowloom.client.layers_keras.layers import Embedding, SharedEmbeddings, tables_of
+from rowloom.client.layers_keras import Embedding, SharedEmbeddings, tables_of
 from rowloom.proto.errors import InvalidRequest
-from rowloom.proto.spec import Adagrad, TableSpec
+from rowloom.proto.spec import SGD, Adagrad, TableSpec
 
 pytestmark = quiet
 
@@ -179,7 +181,7 @@ def test_adagrad_matches_keras_where_no_id_repeats():
 @pytest.mark.parametrize("optimizer", ["Adam", "RMSprop", "Adagrad", "AdamW"])
 def test_any_optimizer_beside_leaves_the_anchor_at_zero(optimizer):
     table = a_table()
-    layer = Embedding(table)
+    layer = Embedding(table, clipnorm=math.inf)
     x, y = two_inputs()
     fit(two_uses(layer), x, y, getattr(keras.optimizers, optimizer)(0.01, clipnorm=1.0))
     assert len(layer.trainable_weights) == 1
@@ -357,3 +359,100 @@ def test_a_negative_id_is_refused_as_any_that_the_table_lacks():
     for ids in ([3, -1], [-(2**31)], [V]):
         with pytest.raises(InvalidRequest, match=rf"is {ids[-1]}, table 't' has ids in \[0, {V}\)"):
             layer(np.array(ids))
+
+
+# ------------------------------------------------------------------------------------------------------ edges
+
+
+def test_numbers_that_are_no_ids_are_refused_by_their_value_where_a_cast_makes_ids_of_them():
+    table = MemoryClient().create_table(TableSpec("open", None, dim=DIM))
+    for value, dtype, shown in [
+        (np.nan, "float32", "nan"),
+        (np.inf, "float32", "inf"),
+        (1e20, "float32", r"1.0\d*e\+20"),
+        (-1e20, "float64", r"-1e\+20"),
+        (2**63, "uint64", str(2**63)),
+        (2**64 - 1, "uint64", str(2**64 - 1)),
+    ]:
+        if dtype == "uint64" and not ON_TENSORFLOW:  # Keras itself refuses the type
+            continue
+        ids = np.array([[1, value]]).astype(dtype) if dtype != "uint64" else np.array([[1, value]], np.uint64)
+        with pytest.raises(
+            InvalidRequest, match=rf"ids\[\d.*\] is {shown}, ids are whole numbers below 2\*\*63"
+        ):
+            Embedding(table)(ids)
+        with pytest.raises(InvalidRequest, match=rf"is {shown}, ids are whole numbers"):
+            SharedEmbeddings(table)({"x": ids})
+    assert table.pulls == 0
+
+
+def test_numbers_of_the_last_types_that_hold_them_are_ids():
+    table = a_table()
+    kinds = [np.float64, np.float16, np.uint32] + [np.uint64] * ON_TENSORFLOW
+    for ids in (np.array([19.9, 3.0]), *(np.array([19, 3], kind) for kind in kinds)):
+        np.testing.assert_array_equal(numpy(Embedding(table)(ids)), table.rows[[19, 3]])
+
+
+def test_numbers_that_are_no_ids_are_refused_in_a_compiled_model_too():
+    x = keras.Input((2,), dtype="float32")
+    model = keras.Model(x, Embedding(a_table())(x))
+    np.testing.assert_array_equal(model.predict(np.array([[1.0, 2.0]]), verbose=0).shape, (1, 2, DIM))
+    with pytest.raises(Exception, match="is nan, ids are whole numbers"):
+        model.predict(np.array([[1.0, np.nan]]), verbose=0)
+
+
+def test_masked_ids_are_refused_before_keras_drops_their_mask():
+    ids = np.ma.array([[1, 2]], mask=[[False, True]])
+    with pytest.raises(InvalidRequest, match=r"ids\[0, 1\] is masked, and 1 of 2 are"):
+        Embedding(a_table())(ids)
+    with pytest.raises(InvalidRequest, match="is masked"):
+        SharedEmbeddings(a_table())({"x": ids})
+    layer = Embedding(a_table())
+    assert layer(np.ma.array([[1, 2]])).shape == (1, 2, DIM)
+
+
+@pytest.mark.parametrize("argument", ["clipnorm", "global_clipnorm", "clipvalue"])
+def test_an_optimizer_that_clips_is_refused_until_the_layer_says_what_holds_for_the_table(argument):
+    x, y = two_inputs()
+    optimizer = keras.optimizers.SGD(0.1, **{argument: 0.5})
+    with pytest.raises(InvalidRequest, match=rf"the optimizer's {argument}=0.5 does not reach .* table 't'"):
+        fit(two_uses(Embedding(a_table())), x, y, optimizer)
+    free, plain = a_table(), a_table()
+    fit(two_uses(Embedding(free, clipnorm=math.inf)), x, y, keras.optimizers.SGD(0.0, **{argument: 0.5}))
+    fit(two_uses(Embedding(plain)), x, y, keras.optimizers.SGD(0.0))
+    np.testing.assert_allclose(free.rows, plain.rows, atol=1e-6)
+    model = two_uses(Embedding(a_table()))
+    model.compile(keras.optimizers.SGD(0.1, **{argument: 0.5}), "mse")
+    model.evaluate(x, y, verbose=0)
+    model.predict(x, verbose=0)
+    frozen = Embedding(a_table(), trainable=False)
+    fit(two_uses(frozen), x, y, keras.optimizers.SGD(0.1, **{argument: 0.5}))
+
+
+@pytest.mark.parametrize("clipnorm", [0.01, 100.0])
+def test_clipnorm_of_a_layer_clips_as_that_of_an_optimizer_clips_a_weight(clipnorm):
+    table = a_table()
+    local = beside(table)
+    ids, y = np.arange(16)[:, None], np.full((16, 1), 5.0)
+    models = []
+    for layer in (Embedding(table, clipnorm=clipnorm), local):
+        x = keras.Input((1,), dtype="int32")
+        models.append(keras.Model(x, keras.ops.sum(layer(x), axis=(1, 2))[:, None]))
+    for model in models:
+        fit(model, ids, y, keras.optimizers.SGD(0.1, clipnorm=clipnorm))
+    np.testing.assert_allclose(table.rows, weights_of(local), atol=1e-6)
+
+
+def test_the_gradients_of_a_repeated_id_count_as_their_sum_in_clipnorm():
+    table = a_table(rows=np.zeros((3, 2), np.float32), optimizer=SGD(lr=1.0))
+    x = keras.Input((2,), dtype="int32")
+    model = keras.Model(x, keras.ops.sum(Embedding(table, clipnorm=0.5)(x), axis=(1, 2))[:, None])
+    model.compile(keras.optimizers.SGD(0.1), loss=lambda y, p: keras.ops.mean(p))
+    model.train_on_batch(np.array([[1, 1]]), np.zeros((1, 1)))
+    np.testing.assert_allclose(np.linalg.norm(table.rows), 0.5, rtol=1e-6)
+
+
+def test_a_saved_layer_keeps_its_clipnorm_and_a_wrong_one_is_refused():
+    assert Embedding(a_table(), clipnorm=2.0).get_config()["clipnorm"] == 2.0
+    with pytest.raises(InvalidRequest, match="clipnorm must be above 0, got 0"):
+        Embedding(a_table(), clipnorm=0)

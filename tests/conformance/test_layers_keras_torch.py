@@ -11,10 +11,13 @@ pytest.importorskip("keras", reason="needs Keras: pip install keras torch")
 pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 
 
-@pytest.mark.timeout(180)  # half a minute on two idle cores, most of it imports
 def test_the_keras_layers_on_pytorch():
     here = Path(__file__).parent
-    files = [str(here / "test_layers_keras.py"), str(here / "test_layers_keras_shared.py")]
+    names = [
+        "layers_keras" + name for name in ("", "_shared", "_collections", "_sharing", "_rates", "_export")
+    ]
+    names.append("checkpoints_keras")
+    files = [str(here / f"test_{name}.py") for name in names]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", *files],
         env={**os.environ, "KERAS_BACKEND": "torch"},

@@ -2,8 +2,12 @@
 
 import copy
 import io
+import json
+import os
+import re
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,8 +15,14 @@ import numpy as np
 import pytest
 from torch_beside import DIM, V, a_table, equal, pushed, torch, touched, twin
 
-from rowloom.client import SGD, InvalidRequest, Normal, TableSpec
-from rowloom.client.layers_torch import Embedding, EmbeddingBag, push_on_step
+from rowloom.client import SGD, Adagrad, Adam, InvalidRequest, Normal, TableSpec
+from rowloom.client.layers_torch import Embedding, EmbeddingBag, passes, push_on_step, ranks
+
+safetensors_torch = pytest.importorskip("safetensors.torch")  # it imports torch
+
+
+def read(state):
+    return json.loads(state.numpy().tobytes())
 
 
 def a_model(table):
@@ -24,7 +34,7 @@ def a_model(table):
 
 def test_a_state_dict_says_where_the_table_is_and_has_no_rows():
     state = a_model(a_table()).state_dict()
-    assert state["0._extra_state"] == {"table": "t", "num_embeddings": V, "row_shape": [DIM]}
+    assert read(state["0._extra_state"]) == {"table": "t", "num_embeddings": V, "row_shape": [DIM]}
     assert set(state) == {"0._extra_state", "1.weight", "1.bias"}
 
 
@@ -32,8 +42,30 @@ def test_a_state_dict_names_the_address_of_the_cluster_and_loads_on_another():
     here, there = a_table(), a_table()
     here.client, there.client = SimpleNamespace(address="a:1"), SimpleNamespace(address="b:2")
     state = a_model(here).state_dict()
-    assert state["0._extra_state"]["address"] == "a:1"
+    assert read(state["0._extra_state"])["address"] == "a:1"
     a_model(there).load_state_dict(state)
+
+
+def test_a_state_is_a_tensor_of_the_same_size_wherever_the_cluster_is_and_dicts_of_before_load():
+    here, there = a_table(), a_table()
+    here.client, there.client = SimpleNamespace(address="a:1"), SimpleNamespace(address="another.host:12345")
+    sizes = {Embedding(table).get_extra_state().shape for table in (here, there)}
+    assert len(sizes) == 1  # distributed checkpoints are read into what is there
+    layer = Embedding(here)
+    layer.set_extra_state({"table": "t", "num_embeddings": V, "row_shape": [DIM]})
+    for wrong in (None, [1], torch.zeros(4, dtype=torch.uint8), torch.zeros(4)):
+        with pytest.raises(InvalidRequest, match="the state of a layer over a table"):
+            layer.set_extra_state(wrong)
+
+
+def test_a_model_is_saved_as_safetensors_and_loads_into_a_fresh_one(tmp_path):
+    table = a_table()
+    saved, fresh = a_model(table), a_model(table)
+    safetensors_torch.save_model(saved, tmp_path / "m.safetensors")
+    assert safetensors_torch.load_model(fresh, tmp_path / "m.safetensors") == (set(), [])
+    equal(fresh[1].weight, saved[1].weight)
+    with pytest.raises(InvalidRequest, match="table: 't' there, 'other' here"):
+        safetensors_torch.load_model(a_model(a_table(name="other")), tmp_path / "m.safetensors")
 
 
 def test_a_saved_state_dict_loads_without_running_code_and_strictly():
@@ -140,39 +172,89 @@ def test_the_dense_part_compiles_into_one_graph():
 # ------------------------------------------------------------------------------------------------------------ ranks
 
 
-@pytest.mark.timeout(120)
-def test_two_ranks_of_ddp_are_one_process_with_the_whole_batch(cluster, tmp_path):
+def started(running: ExitStack, *command):
+    """A process that is ended with `running`: how its next line of output is read; it says by itself why it ended."""
+    process = running.enter_context(
+        subprocess.Popen([sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    )
+    running.callback(process.kill)
+    return process.stdout.readline
+
+
+def said_by_ranks(folder, address, outs, kind):
+    """The first line that each of some ranks prints, of which there are as many as outs."""
+    worker = Path(__file__).parents[1] / "support/ddp_worker.py"
+    with ExitStack() as running:
+        what = str(len(outs)), str(STEPS), folder / "store", address
+        lines = [started(running, worker, str(rank), *what, out, kind) for rank, out in enumerate(outs)]
+        return [line() for line in lines]
+
+
+STEPS = int(os.environ.get("ROWLOOM_RANK_STEPS", "12"))
+
+
+@pytest.mark.timeout(30 * STEPS)
+@pytest.mark.parametrize(
+    ("kind", "ranks", "optimizer"),
+    [
+        ("ddp", 2, SGD(lr=0.1)),
+        ("ddp", 2, Adagrad(lr=0.1)),
+        ("ddp", 4, Adam(lr=0.01)),
+        ("ddp at step", 2, Adam(lr=0.01)),
+        ("fsdp", 2, Adagrad(lr=0.1)),
+        ("fsdp whole", 2, SGD(lr=0.1)),
+        ("fsdp at step", 2, Adam(lr=0.01)),
+        ("fsdp of two axes", 4, Adam(lr=0.01)),
+    ],
+)
+def test_ranks_are_one_process_with_the_whole_batch(cluster, tmp_path, kind, ranks, optimizer):
+    """Of optimizers but SGD a table once took a step for each rank; in fully_shard models, of all of them."""
     from ddp_worker import DIM, ROWS, batches, model_over
 
-    worker = Path(__file__).parents[1] / "support/ddp_worker.py"
-    outs = [tmp_path / f"{rank}.npy" for rank in range(2)]
+    outs = [tmp_path / f"{rank}.npy" for rank in range(ranks)]
     with cluster.connect() as client:
-        spec = TableSpec("t", ROWS, DIM, optimizer=SGD(lr=0.1), initializer=Normal(std=0.3))
-        table = client.create_table(spec)
-        local = torch.nn.EmbeddingBag(ROWS, DIM, mode="sum")
-        with torch.no_grad():
-            local.weight.copy_(torch.from_numpy(table.pull(np.arange(ROWS))))
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, worker, str(rank), tmp_path / "store", cluster.address, out],
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank, out in enumerate(outs)
-        ]
-        try:
-            ends = [(rank.communicate(timeout=100)[1], rank.returncode) for rank in ranks]
-        finally:
-            for rank in ranks:
-                rank.kill()
-        assert [code for _, code in ends] == [0, 0], ends
-        model = model_over(local)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        for ids, y in batches():
-            optimizer.zero_grad()
+        table, alone = (
+            client.create_table(TableSpec(name, ROWS, DIM, optimizer=optimizer, initializer=Normal(std=0.3)))
+            for name in ("t", "alone")
+        )
+        alone.assign(np.arange(ROWS), table.pull(np.arange(ROWS)))
+        assert said_by_ranks(tmp_path, cluster.address, outs, kind) == ["done\n"] * ranks
+        model = model_over(EmbeddingBag(alone, mode="sum"))
+        dense = torch.optim.SGD(model.parameters(), lr=0.1)
+        at_step = "at step" in kind
+        if at_step:
+            push_on_step(dense, model)
+        for n, (ids, y) in enumerate(batches(STEPS), 1):
             torch.nn.functional.mse_loss(model(ids), y).backward()
-            optimizer.step()
-        equal(table.pull(np.arange(ROWS)), local.weight, 1e-6)
-    dense = torch.cat([p.detach().reshape(-1) for p in model[1].parameters()])
+            if not at_step or n % 2 == 0:
+                dense.step()
+                dense.zero_grad()
+        equal(table.pull(np.arange(ROWS)), torch.from_numpy(alone.pull(np.arange(ROWS))), 1e-6)
+    expected = torch.cat([p.detach().reshape(-1) for p in model[1].parameters()])
     for out in outs:
-        equal(np.load(out), dense, 1e-6)
+        equal(np.load(out), expected, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ranks", "match"),
+    [
+        ("fsdp 1", 2, "in FullyShardedDataParallel: each rank would push by itself"),
+        ("fsdp of some", 4, r"over a mesh of shape \(1, 2\) of 4 processes: .* must have one axis"),
+    ],
+)
+def test_ranks_that_cannot_push_together_are_refused_with_what_would_be_right(
+    cluster, tmp_path, kind, ranks, match
+):
+    """A table once took the gradients of the ranks as they were, not averaged, in a step for each."""
+    with cluster.connect() as client:
+        client.create_table(TableSpec("t", 20, 4))
+        outs = [tmp_path / f"{rank}.npy" for rank in range(ranks)]
+        said = said_by_ranks(tmp_path, cluster.address, outs, kind)
+    assert all(re.search(match, line) for line in said), said
+
+
+def test_a_scale_that_averages_ranks_would_average_them_twice(monkeypatch) -> None:
+    monkeypatch.setattr(passes, "ranks_here", lambda mesh: "a group")
+    monkeypatch.setattr(ranks.dist, "get_world_size", lambda group: 4)
+    with pytest.raises(InvalidRequest, match=r"grad_scale=0\.25 .* 4 ranks.*leave grad_scale out"):
+        EmbeddingBag(a_table(), grad_scale=1 / 4)(torch.tensor([[1, 2]]))

@@ -7,7 +7,7 @@ import pytest
 from torch_beside import DIM, V, a_table, equal, pushed, torch, touched, twin
 
 from rowloom.client import SGD, Adagrad, Adam, InvalidRequest, Normal, TableSpec
-from rowloom.client.layers_torch import Embedding, EmbeddingBag, push_on_step
+from rowloom.client.layers_torch import Embedding, EmbeddingBag, bind_lr, clip_grad_norm_, push_on_step
 
 
 class Model(torch.nn.Module):
@@ -347,6 +347,54 @@ def test_the_anchor_adds_nothing_to_a_norm_that_gradients_are_clipped_to():
     equal(ours.dense[0].weight.grad, theirs.dense[0].weight.grad, 1e-7)
 
 
+@pytest.mark.parametrize("norm_type", [2.0, 1.0, float("inf")])
+@pytest.mark.parametrize("most", [0.01, 1000.0])
+@pytest.mark.parametrize("backwards", [1, 2])
+def test_gradients_are_clipped_with_those_of_tables_as_torch_clips_a_local_model(norm_type, most, backwards):
+    table = a_table(optimizer=SGD(lr=0.1))
+    theirs, ours = both(table)
+    steps = [torch.optim.SGD(model.parameters(), lr=0.1) for model in (theirs, ours)]
+    push_on_step(steps[1], ours)
+    for a, b, y in batches(backwards):
+        for model in (theirs, ours):
+            loss_of(model, a, b, y).backward()
+    expected = torch.nn.utils.clip_grad_norm_(theirs.parameters(), most, norm_type)
+    equal(clip_grad_norm_(ours, most, norm_type), expected, 1e-5)
+    for step in steps:
+        step.step()
+    equal(table.rows, theirs.embed.weight, 1e-6)
+    equal(ours.dense[0].weight, theirs.dense[0].weight, 1e-6)
+
+
+def test_clipping_counts_gradients_as_they_are_pushed_after_a_scaler():
+    table = a_table(optimizer=SGD(lr=0.1))
+    theirs, ours = both(table)
+    steps = [torch.optim.SGD(model.parameters(), lr=0.1) for model in (theirs, ours)]
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    push_on_step(steps[1], ours, scaler=scaler)
+    a, b, y = next(batches(1))
+    loss_of(theirs, a, b, y).backward()
+    scaler.scale(loss_of(ours, a, b, y)).backward()
+    scaler.unscale_(steps[1])
+    expected = torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.01)
+    equal(clip_grad_norm_(ours, 0.01), expected, 1e-5)
+    steps[0].step()
+    scaler.step(steps[1])
+    equal(table.rows, theirs.embed.weight, 1e-6)
+
+
+def test_clipping_of_gradients_that_were_pushed_already_is_refused_and_nan_is_told():
+    _, ours = both(a_table())
+    with pytest.raises(
+        InvalidRequest, match=r"gradients of 't' are pushed .* call push_on_step\(optimizer, model\)"
+    ):
+        clip_grad_norm_(ours, 1.0)
+    push_on_step(torch.optim.SGD(ours.parameters(), lr=0.1), ours)
+    (ours.embed(torch.tensor([5])).sum() * float("nan")).backward()
+    with pytest.raises(RuntimeError, match=r"the norm of order 2\.0 of the gradients is nan"):
+        clip_grad_norm_(ours, 1.0, error_if_nonfinite=True)
+
+
 @pytest.mark.parametrize(("mode", "sparse"), [("lazy", True), ("dense", False)])
 def test_a_batch_of_padding_only_is_a_step_as_in_torch(client, mode, sparse):
     rows = np.arange(20, dtype=np.float32).reshape(10, 2)
@@ -365,6 +413,13 @@ def test_a_batch_of_padding_only_is_a_step_as_in_torch(client, mode, sparse):
     np.testing.assert_allclose(table.pull(np.arange(10)), theirs.weight.detach().numpy(), atol=1e-5)
 
 
+def test_masked_rows_are_refused_by_from_pretrained(client):
+    rows = np.ma.array(np.ones((3, 2), np.float32), mask=[[False, False], [True, False], [False, False]])
+    with pytest.raises(InvalidRequest, match=r"embeddings\[1, 0\] is masked, and 1 of 6 are"):
+        Embedding.from_pretrained(rows, client=client, name="v")
+    assert client.tables() == []
+
+
 def test_rows_that_are_not_finite_leave_no_table_behind(client):
     rows = np.ones((3, 2), np.float32)
     bad = rows.copy()
@@ -373,3 +428,39 @@ def test_rows_that_are_not_finite_leave_no_table_behind(client):
         Embedding.from_pretrained(bad, client=client, name="v")
     assert client.tables() == []
     assert Embedding.from_pretrained(rows, client=client, name="v")(torch.tensor([1])).tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("at_step", [False, True])
+def test_a_scheduler_that_is_bound_reaches_the_table(client, at_step):
+    spec = TableSpec("t", V, DIM, optimizer=SGD(lr=0.2), initializer=Normal(std=0.3))
+    table = client.create_table(spec)
+    local = torch.nn.Embedding(V, DIM)
+    with torch.no_grad():
+        local.weight.copy_(torch.from_numpy(table.pull(np.arange(V))))
+    torch.manual_seed(1)
+    theirs, ours = Model(local), Model(Embedding(table))
+    ours.dense.load_state_dict(theirs.dense.state_dict())
+    for model in (theirs, ours):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+        if model is ours:
+            bind_lr(optimizer, model)
+            if at_step:
+                push_on_step(optimizer, model)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.1)
+        for batch in batches(6):
+            optimizer.zero_grad()
+            loss_of(model, *batch).backward()
+            optimizer.step()
+            scheduler.step()
+    equal(table.pull(np.arange(V)), local.weight, 1e-6)
+    assert table.spec.optimizer.lr == pytest.approx(0.002)  # the rate of the last push
+
+
+def test_rates_that_cannot_be_bound_are_refused():
+    layer = Embedding(a_table())
+    with pytest.raises(InvalidRequest, match="no anchor of a layer"):
+        bind_lr(torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), lr=0.1), layer)
+    with pytest.raises(InvalidRequest, match="no layer over a table"):
+        bind_lr(torch.optim.SGD(layer.parameters(), lr=0.1), torch.nn.Linear(2, 1))
+    with pytest.raises(InvalidRequest, match="rate is 0"):
+        bind_lr(torch.optim.SGD(layer.parameters(), lr=0.0), layer)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from command_line import Cli
 
 from rowloom.client import connect
 
@@ -12,15 +11,6 @@ shards: 2
 tables:
   - {name: users, num_embeddings: 1000, dim: 4, optimizer: {adagrad: {lr: 0.05}}, initializer: zeros}
 """
-
-
-@pytest.fixture
-def cli(tmp_path, monkeypatch, capsys):
-    """`rowloom` in an empty folder. Its clusters end with the test."""
-    cli = Cli(tmp_path, monkeypatch, capsys)
-    yield cli
-    for name in cli.directory.names():
-        cli.run("down", "--name", name)
 
 
 @pytest.fixture

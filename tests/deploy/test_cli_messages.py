@@ -4,14 +4,18 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from waiting import until
 
+from rowloom.deploy import storage
 from rowloom.deploy.config.words import counted
 from rowloom.deploy.operate import local_clusters
+from rowloom.deploy.operate.remote import Remote
 from rowloom.proto.errors import NoAnswer, TableNotFound, Unavailable, in_words
 
 
@@ -91,9 +95,7 @@ def test_recover_of_a_cluster_that_has_lost_nothing_asked_which_shard_is_lost(cl
 
 def test_recover_without_a_shard_names_the_one_that_is_lost(cli, ads):
     os.kill(cli.json("status")["shards"][1]["pid"], signal.SIGKILL)
-    until(
-        lambda: json.loads(cli.attempt("status", "--json")[0])["shards"][1]["health"] == "dead", seconds=30.0
-    )
+    until(lambda: json.loads(cli.attempt("status", "--json")[0])["shards"][1]["health"] == "dead")
     _, err = cli.run("recover", code=2)
     assert err.startswith("rowloom: shard 1 at 127.0.0.1:")
     assert "is dead; nothing was changed: say with --accept-loss SHARD which one is to be made anew" in err
@@ -105,7 +107,8 @@ def test_a_storage_that_cannot_be_written_was_said_with_the_name_of_a_class(cli)
     cli.write("storage: file.txt/x\n")
     _, err = cli.run("up", code=1)
     assert err.startswith(
-        "rowloom: cluster 'default' did not start: storage file.txt/x/layout.json cannot be written: Not a directory; "
+        f"rowloom: cluster 'default' did not start: storage {cli.folder}/file.txt/x/layout.json cannot be written: "
+        "Not a directory; "
         "nothing was changed: it is the `storage` of the deploy config; mend it, and try again (log: "
     )
     assert "NotStored" not in err
@@ -115,6 +118,9 @@ def test_only_errors_that_are_not_ours_are_told_with_their_class():
     assert in_words(NoAnswer("shard 1 does not answer")) == "shard 1 does not answer"
     assert in_words(TableNotFound("no table 'x'")) == "no table 'x'"
     assert in_words(KeyError("x")) == "KeyError: 'x'"
+    assert in_words(OSError(errno.ENOSPC, "No space left on device", "/x")) == "/x: No space left on device"
+    assert in_words(OSError(errno.ENOSPC, "No space left on device")) == "No space left on device"
+    assert in_words(OSError("odd")) == "OSError: odd"
 
 
 def test_one_is_not_counted_as_several():
@@ -130,7 +136,7 @@ def test_a_down_that_could_not_clear_its_storage_did_not_say_that_the_cluster_ha
     cli.write("name: ads\n")
     cli.run("up")
     with monkeypatch.context() as patch:
-        patch.setattr(local_clusters.StateFile, "clear", read_only)
+        patch.setattr(storage.StateFile, "clear", read_only)
         _, err = cli.run("down", code=1)
     assert err == (
         f"rowloom: 'ads' was ended, but what it has left is not: {said}; mend that, then `rowloom down --name ads` "
@@ -138,6 +144,46 @@ def test_a_down_that_could_not_clear_its_storage_did_not_say_that_the_cluster_ha
     )
     assert cli.json("list")["clusters"][0]["state"] == "ended"
     cli.run("down")
+
+
+def test_a_full_storage_was_said_with_the_name_of_a_file_of_a_log_and_nothing_to_do(cli, monkeypatch):
+    def failed(*_):
+        raise Unavailable("the log failed")
+
+    monkeypatch.setattr(local_clusters, "_start", failed)
+    full, roomy = (SimpleNamespace(f_bavail=n, f_frsize=4096, f_blocks=10**6) for n in (1, 10**6))
+    with monkeypatch.context() as patch:
+        patch.setattr(local_clusters.os, "statvfs", lambda path: full if "kept" in str(path) else roomy)
+        (cli.folder / "kept").mkdir()
+        cli.write("storage: kept\n")
+        _, err = cli.run("up", code=1)
+    assert (
+        f"the log failed. The disk of its storage, {cli.folder}/kept, is full: make room there, or say" in err
+    )
+
+
+def test_a_watch_of_a_cluster_whose_coordinator_ended_said_only_that_a_connection_was_refused(cli, ads):
+    command = [sys.executable, "-m", "rowloom.deploy.cli", "status", "--watch", "--json"]
+    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert watching.stdout is not None
+    assert watching.stdout.readline()
+    os.kill(cli.directory.get("ads").pid, signal.SIGKILL)
+    _, err = watching.communicate(timeout=50)
+    assert watching.returncode == 1
+    assert "the coordinator of cluster 'ads' has ended; its 2 shards serve pulls and pushes" in err
+
+
+def test_a_call_whose_answer_was_lost_did_not_say_what_tells_whether_it_was_done(cli, ads, monkeypatch):
+    def lost(*_, **__):
+        raise NoAnswer("127.0.0.1:9 did not answer: unavailable")
+
+    monkeypatch.setattr(Remote, "set_lr", lost)
+    _, err = cli.run("set-lr", "users", "1", code=1)
+    assert err.endswith("unavailable. Whether it was done is not known: `rowloom status` tells\n")
+
+
+def test_snapshots_that_can_never_be_taken_were_tried_for_ever(cli, ads):
+    assert "a snapshot needs `storage:`" in cli.run("snapshot", "--every", "1s", code=1)[1]
 
 
 def test_a_cluster_that_is_not_known_did_not_say_how_to_start_one(cli):

@@ -1,5 +1,6 @@
 """Commands that look at clusters and tables, and change them a little: what they print, and how they end."""
 
+import json
 import os
 import re
 import signal
@@ -9,6 +10,8 @@ import sys
 
 import numpy as np
 import pytest
+from command_line import interruptible
+from waiting import PATIENCE_S, until
 
 from rowloom.client import TableSpec, connect
 from rowloom.deploy import terminal
@@ -20,11 +23,9 @@ PUSHED = np.full((1000, 4), -0.05, np.float32)
 
 def kill_shard(cli, address: str, index: int) -> None:
     """The process of a shard is killed; returns when the cluster says so."""
-    os.kill(cli.json("status", "--address", address)["shards"][index]["pid"], signal.SIGKILL)
-    for _ in range(100):
-        if cli.attempt("status", "--address", address)[2] == 3:
-            return
-    raise AssertionError("the killed shard still serves")
+    status = "status", "--address", address, "--json"
+    os.kill(cli.json(*status[:-1])["shards"][index]["pid"], signal.SIGKILL)
+    until(lambda: json.loads(cli.attempt(*status)[0])["shards"][index]["health"] == "dead")
 
 
 def test_tables_shows_each_table(cli, ads):
@@ -176,6 +177,42 @@ def test_an_export_does_not_replace_a_file_that_is_there(cli, ads):
     assert len(np.load(kept)) == 1000
 
 
+def test_an_export_may_have_the_trained_rows_only_and_go_to_a_url(cli, ads):
+    with connect(ads) as client:
+        table = client.create_table(TableSpec("open", dim=4))
+        table.push([5, 2**40], np.ones((2, 4)))
+    url = f"file://{cli.folder}/some.npy"
+    out, _ = cli.run("export", "open", url, "--trained")
+    assert f"2 rows of table open are in {url}; {url}.ids.npy belongs to it: keep both" in out
+    assert np.load(cli.folder / "some.npy.ids.npy").tolist() == [5, 2**40]
+    _, err = cli.run("export", "open", url, "--trained", code=2)
+    assert f"{url} is there already; --overwrite replaces it" in err
+    assert cli.json("import", url, "again", "--create")["rows"] == 2
+    _, err = cli.run("export", "open", "x.npy", "--trained", "--ids", "ids.txt", code=2)
+    assert "--trained and --ids both say which rows" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["import", "none.npy", "users"], "no file none.npy"),
+        (["import", "memory://none/x.npy", "users"], "no file memory://none/x.npy"),
+        (["import", "none.npy", "users", "--format", "parquet"], "no file none.npy"),
+        (
+            ["import", "w.txt", "new", "--create", "--vocabulary", "none.txt"],
+            "none.txt: No such file or directory",
+        ),
+        (["export", "users", "none/x.npy"], "no folder none to write x.npy into"),
+        (["export", "users", "x.npy", "--ids", "none.npy"], "none.npy"),
+    ],
+)
+def test_a_path_that_is_missing_is_one_line(cli, ads, command, words):
+    _, err = cli.run(*command, code=2)
+    assert words in err
+    assert err.startswith("rowloom: ")
+    assert len(err.splitlines()) == 1
+
+
 def test_hints_of_import_and_export_are_options_and_not_python(cli, ads):
     (cli.folder / "words.txt").write_text("a 1 2 3 4\nb 1 2 3 4\n")
     np.save(cli.folder / "few.npy", PUSHED[:3])
@@ -184,7 +221,7 @@ def test_hints_of_import_and_export_are_options_and_not_python(cli, ads):
     for command, words, code in (
         (["export", "users", "users.xyz"], "say --format, one of", 2),
         (["export", "users", "users.vec"], "give --vocabulary (table 'users')", 1),
-        (["export", "open", "open.npy"], "say which to export: --ids", 1),
+        (["export", "open", "open.npy"], "say which to export: --ids, or --trained for those that exist", 1),
         (["export", "user", "user.npy"], "no table 'user'; there are: open, users\n", 1),
         (
             ["import", "few.npy", "user"],
@@ -239,7 +276,7 @@ def test_a_lost_shard_is_made_anew_only_when_its_loss_is_accepted(cli, ads):
         assert cli.json("status")["healthy"]
         cli.run("scale", "3")
         np.testing.assert_array_equal(users.pull(IDS), trained)
-    log = (cli.directory.home / "clusters/ads/cluster.log").read_text()
+    log = (cli.directory.home / "clusters/ads/logs/coordinator.log").read_text()
     assert "shard 1 was made anew, as asked: the rows that it held are lost" in log
 
 
@@ -276,8 +313,8 @@ def test_what_is_no_file_is_one_clear_line(cli, ads):
         (["export", "users", "users.npy", "--ids", "nothing.txt"], 2),
         (["export", "user", "users.npy"], 1),
         (["import", "nothing.npy", "users"], 2),
-        (["import", "text.npy", "users"], 1),
-        (["import", "folder.npy", "users"], 1),
+        (["import", "text.npy", "users"], 2),
+        (["import", "folder.npy", "users"], 2),
         (["import", "text.npy", "users", "--vocabulary", "nothing.txt"], 2),
         (["import", "text.npy", "new", "--create", "--optimizer", "Adagrad(lr"], 2),
     ):
@@ -310,11 +347,11 @@ def test_an_interrupted_command_ends_with_130(cli, ads):
         "--interval-s",
         "0.1",
     ]
-    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    watching = interruptible(command)
     assert watching.stdout is not None
     assert watching.stdout.readline()
     watching.send_signal(signal.SIGINT)
-    watching.communicate(timeout=30)
+    watching.communicate(timeout=PATIENCE_S)
     assert watching.returncode == 130
 
 

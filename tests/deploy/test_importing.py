@@ -5,9 +5,10 @@ import pytest
 from memory_client import MemoryClient
 
 from rowloom.client.vocabulary import Vocabulary
+from rowloom.deploy import importing
 from rowloom.deploy.importing import ImportTarget, export_file, import_file, parsed
 from rowloom.proto.errors import InvalidRequest
-from rowloom.proto.spec import Adagrad, Constant
+from rowloom.proto.spec import SGD, Adagrad, Adam, Constant, Exponential, Optimizer
 
 MADE = ImportTarget(create=True)
 ROWS = np.arange(12, dtype=np.float32).reshape(6, 2)
@@ -81,6 +82,33 @@ def test_recipes_are_written_as_in_python():
         ("SGD(1)", "has no name"),
         ("SGD(lr=1", "write it as"),
         ("SGD(lr=x)", "is no number"),
+        ("SGD(lr=None)", "is no number"),
+        ("SGD(lr=__import__('os').getpid())", "write it as"),
+        ("SGD(lr=1, lr=2)", "twice|write it as"),
+        ("SGD(**{'lr': 1})", "has no name"),
+        ("SGD()()", "write it as"),
+        ("a.SGD()", "write it as"),
+        ("", "write it as"),
+        ("\0", "write it as"),
     ]:
         with pytest.raises(InvalidRequest, match=match):
             parsed(wrong)
+
+
+def test_recipes_with_commas_inside_words_and_schedules_are_read_as_torch_users_write_them():
+    for text, right in [
+        ("Adam(lr=1e-3, betas=(0.9, 0.99))", Adam(lr=1e-3, betas=(0.9, 0.99))),
+        ("Adam(betas=[0.9, 0.99], lr=1e-3)", Adam(lr=1e-3, betas=(0.9, 0.99))),
+        ('Adam(lr=1e-3, mode="row")', Adam(lr=1e-3, mode="row")),
+        (" Adam( lr=1e-3, mode='dense', ) ", Adam(lr=1e-3, mode="dense")),
+        ("SGD(lr=Exponential(lr=0.1, decay_steps=7))", SGD(lr=Exponential(lr=0.1, decay_steps=7))),
+        ("SGD(lr=-0.0, nesterov=false)", SGD(lr=0.0)),
+    ]:
+        assert Optimizer.from_mapping(parsed(text)) == right, text
+
+
+def test_an_option_and_its_value_were_one_word_in_a_message():
+    said = importing._reworded(
+        "w has 9 rows; from first_id=7 on they end beyond the 10 ids; say first_id= to fill"
+    )
+    assert said == "w has 9 rows; from --first-id 7 on they end beyond the 10 ids; say --first-id to fill"

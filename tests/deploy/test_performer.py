@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from waiting import PATIENCE_S
 
 from rowloom.deploy.control.effects import Calls, Commit, Launch, ServerCall, Sleep, Stop
 from rowloom.deploy.control.state import ClusterState
@@ -29,7 +30,7 @@ class FakeLauncher:
 
     def start(self, key):
         self.entered.set()
-        assert self.blocked.wait(30)
+        assert self.blocked.wait(PATIENCE_S)
         if key in self.broken:
             raise self.broken[key]
         return Launched(f"host:{key}", key)
@@ -114,8 +115,8 @@ def test_looking_does_not_wait_behind_a_launch(launcher):
     thread = threading.Thread(target=performer.run, args=(program(),))
     thread.start()
     try:
-        assert launcher.entered.wait(30)
-        replies = performer.ask([ServerCall(server.address, methods.HEALTH, b"")] * 100, 30.0)
+        assert launcher.entered.wait(PATIENCE_S)
+        replies = performer.ask([ServerCall(server.address, methods.HEALTH, b"")] * 100, PATIENCE_S)
         assert all(isinstance(r, bytes) for r in replies)
     finally:
         launcher.blocked.set()
@@ -172,8 +173,8 @@ def test_a_program_that_is_repeated_anyway_ends_as_soon_as_another_waits(launche
 
     watching = threading.Thread(target=watch, daemon=True)
     watching.start()
-    assert begun.wait(30)
-    with performer.alone("making shard 1 anew", wait_s=30.0):
+    assert begun.wait(PATIENCE_S)
+    with performer.alone("making shard 1 anew", wait_s=PATIENCE_S):
         pass
-    watching.join(30)
+    watching.join(PATIENCE_S)
     assert not watching.is_alive()

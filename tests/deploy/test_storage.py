@@ -6,11 +6,11 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from rowloom.deploy import atomic_file
 from rowloom.deploy.config.config import InvalidConfig
 from rowloom.deploy.control.effects import NotStored
 from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.storage import StateFile
+from rowloom.proto import atomic_file
 from rowloom.proto.errors import RowloomError, Unavailable
 
 OLD, NEW = ClusterState("ads", next_key=1), ClusterState("ads", next_key=2)

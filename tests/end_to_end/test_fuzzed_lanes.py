@@ -90,7 +90,7 @@ class RawLane:
         self.descriptor = -1
         if shared:
             self.end = socket.socket(socket.AF_UNIX)
-            self.end.settimeout(30)
+            self.end.settimeout(120)
             self.end.connect("\0" + description.unix_address)
             self.descriptor = os.memfd_create("hostile", os.MFD_ALLOW_SEALING)
             os.ftruncate(self.descriptor, ARENA_BYTES)
@@ -98,7 +98,7 @@ class RawLane:
             self.arena = np.frombuffer(mmap.mmap(self.descriptor, ARENA_BYTES), np.uint8)
             socket.send_fds(self.end, [Hello(description.key, ARENA_BYTES).encode()], [self.descriptor])
         else:
-            self.end = socket.create_connection(("127.0.0.1", description.port), 30)
+            self.end = socket.create_connection(("127.0.0.1", description.port), 120)
             self.end.sendall(Hello(description.key, 0).encode())
         assert self.end.recv(1) == WELCOME
 
@@ -297,7 +297,7 @@ def hostile_hello(rng: np.random.Generator, server: Server) -> None:
     description = server._lane.describe()
     unix = rng.random() < 0.5
     end = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
-    end.settimeout(30)
+    end.settimeout(120)
     end.connect("\0" + description.unix_address if unix else ("127.0.0.1", description.port))
     size = int(rng.choice([0, 1, 4096, ARENA_BYTES, 1 << 40]))
     said = mutated(rng, Hello(description.key, size).encode())
@@ -336,8 +336,14 @@ def hostile_heads(rng: np.random.Generator, server: Server, answers: Counter[str
         replies = replies[REPLY_BYTES + (length if at == NOWHERE else 0) :]
 
 
+def errors_in(caplog) -> list[str]:
+    """Of servers; not of libraries, in threads that tests before have left."""
+    records = (record for record in caplog.records if record.name.startswith("rowloom.server"))
+    return [record.getMessage() for record in records if record.levelname in ("ERROR", "CRITICAL")]
+
+
 @pytest.mark.skipif(not HAS_ARENAS, reason="needs Linux: shared memory that is handed over")
-@pytest.mark.timeout(60 + 2 * SECONDS)
+@pytest.mark.timeout(300 + 2 * SECONDS)
 def test_whatever_a_lane_is_told_the_server_lives_and_nobody_else_notices(
     server, other, stack, caplog
 ) -> None:
@@ -346,7 +352,7 @@ def test_whatever_a_lane_is_told_the_server_lives_and_nobody_else_notices(
     lanes = [stack.enter_context(closing(RawLane(server, shared=shared))) for shared in (False, True)]
     end = time.monotonic() + SECONDS
     for i in itertools.count():
-        if time.monotonic() >= end:
+        if time.monotonic() >= end and answers["rows"] > 10 and answers["InvalidRequest"] > 10:
             break
         if i % 40 == 0:
             other.look()
@@ -371,11 +377,11 @@ def test_whatever_a_lane_is_told_the_server_lives_and_nobody_else_notices(
     print(f"seed {SEED}: {i} rounds, {dict(answers)}")
     assert answers["rows"] > 10
     assert answers["InvalidRequest"] > 10
-    assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
+    assert not errors_in(caplog)
 
 
 @pytest.mark.skipif(not HAS_ARENAS, reason="needs Linux: shared memory that is handed over")
-@pytest.mark.timeout(60 + 2 * SECONDS)
+@pytest.mark.timeout(300 + 2 * SECONDS)
 def test_whatever_changes_in_shared_memory_while_it_is_read_nobody_else_notices(
     server, other, stack, caplog
 ) -> None:
@@ -391,7 +397,7 @@ def test_whatever_changes_in_shared_memory_while_it_is_read_nobody_else_notices(
             assert flipper.stdout.readline() == b"ready\n"
             end = time.monotonic() + SECONDS
             for i in itertools.count():
-                if time.monotonic() >= end:
+                if time.monotonic() >= end and answers["rows"] > 10:
                     break
                 if i % 40 == 0:
                     control[:] = 0
@@ -412,4 +418,4 @@ def test_whatever_changes_in_shared_memory_while_it_is_read_nobody_else_notices(
             flipper.kill()
     print(f"seed {SEED}: {i} rounds, {dict(answers)}")
     assert answers["rows"] > 10
-    assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
+    assert not errors_in(caplog)

@@ -1,7 +1,9 @@
 """Shards that are killed while trainers go on: nothing that was acknowledged is lost, nothing is applied twice."""
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +11,18 @@ import pytest
 from waiting import until
 
 from rowloom.client import SGD, Adagrad, Adam, Normal, TableSpec, Zeros, connect
-from rowloom.deploy import local_cluster
-from rowloom.deploy.config.config import parse
+from rowloom.deploy import local_cluster, watcher
+from rowloom.deploy.config.config import DeployConfig, parse
 from rowloom.deploy.coordinator_server import CoordinatorServer
 from rowloom.deploy.launch.local_launcher import ProcessLauncher
 from rowloom.deploy.operate.remote import Remote
 
 IDS = np.arange(40)
+
+
+@pytest.fixture(autouse=True)
+def what_has_ended_is_seen_soon(monkeypatch) -> None:
+    monkeypatch.setattr(watcher, "WATCH_S", 0.05)
 
 
 def logs(storage: Path) -> list[str]:
@@ -32,66 +39,76 @@ def scale(server: CoordinatorServer, shards: int) -> None:
         remote.close()
 
 
+@contextlib.contextmanager
+def running(storage: Path, durability: str, specs: list[TableSpec]) -> Iterator[CoordinatorServer]:
+    """A cluster of two shards, each a process, with logs."""
+    config = config_of(storage, durability, specs)
+    server = CoordinatorServer(config, ProcessLauncher(config, storage / "out"))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def config_of(storage: Path, durability: str, specs: list[TableSpec]) -> DeployConfig:
+    return parse(
+        {"name": "k", "shards": 2, "storage": str(storage), "durability": durability, "tables": specs}
+    )
+
+
+def kill(server: CoordinatorServer, *shards: int) -> None:
+    """End the processes of shards; of all, if none is named."""
+    assert isinstance(server.launcher, ProcessLauncher)
+    keys = list(server.coordinator.state.keys)
+    for key in [keys[shard] for shard in shards] if shards else keys:
+        os.kill(server.launcher.pid(key), signal.SIGKILL)
+
+
 @pytest.mark.parametrize("durability", ["process", pytest.param("interval", marks=pytest.mark.slow), "disk"])
 def test_a_killed_shard_comes_back_with_every_push_that_was_acknowledged(durability, tmp_path) -> None:
     spec = TableSpec("t", 1000, dim=4, optimizer=SGD(lr=1.0), initializer=Zeros())
-    config = parse(
-        {"name": "k", "shards": 2, "storage": str(tmp_path), "durability": durability, "tables": [spec]}
-    )
-    launcher = ProcessLauncher(config, tmp_path / "out")
-    server = CoordinatorServer(config, launcher)
-    server.start()
-    try:
-        with connect(server.address, timeout_s=60.0) as client:
-            table = client.table("t")
-            done = 0
-            for life in range(2):
-                for _ in range(30):
-                    table.push(IDS, np.full((len(IDS), 4), -1.0, np.float32))
-                    done += 1
-                key = server.coordinator.state.keys[life % 2]
-                os.kill(launcher.pid(key), signal.SIGKILL)
-            table.push(IDS, np.full((len(IDS), 4), -1.0, np.float32))
-            assert (table.pull(IDS) == done + 1).all()
-    finally:
-        server.stop()
+    with (
+        running(tmp_path, durability, [spec]) as server,
+        connect(server.address, timeout_s=200.0) as client,
+    ):
+        table = client.table("t")
+        done = 0
+        for life in range(2):
+            for _ in range(30):
+                table.push(IDS, np.full((len(IDS), 4), -1.0, np.float32))
+                done += 1
+            kill(server, life % 2)
+        table.push(IDS, np.full((len(IDS), 4), -1.0, np.float32))
+        assert (table.pull(IDS) == done + 1).all()
 
 
 def test_rows_that_have_moved_come_back_too(tmp_path) -> None:
     spec = TableSpec("t", 1000, dim=4, optimizer=Adagrad(lr=1.0), initializer=Zeros())
-    config = parse(
-        {"name": "k", "shards": 2, "storage": str(tmp_path), "durability": "process", "tables": [spec]}
-    )
-    launcher = ProcessLauncher(config, tmp_path / "out")
-    server = CoordinatorServer(config, launcher)
-    server.start()
     rng = np.random.default_rng(3)
-    try:
-        with (
-            connect(server.address, timeout_s=60.0) as client,
-            local_cluster(shards=1, tables=[spec]) as oracle,
-            oracle.connect() as other,
-        ):
-            tables = client.table("t"), other.table("t")
+    with (
+        running(tmp_path, "process", [spec]) as server,
+        connect(server.address, timeout_s=200.0) as client,
+        local_cluster(shards=1, tables=[spec]) as oracle,
+        oracle.connect() as other,
+    ):
+        tables = client.table("t"), other.table("t")
 
-            def push() -> None:
-                grads = rng.standard_normal((len(IDS), 4), np.float32)
-                for table in tables:
-                    table.push(IDS, grads)
+        def push() -> None:
+            grads = rng.standard_normal((len(IDS), 4), np.float32)
+            for table in tables:
+                table.push(IDS, grads)
 
-            for shards in (3, 1, 2):
-                for _ in range(5):
-                    push()
-                scale(server, shards)
-                for _ in range(5):
-                    push()
-                for key in list(server.coordinator.state.keys):
-                    os.kill(launcher.pid(key), signal.SIGKILL)
+        for shards in (3, 1, 2):
+            for _ in range(5):
                 push()
-                assert np.array_equal(tables[0].pull(IDS), tables[1].pull(IDS))
-            until(lambda: logs(tmp_path) == ["shard-0", "shard-1"])  # those of earlier layouts are gone
-    finally:
-        server.stop()
+            scale(server, shards)
+            for _ in range(5):
+                push()
+            kill(server)
+            push()
+            assert np.array_equal(tables[0].pull(IDS), tables[1].pull(IDS))
+        until(lambda: logs(tmp_path) == ["shard-0", "shard-1"])  # those of earlier layouts are gone
     assert logs(tmp_path) == []
 
 
@@ -100,52 +117,41 @@ def test_a_shard_goes_on_from_a_snapshot_and_the_rest_of_its_log(tmp_path) -> No
         TableSpec("a", 1000, dim=4, optimizer=Adagrad(lr=1.0), initializer=Zeros()),
         TableSpec("d", 1000, dim=2, optimizer=Adam(lr=0.1, mode="dense"), initializer=Normal()),
     ]
-    config = parse(
-        {"name": "k", "shards": 2, "storage": str(tmp_path), "durability": "process", "tables": specs}
-    )
-    launcher = ProcessLauncher(config, tmp_path / "out")
-    server = CoordinatorServer(config, launcher)
-    server.start()
     rng = np.random.default_rng(3)
-    try:
-        with (
-            connect(server.address, timeout_s=60.0) as client,
-            local_cluster(shards=1, tables=specs) as oracle,
-            oracle.connect() as other,
-            Remote(server.address) as remote,
-        ):
+    with (
+        running(tmp_path, "process", specs) as server,
+        connect(server.address, timeout_s=200.0) as client,
+        local_cluster(shards=1, tables=specs) as oracle,
+        oracle.connect() as other,
+        Remote(server.address) as remote,
+    ):
 
-            def push() -> None:
-                ids = rng.choice(1000, 200, replace=False)
-                for spec in specs:
-                    grads = rng.standard_normal((len(ids), spec.width), np.float32)
-                    for one in (client, other):
-                        one.table(spec.name).push(ids, grads)
+        def push() -> None:
+            ids = rng.choice(1000, 200, replace=False)
+            for spec in specs:
+                grads = rng.standard_normal((len(ids), spec.width), np.float32)
+                for one in (client, other):
+                    one.table(spec.name).push(ids, grads)
 
-            for _ in range(2):
-                for _ in range(5):
-                    push()
-                taken = remote.take_snapshot()
-                assert taken.rows > 0
-                for _ in range(3):
-                    push()
-                for key in list(server.coordinator.state.keys):
-                    os.kill(launcher.pid(key), signal.SIGKILL)
+        for _ in range(2):
+            for _ in range(5):
                 push()
-                for spec in specs:
-                    np.testing.assert_array_equal(
-                        client.table(spec.name).pull(np.arange(1000)),
-                        other.table(spec.name).pull(np.arange(1000)),
-                    )
-    finally:
-        server.stop()
+            taken = remote.take_snapshot()
+            assert taken.rows > 0
+            for _ in range(3):
+                push()
+            kill(server)
+            push()
+            for spec in specs:
+                np.testing.assert_array_equal(
+                    client.table(spec.name).pull(np.arange(1000)),
+                    other.table(spec.name).pull(np.arange(1000)),
+                )
 
 
 def test_a_cluster_that_was_ended_with_its_logs_goes_on_where_it_was(tmp_path) -> None:
     spec = TableSpec("t", 1000, dim=4, optimizer=Adam(lr=0.1), initializer=Normal())
-    config = parse(
-        {"name": "k", "shards": 2, "storage": str(tmp_path), "durability": "disk", "tables": [spec]}
-    )
+    config = config_of(tmp_path, "disk", [spec])
     rng = np.random.default_rng(5)
     with local_cluster(shards=1, tables=[spec]) as oracle, oracle.connect() as other:
         for day in range(3):
@@ -155,7 +161,7 @@ def test_a_cluster_that_was_ended_with_its_logs_goes_on_where_it_was(tmp_path) -
             else:
                 server.take_up()
             try:
-                with connect(server.address, timeout_s=60.0) as client:
+                with connect(server.address, timeout_s=200.0) as client:
                     for _ in range(10):
                         grads = rng.standard_normal((len(IDS), 4), np.float32)
                         client.table("t").push(IDS, grads)

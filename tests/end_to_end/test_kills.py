@@ -29,7 +29,7 @@ def kill_one(context, address: str, carrier: str, column: int, rng: random.Rando
     said = [mine.recv() for _ in range(rng.randint(1, 6))]
     mine.poll(rng.uniform(0, 0.01))
     os.kill(trainer.pid, signal.SIGKILL)
-    trainer.join(20)
+    trainer.join()
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             said.append(mine.recv())
@@ -37,29 +37,34 @@ def kill_one(context, address: str, carrier: str, column: int, rng: random.Rando
     return said.count("acked"), said.count("attempt")
 
 
-@pytest.mark.timeout(60 + 4 * KILLS)
+def checked(rows: np.ndarray, acked: np.ndarray, attempted: np.ndarray) -> np.ndarray:
+    """How often each column was pushed, by shard [2, COLUMNS]: all that was acked, no more than was attempted."""
+    for shard in range(2):
+        assert (rows[shard::2] == rows[shard]).all(), "a push was torn"
+    assert (acked <= rows[:2]).all()
+    assert (rows[:2] <= attempted).all()
+    return rows[:2]
+
+
+@pytest.mark.timeout(300 + 4 * KILLS)
 def test_a_trainer_killed_in_the_middle_of_a_push_leaves_it_applied_once_or_not_at_all() -> None:
     rng = random.Random(0)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["rowloom.client"])
     with local_cluster(shards=2, processes=True) as cluster, cluster.connect() as client:
         table = client.create_table(SPEC)
-        before, unheard = table.pull(np.arange(ROWS)), 0
+        acked, attempted, unheard = np.zeros(COLUMNS), np.zeros(COLUMNS), 0
         for number in range(KILLS):
             column = number % COLUMNS
             carrier = CARRIERS[number % len(CARRIERS)]
-            acked, attempted = kill_one(context, cluster.address, carrier, column, rng)
-            after = table.pull(np.arange(ROWS))
-            added = after - before
-            assert not np.delete(added, column, axis=1).any()
-            for shard in range(2):
-                counts = np.unique(added[shard::2, column])
-                assert len(counts) == 1, f"a push was torn: {counts}"
-                assert acked <= counts[0] <= attempted
-                unheard += int(counts[0] > acked)
-            before = after
+            heard = kill_one(context, cluster.address, carrier, column, rng)
+            acked[column] += heard[0]
+            attempted[column] += heard[1]
+            # Of all trainers so far: a server that was held up may have the last push of one before this still ahead.
+            counts = checked(table.pull(np.arange(ROWS)), acked, attempted)
+            unheard += int((counts[:, column] > acked[column]).sum())
         with Remote(cluster.address) as remote:
             assert [s.health for s in remote.status().shards] == ["serving", "serving"]
         table.push(np.arange(ROWS), np.ones((ROWS, COLUMNS)))
-        np.testing.assert_array_equal(table.pull(np.arange(ROWS)), before - 1)
+        checked(table.pull(np.arange(ROWS)) + 1, acked, attempted)
     print(f"{KILLS} kills; {unheard} times a shard had applied a push that its trainer never heard acked")

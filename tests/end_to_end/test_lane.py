@@ -1,16 +1,18 @@
 """The row lane: when it is used, what else may arrive at it, and what is left when either side goes."""
 
 import contextlib
+import gc
 import os
 import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from stopping import until_stopped
-from waiting import until
+from stopping import stop
+from waiting import PATIENCE_S, least_seconds, until
 
 from rowloom.client import SGD, PushUnresolved, TableSpec, Unavailable, Zeros, connect
 from rowloom.client.carriers.lanes import WINDOW_S
@@ -53,7 +55,7 @@ def describe(cluster) -> pb.LaneReply:
 
 def welcomed(description: pb.LaneReply) -> socket.socket:
     """A connection that has said hello, over TCP."""
-    end = socket.create_connection(("127.0.0.1", description.port), 10)
+    end = socket.create_connection(("127.0.0.1", description.port), 60)
     end.sendall(Hello(description.key, 0).encode())
     assert end.recv(1) == WELCOME
     return end
@@ -119,7 +121,7 @@ def test_a_client_that_falls_silent_half_way_through_a_message_holds_nobody_up(c
 def test_strangers_are_shown_the_door(cluster, junk: bytes) -> None:
     address = ("127.0.0.1", describe(cluster).port)
     # A connection that is closed with our bytes unread is reset.
-    with contextlib.suppress(ConnectionError), socket.create_connection(address, 10) as end:
+    with contextlib.suppress(ConnectionError), socket.create_connection(address, 60) as end:
         end.sendall(junk)
         with contextlib.suppress(OSError):  # reset already: not connected
             end.shutdown(socket.SHUT_WR)
@@ -169,7 +171,7 @@ def test_shared_memory_that_could_shrink_is_refused(cluster, sealed: bool) -> No
     if sealed:
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
     with socket.socket(socket.AF_UNIX) as end:
-        end.settimeout(10)
+        end.settimeout(60)
         end.connect("\0" + description.unix_address)
         socket.send_fds(end, [Hello(description.key, 4096).encode()], [descriptor])
         assert end.recv(1) == (WELCOME if sealed else b"")
@@ -179,19 +181,21 @@ def test_shared_memory_that_could_shrink_is_refused(cluster, sealed: bool) -> No
 @pytest.mark.parametrize("carrier", ["auto", "tcp"])
 def test_a_shard_that_stops_answering_is_given_up_at_the_deadline(carrier: str) -> None:
     with local_cluster(shards=2, processes=True, tables=[SPEC]) as cluster:
-        with connect(cluster.address, carrier=carrier, timeout_s=2.0) as client:
+        with connect(cluster.address, carrier=carrier) as client:
             table = client.table("t")
             table.push(IDS, np.ones((100, 4)))
+            client.timeout_s = 2.0
             pid = cluster.launcher.pid(next(iter(cluster.launcher._running)))
-            os.kill(pid, signal.SIGSTOP)
+            stop(pid)
             try:
-                until_stopped(pid)
-                began = time.monotonic()
                 with pytest.raises(PushUnresolved):
                     table.push(IDS, np.ones((100, 4)))
-                with pytest.raises(Unavailable):
-                    table.pull(IDS)
-                assert time.monotonic() - began < 12
+
+                def pull() -> None:
+                    with pytest.raises(Unavailable):
+                        table.pull(IDS)
+
+                assert least_seconds(pull, 6.0) < 6.0
             finally:
                 os.kill(pid, signal.SIGCONT)
         with connect(cluster.address, carrier=carrier) as client:
@@ -226,7 +230,7 @@ def test_a_burst_of_threads_leaves_no_lanes_and_no_threads_of_the_server_behind(
         def take_together(address: str, until: float):
             lane = take(address, until)
             with contextlib.suppress(threading.BrokenBarrierError):
-                together.wait(30)
+                together.wait(PATIENCE_S)
             return lane
 
         client._transport._lanes.take = take_together
@@ -303,22 +307,21 @@ def test_a_shard_that_stops_for_a_second_during_a_push_breaks_no_lane(carrier: s
     ids, grads = np.arange(34_000), np.ones((34_000, 64), np.float32)
     with (
         local_cluster(shards=1, processes=True, tables=[spec]) as cluster,
-        connect(cluster.address, carrier=carrier, timeout_s=60.0) as client,
+        connect(cluster.address, carrier=carrier, timeout_s=200.0) as client,
     ):
         table = client.table("wide")
         table.push(ids, grads)
         [[lane]] = client._transport._lanes._free.values()
         pid = cluster.launcher.pid(next(iter(cluster.launcher._running)))
         for size in (34_000, 34_000, 10):
-            os.kill(pid, signal.SIGSTOP)
             going_on = threading.Timer(1.0, os.kill, (pid, signal.SIGCONT))
             try:
-                until_stopped(pid)
+                stop(pid)
             finally:
+                began = time.monotonic()
                 going_on.start()
-            began = time.monotonic()
             table.push(ids[:size], grads[:size])
-            assert time.monotonic() - began > 0.5
+            assert time.monotonic() - began > 0.9
             going_on.join()
         rows = table.pull(ids)
         assert (rows[:10] == -4).all()
@@ -329,21 +332,24 @@ def test_a_shard_that_stops_for_a_second_during_a_push_breaks_no_lane(carrier: s
 
 
 def test_nothing_is_left_of_either_side() -> None:
-    def held() -> tuple[int, set[str]]:
-        return len(os.listdir("/proc/self/fd")), set(os.listdir("/dev/shm"))
+    def held() -> tuple[int, int]:
+        """How many descriptors this process has, and how many pieces of shared memory. Others may have some too."""
+        maps = Path("/proc/self/maps").read_text()
+        return len(os.listdir("/proc/self/fd")), maps.count(" /memfd:") + maps.count(" /dev/shm/")
 
     with local_cluster(shards=1, tables=[SPEC]) as cluster:  # what libraries open once
         cluster.connect().table("t").pull(IDS)
+    gc.collect()
     descriptors, shared = held()
     for _ in range(3):
         with local_cluster(shards=2, processes=True, tables=[SPEC]) as cluster, cluster.connect() as client:
             client.table("t").pull(IDS)
             for key in list(cluster.launcher._running):
                 os.kill(cluster.launcher.pid(key), signal.SIGKILL)
-    after, left = held()
-    assert left <= shared
-    assert after <= descriptors + 4  # a channel of gRPC may take its time
-    assert not [t for t in threading.enumerate() if t.name.startswith("rowloom-lane")]
+    gc.collect()
+    # A channel of gRPC may take its time.
+    until(lambda: held()[0] <= descriptors + 4 and held()[1] <= shared)
+    until(lambda: not [t for t in threading.enumerate() if t.name.startswith("rowloom-lane")])
 
 
 def test_heads_survive_the_way_there_and_back_and_refuse_the_rest() -> None:

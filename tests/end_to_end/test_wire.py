@@ -18,7 +18,7 @@ SPEC = TableSpec("t", 100, dim=2, optimizer=SGD(lr=1.0), initializer=Zeros())
 def call(address: str, method: str, request: bytes, options=None) -> bytes:
     with grpc.insecure_channel(address, options or CHANNEL_OPTIONS) as channel:
         try:
-            return channel.unary_unary(method)(request, timeout=10)
+            return channel.unary_unary(method)(request, timeout=60)
         except grpc.RpcError as e:
             raise error_of(e, address) from None
 
@@ -78,7 +78,7 @@ def test_garbage_on_the_port_harms_nobody(client: Client, layout: pb.Layout) -> 
     for shard in [*layout.shards, pb.ShardAddress(address=layout.coordinator)]:
         host, _, port = shard.address.rpartition(":")
         for start in (b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"):
-            with socket.create_connection((host, int(port)), 5) as stranger:
+            with socket.create_connection((host, int(port)), 60) as stranger:
                 stranger.sendall(start + rng.integers(0, 256, 5000, np.uint8).tobytes())
     table = client.table("t")
     table.push([5], [[1, 1]])
@@ -117,7 +117,8 @@ def test_two_clusters_side_by_side_do_not_mix() -> None:
         a.push([1], [[1, 1]])
         assert b.pull([1]).tolist() == [[0, 0]]
         # A client whose cluster is gone and whose address another one took finds out.
-        client = one.connect(timeout_s=1.0)
+        client = one.connect()
+        client.timeout_s = 1.0
         client._session.layout = type(client._session.layout)(
             "gone", 1, two._server.coordinator.layout.shards, two.address
         )

@@ -2,25 +2,31 @@
 
 import ast
 import importlib.metadata
-import importlib.util
 import re
 import sys
-from pathlib import Path
 
 import pytest
+from example_modules import EXAMPLES, example
 
-ROOT = Path(__file__).parents[2]
-NEEDED = {"dlrm_torch": "torch", "two_tower_keras": "keras", "skipgram_jax": "jax", "wide_and_deep": ""}
+NEEDED = {
+    "collection_torch": "torch",
+    "collection_keras": "keras",
+    "dlrm_torch": "torch",
+    "resume_torch": "torch",
+    "two_tower_keras": "keras",
+    "skipgram_jax": "jax",
+    "wide_and_deep": "",
+}
 
 
 def test_every_example_is_listed_here() -> None:
-    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(NEEDED)
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(NEEDED)
 
 
 @pytest.mark.parametrize("name", NEEDED)
 def test_its_docstring_has_the_command_that_installs_what_it_needs(name) -> None:
     extras = importlib.metadata.metadata("rowloom").get_all("Provides-Extra") or []
-    doc = ast.get_docstring(ast.parse((ROOT / f"examples/{name}.py").read_text())) or ""
+    doc = ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text())) or ""
     (command,) = re.findall(r"pip install '?rowloom(?:\[([\w,]+)\])?", doc)
     named = command.split(",") if command else []
     assert set(named) <= set(extras)
@@ -33,8 +39,5 @@ def test_without_its_framework_it_ends_with_the_command_that_installs_it(name, m
     monkeypatch.setitem(sys.modules, extra, None)
     for module in [one for one in sys.modules if one.startswith(f"rowloom.client.layers_{extra}")]:
         monkeypatch.delitem(sys.modules, module)
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"examples/{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
     with pytest.raises(ModuleNotFoundError, match=rf"pip install 'rowloom\[{extra}"):
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        example(name)

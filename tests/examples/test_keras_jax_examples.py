@@ -1,26 +1,13 @@
 """The examples train as the same models held in this process do: the same loss curve."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+from example_modules import EXAMPLES, example
 
 from rowloom.client import SGD, Normal, TableSpec, Uniform
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
-
-def example(name):
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize("name", ["two_tower_keras", "skipgram_jax"])
+@pytest.mark.parametrize("name", ["two_tower_keras", "collection_keras", "skipgram_jax"])
 def test_an_example_has_less_than_sixty_lines(name):
     assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 60
 
@@ -28,7 +15,7 @@ def test_an_example_has_less_than_sixty_lines(name):
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")  # Keras' own
 def test_two_tower_in_keras_has_the_loss_curve_of_local_embeddings(client):
     keras = pytest.importorskip("keras")
-    from rowloom.client.layers_keras import Embedding, SharedEmbeddings
+    from rowloom.client.layers_keras import Embedding, SharedEmbeddings, share_requests
 
     two_tower = example("two_tower_keras")
     how = {"dim": two_tower.DIM, "optimizer": SGD(lr=8.0), "initializer": Normal(std=0.3, seed=1)}
@@ -49,7 +36,8 @@ def test_two_tower_in_keras_has_the_loss_curve_of_local_embeddings(client):
     local_users.set_weights([users.pull(np.arange(two_tower.USERS))])
     local_items.set_weights([items.pull(np.arange(two_tower.ITEMS))])
     expected = two_tower.train(local)
-    got = two_tower.train(two_tower.two_tower(Embedding(users), SharedEmbeddings(items)))
+    ours = share_requests(two_tower.two_tower(Embedding(users), SharedEmbeddings(items)))
+    got = two_tower.train(ours)
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
     assert got[-1] < got[0] / 2
     np.testing.assert_allclose(
@@ -58,6 +46,31 @@ def test_two_tower_in_keras_has_the_loss_curve_of_local_embeddings(client):
         rtol=0,
         atol=1e-4,
     )
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")  # Keras' own
+def test_the_collection_in_keras_has_the_loss_curve_and_rows_of_local_embeddings(client):
+    keras = pytest.importorskip("keras")
+    from rowloom.client.layers_keras import EmbeddingBagCollection
+
+    clicks = example("collection_keras")
+    ours = EmbeddingBagCollection(client, clicks.tables())
+    local = [keras.layers.Embedding(clicks.ROWS, clicks.DIM) for _ in clicks.FEATURES]
+
+    def embed(features):
+        rows = [layer(features[name]) for layer, name in zip(local, clicks.FEATURES, strict=True)]
+        return keras.ops.squeeze(keras.ops.concatenate(rows, -1), 1)
+
+    theirs = clicks.clicks_model(embed)
+    every = np.arange(clicks.ROWS)
+    for layer, name in zip(local, clicks.FEATURES, strict=True):
+        layer.set_weights([client.table(name).pull(every)])
+    expected, got = clicks.train(theirs), clicks.train(clicks.clicks_model(ours))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
+    assert got[-1] < got[0] / 2
+    for layer, name in zip(local, clicks.FEATURES, strict=True):
+        rows = keras.ops.convert_to_numpy(layer.embeddings)
+        np.testing.assert_allclose(client.table(name).pull(every), rows, rtol=0, atol=1e-3)
 
 
 def test_skip_gram_in_jax_has_the_loss_curve_of_local_arrays(client):

@@ -1,29 +1,16 @@
 """The example without a framework trains as the same model held in this process does: the same loss curve."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
+from example_modules import EXAMPLES, example
 from memory_client import MemoryTable
-
-PATH = Path(__file__).parents[2] / "examples/wide_and_deep.py"
-
-
-def example():
-    spec = importlib.util.spec_from_file_location(PATH.stem, PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_wide_and_deep_has_less_than_sixty_lines():
-    assert len(PATH.read_text().splitlines()) < 60
+    assert len((EXAMPLES / "wide_and_deep.py").read_text().splitlines()) < 60
 
 
 def test_wide_and_deep_has_the_loss_curve_and_rows_of_local_arrays(client):
-    model = example()
+    model = example("wide_and_deep")
     tables = [client.create_table(spec) for spec in (model.WIDE, model.DEEP)]
     ids = np.arange(model.FEATURES)
     local = [MemoryTable(table.spec, table.pull(ids)) for table in tables]

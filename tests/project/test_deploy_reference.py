@@ -4,7 +4,7 @@ every command and exit code."""
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -34,10 +34,14 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     """Every key of the config that is no section, with its default."""
     found: dict[str, Any] = {}
     for name, field in model.model_fields.items():
-        default = field.get_default(call_default_factory=True)
-        inner = isinstance(default, BaseModel)
-        found |= keys_of(type(default), f"{prefix}{name}.") if inner else {prefix + name: default}
+        sections = [t for t in (field.annotation, *get_args(field.annotation)) if is_section(t)]
+        default = ... if field.is_required() else field.get_default(call_default_factory=True)
+        found |= keys_of(sections[0], f"{prefix}{name}.") if sections else {prefix + name: default}
     return found
+
+
+def is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def keys() -> dict[str, Any]:
@@ -80,8 +84,29 @@ OTHER = {
     "ray.num_cpus_per_shard": 2.0,
     "ray.memory_per_shard": 1,
     "ray.resources": {"a": 1.0},
+    "snapshots.every": "10m",
+    "snapshots.keep": 3,
+    "autoscale.min": 2,
+    "autoscale.max": 9,
+    "autoscale.target_bytes_per_shard": 1,
+    "autoscale.target_qps_per_shard": 2.0,
+    "autoscale.cooldown": "5m",
+    "autoscale.dry_run": True,
+    "security.ca": "x",
+    "security.cert": "x",
+    "security.key": "x",
+    "security.mutual": True,
+    "security.client_ca": "x",
+    "security.server_name": "x",
+    "security.tokens": "x",
+    "security.token": "x",
+    "security.insecure": True,
     "limits.start_timeout_s": 1.0,
     "limits.stop_grace_s": 1.0,
+    "metrics.port": 9400,
+    "metrics.host": "0.0.0.0",
+    "log.level": "debug",
+    "log.format": "json",
     "tables": [TableSpec("b")],
 }
 OTHER_TABLE = {
@@ -107,7 +132,26 @@ def changed(key: str) -> tuple[DeployConfig, DeployConfig]:
         )
         return parse({"tables": [old]}), parse({"tables": [new]})
     section, dot, name = key.partition(".")
-    return parse({}), parse({section: {name: OTHER[key]}} if dot else {key: OTHER[key]})
+    if section == "security" and name != "insecure":
+        return secured(name)
+    policy = {"max": 8, "target_qps_per_shard": 1.0}
+    base: dict[str, Any] = {
+        "snapshots": {"storage": "/x"},
+        "ray": {"launcher": "ray"},
+        "autoscale": {"shards": 2, "autoscale": policy},
+    }.get(section, {})
+    other = {section: {**base.get(section, {}), name: OTHER[key]}} if dot else {key: OTHER[key]}
+    return parse(base), parse(base | other)
+
+
+def secured(name: str) -> tuple[DeployConfig, DeployConfig]:
+    """Two that differ in one key of `security`, each with what that key needs beside it."""
+    files = {key: f"/{key}" for key in ("ca", "cert", "key", "client_ca", "tokens", "token")}
+    whole = files | {"mutual": True, "server_name": "a"}
+    other = {"mutual": False, "server_name": "b"}.get(name, "/other")
+    if name == "mutual":
+        whole.pop("client_ca")
+    return parse({"security": whole}), parse({"security": whole | {name: other}})
 
 
 def test_of_every_key_it_is_tried_whether_it_is_live():

@@ -17,7 +17,7 @@ def test_the_committed_stubs_are_fresh(tmp_path):
     pytest.importorskip("grpc_tools", reason="grpcio-tools is not installed: pip install 'rowloom[dev]'")
     command = [sys.executable, "-m", "grpc_tools.protoc", "-Irowloom/proto=proto", f"--python_out={tmp_path}"]
     command += [f"--pyi_out={tmp_path}", "rowloom/proto/rowloom.proto"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     for name in ("rowloom_pb2.py", "rowloom_pb2.pyi"):
         fresh = (tmp_path / "rowloom/proto" / name).read_bytes()

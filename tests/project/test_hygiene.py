@@ -15,7 +15,7 @@ LONGEST = 500
 def tracked() -> list[Path]:
     """Files that git knows or would add; all files of an unpacked source archive."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     if done.returncode:
         pytest.skip("not a git checkout")
     return [ROOT / line for line in done.stdout.splitlines() if (ROOT / line).is_file()]

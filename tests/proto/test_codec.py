@@ -93,6 +93,7 @@ def pushes(draw):
         oldest_epoch=draw(U64),
         max_norm=draw(FLOAT),
         norm_type=draw(FLOAT),
+        parts=draw(U64),
     )
 
 
@@ -151,6 +152,7 @@ def push_message(push: codec.Push) -> pb.PushRequest:
         "oldest_epoch",
         "max_norm",
         "norm_type",
+        "parts",
     )
     names = [pb.PartName(epoch=p.epoch, shard=p.shard, seq=p.seq) for p in push.names]
     return pb.PushRequest(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rowloom.proto import channel, errors
 from rowloom.proto import rowloom_pb2 as pb
+from rowloom.proto.layout import Layout, ShardAddress
 
 # NoAnswer is what a carrier says when nothing came over the wire.
 TREE = [
@@ -145,3 +146,14 @@ def test_every_message_fits_both_ways():
     for options in (channel.SERVER_OPTIONS, channel.CHANNEL_OPTIONS):
         assert dict(options)["grpc.max_receive_message_length"] == channel.MAX_MESSAGE_BYTES
         assert len(dict(options)) == len(options), "an option is set twice"
+
+
+def test_a_refusal_brings_the_layout_that_is_to_be_used_instead_unless_that_is_too_long() -> None:
+    layout = Layout("c", 7, tuple(ShardAddress(i, f"host-{i}:1", i) for i in range(3)), "k:1")
+    data = layout.to_message().SerializeToString()
+    found = errors.decode_error(errors.encode_error(errors.WrongLayout("no", epoch=7, layout=data)))
+    assert Layout.from_message(pb.Layout.FromString(found.layout)) == layout
+    many = Layout("c", 7, tuple(ShardAddress(i, f"host-{i}:1", i) for i in range(500)), "k:1")
+    sent = errors.encode_error(errors.WrongLayout("x" * 5000, layout=many.to_message().SerializeToString()))
+    assert len(sent) < 6000
+    assert errors.decode_error(sent).layout == b""

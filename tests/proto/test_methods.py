@@ -34,8 +34,8 @@ def test_the_order_on_the_row_lane_does_not_change():
 
 def test_only_one_file_dials_and_one_makes_headers():
     homes = {
-        "insecure_channel": "proto/channel.py",
-        "secure_channel": "proto/channel.py",
+        "insecure_channel": "proto/security/credentials.py",
+        "secure_channel": "proto/security/credentials.py",
         "Header": "proto/layout.py",
     }
     for name, home in homes.items():

@@ -33,7 +33,8 @@ def a_push(rng: np.random.Generator, tables: int = 1, wire: int = codec.FLOAT32)
         rows = rng.normal(size=(n, 3)).astype(np.float32)
         blocks.append((table * 200, rng.integers(0, 2**62, n), codec.to_wire(rows, wire)))
     client_id = int(rng.integers(2**62))
-    return codec.Push(HEADER, client_id, NAMES, 7, blocks, low_water=5, wire=wire, oldest_epoch=2)
+    finished = {"low_water": 5, "oldest_epoch": 2}
+    return codec.Push(HEADER, client_id, NAMES, 7, blocks, wire=wire, parts=300, **finished)
 
 
 def outcome(data: bytes) -> object:

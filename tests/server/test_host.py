@@ -155,6 +155,24 @@ def test_while_rows_move_reads_go_on_and_pushes_wait() -> None:
     np.testing.assert_array_equal(pull(host, [1]), [[-1, -1]])
 
 
+def test_a_push_that_is_let_in_goes_on_while_others_wait_and_what_is_here_of_each_is_told() -> None:
+    host = serving()
+    call(host, "Push", part([1], [[1, 1]], parts=2))
+    freeze = pb.FreezeRequest(cluster_id="c", epoch=1, on=True, turn=2, report=True)
+    freeze.admitted.add(client_id=7, push=3)
+    (latest,) = pb.FreezeReply.FromString(call(host, "Freeze", freeze)).latest
+    half = pb.PushShare(epoch=1, shard=0, count=1, of=2)
+    assert latest == pb.LatestPush(client_id=7, push=1, shares=[half])
+    assert handled(host, "Push", part([1], [[1, 1]], seq=2)).wait_for is not None
+    assert handled(host, "Push", part([1], [[1, 1]], seq=3)).wait_for is None
+    np.testing.assert_array_equal(pull(host, [1]), [[-2, -2]])
+    freeze = pb.FreezeRequest(cluster_id="c", epoch=1, turn=3, report=True)
+    assert pb.FreezeReply.FromString(call(host, "Freeze", freeze)).latest == [
+        pb.LatestPush(client_id=7, push=3)
+    ]
+    assert handled(host, "Push", part([1], [[1, 1]], seq=4)).wait_for is None
+
+
 def test_a_push_that_is_for_another_shard_does_not_wait_for_rows_to_move() -> None:
     host = serving()
     call(host, "Freeze", pb.FreezeRequest(cluster_id="c", epoch=1, on=True, turn=2))

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from rowloom.client import InvalidRequest, Overloaded
+from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.codec import PartName
 from rowloom.proto.errors import ClientForgotten
 from rowloom.server import ledger as module
@@ -182,6 +183,44 @@ def test_entries_are_counted_whatever_happens_to_them() -> None:
             ledger.merge(other.read())
             ledger.settle()
         assert sum(client.entries for client in ledger._clients.values()) == ledger._entries
+
+
+def test_how_much_of_a_push_is_here_is_kept_and_moves_with_the_ledger() -> None:
+    ledger, inherited = Ledger(), Ledger()
+    ledger.record(7, 1, PartName(1, 0, 1), push=3, parts=6)
+    ledger.record(7, 1, PartName(1, 0, 2), push=3, parts=6)
+    inherited.merge(ledger.read())
+    inherited.merge(ledger.read())
+    inherited.record(7, 1, PartName(2, 1, 1), push=3, parts=12)
+    (latest,) = inherited.latest()
+    assert [(s.epoch, s.shard, s.count, s.of) for s in latest.shares] == [(1, 0, 2, 6), (2, 1, 1, 12)]
+    inherited.record(7, 1, PartName(2, 1, 2), push=4)
+    assert inherited.latest() == [pb.LatestPush(client_id=7, push=4)]
+    inherited.merge(ledger.read())
+    assert inherited.latest() == [pb.LatestPush(client_id=7, push=4)]
+
+
+def test_shares_of_a_push_stay_small_whatever_a_client_says() -> None:
+    rng, ledger = random.Random(1), Ledger()
+    for seq in range(1, 500):
+        ledger.record(7, 1, PartName(1, 0, seq), push=3, parts=rng.getrandbits(64))
+    ((_, of),) = ledger._clients[7].shares.values()
+    assert of < 1 << 64
+
+
+def test_the_latest_push_of_a_client_that_was_just_forgotten_is_told_and_of_others_that_they_are(
+    monkeypatch,
+) -> None:
+    monkeypatch.setattr(module, "MOST_EVICTED", 1)
+    ledger, inherited = Ledger(max_clients=1), Ledger()
+    for client in (6, 7, 8):
+        ledger.record(client, 1, PartName(1, 0, 1), push=3, parts=2)
+    inherited.merge(ledger.read())
+    for one in (ledger, inherited):
+        newest, evicted, forgotten = one.latest([6, 7, 8, 9])
+        assert (newest.client_id, evicted.client_id, forgotten.client_id) == (8, 7, 6)
+        assert newest.shares == evicted.shares == [pb.PushShare(epoch=1, shard=0, count=1, of=2)]
+        assert (newest.forgotten, evicted.forgotten, forgotten.forgotten) == (False, False, True)
 
 
 @pytest.mark.parametrize("limit", [1, 1000, 1 << 20])

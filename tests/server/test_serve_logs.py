@@ -91,6 +91,14 @@ def test_a_reply_waits_for_the_log_that_it_was_noted_in(server, monkeypatch) -> 
     mine.close()
 
 
+def test_a_push_that_came_when_the_log_was_closed_was_applied_and_unresolved(server) -> None:
+    # A killed coordinator ends its shards, and lanes bring pushes until the end: the shard's next life resolves them.
+    server.answer(push(1))
+    server.stop(0)
+    with pytest.raises(RetryLater, match="the server stops"):
+        server.answer(push(2))
+
+
 def test_a_push_whose_log_was_dropped_for_the_next_layout_is_acked(server, monkeypatch) -> None:
     # It was told that its outcome is not known, and its call failed.
     mine = server._host.journal
@@ -128,3 +136,17 @@ def test_a_log_that_cannot_be_read_at_the_moment_is_read_when_it_is_asked_for_ag
     until(lambda: isinstance(server._host.state, Serving))
     assert server._host.shard.rows == 1
     server.stop(0)
+
+
+def test_a_table_that_was_made_while_the_log_had_failed_is_not_said_to_be_safe(server) -> None:
+    # All that had been noted was safe, so its answer had nothing to wait for; a restart lost the table.
+    server.answer(push(1))
+    writer = server._host.journal._writer
+    with writer._changed:
+        writer._fail(OSError(5, "input/output error"))
+    entry = TableEntry(2, TableSpec("u", 100, dim=2))
+    request = pb.CreateTableRequest(header=LAYOUT.header(0), table=entry.to_message())
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="not safe yet: the log failed"):
+            ask(server, methods.SHARD_CREATE_TABLE, request)
+    adopt(server, fresh=False)  # which ends a freeze, and notes nothing

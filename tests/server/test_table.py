@@ -156,9 +156,9 @@ def test_a_frozen_table_takes_rows_but_no_gradients() -> None:
 
 
 def test_a_table_of_a_billion_rows_is_made_at_once_and_costs_what_is_pushed() -> None:
-    began = time.perf_counter()
+    began = time.thread_time()  # of the processor: what others do meanwhile does not count
     shards = [table_of(Adagrad(), dim=64, v=10**9, shard=s, n=4) for s in range(4)]
-    assert time.perf_counter() - began < 1.0
+    assert time.thread_time() - began < 1.0
     for s, table in enumerate(shards):
         ids = np.arange(s, 10**9, 10**5 * 4)
         table.push(ids, np.ones((len(ids), 64), np.float32), 0)

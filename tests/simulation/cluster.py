@@ -9,17 +9,31 @@ from simulation.shards import ShardNode
 from simulation.world import Ended, World
 
 from rowloom.deploy.control.coordinator import Coordinator
-from rowloom.deploy.control.effects import Calls, Commit, Launch, Look, Program, Sleep, Stop, Stored
+from rowloom.deploy.control.effects import (
+    Calls,
+    Commit,
+    Launch,
+    Look,
+    Program,
+    Sleep,
+    Stop,
+    Stored,
+    WriteManifest,
+)
 from rowloom.deploy.control.reshard import Reshard
 from rowloom.deploy.control.revival import revive
+from rowloom.deploy.control.snapshotting import Snapshotting
 from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.launch.launcher import ServerProcess
+from rowloom.deploy.snapshots.manifests import write_manifest
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import InvalidRequest, RetryLater, RowloomError, Unavailable
 from rowloom.proto.spec import TableSpec
 
 WATCH_S = 1.0
+AS_JSON = 8  # of so many states that are read, one is read from JSON
+BUSY_S = 0.5  # until an operator tries again
 CHANGES: dict[str, Any] = {
     methods.CREATE_TABLE: pb.DefineTableRequest,
     methods.DROP_TABLE: pb.RemoveTableRequest,
@@ -46,6 +60,7 @@ class Disk:
         self.fail_before = self.fail_after = 0.0
         self.full = self.broken = False
         self._read: tuple[ClusterState, ClusterState] | None = None
+        self._reads = 0
 
     def commit(self, state: ClusterState) -> RowloomError | None:
         chance = self._world.rng.random()
@@ -69,7 +84,11 @@ class Disk:
         if self.stored is None:
             return None
         if self._read is None or self._read[0] is not self.stored:  # it is read more often than written
-            self._read = self.stored, ClusterState.from_json(self.stored.to_json())
+            kept = self.stored
+            if not self._reads % AS_JSON:  # which takes as long as all else that a coordinator does
+                kept = ClusterState.from_json(kept.to_json())
+            self._reads += 1
+            self._read = self.stored, kept
         return dataclasses.replace(self._read[1])
 
 
@@ -98,6 +117,7 @@ class CoordinatorNode:
         self.doom: int | None = None
         self.launch_fails = self.empty_dies = self.dies_after_failed_commit = 0.0
         self.killed: set[str] = set()
+        self.moving: Reshard | None = None
         self._life = 0
         self._watching = False
         self.coordinator = self._new(ClusterState("sim"))
@@ -166,6 +186,12 @@ class CoordinatorNode:
             world.at(0.002, step, self.disk.load())
         elif isinstance(effect, Look):
             world.at(0.01, step, [self._process(key) for key in effect.keys])
+        elif isinstance(effect, WriteManifest):
+            try:
+                made: Any = write_manifest(effect)
+            except RowloomError as e:
+                made = e
+            world.at(0.01, step, made)
         else:
             assert isinstance(effect, Sleep)
             world.at(effect.seconds, step, None)
@@ -322,11 +348,22 @@ class CoordinatorNode:
     def scale(self, shards: int, ended: Ended) -> None:
         """Scale when nothing else changes."""
         if self.busy or not self.alive:
-            self.world.at(0.1, self.scale, shards, ended)
+            self.world.at(BUSY_S, self.scale, shards, ended)
         elif shards == self.coordinator.layout.n:
             ended(None)
         else:
-            self.perform(Reshard(self.coordinator, shards).run(), ended)
+            self.moving = Reshard(self.coordinator, shards)
+            self.perform(self.moving.run(), ended)
+
+    def snapshot(self, ended: Ended, began: Callable[[], None] = lambda: None) -> None:
+        """Take one when nothing else changes. began: is called when it is asked for."""
+        if self.busy or not self.alive:
+            self.world.at(BUSY_S, self.snapshot, ended, began)
+            return
+        began()
+        id = f"{self.world.rng.getrandbits(32):08x}"
+        url = f"{self.world.snapshots}/{id}"
+        self.perform(Snapshotting(self.coordinator, id, url, self.world.now).run(), ended)
 
 
 def _entry_reply(entry: Any) -> bytes:

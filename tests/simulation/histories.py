@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from simulation.cluster import CoordinatorNode, Died
+from simulation.cluster import BUSY_S, CoordinatorNode, Died
+from simulation.cuts import Before, Cuts
 from simulation.logs import Storage, rot
 from simulation.shards import POINTS, ShardNode
 from simulation.tables import CLIENTS, ROWS, Counters, Owned, Steps, all_tables
@@ -18,6 +19,9 @@ from simulation.world import Cut, World
 
 from rowloom.client import SGD, TableSpec
 from rowloom.client.calls import operations as ops
+from rowloom.client.calls.cutting import RequestSizes
+from rowloom.deploy.control.reshard import Cancelled
+from rowloom.deploy.control.state import KnownSnapshot
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import (
@@ -62,6 +66,7 @@ class History:
         seed: of all that is random.
         actions: calls of each trainer.
         scalings: how often the cluster is scaled.
+        snapshots: how many snapshots are asked for; None: the seed says.
         traced: there will be a `digest`.
         mode: of the shards' logs; None: the seed says.
         on: the kinds of faults that there are; None: the seed says.
@@ -78,6 +83,7 @@ class History:
         *,
         actions: int = 9,
         scalings: int = 2,
+        snapshots: int | None = None,
         traced: bool = False,
         mode: Mode | None = None,
         on: set[str] | None = None,
@@ -102,6 +108,7 @@ class History:
         self.tables = rng.sample(kinds, rng.randint(1, 4))
         if not any(isinstance(t, Counters) for t in self.tables):
             self.tables.append(kinds[0])
+        self.cuts = Cuts(self.tables, CLIENTS)
         weights = {
             Trainer.push: 5,
             Trainer.step: 3,
@@ -123,21 +130,26 @@ class History:
         self.node.perform(self.node.coordinator.up(rng.randint(1, 5)), up.append)
         self.world.run(lambda: bool(up))
         assert not isinstance(up[0], RowloomError), up[0]
+        drawn_snapshots = rng.choice([0, 0, 1, 2])
+        self._snapshots = drawn_snapshots if snapshots is None else snapshots
         self._begin_faults(on)
         self.trainers = [Trainer(self, c, actions) for c in range(CLIENTS)]
-        self._unmade = len(self.tables)
-        for number, table in enumerate(self.tables):
-            self.trainers[number % CLIENTS].create(table, self._made)
+        self._made(True)
         for _ in range(scalings):
             self._later(self._scale)
 
     def _made(self, there_is: bool) -> None:
-        self._unmade -= 1
+        """Tables are made one after the other, then all trainers begin."""
+        left = [table for table in self.tables if not table.entry.number]
         if not there_is:
             self.training = 0  # there is nothing to train any more
-        elif not self._unmade and self.training:
+        elif left:
+            self.trainers[len(left) % CLIENTS].create(left[0], self._made)
+        else:
             for trainer in self.trainers:
                 trainer.next()
+            for _ in range(self._snapshots):
+                self._later(self._snapshot)
 
     def one_epoch(self) -> int | None:
         """The epoch of the stored layout; None while a server of another one still serves."""
@@ -261,12 +273,18 @@ class History:
                 one.die()
         elif kind == "disk":
             node.doom = rng.randint(1, 20)
+        elif kind.startswith(("received", "adopted")):  # whoever receives rows next
+            assert self.storage is not None
+            self.storage.lurking = kind
+            self.storage.slow_s = rng.choice([self.storage.slow_s, 1.0])
         elif kind in ("recovering", "recovered"):  # the one that follows
             self.world.injected["server killed"] += 1
             node.next_lurks = kind
             node.die(returns=True)
         else:
             node.lurking = kind
+            if kind == "answered again":  # which a push must come twice for
+                self.world.double = max(self.world.double, 0.5)
         self._over()
 
     def _break_log(self) -> None:
@@ -284,7 +302,7 @@ class History:
         def ended(outcome: Any) -> None:
             # When faults are too many it gives up, and everything is as before.
             # It also does when a shard has not yet read its rows.
-            fine = isinstance(outcome, Unavailable | StateLost | RetryLater)
+            fine = isinstance(outcome, Unavailable | StateLost | RetryLater | Cancelled)
             assert fine or not isinstance(outcome, RowloomError), outcome
             self.scalings += outcome is None
             frozen = any(isinstance(n.host.state, Moving) for n in self.node.shards.values() if n.alive)
@@ -293,6 +311,32 @@ class History:
             self._over()
 
         self.node.scale(self.world.rng.randint(1, 7), ended)
+        if self.world.rng.random() < 0.1:
+            self.world.at(self.world.rng.uniform(0.0, 2.0), self._cancel)
+
+    def _cancel(self) -> None:
+        moving = self.node.moving
+        if moving is not None and moving.cancel():
+            self.calls["scaling cancelled"] += 1
+
+    def _snapshot(self) -> None:
+        before: list[Before] = []
+
+        def ended(outcome: Any) -> None:
+            if isinstance(outcome, KnownSnapshot):
+                self.calls["snapshot"] += 1
+                self.cuts.take(outcome, before[0])
+                if "servers die" in self.on and self.storage is not None and self.world.rng.random() < 0.5:
+                    self.world.injected["all servers killed"] += 1
+                    for node in self._serving():  # they go on from what was just taken
+                        node.die()
+            else:
+                fine = isinstance(outcome, Unavailable | StateLost | RetryLater | Died)
+                assert fine, outcome
+                self.world.injected["snapshot failed"] += 1
+            self._over()
+
+        self.node.snapshot(ended, lambda: before.append(self.cuts.before()))
 
     def _stray(self) -> None:
         """A client of a cluster that was at this address before drops a table, as it thinks, of its own."""
@@ -311,7 +355,7 @@ class History:
         """Someone makes, drops, and changes tables; each of it may fail, none of it may stay half done."""
         node, rng = self.node, self.world.rng
         if node.busy or not node.alive:
-            self.world.at(0.1, self._change_tables)
+            self.world.at(BUSY_S, self._change_tables)
             return
         coordinator = node.coordinator
         kind, name = rng.randrange(3), f"scratch-{rng.randrange(2)}"
@@ -342,6 +386,8 @@ class History:
         node.dies_after_failed_commit = 0.0
         node.doom = None
         self._mend_disk()
+        if self.storage is not None:
+            self.storage.lurking = None
         for shard in node.shards.values() if self.storage is not None else ():
             shard.doom = shard.lurking = shard.next_lurks = None
             self.storage.failing.pop(shard.key, None)
@@ -361,6 +407,8 @@ class History:
         self.world.run(lambda: self._at_rest() or self.lost, 60.0)
         for trainer in self.trainers:
             assert open_numbers(trainer.session) == 0, "numbers of parts are never finished"
+        self.cuts.check()
+        self.cuts.forget(self.world.snapshots)
         if self.lost:
             self._check_survivors()
         else:
@@ -394,6 +442,7 @@ class History:
 
     def _check_rows(self) -> None:
         every = np.arange(ROWS)
+        self.trainers[0].session.sizes = RequestSizes()  # what is read at rest need not come in pieces
         out = self._ask([(table.entry, table.keys) for table in self.tables])
         assert not isinstance(out, RowloomError), out
         for table, rows in zip(self.tables, out, strict=True):

@@ -15,6 +15,7 @@ from rowloom.client.lookups.bags import bags_in
 from rowloom.client.lookups.pooling import factors
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
+from rowloom.proto.snapshots.snapshot import open_snapshot
 from rowloom.proto.spec import TableEntry
 from rowloom.server.durable.log import Mode
 from rowloom.server.states import State
@@ -80,6 +81,17 @@ class Lab:
     def scale(self, shards: int):
         """What scaling ends with."""
         return self.outcome(lambda ended: self.node.scale(shards, ended))
+
+    def snapshot(self) -> dict[int, float]:
+        """By id, the first column of the rows that are in a snapshot which is taken now."""
+        return self.rows_in(self.wait(self.node.snapshot).url)
+
+    @staticmethod
+    def rows_in(url: str) -> dict[int, float]:
+        found: dict[int, float] = {}
+        for block in open_snapshot(url).read("t"):
+            found.update(zip(block.ids.tolist(), block.values[:, 0].tolist(), strict=True))
+        return found
 
     def settle(self) -> None:
         """Until nothing is unfinished."""

@@ -8,7 +8,7 @@ wait for each other, and its spare segments being made beside them.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from simulation.world import World
@@ -38,6 +38,7 @@ class Storage:
         slow_s: what a write takes, in the mean; a sync takes twice as long.
         failing: by server's key, what of its part of the disk fails: "full", "write" or "sync"; "once": only once.
         failed: keys of the servers of which something did.
+        lurking: the first server that comes to this one of `shards.POINTS` ends there.
     """
 
     def __init__(self, world: World, mode: Mode) -> None:
@@ -49,6 +50,12 @@ class Storage:
         self.slow_s = rng.choice([0.001, 0.02, 0.1])
         self.failing: dict[int, str] = {}
         self.failed: set[int] = set()
+        self.lurking: str | None = None
+
+    def unsynced(self, folders: Collection[str]) -> bool:
+        """Whether something in these folders would not survive a loss of power."""
+        names = self.disk.names_live.items()
+        return any(inode.unsynced for name, inode in names if name.rsplit("/", 1)[0] in folders)
 
     @property
     def loses_power(self) -> bool:
@@ -128,6 +135,10 @@ class Scribe:
     def bytes(self) -> int:
         return self.log.end - self.log.begin
 
+    @property
+    def error(self) -> str:
+        return self.log.cause
+
     def write(self, ticket: Ticket, payload: Sequence[Any]) -> None:
         """Write a record. Raises PushUnresolved."""
         number = ticket.extent.number
@@ -153,6 +164,17 @@ class Scribe:
 
     def abandon(self, ticket: Ticket, cause: BaseException) -> None:
         self.log.failed(cause, ticket.offset)
+
+    def recycle(self, lsn: int) -> bool:
+        """As of a Writer; whether it was the moment for it: nothing is being synced."""
+        while not self._syncing and self.log.error is None and (number := self.log.cut(lsn)):
+            try:
+                self._segments.recycle(number)
+            except OSError as e:
+                self.log.failed(e)
+            else:
+                self._storage.world.injected["segment of a log used again"] += 1
+        return not self._syncing
 
     def stop(self) -> None:
         self._stopping = True
@@ -229,6 +251,18 @@ class NodeLog(ShardLog):
         self.heads: list[Any] = []  # of the records that this process has written
         self._storage = storage
         self._at = at
+
+    def trim(self, lsn: int) -> None:
+        """As of a ShardLog, in virtual time."""
+        self.users += 1
+        self._at(self._storage.takes(), self._trim_now, lsn)
+
+    def _trim_now(self, lsn: int) -> None:
+        if self.scribe.recycle(lsn):
+            self.users -= 1
+            self.scribe.look()
+        else:
+            self._at(self._storage.takes(), self._trim_now, lsn)
 
     def write_later(self, noted: list[Noted], then: Then) -> None:
         """Write records, as a thread does beside others."""

@@ -1,9 +1,11 @@
 """What the simulator has done, made by a machine: python tests/simulation/report.py --seeds 10000
 
-Seeds, virtual hours, faults and calls by kind; then each broken build with the median of the seeds until it is noticed.
+Seeds, virtual hours, faults and calls by kind; crash points, how often they were hit and how often all was right
+afterwards; then each broken build with the median of the seeds until it is noticed.
 """
 
 import argparse
+import logging
 import statistics
 import sys
 import time
@@ -17,20 +19,36 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from simulation import sabotage
 from simulation.histories import History
+from simulation.quick import collect, quick
+from simulation.shards import POINTS
+
+# Where processes end, as faults are called, beside POINTS.
+ENDS = (
+    "server killed",
+    "all servers killed",
+    "server killed in a call of the disk",
+    "empty server killed",
+    "server killed that had just received its rows",
+    "power failed",
+    "coordinator died",
+)
 
 
 def histories(first: int, seeds: int) -> int:
     """Run them and print what happened. Returns how many failed."""
     faults: Counter[str] = Counter()
     calls: Counter[str] = Counter()
+    recovered: Counter[str] = Counter()
     failed: list[tuple[int, str]] = []
     requests, virtual_s, begin = 0, 0.0, time.process_time()
     for seed in range(first, first + seeds):
         history = History(seed)
         try:
             history.finish()
+            recovered.update(history.world.injected)
         except Exception as e:
             failed.append((seed, f"{type(e).__name__}: {e}"))
+        collect(seed)
         faults.update(history.world.injected)
         calls.update(history.calls)
         calls.update({"scale": history.scalings})
@@ -42,22 +60,25 @@ def histories(first: int, seeds: int) -> int:
     for seed, error in failed[:20]:
         print(f"  ROWLOOM_FIRST_SEED={seed} ROWLOOM_SEEDS=1 pytest tests/simulation   {error}")
     for title, counts in (("faults", faults), ("calls", calls)):
-        print(f"\n{title:34} number")
+        print(f"\n{title:50} number")
         for kind, number in counts.most_common():
-            print(f"{kind:34} {number:,}")
+            print(f"{kind:50} {number:,}")
+    print(f"\n{'crash points':50} hit, and all was right afterwards")
+    for point in (*(f"server killed: {point}" for point in POINTS), *ENDS):
+        print(f"{point:50} {faults[point]:,}, {recovered[point]:,}")
     return len(failed)
 
 
 def broken_builds(tries: int, first: int) -> None:
     """Print how soon each is noticed."""
-    print(f"\n{'broken build':34} seeds until noticed: median of {tries}, most")
+    print(f"\n{'broken build':50} seeds until noticed: median of {tries}, most")
     for build in sabotage.BUILDS + sabotage.LOGGED:
         taken = []
         with pytest.MonkeyPatch.context() as patch:
             build(patch)
             for k in range(tries):
                 taken.append(sabotage.seeds_until_caught(build, first + 100_000 * k))
-        print(f"{build.__name__:34} {statistics.median(taken):.0f}, {max(taken)}", flush=True)
+        print(f"{build.__name__:50} {statistics.median(taken):.0f}, {max(taken)}", flush=True)
 
 
 def main() -> None:
@@ -70,9 +91,11 @@ def main() -> None:
     sys.unraisablehook = lambda _: (
         None
     )  # calls of broken builds may fail once more while they are cleared away
-    failed = histories(args.first, args.seeds)
-    if args.tries:
-        broken_builds(args.tries, args.first)
+    logging.disable()  # of what is broken on purpose
+    with quick():
+        failed = histories(args.first, args.seeds)
+        if args.tries:
+            broken_builds(args.tries, args.first)
     sys.exit(1 if failed else 0)
 
 

@@ -15,6 +15,7 @@ from rowloom.client.calls.pusher import Numbers, Pusher
 from rowloom.client.calls.requests import PushRequest
 from rowloom.deploy.control.coordinator import Coordinator
 from rowloom.deploy.control.effects import Commit
+from rowloom.deploy.control.hold import Hold
 from rowloom.deploy.control.reshard import Reshard
 from rowloom.proto import codec
 from rowloom.proto.errors import RowloomError
@@ -25,10 +26,12 @@ from rowloom.server.durable.log import Log, Mode
 from rowloom.server.durable.reading import Reading
 from rowloom.server.durable.records import size_of
 from rowloom.server.durable.replay import Replay
-from rowloom.server.holder import Incoming
+from rowloom.server.holder import Holder, Incoming
 from rowloom.server.host import Host
 from rowloom.server.ledger import Ledger, Window
-from rowloom.server.moving import receive
+from rowloom.server.moving import outgoing, receive
+from rowloom.server.rows.cut import Cut as RowsCut
+from rowloom.server.rows.rows import Rows
 from rowloom.server.shard import Shard
 from rowloom.server.table import ShardTable
 
@@ -202,6 +205,47 @@ def rows_come_back_as_others(patch: Patches) -> None:
     patch.setattr(Reassembly, REASSEMBLE, shifted)
 
 
+def generations_are_counted_after_the_read(patch: Patches) -> None:
+    """A row that changes while a pass is read is in no later one."""
+    read, begin = outgoing.read_pass, Shard.begin_pass
+
+    def early(self):
+        for table in self.tables.values():
+            table.track(self.generation)
+        return self.generation + 1
+
+    def late(shard, request, *, frozen):
+        reply = read(shard, request, frozen=frozen)
+        if reply.done:
+            begin(shard)
+        return reply
+
+    patch.setattr(Shard, "begin_pass", early)
+    patch.setattr(host_module, "read_pass", late)
+
+
+def the_last_pass_is_left_out(patch: Patches) -> None:
+    """When pushes wait, the ledger moves, and no row any more."""
+    read = outgoing.read_pass
+
+    def hasty(shard, request, *, frozen):
+        if frozen and not request.generation and request.since:
+            request.at = len(request.tables)
+        return read(shard, request, frozen=frozen)
+
+    patch.setattr(host_module, "read_pass", hasty)
+
+
+def the_freeze_is_left_out(patch: Patches) -> None:
+    """Pushes go on while the last rows move."""
+    patch.setattr(Holder, "waits", lambda self, push: False)
+
+
+def passes_read_what_is_new_only(patch: Patches) -> None:
+    """Rows that change are not marked, only those that come into being."""
+    patch.setattr(Rows, "touch", lambda *_: None)
+
+
 def steps_count_twice(patch: Patches) -> None:
     """A push that comes in two parts, or twice, counts two steps."""
     patch.setattr(Ledger, "step", lambda self, client, epoch, push, table, count: count() and count())
@@ -209,14 +253,14 @@ def steps_count_twice(patch: Patches) -> None:
 
 def steps_are_lost_in_a_move(patch: Patches) -> None:
     """Tables begin to count steps anew where they move to."""
-    run = receive.Receive.run
+    finish = receive.Receive._finish
 
     def forgetful(self):
-        yield from run(self)
-        for table in self._shard.tables.values():
+        finish(self)
+        for table in self.shard.tables.values():
             table.step = 0
 
-    patch.setattr(receive.Receive, "run", forgetful)
+    patch.setattr(receive.Receive, "_finish", forgetful)
 
 
 def int8_loses_its_scales(patch: Patches) -> None:
@@ -357,6 +401,21 @@ def damage_is_taken_for_the_end(patch: Patches) -> None:
     patch.setattr(Reading, "_judge", careless)
 
 
+def cuts_without_a_hold(patch: Patches) -> None:
+    """Shards are frozen and cut, whatever pushes are on their way."""
+
+    def run(self):
+        self.since_s = self._coordinator.clock()
+        yield from self._coordinator.freeze(10.0)
+
+    patch.setattr(Hold, "run", run)
+
+
+def cuts_show_what_comes_later(patch: Patches) -> None:
+    """Rows that change after a cut are not copied aside before."""
+    patch.setattr(RowsCut, "save", lambda *_: None)
+
+
 BUILDS: list[Callable[[Patches], None]] = [
     no_duplicate_window,
     ledger_stays_behind,
@@ -375,12 +434,17 @@ BUILDS: list[Callable[[Patches], None]] = [
     recovery_forgets_what_was_begun,
     failed_scaling_stays_frozen,
     rows_come_back_as_others,
+    the_last_pass_is_left_out,
+    the_freeze_is_left_out,
+    passes_read_what_is_new_only,
     steps_count_twice,
     steps_are_lost_in_a_move,
     int8_loses_its_scales,
     first_assigned_counts,
     renorm_is_forgotten,
     late_steps_are_taken,
+    cuts_without_a_hold,
+    cuts_show_what_comes_later,
 ]
 # Noticed only where shards have logs.
 LOGGED: list[Callable[[Patches], None]] = [

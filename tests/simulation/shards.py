@@ -2,37 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import random
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from simulation.logs import NodeLog, NodeLogs, Storage
-from simulation.world import Ended, Outcome, World
+from simulation.receiving import Receiving
+from simulation.world import Ended, World
 from virtual_disk import Crash
 
 from rowloom.deploy.launch.launcher import Launched
 from rowloom.proto import methods
-from rowloom.proto.errors import PushUnresolved, Rerouted, RowloomError, Unavailable, in_words
+from rowloom.proto import rowloom_pb2 as pb
+from rowloom.proto.errors import PushUnresolved, RowloomError, in_words
 from rowloom.proto.framing import joined
 from rowloom.server.call import Answer, Call, Caller, WaitFor
-from rowloom.server.durable.records import Kind
 from rowloom.server.holder import Incoming, Process, Recovery
 from rowloom.server.host import Host
-from rowloom.server.moving.receive import PEER_ATTEMPTS, peer_pause_s
+from rowloom.server.journal import Journal
 from rowloom.server.serve import may_recover, unsafe
+from rowloom.server.snapshots.writing import write_cut
+from rowloom.server.taking import Taking
 
 if TYPE_CHECKING:
     from simulation.cluster import Disk
+
+
+class Worst(random.Random):
+    """Of what a loss of power may leave, nothing is left."""
+
+    def choice(self, seq: Any) -> Any:
+        return seq[0]
+
+    def randint(self, a: int, b: int) -> int:
+        return a
+
+
+WORST = Worst()
 
 # Where a server that has a log may end, at the worst moments. See `ShardNode.lurking`.
 POINTS = (
     "noted",  # a change is applied; nothing of it is written
     "written",  # and nobody has heard of it
     "covered",  # safe, and nobody has heard of it
-    "answered",
+    "answered",  # with something on the disk that is not synced
+    "answered again",  # a push that had come before
     "received a piece",
     "received all",  # and not all of it is safe
     "received all safely",  # and it is not adopted
+    "adopted",  # in the next layout, whose log it has just begun
     "recovering",
     "recovered",
 )
@@ -73,36 +93,37 @@ class ShardNode:
         self.lurking, self.next_lurks = self.next_lurks, None
         self.doom: int | None = None
         self.journal: NodeLog | None = None
+        self._began: Journal | None = None  # the log that this process had when it was adopted
         self.logs: NodeLogs | None = None
         if self.storage is not None:
             self.address = f"shard-{self.key}:{self._lives}"
             self._files = self.storage.disk.beside()
             self._files.before = self._before
-            self.logs = NodeLogs(
-                self.storage, self._files, self._at, lambda: self.alive and host is self.host
-            )
+            self.logs = NodeLogs(self.storage, self._files, self.at, lambda: self.alive and host is self.host)
         process = Process(
             incarnation=self.incarnation,
             now=world.clock,
             max_clients=world.max_clients,
+            block_bytes=world.block_bytes,
             journals=self.logs,
+            snapshots=world.snapshots,
         )
         self.host = host = Host(process)
         world.nodes[self.address] = self._arrive
 
-    def kill(self, away_s: float | None, *, power: bool = False) -> None:
+    def kill(self, away_s: float | None, *, power: random.Random | None = None) -> None:
         """End the process; another one takes its place after a while. None: none does by itself.
 
-        power: with its machine.
+        power: with its machine; says what is left of what was not synced.
         """
         if not self.alive:
             return
         self._end()
         self.returns = away_s is not None
-        if power and self.storage is not None and self.logs is not None:
+        if power is not None and self.storage is not None and self.logs is not None:
             self.world.injected["power failed"] += 1
             for folder in sorted(self.logs.folders):
-                self.storage.disk.without_power(self.world.rng, folder)
+                self.storage.disk.without_power(power, folder)
         if away_s is not None:
             self.world.at(away_s, self.start)
 
@@ -127,11 +148,11 @@ class ShardNode:
 
     # --------------------------------------------------------------------------------------- its life, and its end
 
-    def _at(self, delay_s: float, do: Callable[..., object], *args: Any) -> None:
+    def at(self, delay_s: float, do: Callable[..., object], *args: Any) -> None:
         """As `World.at`, if the process lives then."""
-        self.world.at(delay_s, self._run, self.host, do, *args)
+        self.world.at(delay_s, self.run, self.host, do, *args)
 
-    def _run(self, host: Host, do: Callable[..., object], *args: Any) -> None:
+    def run(self, host: Host, do: Callable[..., object], *args: Any) -> None:
         """Do something as this process; a crash within it ends that."""
         if host is self.host and self.alive:
             try:
@@ -144,7 +165,7 @@ class ShardNode:
         """End this process in one of the ways that its rows survive. returns: another one surely follows by itself."""
         assert self.storage is not None
         rng = self.world.rng
-        power = self.storage.loses_power and rng.random() < 0.5
+        power = rng.choice([None, rng, WORST, WORST]) if self.storage.loses_power else None
         away_s = rng.uniform(0.0, 2.0)
         self.kill(away_s if returns or rng.random() < 0.5 else None, power=power)
 
@@ -160,11 +181,15 @@ class ShardNode:
         self.storage.refuse(self.key, method, name)
         return None
 
-    def _ends_at(self, point: str) -> bool:
+    def ends_at(self, point: str) -> bool:
         """Whether this is the point where this process ends; then it has."""
-        if self.lurking != point:
+        storage = self.storage
+        if storage is not None and storage.lurking == point:
+            storage.lurking = None
+        elif self.lurking == point:
+            self.lurking = None
+        else:
             return False
-        self.lurking = None
         self.world.injected[f"server killed: {point}"] += 1
         self.die()
         return True
@@ -172,7 +197,7 @@ class ShardNode:
     # ---------------------------------------------------------------------------------------------------- requests
 
     def _arrive(self, method: str, data: bytes, answer: Ended) -> None:
-        self._run(self.host, self._handle, Call(method, data, Caller("simulator")), answer, None)
+        self.run(self.host, self._handle, Call(method, data, Caller("simulator")), answer, None)
 
     def _handle(self, call: Call, answer: Ended, until: float | None) -> None:
         """One request: the one place that knows how a host is called."""
@@ -184,6 +209,7 @@ class ShardNode:
             said = e
         if call.method in (methods.PUSH, methods.STEP) and isinstance(said, Answer) and said.wait_for is None:
             self._check_epoch()
+        host.outlived.clear()
         if host.tasks:
             self._start_tasks()
         if self.logs is not None:
@@ -201,7 +227,7 @@ class ShardNode:
         noted = journal.take() if journal is not None else []
         if noted:
             assert journal is not None
-            if self._ends_at("noted"):
+            if self.ends_at("noted"):
                 return
             journal.write_later(noted, partial(self._covered, journal, call, said, answer, until))
         else:
@@ -220,10 +246,10 @@ class ShardNode:
             answer(unsafe(call.method, error))
         elif isinstance(said, RowloomError) or not said.after or journal is None:
             self._reply(call, said, answer, until)
-        elif not self._ends_at("written"):
+        elif not self.ends_at("written"):
 
             def safe(error: PushUnresolved | None) -> None:
-                if self._ends_at("covered"):
+                if self.ends_at("covered"):
                     return
                 if error is not None and journal is not self.host.journal:
                     self._reply(call, said, answer, until)  # the next layout has it
@@ -238,9 +264,28 @@ class ShardNode:
         elif said.wait_for is not None:
             self._hold(call, answer, said.wait_for, until or self.world.now + said.wait_for.limit_s)
         else:
-            answer(joined(said.buffers))
-            if call.method in (methods.PUSH, methods.STEP):
-                self._ends_at("answered")
+            reply = joined(said.buffers)
+            answer(reply)
+            if call.method in (methods.PUSH, methods.STEP) and self.logs is not None:
+                self._answered(call.method, reply)
+            elif call.method == methods.ADOPT and self._began is not self.host.journal:
+                self._began = self.host.journal
+                self.ends_at("adopted")
+
+    def _answered(self, method: str, reply: bytes) -> None:
+        if self.lurking == "answered again":
+            again = (
+                pb.PushReply.FromString(reply)
+                if method == methods.PUSH
+                else pb.StepReply.FromString(reply).push
+            )
+            if again.duplicate:
+                self.ends_at("answered again")
+        elif self.lurking == "answered":
+            assert self.storage is not None
+            assert self.logs is not None
+            if not self.storage.loses_power or self.storage.unsynced(self.logs.folders):
+                self.ends_at("answered")
 
     def _hold(self, call: Call, answer: Ended, wait: WaitFor, until: float) -> None:
         """Handle a call again when the host has changed; answer otherwise when time is up."""
@@ -249,12 +294,15 @@ class ShardNode:
         def again() -> None:
             if not ended:
                 ended.append(True)
-                self._handle(call, answer, until)
+                self._handle(call, answer, None if wait.again else until)
 
         def give_up() -> None:
             if host is self.host and self.alive and not ended:
                 ended.append(True)
-                answer(wait.otherwise)
+                if wait.again:
+                    self.run(host, self._handle, call, answer, None)
+                else:
+                    answer(wait.otherwise)
 
         self._held.append(again)
         self.world.at(until - self.world.now, give_up)
@@ -279,19 +327,21 @@ class ShardNode:
         tasks, self.host.tasks = self.host.tasks, []
         for task in tasks:
             if isinstance(task, Recovery):
-                self._at(self.world.rng.uniform(0.0, 0.3), self._recover, task)
+                self.at(self.world.rng.uniform(0.0, 0.3), self._recover, task)
+            elif isinstance(task, Taking):
+                self.at(self.world.rng.uniform(0.0, 0.5), self._take, task)
             else:
-                self._receive(task, task.receive.run(), None)
+                Receiving(self, task).start()
 
     def _drop_logs(self) -> None:
         dropped, self.host.discarded = self.host.discarded, []
         for journal in dropped:
             assert self.logs is not None
-            self._at(self.world.rng.choice([0.0, 0.1, 3.0]), self.logs.drop_later, journal)
+            self.at(self.world.rng.choice([0.0, 0.1, 3.0]), self.logs.drop_later, journal)
 
     def _recover(self, task: Recovery) -> None:
         assert self.logs is not None
-        if self._ends_at("recovering"):
+        if self.ends_at("recovering"):
             return
         self.world.injected["shard read from its log"] += 1
         try:
@@ -302,73 +352,32 @@ class ShardNode:
         else:
             self.logs.drop_older(task.owner)
             self.host.recovered(shard, journal)
-        if not self._ends_at("recovered"):
+        if not self.ends_at("recovered"):
             self._wake()
 
-    def _receive(self, incoming: Incoming, run: Generator[Any, bytes, None], reply: bytes | None) -> None:
-        if self.host.incoming is not incoming:
-            self._received(incoming, "")
-            return
-        call: Any = None
+    def _take(self, taking: Taking) -> None:
+        """Write a shard's part of a snapshot, all of it at one moment."""
         try:
-            call = run.send(reply)
-        except StopIteration:
-            pass
-        except Exception as e:  # as the shell does
-            self._received(incoming, f"{type(e).__name__}: {e}")
-            return
-        journal = incoming.journal
-        if journal is None or reply is None:
-            self._go_on(incoming, run, call)
-            return
-        assert isinstance(journal, NodeLog)
-        if self._ends_at("received a piece" if call is not None else "received all"):
-            return
-        try:
-            end = journal.note(Kind.RECEIVED, reply)
-        except PushUnresolved as e:
-            self._received(incoming, f"{type(e).__name__}: {e}")
+            stored = write_cut(taking, nullcontext)
+        except (RowloomError, OSError) as e:  # as the shell does
+            if taking.under_way:
+                self.host.taken(taking, error=in_words(e))
             return
 
-        def written(error: PushUnresolved | None) -> None:
-            if error is not None:
-                self._received(incoming, f"{type(error).__name__}: {error}")
-            elif call is not None:
-                self._go_on(incoming, run, call)
-            else:
-                journal.wait_later(end, safe)
+        def settled(error: PushUnresolved | None) -> None:
+            if taking.under_way:
+                self.host.taken(taking, b"" if error else stored, in_words(error) if error else "")
 
-        def safe(error: PushUnresolved | None) -> None:
-            self._received(incoming, f"{type(error).__name__}: {error}" if error else "")
-
-        journal.write_later(journal.take(), written)
-
-    def _go_on(self, incoming: Incoming, run: Generator[Any, bytes, None], call: Any) -> None:
-        if call is None:
-            self._received(incoming, "")
+        journal = self.host.journal
+        if isinstance(journal, NodeLog) and taking.under_way:
+            journal.wait_later(taking.end, settled)
         else:
-            self._ask(incoming, run, call, 0)
+            settled(None)
 
-    def _received(self, incoming: Incoming, error: str) -> None:
+    def received(self, incoming: Incoming, error: str) -> None:
         """A receive is driven no more."""
         self.host.ended(incoming, error)
         if self.logs is not None:
             self._drop_logs()
             if not error and self.host.incoming is incoming:
-                self._ends_at("received all safely")
-
-    def _ask(self, incoming: Incoming, run: Generator[Any, bytes, None], call: Any, attempt: int) -> None:
-        host = self.host
-
-        def ended(outcome: Outcome) -> None:
-            self._run(host, answered, outcome)
-
-        def answered(outcome: Outcome) -> None:
-            if not isinstance(outcome, RowloomError):
-                self._receive(incoming, run, outcome)
-            elif isinstance(outcome, Unavailable | Rerouted) and attempt < PEER_ATTEMPTS - 1:
-                self._at(peer_pause_s(attempt), self._ask, incoming, run, call, attempt + 1)
-            else:
-                self._received(incoming, f"{type(outcome).__name__}: {outcome}")
-
-        self.world.post(call.address, call.method, call.data, 5.0, ended)
+                self.ends_at("received all safely")

@@ -11,6 +11,7 @@ Owned: each row is assigned and scaled by one client only, so a row is what its 
 later one did whose end is not known.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,11 @@ CLIENTS = 3
 ROWS = 40
 ANCHOR = 127
 _EACH = np.arange(ROWS)
+
+
+@functools.cache
+def _spec(name: str, size: int | None, width: int, wire: str, **how) -> TableSpec:
+    return TableSpec(name, size, dim=width, wire=wire, optimizer=SGD(lr=1.0), initializer=Zeros(), **how)
 
 
 class Counters:
@@ -38,9 +44,7 @@ class Counters:
         self.anchored = wire == "int8"
         self.width = CLIENTS + self.anchored
         size = None if how.get("hash_ids") else ROWS
-        self.spec = TableSpec(
-            name, size, dim=self.width, wire=wire, optimizer=SGD(lr=1.0), initializer=Zeros(), **how
-        )
+        self.spec = _spec(name, size, self.width, wire, **how)
         self.keys = keys
         self.entry = TableEntry(0, self.spec)
         self.acked = np.zeros((ROWS, self.width), np.float32)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from simulation.cluster import Died
 from simulation.lab import ROWS, WIDTH, Lab
+from simulation.receiving import Receiving
 
 from rowloom.client import InvalidRequest, TableSpec
 from rowloom.client.calls import operations as ops
@@ -310,15 +311,15 @@ def test_a_server_that_ends_with_what_it_received_before_the_commit_costs_no_row
     def launch(effect, step):
         slow(effect, step)
         fast, late = (lab.node.shards[key] for key in effect.keys)
-        late._receive = lambda *_: None  # so that the other one has time to end
-        ended = fast._receive
+        late.received = lambda *_: None  # so that the other one has time to end
+        received = fast.received
 
-        def watch(incoming, run, reply):
-            ended(incoming, run, reply)
+        def watch(incoming, error):
+            received(incoming, error)
             if incoming.receive.done:
                 fast.kill(0.1)
 
-        fast._receive = watch
+        fast.received = watch
 
     lab.node._launch = launch
     assert isinstance(lab.scale(4), StateLost | Unavailable)
@@ -368,10 +369,9 @@ def test_a_server_that_leaves_hears_of_it_again_soon_when_the_request_was_lost()
     assert retired[0] - lost[0] < 1.0
 
 
-def test_receiving_that_has_stopped_does_not_keep_pushes_waiting() -> None:
+def test_receiving_that_has_stopped_does_not_keep_pushes_waiting(monkeypatch) -> None:
     lab = Lab(1, 2)
-    for node in lab.node.shards.values():
-        node._receive = lambda *_: None
+    monkeypatch.setattr(Receiving, "start", lambda _: None)
     assert isinstance(lab.scale(1), Unavailable)
     assert serving(lab, 1, 2)
     assert lab.world.now < 60

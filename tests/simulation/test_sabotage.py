@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from simulation import sabotage
+from simulation import sabotage, test_moves
 
 from rowloom.server.forgotten import Forgotten
 from rowloom.server.ledger import Ledger
@@ -42,6 +42,13 @@ def test_without_turns_a_late_step_undoes_a_later_one(monkeypatch) -> None:
     sabotage.late_steps_are_taken(monkeypatch)
     with pytest.raises(pytest.fail.Exception):
         test_host.test_late_control_steps_change_nothing()
+
+
+def test_a_pass_that_counts_its_generation_too_late_loses_what_changes_meanwhile(monkeypatch) -> None:
+    # Too rare for random histories, whose rows are pushed again and again.
+    sabotage.generations_are_counted_after_the_read(monkeypatch)
+    with pytest.raises(AssertionError):
+        test_moves.test_a_row_that_is_pushed_once_while_rows_move_arrives_with_that()
 
 
 # Too rare for the simulator: one history of some hundreds.

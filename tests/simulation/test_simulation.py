@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 from simulation.histories import KINDS, History
+from simulation.quick import collect
 
 SEEDS = int(os.environ.get("ROWLOOM_SEEDS", "1000"))
 FIRST = int(os.environ.get("ROWLOOM_FIRST_SEED", "0"))
@@ -17,7 +18,7 @@ BATCHES = 10
 TWICE = 100  # every so many seeds one is run twice
 
 
-@pytest.mark.timeout(60 if SEEDS <= 1000 else 0)
+@pytest.mark.timeout(300 if SEEDS <= 1000 else 0)
 @pytest.mark.parametrize("batch", range(min(BATCHES, SEEDS)))
 def test_histories_under_all_kinds_of_faults_lose_nothing_and_apply_nothing_twice(batch: int) -> None:
     done: Counter[str] = Counter()
@@ -28,6 +29,7 @@ def test_histories_under_all_kinds_of_faults_lose_nothing_and_apply_nothing_twic
         except BaseException:
             print(f"repeat with: ROWLOOM_FIRST_SEED={seed} ROWLOOM_SEEDS=1 pytest tests/simulation")
             raise
+        collect(seed)
         done.update(history.calls)
         done.update(history.world.injected)
         done.update({"scaling": history.scalings, "unresolved push": history.unresolved})

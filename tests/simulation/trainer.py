@@ -131,17 +131,22 @@ class Trainer:
     def _change(self, operation, marks: list, *, then: Callable[[Any], None] | None = None) -> None:
         """A call that changes rows. marks: what it does; then: what to do with its result."""
 
+        pushed = self.history.cuts.push(self.number, marks, self.world.now)
+
         def ended(outcome: Any) -> None:
             if isinstance(outcome, PushUnresolved | Cut) or (then and isinstance(outcome, RowloomError)):
                 assert self.history.may_fail(outcome), outcome
+                pushed.end("unresolved", self.world.now)
                 self.history.unresolved += 1
                 if isinstance(outcome.__cause__, ClientForgotten):
                     self.world.injected["client forgotten"] += 1
             elif isinstance(outcome, RowloomError):
                 assert self.history.may_fail(outcome), outcome
+                pushed.end("failed", self.world.now)
                 for mark in marks:
                     mark.fail()
             else:
+                pushed.end("acked", self.world.now)
                 for mark in marks:
                     mark.ack()
                 if then:

@@ -6,7 +6,9 @@ clock, wires, processes, disk - is made up here and in `cluster.py`.
 
 import hashlib
 import heapq
+import itertools
 import math
+import os
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from rowloom.server.ledger import MAX_CLIENTS
 
 Outcome = bytes | RowloomError
 Ended = Callable[[Any], None]
+_WORLDS = itertools.count()
 
 
 class World:
@@ -32,6 +35,8 @@ class World:
         injected: how often each kind of fault has happened.
         calls: how many requests were made.
         max_clients: how many clients a shard remembers.
+        block_bytes: of rows that move, in one answer: few, so that pushes come between.
+        snapshots: the URL under which snapshots are kept.
         trace: a hash of all that was sent and done, if it was asked for.
     """
 
@@ -43,6 +48,8 @@ class World:
         self.injected: Counter[str] = Counter()
         self.calls = 0
         self.max_clients = MAX_CLIENTS
+        self.block_bytes = 100 if seed % 2 else 1 << 20
+        self.snapshots = f"memory://simulated-{os.getpid()}-{next(_WORLDS)}"
         self.trace = hashlib.blake2b(digest_size=16) if traced else None
         self._order = 0
         self._events: list[tuple[float, int, Callable, tuple]] = []

@@ -49,6 +49,13 @@ class BadNetwork:
                 self._fronts[address] = _Front(self, address)
             return self._fronts[address].address
 
+    def keep(self, addresses: list[str]) -> None:
+        """Close what stands in front of other servers: those have ended."""
+        with self._lock:
+            gone = [self._fronts.pop(address) for address in [*self._fronts] if address not in addresses]
+        for front in gone:
+            front.close()
+
     def fault(self, carrier: str) -> str:
         """What happens to a request; "" for nothing."""
         with self._lock:

@@ -1,6 +1,7 @@
 """The command `rowloom` as its users have it: output, errors, exit code, a home of its own."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +55,12 @@ class Cli:
 
     def write(self, text: str) -> None:
         (self.folder / "deploy.yaml").write_text(text)
+
+
+def interruptible(command: list[str]) -> subprocess.Popen[str]:
+    """Start a command that hears SIGINT, also where these tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)

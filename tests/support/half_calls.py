@@ -5,6 +5,8 @@ import socket
 import struct
 import time
 
+from waiting import PATIENCE_S
+
 DATA, HEADERS, SETTINGS, PING, WINDOW_UPDATE = 0, 1, 4, 6, 8
 FRAME_BYTES = 16384
 FIRST_WINDOW = 65535
@@ -20,7 +22,7 @@ class HalfCalls:
 
     def __init__(self, address: str, method: str) -> None:
         host, _, port = address.rpartition(":")
-        self._end = socket.create_connection((host, int(port)), 20)
+        self._end = socket.create_connection((host, int(port)), PATIENCE_S)
         self._method = method
         self._initial = FIRST_WINDOW
         self._room = FIRST_WINDOW
@@ -58,16 +60,22 @@ class HalfCalls:
             self._data(stream, b"\0" + struct.pack(">I", announced))
         return stream
 
-    def send(self, most: int, seconds: float) -> None:
-        """Send zeros on every stream, up to so many bytes of each, as far as the server lets us in that time."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and any(n < most for n in self.sent.values()):
+    def send(self, most: int, seconds: float, *, full: int = 0) -> None:
+        """Send zeros on every stream, up to so many bytes of each, as far as the server lets us in that time.
+
+        full: the time begins when so many streams have had all of it, however long that takes.
+        """
+        end, left = time.monotonic() + PATIENCE_S, seconds
+        while left > 0 and time.monotonic() < end and any(n < most for n in self.sent.values()):
+            began = time.monotonic()
             self._hear(0.01)
             for stream, sent in self.sent.items():
                 while sent < most and min(self._room, self._streams[stream]) > 0:
                     size = min(FRAME_BYTES, self._room, self._streams[stream], most - sent)
                     self._data(stream, bytes(size))
                     sent = self.sent[stream] = sent + size
+            if sum(n == most for n in self.sent.values()) >= full:
+                left -= time.monotonic() - began
 
     def close(self) -> None:
         """Break the connection."""

@@ -11,7 +11,7 @@ from rowloom.proto.errors import RowloomError
 from rowloom.server.durable.extents import Owner
 from rowloom.server.durable.log import Log, Mode, Ticket
 from rowloom.server.durable.reading import Reading
-from rowloom.server.durable.records import Kind
+from rowloom.server.durable.records import Kind, LogCorrupt
 from rowloom.server.durable.segments import Segments
 from rowloom.server.durable.writer import Writer
 
@@ -38,7 +38,36 @@ class LogLife:
         self.sure = 0  # lsn up to which all must be read
         self.cut = 0  # lsn up to which a snapshot has it
         self.dropped = 0
+        self.before = 0, 0  # cut and sure before the log was renewed
         self.open()
+
+    def renew(self) -> bool:
+        """A snapshot has all that was appended, and the log, which failed, goes on behind it. Returns whether it does.
+
+        Raises Crash.
+        """
+        self.note()
+        self.before = self.cut, self.sure
+        self.waiting = []
+        self.cut = self.sure = self.log.lsn
+        try:
+            self.writer = self.writer.renewed()
+        except OSError:
+            return False
+        self.log, self.tickets = self.writer._log, {}
+        return True
+
+    def check_without_the_last_snapshot(self) -> None:
+        """Should that be damaged: what an earlier one and the log give is refused, or has all that was acknowledged."""
+        cut, sure = self.before
+        segments = Segments(FOLDER, OWNER, segment_bytes=SMALL, disk=self.disk.beside(), salt=self.salt)
+        try:
+            found = [bytes(record.payload) for record in Reading(segments, cut).records()]
+        except LogCorrupt:
+            return
+        finally:
+            segments.close()
+        assert cut + len(found) >= (self.sure if self.sure > self.cut else sure)
 
     def open(self) -> None:
         """Start a process on what the disk holds. Raises AssertionError where that is not what it must be."""

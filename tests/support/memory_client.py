@@ -4,14 +4,15 @@ import numpy as np
 
 from rowloom.client.inputs import as_ids
 from rowloom.proto.errors import InvalidRequest, TableNotFound
-from rowloom.proto.spec import SGD, Adagrad, TableSpec
+from rowloom.proto.spec import SGD, Adagrad, TableEntry, TableSpec
 
 
 class MemoryTable:
-    """Pull, push and assign on one array; counts the calls. `seen` has the ids of each push."""
+    """Pull, push and assign on one array; counts the calls. `pushes` has the ids and gradients of each push."""
 
-    def __init__(self, spec: TableSpec, rows: np.ndarray | None = None) -> None:
+    def __init__(self, spec: TableSpec, rows: np.ndarray | None = None, client=None) -> None:
         self.spec, self.name = spec, spec.name
+        self.client, self.entry = client, TableEntry(1, spec)
         size = spec.num_embeddings if spec.num_embeddings is not None else 1000
         rng = np.random.default_rng(0)
         self.rows = (
@@ -47,13 +48,15 @@ class MemoryTable:
 
 
 class MemoryClient:
-    """Makes and finds tables."""
+    """Makes and finds tables; `pulled` and `requests`: the tables of each call for several."""
 
     def __init__(self) -> None:
         self._tables: dict[str, MemoryTable] = {}
+        self.pulled: list[list[str]] = []
+        self.requests: list[list[str]] = []
 
     def create_table(self, spec: TableSpec, rows: np.ndarray | None = None) -> MemoryTable:
-        return self._tables.setdefault(spec.name, MemoryTable(spec, rows))
+        return self._tables.setdefault(spec.name, MemoryTable(spec, rows, self))
 
     def table(self, name: str) -> MemoryTable:
         if name not in self._tables:
@@ -65,3 +68,12 @@ class MemoryClient:
 
     def drop_table(self, name: str) -> None:
         del self._tables[name]
+
+    def pull_entries(self, wanted, wire=None):
+        self.pulled.append([entry.spec.name for entry, _ in wanted])
+        return [self._tables[entry.spec.name].pull(ids) for entry, ids in wanted]
+
+    def push_entries(self, given):
+        self.requests.append([entry.spec.name for entry, _, _ in given])
+        for entry, ids, grads in given:
+            self._tables[entry.spec.name].push(ids, grads)

@@ -11,8 +11,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.layout import Layout, ShardAddress, owner
+from rowloom.proto.snapshots.extra import encode_extra
 from rowloom.proto.snapshots.manifest import Manifest
-from rowloom.proto.snapshots.snapshot import Snapshot
+from rowloom.proto.snapshots.snapshot import StoredSnapshot
 from rowloom.proto.spec import SGD, Adagrad, Adam, TableEntry, TableSpec
 from rowloom.server.snapshots.commit import commit_snapshot
 from rowloom.server.snapshots.shard_writer import ShardWriter
@@ -59,14 +60,16 @@ class Frozen:
     tables: dict[str, dict[int, RowState]]
     entries: dict[str, TableEntry]
     steps: dict[str, int]
-    extra: bytes
+    extra: dict[str, bytes]
     ledgers: list[list[pb.ReadLedgerReply]]
 
 
 class SnapshotLife:
     """Rows change, tables come and go, the number of shards changes, and snapshots are made."""
 
-    def __init__(self, seed: int = 0, shards: int = 2) -> None:
+    def __init__(self, seed: int = 0, shards: int = 2, wholes: float = 0.0) -> None:
+        self.lost: set[int] = set()  # since the last snapshot
+        self.wholes = wholes  # how often a shard writes all of its rows into an increment
         self.rng = random.Random(seed)
         self.numbers = np.random.default_rng(seed)
         self.generation = 1
@@ -77,7 +80,17 @@ class SnapshotLife:
         self.cut_generation = 0
         self.next_number = 1
 
+    def lose(self, shard: int) -> None:
+        """A shard is made anew, without its rows: nobody keeps a list of what was removed."""
+        shard %= self.layout.n
+        for table in self.tables.values():
+            for k in [k for k in table.rows if _owner(table.entry.spec, k, self.layout.n) == shard]:
+                del table.rows[k]
+        self.lost.add(shard)
+
     def scale(self, shards: int) -> None:
+        if self.lost:  # there is nothing left to be made upon
+            self.lost = set(range(shards))
         self.layout = self.layout.next(tuple(ShardAddress(k, f"host:{k}", 7 + k) for k in range(shards)))
 
     def create(self, k: int) -> None:
@@ -115,17 +128,19 @@ class SnapshotLife:
         self, target: SnapshotTarget, name: str, *, upon: Frozen | None = None, file_bytes: int = SMALL_FILES
     ) -> Frozen:
         """A snapshot of what there is; upon: of what has changed since that one, which was the last."""
-        extra = self.rng.randbytes(self.rng.choice([0, 5]))
+        extra = {"x": self.rng.randbytes(5)} if self.rng.choice([0, 5]) else {}
         entries = sorted((table.entry for table in self.tables.values()), key=lambda entry: entry.number)
         ledgers = [self._ledger() for _ in self.layout.shards]
         parts = []
         for shard in range(self.layout.n):
             writer = ShardWriter(target, shard, file_bytes)
+            whole = upon is None or shard in self.lost or self.rng.random() < self.wholes
             for entry in entries:
-                self.write_table(writer, self.tables[entry.spec.name], shard, upon is not None)
+                self.write_table(writer, self.tables[entry.spec.name], shard, not whole)
             for piece in ledgers[shard]:
                 writer.ledger(piece.SerializeToString())
-            parts.append(writer.finish(lsn=self.rng.randrange(99), generation=self.generation))
+            lsn = self.rng.randrange(99)
+            parts.append(writer.finish(lsn=lsn, generation=self.generation, whole=whole))
         manifest = commit_snapshot(
             target,
             id=name,
@@ -135,7 +150,7 @@ class SnapshotLife:
             shards=parts,
             tables=entries,
             parent=upon.manifest.name if upon else None,
-            extra=extra,
+            extra=encode_extra(extra),
         )
         frozen = Frozen(
             manifest,
@@ -145,6 +160,7 @@ class SnapshotLife:
             extra,
             ledgers,
         )
+        self.lost.clear()
         self.cut_generation, self.generation = self.generation, self.generation + 1
         for table in self.tables.values():
             table.removed.clear()
@@ -182,7 +198,7 @@ def _owner(spec: TableSpec, row_id: int, shards: int) -> int:
     return int(owner(spec, np.array([row_id]), shards)[0])
 
 
-def check(snapshot: Snapshot, frozen: Frozen) -> None:
+def check(snapshot: StoredSnapshot, frozen: Frozen) -> None:
     """A snapshot that was read is what was there when it was made."""
     assert snapshot.manifest == frozen.manifest
     assert dict(snapshot.tables) == frozen.entries
@@ -200,7 +216,7 @@ def check_rows(got: dict[int, RowState], wanted: dict[int, RowState]) -> None:
     assert all(row.same(wanted[k]) for k, row in got.items())
 
 
-def read(snapshot: Snapshot, name: str, **only: int) -> dict[int, RowState]:
+def read(snapshot: StoredSnapshot, name: str, **only: int) -> dict[int, RowState]:
     """The rows of a table by id; none is there twice."""
     rows: dict[int, RowState] = {}
     for block in snapshot.read(name, **only):

@@ -164,7 +164,7 @@ class VirtualDisk(Disk):
         self.open_files[handle] = path, Inode()
         return handle
 
-    def open(self, path: str, *, create: bool = False) -> int:
+    def open(self, path: str, *, create: bool = False, write: bool = True) -> int:
         if path not in self.names_live:
             if not create:
                 raise FileNotFoundError(errno.ENOENT, "no such file", path)

@@ -318,6 +318,6 @@ def test_threads_that_share_it_see_their_own_pushes_and_no_half_rows(cluster) ->
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(50)
+            thread.join()
         assert not failures, failures[0]
         assert client.cache_statistics()["t"]["hits"] > 0

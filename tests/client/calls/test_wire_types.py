@@ -68,7 +68,7 @@ def test_pushes_equal_an_oracle_that_rounds_the_sums(client: Client, oracle, wir
         if k % 2:
             client.push({"t": (ids, grads)})
         else:
-            table.push_async(ids, grads).result(30)
+            table.push_async(ids, grads).result(120)
         oracle["t"].push(distinct, rounded(sums, wire))
     everything = np.arange(V)
     np.testing.assert_array_equal(table.pull(everything, wire="float32"), oracle["t"].pull(everything))

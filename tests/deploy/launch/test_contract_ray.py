@@ -1,6 +1,7 @@
 """The contract on Ray: shards as actors on a Ray of this machine, scaled as `rowloom scale` does it."""
 
 import os
+from pathlib import Path
 
 import pytest
 from contract import Contract
@@ -8,6 +9,7 @@ from contract import Contract
 from rowloom.client import Client, connect
 from rowloom.deploy.config.config import parse
 from rowloom.deploy.launch.ray_session import attached
+from rowloom.deploy.observe.log_files import chosen, logs_of
 from rowloom.deploy.operate import local_ray
 from rowloom.deploy.operate.clusters import down, reach, up
 from rowloom.deploy.operate.directory import ClusterDirectory
@@ -54,6 +56,15 @@ class TestRay(Contract):
         cluster = RayCluster(tmp_path_factory.mktemp("home"))
         yield cluster
         cluster.close()
+
+    def test_status_names_the_files_to_which_ray_sends_what_they_log(self, cluster):
+        remote, status = reach(cluster.record, cluster._directory)
+        remote.close()
+        assert Path(status.log_file).is_file()
+        for shard in status.shards:
+            assert "process=shard place=" in Path(shard.statistics.log_file).read_text()
+        (log, *_) = logs_of(status)
+        assert chosen(logs_of(status), "coordinator") == [log]
 
     def test_shards_are_no_nicer_than_the_trainers_beside_them(self, cluster):
         ray = pytest.importorskip("ray")

@@ -11,6 +11,7 @@ from waiting import until as wait_until
 from rowloom.deploy.config.config import parse
 from rowloom.deploy.launch import local_room
 from rowloom.deploy.launch.local_launcher import ProcessLauncher, ThreadLauncher
+from rowloom.deploy.launch.local_server import server_command
 from rowloom.deploy.launch.processes import Child, is_running, started
 from rowloom.deploy.operate.remote import Remote
 from rowloom.proto import rowloom_pb2 as pb
@@ -19,7 +20,7 @@ from rowloom.server.rows.limits import Limit
 
 
 def health(address: str) -> pb.HealthReply:
-    with Remote(address, timeout_s=10.0) as remote:
+    with Remote(address, timeout_s=60.0) as remote:
         data = remote.call("/rowloom.v1.Directory/Health", pb.HealthRequest().SerializeToString())
     return pb.HealthReply.FromString(data)
 
@@ -62,7 +63,7 @@ def test_a_server_that_was_killed_is_not_found():
 
 
 def test_a_server_that_cannot_start_says_so_and_leaves_nothing():
-    launcher = ProcessLauncher(parse({"host": "192.0.2.200"}))
+    launcher = ProcessLauncher(parse({"host": "192.0.2.200", "security": {"insecure": True}}))
     with pytest.raises(Unavailable, match="ended with code 1 while it started"):
         launcher.start(0)
     assert launcher.find(0) is None
@@ -83,8 +84,9 @@ def test_a_name_that_leads_elsewhere_is_said_to_at_once_and_leaves_nothing():
 
 
 def test_the_grace_of_the_config_reaches_the_servers_and_their_end(monkeypatch):
-    launcher = ProcessLauncher(parse({"limits": {"stop_grace_s": 7}}))
-    assert "--stop-grace-s 7.0" in " ".join(launcher._command())
+    config = parse({"limits": {"stop_grace_s": 7}})
+    launcher = ProcessLauncher(config)
+    assert "--stop-grace-s 7.0" in " ".join(server_command(config))
     launcher.start(0)
     given, original = [], Child.end
     monkeypatch.setattr(

@@ -1,9 +1,13 @@
 """Child processes: they say when they are up, end when they are asked to, and are killed when they do not."""
 
+import contextlib
 import os
 import signal
+from pathlib import Path
 
 import pytest
+from stopping import stop
+from waiting import until
 
 from rowloom.deploy.launch.processes import (
     Child,
@@ -86,20 +90,22 @@ def test_all_that_a_detached_process_started_is_found_by_its_mark_and_ended(tmp_
     log, mark = tmp_path / "log", str(tmp_path / "mine")
     pid = spawn_detached(["/bin/sh", "-c", "sleep 100 & sleep 100 & exec sleep 0"], log, mark=mark)
     os.waitpid(pid, 0)
+    until(
+        lambda: len(marked(mark)) == 2
+    )  # their leader is gone, and they may be about to become what they run
     left = marked(mark)
-    assert len(left) == 2  # their leader is gone
     assert marked(str(tmp_path / "other")) == []
     end_marked(mark, 0.0)
     assert not [one for one in left if is_running(*one)]
 
 
 def test_a_stopped_process_is_let_go_on_to_end_in_order(tmp_path):
-    code = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit('in order')); print('up'); time.sleep(9)"
+    code = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit('in order')); print('up'); time.sleep(1000)"
     log = tmp_path / "log"
     pid = spawn_detached(python("-u", "-c", code), log)
     began = started(pid)
     wait_until_up("it", pid, began, log, 30.0, lambda: log.read_text() or None)
-    os.kill(pid, signal.SIGSTOP)
+    stop(pid)
     end_process(pid, began, 30.0)
     assert last_line(log) == "in order"
 
@@ -144,7 +150,11 @@ def test_a_process_that_stays_held_the_lock_of_the_script_that_started_it(tmp_pa
     with open(lock, "w") as file:
         os.set_inheritable(file.fileno(), True)
         pid = spawn_detached(["/bin/sleep", "100"], tmp_path / "log")
-        held = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        until(lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"/bin/sleep"))
+        held = []
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):  # a library that it has loaded by now
+                held.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
     end_process(pid, started(pid), 0.0)
     assert str(tmp_path / "log") in held
     assert str(lock) not in held

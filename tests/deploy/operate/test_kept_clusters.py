@@ -5,13 +5,15 @@ import signal
 
 import numpy as np
 import pytest
+from killing import kill_all
+from stopping import stop
 from waiting import until
 
 from rowloom.client import connect
 from rowloom.deploy.config.config import DeployConfig, parse
-from rowloom.deploy.launch.processes import is_running
-from rowloom.deploy.operate import local_clusters
-from rowloom.deploy.operate.clusters import down, up
+from rowloom.deploy.launch.processes import is_running, marked
+from rowloom.deploy.operate import clusters, local_clusters
+from rowloom.deploy.operate.clusters import down, lost_with, reach, up
 from rowloom.deploy.operate.directory import ClusterDirectory, Record
 from rowloom.deploy.operate.remote import Remote
 from rowloom.proto.errors import InvalidRequest, Unavailable
@@ -24,6 +26,8 @@ def directory(tmp_path):
     directory = ClusterDirectory(tmp_path / "home")
     yield directory
     down(Record("ads", "local", "", storage=str(tmp_path / "kept")), directory)
+    # A coordinator that the record does not know of once started its shards again while they were ended.
+    assert marked(str((directory.home / "clusters/ads").absolute())) == []
 
 
 def config(tmp_path, **more) -> DeployConfig:
@@ -34,7 +38,7 @@ def config(tmp_path, **more) -> DeployConfig:
 
 def push(record: Record) -> np.ndarray:
     """One more push of -1. Returns the rows after it."""
-    with connect(record.address, timeout_s=60.0) as client:
+    with connect(record.address, timeout_s=200.0) as client:
         table = client.table("users")
         table.push(IDS, np.full((len(IDS), 2), -1.0, np.float32))
         return table.pull(IDS)
@@ -47,14 +51,50 @@ def test_rows_are_there_after_a_down_that_keeps_them_and_after_a_kill_of_everyth
     down(directory.get("ads"), directory, keep=True)
     second = push(up(config(tmp_path), directory).record)
     np.testing.assert_allclose(second, first + 1, rtol=1e-6)
-    record = directory.get("ads")
-    os.kill(record.pid, signal.SIGKILL)
-    until(lambda: not is_running(record.pid, record.started))
+    kill_all(directory, "ads")
     third = push(up(config(tmp_path), directory).record)
     np.testing.assert_allclose(third, second + 1, rtol=1e-6)
     down(directory.get("ads"), directory)
-    assert list((tmp_path / "kept" / "logs").iterdir()) == []
+    assert not (tmp_path / "kept" / "logs").exists()  # an empty folder once stayed
     np.testing.assert_allclose(push(up(config(tmp_path), directory).record), first, rtol=1e-6)
+
+
+def test_a_killed_cluster_that_can_go_on_was_said_to_have_lost_its_rows(directory, tmp_path) -> None:
+    # Who did what that advised, `rowloom down`, lost them then, and was not asked.
+    first = push(up(config(tmp_path), directory).record)
+    record = directory.get("ads")
+    stop(record.pid)
+    with pytest.raises(Unavailable, match="`rowloom down --keep`, then `rowloom up`, go on from its logs"):
+        reach(record, directory, timeout_s=0.5)
+    kill_all(directory, "ads")
+    with pytest.raises(
+        Unavailable, match="its rows are in its logs: `rowloom up` with its config goes on from them"
+    ):
+        reach(record, directory)
+    assert lost_with(record, directory) == (
+        "'ads' has ended; its rows are in its logs, and are lost with them: --keep leaves them."
+    )
+    again = up(config(tmp_path), directory)
+    assert again.started
+    assert not again.replaced
+    np.testing.assert_allclose(push(again.record), first + 1, rtol=1e-6)
+
+
+def test_an_up_beside_a_coordinator_that_is_about_to_end_starts_it_again(
+    directory, tmp_path, monkeypatch
+) -> None:
+    # A killed process with much memory is there for a while, and `up` said that the cluster had ended.
+    first = push(up(config(tmp_path), directory).record)
+    record = directory.get("ads")
+    asked = clusters.reach
+
+    def killed(*arguments):
+        monkeypatch.setattr(clusters, "reach", asked)
+        os.kill(record.pid, signal.SIGKILL)
+        return asked(*arguments)
+
+    monkeypatch.setattr(clusters, "reach", killed)
+    np.testing.assert_allclose(push(up(config(tmp_path), directory).record), first + 1, rtol=1e-6)
 
 
 def test_kept_rows_are_not_passed_over_by_an_up_that_would_not_keep_any(directory, tmp_path) -> None:
@@ -106,4 +146,5 @@ def test_an_up_of_kept_rows_that_fails_leaves_them_kept(directory, tmp_path, mon
         patch.setattr(local_clusters, "wait_until_up", interrupted)
         with pytest.raises(KeyboardInterrupt):
             up(config(tmp_path), directory)
+    assert directory.get("ads").kept  # it was forgotten
     np.testing.assert_allclose(push(up(config(tmp_path), directory).record), first + 1, rtol=1e-6)

@@ -7,25 +7,26 @@ import os
 import signal
 import subprocess
 import sys
-from functools import partial
 
 import numpy as np
 import pytest
+from killing import kill_all
+from stopping import stop
 from waiting import until
 
 from rowloom.client import connect
 from rowloom.deploy.config.config import parse
+from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.launch.processes import is_running, marked, started
 from rowloom.deploy.operate import clusters, local_clusters
 from rowloom.deploy.operate.clusters import down, lost_with, reach, up
 from rowloom.deploy.operate.directory import BadHome, ClusterDirectory, Record
 from rowloom.deploy.operate.remote import Remote
+from rowloom.deploy.storage import StateFile
 from rowloom.proto.errors import InvalidRequest, Unavailable
+from rowloom.proto.layout import Layout, ShardAddress
 
 ADS = {"name": "ads", "shards": 2}
-
-
-wait_until = partial(until, seconds=40.0)
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_a_cluster_stays_until_it_is_taken_down_and_leaves_no_process(directory)
 
 def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing(directory):
     with pytest.raises(Unavailable, match=r"cluster 'ads' did not start: .*log: .*cluster.log") as caught:
-        up(parse({**ADS, "host": "192.0.2.200"}), directory)
+        up(parse({**ADS, "host": "192.0.2.200", "security": {"insecure": True}}), directory)
     assert "192.0.2.200" in str(caught.value)
     assert directory.get("ads") is None
 
@@ -78,7 +79,7 @@ def test_a_stopped_coordinator_and_a_stopped_shard_end_with_the_cluster(director
     record = up(parse(ADS), directory).record
     servers = children_of(record.pid)
     for pid in (next(iter(servers)), record.pid):
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
     down(dataclasses.replace(record, stop_grace_s=0.0), directory)
     assert not is_running(record.pid, record.started)
     assert not [one for one in servers.items() if is_running(*one)]
@@ -87,22 +88,24 @@ def test_a_stopped_coordinator_and_a_stopped_shard_end_with_the_cluster(director
 def test_a_cluster_that_cannot_say_what_it_holds_is_no_longer_ended_without_a_question(directory):
     config = parse({**ADS, "tables": [{"name": "users", "num_embeddings": 100, "dim": 4}]})
     record = up(config, directory).record
-    assert lost_with(record) == ""
+    assert lost_with(record, directory) == ""
     with connect(record.address) as client:
         client.table("users").push(range(100), np.ones((100, 4)))
-    assert lost_with(record) == "'ads' holds 100 rows in 1 table, and they are lost with it."
+    assert lost_with(record, directory) == "'ads' holds 100 rows in 1 table, and they are lost with it."
     with Remote(record.address) as remote:
         shard = remote.status().shards[1].pid
-    os.kill(shard, signal.SIGSTOP)
-    assert "holds at least 50 rows in 1 table (shard 1 is stopped and may hold more)" in lost_with(record)
+    stop(shard)
+    assert "holds at least 50 rows in 1 table (shard 1 is stopped and may hold more)" in lost_with(
+        record, directory
+    )
     os.kill(shard, signal.SIGCONT)
-    os.kill(record.pid, signal.SIGSTOP)
-    assert "'ads' does not answer, so how many rows it holds is not known" in lost_with(record)
+    stop(record.pid)
+    assert "'ads' does not answer, so how many rows it holds is not known" in lost_with(record, directory)
     with pytest.raises(Unavailable, match=f"cluster 'ads' at .* `kill -CONT {record.pid}` lets it go on"):
         up(config, directory)
-    os.kill(record.pid, signal.SIGKILL)
-    wait_until(lambda: not is_running(record.pid, record.started))
-    assert lost_with(record) == ""
+    os.kill(record.pid, signal.SIGCONT)
+    kill_all(directory, "ads")
+    assert lost_with(record, directory) == ""
     assert up(config, directory).replaced, "its rows are lost, and that is said"
     assert not up(config, directory).replaced
 
@@ -131,7 +134,7 @@ def test_shards_that_outlived_a_killed_coordinator_are_ended_by_down(directory):
     record = up(parse(ADS), directory).record
     servers = children_of(record.pid)
     for pid in servers:  # they cannot hear that it is gone
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
     os.kill(record.pid, signal.SIGKILL)
     down(record, directory)
     assert not [one for one in servers.items() if is_running(*one)]
@@ -166,7 +169,7 @@ def killed_up(directory, moment: str) -> None:
 def test_an_up_that_is_killed_before_it_has_recorded_its_coordinator_leaves_no_process(directory):
     killed_up(directory, "before")
     assert directory.names() == []
-    wait_until(lambda: processes(directory) == [])
+    until(lambda: processes(directory) == [])
     assert up(parse(ADS), directory).started
 
 
@@ -183,7 +186,7 @@ def test_what_a_killed_up_left_is_ended_by_down(directory):
 def test_what_a_killed_up_left_is_found_once_it_is_up(directory):
     killed_up(directory, "after")
     ready = directory.home / "clusters/ads/ready.json"
-    wait_until(ready.exists)
+    until(ready.exists)
     remote, status = reach(directory.get("ads"), directory)
     remote.close()
     assert (status.name, len(status.shards)) == ("ads", 2)
@@ -194,7 +197,7 @@ def test_what_a_killed_up_left_is_found_once_it_is_up(directory):
 def test_up_begins_anew_where_a_killed_up_left_a_coordinator_that_does_not_come_up(directory):
     killed_up(directory, "after")
     left = directory.get("ads")
-    os.kill(left.pid, signal.SIGSTOP)
+    stop(left.pid)
     (directory.home / "clusters/ads/ready.json").unlink(missing_ok=True)
     with pytest.raises(
         Unavailable, match=r"its `rowloom up` was interrupted. `rowloom down` ends what is left"
@@ -236,7 +239,7 @@ def test_a_name_is_free_as_soon_as_the_process_that_held_it_is_killed(directory)
     holder.kill()
     holder.wait()
     holder.stdout.close()
-    with directory.lock("ads", 10.0):
+    with directory.lock("ads", 60.0):
         assert not directory.is_locked("other")
 
 
@@ -351,7 +354,7 @@ def test_a_user_without_a_home_folder_hears_how_to_name_one(monkeypatch):
 
 def test_a_coordinator_that_stands_still_is_said_to_do_so_and_clearing_it_to_lose_all_rows(directory):
     record = up(parse(ADS), directory).record
-    os.kill(record.pid, signal.SIGSTOP)
+    stop(record.pid)
     try:
         with pytest.raises(Unavailable) as told:
             reach(record, directory, timeout_s=1.0)
@@ -380,3 +383,17 @@ def test_a_cluster_that_cannot_be_put_on_record_is_not_left_running(directory, m
         up(parse(ADS), directory)
     assert directory.names() == []
     assert marked(str(directory.home / "clusters/ads")) == []
+
+
+def test_up_in_the_storage_of_another_cluster_took_its_layout_and_down_then_removed_its_logs(directory):
+    storage = str(directory.home / "rows")
+    os.mkdir(storage)
+    file = StateFile(storage)
+    held = ClusterState(
+        name="ads", layout=Layout("ads-1", 1, (ShardAddress(0, "127.0.0.1:9", 7),), "127.0.0.1:8"), keys=[0]
+    )
+    file.commit(held)
+    with pytest.raises(InvalidRequest, match=r"is that of cluster 'ads', .* nothing was started.*--name ads"):
+        up(parse({"name": "other", "storage": storage}), directory)
+    assert directory.get("other") is None
+    assert file.load() == held

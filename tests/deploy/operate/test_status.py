@@ -7,7 +7,8 @@ from rich.console import Console
 
 from rowloom.client import SGD, Adagrad, Adam, TableSpec
 from rowloom.deploy import terminal
-from rowloom.deploy.operate.status import render_status, summary
+from rowloom.deploy.operate.moves import in_progress, move_summary
+from rowloom.deploy.operate.status import living, not_serving, render_status, summary, ways_out
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.spec import TableEntry
 
@@ -16,6 +17,7 @@ LONG = "shard-0.embeddings.very-long-namespace-of-a-team.svc.cluster-of-a-region
 
 def state_of(shards: int) -> dict:
     shard = {"node": LONG.partition(":")[0], "address": LONG, "health": "serving", "epoch": 1, "rows": 10**9}
+    shard |= {"log_bytes": 10**12, "log_error": None}
     shard |= {"bytes": 10**12, "resident_bytes": 10**12, "pulled_rows_per_s": 1e7, "pushed_rows_per_s": 1e7}
     return {
         "name": "ads",
@@ -23,10 +25,15 @@ def state_of(shards: int) -> dict:
         "epoch": 1,
         "coordinator": LONG,
         "config_hash": "0" * 12,
+        "durability": "process",
+        "snapshot": None,
         "healthy": True,
         "shards": [{"index": i, **shard} for i in range(shards)],
         "tables": [],
         "unfinished": [],
+        "autoscale": None,
+        "scaling": None,
+        "moving": None,
     }
 
 
@@ -82,9 +89,9 @@ def test_a_screen_of_80_columns_shows_each_shard_on_one_line() -> None:
     with screen.capture() as capture:
         screen.print(render_status(state, 80))
     lines = capture.get().splitlines()
-    assert len(lines) == 6
-    assert "127.0.0.1:40123" in lines[3]
-    assert "123,456,789" in lines[3]
+    assert len(lines) == 7
+    assert "127.0.0.1:40123" in lines[4]
+    assert "123,456,789" in lines[4]
     assert "a-machine-with-a-name.example" in text(status)  # where there is room, all is shown
 
 
@@ -97,3 +104,68 @@ def test_a_table_whose_optimizer_counts_no_steps_shows_none_and_not_0() -> None:
     assert [table["step"] for table in summary(status)["tables"]] == [None, 0]
     shown = {line.split()[0]: line.split()[-1] for line in text(status).splitlines() if line}
     assert (shown["sgd"], shown["adam"]) == ("-", "0")
+
+
+def test_a_shard_whose_log_failed_is_not_said_to_serve() -> None:
+    # It refused every push, and its health was `serving`.
+    shards = [pb.ShardStatus(health="serving"), pb.ShardStatus(health="pulls only")]
+    shards[1].shard.index = 1
+    shards[1].statistics.log_error = "/logs/x: No space left on device"
+    status = pb.StatusReply(name="ads", shards=shards, durability="process")
+    state = summary(status)
+    assert not state["healthy"]
+    assert list(not_serving(state)) == [1]
+    assert not_serving(state, reads=True) == {}
+    assert living(state) == [0, 1]
+    assert "make room" in ways_out(state)
+    assert "accept-loss" not in ways_out(state)
+    assert "shard 1 is pulls only: its log failed: /logs/x: No space left" in text(status)
+
+
+def test_status_says_what_survives_and_how_old_the_newest_snapshot_is() -> None:
+    status = pb.StatusReply(name="ads", durability="disk")
+    assert "durability disk (longest log 0 B)  newest snapshot: none" in text(status)
+    status.shards.add(health="lost")
+    assert "restore" not in ways_out(summary(status))
+    status.snapshot.MergeFrom(pb.NewestSnapshot(id="20260101T000000Z-1", url="/s/1", age_s=7200.0))
+    assert summary(status)["snapshot"] == {"id": "20260101T000000Z-1", "url": "/s/1", "age_s": 7200.0}
+    assert "20260101T000000Z-1, 2 h old" in text(status)
+    assert "`rowloom restore /s/1`" in ways_out(summary(status))
+    assert "rows end with their shard's process" in text(pb.StatusReply(durability="memory"))
+
+
+def test_a_killed_shard_with_a_log_was_said_to_have_lost_its_rows_while_it_was_started_again() -> None:
+    # Who believed it typed `recover --accept-loss`, which threw away a whole log.
+    shards = [pb.ShardStatus(health="serving"), pb.ShardStatus(health="dead")]
+    shards[1].shard.index = 1
+    said = ways_out(summary(pb.StatusReply(name="ads", shards=shards, durability="process")))
+    assert "has its rows in its log: it is started again by itself" in said
+    assert "gone" not in said
+    assert "accept-loss" not in said
+    said = ways_out(summary(pb.StatusReply(name="ads", shards=shards, durability="memory")))
+    assert "`rowloom recover --accept-loss 1`" in said
+    shards[1].health = "lost"  # its log is damaged
+    said = ways_out(summary(pb.StatusReply(name="ads", shards=shards, durability="process")))
+    assert "`rowloom recover --accept-loss 1`" in said
+
+
+def test_a_scaling_that_runs_is_shown_with_how_far_it_is(capsys) -> None:
+    running = pb.ScaleReply(
+        state="moving",
+        shards=3,
+        rows=250,
+        rows_total=1000,
+        passes=1,
+        left=40,
+        rows_per_s=20.0,
+        brake_row_s=1e-6,
+    )
+    state = state_of(1) | {"moving": in_progress(running), "scaling": move_summary(running)}
+    terminal.show(False, {}, render_status(state))
+    told = " ".join(capsys.readouterr().out.split())
+    assert (
+        "scaling to 3 shards: 250 of 1,000 rows are there; pass 2, 40 rows left, 20 rows/s, about 2 s more"
+        in told
+    )
+    assert "pushes are slowed down" in told
+    assert in_progress(pb.ScaleReply(state="finishing", shards=1)) == "scaling to 1 shard: finishing"

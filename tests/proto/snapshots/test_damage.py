@@ -24,7 +24,7 @@ def small(base: str):
     full = life.snapshot(target_of(f"{base}/a"), "a")
     life.push(2)
     life.remove(1)
-    life.rng.choice = lambda values: values[-1]  # there are extra bytes
+    life.rng.choice = lambda values: values[-1]  # there is something extra
     return life.snapshot(target_of(f"{base}/b"), "b", upon=full)
 
 
@@ -38,7 +38,11 @@ def test_every_flipped_byte_is_found_and_its_file_named():
     base = empty_memory()
     small(base)
     files = FS.find(base)
-    assert {path.rsplit("/", 1)[-1] for path in files} >= {"MANIFEST.json", "tables.json", "extra.bin"}
+    assert {path.rsplit("/", 1)[-1] for path in files} >= {
+        "MANIFEST.json",
+        "tables.json",
+        "extra.safetensors",
+    }
     assert any("removed" in path for path in files)
     assert verify(f"{base}/b").files == len(files)
     for path in files:

@@ -41,19 +41,19 @@ def manifests(draw) -> Manifest:
     ]
     shards = []
     for index in range(n):
-        tables = []
+        tables, whole = [], not increment or draw(st.booleans())
         for k, (number, name, width, slots) in enumerate(kinds):
             table = StoredTable(number, name, draw(WHOLE), 0, width, slots)
-            count, removed = draw(st.integers(0, 2)), draw(st.integers(0, 2)) if increment else 0
+            count, removed = draw(st.integers(0, 2)), 0 if whole else draw(st.integers(0, 2))
             files = [row_file(draw, f"shard-{index:05d}/{k}.{j}", table.columns) for j in range(count)]
             gone = [row_file(draw, f"shard-{index:05d}/{k}.r{j}", ID_COLUMNS) for j in range(removed)]
-            rows = draw(WHOLE) if increment else sum(file.rows for file in files)
+            rows = sum(file.rows for file in files) if whole else draw(WHOLE)
             tables.append(dataclasses.replace(table, rows=rows, files=tuple(files), removed=tuple(gone)))
         ledger = [
             stored_file(draw, f"shard-{index:05d}/ledger-{j}", draw(st.integers(0, 3 << 20)))
             for j in range(2)
         ]
-        shards.append(StoredShard(index, draw(WHOLE), draw(WHOLE), tuple(tables), tuple(ledger)))
+        shards.append(StoredShard(index, draw(WHOLE), draw(WHOLE), tuple(tables), tuple(ledger), whole))
     extra = draw(st.booleans())
     addresses = tuple(
         ShardAddress(k, draw(st.text(max_size=9)), draw(st.integers(0, 2**64 - 1))) for k in range(n)
@@ -188,7 +188,10 @@ def test_what_does_not_belong_together_is_refused():
     refused("created_s is inf", created_s=math.inf)
     refused("extra needs a digest", extra_sha256="a" * 64)
     refused("two files are called tables.json", extra=StoredFile("tables.json", 0, ""), extra_sha256="a" * 64)
-    refused("table 't' had 5 rows, 0 are stored", layout=layout, shards=(StoredShard(0, 1, 1, (table,)),))
+    part = StoredShard(0, 1, 1, (table,), whole=False)
+    refused(r"shards \[0\] did not write all rows", layout=layout, shards=(part,))
+    with pytest.raises(SnapshotCorrupt, match="table 't' had 5 rows, 0 are stored"):
+        StoredShard(0, 1, 1, (table,))
     refused(
         "two files are called shard-00000/x", layout=layout, shards=(StoredShard(0, 1, 1, (), (file, file)),)
     )

@@ -82,7 +82,7 @@ def test_a_table_that_is_not_there_is_named_with_those_that_are(tmp_path):
         snapshot.read("users", shard=5, shards=5)
     with pytest.raises(InvalidRequest, match="there is no shard 2 of 2"):
         list(snapshot.ledger(2))
-    assert repr(snapshot) == f"<Snapshot s tables=1 rows={snapshot.rows('users')}>"
+    assert repr(snapshot) == f"<StoredSnapshot s tables=1 rows={snapshot.rows('users')}>"
 
 
 def test_where_there_is_none_it_says_so(tmp_path):

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import mmap
 import socket
 import sys
 import threading
@@ -11,8 +12,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from waiting import until
+from waiting import PATIENCE_S, until
 
+from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.lane import OK, REFUSED, WELCOME, Hello, Reply, Request
 from rowloom.server.carriers import lane_connection, lane_server, strangers
@@ -34,7 +36,7 @@ def server() -> Iterator[LaneServer]:
 
 
 def connected(server: LaneServer) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.describe().port), 20)
+    return socket.create_connection(("127.0.0.1", server.describe().port), PATIENCE_S)
 
 
 def welcomed(server: LaneServer) -> socket.socket:
@@ -181,7 +183,8 @@ def test_messages_above_what_all_connections_may_hold_are_refused_and_the_connec
         assert ask(honest, 20 * MB) == (OK, (20 * MB).to_bytes(8, "little"))
 
 
-def test_what_waits_for_memory_gets_it_when_others_are_done(server) -> None:
+def test_what_waits_for_memory_gets_it_when_others_are_done(server, monkeypatch) -> None:
+    monkeypatch.setattr(lane_connection, "BUDGET_WAIT_S", PATIENCE_S)
     server.start()
     with welcomed(server) as first, welcomed(server) as second:
         first.sendall(Request(0, 40 * MB).encode() + bytes(39 * MB))
@@ -193,7 +196,7 @@ def test_what_waits_for_memory_gets_it_when_others_are_done(server) -> None:
         first.sendall(bytes(MB))
         assert reply(first)[0] == OK
         assert reply(second)[0] == OK
-        sending.join(20)
+        sending.join(PATIENCE_S)
 
 
 def test_a_large_receive_buffer_is_given_back(server) -> None:
@@ -228,7 +231,7 @@ def test_requests_that_follow_each_other_closely_are_told_apart_however_they_are
             sending.start()
             for message in messages:
                 assert reply(end) == (OK, zlib.crc32(message).to_bytes(8, "little"))
-            sending.join(20)
+            sending.join(PATIENCE_S)
     finally:
         server.stop()
 
@@ -248,12 +251,12 @@ def others() -> Iterator[list[int]]:
     yield ran
     sys.setswitchinterval(interval)
     ended.set()
-    thread.join(20)
+    thread.join(PATIENCE_S)
 
 
 def lets_others_run(others: list[int], copy: Callable[[], object]) -> bool:
     """Whether another thread ever runs while this copies; it may take some tries until it is its turn."""
-    end = time.monotonic() + 5.0
+    end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         before = others[0]
         copy()
@@ -314,10 +317,37 @@ def test_a_budget_is_never_overdrawn_and_those_who_wait_are_served() -> None:
     assert budget.tight
     assert not budget.take(5, 0.0)
     taken = []
-    waiting = threading.Thread(target=lambda: taken.append(budget.take(5, 20.0)))
+    waiting = threading.Thread(target=lambda: taken.append(budget.take(5, PATIENCE_S)))
     waiting.start()
     budget.give(6)
-    waiting.join(20)
+    waiting.join(PATIENCE_S)
     assert taken == [True]
     assert budget.used == 5
     assert not budget.tight
+
+
+def test_a_message_in_shared_memory_cannot_change_between_being_applied_and_being_logged() -> None:
+    arena = mmap.mmap(-1, 1 << 16)
+    seen: list[tuple[str, bytes, bytes]] = []
+
+    def handle(call) -> list[bytes]:
+        before = bytes(call.data)
+        arena[: len(before)] = bytes(len(before))  # as its client might
+        seen.append((call.method, before, bytes(call.data)))
+        return []
+
+    theirs, ours = socket.socketpair()
+    with theirs, ours:
+        connection = LaneConnection(ours, arena, handle, Budget(1 << 40), copied=(methods.PUSH, methods.STEP))
+        for method, size in (("Pull", 9), ("Push", 40_000), ("Step", 50), ("Push", 60_000)):
+            number = next(k for k, name in enumerate(methods.ROWS) if name.endswith(method))
+            arena[:size] = b"x" * size
+            theirs.sendall(Request(number, size, 0, 0, 0).encode())
+            connection._got = connection._mine = 0
+            assert connection._fill(lane_connection.REQUEST_BYTES)
+            head = Request.decode(connection._buffer[: lane_connection.REQUEST_BYTES], len(arena))
+            connection._mine = lane_connection.REQUEST_BYTES
+            connection._answer(head, connection._message(head))
+            method, before, after = seen[-1]
+            assert before == b"x" * size
+            assert (after == before) == (method != methods.PULL)

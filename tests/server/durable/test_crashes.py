@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from log_life import LogLife, fails_at
 from virtual_disk import Crash
 
+from rowloom.proto.errors import Unavailable
 from rowloom.server.durable.log import Mode
 
 MODES = st.sampled_from([Mode.PROCESS, Mode.INTERVAL, Mode.DISK])
@@ -82,6 +83,86 @@ def test_a_call_of_the_system_that_fails_never_leads_to_an_acknowledgement(
     life.open()
 
 
+@given(
+    MODES,
+    st.lists(OPS, max_size=40),
+    st.integers(1, 40),
+    st.sampled_from([errno.EIO, errno.ENOSPC]),
+    st.lists(OPS, max_size=40),
+    st.tuples(st.integers(1, 60), st.integers(0, 2000), st.booleans()),
+    st.integers(0, 2**32),
+    st.booleans(),
+)
+def test_a_log_that_failed_goes_on_behind_a_snapshot_and_crashes_like_any_other(
+    mode, steps, at, error, more, crash, seed, salted
+):
+    life = LogLife(mode, seed, salted)
+    life.disk.before = fails_at(at, OSError(error, "injected"))
+    for op, n in steps:
+        life.do(op, n)
+    if life.log.error is None or not life.writer._opened:  # a log without a file has been taken away: refused
+        return
+    crash_at, torn, power = crash
+    life.disk.before = fails_at(crash_at, torn)
+    try:
+        assert life.renew()
+        for op, n in more:
+            if not life.do(op, n):
+                break
+    except Crash:
+        pass
+    life.crash(power and mode is not Mode.PROCESS)
+    if not power or mode is not Mode.INTERVAL:  # else it may lack what was acknowledged a moment before
+        life.check_without_the_last_snapshot()
+    life.disk = life.disk.killed()
+    life.open()
+    for op, n in more:
+        life.do(op, n)
+    life.crash(False)
+    life.open()
+
+
+def test_a_log_whose_next_segments_could_not_be_made_goes_on_behind_the_one_that_is_there():
+    life = LogLife(Mode.DISK)
+    for _ in range(4):
+        life.append(3000)  # a segment for each
+    life.write(0)
+
+    def full(method: str, name: str) -> None:
+        if method == "create":
+            raise OSError(errno.ENOSPC, name)
+
+    life.disk.before = full
+    assert not life.do("write", 0)
+    life.disk.before = lambda method, name: None
+    assert life.renew()
+    assert life.append(10).lsn == 5
+    assert life.do("write", 0)
+    assert life.do("wait", 0)
+    life.crash(True)
+    life.open()
+    assert len(life.history) == 5
+
+
+def test_a_log_that_failed_does_not_go_on_while_its_disk_fails():
+    life = LogLife(Mode.DISK)
+    life.append(10), life.write(0)
+    life.disk.before = lambda method, name: (_ for _ in ()).throw(OSError(errno.EIO, name))
+    assert not life.do("wait", 0)
+    for _ in range(2):
+        assert not life.renew()
+        with pytest.raises(Unavailable, match="its log failed"):
+            life.writer.check()
+    life.disk.before = lambda method, name: None
+    assert life.renew()
+    assert life.append(20).lsn == 2
+    assert life.do("write", 0)
+    assert life.do("wait", 0)
+    life.crash(True)
+    life.open()
+    assert len(life.history) == 2
+
+
 @pytest.mark.parametrize("mode", [Mode.PROCESS, Mode.DISK])
 def test_segments_that_are_needed_no_more_are_used_again(mode):
     life = LogLife(mode)
@@ -137,3 +218,31 @@ def test_what_was_dropped_does_not_come_back_when_the_log_grows_over_it():
     life.crash(False)
     life.open()
     assert len(life.history) == 1
+
+
+def test_what_a_recovery_could_not_sync_is_not_gone_with_the_power_after_the_next() -> None:
+    life = LogLife(Mode.DISK)
+    for _ in range(3):
+        life.append(100)
+        life.write(0)
+    life.crash(power=False)  # written, not synced, not acknowledged
+
+    def broken(method: str, name: str) -> None:
+        if method == "fdatasync":
+            raise OSError(errno.EIO, "broken")
+
+    life.disk.before = broken
+    with pytest.raises(OSError, match="broken"):
+        life.open()
+    life.disk = life.disk.killed()
+    life.disk.before = lambda method, name: None
+    life.open()  # the system takes the pages of the sync that failed for written
+    life.append(100)
+    life.write(0)
+    life.wait(0)
+    life.note()
+    for _ in range(8):
+        life.crash(power=True)
+        life.disk.before = lambda method, name: None
+        life.open()
+    assert len(life.history) == 4

@@ -141,9 +141,36 @@ def test_a_log_without_segments_is_new_unless_a_snapshot_says_otherwise(made):
         made.read({}, after=7)
 
 
-def test_a_log_that_ends_before_the_snapshot_was_made_is_refused(made):
-    with pytest.raises(LogCorrupt, match="ends with record 9, but a snapshot was made after record 12"):
-        made.read(made.files, after=12)
+def test_a_log_that_ends_before_its_snapshot_goes_on_behind_that(made):
+    # It was refused: with `process`, after a loss of power, although the snapshot had everything.
+    for files in (made.files, made.with_bytes(3, made.tickets[-1].place, bytes(100))):
+        segments = made.segments(files)
+        reading = Reading(segments, 12)
+        assert list(reading.records()) == []
+        assert reading.is_behind
+        end = reading.repair()
+        assert (end.lsn, end.extents[-1].number, end.extents[-1].first_lsn) == (12, 4, 13)
+        segments.close()
+        segments = Segments(FOLDER, OWNER, segment_bytes=SMALL, disk=segments.disk)
+        again = Reading(segments, 12)
+        assert list(again.records()) == []
+        assert not again.is_behind
+        assert again.repair() == end
+        segments.close()
+
+
+@pytest.mark.parametrize("after", range(1, 9))
+def test_damage_that_a_snapshot_covers_is_refused_if_a_later_record_is_there(made, after):
+    # A log that goes on behind the snapshot would lack what lies between the two.
+    ticket = next(t for t in made.tickets if t.extent.number == 3)
+    assert ticket.lsn < 9
+    files = made.with_bytes(3, ticket.place, bytes(100))
+    if after < ticket.lsn:
+        check(made, files, ticket)
+        return
+    with pytest.raises(LogCorrupt, match=f"record {ticket.lsn} at offset"):
+        made.read(files, after)
+    assert made.read(files, 9)[0] == []
 
 
 @pytest.mark.parametrize("after", range(10))

@@ -32,10 +32,18 @@ def joined(head, payload, salt):
 
 
 @given(
-    st.sampled_from(list(Kind)), st.lists(st.binary(max_size=40), max_size=4), U64, U64, U64, U64, U32, U32
+    st.sampled_from(list(Kind)),
+    st.lists(st.binary(max_size=40), max_size=4),
+    U64,
+    U64,
+    U64,
+    U64,
+    U32,
+    U32,
+    U32,
 )
-def test_a_record_comes_back_as_it_was(kind, parts, lsn, offset, prefix, rows_after, fold, salt):
-    head = Head(kind, sum(map(len, parts)), lsn, offset, prefix, rows_after, fold)
+def test_a_record_comes_back_as_it_was(kind, parts, lsn, offset, prefix, rows_after, fold, salt, time_s):
+    head = Head(kind, sum(map(len, parts)), lsn, offset, prefix, rows_after, fold, time_s=time_s)
     data = joined(head, parts, salt)
     assert len(data) == size_of(head.length) == head.end - offset
     assert len(data) % 8 == 0
@@ -45,9 +53,9 @@ def test_a_record_comes_back_as_it_was(kind, parts, lsn, offset, prefix, rows_af
 
 
 def test_a_head_is_laid_out_as_its_file_says():
-    data = bytes(joined(Head(Kind.CUT, 3, 7, 80, 40, 1000, 0xABCD), [b"xyz"], 5))
+    data = bytes(joined(Head(Kind.CUT, 3, 7, 80, 40, 1000, 0xABCD, time_s=9), [b"xyz"], 5))
     assert HEAD_BYTES == 56
-    assert struct.unpack_from("<I4xIHHQQQQI4x", data) == (MAGIC, 3, 8, 1, 7, 80, 40, 1000, 0xABCD)
+    assert struct.unpack_from("<I4xIHHQQQQII", data) == (MAGIC, 3, 8, 1, 7, 80, 40, 1000, 0xABCD, 9)
     assert struct.unpack_from("<Q", data, OFFSET_AT) == (80,)
     assert struct.unpack_from("<I", data, 4) == (crc32c(data[8:59], 5),)
     assert data[56:] == b"xyz" + bytes(5)
@@ -57,6 +65,12 @@ def test_payloads_are_not_copied():
     rows = np.arange(1000, dtype=np.float32).reshape(10, 100)
     buffers = encode(Head(Kind.RECEIVED, rows.nbytes, 1, 0, 0), [rows.data, memoryview(b"")], 0)
     assert np.shares_memory(np.asarray(buffers[1]), rows)
+
+
+def test_a_record_of_before_there_were_times_is_read_and_says_none():
+    old = struct.pack("<IHHQQQQI4x", 3, Kind.PUSH, 1, 7, 80, 40, 1000, 0xABCD)
+    data = struct.pack("<II", MAGIC, crc32c(old + b"xyz", 5)) + old + b"xyz" + bytes(5)
+    assert parse(memoryview(data), 5).head == Head(Kind.PUSH, 3, 7, 80, 40, 1000, 0xABCD)
 
 
 @given(st.binary(min_size=0, max_size=30), st.data())

@@ -117,7 +117,7 @@ def test_a_second_process_is_refused_by_the_name_of_the_first_until_that_has_die
         with pytest.raises(LogInUse, match=f"process {other.pid}"):
             segments_of(tmp_path)
         other.kill()
-        other.wait(30)
+        other.wait()
         segments_of(tmp_path).close()
 
 
@@ -283,6 +283,6 @@ def test_spares_are_made_beside_the_pushes(tmp_path):
 
     writer, _ = writer_of(tmp_path, disk=Watched())
     writer.start()
-    assert made.wait(30)
+    assert made.wait(120)
     writer.close()
     assert any(name.startswith("spare") for name in os.listdir(tmp_path))

@@ -10,6 +10,7 @@ import threading
 import pytest
 from log_life import FOLDER, OWNER
 from virtual_disk import VirtualDisk
+from waiting import until
 
 from rowloom.proto.errors import PushUnresolved, Unavailable
 from rowloom.server.durable.disk import Disk
@@ -20,7 +21,7 @@ from rowloom.server.durable.records import Kind
 from rowloom.server.durable.segments import Segments
 from rowloom.server.durable.writer import Writer
 
-TIME_S = 30.0
+TIME_S = 120.0
 
 
 class Gate(VirtualDisk):
@@ -47,6 +48,16 @@ def commit(writer, payload):
     ticket = writer.append(Kind.PUSH, len(payload))
     writer.write(ticket, [payload])
     writer.wait(ticket.end)
+
+
+@pytest.mark.parametrize(("now", "time_s"), [(1.7e9 + 0.9, 1_700_000_000), (-5.0, 0), (1e12, 2**32 - 1)])
+def test_a_record_says_in_which_second_it_was_made_and_a_clock_that_is_far_off_fails_no_push(now, time_s):
+    writer = new_writer(clock=lambda: now)
+    commit(writer, b"bytes")
+    writer.close()
+    segments = Segments(FOLDER, OWNER, segment_bytes=1 << 16, disk=writer._segments.disk)
+    assert [record.head.time_s for record in Reading(segments).records()] == [time_s]
+    segments.close()
 
 
 def in_threads(count, work):
@@ -245,10 +256,7 @@ def test_interval_acknowledges_what_is_written_and_syncs_by_itself():
     ticket = writer.append(Kind.PUSH, 5)
     writer.write(ticket, [b"bytes"])
     writer.wait(ticket.end)
-    disk.syncing.clear()
-    disk.closed = writer._log.synced_prefix < ticket.end
-    while writer._log.synced_prefix < ticket.end:
-        assert disk.syncing.wait(TIME_S)
+    until(lambda: writer._log.synced_prefix >= ticket.end)
     writer.close()
     idle = syncs(disk)
     assert idle <= 3, "an interval without pushes costs no sync"
@@ -269,8 +277,7 @@ def test_a_full_disk_warns_while_the_segment_in_use_still_takes_pushes():
     writer.start()
     assert failed.wait(TIME_S)
     commit(writer, b"another one")
-    while not writer.warning:
-        failed.wait(0.001)
+    until(lambda: writer.warning)
     assert "No space left" in writer.warning
     writer.check()
     for _ in range(5):

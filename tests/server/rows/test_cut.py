@@ -101,3 +101,18 @@ def test_a_cut_of_few_rows(count: int) -> None:
     assert cut.done == (count == 0)
     assert rows.read_cut(5).ids.tolist() == list(range(count))
     assert cut.done
+
+
+def test_a_row_that_changes_while_a_cut_is_read_has_the_mark_of_now_also_after_later_generations() -> None:
+    # A cut marked rows with its own generation: a pass of a move that had begun since would not have seen them.
+    rows = Rows([1], 100, "t")
+    rows.track()
+    ids = np.arange(6)
+    rows.reserve(ids)
+    numbers, _ = rows.insert(ids)
+    rows.begin_cut()
+    later = rows.next_generation()
+    rows.touch(numbers[2:4])
+    assert rows.changed_since(later).tolist() == [2, 3]
+    rows.columns[0][2:4] = 7.0
+    assert rows.read_cut(10).columns[0].reshape(-1).tolist() == [0.0] * 6

@@ -40,19 +40,19 @@ def run(life: SnapshotLife, steps, base: str):
     return made
 
 
-@given(STEPS, st.integers(0, 2**32), st.integers(1, 3))
-def test_every_snapshot_of_a_history_is_read_as_it_was_made(steps, seed, shards):
+@given(STEPS, st.integers(0, 2**32), st.integers(1, 3), st.sampled_from([0.0, 0.5]))
+def test_every_snapshot_of_a_history_is_read_as_it_was_made(steps, seed, shards, wholes):
     # In an object store: a file system of fsspec in memory.
-    life = SnapshotLife(seed, shards)
+    life = SnapshotLife(seed, shards, wholes)
     for url, frozen in run(life, steps, empty_memory()):
         snapshot = open_snapshot(url)
         check(snapshot, frozen)
         assert verify(url).rows == sum(len(rows) for rows in frozen.tables.values())
 
 
-@given(STEPS, st.integers(0, 2**32), st.integers(1, 3), st.integers(1, 5))
-def test_each_shard_of_any_number_is_given_the_rows_that_it_owns(steps, seed, shards, wanted):
-    life = SnapshotLife(seed, shards)
+@given(STEPS, st.integers(0, 2**32), st.integers(1, 3), st.integers(1, 5), st.sampled_from([0.0, 0.5]))
+def test_each_shard_of_any_number_is_given_the_rows_that_it_owns(steps, seed, shards, wanted, wholes):
+    life = SnapshotLife(seed, shards, wholes)
     url, frozen = run(life, steps, empty_memory())[-1]
     snapshot = open_snapshot(url)
     for name, count in itertools.product(frozen.tables, (wanted, snapshot.layout.n)):

@@ -5,7 +5,7 @@ import pytest
 from snapshot_life import SPECS, SnapshotLife
 
 from rowloom.proto.errors import InvalidRequest
-from rowloom.proto.snapshots.manifest import MAX_EXTRA_BYTES
+from rowloom.proto.snapshots.extra import MAX_EXTRA_BYTES, encode_extra
 from rowloom.proto.snapshots.snapshot import open_snapshot
 from rowloom.proto.spec import TableEntry, TableSpec
 from rowloom.server.snapshots.commit import commit_snapshot
@@ -103,5 +103,5 @@ def test_parts_that_do_not_belong_together_are_not_committed(tmp_path):
     with pytest.raises(InvalidRequest, match=f"extra has {MAX_EXTRA_BYTES + 1} bytes, at most"):
         commit(target, [part], [ENTRY], extra=bytes(MAX_EXTRA_BYTES + 1))
     assert not (tmp_path / "s/MANIFEST.json").exists()
-    commit(target, [part], [ENTRY], extra=b"mine")
-    assert open_snapshot(tmp_path / "s").extra == b"mine"
+    commit(target, [part], [ENTRY], extra=encode_extra({"mine": 1}))
+    assert open_snapshot(tmp_path / "s").extra == {"mine": 1}

@@ -1,0 +1,51 @@
+"""Learning rates of tables that follow one of a framework's optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ...proto.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from ..table import Table
+
+
+class FollowedRate:
+    """The rates of tables, in proportion to that of an optimizer.
+
+    Args:
+        tables: that follow it.
+        first: the optimizer's rate at which they have their own.
+
+    Raises:
+        InvalidRequest: first is not above 0, or a table has a schedule of its own.
+    """
+
+    def __init__(self, tables: Iterable[Table], first: float) -> None:
+        if not first > 0:
+            raise InvalidRequest(
+                f"the optimizer's learning rate is {first:g}, and rates in proportion to that are none: bind "
+                "before a scheduler lowers it"
+            )
+        self._tables = [(table, _own_rate(table)) for table in tables]
+        self._first = self._last = first
+
+    def __call__(self, rate: float) -> None:
+        """The optimizer's rate now: sent to the shards if it has changed. Raises as `Table.set_lr`."""
+        if rate == self._last:
+            return
+        for table, own in self._tables:
+            now = own * (rate / self._first)
+            if table.spec.optimizer.lr != now:  # another layer over this table may have been first
+                table.set_lr(now)
+        self._last = rate
+
+
+def _own_rate(table: Table) -> float:
+    rate = table.spec.optimizer.lr
+    if not isinstance(rate, int | float):
+        raise InvalidRequest(
+            f"table {table.name!r} has a schedule of its own, {rate!r}: it cannot follow another one"
+        )
+    return float(rate)

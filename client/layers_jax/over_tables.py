@@ -1,0 +1,111 @@
+"""What lookups in JAX share: rows by a callback of the program, whose gradients another one pushes."""
+
+# The framework's types are unknown where it is not installed, and mostly so where it is.
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false, reportUntypedBaseClass=false, reportUntypedFunctionDecorator=false
+# pyright: reportUntypedClassDecorator=false, reportPrivateUsage=false
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax  # pyright: ignore[reportMissingImports]
+import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
+import numpy as np
+from jax.experimental import io_callback  # pyright: ignore[reportMissingImports]
+
+from ...proto.errors import InvalidRequest
+from ..inputs import as_array
+from ..layers.backward import Backward
+from ..lookups.bags import begins_of
+
+
+class OverTables:
+    """Differentiable pulls of several batches of ids with one call, whose gradients one call pushes.
+
+    Args:
+        backward: with a slot for each batch of ids, or with one table that all of them are of.
+    """
+
+    def __init__(self, backward: Backward) -> None:
+        self._backward = backward
+        self._differentiable = jax.custom_vjp(lambda anchor, *given: self._pulled(*given))
+        self._differentiable.defvjp(self._forward, self._pushed)
+
+    @property
+    def anchor(self) -> Any:
+        """A float32 zero for the parameters."""
+        return jnp.zeros((), jnp.float32)
+
+    def _rows(self, ids: Sequence[Any], anchor: Any, offsets: Sequence[Any] = ()) -> list[Any]:
+        """Rows of each, ids.shape + row_shape.
+
+        Args:
+            ids: integers of any shape. Each goes by itself: of several types JAX makes one that may not hold them all.
+            anchor: to differentiate, or None.
+            offsets: where the bags of each begin, or None; checked when the program runs, since nobody knows them
+                before.
+        """
+        given = tuple(some.reshape(-1) for some in ids), tuple(offsets) or (None,) * len(ids)
+        rows = self._pulled(*given) if anchor is None else self._differentiable(anchor, *given)
+        return [some.reshape(*one.shape, *some.shape[1:]) for some, one in zip(rows, ids, strict=True)]
+
+    def _pulled(self, flats: tuple[Any, ...], offsets: tuple[Any, ...]) -> tuple[Any, ...]:
+        tables = [self._backward.tables[self._backward.table(place)] for place in range(len(flats))]
+        shapes = tuple(
+            jax.ShapeDtypeStruct((*flat.shape, *table.spec.row_shape), jnp.float32)
+            for flat, table in zip(flats, tables, strict=True)
+        )
+        # Not a pure callback: the same ids have other rows after a push.
+        return tuple(io_callback(self._pull, shapes, flats, offsets, ordered=True))
+
+    def _pull(self, flats: tuple[Any, ...], offsets: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
+        ids = [np.asarray(flat) for flat in flats]
+        for some, begins in zip(ids, offsets, strict=True):
+            if begins is not None:
+                begins_of(np.asarray(begins), some)
+        return tuple(self._backward.pull(ids))
+
+    def _forward(self, anchor: Any, *given: tuple[Any, ...]) -> tuple[Any, Any]:
+        del anchor
+        return self._pulled(*given), given
+
+    def _pushed(self, given: tuple[Any, ...], upstreams: tuple[Any, ...]) -> tuple[Any, ...]:
+        io_callback(self._push, None, given[0], upstreams, ordered=True)
+        none = jax.tree.map(lambda some: np.zeros(some.shape, jax.dtypes.float0), given)
+        return jnp.zeros((), jnp.float32), *none
+
+    def _push(self, flats: Any, upstreams: Any) -> None:
+        number = self._backward.open()
+        self._backward.hold(
+            number, [np.asarray(one) for one in flats], [np.asarray(one) for one in upstreams]
+        )
+        self._backward.push(number)
+
+
+def as_ids(ids: Any, what: str = "ids") -> Any:
+    """Integers as JAX has them.
+
+    Raises:
+        InvalidRequest: no integers; or one that is too large for JAX's own, which would become another one.
+    """
+    if not isinstance(ids, jax.Array):
+        ids = as_array(ids, what)
+        if ids.size and ids.dtype.kind in "iu":
+            _refuse_too_wide(ids)
+        ids = jnp.asarray(ids, None if ids.size else jnp.int32)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise InvalidRequest(f"{what} must be integers, got {ids.dtype}")
+    return ids
+
+
+def _refuse_too_wide(ids: np.ndarray) -> None:
+    """Raises InvalidRequest for ids that would become others."""
+    if ids.max() >= 2**63:
+        raise InvalidRequest(f"id {ids.max()} is no int64: ids are below 2**63")
+    kept = jax.dtypes.canonicalize_dtype(ids.dtype)
+    info = np.iinfo(kept)
+    for id in (ids.max(), ids.min()):
+        if not info.min <= id <= info.max:
+            raise InvalidRequest(f"id {id} is no {kept}; set jax_enable_x64 so that JAX has {ids.dtype}")

@@ -1,0 +1,173 @@
+"""Modules whose rows are elsewhere: their anchor, when they push, and what a state dict has of them."""
+
+# The framework's types are unknown where it is not installed, and mostly so where it is.
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownLambdaType=false, reportUntypedBaseClass=false, reportUntypedFunctionDecorator=false
+# pyright: reportUntypedClassDecorator=false, reportPrivateUsage=false
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch  # pyright: ignore[reportMissingImports]
+
+from ...proto.errors import InvalidRequest
+from ..inputs import LARGEST, largest
+from .passes import Gradients
+
+if TYPE_CHECKING:
+    from ..table import Table
+
+_STATE_BYTES = 1024
+
+
+class Anchored(torch.nn.Module):
+    """What layers over tables share.
+
+    Args:
+        tables: where the rows are.
+        grad_scale: what is pushed is multiplied by it.
+    """
+
+    # Set when the first layer is made: PyTorch's compiler takes seconds to import.
+    _untraced: Callable[..., Any] | None = None
+
+    def __init__(self, tables: Sequence[Table], grad_scale: float) -> None:
+        super().__init__()
+        self.gradients = Gradients(tables, float(grad_scale))
+        # One axis, because FSDP cannot share out a parameter that has none.
+        self.anchor = torch.nn.Parameter(torch.zeros(1), requires_grad=self._trainable)
+        _find_compiler()
+
+    @property
+    def _trainable(self) -> bool:
+        return not all(table.spec.frozen for table in self.gradients.tables)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """`fully_shard` sets the anchor to a part of it, and to all of it in a pass: the part says who else has one."""
+        super().__setattr__(name, value)
+        if name == "anchor" and hasattr(value, "device_mesh"):
+            self.gradients.mesh = value.device_mesh
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        _find_compiler()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the class says. `torch.compile` steps out of the compiled program here."""
+        assert Anchored._untraced is not None
+        self.gradients.meet_ranks(self.anchor)
+        return Anchored._untraced(self, *args, **kwargs)
+
+    def looked_up(self, *args: Any, **kwargs: Any) -> Any:
+        """`forward`, seen by no compiler."""
+        raise NotImplementedError
+
+    def freeze(self, freeze: bool) -> Any:
+        """Push nothing from now on, or push again. Returns the layer."""
+        self.anchor.requires_grad_(self._trainable and not freeze)
+        return self
+
+    def as_rows(self, pulled: np.ndarray) -> Any:
+        """[N, width] on the anchor's device, float32, or float64 for a layer of doubles. pulled: float32."""
+        dtype = torch.float64 if self.anchor.dtype == torch.float64 else torch.float32
+        return torch.from_numpy(pulled).to(self.anchor.device, dtype)
+
+    # ---------------------------------------------------------------------------------------------------- state dicts
+
+    def get_extra_state(self) -> Any:
+        """Where the table is, not its rows: a uint8 tensor of JSON, because safetensors keeps tensors only.
+
+        With it the last snapshot that has its rows, if the client took or loaded one.
+        """
+        client = getattr(self.gradients.tables[0], "client", None)
+        found = {
+            "address": getattr(client, "address", None),
+            "snapshot": getattr(client, "last_snapshot", None),
+        }
+        text = json.dumps(self._described() | {k: v for k, v in found.items() if v}).encode()
+        # Of the same size wherever the cluster is: distributed checkpoints are read into tensors that are there.
+        return torch.from_numpy(
+            np.frombuffer(text.ljust(-(-len(text) // _STATE_BYTES) * _STATE_BYTES), np.uint8).copy()
+        )
+
+    def _described(self) -> dict[str, Any]:
+        """What of a state must be the same where it is loaded."""
+        raise NotImplementedError
+
+    def set_extra_state(self, state: Any) -> None:
+        """Checks that the table is the one that the state names; its cluster may have moved. Raises InvalidRequest."""
+        there, mine = _read_state(state), self._described()
+        wrong = [f"{k}: {there.get(k)!r} there, {v!r} here" for k, v in mine.items() if there.get(k) != v]
+        if wrong:
+            raise InvalidRequest(f"the state is of a layer over another table ({'; '.join(wrong)})")
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        del destination[prefix + "anchor"]
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        rows = [key for key in state_dict if key.startswith(prefix) and key.endswith("weight")]
+        if rows:
+            names = ", ".join(repr(table.name) for table in self.gradients.tables)
+            error_msgs.append(
+                f"{rows[0]}: rows are not loaded from a state dict; import them into table {names}, or make the "
+                "layer with from_pretrained"
+            )
+            return
+        lists = (missing_keys, unexpected_keys, error_msgs)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
+        missing_keys[:] = [key for key in missing_keys if key != prefix + "anchor"]
+
+
+def described(table: Table) -> dict[str, Any]:
+    """What says that it is the same table."""
+    spec = table.spec
+    return {"table": spec.name, "num_embeddings": spec.num_embeddings, "row_shape": list(spec.row_shape)}
+
+
+def anchor_gradient(like: tuple[Any, Any, Any], upstreams: Iterable[np.ndarray]) -> Any:
+    """0; or NaN, if a gradient is not finite: it must show where GradScaler and clip_grad_norm_ look.
+
+    Args:
+        like: shape, device and type.
+        upstreams: float32.
+    """
+    shape, device, dtype = like
+    finite = all(largest(np.ascontiguousarray(one)) <= LARGEST for one in upstreams)
+    return torch.full(shape, 0.0 if finite else float("nan"), device=device, dtype=dtype)
+
+
+def _read_state(state: Any) -> dict[str, Any]:
+    """What `get_extra_state` gave, or a dict. Raises InvalidRequest."""
+    if isinstance(state, torch.Tensor) and state.dtype == torch.uint8:
+        try:
+            state = json.loads(state.cpu().numpy().tobytes())
+        except (ValueError, RecursionError) as e:
+            raise InvalidRequest(f"the state of a layer over a table is damaged: {e}") from e
+    if not isinstance(state, dict):
+        raise InvalidRequest(
+            f"the state of a layer over a table must be what state_dict() gave, got {state!r}"
+        )
+    return state
+
+
+def _find_compiler() -> None:
+    if Anchored._untraced is None:
+        Anchored._untraced = staticmethod(torch.compiler.disable(_call))
+
+
+def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    return layer.looked_up(*args, **kwargs)

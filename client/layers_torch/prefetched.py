@@ -1,0 +1,157 @@
+"""Rows of several tables pulled in one call, before the layers ask for them."""
+
+# The framework's types are unknown where it is not installed, and mostly so where it is.
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import threading
+import weakref
+from collections.abc import Generator, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..calls.routing import distinct_of
+from ..inputs import as_ids
+from ..layers.together import Key, key_of
+
+if TYPE_CHECKING:
+    from ..client import Client
+    from ..table import Table
+
+
+class Ahead:
+    """The rows of one table's ids of a batch.
+
+    Args:
+        ids: [N] int64. Kept, not copied.
+
+    Attributes:
+        distinct: [U] int64.
+        inverse: [N]; ids == distinct[inverse].
+        rows: [U] + row_shape float32, when they are there.
+    """
+
+    def __init__(self, ids: np.ndarray) -> None:
+        self._ids = ids
+        self.distinct, self.inverse = distinct_of(ids)
+        self.rows = np.empty(0, np.float32)
+        self._order: np.ndarray | None = None
+
+    def spread(self, shape: tuple[int, ...]) -> np.ndarray:
+        """A row for each id, in memory of its own: shape + row_shape. shape: of the ids."""
+        return self.rows.take(self.inverse, axis=0).reshape(*shape, *self.rows.shape[1:])
+
+    def of(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Ids each once, where each stands, and their rows; None if some of them are not here. ids: [N] int64."""
+        if np.array_equal(ids, self._ids):
+            return self.distinct, self.inverse, self.rows
+        distinct, inverse = distinct_of(ids)
+        if self._order is None:
+            self._order = np.argsort(self.distinct)
+        at = np.searchsorted(self.distinct, distinct, sorter=self._order)
+        if not len(self.distinct) or (at == len(self.distinct)).any():
+            return distinct, inverse, None
+        places = self._order[at]
+        here = bool((self.distinct[places] == distinct).all())
+        return distinct, inverse, self.rows[places] if here else None
+
+
+# The lock covers what all batches hold: gradients are pushed by the threads of PyTorch's engine.
+_lock = threading.Lock()
+
+
+class Batch:
+    """The rows of a batch: of each table its `Ahead`, until it is pushed to."""
+
+    def __init__(self, tables: Mapping[Key, Ahead]) -> None:
+        self._tables = dict(tables)
+
+    def table(self, table: Table) -> Ahead | None:
+        """What is here of a table."""
+        return self._tables.get(key_of(table))
+
+    def drop(self, keys: Iterable[Key]) -> None:
+        """Their rows have changed."""
+        for key in keys:
+            self._tables.pop(key, None)
+
+    def beside(self, outer: Batch | None) -> Batch:
+        """With what only an outer block has."""
+        return self if outer is None else Batch({**outer._tables, **self._tables})
+
+
+_current: contextvars.ContextVar[Batch | None] = contextvars.ContextVar("rowloom_prefetched", default=None)
+_batches: weakref.WeakSet[Batch] = weakref.WeakSet()
+
+
+@contextlib.contextmanager
+def prefetched(client: Client, ids: Mapping[str, Any], *, wire: str | None = None) -> Generator[None]:
+    """Pull the rows of many layers with one call; inside, layers over these tables find theirs there.
+
+    So a model of plain `Embedding` and `EmbeddingBag` layers pulls once for a batch, as it pushes once at the end of
+    a backward pass. Results are those without it: a layer whose ids are not all there pulls by itself, as does one with
+    `max_norm`, and rows that these layers push to are forgotten. What other trainers, or `Table.push`, change in the
+    meantime is not seen.
+
+    Args:
+        client: of the tables.
+        ids: table name -> ids, integers of any shape; those of all layers over the table.
+        wire: as for `Table.pull`.
+
+    Raises:
+        as `Client.pull`.
+
+    Example:
+        >>> users, items = Embedding(client.table("users")), EmbeddingBag(client.table("items"))
+        >>> with prefetched(client, {"users": batch["user"], "items": batch["seen"]}):
+        ...     loss = score(users(batch["user"]), items(batch["seen"])).mean()
+        >>> loss.backward()
+    """
+    with offered(client, pull_ahead(client, ids, wire)):
+        yield
+
+
+def pull_ahead(client: Client, ids: Mapping[str, Any], wire: str | None = None) -> dict[str, Ahead]:
+    """The rows of table name -> ids, by table name, pulled with one call. ids are copied. Raises as `Client.pull`."""
+    entries = [client.table(name).entry for name in ids]
+    ahead = [
+        Ahead(np.array(as_ids(some, entry.spec)).reshape(-1))
+        for entry, some in zip(entries, ids.values(), strict=True)
+    ]
+    wanted = [(entry, one.distinct) for entry, one in zip(entries, ahead, strict=True)]
+    for one, rows in zip(ahead, client.pull_entries(wanted, wire), strict=True):
+        one.rows = rows
+    return dict(zip(ids, ahead, strict=True))
+
+
+@contextlib.contextmanager
+def offered(client: Client, ahead: Mapping[str, Ahead]) -> Generator[None]:
+    """Inside, layers of this thread over these tables take their rows from there. ahead: by table name."""
+    outer = _current.get()
+    whole = Batch({(id(client), name): one for name, one in ahead.items()}).beside(outer)
+    with _lock:
+        _batches.add(whole)
+    _current.set(whole)
+    try:
+        yield
+    finally:
+        # Not by a token: a generator may be closed in another context than it was opened in.
+        _current.set(outer)
+
+
+def ahead_of(table: Table) -> Ahead | None:
+    """What was pulled ahead of a table and still holds."""
+    batch = _current.get()
+    return None if batch is None else batch.table(table)
+
+
+def forget(tables: Iterable[Table]) -> None:
+    """These tables are pushed to: what was pulled ahead of them does not hold any more."""
+    keys = {key_of(table) for table in tables}
+    with _lock:
+        for batch in list(_batches):
+            batch.drop(keys)

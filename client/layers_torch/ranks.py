@@ -1,0 +1,122 @@
+"""The ranks of a DistributedDataParallel or `fully_shard` model train tables as one process with the whole batch would.
+
+Why it is so. Both average the ranks' gradients, then every rank steps. Were each rank to push its own rows' gradients,
+a table would step once for each rank: the same for SGD, another result for Adagrad and Adam. So the first rank gathers
+them and pushes once, and what became of that push is told to all: none pulls before it is done.
+Both call of every rank the same layers, so every rank comes to the same gatherings in the same order.
+"""
+
+# The framework's types are unknown where it is not installed, and mostly so where it is.
+# pyright: reportUnknownParameterType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch  # pyright: ignore[reportMissingImports]
+import torch.distributed as dist  # pyright: ignore[reportMissingImports]
+
+from ...proto.errors import InvalidRequest, RowloomError, Unavailable
+from ..layers.together import push_together
+from ..refusals import NotSupported
+
+if TYPE_CHECKING:
+    from ..table import Table
+
+# A table, ids [N] int64, gradients [N, width] float32, and what to multiply them by.
+Given = tuple["Table", np.ndarray, np.ndarray, float]
+_Plain = tuple[str, np.ndarray, np.ndarray]
+
+
+def ranks_here(mesh: Any) -> Any:
+    """The process group of those who train the model whose forward pass this is in; None: nobody else does.
+
+    Args:
+        mesh: that `fully_shard` shares the layer's anchor out over, or None.
+
+    Raises:
+        NotImplementedError: a mesh that is neither of one axis nor of all processes.
+    """
+    if not dist.is_available():
+        return None
+    model = torch.nn.parallel.DistributedDataParallel._get_active_ddp_module()  # pyright: ignore[reportPrivateUsage]
+    group = _group_of(mesh) if model is None else model.process_group
+    return group if group is not None and dist.get_world_size(group) > 1 else None
+
+
+def _group_of(mesh: Any) -> Any:
+    if mesh is None or mesh.size() == 1:
+        return None
+    if mesh.ndim == 1:
+        return mesh.get_group()
+    if mesh.size() != dist.get_world_size():
+        raise NotSupported(
+            f"a layer over a table in fully_shard over a mesh of shape {tuple(mesh.shape)} of "
+            f"{dist.get_world_size()} processes: its ranks push together, for which the mesh must have one axis, or "
+            "all processes in it"
+        )
+    return dist.group.WORLD
+
+
+def check_whole(anchor: Any) -> None:
+    """Raise NotImplementedError in a FullyShardedDataParallel model: it does not say who trains with whom.
+
+    Args:
+        anchor: of a layer, in a forward pass.
+    """
+    flat = getattr(getattr(anchor, "_base", None), "_is_flat_param", False)
+    if flat and dist.get_world_size() > 1:
+        raise NotSupported(
+            "a layer over a table in FullyShardedDataParallel: each rank would push by itself, and no gradient be "
+            "averaged; use fully_shard of torch.distributed.fsdp, whose ranks push together"
+        )
+
+
+def check_scale(scale: float, group: Any) -> None:
+    """Raise InvalidRequest for a `grad_scale` that makes a mean of the ranks' gradients: they are averaged already."""
+    if scale == 1.0 / dist.get_world_size(group):
+        raise InvalidRequest(
+            f"grad_scale={scale:g} of a layer in a model of {dist.get_world_size(group)} ranks: the ranks' gradients "
+            "are averaged, as those of parameters; leave grad_scale out"
+        )
+
+
+def push_of_ranks(given: Sequence[Given], tables: Sequence[Table], group: Any) -> list[Table]:
+    """One push of what all ranks of a group have, averaged. Every rank calls it.
+
+    Args:
+        given: this rank's.
+        tables: those that any rank may have something for.
+        group: of processes.
+
+    Returns:
+        The tables that were pushed to, by any rank, as far as this one has them.
+
+    Raises:
+        as `Table.push`, on every rank.
+    """
+    world, first = dist.get_world_size(group), dist.get_global_rank(group, 0)
+    by_name = {table.name: table for table in tables}
+    mine = [(table.name, ids, grads * np.float32(by / world)) for table, ids, grads, by in given]
+    every: list[list[_Plain]] | None = [[] for _ in range(world)] if dist.get_rank() == first else None
+    dist.gather_object(mine, every, first, group)
+    told: list[Any] = [None]
+    if every is not None:
+        told[0] = _pushed([piece for pieces in every for piece in pieces], by_name)
+    dist.broadcast_object_list(told, first, group)
+    if isinstance(told[0], BaseException):
+        raise told[0]
+    return [by_name[name] for name in told[0] if name in by_name]
+
+
+def _pushed(pieces: Sequence[_Plain], by_name: dict[str, Table]) -> list[str] | BaseException:
+    """Push; names of the tables, or what went wrong, which all ranks are to hear."""
+    try:
+        push_together((by_name[name], ids, grads) for name, ids, grads in pieces)
+    except RowloomError as e:
+        return e
+    except Exception as e:  # it need not be one that can be sent
+        return Unavailable(f"the push of the first rank failed: {type(e).__name__}: {e}")
+    return list(dict.fromkeys(name for name, _, _ in pieces))

@@ -1,0 +1,73 @@
+"""What lies where in the folder of a cluster on this machine, for its coordinator and for the commands that look."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...proto.errors import Unavailable
+from ..config.config import DeployConfig
+from ..storage import StateFile
+from .shard_folder import KnownServer, ShardFolder
+from .staying_launcher import StayingLauncher
+
+
+def mark_of(folder: Path) -> str:
+    """What all processes of the cluster carry; see `spawn_detached`."""
+    return str(folder.absolute())
+
+
+def log_in(folder: Path) -> Path:
+    """What coordinator and shards write to stderr, and do not log: why one did not come up."""
+    return folder / "cluster.log"
+
+
+def logs_in(folder: Path) -> Path:
+    """The folder of the logs of the cluster's processes."""
+    return folder / "logs"
+
+
+def coordinator_log_in(folder: Path) -> Path:
+    """The log of the coordinator."""
+    return logs_in(folder) / "coordinator.log"
+
+
+def shards_in(folder: Path) -> ShardFolder:
+    """The cluster's shard servers."""
+    return ShardFolder(folder / "shards")
+
+
+def storage_of(config: DeployConfig | None, folder: Path) -> str:
+    """Where the layout is kept, without which a next coordinator could not take over: here, if nowhere else."""
+    return config.storage if config is not None and config.storage is not None else str(folder)
+
+
+def launcher_in(config: DeployConfig, folder: Path) -> StayingLauncher:
+    """Starts and finds the cluster's shard servers."""
+    return StayingLauncher(
+        config, shards_in(folder), log=log_in(folder), logs=logs_in(folder), mark=mark_of(folder)
+    )
+
+
+def left_shards(folder: Path, file: StateFile) -> list[KnownServer]:
+    """The cluster's shards that run, for a coordinator that has not started them.
+
+    None: those that run, if any, were started for a layout that was never committed, and serve nobody.
+
+    Raises:
+        RowloomError: the state cannot be read, or knows nothing of servers that run, which may have rows.
+    """
+    running = shards_in(folder).running()
+    if not running:  # then a damaged state stands in nobody's way
+        return []
+    stored = file.load()
+    keys = stored.keys if stored is not None and stored.layout is not None else []
+    known = {*keys, *(stored.surplus if stored is not None else [])}
+    strange = [server for server in running if server.key not in known]
+    if strange:
+        pids = ", ".join(str(server.pid) for server in strange)
+        raise Unavailable(
+            f"shard servers of this cluster run (processes {pids}), and {file!r} does not say of which layout: if "
+            "`storage` is a relative path, use the folder in which the cluster was started. `rowloom down` ends them, "
+            "and their rows are lost"
+        )
+    return [server for server in running if server.key in keys]

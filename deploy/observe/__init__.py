@@ -1,0 +1,1 @@
+"""What an operator sees of clusters: metrics, logs, and screens of both."""

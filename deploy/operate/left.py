@@ -1,0 +1,130 @@
+"""What a cluster that has ended left in its storage, by its record: whether rows are there, and its removal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from ...proto import methods
+from ...proto import rowloom_pb2 as pb
+from ...proto.channel import Channels
+from ...proto.errors import InvalidRequest, RowloomError, Unauthorized, Unavailable
+from ...proto.layout import Layout
+from ...proto.security.credentials import Credentials
+from ..config.config import DeployConfig, InvalidConfig
+from ..control.state import ClusterState
+from ..snapshots.kept import forget_stored, has_kept
+from ..storage import StateFile
+from .directory import Record
+
+ASK_S = 3.0  # what a server gets to say of which cluster it is
+ASKED = 16  # servers, at the same time
+HIDDEN = "?"  # no cluster is called so
+
+
+def is_kept(record: Record) -> bool:
+    """Whether `rowloom up` goes on from what a cluster has left. Not if that cannot be told."""
+    with contextlib.suppress(RowloomError, OSError):
+        return has_kept(record.storage or None)
+    return False
+
+
+def forget(record: Record, layout: str) -> None:
+    """Remove what a cluster that was ended has left. Raises Unavailable: it is still there, or some of it.
+
+    layout: the folder where its layout is kept.
+    """
+    try:
+        forget_stored(record.storage or None, layout)
+    except (Unavailable, OSError) as e:
+        raise Unavailable(
+            f"{record.name!r} was ended, but what it has left is not: {e}; mend that, then `rowloom down --name "
+            f"{record.name}` again, or with --forget, which leaves it there"
+        ) from e
+
+
+def placed(storage: str | None) -> str:
+    """A storage as it is found from any folder; empty: there is none."""
+    return storage if storage and "://" in storage else os.path.abspath(storage) if storage else ""
+
+
+def check_goes_on(config: DeployConfig, record: Record | None) -> None:
+    """Raise InvalidRequest if a cluster of that name is kept in another storage, which nobody would remember then."""
+    if record is None or not record.kept or not is_kept(record):
+        return
+    asked, there = (
+        os.path.realpath((s or "").removeprefix("file://")) for s in (config.storage, record.storage)
+    )
+    if config.storage is None or asked != there:
+        raise InvalidRequest(
+            f"the rows of cluster {config.name!r} are kept in {record.storage}, and this config says storage "
+            f"{config.storage}; nothing was started. Give this one another `name`. `rowloom up --name {config.name}` "
+            f"goes on from those rows, `rowloom down --name {config.name}` removes them, and with --forget leaves them"
+        )
+
+
+def check_own_storage(config: DeployConfig) -> None:
+    """Whether a cluster may be started there, of which nothing runs that is known here.
+
+    Raises:
+        InvalidConfig: another one has its layout there, so that the `down` of one would remove the other's logs; or one
+            of that name runs, started from elsewhere.
+    """
+    stored = _stored(config.storage)
+    if stored is not None and stored.name != config.name and (stored.layout or stored.beginning):
+        raise InvalidConfig(
+            f"the storage {config.storage} is that of cluster {stored.name!r}, which runs or can go on, and "
+            f"{config.name!r} would write over its layout and its logs; nothing was started. Say another "
+            f"`storage`, or end {stored.name!r} first: `rowloom down --name {stored.name}`; if no cluster of that "
+            "name is known here, `rowloom up` with its config makes it known"
+        )
+    _check_silent(stored, config.storage, config.security.settings().credentials())
+
+
+def check_not_live(storage: str | None, credentials: Credentials) -> None:
+    """Raise InvalidConfig if a cluster runs whose layout is there, by whoever started it.
+
+    credentials: what its servers are shown. One that refuses them answers all the same, so it counts.
+    """
+    _check_silent(_stored(storage), storage, credentials)
+
+
+def _check_silent(stored: ClusterState | None, storage: str | None, credentials: Credentials) -> None:
+    """As `check_not_live`, by what the storage says."""
+    layout = stored.layout if stored is not None else None
+    if stored is None or layout is None or (address := _answering(layout, credentials)) is None:
+        return
+    raise InvalidConfig(
+        f"the storage {storage} is that of cluster {stored.name!r}, which runs and is not known here: it answers at "
+        f"{address}. Nothing was changed: two of them would write over each other's layout and logs. Use it by "
+        f"--address {layout.coordinator or address}, or with the --home from which it was started: with either, "
+        "`rowloom down` ends it. Or say another `storage`"
+    )
+
+
+def _stored(storage: str | None) -> ClusterState | None:
+    """What a storage says of its cluster. None also where it cannot be read: the coordinator says why."""
+    with contextlib.suppress(RowloomError):
+        return StateFile(storage).load()
+    return None
+
+
+def _answering(layout: Layout, credentials: Credentials) -> str | None:
+    """Where a server of a cluster answers; None: nowhere. Its coordinator and its shards are asked side by side."""
+    addresses = [*([layout.coordinator] if layout.coordinator else []), *(s.address for s in layout.shards)]
+    with Channels(credentials) as channels, ThreadPoolExecutor(min(ASKED, len(addresses))) as askers:
+        ids = list(askers.map(partial(_cluster_at, channels), addresses))
+    return next((a for a, id in zip(addresses, ids, strict=True) if id in (layout.cluster_id, HIDDEN)), None)
+
+
+def _cluster_at(channels: Channels, address: str) -> str:
+    """The id of the cluster whose server answers at an address; HIDDEN: it says it to others only; empty: none does."""
+    try:
+        data = channels.call(address, methods.HEALTH, pb.HealthRequest().SerializeToString(), ASK_S)
+    except Unauthorized:
+        return HIDDEN
+    except RowloomError:
+        return ""
+    return pb.HealthReply.FromString(data).cluster_id

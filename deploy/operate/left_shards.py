@@ -1,0 +1,100 @@
+"""Shards on this machine that run on without their coordinator: how they are, what they hold, what can be done."""
+
+from __future__ import annotations
+
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...proto import methods
+from ...proto import rowloom_pb2 as pb
+from ...proto.errors import RowloomError
+from ...proto.security.credentials import NOTHING
+from ..config.config import DeployConfig, from_json
+from ..config.words import counted
+from ..launch.cluster_folder import left_shards, shards_in, storage_of
+from ..storage import StateFile
+from .directory import ClusterDirectory
+from .remote import Remote
+from .status import GOOD
+
+ASK_S = 3.0  # what a shard gets to answer
+ASKERS = 16
+
+
+@dataclass(frozen=True)
+class LeftShards:
+    """Those of a cluster that run and that a new coordinator would take over.
+
+    Attributes:
+        addresses: of those, at least one.
+        config: what the cluster was started with; None: that cannot be read.
+    """
+
+    addresses: list[str]
+    config: DeployConfig | None
+
+    def words(self) -> str:
+        """How they are. Asks them."""
+        replies = self._ask(methods.HEALTH, pb.HealthRequest(), pb.HealthReply)
+        serving = sum(reply is not None and reply.state in GOOD for reply in replies)
+        shards = counted(len(self.addresses), "shard")
+        if serving == len(self.addresses):
+            return f"its {shards} {'serves' if serving == 1 else 'serve'} pulls and pushes"
+        return f"{serving} of its {shards} that run serve"
+
+    def rows(self) -> int | None:
+        """How many rows they hold; None: one does not say. Asks them."""
+        replies = self._ask(methods.STATISTICS, pb.StatisticsRequest(), pb.StatisticsReply)
+        if any(reply is None for reply in replies):
+            return None
+        return sum(table.rows for reply in replies if reply is not None for table in reply.tables)
+
+    def _ask(self, method: str, request: Any, reply: type[Any]) -> list[Any]:
+        """What each answers; None for one that does not."""
+        shown = self.config.security.settings().credentials() if self.config is not None else NOTHING
+
+        def ask(address: str) -> Any:
+            with contextlib.suppress(RowloomError), Remote(address, ASK_S, shown) as remote:
+                return reply.FromString(remote.call(method, request.SerializeToString()))
+            return None
+
+        with ThreadPoolExecutor(min(ASKERS, len(self.addresses))) as askers:
+            return list(askers.map(ask, self.addresses))
+
+
+def folder_of(name: str, directory: ClusterDirectory) -> Path:
+    """A cluster's own folder, which need not be there."""
+    return directory.home / "clusters" / name
+
+
+def config_of(folder: Path) -> DeployConfig | None:
+    """What a cluster was last started with; None: that cannot be read."""
+    with contextlib.suppress(OSError, ValueError, RowloomError):
+        return from_json((folder / "config.json").read_text())
+    return None
+
+
+def find_left(name: str, directory: ClusterDirectory) -> LeftShards | None:
+    """The shards of a cluster that run, whether or not its coordinator does; None: there are none.
+
+    Raises:
+        RowloomError: shards run, and it cannot be known what they are.
+    """
+    folder = folder_of(name, directory)
+    servers = shards_in(folder)
+    if not servers.running():
+        return None
+    config = config_of(folder)
+    left = left_shards(folder, StateFile(storage_of(config, folder)))
+    launched = [one for server in left if (one := servers.launched(server)) is not None]
+    return LeftShards([one.address for one in launched], config) if launched else None
+
+
+def serving_on(name: str, directory: ClusterDirectory) -> LeftShards | None:
+    """As `find_left`, for messages: what cannot be known is passed over."""
+    with contextlib.suppress(RowloomError, OSError):
+        return find_left(name, directory)
+    return None

@@ -1,0 +1,61 @@
+"""A scaling as plain values, and in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...proto import rowloom_pb2 as pb
+from ..config.words import counted
+
+RUNS = ("starting", "moving", "finishing", "committing")
+
+
+def move_summary(reply: pb.ScaleReply) -> dict[str, Any]:
+    """What `--json` says of a scaling."""
+    return {
+        "state": reply.state,
+        "epoch": reply.epoch,
+        "pause_s": round(reply.pause_s, 4),
+        "rows": reply.rows,
+        "seconds": round(reply.seconds, 4),
+        "shards": reply.shards,
+        "rows_total": reply.rows_total,
+        "moved": reply.moved,
+        "passes": reply.passes,
+        "left": reply.left,
+        "rows_per_s": round(reply.rows_per_s, 1),
+        "brake_row_s": reply.brake_row_s,
+    }
+
+
+def in_progress(reply: pb.ScaleReply) -> str:
+    """In words, how far one is that runs, for a line of `status`."""
+    what = f"scaling to {counted(reply.shards, 'shard')}"
+    if reply.state != "moving":
+        return f"{what}: {reply.state}"
+    return f"{what}: {reply.rows:,} of {reply.rows_total:,} rows are there; {pace(reply)}"
+
+
+def pace(reply: pb.ScaleReply) -> str:
+    """In words, how fast it goes, and how much there is left; empty while nothing moves."""
+    if reply.state != "moving":
+        return "" if reply.state in ("done", "failed") else reply.state
+    words = [f"pass {reply.passes + 1}", f"{reply.left:,} rows left", f"{reply.rows_per_s:,.0f} rows/s"]
+    if reply.rows_per_s > 0:
+        words.append(f"about {reply.left / reply.rows_per_s:.0f} s more")
+    if reply.brake_row_s:
+        words.append("pushes are slowed down, because rows change faster than they move")
+    return ", ".join(words)
+
+
+def moved(reply: pb.ScaleReply) -> str:
+    """In words, how one went that is done."""
+    again = (
+        f", {reply.moved - reply.rows:,} of them again because they had changed"
+        if reply.moved > reply.rows
+        else ""
+    )
+    return (
+        f"{reply.rows:,} rows moved in {reply.seconds:.2f} s{again}, pushes waited {reply.pause_s * 1000:.0f} ms, "
+        f"epoch {reply.epoch}"
+    )

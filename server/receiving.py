@@ -1,0 +1,148 @@
+"""The threads that fetch the rows of a shard which is being received: one for each old shard.
+
+What they fill is nobody else's until it is adopted, so it has a lock of its own: calls of trainers, which this server
+may serve meanwhile, never wait for rows to be put in, nor for an index that grows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
+from functools import partial
+
+from ..proto.channel import Channels
+from ..proto.errors import Rerouted, RowloomError, Unavailable, in_words
+from ..proto.security.credentials import Credentials
+from ..proto.snapshots.snapshot import open_snapshot
+from .durable.shard_log import ShardLog
+from .holder import Incoming
+from .host import Host
+from .moving.receive import PEER_ATTEMPTS, Ask, Pause, PeerCall, Stream, kind_of, peer_pause_s
+from .snapshots.source import SnapshotSource
+
+log = logging.getLogger(__name__)
+PEER_TIMEOUT_S = 10.0
+BULK_ROWS = 20_000  # streams with more than this in a pass take turns: trainers need the cores, too
+
+
+class Receiver:
+    """Drives one receive to its end.
+
+    Args:
+        host: whose.
+        incoming: the shard that is received.
+        in_turn: the host's lock, for those who wait in order. Held to say how it ended.
+        credentials: what other shards are shown.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        incoming: Incoming,
+        in_turn: Callable[[], AbstractContextManager[None]],
+        credentials: Credentials,
+    ) -> None:
+        self._credentials = credentials
+        self._host, self._incoming, self._in_turn = host, incoming, in_turn
+        self._lock = threading.Lock()  # of the shard that is filled, and its log
+        self._end = 0  # of what was noted in that
+        self._bulk = threading.Lock()  # of whoever fetches many rows
+
+    def run(self) -> None:
+        """Return when all is here and safe, or never will be, which the host is told."""
+        incoming, streams = self._incoming, self._incoming.receive.streams
+        peers = Channels(self._credentials)
+        try:
+            if incoming.snapshot:  # its files are read one after the other
+                ask = SnapshotSource(open_snapshot(incoming.snapshot), incoming.shard).answer
+                for stream in streams:
+                    self._drive(stream, ask)
+            else:
+                ask = partial(self._call_peer, peers)
+                threads = [
+                    threading.Thread(target=self._drive, args=(s, ask), name="rowloom-receive", daemon=True)
+                    for s in streams
+                ]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+            if incoming.receive.done and isinstance(incoming.journal, ShardLog):
+                self._settle(incoming.journal)
+        except Exception as e:  # whatever it is, the coordinator must hear of it
+            self._fail(e)
+        finally:
+            peers.close()
+            with self._in_turn():
+                self._host.ended(incoming, incoming.error, incoming.error_kind)
+
+    def _settle(self, journal: ShardLog) -> None:
+        journal.enter()
+        try:
+            journal.wait(self._end)
+        finally:
+            journal.leave()
+
+    def _fail(self, error: Exception) -> None:
+        if not isinstance(error, RowloomError):
+            log.error("receiving rows failed", exc_info=error)
+        with self._in_turn():
+            if not self._incoming.error:
+                self._incoming.error = in_words(error) or type(error).__name__
+                self._incoming.error_kind = getattr(error, "kind", 0)
+
+    @property
+    def _goes_on(self) -> bool:
+        return self._host.incoming is self._incoming and not self._incoming.error
+
+    def _drive(self, stream: Stream, ask: Callable[[PeerCall], bytes]) -> None:
+        """Ask what one stream wants to be asked, until it has all."""
+        try:
+            run = stream.run()
+            wants: Ask | None = next(run)
+            while wants is not None and self._goes_on:
+                if isinstance(wants, Pause):
+                    time.sleep(wants.seconds)
+                    wants = next(run)
+                elif stream.passes and stream.left <= BULK_ROWS:
+                    wants = self._came(run, wants, ask(wants))
+                else:
+                    began = time.monotonic()
+                    with self._bulk:
+                        stream.waited_s += time.monotonic() - began
+                        wants = self._came(run, wants, ask(wants))
+        except Exception as e:
+            self._fail(e)
+
+    def _came(self, run: Generator[Ask, bytes, None], call: PeerCall, reply: bytes) -> Ask | None:
+        """Put rows in and into the log. Returns what the stream wants next; None: it has all."""
+        wants: Ask | None = None
+        journal = self._incoming.journal
+        with self._lock:
+            with contextlib.suppress(StopIteration):
+                wants = run.send(reply)
+            if not isinstance(journal, ShardLog):
+                return wants
+            self._end = journal.note(kind_of(call), reply)
+            noted = journal.take()
+            journal.enter()
+        try:
+            journal.write(noted)
+        finally:
+            journal.leave()
+        return wants
+
+    def _call_peer(self, peers: Channels, call: PeerCall) -> bytes:
+        """One request to another shard, again if it was busy or did not answer. Raises RowloomError."""
+        for attempt in range(PEER_ATTEMPTS):
+            try:
+                return peers.call(call.address, call.method, call.data, PEER_TIMEOUT_S, wait=True)
+            except (Unavailable, Rerouted):
+                if attempt == PEER_ATTEMPTS - 1 or not self._goes_on:
+                    raise
+                time.sleep(peer_pause_s(attempt))
+        raise AssertionError("the loop returns or raises")

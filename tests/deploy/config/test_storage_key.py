@@ -1,0 +1,23 @@
+"""Where `storage` is, as a config file says it."""
+
+import pytest
+
+from rowloom.deploy.config.config import load
+
+
+@pytest.mark.parametrize(
+    ("written", "begins"),
+    [("kept", "shop/kept"), ("../kept", "kept"), ("/var/kept", "/var/kept"), ("~/kept", "home/kept")],
+)
+def test_a_relative_storage_was_another_one_from_another_folder(tmp_path, monkeypatch, written, begins):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/deploy.yaml").write_text(f"storage: {written}\n")
+    for folder, path in ((tmp_path, "shop/deploy.yaml"), (tmp_path / "shop", "deploy.yaml")):
+        monkeypatch.chdir(folder)
+        assert load(path).storage == str(tmp_path / begins)
+
+
+def test_a_storage_with_a_protocol_stays_as_it_is_written(tmp_path):
+    (tmp_path / "deploy.yaml").write_text("storage: file:///var/kept\n")
+    assert load(tmp_path / "deploy.yaml").storage == "file:///var/kept"

@@ -1,0 +1,59 @@
+"""Shards on Ray whose process or node ends: they come back, here or on another node, with every row."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from rowloom.client import SGD, TableSpec, Zeros, connect
+from rowloom.deploy.config.config import parse
+from rowloom.deploy.operate.clusters import down
+from rowloom.deploy.operate.directory import ClusterDirectory, Record
+from rowloom.deploy.operate.remote import Remote
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings(
+        "ignore"
+    ),  # Ray's test cluster leaves sockets and files to the garbage collector
+]
+IDS = np.arange(100)
+ONES = np.full((100, 4), -1.0, np.float32)
+
+
+def test_rows_outlive_the_process_and_the_node_of_their_shard(two_raylets, tmp_path) -> None:
+    from rowloom.deploy.operate.ray_clusters import up_ray
+
+    address, kill_second = two_raylets
+    spec = TableSpec("t", 100, dim=4, optimizer=SGD(lr=1.0), initializer=Zeros())
+    config = parse(
+        {
+            "name": "kept",
+            "shards": 2,
+            "launcher": "ray",
+            "ray": {"address": address, "placement": "SPREAD"},
+            "storage": str(tmp_path / "shared"),
+            "durability": "process",
+            "security": {"insecure": True},  # the nodes have addresses of a network of their own
+            "tables": [spec],
+        }
+    )
+    coordinator = up_ray(config)
+    try:
+        with connect(coordinator, timeout_s=90.0) as client, Remote(coordinator) as remote:
+            table = client.table("t")
+            table.push(IDS, ONES)
+            for pid in [shard.pid for shard in remote.status().shards]:
+                os.kill(pid, signal.SIGKILL)
+            table.push(IDS, ONES)
+            np.testing.assert_array_equal(table.pull(IDS), 2.0)
+            assert remote.take_snapshot().rows == 100
+            table.push(IDS, ONES)
+            kill_second()
+            table.push(IDS, ONES)
+            np.testing.assert_array_equal(table.pull(IDS), 4.0)
+    finally:
+        record = Record("kept", "ray", coordinator, ray=address, storage=config.storage or "")
+        down(record, ClusterDirectory(tmp_path / "home"))
+    assert not (tmp_path / "shared" / "logs").exists()

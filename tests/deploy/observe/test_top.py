@@ -1,0 +1,41 @@
+"""The screen of `rowloom top`."""
+
+import pytest
+from busy_shards import status
+from rich.console import Console
+
+from rowloom.deploy.observe.rates import activity
+from rowloom.deploy.observe.top import render_top
+
+
+def lines_of(state: dict, width: int, note: str = "") -> list[str]:
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(render_top(state, width, note))
+    return capture.get().splitlines()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_each_shard_and_table_stands_on_one_line_however_narrow_the_screen(width):
+    lines = lines_of(activity(status(2.0, (30_000_000, 1_000_000), 4)), width)
+    assert len(lines) == 2 + 1 + 3 + 1 + 2
+    assert any("15,000,000" in line and line.startswith("0") for line in lines)
+    assert any("15,500,000" in line and line.startswith("users") for line in lines)
+    assert all(len(line) <= width for line in lines)
+
+
+def test_it_says_what_is_wrong():
+    state = activity(status(2.0, (3, 1)))
+    state["shards"][1]["health"], state["healthy"] = "dead", False
+    state["unfinished"] = ["table 'x' is not on every shard yet"]
+    text = "\n".join(lines_of(state, 100, "the coordinator does not answer"))
+    for said in ("NOT HEALTHY", "shard 1 is dead", "not finished yet: table 'x'", "does not answer"):
+        assert said in text
+
+
+def test_a_cluster_without_tables_has_a_screen():
+    now = status(1.0, (0, 0))
+    del now.tables[:]
+    for shard in now.shards:
+        del shard.statistics.counts[:]
+    assert len(lines_of(activity(now), 80)) >= 5

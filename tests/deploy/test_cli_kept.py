@@ -1,0 +1,145 @@
+"""Clusters that are down and whose rows are kept, as the command line has them; and storage that another home uses."""
+
+import os
+
+import numpy as np
+import pytest
+
+from rowloom.client import connect
+from rowloom.deploy.operate.directory import Record
+
+ADS = """
+name: ads
+shards: 2
+storage: kept
+tables:
+  - {name: users, num_embeddings: 1000, dim: 4, optimizer: {sgd: {lr: 1.0}}, initializer: zeros}
+"""
+IDS = np.arange(100)
+
+
+@pytest.fixture
+def kept(cli):
+    """A cluster that was pushed once and is down; its rows are kept. Returns the folder with them."""
+    cli.write(ADS)
+    with connect(cli.json("up")["address"]) as client:
+        client.table("users").push(IDS, np.ones((100, 4), np.float32))
+    assert cli.json("down", "--keep") == {"name": "ads", "down": True, "kept": True}
+    return cli.folder / "kept"
+
+
+def rows(address: str) -> np.ndarray:
+    with connect(address) as client:
+        return client.table("users").pull(IDS)
+
+
+def test_of_a_cluster_that_was_kept_nothing_was_known_any_more(cli, kept):
+    (one,) = cli.json("list")["clusters"]
+    assert (one["name"], one["state"], one["storage"], one["address"]) == ("ads", "kept", str(kept), None)
+    assert str(kept) in cli.run("list")[0]
+    _, err = cli.run("status", code=1)
+    assert f"cluster 'ads' is down, and its rows are kept in {kept}: `rowloom up --name ads`" in err
+    assert cli.json("down", "--keep")["kept"]  # again, with nothing to end
+    assert cli.json("list")["clusters"][0]["state"] == "kept"
+    assert cli.json("down", "--name", "ads") == {"name": "ads", "down": True, "kept": False}
+    assert list(kept.iterdir()) == []
+    assert cli.json("list") == {"clusters": []}
+
+
+def test_a_cluster_that_was_kept_goes_on_by_its_name_from_any_folder(cli, kept, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = cli.json("up", "--name", "ads")
+    assert (again["started"], again["shards"], again["config"]) == (True, 2, None)
+    np.testing.assert_array_equal(rows(again["address"]), np.full((100, 4), -1, np.float32))
+    assert "ads runs already: 2 shards" in cli.run("up", "--name", "ads")[0]
+
+
+def test_a_cluster_that_was_kept_goes_on_with_its_config(cli, kept):
+    np.testing.assert_array_equal(rows(cli.json("up")["address"]), np.full((100, 4), -1, np.float32))
+    assert cli.json("list")["clusters"][0]["state"] == "healthy"
+
+
+def test_the_config_of_a_cluster_that_went_on_by_its_name_was_refused_for_its_relative_storage(cli, kept):
+    cli.run("up", "--name", "ads")
+    assert cli.json("plan")["changes"] == []
+    assert not cli.json("up")["started"]
+    cli.write(ADS.replace("shards: 2", "shards: 3"))
+    assert [change["path"] for change in cli.json("apply")["changes"]] == ["shards"]
+    assert cli.json("status")["healthy"]
+
+
+def test_a_cluster_that_went_on_was_said_to_have_the_shards_of_an_edited_file(cli, kept):
+    cli.write(ADS.replace("shards: 2", "shards: 3"))
+    out, err = cli.run("up")
+    assert "ads is up: 2 shards" in out
+    assert "shards: 2 runs, 3 asked; `rowloom apply FILE` changes it" in err
+
+
+def test_down_of_a_cluster_that_was_kept_asks(cli, kept, monkeypatch):
+    asked: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("rowloom.deploy.cli_options.can_ask", lambda: True)
+        patch.setattr("rowloom.deploy.cli_options.agreed", lambda question: asked.append(question) or False)
+        cli.run("down", code=1)
+    assert f"'ads' is down, and its rows are kept in {kept}; they are lost now." in asked[0]
+    assert cli.json("list")["clusters"][0]["state"] == "kept"
+
+
+def test_a_command_without_a_name_means_what_runs_and_not_what_is_kept(cli, kept):
+    cli.write("name: feed\n")
+    cli.run("up")
+    assert cli.json("status")["name"] == "feed"
+    cli.run("down")
+    assert cli.directory.names() == ["ads"]
+
+
+def test_a_kept_cluster_was_forgotten_by_an_up_with_another_storage(cli, kept):
+    cli.write(ADS.replace("storage: kept", "storage: other"))
+    for command in (["up"], ["up", "deploy.yaml"]):
+        _, err = cli.run(*command, code=1)
+        assert (
+            f"the rows of cluster 'ads' are kept in {kept}, and this config says storage {kept.with_name('other')}; "
+            "nothing" in err
+        )
+    assert cli.json("list")["clusters"][0]["state"] == "kept"
+    cli.run("down", "--name", "ads", "--forget")
+    assert (kept / "logs").exists()
+    assert cli.json("up")["started"]
+
+
+def test_a_name_that_is_started_again_must_be_known_and_stands_beside_no_config(cli):
+    assert "no cluster 'ads' is known" in cli.run("up", "--name", "ads", code=4)[1]
+    cli.directory.put(Record("old", "ray", "", storage="/x", kept=True))
+    assert "`rowloom up FILE` starts it" in cli.run("up", "--name", "old", code=1)[1]
+    assert (
+        "deploy.yaml says which cluster is meant" in cli.run("up", "deploy.yaml", "--name", "old", code=2)[1]
+    )
+
+
+@pytest.mark.parametrize("durability", ["memory", "process"])
+def test_a_cluster_of_the_same_name_and_another_home_wrote_over_the_storage_of_one_that_runs(cli, durability):
+    cli.write(ADS + f"durability: {durability}\n")
+    address = cli.json("up")["address"]
+    before = {path: path.read_bytes() for path in (cli.folder / "kept").rglob("*") if path.is_file()}
+    _, err, code = cli.attempt("up", "--home", "other")
+    if code != 2:  # it was started
+        cli.run("down", "--home", "other")
+    assert code == 2
+    assert "is that of cluster 'ads', which runs and is not known here: it answers at 127.0.0.1:" in err
+    assert f"--address {address}" in err
+    assert {path: path.read_bytes() for path in before} == before
+    assert cli.json("list", "--home", "other") == {"clusters": []}
+    assert cli.json("status")["healthy"]
+
+
+def test_a_down_of_a_kept_cluster_that_goes_on_by_another_home_would_have_removed_its_logs(cli, kept):
+    cli.run("up", "--home", "other")
+    try:
+        assert "which runs and is not known here" in cli.run("down", code=2)[1]
+        address = cli.json("status", "--home", "other")["coordinator"]
+        np.testing.assert_array_equal(rows(address), np.full((100, 4), -1, np.float32))
+    finally:
+        cli.run("down", "--home", "other")
+    assert cli.json("list")["clusters"][0]["state"] == "ended"  # what was kept is gone
+    os.stat(cli.directory.home / "clusters/ads.json")

@@ -1,0 +1,12 @@
+"""Every test of the simulator runs in a world that leaves out what made-up worlds need not do."""
+
+from collections.abc import Iterator
+
+import pytest
+from simulation.quick import quick
+
+
+@pytest.fixture(autouse=True)
+def _quick() -> Iterator[None]:
+    with quick():
+        yield
