@@ -88,10 +88,18 @@ def go_on(directory: ClusterDirectory, tmp_path: Path) -> None:
     trainer.start()
     try:
         trainer.goes_on()
+        own = local_ray.find(directory)
+        assert own is not None
+        directory.put(
+            Record("other", "ray", "", ray=own.address)
+        )  # or that Ray, which takes long, would end too
         down(directory.get("ads"), directory, keep=True)
+        with pytest.raises(Unavailable, match="holds the logs of a cluster 'ads' that can go on"):
+            up(config(tmp_path, durability="memory"), directory)
         assert directory.get("ads").kept
         assert up(wanted, directory).record.address == trainer.address
         trainer.goes_on()
+        directory.remove("other")
         kill_all_of_ray(directory)
         again = up(wanted, directory)
         assert again.started
@@ -102,8 +110,6 @@ def go_on(directory: ClusterDirectory, tmp_path: Path) -> None:
         trainer.join()
     np.testing.assert_array_equal(shown(trainer.address), np.float32(trainer.acked))  # each was applied once
     kill_all_of_ray(directory)
-    with pytest.raises(Unavailable, match="holds the logs of a cluster 'ads' that can go on"):
-        up(config(tmp_path, durability="memory"), directory)
     down(Record("ads", "ray", "", storage=wanted.storage or ""), directory)
     assert not (tmp_path / "kept" / "logs").exists()
     assert not (tmp_path / "kept" / "layout.json").exists()

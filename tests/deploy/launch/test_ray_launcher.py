@@ -63,14 +63,6 @@ def config_of(**changes) -> DeployConfig:
     return parse({"name": "ads", "shards": 2, "launcher": "ray", "tables": [SPEC], **changes})
 
 
-@pytest.fixture
-def cluster(nodes):
-    """Two shards; yields the coordinator's address. Nothing of it may be left afterwards."""
-    yield up_ray(config_of())
-    down_ray("ads")
-    assert_nothing_is_left()
-
-
 def assert_nothing_is_left() -> None:
     assert ray.util.list_named_actors(all_namespaces=True) == []
     assert groups() == {}
@@ -86,9 +78,17 @@ def pid_of(actor: str) -> int:
     return ray.get(ray.get_actor(actor, "rowloom").info.remote())[-1]
 
 
+def answers(name: str) -> bool:
+    try:
+        return find_ray(name) is not None
+    except Unavailable:
+        return False
+
+
 def trained(client):
     """The table, each row pushed once."""
     table = client.table("t")
+    table.assign(IDS, np.zeros((1000, 4), np.float32))
     table.push(IDS, np.ones((1000, 4), np.float32))
     return table
 
@@ -97,15 +97,23 @@ def assert_trained(table) -> None:
     np.testing.assert_array_equal(table.pull(IDS), np.full((1000, 4), -1.0, np.float32))
 
 
-class TestWhileItRuns:
-    """One cluster for tests that leave it as it is; the last one scales it."""
+class OneCluster:
+    """One cluster of two shards for all tests of a class: Ray takes seconds for each process that it starts.
+
+    Each test takes it as the one before has left it. Nothing of it may be left afterwards.
+    """
 
     @pytest.fixture(scope="class")
     @classmethod
     def cluster(cls, nodes):
+        """Yields the coordinator's address, at the beginning."""
         yield up_ray(config_of())
         down_ray("ads")
         assert_nothing_is_left()
+
+
+class TestWhileItRuns(OneCluster):
+    """What leaves it as it is; the last one scales it."""
 
     def test_a_second_up_of_the_same_name_is_refused(self, cluster):
         with pytest.raises(InvalidRequest, match="cluster 'ads' runs already"):
@@ -133,111 +141,94 @@ class TestWhileItRuns:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.stdout.strip().endswith(cluster), done.stderr
 
-    def test_shards_spread_over_the_nodes_and_advertise_their_own_address(self, cluster):
-        with Remote(cluster) as remote:
+    def test_shards_spread_over_the_nodes_and_placement_groups_grow_and_shrink_with_them(self, cluster):
+        assert groups() == {"rowloom/ads/0-1": 2}
+        with connect(cluster) as client, Remote(cluster) as remote:
             status = remote.status()
             assert {s.shard.address.partition(":")[0] for s in status.shards} == set(NODES)
-            for shard in status.shards:
+            for shard in status.shards:  # each advertises the address of its own node
                 assert shard.node.startswith(shard.shard.address.partition(":")[0])
+            table = trained(client)
             remote.scale(4)
             hosts = [s.shard.address.partition(":")[0] for s in remote.status().shards]
             assert sorted(hosts) == sorted(2 * NODES)
-
-
-def test_placement_groups_grow_and_shrink_with_the_shards(cluster):
-    assert groups() == {"rowloom/ads/0-1": 2}
-    with connect(cluster) as client, Remote(cluster) as remote:
-        table = trained(client)
-        remote.scale(4)
-        assert groups() == {"rowloom/ads/0-1": 2, "rowloom/ads/2-3": 2}
-        remote.scale(2)
-        until(lambda: groups() == {"rowloom/ads/0-1": 2})  # retired servers first tell clients where to go
-        remote.scale(3)
-        assert groups() == {"rowloom/ads/0-1": 2, "rowloom/ads/4-4": 1}
-        assert_trained(table)
-
-
-def test_shards_outlive_their_coordinator_and_the_next_one_finds_them(cluster):
-    with connect(cluster) as client:
-        table = trained(client)
-        with Remote(cluster) as remote:
-            before = remote.status()
+            assert groups() == {"rowloom/ads/0-1": 2, "rowloom/ads/2-3": 2}
+            remote.scale(2)
+            until(
+                lambda: groups() == {"rowloom/ads/0-1": 2}
+            )  # retired servers first tell clients where to go
             remote.scale(3)
-            remote.scale(2)  # a server is still to be stopped when the coordinator dies
-        os.kill(pid_of("ads/coordinator"), signal.SIGKILL)
-        assert_trained(table)
-        until(lambda: answers("ads"))
+            assert groups() == {"rowloom/ads/0-1": 2, "rowloom/ads/4-4": 1}
+            assert_trained(table)
+
+
+class TestWhatEnds(OneCluster):
+    """Coordinators, then shards, then all of it."""
+
+    def test_shards_outlive_their_coordinator_and_the_next_one_finds_them(self, cluster, tmp_path):
+        directory, address = ClusterDirectory(tmp_path), address_of("ads")
+        directory.put(Record("ads", "ray", address, ray=attached_to() or ""))
+        with connect(address) as client:
+            table = trained(client)
+            with Remote(address) as remote:
+                remote.scale(2)
+                before = remote.status()
+                remote.scale(3)
+                remote.scale(2)  # a server is still to be stopped when the coordinator dies
+            os.kill(pid_of("ads/coordinator"), signal.SIGKILL)
+            assert_trained(table)
+            until(lambda: answers("ads"))
+            remote, after = reach(directory.get("ads"), directory)  # Ray restarted it at another port
+            with remote:
+                assert directory.get("ads").address == remote.address == address_of("ads") != address
+                assert [s.shard for s in after.shards] == [s.shard for s in before.shards]
+                assert groups() == {"rowloom/ads/0-1": 2}
+                remote.scale(3)  # a client that was there before hears of the new layout
+                assert_trained(table)
+                remote.scale(2)
+
+    def test_a_shard_that_only_stands_still_on_ray_keeps_its_rows_unless_its_end_is_forced(self, cluster):
+        address = address_of("ads")
+        with connect(address, timeout_s=120.0) as client, Remote(address) as remote:
+            table = trained(client)
+            pid = remote.status().shards[0].pid
+            stop(pid)
+            try:
+                until(lambda: [s.health for s in remote.status().shards] == ["unreachable", "serving"])
+                assert remote.status().shards[0].pid == pid
+                with pytest.raises(
+                    InvalidRequest, match=rf"its process {pid} on \S+ is alive and may hold its rows"
+                ):
+                    remote.accept_loss(0)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            assert_trained(table)
+            stop(pid)
+            remote.accept_loss(0, force=True)
+            np.testing.assert_array_equal(table.pull(IDS)[::2], 0.0)
+
+    def test_a_shard_that_ray_restarts_says_that_its_rows_are_lost(self, cluster):
+        address = address_of("ads")
+        with connect(address, timeout_s=120.0) as client, Remote(address) as remote:
+            table = trained(client)
+            os.kill(remote.status().shards[0].pid, signal.SIGKILL)
+            with pytest.raises(StateLost, match="holds no rows"):
+                table.pull(IDS)
+            np.testing.assert_array_equal(
+                table.pull([1]), np.full((1, 4), -1.0, np.float32)
+            )  # the other lives
+            until(lambda: [s.health for s in remote.status().shards] == ["lost", "serving"])
+            remote.accept_loss(0)  # made anew in its place: its actor is there, and empty
+            assert [s.health for s in remote.status().shards] == ["serving", "serving"]
+        with connect(address) as client:
+            rows = client.table("t").pull(IDS)
+        np.testing.assert_array_equal(rows[1::2], -1.0)
+        np.testing.assert_array_equal(rows[::2], 0.0)
+
+    def test_a_shutdown_by_someone_without_ray_leaves_nothing(self, cluster):
         with Remote(address_of("ads")) as remote:
-            after = remote.status()
-            assert [s.shard for s in after.shards] == [s.shard for s in before.shards]
-            assert groups() == {"rowloom/ads/0-1": 2}
-            remote.scale(3)
-        assert_trained(table)
-
-
-def test_a_coordinator_that_ray_restarted_at_another_port_is_found_by_its_record(cluster, tmp_path):
-    directory = ClusterDirectory(tmp_path)
-    directory.put(Record("ads", "ray", cluster, ray=attached_to() or ""))
-    with connect(cluster) as client:
-        table = trained(client)
-        os.kill(pid_of("ads/coordinator"), signal.SIGKILL)
-        until(lambda: answers("ads"))
-        remote, status = reach(directory.get("ads"), directory)
-        with remote:
-            assert status.name == "ads"
-            assert directory.get("ads").address == remote.address != cluster
-            remote.scale(3)  # a client that was there before hears of the new layout
-        assert_trained(table)
-
-
-def answers(name: str) -> bool:
-    try:
-        return find_ray(name) is not None
-    except Unavailable:
-        return False
-
-
-def test_a_shard_that_ray_restarts_says_that_its_rows_are_lost(cluster):
-    with connect(cluster, timeout_s=120.0) as client:
-        table = trained(client)
-        os.kill(pid_of("ads/shard-0"), signal.SIGKILL)
-        with pytest.raises(StateLost, match="holds no rows"):
-            table.pull(IDS)
-        np.testing.assert_array_equal(table.pull([1]), np.full((1, 4), -1.0, np.float32))  # the other lives
-    with Remote(cluster) as remote:
-        until(lambda: [s.health for s in remote.status().shards] == ["lost", "serving"])
-        remote.accept_loss(0)  # made anew in its place: its actor is there, and empty
-        assert [s.health for s in remote.status().shards] == ["serving", "serving"]
-    with connect(cluster) as client:
-        rows = client.table("t").pull(IDS)
-    np.testing.assert_array_equal(rows[1::2], -1.0)
-    np.testing.assert_array_equal(rows[::2], 0.0)
-
-
-def test_a_shard_that_only_stands_still_on_ray_keeps_its_rows_unless_its_end_is_forced(cluster):
-    with connect(cluster, timeout_s=120.0) as client, Remote(cluster) as remote:
-        table = trained(client)
-        pid = pid_of("ads/shard-0")
-        stop(pid)
-        try:
-            until(lambda: [s.health for s in remote.status().shards] == ["unreachable", "serving"])
-            assert remote.status().shards[0].pid == pid
-            with pytest.raises(
-                InvalidRequest, match=rf"its process {pid} on \S+ is alive and may hold its rows"
-            ):
-                remote.accept_loss(0)
-        finally:
-            os.kill(pid, signal.SIGCONT)
-        np.testing.assert_array_equal(table.pull(IDS), np.full((len(IDS), 4), -1.0, np.float32))
-        stop(pid)
-        remote.accept_loss(0, force=True)
-        np.testing.assert_array_equal(table.pull(IDS)[::2], 0.0)
-
-
-def test_a_shutdown_by_someone_without_ray_leaves_nothing(nodes):
-    with Remote(up_ray(config_of())) as remote:
-        remote.shutdown()
-    until(lambda: not ray.util.list_named_actors(all_namespaces=True) and not groups())
+            remote.shutdown()
+        until(lambda: not ray.util.list_named_actors(all_namespaces=True) and not groups())
 
 
 def test_a_cluster_for_which_there_is_no_room_says_for_which_it_waits_and_what_is_free_and_leaves_nothing(
