@@ -15,6 +15,8 @@ class TestEmbedded(Contract):
 
 
 class TestProcesses(Contract):
+    MOST_SHARDS = 4
+
     @pytest.fixture(scope="class")
     @classmethod
     def cluster(cls):
@@ -22,9 +24,9 @@ class TestProcesses(Contract):
             yield cluster
 
 
-class TestTcp(TestProcesses):
+class TestTcp(TestEmbedded):  # what is carried is the same beyond the socket
     CARRIER = "tcp"
 
 
-class TestGrpc(TestProcesses):
+class TestGrpc(TestEmbedded):
     CARRIER = "grpc"

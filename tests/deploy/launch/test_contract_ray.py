@@ -49,6 +49,7 @@ class RayCluster:
 
 class TestRay(Contract):
     STEPS = 40
+    MOST_SHARDS = 3
 
     @pytest.fixture(scope="class")
     @classmethod

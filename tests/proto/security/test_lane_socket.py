@@ -45,7 +45,7 @@ def test_what_is_not_there_yet_is_not_waited_for_when_that_is_not_wanted(ends):
     began = time.monotonic()
     with pytest.raises(BlockingIOError):
         other.recv_into(bytearray(10))
-    assert time.monotonic() - began >= 0.01
+    assert time.monotonic() - began >= 0.005  # the kernel counts ticks, of which the first has begun already
     one.sendall(b"hello")
     be_patient(other, 20.0)
     found = bytearray(10)
