@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..proto.errors import InvalidRequest
+from ..proto.errors import InvalidRequest, version_fault
 from ..proto.spec import TableSpec
 from .inputs import as_array
 from .urls import read_text, write_text
@@ -132,8 +132,10 @@ class Vocabulary:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Vocabulary:
         """What `to_json` gave. Raises InvalidRequest for anything else."""
-        if value.get("format") != "rowloom-vocabulary" or value.get("version") != _FORMAT:
-            raise InvalidRequest(f"not a vocabulary of version {_FORMAT}: {str(dict(value))[:80]}")
+        if value.get("format") != "rowloom-vocabulary":
+            raise InvalidRequest(f"not a vocabulary: {str(dict(value))[:80]}")
+        if fault := version_fault("the vocabulary", value.get("version"), _FORMAT):
+            raise InvalidRequest(fault)
         return cls(value["words"], unk=value["unk"], pad=value["pad"], buckets=value["buckets"])
 
     def is_small(self) -> bool:

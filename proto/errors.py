@@ -233,6 +233,21 @@ def status_of(error: RowloomError) -> str:
     return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
 
 
+def version_fault(what: str, found: object, known: int) -> str:
+    """Why something is not read, or an empty text: it is of the version that is known.
+
+    Args:
+        what: it is, for the message: a file's path, or "the vocabulary".
+        found: the version that it says it has; anything, as it may be damaged.
+        known: the one that this rowloom writes. There was none before it: with a second one comes a list.
+    """
+    if type(found) is int and found == known:
+        return ""
+    said = f"{what} is of format version {str(found)[:50]}, this rowloom reads version {known}"
+    newer = type(found) is int and found > known
+    return f"{said}: a newer one has written it, so use that one" if newer else said
+
+
 def in_words(error: BaseException) -> str:
     """An error as people read it: one of ours by what it says, the system's too; another one with its class."""
     if isinstance(error, OSError) and error.strerror:

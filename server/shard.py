@@ -112,7 +112,10 @@ class Shard:
             WrongCluster, WrongLayout, InvalidRequest.
         """
         if header.protocol != PROTOCOL:
-            raise InvalidRequest(f"this server speaks protocol {PROTOCOL}, the request {header.protocol}")
+            raise InvalidRequest(
+                f"this server speaks protocol {PROTOCOL}, the request {header.protocol}: take the same rowloom for "
+                "trainers and servers"
+            )
         if header.cluster_id != self.layout.cluster_id:
             raise WrongCluster(f"this is cluster {self.layout.cluster_id!r}, not {header.cluster_id!r}")
         if header.epoch != self.layout.epoch or header.shard != self.index:

@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import InvalidRequest, RowloomError
+from ...proto.errors import InvalidRequest, RowloomError, version_fault
 from ...proto.layout import Layout
 from ...proto.spec import TableEntry, TableSpec
 
@@ -193,8 +193,8 @@ class ClusterState:
         """From JSON. Raises RowloomError if it is no state of a version that this one reads."""
         try:
             data = json.loads(text)
-            if data["format"] != FORMAT:
-                raise RowloomError(f"the state has format {data['format']}, this version reads {FORMAT}")
+            if fault := version_fault("the cluster's state file", data["format"], FORMAT):
+                raise RowloomError(fault)
             layout = data["layout"] and Layout.from_message(
                 json_format.ParseDict(data["layout"], pb.Layout())
             )

@@ -52,7 +52,7 @@ def add_token(file: Path, name: str, allow: Sequence[str], where: Path) -> Princ
         token = new_token()
         hashes = (*before.hashes, hash_of(token))[-MOST_TOKENS:]
         principal = Principal(name, grants, hashes)
-        text = _text({**known, name: principal})
+        text = text_of({**known, name: principal})
         parse_tokens(yaml.safe_load(text), str(file))
         write_private(file, text.encode())  # first, so that nobody shows a token that is not known yet
         write_private(where, token.encode() + b"\n")
@@ -67,7 +67,7 @@ def revoke(file: Path, name: str) -> None:
             there = ", ".join(sorted(known)) or "nobody"
             raise InvalidRequest(f"{file} has no {name!r}; there is {there}")
         del known[name]
-        write_private(file, _text(known).encode())
+        write_private(file, text_of(known).encode())
 
 
 @contextlib.contextmanager
@@ -81,7 +81,8 @@ def _changing(file: Path) -> Generator[None]:
         raise InvalidRequest(f"{file} cannot be changed: {e.strerror or e}") from None
 
 
-def _text(principals: Mapping[str, Principal]) -> str:
+def text_of(principals: Mapping[str, Principal]) -> str:
+    """The file, for these principals."""
     said = {
         name: {"sha256": [one.hex() for one in who.hashes], "allow": [str(grant) for grant in who.grants]}
         for name, who in principals.items()

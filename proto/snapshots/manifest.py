@@ -20,7 +20,7 @@ from typing import Any, cast
 from google.protobuf import json_format
 
 from .. import rowloom_pb2 as pb
-from ..errors import SnapshotCorrupt
+from ..errors import SnapshotCorrupt, version_fault
 from ..layout import Layout
 from ..spec import NAME
 from .checked_json import parsed, require, take, take_all
@@ -161,10 +161,8 @@ class Manifest:
             raise SnapshotCorrupt(
                 f"{where} is no manifest of a snapshot: format is {str(content.get('format'))[:50]!r}"
             )
-        if content.get("version") != VERSION:
-            raise SnapshotCorrupt(
-                f"{where} is of format version {str(content.get('version'))[:50]}, this rowloom reads version {VERSION}"
-            )
+        if fault := version_fault(where, content.get("version"), VERSION):
+            raise SnapshotCorrupt(fault)
         try:
             manifest = _manifest(content)
         except SnapshotCorrupt as e:

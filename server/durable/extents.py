@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
+from ...proto.errors import version_fault
 from .records import LogCorrupt
 
 HEADER_BYTES = 4096  # of a file, before its first record
@@ -119,7 +120,7 @@ class Header:
         )
         if magic != _MAGIC or crc32c(data[_CHECKED_FROM:HEADER_BYTES]) != crc:
             raise LogCorrupt(f"{file}: the header is damaged: its checksum is not that of its bytes")
-        if version != VERSION:
-            raise LogCorrupt(f"{file} is of version {version}, this rowloom reads version {VERSION}")
+        if fault := version_fault(file, version, VERSION):
+            raise LogCorrupt(fault)
         name = bytes(data[_HEADER.size : _HEADER.size + length]).decode()
         return cls(Owner(name, epoch, shard), SegmentExtent(number, begin, first_lsn, size), salt)

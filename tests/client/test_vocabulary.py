@@ -135,8 +135,8 @@ def test_faulty_files_and_arguments_are_refused(tmp_path):
         Vocabulary(WORDS, buckets=-1)
     with pytest.raises(InvalidRequest, match="pad and unk must differ"):
         Vocabulary(WORDS, pad="x", unk="x")
-    with pytest.raises(InvalidRequest, match="not a vocabulary of version 1"):
-        Vocabulary.from_json({"format": "rowloom-vocabulary", "version": 2})
+    with pytest.raises(InvalidRequest, match="not a vocabulary"):
+        Vocabulary.from_json({"format": "another", "version": 1})
 
 
 def test_it_travels_in_the_metadata_of_its_table():
