@@ -41,7 +41,7 @@ from .cli_options import (
 from .config.words import counted
 from .ending import INTERRUPTED, as_interrupts
 from .observe import commands as observing
-from .terminal import console, show, show_json, stage
+from .terminal import at_once, console, show, show_json, stage
 
 if TYPE_CHECKING:
     from ..proto import rowloom_pb2 as pb
@@ -147,23 +147,12 @@ def up(
     as_json: AsJson = False,
 ) -> None:
     """Start a cluster. It stays when this command has ended. Exit code 3 if it runs and a shard does not serve."""
-    from .config.config import parse
-    from .operate.clusters import config_as_it_was
-    from .operate.clusters import up as start
-    from .operate.status import MEMORY_ONLY, summary
+    with at_once("rowloom: one moment", as_json):
+        from .operate.clusters import up as start
+        from .operate.status import MEMORY_ONLY, summary
 
-    if name is not None and config is not None:
-        raise WrongUse(
-            f"{config} says which cluster is meant: --name is for starting one again without a config"
-        )
+    wanted, path = _wanted(config, name, home)
     directory = directory_of(home)
-    path = config_file(config) if name is None else None
-    if name is not None:
-        wanted = config_as_it_was(directory, name)
-    elif path is not None:
-        wanted = _load(path)
-    else:
-        wanted = parse({})
     title = f"starting {counted(wanted.shards, 'shard')} of {wanted.name!r}"
     with interrupted(lambda: left_of(wanted.name, directory)), stage(title, as_json) as starting:
         result = start(wanted, directory, starting.say)
@@ -388,6 +377,21 @@ observing.register(app)
 
 
 # -------------------------------------------------------------------------------------------------------- the cluster
+
+
+def _wanted(config: Path | None, name: str | None, home: Path | None) -> tuple[DeployConfig, Path | None]:
+    """What `up` is to start, and the file that says so, if one does."""
+    from .config.config import parse
+    from .operate.clusters import config_as_it_was
+
+    if name is not None and config is not None:
+        raise WrongUse(
+            f"{config} says which cluster is meant: --name is for starting one again without a config"
+        )
+    if name is not None:
+        return config_as_it_was(directory_of(home), name), None
+    path = config_file(config)
+    return (parse({}) if path is None else _load(path)), path
 
 
 def _load(path: Path) -> DeployConfig:

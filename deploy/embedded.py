@@ -20,6 +20,7 @@ from .config.config import DeployConfig, parse
 from .coordinator_server import CoordinatorServer
 from .launch.launcher import Launcher
 from .launch.local_launcher import ProcessLauncher, ThreadLauncher
+from .operate.left import check_not_live
 from .operate.remote import Remote
 from .operate.status import MEMORY_ONLY
 
@@ -148,7 +149,7 @@ def local_cluster(
 
     Raises:
         InvalidRequest: an argument is out of range, or `tables` contradicts the snapshot, or the logs do not have all
-            that was pushed between it and `until`.
+            that was pushed between it and `until`; or a cluster runs whose layout and logs are in `storage`.
         SnapshotCorrupt: it is not whole; the message names the file and the block.
         Unavailable: the shards cannot be started, or the snapshot not be read.
 
@@ -168,6 +169,8 @@ def local_cluster(
     if security is not None:
         given["security"] = dict(security)
     config = parse(given)
+    if config.storage is not None:
+        check_not_live(config.storage, config.security.settings().credentials())
     if durability != "memory" and not processes:
         raise InvalidRequest(f"durability {durability!r} needs processes=True: threads have no logs")
     launcher: Launcher = (

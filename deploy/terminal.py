@@ -48,6 +48,22 @@ def show_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+@contextlib.contextmanager
+def at_once(text: str, quiet: bool) -> Generator[None]:
+    """Says on a terminal what goes on until the first stage is shown: what that needs takes seconds to be imported."""
+    if quiet or not sys.stderr.isatty():
+        yield
+        return
+    sys.stderr.write(f"{text} ...")
+    sys.stderr.flush()
+    try:
+        yield
+        import rich.progress  # what the first stage is shown with  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    finally:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+
 class Stage:
     """One line of what is shown: how far one thing is."""
 

@@ -39,6 +39,7 @@ class Backward:
             all places, or of each.
         clipnorm: what is pushed to a table is scaled down to this Euclidean norm, the gradients of an id summed. None:
             as it is. Of all tables, or of each.
+        every: of so many passes one push, of the mean of their gradients; what it clips is that mean.
     """
 
     def __init__(
@@ -48,13 +49,16 @@ class Backward:
         *,
         negative: bool | Sequence[bool] = True,
         clipnorm: float | Sequence[float | None] | None = None,
+        every: int = 1,
     ) -> None:
         self.tables = tuple(tables)
         self._slots = slots
         self._negative = negative
         several = isinstance(clipnorm, Sequence)
         self._clipnorms = list(clipnorm) if several else [clipnorm] * len(self.tables)
+        self._every = every
         self._lock = threading.Lock()
+        self._gathered: list[list[_Piece]] = []  # of passes that ended and wait for others
         self._numbers = itertools.count(1)
         self._held: dict[int, list[_Piece]] = {}
 
@@ -133,9 +137,16 @@ class Backward:
         return (flat, rows) if keep.all() else (flat[keep], rows[keep])
 
     def push(self, number: int) -> None:
-        """The pass ended: push what it held, with one call. Raises as `Table.push`."""
+        """The pass ended: push what it held, with one call, if there are enough passes. Raises as `Table.push`."""
         with self._lock:
             held = sorted(self._held.pop(number, []), key=lambda piece: piece[0])
+            if self._every > 1:
+                self._gathered.append(held)
+                if len(self._gathered) < self._every:
+                    return
+                passes, self._gathered = self._gathered, []
+                part = np.float32(1 / self._every)
+                held = [(at, k, ids, grads * part) for one in passes for at, k, ids, grads in one]
         if any(most is not None for most in self._clipnorms):
             held = self._clipped(held)
         push_together((self.tables[k], ids, grads) for _, k, ids, grads in held)

@@ -59,7 +59,8 @@ class Embedding(_OverTable):
         mask_zero: id 0 is padding: `compute_mask` gives ids != 0.
         **kwargs: `name`, `dtype`, `trainable`, as every Keras layer; and `clipnorm`: what a backward pass pushes is
             scaled down to this Euclidean norm, as an optimizer's `clipnorm` does it for a weight.
-            `rows_in_weights`: see below.
+            `gradient_accumulation_steps`: of so many backward passes one push, of the mean of their gradients, as an
+            optimizer of that argument has it for a weight; 1: each is pushed. `rows_in_weights`: see below.
 
     Rows and Keras' own ways to keep weights: with `rows_in_weights=True`, for a table of at most 256 MiB, all rows are
     among the weights. `get_weights`, `save`, `save_weights` and the callbacks that use them pull them; `set_weights`,
@@ -77,8 +78,10 @@ class Embedding(_OverTable):
 
     Raises:
         InvalidRequest: an id that the table does not have, or that is no number below 2**63; inside `tf.function`
-            TensorFlow's InvalidArgumentError with the same message. A model whose optimizer clips gradients (clipnorm,
-            global_clipnorm, clipvalue) while this layer has no `clipnorm`.
+            TensorFlow's InvalidArgumentError with the same message. An optimizer that clips gradients (clipnorm,
+            global_clipnorm, clipvalue) or accumulates them (gradient_accumulation_steps) while this layer has no such
+            argument: in `fit` and in a `tf.function` before anything is pushed; in an eager loop of your own, unless
+            `bind_lr` is called, at the end of its first step.
 
     Example:
         >>> items = client.create_table(TableSpec("items", 1_000_000, dim=32, optimizer=Adagrad(lr=0.1)))

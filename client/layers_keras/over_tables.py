@@ -20,9 +20,10 @@ from ...proto.errors import InvalidRequest
 from ..inputs import as_array
 from ..layers.backward import Backward
 from ..layers.configs import Slot
-from .rates import Rates, check_optimizer
+from .rates import Rates
 from .rows import RowsWeight
 from .scope import scope
+from .watch import Watch, check_optimizer
 
 if TYPE_CHECKING:
     from ..table import Table
@@ -58,6 +59,7 @@ class OverTables(keras.layers.Layer):
         slots: as for `Backward`.
         clipnorm: as for `Embedding`, of each table.
         rows_in_weights: as for `Embedding`, of each table.
+        gradient_accumulation_steps: as for `Embedding`.
         **kwargs: as every Keras layer.
     """
 
@@ -69,6 +71,7 @@ class OverTables(keras.layers.Layer):
         slots: Sequence[Slot] | None = None,
         clipnorm: float | None = None,
         rows_in_weights: bool = False,
+        gradient_accumulation_steps: int | None = None,
         **kwargs: Any,
     ) -> None:
         name = keras.config.backend()
@@ -78,16 +81,25 @@ class OverTables(keras.layers.Layer):
             )
         if clipnorm is not None and not clipnorm > 0:
             raise InvalidRequest(f"clipnorm must be above 0, got {clipnorm}")
+        if gradient_accumulation_steps is not None and not gradient_accumulation_steps >= 1:
+            raise InvalidRequest(
+                f"gradient_accumulation_steps must be at least 1, got {gradient_accumulation_steps}"
+            )
         kwargs.setdefault("trainable", not all(table.spec.frozen for table in tables))
         super().__init__(**kwargs)
         self.clipnorm, self.rows_in_weights = clipnorm, rows_in_weights
+        self.gradient_accumulation_steps = gradient_accumulation_steps
         self._tables, self._slots = tuple(tables), tuple(slots or ())
         self._rows = tuple(RowsWeight(table, self.name, rows_in_weights) for table in self._tables)
         self.autocast = False
         self.supports_jit = False  # a pull leaves the program; XLA and torch.compile cannot follow
         self._glue = importlib.import_module(f".{name}_backend", __package__)
         self.rates = Rates(self.name, self._tables)
-        how: Any = {"negative": self._negative, "clipnorm": clipnorm}
+        how: Any = {
+            "negative": self._negative,
+            "clipnorm": clipnorm,
+            "every": gradient_accumulation_steps or 1,
+        }
         self._lookup = self._glue.Lookup(Backward(self._tables, slots, **how))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -157,12 +169,18 @@ class OverTables(keras.layers.Layer):
                 f"layer {self.name!r}: float16 needs loss scaling, which would scale what is pushed; use "
                 "mixed_bfloat16, or dtype='float32' for this layer and compile(auto_scale_loss=False)"
             )
-        self.anchor = self.add_weight(name="anchor", shape=(), initializer="zeros", dtype="float32")
+        self.anchor = self.add_weight(
+            name="anchor", shape=(), initializer="zeros", dtype="float32", constraint=Watch(self)
+        )
         self.built = True
 
     def get_config(self) -> dict[str, Any]:
         """How the layer was made, but for its tables."""
-        mine = {"clipnorm": self.clipnorm, "rows_in_weights": self.rows_in_weights}
+        mine = {
+            "clipnorm": self.clipnorm,
+            "rows_in_weights": self.rows_in_weights,
+            "gradient_accumulation_steps": self.gradient_accumulation_steps,
+        }
         return {**super().get_config(), **mine}
 
     # ---------------------------------------------------------------------------------------------- weights and rows

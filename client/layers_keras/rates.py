@@ -1,4 +1,4 @@
-"""What tables have of a Keras optimizer: its learning rate, if they are bound to it; and what they refuse of it."""
+"""What tables have of a Keras optimizer: its learning rate, if they are bound to it."""
 
 # The framework's types are unknown where it is not installed, and mostly so where it is.
 # pyright: reportUnknownParameterType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -16,11 +16,10 @@ import numpy as np
 
 from ...proto.errors import InvalidRequest
 from ..layers.rates import FollowedRate
+from .watch import check_optimizer, inner
 
 if TYPE_CHECKING:
     from ..table import Table
-
-_CLIPPING = ("clipnorm", "global_clipnorm", "clipvalue")
 
 
 class Rates:
@@ -103,39 +102,6 @@ class Rates:
         return "table " + ", ".join(repr(table.name) for table in self._tables)
 
 
-def inner(optimizer: Any) -> Any:
-    """The optimizer that a LossScaleOptimizer wraps; others as they are."""
-    return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-def check_optimizer(optimizer: Any, layer: Any) -> None:
-    """What an optimizer does to gradients, it must see; those of rows are pushed before.
-
-    Args:
-        optimizer: that trains the layer's model, or None.
-        layer: over tables.
-
-    Raises:
-        InvalidRequest: it clips and the layer has no `clipnorm`; or it scales the loss.
-    """
-    names = ", ".join(repr(table.name) for table in layer.tables)
-    if inner(optimizer) is not optimizer:
-        raise InvalidRequest(
-            f"layer {layer.name!r}: loss scaling would scale what is pushed to {names}: "
-            "compile(auto_scale_loss=False), or mixed_bfloat16, which needs none"
-        )
-    if layer.clipnorm is not None:
-        return
-    for argument in _CLIPPING:
-        value = getattr(optimizer, argument, None)
-        if value:
-            raise InvalidRequest(
-                f"layer {layer.name!r}: the optimizer's {argument}={value} does not reach the gradients of table "
-                f"{names}, which are pushed before it clips: give this layer a clipnorm of its own; "
-                "clipnorm=math.inf if they are not to be clipped"
-            )
-
-
 def bind_lr(optimizer: Any, model: Any) -> None:
     """Let the learning rates of a model's tables follow its optimizer's, as callbacks and schedules change it.
 
@@ -146,7 +112,7 @@ def bind_lr(optimizer: Any, model: Any) -> None:
     with each step that much.
 
     Call it after `compile`, and again after each further one; in a loop of one's own before its `tf.function` is
-    traced. Such a loop never shows its optimizer to the layers, so this is also where one that clips is refused.
+    traced. What such a loop's optimizer does that tables would not see is refused here too, before anything is pushed.
 
     Args:
         optimizer: of the model's dense part.
@@ -154,7 +120,7 @@ def bind_lr(optimizer: Any, model: Any) -> None:
 
     Raises:
         InvalidRequest: the model has no layer over tables, the rate is 0 to begin with, a table has a schedule of its
-            own, or the optimizer clips and a layer has no `clipnorm`.
+            own; or the optimizer clips, or accumulates gradients, and a layer does not say what holds for its tables.
 
     Example:
         >>> model.compile("adam", "mse")

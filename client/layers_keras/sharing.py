@@ -152,8 +152,15 @@ class _Lookups(keras.Operation):
                 negative.append(layer.negative)
         self._places = slots
         clipnorm = [layer.clipnorm for layer in layers for _ in layer.tables]
+        every = {layer.gradient_accumulation_steps or 1 for layer in layers}
+        if len(every) > 1:
+            raise InvalidRequest(
+                f"the layers have gradient_accumulation_steps of {sorted(every)}: what shares one push needs the same"
+            )
         glue = importlib.import_module(f".{keras.config.backend()}_backend", __package__)
-        self._lookup = glue.Lookup(Backward(tables, slots, negative=negative, clipnorm=clipnorm))
+        self._lookup = glue.Lookup(
+            Backward(tables, slots, negative=negative, clipnorm=clipnorm, every=every.pop())
+        )
         self._counts = [len(layer.slots_of(inputs)) for layer, inputs in calls]
 
     def call(self, inputs: Sequence[Any]) -> list[list[Any]]:

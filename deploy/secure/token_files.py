@@ -13,7 +13,7 @@ import yaml
 from ...proto.errors import InvalidRequest
 from ...server.access.rights import Grant, Principal
 from ...server.access.tokens import hash_of, parse_tokens, read_tokens
-from .private_files import write_private
+from .private_files import prepared, write_private
 
 TOKEN_BYTES = 32
 PREFIX = "rowloom_"  # so that scanners for secrets, and people, see what it is
@@ -39,7 +39,7 @@ def add_token(file: Path, name: str, allow: Sequence[str], where: Path) -> Princ
         where: the file that the token goes to.
 
     Raises:
-        InvalidRequest: a right or a name is none, or `file` cannot be used; nothing was changed.
+        InvalidRequest: a right or a name is none, or `file` or `where` cannot be used; nothing was changed.
     """
     with _changing(file):
         known = read_tokens(str(file)) if file.exists() else {}
@@ -54,8 +54,11 @@ def add_token(file: Path, name: str, allow: Sequence[str], where: Path) -> Princ
         principal = Principal(name, grants, hashes)
         text = text_of({**known, name: principal})
         parse_tokens(yaml.safe_load(text), str(file))
-        write_private(file, text.encode())  # first, so that nobody shows a token that is not known yet
-        write_private(where, token.encode() + b"\n")
+        # Where the token goes to must have room for it before the one that it takes the place of is gone; and it is
+        # there only when it is known, so that nobody shows one that is not.
+        with prepared(where, token.encode() + b"\n") as put:
+            write_private(file, text.encode())
+            put()
         return principal
 
 

@@ -45,10 +45,10 @@ def read_private(path: str, what: str) -> bytes:
 
 
 def read_guarded(path: str, what: str) -> bytes:
-    """The bytes of a file that others may read and not change. Raises InvalidRequest."""
+    """The bytes of a file that others may read and not change, its group neither. Raises InvalidRequest."""
     data = read_file(path, what)
     mode = stat.S_IMODE(os.stat(path).st_mode)
-    if mode & stat.S_IWOTH:
+    if mode & (stat.S_IWOTH | stat.S_IWGRP):
         raise InvalidRequest(
             f"{what} {path} may be changed by others (mode {mode:04o}), so it is not used: `chmod 600 {path}`"
         )

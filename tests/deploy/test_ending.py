@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from waiting import PATIENCE_S
@@ -125,3 +126,25 @@ def test_ctrl_c_and_what_nohup_ignores_stay_as_they_were():
         command()
     assert ended.value.code == 130
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_ctrl_c_while_the_command_is_imported_showed_a_traceback():
+    code = (
+        "import os, signal, sys\n"
+        "class Slow:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Slow())\n"
+        "from rowloom.deploy.ending import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "rowloom: interrupted\n")
+
+
+def test_the_command_that_is_installed_begins_before_its_imports():
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    code = "import sys, rowloom.deploy.ending; sys.exit('typer' in sys.modules)"
+    assert 'rowloom = "rowloom.deploy.ending:main"' in project
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_S)

@@ -6,6 +6,8 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from rowloom.client import TableSpec
+from rowloom.deploy import local_cluster
 from rowloom.deploy.config.config import InvalidConfig
 from rowloom.deploy.control.effects import NotStored
 from rowloom.deploy.control.state import ClusterState
@@ -179,3 +181,16 @@ def test_a_damaged_state_is_refused(tmp_path):
 def test_a_storage_that_nothing_can_read_is_refused_at_once(url, words):
     with pytest.raises(InvalidConfig, match=f"storage: '{url}/layout.json' cannot be used: .*{words}"):
         StateFile(url)
+
+
+def test_a_cluster_of_a_program_took_the_storage_of_one_that_runs(tmp_path):
+    spec = [TableSpec("t", 9, dim=1)]
+    with local_cluster(1, storage=tmp_path, tables=spec) as running:
+        state = ClusterState("ads", layout=running._server.coordinator.layout)
+        StateFile(str(tmp_path)).commit(state)
+        with pytest.raises(
+            InvalidConfig, match=rf"the storage {tmp_path} is that of cluster 'ads', which runs"
+        ):
+            local_cluster(1, storage=tmp_path)
+    with local_cluster(1, storage=tmp_path):  # nobody answers there any more
+        assert StateFile(str(tmp_path)).load() == state

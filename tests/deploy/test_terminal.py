@@ -1,8 +1,12 @@
 """What long commands show while they work: on stderr, and nothing when it is not wanted."""
 
-import pytest
+import subprocess
+import sys
 
-from rowloom.deploy.terminal import Stages, stage
+import pytest
+from waiting import PATIENCE_S
+
+from rowloom.deploy.terminal import Stages, at_once, stage
 
 
 def test_each_stage_leaves_a_line_with_its_note(capfd):
@@ -40,3 +44,32 @@ def test_no_bar_is_drawn_where_there_is_no_terminal_and_a_log_gets_a_line_for_ea
         for done in range(0, 2001, 500):
             moving.reach(done, 2000)
     assert capfd.readouterr().err == "users into users.npy: 2,000/2,000 rows\n"
+
+
+def test_what_is_said_at_once_goes_away_and_is_for_terminals_only(capfd, monkeypatch):
+    for quiet, terminal, shown in (
+        (False, True, "one moment ...\r\x1b[K"),
+        (True, True, ""),
+        (False, False, ""),
+    ):
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal, raising=False)
+        with at_once("one moment", quiet):
+            pass
+        assert capfd.readouterr() == ("", shown)
+
+
+def test_up_was_silent_on_a_terminal_until_all_was_imported():
+    """What it imports first is little, so the word is there before the wait."""
+    code = (
+        "import sys; from rowloom.deploy import terminal\n"
+        "from contextlib import contextmanager\n"
+        "@contextmanager\n"
+        "def said(text, quiet):\n"
+        "    heavy = {'grpc', 'pydantic', 'rich.progress', 'numba', 'google.protobuf'} & set(sys.modules)\n"
+        "    print(text, sorted(heavy)); sys.exit(0); yield\n"
+        "terminal.at_once = said\n"
+        "sys.argv = ['rowloom', 'up']\n"
+        "from rowloom.deploy.ending import main; main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.stdout == "rowloom: one moment []\n", done.stderr

@@ -132,9 +132,11 @@ def test_a_file_that_is_spoiled_while_servers_run_leaves_the_one_before(tmp_path
     assert list(access.principals()) == ["ann"]
 
 
-def test_a_file_that_others_may_change_is_refused(tmp_path):
+@pytest.mark.parametrize("mode", [0o602, 0o660])
+def test_a_file_that_others_may_change_is_refused(tmp_path, mode):
+    # That of a group, 0660, was taken: everybody in it could have given himself any right.
     file = tmp_path / "tokens.yaml"
     add_token(file, "ann", ["pull:*"], tmp_path / "ann.token")
-    os.chmod(file, 0o602)
-    with pytest.raises(InvalidRequest, match=r"may be changed by others \(mode 0602\).*chmod 600"):
+    os.chmod(file, mode)
+    with pytest.raises(InvalidRequest, match=rf"may be changed by others \(mode {mode:04o}\).*chmod 600"):
         read_tokens(str(file))
