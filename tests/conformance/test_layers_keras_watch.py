@@ -4,9 +4,22 @@ import math
 
 import numpy as np
 import pytest
-from keras_beside import ON_TENSORFLOW, a_table, beside, fit, keras, quiet, two_inputs, two_uses, weights_of
+from keras_beside import (
+    DIM,
+    ON_TENSORFLOW,
+    V,
+    a_table,
+    beside,
+    fit,
+    keras,
+    quiet,
+    two_inputs,
+    two_uses,
+    weights_of,
+)
+from memory_client import MemoryClient
 
-from rowloom.client import Adagrad, InvalidRequest
+from rowloom.client import Adagrad, InvalidRequest, TableSpec
 from rowloom.client.layers_keras import Embedding, share_requests
 
 pytestmark = quiet
@@ -45,7 +58,8 @@ def test_a_loop_of_ones_own_is_refused_an_optimizer_that_does_more_than_the_rows
     value, said = DOES[argument]
     table = a_table()
     before = table.rows.copy()
-    with pytest.raises(InvalidRequest, match=said):
+    # autograph makes an error of its own of those that it traces, and keeps what they say
+    with pytest.raises(Exception if traced else InvalidRequest, match=said):
         one_step(Embedding(table), keras.optimizers.Adam(0.1, **{argument: value}), traced)
     assert (table.rows == before).all() == traced  # an eager step has pushed before its optimizer is seen
 
@@ -58,7 +72,7 @@ def test_a_layer_that_says_what_holds_for_its_rows_is_let_go_on(how):
     optimizer = keras.optimizers.SGD(0.1, clipnorm=1.0, gradient_accumulation_steps=2)
     if layer.trainable:
         one_step(layer, optimizer, traced=False)
-        assert float(layer.anchor) == 0
+        assert keras.ops.convert_to_numpy(layer.anchor) == 0
     else:
         fit(two_uses(layer), *two_inputs(), optimizer)
 
@@ -121,6 +135,10 @@ def test_accumulation_in_fit_is_refused_until_the_layer_says_what_holds_for_the_
 
 def test_layers_that_share_a_push_accumulate_alike():
     a, b = keras.Input((), dtype="int32"), keras.Input((), dtype="int32")
-    rows = [Embedding(a_table(), gradient_accumulation_steps=k)(x) for k, x in ((2, a), (3, b))]
+    client = MemoryClient()
+    tables = [client.create_table(TableSpec(name, V, DIM)) for name in ("t", "u")]
+    rows = [
+        Embedding(t, gradient_accumulation_steps=k)(x) for t, k, x in zip(tables, (2, 3), (a, b), strict=True)
+    ]
     with pytest.raises(InvalidRequest, match=r"gradient_accumulation_steps of \[2, 3\]"):
         share_requests(keras.Model([a, b], keras.ops.concatenate(rows)))
