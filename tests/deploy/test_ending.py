@@ -136,7 +136,7 @@ def test_ctrl_c_while_the_command_is_imported_showed_a_traceback():
         "        if name == 'typer':\n"
         "            os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.meta_path.insert(0, Slow())\n"
-        "from rowloom.deploy.ending import main\n"
+        "from rowloom.deploy.operate.command import main\n"
         "main()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
@@ -145,6 +145,6 @@ def test_ctrl_c_while_the_command_is_imported_showed_a_traceback():
 
 def test_the_command_that_is_installed_begins_before_its_imports():
     project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
-    code = "import sys, rowloom.deploy.ending; sys.exit('typer' in sys.modules)"
-    assert 'rowloom = "rowloom.deploy.ending:main"' in project
+    code = "import sys, rowloom.deploy.operate.command; sys.exit('typer' in sys.modules)"
+    assert 'rowloom = "rowloom.deploy.operate.command:main"' in project
     subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_S)

@@ -69,7 +69,7 @@ def test_up_was_silent_on_a_terminal_until_all_was_imported():
         "    print(text, sorted(heavy)); sys.exit(0); yield\n"
         "terminal.at_once = said\n"
         "sys.argv = ['rowloom', 'up']\n"
-        "from rowloom.deploy.ending import main; main()\n"
+        "from rowloom.deploy.operate.command import main; main()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.stdout == "rowloom: one moment []\n", done.stderr
