@@ -41,6 +41,7 @@ from .cli_options import (
 from .config.words import counted
 from .ending import INTERRUPTED, as_interrupts
 from .observe import commands as observing
+from .render import cli_render
 from .terminal import at_once, console, show, show_json, stage
 
 if TYPE_CHECKING:
@@ -374,6 +375,7 @@ cli_files.register(app)
 cli_secure.register(app)
 cli_checks.register(app)
 observing.register(app)
+cli_render.register(app)
 
 
 # -------------------------------------------------------------------------------------------------------- the cluster

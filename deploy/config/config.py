@@ -151,14 +151,14 @@ def parse(
         InvalidConfig: anything in it is wrong; `faults` holds each: its path, its value, what is nearest.
     """
     if not isinstance(value, Mapping):
-        raise _invalid(source, [Fault("", value, "must be a mapping such as {name: ads, shards: 4}")])
+        raise invalid(source, [Fault("", value, "must be a mapping such as {name: ads, shards: 4}")])
     faults: list[Fault] = []
     tables = tables_from_list(value.get("tables"), faults)
     try:
         config = DeployConfig.model_validate(dict(value) | {"tables": ()})  # pyright: ignore[reportUnknownArgumentType]
     except ValidationError as e:
         own = [_fault(error) for error in e.errors(include_url=False)]
-        raise _invalid(source, own + faults) from None
+        raise invalid(source, own + faults) from None
     if "durability" not in value and config.launcher == "local" and _has_folder(config.storage):
         config = config.model_copy(update={"durability": "process"})
     faults += endpoint_faults(config.launcher, config.host, config.advertise_host, config.ray.address)
@@ -172,7 +172,7 @@ def parse(
         problem = f"is not read with launcher: {config.launcher}; add `launcher: ray`, or leave `ray` out"
         faults.append(Fault("ray", value["ray"], problem))
     if faults:
-        raise _invalid(source, faults)
+        raise invalid(source, faults)
     return config.model_copy(update={"tables": tuple(tables)})
 
 
@@ -253,7 +253,8 @@ def from_json(text: str) -> DeployConfig:
 # ----------------------------------------------------------------------------------------------------- faults
 
 
-def _invalid(source: str, faults: list[Fault]) -> InvalidConfig:
+def invalid(source: str, faults: list[Fault]) -> InvalidConfig:
+    """The error that names every fault. source: what the config is called."""
     lines = [str(fault) for fault in faults]
     head = f"{source}: " if len(lines) == 1 else f"{source} has {len(lines)} faults:\n  "
     return InvalidConfig(head + "\n  ".join(lines), faults=tuple(faults))

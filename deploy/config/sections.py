@@ -127,6 +127,8 @@ class RayConfig(Section):
     """Bytes that Ray sets aside for a shard."""
     resources: dict[str, Number] = Field(default_factory=dict)
     """More that a shard's node must have, as `{ps_node: 1}`."""
+    coordinator_resources: dict[str, Number] = Field(default_factory=dict)
+    """What the coordinator's node must have, as `{head: 1}`; it takes no CPU that Ray counts. Empty: any node."""
 
 
 class Limits(Section):

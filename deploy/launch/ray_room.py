@@ -55,9 +55,26 @@ def nodes_of_ray() -> list[Resources]:
     return [node["Resources"] for node in cast(Any, ray).nodes() if node["Alive"]]
 
 
+def waits_for_node(config: DeployConfig, nodes: Sequence[Resources]) -> str:
+    """In words, that no node could hold the coordinator, were it empty; empty if one could.
+
+    nodes: what each has in all.
+    """
+    wanted = config.ray.coordinator_resources
+    if not wanted or any(all(node.get(k, 0.0) >= v for k, v in wanted.items()) for node in nodes):
+        return ""
+    return (
+        f"no node of Ray has what the coordinator needs, ray.coordinator_resources {_words(wanted)}: start one with it "
+        "(`ray start --resources`), or ask for less"
+    )
+
+
 def check_room(config: DeployConfig) -> None:
-    """Raises Unavailable if the nodes that are there could not hold the shards, were they empty."""
+    """Raises Unavailable if the nodes that are there could not hold all servers, were they empty."""
     nodes = nodes_of_ray()
+    nowhere = waits_for_node(config, nodes)
+    if nowhere:
+        raise Unavailable(nowhere)
     fitting = capacity(config, nodes)
     if fitting < config.shards:
         raise Unavailable(

@@ -20,7 +20,7 @@ from ..config.config import DeployConfig
 from ..coordinator_actor import CoordinatorActor
 from ..coordinator_server import NOTHING_KEPT
 from ..launch.ray_actors import GET_TIMEOUT_S, THREADS, actors_of, end_actor, groups_of, remove_group
-from ..launch.ray_room import check_room, waits_for_room
+from ..launch.ray_room import check_room, nodes_of_ray, waits_for_node, waits_for_room
 from ..launch.ray_session import (
     NAMESPACE,
     answers,
@@ -84,6 +84,7 @@ def up_ray(config: DeployConfig, tell: Tell = lambda text: None, restore: Restor
 def _start(ray: Any, config: DeployConfig, restore: Restore | None) -> Any:
     """The coordinator's actor. It starts the shards, and answers when they serve."""
     options: dict[str, Any] = {"name": f"{config.name}/coordinator", "namespace": NAMESPACE, "num_cpus": 0}
+    options["resources"] = config.ray.coordinator_resources or None
     options |= {"lifetime": "detached", "max_restarts": -1, "max_task_retries": 0, "max_concurrency": THREADS}
     url = restore.url if restore is not None else None
     return ray.remote(CoordinatorActor).options(**options).remote(config.to_json(), url, _kept_here(config))
@@ -103,7 +104,7 @@ def _awaited(actor: Any, config: DeployConfig, tell: Tell, restore: Restore | No
     # A restore takes as long as its storage does, and ends by itself when nothing goes on.
     until = time.monotonic() + (config.limits.start_timeout_s * 2 if restore is None else RESTORE_S)
     while time.monotonic() < until and not ray.wait([answer], timeout=LOOK_S)[0]:
-        wanted = waits_for_room(config)
+        wanted = waits_for_node(config, nodes_of_ray()) or waits_for_room(config)
         if wanted and wanted != told:
             tell(wanted)
             told = wanted

@@ -84,6 +84,7 @@ OTHER = {
     "ray.num_cpus_per_shard": 2.0,
     "ray.memory_per_shard": 1,
     "ray.resources": {"a": 1.0},
+    "ray.coordinator_resources": {"a": 1.0},
     "snapshots.every": "10m",
     "snapshots.keep": 3,
     "autoscale.min": 2,

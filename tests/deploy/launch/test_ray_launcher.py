@@ -50,7 +50,7 @@ def nodes(tmp_path_factory):
         options = {"num_cpus": 3, "object_store_memory": 80_000_000, "include_dashboard": False}
         cluster = Cluster(initialize_head=True, head_node_args={**options, "node_ip_address": NODES[0]})
         try:
-            cluster.add_node(**options, node_ip_address=NODES[1])
+            cluster.add_node(**options, node_ip_address=NODES[1], resources={"seat": 1})
             cluster.wait_for_nodes()
             with attached(cluster.address):
                 yield cluster
@@ -107,7 +107,7 @@ class OneCluster:
     @classmethod
     def cluster(cls, nodes):
         """Yields the coordinator's address, at the beginning."""
-        yield up_ray(config_of())
+        yield up_ray(config_of(ray={"coordinator_resources": {"seat": 1}}))  # the second node
         down_ray("ads")
         assert_nothing_is_left()
 
@@ -181,6 +181,7 @@ class TestWhatEnds(OneCluster):
             remote, after = reach(directory.get("ads"), directory)  # Ray restarted it at another port
             with remote:
                 assert directory.get("ads").address == remote.address == address_of("ads") != address
+                assert {at.partition(":")[0] for at in (address, remote.address)} == {NODES[1]}
                 assert [s.shard for s in after.shards] == [s.shard for s in before.shards]
                 assert groups() == {"rowloom/ads/0-1": 2}
                 remote.scale(3)  # a client that was there before hears of the new layout

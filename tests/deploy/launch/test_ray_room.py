@@ -7,7 +7,7 @@ import pytest
 
 from rowloom.deploy import local_cluster
 from rowloom.deploy.config.config import DeployConfig, parse
-from rowloom.deploy.launch.ray_room import asked, bundle_of, capacity
+from rowloom.deploy.launch.ray_room import asked, bundle_of, capacity, waits_for_node
 from rowloom.deploy.launch.ray_session import answers, attach
 from rowloom.deploy.operate import local_ray
 from rowloom.proto.errors import Unavailable
@@ -74,3 +74,12 @@ def test_nobody_attaches_to_a_head_that_hangs(monkeypatch):
 def test_the_port_of_a_ray_was_one_that_the_system_gave_to_somebody_else_while_it_started():
     lowest = 32_768  # of those that Linux deals out
     assert all(1024 < local_ray._free_port() < lowest for _ in range(20))
+
+
+def test_a_coordinator_whose_node_is_not_there_is_waited_for_by_name():
+    config = config_of(coordinator_resources={"head": 1})
+    assert waits_for_node(config, [LAPTOP, {"CPU": 1.0, "head": 1.0}]) == ""
+    assert waits_for_node(config_of(), [LAPTOP]) == ""
+    assert waits_for_node(config, [LAPTOP]).startswith(
+        "no node of Ray has what the coordinator needs, ray.coordinator_resources head 1: start one with it"
+    )
