@@ -29,17 +29,6 @@ def render_top(state: dict[str, Any], width: int, note: str = "") -> RenderableT
         width: of the screen, in columns.
         note: what is to be said beside it.
     """
-    from rich.console import Console
-
-    screen = Console(width=WIDEST)
-    for left_out in LEFT_OUT[:-1]:
-        whole = _render(state, left_out, note)
-        if screen.measure(whole).maximum <= width:
-            return whole
-    return _render(state, LEFT_OUT[-1], note)
-
-
-def _render(state: dict[str, Any], left_out: Collection[str], note: str) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
@@ -51,24 +40,24 @@ def _render(state: dict[str, Any], left_out: Collection[str], note: str) -> Rend
         lines.append(Text(note, "bold red"))
     if state["move"] is not None:
         move = state["move"]
-        lines.append(
-            Text(
-                f"rows move: {move['state']}, {move['rows']:,} moved, {move['rows_left']:,} left",
-                "bold yellow",
-            )
-        )
+        said = f"rows move: {move['state']}"
+        if move["rows"] + move["rows_left"]:  # else nobody has counted them yet
+            said += f", {move['rows']:,} moved, {move['rows_left']:,} left"
+        lines.append(Text(said, "bold yellow"))
     lines += [Text(f"not finished yet: {one}", "bold yellow") for one in state["unfinished"]]
     lines += [
-        Text(f"shard {s['index']} is {health_in_words(s)}", "bold red")
+        Text(
+            f"shard {s['index']} is {health_in_words(s)}; `rowloom status` says what can be done", "bold red"
+        )
         for s in state["shards"]
         if s["health"] not in GOOD
     ]
     return Group(
         *lines,
         Text(""),
-        _grid([_shard_cells(s) for s in state["shards"]], left_out),
+        _fitting([_shard_cells(s) for s in state["shards"]], width),
         Text(""),
-        _grid([_table_cells(t) for t in [*state["tables"], *state["other_tables"]]], left_out),
+        _fitting([_table_cells(t) for t in [*state["tables"], *state["other_tables"]]], width),
     )
 
 
@@ -79,8 +68,23 @@ def _kept(state: dict[str, Any]) -> str:
     return f"durability {state['durability'] or 'unknown'}  {snapshot}"
 
 
+def _fitting(rows: list[dict[str, Any]], width: int) -> RenderableType:
+    """A table as wide as there is room for; of no rows, that there are none."""
+    from rich.console import Console
+    from rich.text import Text
+
+    if not rows:
+        return Text("no tables yet")
+    screen = Console(width=WIDEST)
+    for left_out in LEFT_OUT[:-1]:
+        whole = _grid(rows, left_out)
+        if screen.measure(whole).maximum <= width:
+            return whole
+    return _grid(rows, LEFT_OUT[-1])
+
+
 def _grid(rows: list[dict[str, Any]], left_out: Collection[str]) -> RenderableType:
-    columns = [column for column in rows[0] if column not in left_out] if rows else []
+    columns = [column for column in rows[0] if column not in left_out]
     table = grid(*columns, gap=1 if left_out else 2)
     for row in rows:
         table.add_row(*(row[column] for column in columns))

@@ -27,7 +27,7 @@ _UP = f"""\
 # Starts the cluster, or applies what has changed. $1: the hash of the config, in its first line. A ConfigMap that was
 # changed comes into pods up to a minute later.
 until grep -qx "# $1" {CONFIG_AT}/{FILE}; do sleep 2; done
-rowloom up {CONFIG_AT}/{FILE} || rowloom apply {CONFIG_AT}/{FILE}
+rowloom up {CONFIG_AT}/{FILE} || {{ rowloom status > /dev/null && rowloom apply {CONFIG_AT}/{FILE}; }}
 """
 
 
