@@ -140,7 +140,9 @@ class ClusterState:
         said += [f"lr of table {name!r} has not reached every shard yet" for name in self.changing]
         said += [f"table number {number} was dropped, and not by every shard yet" for number in self.dropping]
         if self.surplus:
-            said.append("servers that may have been started and are no shards are still to be ended")
+            said.append(
+                "there are more servers than shards: new ones that rows move to, or old ones that are still to be ended"
+            )
         return said
 
     def with_begun(self, specs: Sequence[TableSpec]) -> ClusterState:

@@ -3,7 +3,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const GOOD = ["serving", "moving"];
-const WINDOW_S = 900; // what the charts show
+const WINDOW_S = [120, 900]; // what the charts show, at least and at most
 const byId = (id) => document.getElementById(id);
 let paused = false;
 let newest = null; // the event that was shown last
@@ -80,18 +80,20 @@ function grid(place, columns, rows, none) {
 }
 
 // Points of one line, as far as there is a value: a gap where nothing was measured.
-function strokes(samples, key, end, most) {
+function strokes(samples, key, [end, span], most) {
   const found = [[]];
   for (const sample of samples) {
     const value = sample[key];
     if (value === null || value === undefined) { found.push([]); continue; }
-    const x = 180 * (1 - (end - sample.time) / WINDOW_S);
+    const x = 180 * (1 - (end - sample.time) / span);
     found[found.length - 1].push(`${x.toFixed(2)},${(98 - 94 * (value / (most || 1))).toFixed(2)}`);
   }
   return found.filter((points) => points.length).map((points) => (points.length > 1 ? points : [points[0], points[0]]));
 }
 
-function chart(place, samples, end, lines, worded) {
+function chart(place, samples, end, lines, worded, marked) {
+  const first = samples.length ? samples[0].time : end;
+  const span = Math.min(Math.max(end - first, WINDOW_S[0]), WINDOW_S[1]);
   const most = Math.max(...samples.flatMap((one) => lines.map(([key]) => one[key] || 0)), 0);
   const last = samples[samples.length - 1] || {};
   const svg = document.createElementNS(SVG, "svg");
@@ -99,9 +101,9 @@ function chart(place, samples, end, lines, worded) {
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("role", "img");
   const said = lines.map(([key, label]) => `${label} ${worded(last[key])}`).join(", ");
-  svg.setAttribute("aria-label", most ? `the last 15 minutes; now ${said}; at most ${worded(most)}` : "no calls yet");
+  svg.setAttribute("aria-label", most ? `the last ${aged(span)}; now ${said}; at most ${worded(most)}` : "no calls yet");
   for (const [key, , name] of lines) {
-    for (const points of strokes(samples, key, end, most)) {
+    for (const points of strokes(samples, key, [end, span], most)) {
       const line = document.createElementNS(SVG, "polyline");
       line.setAttribute("points", points.join(" "));
       line.setAttribute("class", name);
@@ -110,9 +112,9 @@ function chart(place, samples, end, lines, worded) {
     }
   }
   const scale = make("div", undefined, "scale");
-  scale.append(make("span", most ? worded(most) : "-"), make("span", "0"));
+  scale.append(make("span", most ? marked(most) : ""), make("span", "0"));
   const time = make("div", undefined, "time");
-  time.append(make("span", "15 min ago"), make("span", most ? "" : "no calls yet"), make("span", "now"));
+  time.append(make("span", `${aged(span)} ago`), make("span", most ? "" : "no calls yet"), make("span", "now"));
   const plot = make("div", undefined, "plot");
   plot.append(scale, svg, time);
   const legend = make("p");
@@ -162,7 +164,7 @@ function happened(events) {
 }
 
 function shard(s) {
-  const there = Boolean(s.resident_bytes); // one that does not answer has told nothing
+  const there = s.sent_bytes_per_s !== undefined; // one that does not answer has told nothing
   const log = s.log_error ? ["failed", "bad"] : s.log_bytes ? inBytes(s.log_bytes) : "-";
   const told = [
     whole(s.rows), whole(s.pulled_rows_per_s), whole(s.pushed_rows_per_s), inBytes(s.received_bytes_per_s),
@@ -195,8 +197,8 @@ function show(state) {
   byId("move").hidden = !now.move;
   byId("move").textContent = now.move ? moved(now.move) : "";
   const rows = [["pulled_rows_per_s", "pulled", "one"], ["pushed_rows_per_s", "pushed", "two"]];
-  chart("rows", state.samples, state.time, rows, rate);
-  chart("times", state.samples, state.time, [["p50_ms", "p50", "one"], ["p99_ms", "p99", "two"]], inMs);
+  chart("rows", state.samples, state.time, rows, rate, whole);
+  chart("times", state.samples, state.time, [["p50_ms", "p50", "one"], ["p99_ms", "p99", "two"]], inMs, inMs);
   const columns = ["rows", "pull/s", "push/s", "in/s", "out/s", "p50", "p99", "memory", "log"].map((title) => [title, ""]);
   grid("shards", [["shard", "word"], ["health", "word"], ...columns, ["node", "word"]], now.shards.map(shard), "no shards");
   const titles = ["rows", "bytes", "pull/s", "push/s", "pull p99", "push p99", "skew"].map((title) => [title, ""]);

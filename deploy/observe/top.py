@@ -95,9 +95,7 @@ def _shard_cells(shard: dict[str, Any]) -> dict[str, Any]:
     from rich.text import Text
 
     log = "failed" if shard["log_error"] else in_bytes(shard["log_bytes"]) if shard["log_bytes"] else "-"
-    return {
-        "shard": str(shard["index"]),
-        "health": Text(shard["health"], "green" if shard["health"] in GOOD else "bold red"),
+    told = {
         ">pull/s": f"{shard['pulled_rows_per_s']:,.0f}",
         ">push/s": f"{shard['pushed_rows_per_s']:,.0f}",
         ">in/s": in_bytes(shard.get("received_bytes_per_s", 0)),
@@ -108,6 +106,10 @@ def _shard_cells(shard: dict[str, Any]) -> dict[str, Any]:
         ">log": log,
         ">lanes": str(shard.get("lane_connections", 0)),
     }
+    if "sent_bytes_per_s" not in shard:  # it does not answer, and has told nothing
+        told = dict.fromkeys(told, "-")
+    health = Text(shard["health"], "green" if shard["health"] in GOOD else "bold red")
+    return {"shard": str(shard["index"]), "health": health, **told}
 
 
 def _table_cells(table: dict[str, Any]) -> dict[str, str]:

@@ -3,7 +3,7 @@
     python tests/browser/screens.py OUT [--seconds 40]
 
 It starts a cluster of processes in a folder of its own, loads it, scales it from two shards to three while it looks,
-and ends all of it. Three widths, light and dark. With axe-core (`npm install axe-core`), what that finds is printed too.
+and ends all of it. Three widths, light and dark. With axe-core (`npm install -g axe-core`), what it finds is printed.
 """
 
 import argparse

@@ -33,9 +33,32 @@ def test_it_says_what_is_wrong():
         assert said in text
 
 
+def test_a_shard_that_does_not_answer_shows_nothing_rather_than_noughts():
+    now = status(2.0, (3, 1))
+    now.shards[1].health = "dead"
+    now.shards[1].ClearField("statistics")
+    (dead,) = [line.split() for line in lines_of(activity(now), 200) if line.startswith("1 ")]
+    assert dead == ["1", "dead", *9 * "-"]
+
+
+def test_how_many_rows_move_is_not_said_before_they_are_counted():
+    state = activity(status(2.0, (3, 1)))
+    state["move"] = {"state": "starting", "rows": 0, "rows_left": 0, "seconds": 0.1}
+    assert "rows move: starting" in lines_of(state, 100)
+    state["move"] |= {"state": "copying", "rows": 1000, "rows_left": 2000}
+    assert "rows move: copying, 1,000 moved, 2,000 left" in lines_of(state, 100)
+
+
+def test_a_long_name_of_a_table_takes_no_columns_from_the_shards():
+    now = status(2.0, (3, 1))
+    now.tables[0].spec.name = 60 * "u"
+    lines = lines_of(activity(now), 80)
+    assert any(line.startswith("shard") and "memory" in line for line in lines)
+
+
 def test_a_cluster_without_tables_has_a_screen():
     now = status(1.0, (0, 0))
     del now.tables[:]
     for shard in now.shards:
         del shard.statistics.counts[:]
-    assert len(lines_of(activity(now), 80)) >= 5
+    assert lines_of(activity(now), 80)[-1] == "no tables yet"
