@@ -183,7 +183,7 @@ def _volumes(fitted: Fitted, options: Options) -> tuple[list[Manifest], list[Man
     if fitted.files:
         secret = {"secretName": secret_name(config.name), "defaultMode": 0o440}
         found.append(({"name": "security", "secret": secret}, SECURITY_AT, True))
-    if config.storage == STORAGE_AT:
+    if config.storage == f"{STORAGE_AT}/{config.name}":
         claim = {"claimName": claim_name(config.name, options)}
         found.append(({"name": "storage", "persistentVolumeClaim": claim}, STORAGE_AT, False))
     mounts = [

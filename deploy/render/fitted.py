@@ -17,7 +17,7 @@ from .sizes import Sizes
 
 CONFIG_AT = "/etc/rowloom/config"
 SECURITY_AT = "/etc/rowloom/security"
-STORAGE_AT = "/var/lib/rowloom"
+STORAGE_AT = "/var/lib/rowloom"  # the volume; each cluster has a folder of its own there
 PORT = 7400  # of the coordinator, where the config leaves it free
 SHARD_SEAT, COORDINATOR_SEAT = "rowloom_shard", "rowloom_coordinator"
 # What a file of `security` is called in the Secret and in the pods.
@@ -72,7 +72,7 @@ def fitted(config: DeployConfig, options: Options, sizes: Sizes) -> Fitted:
         "ray.resources": ray.resources or {SHARD_SEAT: 1.0},
         "ray.coordinator_resources": ray.coordinator_resources or {COORDINATOR_SEAT: 1.0},
         "port": config.port or PORT,
-        "storage": STORAGE_AT if _is_folder(config.storage) else config.storage,
+        "storage": f"{STORAGE_AT}/{config.name}" if _is_folder(config.storage) else config.storage,
         "security": security,
     }
     changed = tuple(

@@ -7,19 +7,19 @@ import re
 
 from .options import Options, own_version, python_here
 
-WHEEL = f"rowloom-{own_version()}-py3-none-any.whl"
 _STORES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 
 
 def dockerfile(options: Options, storage: str | None) -> str:
     """Its text. storage: as the config has it; an object store needs its library."""
     library = _STORES.get((storage or "").partition("://")[0])
-    wanted = f'"/tmp/{WHEEL}[ray]"' + (f" {library}" if library else "")
+    wheel = f"rowloom-{own_version()}-py3-none-any.whl"
+    wanted = f'"/tmp/{wheel}[ray]"' + (f" {library}" if library else "")
     return f"""\
 # Written by `rowloom render k8s`. In a copy of rowloom's sources, with K8S for the folder of this file:
 #   pip wheel --no-deps --wheel-dir K8S . && docker build -t {options.image_here} K8S
 FROM rayproject/ray:{options.ray}-{python_here()}
-COPY {WHEEL} constraints.txt /tmp/
+COPY {wheel} constraints.txt /tmp/
 RUN pip install --no-cache-dir -c /tmp/constraints.txt {wanted}
 USER 1000:100
 RUN rowloom --version

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import itertools
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import typer
@@ -22,12 +23,21 @@ def cli_page() -> str:
     group = typer.main.get_command(app)
     about, _, codes = (app.info.help or "").partition("\b\n")
     parts = ["# Command line", about.strip(), f"```text\n{codes.strip()}\n```"]
-    for name, command in sorted(group.commands.items()):  # type: ignore[attr-defined]
+    for name, command in sorted(each(group)):
         parts.append(f"## `rowloom {name}`")
         parts.append(escaped((command.help or "").replace("\b", "").strip()))
         parts.append(usage(name, command))
         parts.append(table(["option", "default", "what it does"], [row(p) for p in command.params]))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def each(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command by its name, those of groups such as `secure` too."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from each(command, f"{prefix}{name} ")
+        else:
+            yield prefix + name, command
 
 
 def usage(name: str, command: Any) -> str:

@@ -211,7 +211,7 @@ def test_storage_is_one_volume_for_all_pods():
         for group in (head(one), worker(one)):
             volumes = {v["name"]: v for v in group["template"]["spec"]["volumes"]}
             assert volumes["storage"]["persistentVolumeClaim"] == {"claimName": name}
-        assert one.fitted.config.storage == "/var/lib/rowloom"
+        assert one.fitted.config.storage == "/var/lib/rowloom/ads"  # so that a claim may hold several
 
 
 def test_an_object_store_needs_no_volume_and_its_library_is_in_the_image():
