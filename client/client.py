@@ -463,7 +463,7 @@ class Client(Connection):
         """Counters of every shard: rows, bytes, pulls, pushes, resident_bytes, cpu_s and more. Raises Unavailable.
 
         `tables` has those of each table: rows, bytes, step, pulls, pulled_rows, pushes, pushed_rows, duplicates,
-        rejected; see docs/metrics.md.
+        rejected, sampled_ids, hottest_share, hottest_10_share; see docs/metrics.md.
         """
         return self._run(statistics(self._live(), self._deadline()))
 

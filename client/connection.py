@@ -31,10 +31,11 @@ from .cache.row_cache import HotRows
 from .calls import operations
 from .calls.bag_requests import Shares
 from .calls.control import ask, fetch_layout
-from .calls.listing import list_ids
+from .calls.listing import hottest_ids, list_ids
 from .calls.operation import Operation
 from .calls.session import Session
 from .carriers.transport import Transport, drive
+from .hottest import Hottest
 from .lookups.bags import Bags
 from .lookups.pooling import factors
 from .waiting import announced
@@ -194,6 +195,10 @@ class Connection:
     def list_entry_ids(self, entry: TableEntry) -> np.ndarray:
         """What `Table.ids` calls."""
         return self._run(list_ids(self._live(), entry, self._deadline()), [(entry,)])
+
+    def hottest_entry_ids(self, entry: TableEntry, limit: int) -> Hottest:
+        """What `Table.hottest` calls."""
+        return self._run(hottest_ids(self._live(), entry, limit, self._deadline()), [(entry,)])
 
     def set_entry_lr(self, name: str, lr: float) -> TableEntry:
         """What `Table.set_lr` calls. Returns the entry as it is then."""

@@ -12,8 +12,10 @@ import numpy as np
 
 from ..proto import codec
 from ..proto.errors import InvalidRequest
+from ..proto.recipes import is_whole
 from ..proto.spec import TableEntry, TableSpec
 from .connection import Connection
+from .hottest import MOST_HOT, Hottest
 from .inputs import as_range, snapshot
 from .listing import public_names, screen
 from .lookups.bags import bags_in
@@ -303,6 +305,27 @@ class Table:
             TableNotFound, StateLost, Unavailable: as `pull`.
         """
         return self.client.list_entry_ids(self._entry)
+
+    def hottest(self, limit: int = 10) -> Hottest:
+        """The ids that are pulled and pushed most, by all clients, since the rows came to their shards.
+
+        What was hot long ago fades: a shard halves its counts after each 2**30 ids of a table. It counts those of 100
+        tables, the first that are used.
+
+        Args:
+            limit: how many at most, from 1 to 1,024.
+
+        Returns:
+            A Hottest: ids [K] int64, hottest first, shares [K] float64, and how sure that is.
+
+        Raises:
+            InvalidRequest: limit is out of range.
+            PermissionDenied: without the right to pull from the table, or to administer it.
+            TableNotFound, StateLost, Unavailable: as `pull`.
+        """
+        if not is_whole(limit) or not 1 <= limit <= MOST_HOT:
+            raise InvalidRequest(f"limit must be a whole number from 1 to {MOST_HOT}, got {limit!r}")
+        return self.client.hottest_entry_ids(self._entry, int(limit))
 
     def freeze(self) -> None:
         """Push no gradients to it from this client, until `thaw`: as `requires_grad=False`, `trainable=False`.

@@ -47,7 +47,11 @@ from .terminal import at_once, console, show, show_json, stage
 if TYPE_CHECKING:
     from ..proto import rowloom_pb2 as pb
     from .config.config import DeployConfig
+    from .operate.remote import Remote
+    from .operate.skew import Seen
     from .terminal import Stage
+
+HOTTEST = 5  # ids of each table, with --hot
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -196,6 +200,12 @@ def status(
     interval_s: Annotated[
         float, typer.Option(min=0.1, help="Seconds between two looks; rates are over them.")
     ] = 1.0,
+    hot: Annotated[
+        bool,
+        typer.Option(
+            "--hot", help="Also the ids that each table is asked for most; takes the right to pull."
+        ),
+    ] = False,
     name: Name = None,
     address: Address = None,
     home: Home = None,
@@ -209,13 +219,25 @@ def status(
             time.sleep(min(interval_s, 0.5))
             earlier, now = now, remote.status()
             while watch:
-                _show_status(summary(now, earlier), as_json)
+                _show_status(_with_hottest(summary(now, earlier), remote, hot), as_json)
                 time.sleep(interval_s)
                 earlier, now = now, remote.status()
-            state = summary(now, earlier)
+            state = _with_hottest(summary(now, earlier), remote, hot)
             break
     show(as_json, state, render_status(state))
     check_serving(state, options=options)
+
+
+def _with_hottest(state: dict[str, Any], remote: Remote, hot: bool) -> dict[str, Any]:
+    """A `summary`, and if that is wanted the hottest ids of its tables."""
+    from .observe.hot import as_json, hottest_of
+
+    if hot:
+        names = [table["name"] for table in state["tables"]]
+        found = hottest_of(remote.address, remote.credentials, names, HOTTEST)
+        for table in state["tables"]:
+            table["hottest"] = as_json(found[table["name"]])
+    return state
 
 
 def _show_status(state: dict[str, Any], as_json: bool) -> None:
@@ -237,13 +259,14 @@ def plan(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what `apply` would change and the memory that each shard needs. Changes nothing."""
+    """Show what `apply` would change, the memory that each shard needs, and what would be uneven. Changes nothing."""
     from .operate.planning import plan as compare
+    from .operate.skew import to_json
     from .operate.status import render_plan, starts, summary
 
     wanted = _load(config)
-    status = _status_if_it_runs(wanted, address, home)
-    result = compare(wanted, status)
+    status, seen, unseen = _running(wanted, address, home)
+    result = compare(wanted, status, seen)
     show(
         as_json,
         {
@@ -251,8 +274,10 @@ def plan(
             "changes": [dataclasses.asdict(c) for c in result.changes],
             "memory": dataclasses.asdict(result.memory),
             "refused": result.refused,
+            "skew": [to_json(one) for one in result.skew],
+            "skew_unknown": unseen,
         },
-        render_plan(result.changes, result.memory, starts(wanted) if status is None else ""),
+        render_plan(result, starts(wanted) if status is None else "", unseen),
     )
     result.check()
     if status is not None:
@@ -409,13 +434,17 @@ def _load(path: Path) -> DeployConfig:
     return wanted
 
 
-def _status_if_it_runs(wanted: DeployConfig, address: str | None, home: Path | None) -> pb.StatusReply | None:
+def _running(
+    wanted: DeployConfig, address: str | None, home: Path | None
+) -> tuple[pb.StatusReply | None, dict[str, Seen], dict[str, str]]:
+    """The status of the cluster, None if it does not run; and by table what its shards have seen, or why not."""
     from .operate.clusters import known
+    from .operate.sampling import sample
 
     if address is None and known(directory_of(home), wanted.name) is None:
-        return None
-    with cluster(wanted.name, address, home) as (_, status, _):
-        return status
+        return None, {}, {}
+    with cluster(wanted.name, address, home) as (remote, status, _):
+        return status, *sample(remote.address, remote.credentials, status)
 
 
 def _moving(quiet: bool) -> contextlib.AbstractContextManager[Stage]:

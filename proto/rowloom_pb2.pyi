@@ -442,18 +442,52 @@ class StatisticsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class TableStatistics(_message.Message):
-    __slots__ = ("table", "name", "rows", "bytes", "step")
+    __slots__ = ("table", "name", "rows", "bytes", "step", "sampled_ids", "hottest_share", "hottest_10_share")
     TABLE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
+    SAMPLED_IDS_FIELD_NUMBER: _ClassVar[int]
+    HOTTEST_SHARE_FIELD_NUMBER: _ClassVar[int]
+    HOTTEST_10_SHARE_FIELD_NUMBER: _ClassVar[int]
     table: int
     name: str
     rows: int
     bytes: int
     step: int
-    def __init__(self, table: _Optional[int] = ..., name: _Optional[str] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
+    sampled_ids: int
+    hottest_share: float
+    hottest_10_share: float
+    def __init__(self, table: _Optional[int] = ..., name: _Optional[str] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., step: _Optional[int] = ..., sampled_ids: _Optional[int] = ..., hottest_share: _Optional[float] = ..., hottest_10_share: _Optional[float] = ...) -> None: ...
+
+class HottestIdsRequest(_message.Message):
+    __slots__ = ("header", "table", "limit", "recent")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    RECENT_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    table: int
+    limit: int
+    recent: bool
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., table: _Optional[int] = ..., limit: _Optional[int] = ..., recent: bool = ...) -> None: ...
+
+class HottestIdsReply(_message.Message):
+    __slots__ = ("ids", "counts", "seen", "taken", "sampled_ids", "recent")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
+    SAMPLED_IDS_FIELD_NUMBER: _ClassVar[int]
+    RECENT_FIELD_NUMBER: _ClassVar[int]
+    ids: bytes
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    seen: int
+    taken: int
+    sampled_ids: int
+    recent: bytes
+    def __init__(self, ids: _Optional[bytes] = ..., counts: _Optional[_Iterable[int]] = ..., seen: _Optional[int] = ..., taken: _Optional[int] = ..., sampled_ids: _Optional[int] = ..., recent: _Optional[bytes] = ...) -> None: ...
 
 class StatisticsReply(_message.Message):
     __slots__ = ("index", "epoch", "tables", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "refused", "clients", "resident_bytes", "uptime_s", "cpu_s", "durability", "log_bytes", "log_error", "braked_pushes", "braked_s", "counts", "traffic", "log_end", "log_safe", "metrics_address", "log_file", "lane_connections", "waiting_calls", "held_pushes", "receiving_rows", "snapshot_rows", "snapshot_bytes", "cluster_id")

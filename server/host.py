@@ -29,7 +29,7 @@ from ..proto.errors import (
 )
 from ..proto.spec import TableEntry
 from . import states
-from .access.rights import PULL, PUSH
+from .access.rights import ADMIN, PULL, PUSH
 from .call import Answer, Call, WaitFor
 from .durable.records import Kind
 from .holder import Holder
@@ -71,6 +71,7 @@ class Host(Holder):
             methods.PUSH: self._push,
             methods.STEP: self._step,
             methods.READ_ROWS: self._read_rows,
+            methods.HOTTEST_IDS: self._hottest_ids,
             methods.DESCRIBE_LANE: self._describe_lane,
         }
         self._methods: dict[str, Callable[[bytes | memoryview], Sequence[Buffer]]] = {
@@ -352,6 +353,17 @@ class Host(Holder):
             return _rows(shard, request)
 
         return Answer(self._on(pb.ReadRowsRequest, read)(call.data))
+
+    def _hottest_ids(self, call: Call) -> Answer:
+        def read(request: pb.HottestIdsRequest) -> pb.HottestIdsReply:
+            shard, rights = self.serving(), call.caller.rights
+            shard.check(request.header)
+            name = shard.table(request.table).spec.name
+            if rights is not None and not rights.may(ADMIN, name):
+                rights.check(PULL, name)
+            return shard.hot.message(request)
+
+        return Answer(self._on(pb.HottestIdsRequest, read)(call.data))
 
     def _read_ledger(self, request: pb.ReadLedgerRequest) -> pb.ReadLedgerReply:
         shard = self.serving()

@@ -56,6 +56,7 @@ from .bags import count_of, expanded, pooled
 from .cut import ShardCut
 from .ledger import Ledger
 from .metrics.counters import Counters
+from .metrics.hot_ids import HotTables
 from .received import own
 from .table import ShardTable, Write
 
@@ -98,6 +99,7 @@ class Shard:
         self.tables: dict[int, ShardTable] = {}
         self.ledger = Ledger() if ledger is None else ledger
         self.counters = Counters()
+        self.hot = HotTables(key)
         for entry in entries:
             self.create_table(entry)
 
@@ -167,6 +169,7 @@ class Shard:
         arrays = room.rows([(len(ids), table.width) for table, ids in wanted], wire)
         for (table, ids), rows in zip(wanted, arrays, strict=True):
             table.pull(ids, rows)
+            self.hot.see(table.number, ids)
             if not room.end:
                 blocks.append(to_wire(rows, wire))
         self.counters.pulled((table.number, len(ids)) for table, ids in wanted)
@@ -189,6 +192,8 @@ class Shard:
                 f"one pull may ask for {MAX_ROWS_BYTES} bytes of sums, got {size}: send smaller chunks"
             )
         blocks = [to_wire(pooled(table, entries, count), request.wire) for table, entries, count in wanted]
+        for table, entries, _ in wanted:
+            self.hot.see(table.number, entries.ids)
         self.counters.pulled((table.number, len(entries.ids)) for table, entries, _ in wanted)
         return PullBagsReply(blocks, request.wire)
 
@@ -259,6 +264,7 @@ class Shard:
                 count = self.ledger.step, *client, request.push, table.number, table.next_step
                 writes.append(partial(*count))
             writes.append(self._write(request, table, ids, values))
+            self.hot.see(table.number, ids)
             rows.append((table.number, len(ids)))
         finished = request.low_water, request.oldest_epoch
         self.ledger.record(*client, request.names[-1], *finished, request.push, request.parts)
@@ -356,6 +362,7 @@ class Shard:
         """Drop a table and its memory. One that is gone is no error."""
         self.tables.pop(number, None)
         self.counters.tables.pop(number, None)
+        self.hot.forget(number)
         self.ledger.forget_table(number)
 
     def cut(self, numbers: Iterable[int] | None = None, id: str = "", parent: str = "") -> ShardCut:
@@ -396,10 +403,7 @@ class Shard:
             index=self.index,
             cluster_id=self.layout.cluster_id,
             epoch=self.layout.epoch,
-            tables=[
-                pb.TableStatistics(table=t.number, name=t.spec.name, rows=len(t), bytes=t.nbytes, step=t.step)
-                for t in self.tables.values()
-            ],
+            tables=[self._statistics(t) for t in self.tables.values()],
             pulls=c.pulls,
             pulled_rows=c.pulled_rows,
             pushes=c.pushes,
@@ -407,6 +411,19 @@ class Shard:
             duplicates=c.duplicates,
             clients=len(self.ledger),
             counts=c.messages(self.names),
+        )
+
+    def _statistics(self, table: ShardTable) -> pb.TableStatistics:
+        hot = self.hot.of(table.number).hottest(10)
+        return pb.TableStatistics(
+            table=table.number,
+            name=table.spec.name,
+            rows=len(table),
+            bytes=table.nbytes,
+            step=table.step,
+            sampled_ids=hot.looked_at,
+            hottest_share=float(hot.shares[:1].sum()),
+            hottest_10_share=float(hot.shares.sum()),
         )
 
     @property

@@ -214,7 +214,7 @@ def _as_dict(reply: pb.StatisticsReply) -> dict[str, Any]:
     }
     counts = {c.table: {f.name: getattr(c, f.name) for f in c.DESCRIPTOR.fields[1:]} for c in reply.counts}
     out["tables"] = {
-        t.name: {"rows": t.rows, "bytes": t.bytes, "step": t.step, **counts.get(t.name, {})}
+        t.name: {f.name: getattr(t, f.name) for f in t.DESCRIPTOR.fields[2:]} | counts.get(t.name, {})
         for t in reply.tables
     }
     out["rows"] = sum(t.rows for t in reply.tables)

@@ -1,8 +1,9 @@
-"""Which rows of a table exist: asked of every shard, piece by piece. No I/O, no threads."""
+"""What every shard knows of a table: which of its rows exist, which ids are asked for most. No I/O, no threads."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,11 +12,14 @@ from ...proto import rowloom_pb2 as pb
 from ...proto.errors import Rerouted, Unavailable
 from ...proto.layout import Layout
 from ...proto.spec import TableEntry
+from ..hottest import Hottest, merged
 from .control import call, fetch_layout, known_layout, pause
 from .operation import Event, Operation, Turn
 from .session import ATTEMPT_TIMEOUT_S, Session
 
 PIECE_BYTES = 1 << 20  # of ids, in one reply
+T = TypeVar("T")
+Asking = Generator[Turn, Event | None, T]
 
 
 def list_ids(session: Session, entry: TableEntry, deadline: float) -> Operation:
@@ -26,14 +30,38 @@ def list_ids(session: Session, entry: TableEntry, deadline: float) -> Operation:
     Raises:
         RowloomError: what a shard answered; Unavailable when the deadline passes.
     """
+
+    def of_shard(layout: Layout, index: int) -> Asking[list[np.ndarray]]:
+        return _ids_of(session, layout, index, entry, deadline)
+
+    found = yield from _of_all(session, of_shard, deadline)
+    return np.unique(np.concatenate([piece for pieces in found for piece in pieces]))
+
+
+def hottest_ids(session: Session, entry: TableEntry, limit: int, deadline: float) -> Operation:
+    """The ids that are pulled and pushed most, over all shards: a Hottest. Raises as `list_ids`."""
+
+    def of_shard(layout: Layout, index: int) -> Asking[pb.HottestIdsReply]:
+        request = pb.HottestIdsRequest(header=layout.header(index), table=entry.number, limit=limit)
+        data = yield from _asked(session, layout, index, methods.HOTTEST_IDS, request, deadline)
+        return pb.HottestIdsReply.FromString(data)
+
+    found: Hottest = merged((yield from _of_all(session, of_shard, deadline)), limit)
+    return found
+
+
+def _of_all(
+    session: Session, of_shard: Callable[[Layout, int], Asking[T]], deadline: float
+) -> Asking[list[T]]:
+    """What each shard of one layout says, by shard; from the beginning when rows move to other shards."""
     attempts = 0
     while True:
         layout = yield from known_layout(session, deadline)
         try:
-            pieces: list[np.ndarray] = []
+            found: list[T] = []
             for index in range(layout.n):
-                pieces += yield from _of_shard(session, layout, index, entry, deadline)
-            return np.unique(np.concatenate(pieces)) if pieces else np.empty(0, np.int64)
+                found.append((yield from of_shard(layout, index)))
+            return found
         except (Rerouted, Unavailable):
             if session.clock() >= deadline:
                 raise
@@ -42,21 +70,34 @@ def list_ids(session: Session, entry: TableEntry, deadline: float) -> Operation:
         yield from fetch_layout(session, deadline)
 
 
-def _of_shard(
+def _ids_of(
     session: Session, layout: Layout, index: int, entry: TableEntry, deadline: float
-) -> Generator[Turn, Event | None, list[np.ndarray]]:
+) -> Asking[list[np.ndarray]]:
     request = pb.ReadRowsRequest(
         header=layout.header(index), table=entry.number, limit_bytes=PIECE_BYTES, ids_only=True
     )
     pieces: list[np.ndarray] = []
     while True:
-        until = min(deadline, session.clock() + ATTEMPT_TIMEOUT_S)
-        data = request.SerializeToString()
-        event = yield from call(session, layout.shards[index].address, methods.READ_ROWS, data, until)
-        if event.error is not None:
-            raise event.error
-        reply = pb.ReadRowsReply.FromString(bytes(event.data))
+        data = yield from _asked(session, layout, index, methods.READ_ROWS, request, deadline)
+        reply = pb.ReadRowsReply.FromString(data)
         pieces.append(np.frombuffer(reply.ids, "<i8").astype(np.int64))
         if not reply.next:
             return pieces
         request.cursor = reply.next
+
+
+def _asked(
+    session: Session,
+    layout: Layout,
+    index: int,
+    method: str,
+    request: pb.ReadRowsRequest | pb.HottestIdsRequest,
+    deadline: float,
+) -> Asking[bytes]:
+    """The answer of one shard. Raises what it answered."""
+    until = min(deadline, session.clock() + ATTEMPT_TIMEOUT_S)
+    data = request.SerializeToString()
+    event = yield from call(session, layout.shards[index].address, method, data, until)
+    if event.error is not None:
+        raise event.error
+    return bytes(event.data)

@@ -1,4 +1,4 @@
-"""The commands that look: `rowloom top`, `logs`, `metrics`."""
+"""The commands that look: `rowloom top`, `hot`, `logs`, `metrics`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...proto.errors import RowloomError
-from ..cli_options import Address, AsJson, Home, Name, WrongUse, cluster, directory_of, wrong_use
+from ..cli_options import Address, AsJson, Home, Name, WrongUse, cluster, directory_of, table_of, wrong_use
 from ..terminal import console, show, show_json
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ Interval = Annotated[float, typer.Option("--interval-s", min=0.1, help="Seconds 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (top, logs, metrics):
+    for command in (top, hot, logs, metrics):
         app.command()(command)
 
 
@@ -96,6 +96,31 @@ def _live(as_json: bool) -> Generator[Callable[[dict[str, Any], str], object]]:
                 live.update(_screen(state, note), refresh=True)
 
             yield anew
+
+
+def hot(
+    table: Annotated[str | None, typer.Argument(help="The table's name; none: all of them.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1024, help="How many ids of each.")] = 10,
+    name: Name = None,
+    address: Address = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which ids are pulled and pushed most, and how much of all that is each. Takes the right to pull."""
+    from ..operate.status import render_hottest, summary
+    from .hot import as_json as plain
+    from .hot import hottest_of
+
+    with cluster(name, address, home) as (remote, now, _):
+        state = summary(now)
+        names = (
+            [table_of(state, table)["name"]] if table is not None else [t["name"] for t in state["tables"]]
+        )
+        looked = hottest_of(remote.address, remote.credentials, names, limit)
+        if table is not None and isinstance(refusal := looked[table], RowloomError):
+            raise refusal
+        found = {one: plain(hottest) for one, hottest in looked.items()}
+    show(as_json, {"name": now.name, "tables": found}, render_hottest(found))
 
 
 def logs(

@@ -28,6 +28,10 @@ function rate(value) {
   return value === null || value === undefined ? "-" : `${whole(value)} rows/s`;
 }
 
+function inPercent(value) {
+  return value === null || value === undefined ? "-" : `${(100 * value).toFixed(1)} %`;
+}
+
 function inMs(value) {
   return value === null || value === undefined ? "-" : `${value < 10 ? value.toFixed(2) : whole(value)} ms`;
 }
@@ -180,6 +184,7 @@ function table(t) {
   return [
     t.name, whole(t.rows), t.bytes === undefined ? "-" : inBytes(t.bytes), whole(t.pulled_rows_per_s), whole(t.pushed_rows_per_s),
     inMs(t.pull.p99_ms), inMs(push.length ? Math.max(...push) : null), t.skew === null ? "-" : t.skew.toFixed(2),
+    inPercent(t.hottest_share),
   ];
 }
 
@@ -201,7 +206,7 @@ function show(state) {
   chart("times", state.samples, state.time, [["p50_ms", "p50", "one"], ["p99_ms", "p99", "two"]], inMs, inMs);
   const columns = ["rows", "pull/s", "push/s", "in/s", "out/s", "p50", "p99", "memory", "log"].map((title) => [title, ""]);
   grid("shards", [["shard", "word"], ["health", "word"], ...columns, ["node", "word"]], now.shards.map(shard), "no shards");
-  const titles = ["rows", "bytes", "pull/s", "push/s", "pull p99", "push p99", "skew"].map((title) => [title, ""]);
+  const titles = ["rows", "bytes", "pull/s", "push/s", "pull p99", "push p99", "skew", "hottest"].map((title) => [title, ""]);
   grid("tables", [["table", "word"], ...titles], now.tables.concat(now.other_tables).map(table),
     "no tables yet: a trainer makes one by create_table, or `tables:` of the deploy config");
   happened(state.events);

@@ -73,6 +73,7 @@ def activity(now: pb.StatusReply, earlier: pb.StatusReply | None = None) -> dict
     names = [table["name"] for table in state["tables"]]
     for table in state["tables"]:
         table |= _table(table["name"], looks)
+        table["hottest_share"] = _hottest_share(table["name"], now)
     others = {name for look in looks for name in look.counts} - set(names)
     state["other_tables"] = [{"name": name, **_table(name, looks)} for name in sorted(others)]
     state["several_tables"] = _latencies(looks, SEVERAL)
@@ -103,6 +104,13 @@ def _table(name: str, looks: Sequence[_Look]) -> dict[str, Any]:
         "skew": round(max(busy) / mean, 2) if mean else None,
         **_latencies(looks, name),
     }
+
+
+def _hottest_share(name: str, now: pb.StatusReply) -> float | None:
+    """How much of what a table is asked for is its hottest id; None: nothing was looked at."""
+    held = [t for s in now.shards for t in s.statistics.tables if t.name == name]
+    sampled = sum(t.sampled_ids for t in held)
+    return round(max(t.hottest_share * t.sampled_ids for t in held) / sampled, 4) if sampled else None
 
 
 def _latencies(looks: Iterable[_Look], table: str) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def _shard_cells(shard: dict[str, Any]) -> dict[str, Any]:
 
 def _table_cells(table: dict[str, Any]) -> dict[str, str]:
     pull, push = table["pull"], _worst(table["push"], table["step"])
-    skew = table["skew"]
+    skew, hottest = table["skew"], table.get("hottest_share")
     return {
         "table": table["name"],
         ">rows": f"{table['rows']:,}" if "rows" in table else "-",
@@ -126,6 +126,7 @@ def _table_cells(table: dict[str, Any]) -> dict[str, str]:
         ">push p50": _in_ms(push["p50_ms"]),
         ">push p99": _in_ms(push["p99_ms"]),
         ">skew": "-" if skew is None else f"{skew:.2f}",
+        ">hottest": "-" if hottest is None else f"{hottest:.1%}",
     }
 
 

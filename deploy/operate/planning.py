@@ -1,9 +1,10 @@
-"""What a config would change or start, the memory that it takes, and whether there is room for it."""
+"""What a config would change or start, its memory, whether there is room for it, and how even it would be."""
 
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import Unavailable
@@ -11,6 +12,7 @@ from ..config.changes import Change, beginning, diff, refuse, running_config
 from ..config.config import DeployConfig
 from ..config.memory import Memory, memory
 from ..launch.local_room import check_room
+from .skew import Seen, TableSkew, skew_of
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,13 @@ class Plan:
 
     Attributes:
         no_room: in words, that this machine has no room for the shards that would be started; empty if it has.
+        skew: of each table whose ids were seen.
     """
 
     changes: list[Change]
     memory: Memory
     no_room: str = ""
+    skew: list[TableSkew] = field(default_factory=list[TableSkew])
 
     @property
     def refused(self) -> bool:
@@ -37,15 +41,23 @@ class Plan:
             raise Unavailable(f"{self.no_room}; nothing was changed")
 
 
-def plan(config: DeployConfig, status: pb.StatusReply | None) -> Plan:
-    """From what runs to a config; without a cluster, what `up` would start."""
+def plan(config: DeployConfig, status: pb.StatusReply | None, seen: Mapping[str, Seen] | None = None) -> Plan:
+    """From what runs to a config; without a cluster, what `up` would start.
+
+    Args:
+        config: what is wanted.
+        status: of the cluster; None: there is none.
+        seen: by table, the ids that its shards have seen.
+    """
     if status is None:
         return Plan(beginning(config), memory(config, None), _no_room(config, None))
     running = running_config(status)
     changes = diff(running, config)
     if all(change.action != "scale" for change in changes):  # a policy may have scaled it since
         config = config.model_copy(update={"shards": running.shards})
-    return Plan(changes, memory(config, status), _no_room(config, status))
+    specs = {spec.name: spec for spec in (*running.tables, *config.tables)}
+    skew = [skew_of(specs[name], config.shards, one) for name, one in (seen or {}).items() if name in specs]
+    return Plan(changes, memory(config, status), _no_room(config, status), skew)
 
 
 def _no_room(config: DeployConfig, status: pb.StatusReply | None) -> str:

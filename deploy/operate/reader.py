@@ -69,6 +69,28 @@ class Reader:
             if not cursor:
                 return None
 
+    def hottest(self, entry: TableEntry, limit: int, *, recent: bool = False) -> list[pb.HottestIdsReply]:
+        """What each shard says of the ids that it is asked for most, by shard. recent: with a sample of all of them."""
+        found: list[pb.HottestIdsReply] = []
+        for shard in self.layout.shards:
+            header = self.layout.header(shard.index)
+            request = pb.HottestIdsRequest(header=header, table=entry.number, limit=limit, recent=recent)
+            data = self._call(shard.address, methods.HOTTEST_IDS, request.SerializeToString())
+            found.append(pb.HottestIdsReply.FromString(data))
+        return found
+
+    def some_ids(self, entry: TableEntry, shard: ShardAddress, cursor: int, count: int) -> np.ndarray:
+        """Ids of so many rows of a shard at most, which stand one after the other there, from a place on: [M] int64."""
+        request = pb.ReadRowsRequest(
+            header=self.layout.header(shard.index),
+            table=entry.number,
+            cursor=cursor,
+            limit_bytes=8 * count,
+            ids_only=True,
+        )
+        data = self._call(shard.address, methods.READ_ROWS, request.SerializeToString())
+        return np.frombuffer(pb.ReadRowsReply.FromString(data).ids, "<i8").astype(np.int64)
+
     def blocks(self, entry: TableEntry, shard: ShardAddress) -> Iterator[Block]:
         """(ids [N], values [N, width], slots) of the rows of one shard, float32, block by block."""
         header = self.layout.header(shard.index)

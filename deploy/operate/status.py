@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...proto import rowloom_pb2 as pb
@@ -15,9 +15,8 @@ from .moves import in_progress, move_summary
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from ..config.changes import Change
     from ..config.config import DeployConfig
-    from ..config.memory import Memory
+    from .planning import Plan
 
 GOOD = ("serving", "moving")
 PULLS_ONLY = "pulls only"  # its log failed
@@ -240,9 +239,26 @@ def _render(state: dict[str, Any], *, narrow: bool) -> RenderableType:
     if state["autoscale"]:
         lines.append(Text(f"autoscale: {state['autoscale']}"))
     lines += [Text(f"not finished yet: {one}", "bold yellow") for one in state["unfinished"]]
-    return Group(
-        *lines, _shards_table(state["shards"], narrow), render_tables(state["tables"], narrow=narrow)
-    )
+    parts = [_shards_table(state["shards"], narrow), render_tables(state["tables"], narrow=narrow)]
+    if any("hottest" in table for table in state["tables"]):
+        parts.append(render_hottest({table["name"]: table["hottest"] for table in state["tables"]}))
+    return Group(*lines, *parts)
+
+
+def render_hottest(tables: dict[str, dict[str, Any]]) -> RenderableType:
+    """The hottest ids of tables, as `observe/hot.py` has them for programs: an id a line, or why there are none."""
+    from rich.console import Group
+    from rich.text import Text
+
+    ids = grid("table", ">hottest id", ">share", ">shard")
+    notes: list[str] = []
+    for name, hot in tables.items():
+        for one in hot["ids"]:
+            ids.add_row(name, str(one["id"]), f"{one['share']:.2%}", str(one["shard"]))
+        if not hot["ids"]:
+            looked = f"no id stands out among the {hot['sampled_ids']:,} that were looked at"
+            notes.append(f"{name}: hottest ids: {hot['unknown'] or looked}")
+    return Group(*([ids] if ids.row_count else []), *map(Text, notes))
 
 
 def _observed(state: dict[str, Any]) -> list[str]:
@@ -330,11 +346,18 @@ def starts(config: DeployConfig) -> str:
     )
 
 
-def render_plan(changes: list[Change], memory: Memory, starts: str = "") -> RenderableType:
-    """What would change, and the memory that it takes. starts: where no cluster runs, what `up` would start."""
+def render_plan(plan: Plan, starts: str = "", unseen: Mapping[str, str] | None = None) -> RenderableType:
+    """What would change, the memory that it takes, and what would be uneven.
+
+    Args:
+        plan: all that.
+        starts: where no cluster runs, what `up` would start.
+        unseen: by table, why it is not known how even it would be.
+    """
     from rich.console import Group
     from rich.text import Text
 
+    changes, memory = plan.changes, plan.memory
     colours = {"refused": "bold red", "keep": "dim"}
     lines = [Text(f"  {change}", colours.get(change.action, "green")) for change in changes]
     parts: list[RenderableType] = [Text(starts or "nothing to change")]
@@ -354,6 +377,10 @@ def render_plan(changes: list[Change], memory: Memory, starts: str = "") -> Rend
         parts.append(Text(f"memory_per_shard: {in_bytes(memory.limit_bytes)}"))
     if memory.warning:
         parts.append(Text(memory.warning, "bold yellow"))
+    parts += [Text(one.warning, "bold yellow") for one in plan.skew if one.warning]
+    parts += [
+        Text(f"table {name}: not known how even it would be: {why}") for name, why in (unseen or {}).items()
+    ]
     return Group(*parts)
 
 

@@ -24,6 +24,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     methods.PUSH: (PUSH,),
     methods.STEP: (PUSH, PULL),
     methods.READ_ROWS: (PULL,),
+    methods.HOTTEST_IDS: (),  # and then, of the table that it names, to pull from it or to administer it
     methods.DESCRIBE_LANE: (),
     methods.LIST_TABLES: (),
     methods.STATISTICS: (),

@@ -79,6 +79,11 @@ REFUSED = Family(
 )
 ROWS = Family("rowloom_table_rows", "Rows that exist.", TABLE)
 BYTES = Family("rowloom_table_bytes", "Bytes of these rows, with slots and index.", TABLE)
+HOTTEST = Family(
+    "rowloom_hot_share",
+    "How much of the ids pulled and pushed here is the hottest one (`ids` 1) or the ten hottest (10); up to 1.",
+    ("table", "ids"),
+)
 CLIENTS = Family("rowloom_ledger_clients", "Clients whose pushes the shard remembers.")
 LANES = Family("rowloom_lane_connections", "Connections of the row lane.")
 WAITING = Family("rowloom_waiting_calls", "Calls over gRPC that no thread is left for.")
@@ -108,6 +113,7 @@ FAMILIES = (
         REFUSED,
         ROWS,
         BYTES,
+        HOTTEST,
         CLIENTS,
     ),
     *(LANES, WAITING, HELD, LOG_END, LOG_SAFE, LOG_BYTES, LOG_FAILED, RECEIVING, WRITING_ROWS, WRITING_BYTES),
@@ -146,6 +152,12 @@ def _tables(said: pb.StatisticsReply) -> Iterator[Metric]:
         rows_and_bytes[1] += table.bytes
     yield ROWS.of(((name,), rows) for name, (rows, _) in held.items())
     yield BYTES.of(((name,), size) for name, (_, size) in held.items())
+    yield HOTTEST.of(
+        ((t.name, ids), share)
+        for t in said.tables
+        if t.sampled_ids and t.name in named
+        for ids, share in (("1", t.hottest_share), ("10", t.hottest_10_share))
+    )
 
 
 def _process(said: pb.StatisticsReply) -> Iterator[Metric]:

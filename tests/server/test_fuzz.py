@@ -130,6 +130,7 @@ def requests() -> list[tuple[str, Message]]:
             pb.ReadPassRequest(header=head, tables=[1], new_n=2, new_index=1, limit_bytes=1000),
         ),
         (methods.READ_ROWS, pb.ReadRowsRequest(header=head, table=1, new_n=1, limit_bytes=1000)),
+        (methods.HOTTEST_IDS, pb.HottestIdsRequest(header=head, table=1, limit=10, recent=True)),
         (methods.READ_LEDGER, pb.ReadLedgerRequest(header=head)),
         (methods.PROGRESS, pb.ProgressRequest()),
         (methods.CUT, pb.CutRequest(header=head, turn=5, id="20260101T000000Z-1")),

@@ -9,6 +9,7 @@ from rowloom.proto.codec import ASSIGN, Block, PartName, Pull, PullReply, Push
 from rowloom.proto.errors import (
     Moving,
     Overloaded,
+    PermissionDenied,
     PushUnresolved,
     RetryLater,
     RowloomError,
@@ -17,8 +18,9 @@ from rowloom.proto.errors import (
 )
 from rowloom.proto.framing import joined
 from rowloom.proto.layout import Layout, ShardAddress
-from rowloom.proto.methods import DESCRIBE_LAYOUT
+from rowloom.proto.methods import DESCRIBE_LAYOUT, HOTTEST_IDS
 from rowloom.proto.spec import TableEntry
+from rowloom.server.access.rights import Grant, Principal
 from rowloom.server.call import Answer, Call, Caller
 from rowloom.server.host import Host
 
@@ -290,7 +292,7 @@ def test_a_pull_of_more_than_the_limit_is_refused_before_memory_is_taken() -> No
 
 
 @pytest.mark.parametrize(
-    "method", ["Pull", "Push", "Step", "Adopt", "Prepare", "Freeze", "ReadRows", "CreateTable"]
+    "method", ["Pull", "Push", "Step", "Adopt", "Prepare", "Freeze", "ReadRows", "HottestIds", "CreateTable"]
 )
 def test_garbage_is_an_error_and_changes_nothing(method: str) -> None:
     rng = np.random.default_rng(0)
@@ -303,6 +305,28 @@ def test_garbage_is_an_error_and_changes_nothing(method: str) -> None:
                 host.handle(Call(SHARD + method, data, CALLER))
     np.testing.assert_array_equal(pull(host, [5, 6]), [[-1, -2], [0, 0]])
     assert host.state.word == "serving"
+
+
+def test_the_hottest_ids_of_a_table_are_for_who_may_pull_from_it_or_administer_it() -> None:
+    host = serving()
+    for _ in range(3):
+        pull(host, np.full(20_000, 42))
+
+    def asked(request: pb.HottestIdsRequest, *allow: str) -> pb.HottestIdsReply:
+        caller = Caller("test", "ann", Principal("ann", tuple(map(Grant.parse, allow))))
+        answer = host.handle(Call(HOTTEST_IDS, request.SerializeToString(), caller))
+        return pb.HottestIdsReply.FromString(joined(answer.buffers))
+
+    request = pb.HottestIdsRequest(header=header(), table=1, limit=10)
+    for right in ("pull:t", "admin:t", "*:*"):
+        assert asked(request, right).ids == np.array([42], "<i8").tobytes()
+    for right in ("pull:u", "admin:u", "push:t", "create:*"):
+        with pytest.raises(PermissionDenied, match="may not pull from table 't'"):
+            asked(request, right)
+    with pytest.raises(TableNotFound):
+        asked(pb.HottestIdsRequest(header=header(), table=9), "pull:t")
+    with pytest.raises(WrongLayout):
+        asked(pb.HottestIdsRequest(header=header(epoch=2), table=1), "pull:t")
 
 
 def test_assign_overwrites_and_the_last_of_duplicates_counts() -> None:

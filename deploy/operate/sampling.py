@@ -1,0 +1,63 @@
+"""A sample of the ids of each table of a cluster: those that are asked for, and those whose rows exist."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...client.hottest import merged
+from ...proto import rowloom_pb2 as pb
+from ...proto.errors import RowloomError
+from ...proto.security.credentials import Credentials
+from ...proto.spec import TableEntry
+from .reader import Reader
+from .skew import HOT, Seen, WeighedIds
+
+ROWS = 4096  # of each shard and table, whose ids are read
+MOST_CALLS = 2000  # that a plan makes; clusters with more shards and tables show their busiest tables only
+
+
+def sample(
+    address: str, credentials: Credentials, status: pb.StatusReply
+) -> tuple[dict[str, Seen], dict[str, str]]:
+    """What the shards have seen of each table: (by table; and in words, why not).
+
+    Args:
+        address: of the coordinator.
+        credentials: what it and the shards are shown.
+        status: of the cluster.
+
+    Raises:
+        RowloomError: the coordinator does not answer.
+    """
+    found: dict[str, Seen] = {}
+    unknown: dict[str, str] = {}
+    with Reader(address, credentials) as reader:
+        by_load = sorted(reader.tables.values(), key=lambda entry: -_looked_at(status, entry.number))
+        may = max(1, MOST_CALLS // (2 * max(reader.layout.n, 1)))
+        for entry in by_load[:may]:
+            try:
+                found[entry.spec.name] = _seen(reader, entry, status)
+            except RowloomError as e:
+                unknown[entry.spec.name] = str(e)
+        unknown |= {entry.spec.name: "others are asked for more" for entry in by_load[may:]}
+    return found, unknown
+
+
+def _looked_at(status: pb.StatusReply, table: int) -> int:
+    return sum(t.sampled_ids for s in status.shards for t in s.statistics.tables if t.table == table)
+
+
+def _seen(reader: Reader, entry: TableEntry, status: pb.StatusReply) -> Seen:
+    replies = reader.hottest(entry, HOT, recent=True)
+    asked = [(np.frombuffer(r.recent, "<i8").astype(np.int64), float(r.sampled_ids)) for r in replies]
+    rows: list[tuple[np.ndarray, float]] = []
+    held = {
+        s.shard.index: t.rows for s in status.shards for t in s.statistics.tables if t.table == entry.number
+    }
+    for shard in reader.layout.shards:
+        count = held.get(shard.index, 0)
+        if count:
+            # From the middle: the first rows and the last ones may be of another kind.
+            begin = max(0, (count - ROWS) // 2)
+            rows.append((reader.some_ids(entry, shard, begin, ROWS), float(count)))
+    return Seen(WeighedIds.of(asked), WeighedIds.of(rows), merged(replies, HOT))
