@@ -49,6 +49,7 @@ def connect(
     carrier: str = "auto",
     cache: HotRows | None = None,
     read_only: bool = False,
+    tracing: bool = False,
 ) -> Client:
     """A client of the cluster at an address.
 
@@ -73,6 +74,7 @@ def connect(
         cache: which pulled rows the client may keep, and for how long; None: none.
         read_only: refuse every call that would change something: for evaluation, and for looking around. It guards
             against slips, not against others: servers know nothing of it.
+        tracing: make spans of its calls, for the OpenTelemetry of this process; see docs/metrics.md.
 
     Returns:
         A client that has found the cluster.
@@ -103,7 +105,15 @@ def connect(
             raise InvalidRequest(f"tls must be such as Tls(ca='ca.pem'), got {tls!r}")
         given.update(vars(tls))
     shown = from_environment(os.environ, {name: _text_of(name, value) for name, value in given.items()})
-    return open_client(address, shown, timeout_s=timeout_s, carrier=carrier, cache=cache, read_only=read_only)
+    return open_client(
+        address,
+        shown,
+        timeout_s=timeout_s,
+        carrier=carrier,
+        cache=cache,
+        read_only=read_only,
+        tracing=tracing,
+    )
 
 
 def _text_of(name: str, value: object) -> str | None:
@@ -161,6 +171,7 @@ class Client(Connection):
             "carrier": self._carrier,
             "cache": self._limits,
             "credentials": self._credentials,
+            "tracing": self._spans is not None,
         }
         return (
             _reopen,

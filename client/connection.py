@@ -38,6 +38,7 @@ from .carriers.transport import Transport, drive
 from .hottest import Hottest
 from .lookups.bags import Bags
 from .lookups.pooling import factors
+from .spans import CallSpans
 from .waiting import announced
 
 T = TypeVar("T")
@@ -64,6 +65,7 @@ class Connection:
         read_only: bool = False,
         frozen: Iterable[str] = (),
         credentials: Credentials = NOTHING,
+        tracing: bool = False,
     ) -> None:
         self._addresses = as_addresses(addresses)
         self.timeout_s = as_timeout_s(timeout_s)
@@ -78,6 +80,9 @@ class Connection:
         self._limits = cache
         self._carrier = carrier
         self._credentials = credentials
+        if not isinstance(tracing, bool):
+            raise InvalidRequest(f"tracing must be True or False, got {tracing!r}")
+        self._spans = CallSpans() if tracing else None
         self._transport = Transport(carrier, credentials)
         self._closed = False
         self._start(None)
@@ -158,6 +163,8 @@ class Connection:
     def _run(self, operation: Operation, about: Sequence[tuple[Any, ...]] = ()) -> Any:
         """Drive an operation. about: what it has to do with, each a tuple that begins with a table's entry."""
         try:
+            if self._spans is not None:
+                return self._spans.drive(operation, self._transport.open(), about)
             return drive(operation, self._transport.open())
         except TableNotFound as e:
             if not about:
@@ -261,7 +268,7 @@ class Connection:
         session = self._live()
         shares = Shares(bags.segments, factors(bags, combiner))
         operation = operations.pull_bags(session, entry, bags.ids, shares, bags.shape, self._deadline())
-        return self._run(operation, [(entry,)])
+        return self._run(operation, [(entry, bags.ids)])
 
     def push_entry_bags(self, entry: TableEntry, bags: Bags, grads: Any, combiner: str) -> None:
         """What `Table.push_bags` calls."""
@@ -281,12 +288,12 @@ class Connection:
     def later(self, call: Callable[..., T], *args: Any) -> Future[T]:
         """Run a pull in the background."""
         self._live()
-        return self._background.pull(call, *args)
+        return self._background.pull(call if self._spans is None else self._spans.kept(call), *args)
 
     def later_in_order(self, call: Callable[..., T], *args: Any) -> Future[T]:
         """Run a push in the background, after those before it."""
         self._live()
-        return self._background.push(call, *args)
+        return self._background.push(call if self._spans is None else self._spans.kept(call), *args)
 
 
 def _release(pid: int, transport: Transport, background: Background) -> None:

@@ -126,6 +126,7 @@ def local_cluster(
     restore: str | os.PathLike[str] | None = None,
     until: str | None = None,
     security: Mapping[str, Any] | None = None,
+    tracing: Mapping[str, Any] | None = None,
 ) -> LocalCluster:
     """Start a cluster on this machine that lasts as long as the `with` block.
 
@@ -143,6 +144,7 @@ def local_cluster(
         until: a later point, to which the logs of the snapshot's cluster take it, which lie beside it in the same
             storage: such as "2026-11-28T07:15:00Z" or "10m" (ago); as `rowloom restore --until`.
         security: TLS and tokens, as in a deploy config: files such as `rowloom secure init` makes. None: neither.
+        tracing: where shards send spans, as in a deploy config. None: nowhere.
 
     Returns:
         A context manager; `.connect()` gives a client, `.address` lets other processes connect.
@@ -168,14 +170,18 @@ def local_cluster(
         raise InvalidRequest(f"until={until!r} needs restore=, a snapshot that was taken before")
     if security is not None:
         given["security"] = dict(security)
+    if tracing is not None:
+        given["tracing"] = dict(tracing)
     config = parse(given)
     if config.storage is not None:
         check_not_live(config.storage, config.security.settings().credentials())
     if durability != "memory" and not processes:
         raise InvalidRequest(f"durability {durability!r} needs processes=True: threads have no logs")
-    launcher: Launcher = (
-        ProcessLauncher(config) if processes else ThreadLauncher(config.storage, config.security.settings())
-    )
+    if processes:
+        launcher: Launcher = ProcessLauncher(config)
+    else:
+        endpoint = config.tracing.otlp_endpoint or ""
+        launcher = ThreadLauncher(config.storage, config.security.settings(), endpoint)
     if processes and durability == "memory":  # threads of this program end with it, which surprises nobody
         _say_once()
     cluster = LocalCluster(config, launcher, restore, until)

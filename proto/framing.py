@@ -129,3 +129,18 @@ def submessage(value: object) -> memoryview:
     if not isinstance(value, memoryview):
         raise InvalidRequest("malformed message: a number where a message should be")
     return value  # pyright: ignore[reportUnknownVariableType]
+
+
+# ---------------------------------------------------------------------------------------------------- trace context
+
+TRACE = (
+    b"\xfa\x06\x19"  # the head of `trace_context`, field 111, of 25 bytes; no other message begins like that
+)
+TRACE_BYTES = len(TRACE) + 25  # divisible by 4, so that what follows lies as well as without it
+
+
+def split_trace(data: bytes | memoryview) -> tuple[bytes, bytes | memoryview]:
+    """(the trace context that a request for rows begins with, or nothing; the request without it, a view)."""
+    if len(data) < TRACE_BYTES or bytes(data[: len(TRACE)]) != TRACE:
+        return b"", data
+    return bytes(data[len(TRACE) : TRACE_BYTES]), memoryview(data)[TRACE_BYTES:]

@@ -258,14 +258,16 @@ class TableIds(_message.Message):
     def __init__(self, table: _Optional[int] = ..., ids: _Optional[bytes] = ...) -> None: ...
 
 class PullRequest(_message.Message):
-    __slots__ = ("header", "tables", "wire")
+    __slots__ = ("header", "tables", "wire", "trace_context")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     WIRE_FIELD_NUMBER: _ClassVar[int]
+    TRACE_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     header: Header
     tables: _containers.RepeatedCompositeFieldContainer[TableIds]
     wire: WireType
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableIds, _Mapping]]] = ..., wire: _Optional[_Union[WireType, str]] = ...) -> None: ...
+    trace_context: bytes
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableIds, _Mapping]]] = ..., wire: _Optional[_Union[WireType, str]] = ..., trace_context: _Optional[bytes] = ...) -> None: ...
 
 class TableRows(_message.Message):
     __slots__ = ("rows", "scales")
@@ -296,14 +298,16 @@ class TableBags(_message.Message):
     def __init__(self, table: _Optional[int] = ..., ids: _Optional[bytes] = ..., bags: _Optional[bytes] = ..., factors: _Optional[bytes] = ...) -> None: ...
 
 class PullBagsRequest(_message.Message):
-    __slots__ = ("header", "tables", "wire")
+    __slots__ = ("header", "tables", "wire", "trace_context")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     WIRE_FIELD_NUMBER: _ClassVar[int]
+    TRACE_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     header: Header
     tables: _containers.RepeatedCompositeFieldContainer[TableBags]
     wire: WireType
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableBags, _Mapping]]] = ..., wire: _Optional[_Union[WireType, str]] = ...) -> None: ...
+    trace_context: bytes
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableBags, _Mapping]]] = ..., wire: _Optional[_Union[WireType, str]] = ..., trace_context: _Optional[bytes] = ...) -> None: ...
 
 class PullBagsReply(_message.Message):
     __slots__ = ("tables", "wire")
@@ -340,7 +344,7 @@ class TableGrads(_message.Message):
     def __init__(self, table: _Optional[int] = ..., ids: _Optional[bytes] = ..., values: _Optional[bytes] = ..., scales: _Optional[bytes] = ..., bags: _Optional[bytes] = ..., factors: _Optional[bytes] = ...) -> None: ...
 
 class PushRequest(_message.Message):
-    __slots__ = ("header", "client_id", "client_epoch", "names", "low_water", "push", "kind", "wire", "tables", "oldest_epoch", "max_norm", "norm_type", "parts")
+    __slots__ = ("header", "client_id", "client_epoch", "names", "low_water", "push", "kind", "wire", "tables", "oldest_epoch", "max_norm", "norm_type", "parts", "trace_context")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         GRADIENTS: _ClassVar[PushRequest.Kind]
@@ -362,6 +366,7 @@ class PushRequest(_message.Message):
     MAX_NORM_FIELD_NUMBER: _ClassVar[int]
     NORM_TYPE_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
+    TRACE_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     header: Header
     client_id: int
     client_epoch: int
@@ -375,7 +380,8 @@ class PushRequest(_message.Message):
     max_norm: float
     norm_type: float
     parts: int
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., client_id: _Optional[int] = ..., client_epoch: _Optional[int] = ..., names: _Optional[_Iterable[_Union[PartName, _Mapping]]] = ..., low_water: _Optional[int] = ..., push: _Optional[int] = ..., kind: _Optional[_Union[PushRequest.Kind, str]] = ..., wire: _Optional[_Union[WireType, str]] = ..., tables: _Optional[_Iterable[_Union[TableGrads, _Mapping]]] = ..., oldest_epoch: _Optional[int] = ..., max_norm: _Optional[float] = ..., norm_type: _Optional[float] = ..., parts: _Optional[int] = ...) -> None: ...
+    trace_context: bytes
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., client_id: _Optional[int] = ..., client_epoch: _Optional[int] = ..., names: _Optional[_Iterable[_Union[PartName, _Mapping]]] = ..., low_water: _Optional[int] = ..., push: _Optional[int] = ..., kind: _Optional[_Union[PushRequest.Kind, str]] = ..., wire: _Optional[_Union[WireType, str]] = ..., tables: _Optional[_Iterable[_Union[TableGrads, _Mapping]]] = ..., oldest_epoch: _Optional[int] = ..., max_norm: _Optional[float] = ..., norm_type: _Optional[float] = ..., parts: _Optional[int] = ..., trace_context: _Optional[bytes] = ...) -> None: ...
 
 class PushReply(_message.Message):
     __slots__ = ("duplicate",)
@@ -384,12 +390,14 @@ class PushReply(_message.Message):
     def __init__(self, duplicate: bool = ...) -> None: ...
 
 class StepRequest(_message.Message):
-    __slots__ = ("push", "pull")
+    __slots__ = ("push", "pull", "trace_context")
     PUSH_FIELD_NUMBER: _ClassVar[int]
     PULL_FIELD_NUMBER: _ClassVar[int]
+    TRACE_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     push: PushRequest
     pull: PullRequest
-    def __init__(self, push: _Optional[_Union[PushRequest, _Mapping]] = ..., pull: _Optional[_Union[PullRequest, _Mapping]] = ...) -> None: ...
+    trace_context: bytes
+    def __init__(self, push: _Optional[_Union[PushRequest, _Mapping]] = ..., pull: _Optional[_Union[PullRequest, _Mapping]] = ..., trace_context: _Optional[bytes] = ...) -> None: ...
 
 class StepReply(_message.Message):
     __slots__ = ("push", "pull")

@@ -25,7 +25,7 @@ from ..proto import methods
 from ..proto import rowloom_pb2 as pb
 from ..proto.allocator import give_back_freed_memory, keep_freed_memory
 from ..proto.errors import PushUnresolved, RowloomError, Unavailable, in_words
-from ..proto.framing import Buffer, size_of
+from ..proto.framing import TRACE, Buffer, size_of, split_trace
 from . import bags
 from .access.gate import gate_of
 from .access.settings import ServerSecurity
@@ -41,6 +41,7 @@ from .host import NOTED_ROWS, Host
 from .metrics.endpoint import MetricsEndpoint
 from .metrics.families import shard_families
 from .metrics.log_lines import FORMATS, LEVELS, begin_log
+from .metrics.spans import Spans
 from .metrics.traffic import Traffic
 from .process import resident_bytes_here, stop_at_end_of_stdin, stop_at_sigterm
 from .receiving import Receiver
@@ -72,6 +73,7 @@ class Server:
         InvalidRequest: a file of `security` cannot be used, or `host` is for others and nothing protects it.
         metrics: host and port where they are offered over HTTP; port 0 picks a free one. None: nowhere.
         log_file: where this process says what happens to it, for those who ask.
+        tracing: URL that spans of traced calls go to, over OTLP; none: there are none.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Server:
         *,
         metrics: tuple[str, int] | None = None,
         log_file: str = "",
+        tracing: str = "",
     ) -> None:
         security = security or ServerSecurity()
         gate = gate_of(security, host)
@@ -113,6 +116,7 @@ class Server:
             )
         )
         self._traffic = Traffic()
+        self._spans = Spans(tracing) if tracing else None
         self._host.process.observe = self._observe
         self._lock = threading.Lock()
         # Whoever holds this is the next to get the lock: a snapshot's writer once waited for minutes, because a thread
@@ -153,7 +157,13 @@ class Server:
         """One request; every carrier comes through here. Returns when the reply may go. Raises RowloomError."""
         began = time.perf_counter()
         received = len(call.data)
-        buffers = self._answered(call)
+        trace = b""
+        if received and call.data[0] == TRACE[0]:
+            trace, call.data = split_trace(call.data)
+        if trace and self._spans is not None:
+            buffers = self._spans.around(call, trace, self._answered)
+        else:
+            buffers = self._answered(call)
         seconds = time.perf_counter() - began
         self._traffic.add(call.method, call.table, seconds, received, call.placed or size_of(buffers))
         return buffers
@@ -390,6 +400,8 @@ class Server:
         for journal in journals:
             if isinstance(journal, ShardLog):
                 journal.close(grace_s=max(GRACE_S, until - time.monotonic()))
+        if self._spans is not None:
+            self._spans.close()
         self._stopped.set()
 
     def _stop_soon(self) -> None:
@@ -440,6 +452,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--log-file", help="where this process says what happens to it")
     parser.add_argument("--log-level", choices=LEVELS, default="info")
     parser.add_argument("--log-format", choices=FORMATS, default="logfmt")
+    parser.add_argument("--tracing", default="", help="URL that spans of traced calls go to, over OTLP")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end with the parent process")
     parser.add_argument("--stop-grace-s", type=float, default=1.0, help="what calls under way then get")
     args = parser.parse_args(argv)
@@ -459,6 +472,7 @@ def main(argv: list[str] | None = None) -> None:
         *(args.host, args.port, args.advertise, args.carrier, logs, args.snapshots, security),
         metrics=metrics,
         log_file=log_file,
+        tracing=args.tracing,
     )
     server.start()
     ready = {"address": server.address, "incarnation": server.incarnation, "pid": os.getpid()}

@@ -32,6 +32,7 @@ from .sections import (
     Section,
     SnapshotSchedule,
     Storage,
+    TracingConfig,
     Whole,
 )
 from .security import SecurityConfig, security_faults
@@ -78,6 +79,7 @@ class DeployConfig(Section):
     security: SecurityConfig = Field(default=SecurityConfig())
     metrics: MetricsConfig = Field(default=MetricsConfig())
     log: LogConfig = Field(default=LogConfig())
+    tracing: TracingConfig = Field(default=TracingConfig())
     tables: tuple[InstanceOf[TableSpec], ...] = ()
 
     def to_mapping(self) -> dict[str, Any]:
@@ -268,6 +270,7 @@ _SECTIONS = {
     "security": SecurityConfig,
     "metrics": MetricsConfig,
     "log": LogConfig,
+    "tracing": TracingConfig,
 }
 _KEYS_BELOW = {key: f"{name}.{key}" for name, section in _SECTIONS.items() for key in section.model_fields}
 _BOUNDS = {

@@ -173,6 +173,13 @@ class MetricsConfig(Section):
     """Interface that all of them listen on."""
 
 
+class TracingConfig(Section):
+    """Where shards send spans of the calls that clients trace."""
+
+    otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://[^\s/]+(/\S*)?$")
+    """URL of an OpenTelemetry collector that takes OTLP over HTTP. None: no spans."""
+
+
 class LogConfig(Section):
     """What the processes of the cluster log."""
 

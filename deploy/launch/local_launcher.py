@@ -94,10 +94,14 @@ class ThreadLauncher:
     Args:
         storage: where they put snapshots; none: they make none.
         security: what protects them.
+        tracing: URL that spans of traced calls go to; none: there are none.
     """
 
-    def __init__(self, storage: str | None = None, security: ServerSecurity | None = None) -> None:
+    def __init__(
+        self, storage: str | None = None, security: ServerSecurity | None = None, tracing: str = ""
+    ) -> None:
         self._security = security
+        self._tracing = tracing
         self._snapshots = snapshots_of(storage) if storage is not None else ""
         self._running: dict[int, Server] = {}
 
@@ -106,7 +110,7 @@ class ThreadLauncher:
 
     def start(self, key: int) -> Launched:
         """As `Launcher`."""
-        server = Server(snapshots=self._snapshots, security=self._security)
+        server = Server(snapshots=self._snapshots, security=self._security, tracing=self._tracing)
         server.start()
         self._running[key] = server
         return Launched(server.address, server.incarnation, socket.gethostname(), os.getpid())

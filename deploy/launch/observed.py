@@ -1,4 +1,4 @@
-"""How a shard server is observed, its metrics and its log, as options of its command or of its process."""
+"""How a shard server is observed, its metrics, its spans and its log, as options of its command or of its process."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ def observing(config: DeployConfig, log_file: Path | None) -> list[str]:
     if log_file is not None:
         options += ["--log-file", str(log_file.absolute())]
         options += ["--log-level", config.log.level, "--log-format", config.log.format]
+    if config.tracing.otlp_endpoint is not None:
+        options += ["--tracing", config.tracing.otlp_endpoint]
     return options
 
 

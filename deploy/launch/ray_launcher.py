@@ -52,6 +52,7 @@ class ShardActor:
             *(host, 0, advertise, config.carrier, logs, snapshots, config.security.settings()),
             metrics=metrics_of(config),
             log_file=begin_log_of(config, "shard"),
+            tracing=config.tracing.otlp_endpoint or "",
         )
         self._server.start()
         threading.Thread(target=give_back_freed_memory, args=(self._server.wait,), daemon=True).start()

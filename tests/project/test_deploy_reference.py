@@ -106,6 +106,7 @@ OTHER = {
     "limits.stop_grace_s": 1.0,
     "metrics.port": 9400,
     "metrics.host": "0.0.0.0",
+    "tracing.otlp_endpoint": "http://127.0.0.1:4318/v1/traces",
     "log.level": "debug",
     "log.format": "json",
     "tables": [TableSpec("b")],
