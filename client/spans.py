@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -38,15 +37,20 @@ class CallSpans:
 
     def drive(self, operation: Operation, wire: Wire, about: Sequence[tuple[Any, ...]]) -> Any:
         """As `carriers.transport.drive`, within a span. about: (table's entry, ids, ...) of what it is for."""
-        name = getattr(operation, "__name__", "call")
         if not about:
             return drive(operation, wire)
-        attributes = {
-            "rowloom.tables": list(dict.fromkeys(entry.spec.name for entry, *_ in about)),
-            "rowloom.ids": sum(_count(ids) for _, ids, *_ in (one for one in about if len(one) > 1)),
-        }
-        with _recorded(self._tracer, f"rowloom {name}", attributes):
-            return drive(operation, TracedWire(wire, self._tracer))
+        span = self._tracer.start_span(f"rowloom {getattr(operation, '__name__', 'call')}")
+        if not span.is_recording():
+            return drive(operation, wire)
+        span.set_attribute("rowloom.tables", list(dict.fromkeys(entry.spec.name for entry, *_ in about)))
+        span.set_attribute("rowloom.ids", sum(_count(one[1]) for one in about if len(one) > 1))
+        try:
+            return drive(operation, TracedWire(wire, self._tracer, span))
+        except BaseException as e:
+            _failed(span, e)
+            raise
+        finally:
+            span.end()
 
     @staticmethod
     def kept(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,14 +61,15 @@ class CallSpans:
 class TracedWire:
     """A wire with a span of each request, whose context goes to the shard with it."""
 
-    def __init__(self, wire: Wire, tracer: Tracer) -> None:
+    def __init__(self, wire: Wire, tracer: Tracer, call: Span) -> None:
+        from opentelemetry.trace import SpanKind, set_span_in_context
+
         self._wire, self._tracer = wire, tracer
+        self._kind, self._context = SpanKind.CLIENT, set_span_in_context(call)
         self._spans: dict[int, Span] = {}
 
     def send(self, send: Send) -> None:
         """As `Wire`."""
-        from opentelemetry.trace import SpanKind
-
         service, _, method = send.method[1:].partition("/")
         host, _, port = send.address.rpartition(":")
         attributes = {
@@ -75,12 +80,11 @@ class TracedWire:
             "server.port": int(port) if port.isdecimal() else 0,
             "rowloom.request_bytes": send.message.size,
         }
-        span = self._tracer.start_span(send.method[1:], kind=SpanKind.CLIENT, attributes=attributes)
+        span = self._tracer.start_span(send.method[1:], self._context, self._kind, attributes)
         self._spans[send.tag] = span
-        context = span.get_span_context()
         message = send.message
-        if send.method in methods.ROWS and context.is_valid and context.trace_flags.sampled:
-            message = TracedMessage(message, context)
+        if send.method in methods.ROWS and span.is_recording():
+            message = TracedMessage(message, span.get_span_context())
         self._wire.send(Send(send.tag, send.address, send.method, message, send.until))
 
     def wait(self, until: float) -> Event | None:
@@ -127,19 +131,6 @@ class TracedMessage:
         begin, end = self._message.write(buffer, at + TRACE_BYTES)
         buffer[begin - TRACE_BYTES : begin] = np.frombuffer(self._trace, np.uint8)
         return begin - TRACE_BYTES, end
-
-
-@contextmanager
-def _recorded(tracer: Tracer, name: str, attributes: Any) -> Iterator[None]:
-    """A span around a block, with the class of an error and not its message, which may name ids."""
-    with tracer.start_as_current_span(
-        name, attributes=attributes, record_exception=False, set_status_on_exception=False
-    ) as span:
-        try:
-            yield
-        except BaseException as e:
-            _failed(span, e)
-            raise
 
 
 def _failed(span: Span, error: BaseException) -> None:

@@ -40,7 +40,7 @@ class Spans:
 
     def around(self, call: Call, trace: bytes, answered: Answered) -> Sequence[Buffer]:
         """Answer a call within a span. trace: its context, as in the request. Raises as `answered`."""
-        from opentelemetry.trace import SpanKind
+        from opentelemetry.trace import SpanKind, StatusCode
 
         service, _, method = call.method[1:].partition("/")
         attributes: dict[str, str | int] = {
@@ -50,23 +50,15 @@ class Spans:
             "rowloom.carrier": call.caller.carrier,
             "rowloom.request_bytes": len(call.data),
         }
-        # An error is recorded by its class: its message may name ids.
-        with self._tracer.start_as_current_span(
-            call.method[1:],
-            _context_of(trace),
-            SpanKind.SERVER,
-            attributes,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            try:
-                return answered(call)
-            except BaseException as e:
-                from opentelemetry.trace import StatusCode
-
-                span.set_attribute("error.type", type(e).__name__)
-                span.set_status(StatusCode.ERROR)
-                raise
+        span = self._tracer.start_span(call.method[1:], _context_of(trace), SpanKind.SERVER, attributes)
+        try:
+            return answered(call)
+        except BaseException as e:  # recorded by its class: its message may name ids
+            span.set_attribute("error.type", type(e).__name__)
+            span.set_status(StatusCode.ERROR)
+            raise
+        finally:
+            span.end()
 
     def close(self) -> None:
         """Send what is left; a collector that does not answer is not waited for long."""
@@ -77,7 +69,6 @@ class Spans:
 def exporter_to(endpoint: str) -> SpanExporter:
     """What sends spans to a collector. Raises InvalidRequest: OpenTelemetry is not installed."""
     try:
-        import opentelemetry.sdk.trace  # noqa: F401
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError as e:
         raise InvalidRequest(MISSING) from e

@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BELOW = {"proto": set(), "server": {"proto"}, "client": {"proto"}, "deploy": {"proto", "server", "client"}}
 FRAMEWORKS = {"torch", "keras", "tensorflow", "jax", "ray", "matplotlib", "pyarrow", "prometheus_client"}
+FRAMEWORKS |= {"opentelemetry"}
 MOST_FILES = 20  # in a folder, so that a newcomer sees where a new thing goes
 # What decides is handed its clock, network and randomness, so that one thread and one seed can run it: whole folders,
 # and files of those that also have a rim.
