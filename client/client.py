@@ -105,15 +105,8 @@ def connect(
             raise InvalidRequest(f"tls must be such as Tls(ca='ca.pem'), got {tls!r}")
         given.update(vars(tls))
     shown = from_environment(os.environ, {name: _text_of(name, value) for name, value in given.items()})
-    return open_client(
-        address,
-        shown,
-        timeout_s=timeout_s,
-        carrier=carrier,
-        cache=cache,
-        read_only=read_only,
-        tracing=tracing,
-    )
+    more: dict[str, Any] = {"cache": cache, "read_only": read_only, "tracing": tracing}
+    return open_client(address, shown, timeout_s=timeout_s, carrier=carrier, **more)
 
 
 def _text_of(name: str, value: object) -> str | None:
