@@ -293,6 +293,9 @@ class Client(Connection):
     def create_table(self, spec: TableSpec) -> Table:
         """Make a table on every shard; the table that is there if it has the same spec.
 
+        A table whose learning rate was set since, or whose ids are dealt otherwise since (`rowloom apply` with another
+        `partition`), is the same table for what it was made with and for what is so now.
+
         Raises:
             TableExists: a table of that name has another spec.
             Unavailable: the coordinator or a shard did not answer.
@@ -302,7 +305,10 @@ class Client(Connection):
         session = self._writable()
         request = pb.DefineTableRequest(spec=spec.to_message())
         reply = self._run(ask(session, methods.CREATE_TABLE, request, self._deadline()))
-        return Table(self, session.keep(TableEntry.from_message(pb.DefineTableReply.FromString(reply).table)))
+        entry = session.keep(TableEntry.from_message(pb.DefineTableReply.FromString(reply).table))
+        if session.layout is not None and session.layout.spec_of(entry) is not entry.spec:
+            self.refresh()  # its ids were dealt anew since this client has heard of a layout
+        return Table(self, entry)
 
     def table(self, name: str) -> Table:
         """The table of that name. Raises TableNotFound, with the names that are nearest."""

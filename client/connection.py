@@ -193,11 +193,11 @@ class Connection:
         return entry
 
     def newest(self, entry: TableEntry) -> TableEntry:
-        """The entry as this client knows it now: another handle may have set its learning rate."""
-        known = self._session.entries.get(entry.spec.name)
-        if known is None or known.number != entry.number or known.lr_version <= entry.lr_version:
-            return entry
-        return known
+        """The entry as this client knows it now: its rate, or how ids are dealt, may have changed."""
+        known, layout = self._session.entries.get(entry.spec.name), self._session.layout
+        if known is not None and known.number == entry.number and known.lr_version > entry.lr_version:
+            entry = known
+        return entry if layout is None else entry.dealt(layout.spec_of(entry).dealing)
 
     def list_entry_ids(self, entry: TableEntry) -> np.ndarray:
         """What `Table.ids` calls."""

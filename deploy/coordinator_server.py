@@ -14,7 +14,7 @@ from typing import Any
 from ..proto import methods
 from ..proto import rowloom_pb2 as pb
 from ..proto.errors import InvalidRequest, RowloomError, StateLost, in_words
-from ..proto.spec import TableSpec
+from ..proto.spec import Dealing, TableSpec
 from ..server import call as server_call
 from ..server.access.gate import gate_of
 from ..server.access.named import check_call
@@ -323,7 +323,8 @@ class CoordinatorServer:
             self._performer.run(self.coordinator.set_lr(request.name, request.lr))
 
     def _scale(self, request: pb.ScaleRequest) -> pb.ScaleReply:
-        return self._scalings.start(request.shards)
+        dealings = {one.name: Dealing.from_message(one) for one in request.dealings}
+        return self._scalings.start(request.shards, dealings)
 
     def _scale_progress(self, request: pb.ScaleProgressRequest) -> pb.ScaleReply:
         return self._scalings.progress(request.scaling)

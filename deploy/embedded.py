@@ -8,14 +8,15 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from ..client import Client, connect
 from ..client.client import open_client
+from ..proto import rowloom_pb2 as pb
 from ..proto.errors import InvalidRequest, RowloomError
 from ..proto.security.credentials import VARIABLES
 from ..proto.snapshots.snapshot import open_snapshot
-from ..proto.spec import TableSpec
+from ..proto.spec import Dealing, TableSpec
 from .config.config import DeployConfig, parse
 from .coordinator_server import CoordinatorServer
 from .launch.launcher import Launcher
@@ -86,25 +87,35 @@ class LocalCluster:
         self._clients.add(client)
         return client
 
-    def scale(self, shards: int, on_progress: Callable[[int, int], None] | None = None) -> float:
+    def scale(
+        self,
+        shards: int,
+        on_progress: Callable[[int, int], None] | None = None,
+        *,
+        partitions: Mapping[str, Literal["mod", "div"]] | None = None,
+    ) -> float:
         """Move every row to its owner among `shards` shards, while clients go on.
 
         Args:
             shards: how many there will be.
             on_progress: called with (rows moved, rows in all).
+            partitions: by table, how ids are to be dealt from then on; of all others as they are.
 
         Returns:
             Seconds for which pushes waited.
 
         Raises:
-            InvalidRequest, Unavailable: nothing changed.
+            InvalidRequest, TableNotFound, Unavailable: nothing changed.
         """
         remote = Remote(self.address, credentials=self._credentials)
+        dealings = {name: Dealing(strategy) for name, strategy in (partitions or {}).items()}
+
+        def tell(reply: pb.ScaleReply) -> None:
+            if on_progress is not None:
+                on_progress(reply.rows, reply.rows_total)
+
         try:
-            if on_progress is None:
-                return float(remote.scale(shards).pause_s)
-            tell = on_progress
-            return float(remote.scale(shards, lambda reply: tell(reply.rows, reply.rows_total)).pause_s)
+            return float(remote.scale(shards, tell, dealings).pause_s)
         finally:
             remote.close()
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..proto import rowloom_pb2 as pb
 from ..proto.errors import InvalidRequest, RetryLater, RowloomError, in_words
+from ..proto.spec import Dealing
 from .config.sections import Autoscale
-from .config.words import counted
+from .config.words import scaling_to
 from .control.autoscaling import Autoscaler, Meter
 from .control.coordinator import Coordinator
 from .control.effects import Program
@@ -25,7 +26,7 @@ REMEMBERED = 64  # ended scalings, for those who ask late
 
 @dataclass(frozen=True)
 class Scaling:
-    """One change of the shard count.
+    """One change of who owns which ids.
 
     Attributes:
         number: its own for ever, also among those of coordinators before; how a caller asks for its end.
@@ -65,24 +66,32 @@ class Scalings:
         self._running: Scaling | None = None
         self._known: dict[int, Scaling] = {}
 
-    def start(self, shards: int) -> pb.ScaleReply:
-        """Start to scale. A scaling to the same count that runs is taken for the one that is asked for.
+    def start(self, shards: int, dealings: Mapping[str, Dealing] | None = None) -> pb.ScaleReply:
+        """Start to scale. The same scaling that runs is taken for the one that is asked for.
 
-        A count that there is already is "done" only if every server has taken its place; where a scaling failed after
-        its commit, this one finishes it.
+        What is so already is "done" only if every server has taken its place; where a scaling failed after its commit,
+        this one finishes it.
+
+        Args:
+            shards: how many there will be; 0: as many as there are.
+            dealings: by name, how the ids of some tables are to be dealt; of all others as they are.
 
         Raises:
-            RetryLater: something else runs; a scaling to another count, which it names, included.
-            InvalidRequest: shards is out of range.
+            RetryLater: something else runs; another scaling, which it names, included.
+            InvalidRequest: shards is out of range, or a table cannot be dealt so.
+            TableNotFound: there is no such table.
         """
+        dealings = dealings or {}
         running = self._running
         if running is not None and not running.ended:
-            if running.progress.shards == shards:
+            progress = running.progress
+            # Of tables that are dealt so already the one that runs does not speak.
+            if shards in (0, progress.shards) and self._anew(dealings) == progress.dealings:
                 return self._reply(running)
-            raise RetryLater(in_short(running.progress), retry_after_s=0.5)
-        self._performer.begin(f"scaling to {counted(shards, 'shard')}")
+            raise RetryLater(in_short(progress), retry_after_s=0.5)
+        self._performer.begin(scaling_to(shards or self._coordinator().layout.n, dealings))
         try:
-            scaling = self._begin(shards)
+            scaling = self._begin(shards, dealings)
         except BaseException:
             self._running = None
             self._performer.end()
@@ -111,12 +120,18 @@ class Scalings:
             raise InvalidRequest(f"nothing was changed: it is too late: {in_short(running.progress)}")
         return self._reply(running)
 
-    def _begin(self, shards: int) -> Scaling | None:
+    def _anew(self, dealings: Mapping[str, Dealing]) -> dict[str, Dealing]:
+        """Those of tables whose ids are dealt otherwise now, or that are not there."""
+        tables = self._coordinator().state.tables
+        return {n: d for n, d in dealings.items() if n not in tables or tables[n].spec.dealing != d}
+
+    def _begin(self, shards: int, dealings: Mapping[str, Dealing]) -> Scaling | None:
         """What then runs and ends by itself; None if there is nothing to do."""
-        coordinator = self._coordinator()
-        if shards == coordinator.layout.n and not coordinator.unfinished:
+        coordinator, dealings = self._coordinator(), self._anew(dealings)
+        shards = shards if shards or not dealings else coordinator.layout.n
+        if shards == coordinator.layout.n and not dealings and not coordinator.unfinished:
             return None
-        scaling = self._scaling(shards)
+        scaling = self._scaling(shards, dealings)
         self._remember(scaling)
         threading.Thread(target=self._run, args=(scaling,), name="rowloom-scale", daemon=True).start()
         return scaling
@@ -126,11 +141,15 @@ class Scalings:
         if len(self._known) > REMEMBERED:
             del self._known[min(self._known)]
 
-    def _scaling(self, shards: int) -> Scaling:
+    def _scaling(self, shards: int, dealings: Mapping[str, Dealing]) -> Scaling:
         coordinator = self._coordinator()
-        layout = coordinator.layout
-        reshard = Reshard(coordinator, shards) if shards != layout.n else None
-        progress = reshard.progress if reshard else Progress(shards, "committing", coordinator.clock())
+        moves = shards != coordinator.layout.n or bool(dealings)
+        reshard = Reshard(coordinator, shards, dealings) if moves else None
+        progress = (
+            reshard.progress
+            if reshard
+            else Progress(shards, state="committing", started_s=coordinator.clock())
+        )
         return Scaling(coordinator.turn(), progress, reshard)
 
     def _run(self, scaling: Scaling) -> None:
@@ -140,10 +159,11 @@ class Scalings:
             self._on_done(progress.shards)
         except Exception as e:
             unexpected = not isinstance(e, RowloomError)
+            what = scaling_to(progress.shards, progress.dealings)
             if isinstance(e, Cancelled):
-                log.warning("scaling to %d shards was cancelled", progress.shards)
+                log.warning("%s was cancelled", what)
             else:
-                log.error("scaling to %d shards failed: %s", progress.shards, e, exc_info=unexpected)
+                log.error("%s failed: %s", what, e, exc_info=unexpected)
             if not scaling.ended:
                 progress.ended_s = time.monotonic()
                 progress.state, progress.error = "failed", in_words(e)
@@ -183,12 +203,16 @@ class Scalings:
             rows_per_s=progress.rows_per_s,
             brake_row_s=progress.brake_s,
             moved=progress.moved,
+            dealings=[
+                pb.TableDealing(name=name, partition=how.partition, hash_ids=how.hash_ids)
+                for name, how in progress.dealings.items()
+            ],
         )
 
 
 def in_short(progress: Progress) -> str:
     """In words, what runs and how far it is."""
-    what = f"scaling to {counted(progress.shards, 'shard')} is in progress"
+    what = f"{scaling_to(progress.shards, progress.dealings)} is in progress"
     if progress.state == "moving":
         return (
             f"{what}: pass {progress.passes + 1}, {progress.rows:,} of {progress.rows_total:,} rows are there"

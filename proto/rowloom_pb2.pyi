@@ -148,16 +148,28 @@ class TableSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., num_embeddings: _Optional[int] = ..., row_shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., partition: _Optional[str] = ..., hash_ids: bool = ..., optimizer: _Optional[_Union[Recipe, _Mapping]] = ..., initializer: _Optional[_Union[Recipe, _Mapping]] = ..., frozen: bool = ..., wire: _Optional[str] = ..., constraint: _Optional[_Union[Recipe, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class TableEntry(_message.Message):
-    __slots__ = ("number", "spec", "lr", "lr_version")
+    __slots__ = ("number", "spec", "lr", "lr_version", "made")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     LR_FIELD_NUMBER: _ClassVar[int]
     LR_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MADE_FIELD_NUMBER: _ClassVar[int]
     number: int
     spec: TableSpec
     lr: float
     lr_version: int
-    def __init__(self, number: _Optional[int] = ..., spec: _Optional[_Union[TableSpec, _Mapping]] = ..., lr: _Optional[float] = ..., lr_version: _Optional[int] = ...) -> None: ...
+    made: Dealing
+    def __init__(self, number: _Optional[int] = ..., spec: _Optional[_Union[TableSpec, _Mapping]] = ..., lr: _Optional[float] = ..., lr_version: _Optional[int] = ..., made: _Optional[_Union[Dealing, _Mapping]] = ...) -> None: ...
+
+class Dealing(_message.Message):
+    __slots__ = ("table", "partition", "hash_ids")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    HASH_IDS_FIELD_NUMBER: _ClassVar[int]
+    table: int
+    partition: str
+    hash_ids: bool
+    def __init__(self, table: _Optional[int] = ..., partition: _Optional[str] = ..., hash_ids: bool = ...) -> None: ...
 
 class ShardAddress(_message.Message):
     __slots__ = ("index", "address", "incarnation")
@@ -170,16 +182,18 @@ class ShardAddress(_message.Message):
     def __init__(self, index: _Optional[int] = ..., address: _Optional[str] = ..., incarnation: _Optional[int] = ...) -> None: ...
 
 class Layout(_message.Message):
-    __slots__ = ("cluster_id", "epoch", "shards", "coordinator")
+    __slots__ = ("cluster_id", "epoch", "shards", "coordinator", "dealt")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_FIELD_NUMBER: _ClassVar[int]
+    DEALT_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     epoch: int
     shards: _containers.RepeatedCompositeFieldContainer[ShardAddress]
     coordinator: str
-    def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardAddress, _Mapping]]] = ..., coordinator: _Optional[str] = ...) -> None: ...
+    dealt: _containers.RepeatedCompositeFieldContainer[Dealing]
+    def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[ShardAddress, _Mapping]]] = ..., coordinator: _Optional[str] = ..., dealt: _Optional[_Iterable[_Union[Dealing, _Mapping]]] = ...) -> None: ...
 
 class DescribeLayoutRequest(_message.Message):
     __slots__ = ()
@@ -738,7 +752,7 @@ class BrakeRequest(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., turn: _Optional[int] = ..., row_s: _Optional[float] = ...) -> None: ...
 
 class ReadPassRequest(_message.Message):
-    __slots__ = ("header", "tables", "new_n", "new_index", "since", "generation", "last", "at", "cursor", "limit_bytes")
+    __slots__ = ("header", "tables", "new_n", "new_index", "since", "generation", "last", "at", "cursor", "limit_bytes", "dealt")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     NEW_N_FIELD_NUMBER: _ClassVar[int]
@@ -749,6 +763,7 @@ class ReadPassRequest(_message.Message):
     AT_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DEALT_FIELD_NUMBER: _ClassVar[int]
     header: Header
     tables: _containers.RepeatedScalarFieldContainer[int]
     new_n: int
@@ -759,7 +774,8 @@ class ReadPassRequest(_message.Message):
     at: int
     cursor: int
     limit_bytes: int
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., tables: _Optional[_Iterable[int]] = ..., new_n: _Optional[int] = ..., new_index: _Optional[int] = ..., since: _Optional[int] = ..., generation: _Optional[int] = ..., last: bool = ..., at: _Optional[int] = ..., cursor: _Optional[int] = ..., limit_bytes: _Optional[int] = ...) -> None: ...
+    dealt: _containers.RepeatedCompositeFieldContainer[Dealing]
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., tables: _Optional[_Iterable[int]] = ..., new_n: _Optional[int] = ..., new_index: _Optional[int] = ..., since: _Optional[int] = ..., generation: _Optional[int] = ..., last: bool = ..., at: _Optional[int] = ..., cursor: _Optional[int] = ..., limit_bytes: _Optional[int] = ..., dealt: _Optional[_Iterable[_Union[Dealing, _Mapping]]] = ...) -> None: ...
 
 class MovedRows(_message.Message):
     __slots__ = ("table", "ids", "values", "slots")
@@ -960,12 +976,24 @@ class AdjustTableRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., lr: _Optional[float] = ..., cluster_id: _Optional[str] = ...) -> None: ...
 
 class ScaleRequest(_message.Message):
-    __slots__ = ("shards", "cluster_id")
+    __slots__ = ("shards", "cluster_id", "dealings")
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    DEALINGS_FIELD_NUMBER: _ClassVar[int]
     shards: int
     cluster_id: str
-    def __init__(self, shards: _Optional[int] = ..., cluster_id: _Optional[str] = ...) -> None: ...
+    dealings: _containers.RepeatedCompositeFieldContainer[TableDealing]
+    def __init__(self, shards: _Optional[int] = ..., cluster_id: _Optional[str] = ..., dealings: _Optional[_Iterable[_Union[TableDealing, _Mapping]]] = ...) -> None: ...
+
+class TableDealing(_message.Message):
+    __slots__ = ("name", "partition", "hash_ids")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    HASH_IDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    partition: str
+    hash_ids: bool
+    def __init__(self, name: _Optional[str] = ..., partition: _Optional[str] = ..., hash_ids: bool = ...) -> None: ...
 
 class ScaleProgressRequest(_message.Message):
     __slots__ = ("scaling", "cluster_id")
@@ -990,7 +1018,7 @@ class SetAutoscaleRequest(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., policy: _Optional[str] = ...) -> None: ...
 
 class ScaleReply(_message.Message):
-    __slots__ = ("state", "epoch", "pause_s", "rows", "rows_total", "error", "seconds", "scaling", "shards", "passes", "left", "rows_per_s", "brake_row_s", "moved")
+    __slots__ = ("state", "epoch", "pause_s", "rows", "rows_total", "error", "seconds", "scaling", "shards", "passes", "left", "rows_per_s", "brake_row_s", "moved", "dealings")
     STATE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PAUSE_S_FIELD_NUMBER: _ClassVar[int]
@@ -1005,6 +1033,7 @@ class ScaleReply(_message.Message):
     ROWS_PER_S_FIELD_NUMBER: _ClassVar[int]
     BRAKE_ROW_S_FIELD_NUMBER: _ClassVar[int]
     MOVED_FIELD_NUMBER: _ClassVar[int]
+    DEALINGS_FIELD_NUMBER: _ClassVar[int]
     state: str
     epoch: int
     pause_s: float
@@ -1019,7 +1048,8 @@ class ScaleReply(_message.Message):
     rows_per_s: float
     brake_row_s: float
     moved: int
-    def __init__(self, state: _Optional[str] = ..., epoch: _Optional[int] = ..., pause_s: _Optional[float] = ..., rows: _Optional[int] = ..., rows_total: _Optional[int] = ..., error: _Optional[str] = ..., seconds: _Optional[float] = ..., scaling: _Optional[int] = ..., shards: _Optional[int] = ..., passes: _Optional[int] = ..., left: _Optional[int] = ..., rows_per_s: _Optional[float] = ..., brake_row_s: _Optional[float] = ..., moved: _Optional[int] = ...) -> None: ...
+    dealings: _containers.RepeatedCompositeFieldContainer[TableDealing]
+    def __init__(self, state: _Optional[str] = ..., epoch: _Optional[int] = ..., pause_s: _Optional[float] = ..., rows: _Optional[int] = ..., rows_total: _Optional[int] = ..., error: _Optional[str] = ..., seconds: _Optional[float] = ..., scaling: _Optional[int] = ..., shards: _Optional[int] = ..., passes: _Optional[int] = ..., left: _Optional[int] = ..., rows_per_s: _Optional[float] = ..., brake_row_s: _Optional[float] = ..., moved: _Optional[int] = ..., dealings: _Optional[_Iterable[_Union[TableDealing, _Mapping]]] = ...) -> None: ...
 
 class AcceptLossRequest(_message.Message):
     __slots__ = ("shard", "cluster_id", "force")

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from . import rowloom_pb2 as pb
 from .errors import InvalidRequest
@@ -63,6 +63,7 @@ __all__ = [
     "Constant",
     "Constraint",
     "Cosine",
+    "Dealing",
     "Exponential",
     "Initializer",
     "Normal",
@@ -93,6 +94,22 @@ def check_name(name: object) -> str:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise InvalidRequest(f"table name must be {NAME_RULE}; got {shown(name)}")
     return name
+
+
+class Dealing(NamedTuple):
+    """How a table's ids are dealt to shards: as the arguments of `TableSpec` say."""
+
+    partition: Literal["mod", "div"]
+    hash_ids: bool = False
+
+    def to_message(self, table: int = 0) -> pb.Dealing:
+        """As the message. table: whose it is, where that has to be said."""
+        return pb.Dealing(table=table, partition=self.partition, hash_ids=self.hash_ids)
+
+    @classmethod
+    def from_message(cls, message: pb.Dealing | pb.TableDealing) -> Dealing:
+        """From the message; whether a table can be dealt so, `TableSpec` says."""
+        return cls(message.partition, message.hash_ids)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -198,6 +215,15 @@ class TableSpec:
         """Ids are in [0, id_limit)."""
         return 2**63 if self.num_embeddings is None else self.num_embeddings
 
+    @property
+    def dealing(self) -> Dealing:
+        """How its ids are dealt to shards."""
+        return Dealing(self.partition, self.hash_ids)
+
+    def dealt(self, dealing: Dealing) -> TableSpec:
+        """The same with its ids dealt otherwise. Raises InvalidRequest: they cannot be."""
+        return self if dealing == self.dealing else dataclasses.replace(self, **dealing._asdict())
+
     def differences(self, other: TableSpec) -> list[str]:
         """What differs, as `dim: 8 here, 16 there`; empty if nothing does."""
         pairs = [(f.name, getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self)]
@@ -257,12 +283,21 @@ def _is_text(value: object) -> bool:
 
 @dataclass(frozen=True)
 class TableEntry:
-    """A table as the cluster knows it: the number that requests use, the spec, the learning rate set since."""
+    """A table as the cluster knows it.
+
+    Attributes:
+        number: what requests use.
+        spec: with the learning rate as it was made, and its ids dealt as they are now.
+        lr: the learning rate set since.
+        lr_version: counts the times it was set.
+        made: how its ids were dealt when it was made; None: as now.
+    """
 
     number: int
     spec: TableSpec
     lr: float | None = None
     lr_version: int = 0
+    made: Dealing | None = None
 
     def __post_init__(self) -> None:
         if self.lr is not None:
@@ -280,14 +315,39 @@ class TableEntry:
             return self.spec
         return dataclasses.replace(self.spec, optimizer=dataclasses.replace(self.spec.optimizer, lr=self.lr))
 
+    def is_made_by(self, spec: TableSpec) -> bool:
+        """Whether a spec is this table's: with the rate and the dealing that it was made with, or those of now."""
+        if self.made is not None and spec.dealing == self.made:
+            spec = spec.dealt(self.spec.dealing)
+        return spec in (self.spec, self.current_spec)
+
+    def dealt(self, dealing: Dealing) -> TableEntry:
+        """The same table with its ids dealt otherwise. Raises InvalidRequest: they cannot be."""
+        made = self.made or self.spec.dealing
+        return dataclasses.replace(
+            self, spec=self.spec.dealt(dealing), made=None if dealing == made else made
+        )
+
+    def placed_by(self, dealt: Mapping[int, Dealing]) -> TableSpec:
+        """The spec with ids dealt as a layout deals them.
+
+        dealt: by table number, of all tables that it deals otherwise than they were made: `Layout.dealt`.
+        """
+        return self.spec.dealt(dealt.get(self.number) or self.made or self.spec.dealing)
+
     def to_message(self) -> pb.TableEntry:
         """As the message."""
         return pb.TableEntry(
-            number=self.number, spec=self.spec.to_message(), lr=self.lr, lr_version=self.lr_version
+            number=self.number,
+            spec=self.spec.to_message(),
+            lr=self.lr,
+            lr_version=self.lr_version,
+            made=self.made and self.made.to_message(),
         )
 
     @classmethod
     def from_message(cls, message: pb.TableEntry) -> TableEntry:
         """From the message."""
         lr = message.lr if message.HasField("lr") else None
-        return cls(message.number, TableSpec.from_message(message.spec), lr, message.lr_version)
+        made = Dealing.from_message(message.made) if message.HasField("made") else None
+        return cls(message.number, TableSpec.from_message(message.spec), lr, message.lr_version, made)

@@ -412,6 +412,11 @@ def _layout_of(message: pb.Layout, index: int = 0) -> Layout:
 
 def _check_size(shard: Shard, layout: Layout) -> None:
     """Raise InvalidRequest for a layout of the same epoch in which other ids belong to a shard."""
+    if shard.layout.dealt != layout.dealt:
+        raise InvalidRequest(
+            f"epoch {layout.epoch} deals the ids of its tables otherwise than the request says: another dealing is "
+            "another epoch"
+        )
     if shard.layout.n != layout.n:
         raise InvalidRequest(
             f"epoch {layout.epoch} has {shard.layout.n} shards, the request says {layout.n}: another number of "

@@ -278,16 +278,16 @@ class ShardTable:
         return self._rows.tracks
 
     def read_owned(
-        self, cursor: int, limit_bytes: int, since: int, new_n: int, new_index: int
+        self, cursor: int, limit_bytes: int, since: int, owners: np.ndarray, new_index: int
     ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], int]:
-        """A block of the rows that shard new_index of new_n would own. A call looks at a bounded number of rows.
+        """A block of the rows that a shard of another layout would own. A call looks at a bounded number of rows.
 
         Args:
             cursor: 0, then what the call before returned.
             limit_bytes: about how much to return.
             since: only rows that changed in this generation or later; 0: all rows.
-            new_n: see above.
-            new_index: see above.
+            owners: of the other layout, as `owners_of`.
+            new_index: the shard of it.
 
         Returns:
             (ids [M] int64, values [M, width], slots, next cursor; 0 at the end), float32.
@@ -298,7 +298,7 @@ class ShardTable:
         rows = self._rows
         self._check_cursor(cursor)
         wanted = max(1, limit_bytes // (8 + 4 * sum(column.shape[1] for column in rows.columns)))
-        numbers, after = rows.owned(cursor, wanted, since, owners_of(self.spec, new_n), new_index)
+        numbers, after = rows.owned(cursor, wanted, since, owners, new_index)
         values, *slots = (column[numbers] for column in rows.columns)
         return rows.ids_of(numbers), values, slots, after if after < rows.end else 0
 
@@ -421,6 +421,6 @@ def compile_kernels() -> None:
         table.install(*table.read(0, 1 << 20)[:3])
         table.track(1)
         for since in (0, 1):
-            table.install(*table.read_owned(0, 1 << 20, since, 1, 0)[:3])
+            table.install(*table.read_owned(0, 1 << 20, since, owners_of(spec, 1), 0)[:3])
         for _ in range(2):  # makes the index grow
             table.reserve(np.arange(8))

@@ -18,7 +18,7 @@ from ...proto.codec_bags import Entries, PullBags, PullBagsReply
 from ...proto.errors import InvalidRequest
 from ...proto.framing import size_of
 from ...proto.jit import kernel
-from ...proto.layout import Layout, owner
+from ...proto.layout import Layout
 from ...proto.spec import TableEntry
 from .cutting import RequestSizes
 from .operation import Reply, as_array
@@ -140,7 +140,7 @@ class PullBagsRequest(PullRequest):
 
     def split(self, layout: Layout) -> Iterator[PullRequest]:
         """The same entries, asked of the shards of another layout."""
-        owners = owner(self.entry.spec, self.ids, layout.n)
+        owners = layout.owner(self.entry, self.ids)
         for shard in np.unique(owners).tolist():
             mine = np.flatnonzero(owners == shard)
             yield dataclasses.replace(

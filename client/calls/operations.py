@@ -13,7 +13,7 @@ import numpy as np
 
 from ...proto import codec
 from ...proto.errors import InvalidRequest
-from ...proto.layout import Layout, owner
+from ...proto.layout import Layout
 from ...proto.spec import TableEntry
 from ..inputs import as_bag_grads, as_ids, as_positive, as_rows
 from .assembly import Arrived
@@ -323,7 +323,7 @@ def pull_bags(
     layout = session.layout or (yield from known_layout(session, deadline))
     sums: Partial = []
     requests: list[PullBagsRequest] = []
-    owners = owner(spec, checked, layout.n)
+    owners = layout.owner(entry, checked)
     for shard in range(layout.n):
         mine = np.flatnonzero(owners == shard)
         for number, run in enumerate(pull_runs(shares.bags[mine], spec.width, session.sizes)):

@@ -30,7 +30,9 @@ class Placed:
     @classmethod
     def of(cls, entry: TableEntry, layout: Layout) -> Placed:
         """Work it out."""
-        return cls(entry, layout, owners_of(entry.spec, layout.n), entry.spec.optimizer.counts_steps)
+        return cls(
+            entry, layout, owners_of(layout.spec_of(entry), layout.n), entry.spec.optimizer.counts_steps
+        )
 
 
 def heads_of(layout: Layout) -> list[np.ndarray]:

@@ -15,7 +15,7 @@ from ...proto import codec, methods
 from ...proto.codec import Buffer, PartName
 from ...proto.errors import InvalidRequest
 from ...proto.framing import framed, scalar, size_of
-from ...proto.layout import Layout, owner
+from ...proto.layout import Layout
 from ...proto.plain import pull_bytes, push_bytes, put_pull, put_push
 from ...proto.spec import TableEntry
 from .assembly import Arrived
@@ -111,7 +111,7 @@ class PullRequest:
     def split(self, layout: Layout) -> Iterator[PullRequest]:
         """The same rows, asked of the shards of another layout."""
         for entry, ids, arrived, where in self.tables:
-            owners = owner(entry.spec, ids, layout.n)
+            owners = layout.owner(entry, ids)
             numbers: np.ndarray = np.arange(where.start, where.stop) if isinstance(where, slice) else where  # pyright: ignore[reportUnknownVariableType]
             for shard in np.unique(owners):
                 mine = np.flatnonzero(owners == shard)
@@ -240,7 +240,7 @@ class PushRequest:
             self.later.append(self.pull)
         by_shard: dict[int, list[Given]] = {}
         for entry, ids, values in self.tables:
-            owners = owner(entry.spec, ids, layout.n)
+            owners = layout.owner(entry, ids)
             everywhere = self.kind == codec.GRADIENTS and entry.spec.optimizer.counts_steps
             for shard in range(layout.n) if everywhere else np.unique(owners):
                 mine = np.flatnonzero(owners == shard)

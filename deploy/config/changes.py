@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest
-from ...proto.spec import Schedule, TableEntry, TableSpec
+from ...proto.spec import Dealing, Schedule, TableEntry, TableSpec
 from .config import DeployConfig, from_json
 from .tables import plain, table_to_mapping
 
@@ -29,15 +29,15 @@ class Change:
 
     Attributes:
         path: where in the config.
-        action: start, scale, autoscale, create, set_lr; keep: nothing is done; refused: the config cannot be applied,
-            `reason` says why.
+        action: start, scale, deal (ids of a table anew), autoscale, create, set_lr; keep: nothing is done; refused: the
+            config cannot be applied, `reason` says why.
         table: which table is made or changed. Its name may have dots, so `path` cannot say it.
     """
 
     path: str
     old: Any
     new: Any
-    action: Literal["start", "scale", "autoscale", "create", "set_lr", "keep", "refused"]
+    action: Literal["start", "scale", "deal", "autoscale", "create", "set_lr", "keep", "refused"]
     reason: str = ""
     table: str = ""
 
@@ -149,12 +149,20 @@ def _table_changes(old: TableSpec, new: TableSpec) -> list[Change]:
         else:
             changes.append(Change(f"{path}.optimizer.lr", *values, "set_lr", table=new.name))
         new = dataclasses.replace(new, optimizer=dataclasses.replace(new.optimizer, lr=old.optimizer.lr))
+    mine, theirs = old.dealing._asdict(), new.dealing._asdict()
+    changes += [
+        Change(f"{path}.{k}", mine[k], theirs[k], "deal", table=new.name)
+        for k in mine
+        if mine[k] != theirs[k]
+    ]
     mine, theirs = table_to_mapping(old), table_to_mapping(new)
     reason = (
         "fixed while the table exists: take another name, or `rowloom drop` it first, which loses its rows"
     )
     changes += [
-        Change(f"{path}.{k}", mine[k], theirs[k], "refused", reason) for k in mine if mine[k] != theirs[k]
+        Change(f"{path}.{k}", mine[k], theirs[k], "refused", reason)
+        for k in mine
+        if k not in Dealing._fields and mine[k] != theirs[k]
     ]
     return changes
 

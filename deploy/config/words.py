@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+
+from ...proto.spec import Dealing
 
 TIME = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([smhd])\s*$")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -11,6 +14,15 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def counted(n: int, noun: str, nouns: str = "") -> str:
     """`1 shard`, `2 shards`. nouns: where an s does not make it more of them."""
     return f"{n} {noun}" if n == 1 else f"{n} {nouns or noun + 's'}"
+
+
+def scaling_to(shards: int, dealings: Mapping[str, Dealing]) -> str:
+    """What a scaling does. dealings: by name, how the ids of tables are dealt from then on."""
+    tables = "".join(
+        f", table {name!r} by {'mod of a hash' if how.hash_ids else how.partition}"
+        for name, how in dealings.items()
+    )
+    return f"scaling to {counted(shards, 'shard')}{tables}"
 
 
 def seconds_of(text: str) -> float | None:

@@ -328,7 +328,8 @@ class Coordinator:
         """Make a table on every shard. Returns its entry; the existing one if the spec is the same, as made or as now.
 
         Args:
-            spec: of the table.
+            spec: of the table. Programs go on as they are when an operator has given it another rate, or deals its ids
+                anew: they may say what it was made with, or what is so now.
             limit_s: for the shards to take it.
 
         Raises:
@@ -340,7 +341,7 @@ class Coordinator:
         known = self.state.tables.get(spec.name) or self.state.making.get(spec.name)
         if known is not None:
             differences = known.spec.differences(spec)
-            if differences and spec != known.current_spec:
+            if not known.is_made_by(spec):
                 raise TableExists(
                     f"table {spec.name!r} exists with another spec ({'; '.join(differences)}; 'here' is "
                     f"the one that exists): "

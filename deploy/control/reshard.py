@@ -1,4 +1,4 @@
-"""From one layout to the next: the steps of scaling, as a program of effects.
+"""From one layout to the next - other shards, or ids dealt otherwise, or both: the steps, as a program of effects.
 
     launch ─▶ prepare ─▶ pass after pass ─▶ freeze ─▶ last pass, ledgers ─▶ count ─▶ COMMIT ─▶ adopt ─▶ retire, stop
       └──────────┴──────────────┴───────── roll back ─────────┴───────────────┘        └────── roll forward ─────┘
@@ -21,13 +21,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import InvalidRequest, Rerouted, RowloomError, StateLost, Unavailable, in_words
+from ...proto.errors import (
+    InvalidRequest,
+    Rerouted,
+    RowloomError,
+    StateLost,
+    TableNotFound,
+    Unavailable,
+    in_words,
+)
 from ...proto.layout import Layout, ShardAddress
+from ...proto.spec import Dealing, TableEntry
 from ..launch.launcher import Launched
 from .coordinator import ATTEMPT_S, Coordinator, addresses
 from .effects import NotStored, Program, ServerCall, Sleep, call_all
@@ -61,6 +70,7 @@ class Progress:
 
     Attributes:
         shards: how many there will be.
+        dealings: by name, tables whose ids are dealt anew, and how they will be.
         state: starting, moving, finishing (pushes wait), committing, done, failed.
         rows, rows_total: that have arrived, and that there are.
         moved: rows, each as often as it travelled.
@@ -71,6 +81,7 @@ class Progress:
     """
 
     shards: int
+    dealings: Mapping[str, Dealing] = field(default_factory=dict[str, Dealing])
     state: str = "starting"
     started_s: float = 0.0
     ended_s: float = 0.0
@@ -91,18 +102,33 @@ class Progress:
 
 
 class Reshard:
-    """One change of the shard count."""
+    """One change of who owns which ids.
 
-    def __init__(self, coordinator: Coordinator, shards: int) -> None:
+    Args:
+        coordinator: of the cluster.
+        shards: how many there will be.
+        dealings: by name, tables whose ids are to be dealt otherwise, and how.
+
+    Raises:
+        InvalidRequest: a number of shards out of range, or a dealing that is none, or not one for open-ended ids.
+        TableNotFound: there is no such table.
+    """
+
+    def __init__(
+        self, coordinator: Coordinator, shards: int, dealings: Mapping[str, Dealing] | None = None
+    ) -> None:
         if not 1 <= shards <= 1024:
             raise InvalidRequest(f"shards must be in [1, 1024], got {shards}")
+        self._dealings = dict(dealings or {})
+        tables_dealt(coordinator.state.tables, self._dealings)
         self._coordinator = coordinator
         self._old = coordinator.layout
         self._frozen_s = 0.0
         self._begun = self._cancelled = False
         self._looked: tuple[float, int] | None = None  # when, and how many rows had been moved
         self._revived: list[int] = []  # nobody waits for these servers once their processes have ended
-        self.progress = Progress(shards, started_s=coordinator.clock())
+        self._tables: dict[str, TableEntry] = {}  # as they will be
+        self.progress = Progress(shards, self._dealings, started_s=coordinator.clock())
 
     def run(self) -> Program:
         """Move every row and slot to its owner among the new count of shards.
@@ -131,7 +157,8 @@ class Reshard:
         coordinator, progress = self._coordinator, self.progress
         keys, launched = yield from coordinator.launch(max(0, progress.shards - self._old.n))
         stay = [Launched(s.address, s.incarnation) for s in self._old.shards[: progress.shards]]
-        target = self._old.next(addresses([*stay, *launched]))
+        self._tables = tables_dealt(coordinator.state.tables, self._dealings)
+        target = self._old.next(addresses([*stay, *launched]), self._tables.values())
         if coordinator.revives:
             self._revived = [*coordinator.state.keys, *keys]
         yield from self._look(target)
@@ -213,10 +240,10 @@ class Reshard:
         """The state that the commit stores."""
         state = self._coordinator.state
         surplus = [key for key in (*state.surplus, *state.keys) if key not in keys]
-        return dataclasses.replace(state, layout=target, keys=keys, surplus=surplus)
+        return dataclasses.replace(state, layout=target, keys=keys, surplus=surplus, tables=self._tables)
 
     def _preparation(self, target: Layout, shard: ShardAddress, turn: int) -> ServerCall:
-        tables = [e.to_message() for e in self._coordinator.state.tables.values()]
+        tables = [e.to_message() for e in self._tables.values()]
         request = pb.PrepareRequest(
             source=self._old.to_message(),
             layout=target.to_message(),
@@ -289,3 +316,16 @@ class Reshard:
             with contextlib.suppress(RowloomError):
                 yield Sleep(0.5)
         yield from self._coordinator.stop_surplus()
+
+
+def tables_dealt(tables: Mapping[str, TableEntry], dealings: Mapping[str, Dealing]) -> dict[str, TableEntry]:
+    """All tables, some with their ids dealt otherwise.
+
+    Raises:
+        TableNotFound: one of those is none.
+        InvalidRequest: one cannot be dealt so.
+    """
+    if unknown := sorted(dealings.keys() - tables.keys()):
+        there = ", ".join(sorted(tables)) or "none"
+        raise TableNotFound(f"no table {unknown[0]!r}, whose ids are to be dealt anew; there are: {there}")
+    return {name: entry.dealt(dealings.get(name, entry.spec.dealing)) for name, entry in tables.items()}

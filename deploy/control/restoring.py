@@ -21,7 +21,7 @@ from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RowloomError, Unavailable
 from ...proto.layout import Layout, ShardAddress
-from ...proto.spec import TableEntry, TableSpec
+from ...proto.spec import Dealing, TableEntry, TableSpec
 from ..launch.launcher import ServerProcess
 from .coordinator import ATTEMPT_S, Coordinator, addresses
 from .effects import Look, Program, ServerCall, call_all
@@ -30,10 +30,6 @@ from .state import ClusterState, RestoredSnapshot
 
 STEP_LIMIT_S = 10.0  # for every server to take a step
 STALL_S = 120.0  # reading has stopped when no shard has looked through a file for so long
-PLACING = (
-    "partition",
-    "hash_ids",
-)  # what a config may say differently of a table: on which shards its rows lie
 
 
 @dataclass(frozen=True)
@@ -68,9 +64,9 @@ def merged_tables(source: RestoreSource, wanted: Sequence[TableSpec]) -> list[Ta
             differences = _contradictions(entry, spec)
             faults += [f"table {spec.name!r}: {one}" for one in differences]
             if not differences:
-                placing = {name: getattr(spec, name) for name in PLACING}
-                entry = dataclasses.replace(entry, spec=dataclasses.replace(entry.spec, **placing))
-        merged.append(entry)
+                entry = dataclasses.replace(entry, spec=entry.spec.dealt(spec.dealing))
+        # A cluster that begins deals them so from its first epoch on.
+        merged.append(dataclasses.replace(entry, made=None))
     if faults:
         raise InvalidRequest(
             f"nothing was started: the config contradicts snapshot {source.about.url} ('here' is the snapshot, "
@@ -85,9 +81,10 @@ def merged_tables(source: RestoreSource, wanted: Sequence[TableSpec]) -> list[Ta
 def _contradictions(entry: TableEntry, spec: TableSpec) -> list[str]:
     """What differs and cannot be had from the snapshot.
 
-    A config may have the rate that the table began with or the one in force. It need not repeat the metadata.
+    A config may have the rate that the table began with or the one in force, and deal ids as it likes. It need not
+    repeat the metadata.
     """
-    free = {*PLACING, *([] if spec.metadata else ["metadata"])}
+    free = {*Dealing._fields, *([] if spec.metadata else ["metadata"])}
 
     def differing(mine: TableSpec) -> list[str]:
         return [one for one in mine.differences(spec) if one.partition(":")[0] not in free]

@@ -387,9 +387,11 @@ def apply(
             remote.set_lr(change.table, change.new)
         elif change.action == "autoscale":
             remote.set_autoscale(change.new)
-    for change in wanted.changes:  # last, because it takes long
-        if change.action == "scale":
-            scaled = remote.scale(change.new, on_progress)
+    # Last, because it takes long; and all at once, because rows move once.
+    shards = next((change.new for change in wanted.changes if change.action == "scale"), 0)
+    dealings = {c.table: specs[c.table].dealing for c in wanted.changes if c.action == "deal"}
+    if shards or dealings:
+        scaled = remote.scale(shards, on_progress, dealings)
     return wanted, scaled
 
 

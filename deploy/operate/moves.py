@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ...proto import rowloom_pb2 as pb
-from ..config.words import counted
+from ...proto.spec import Dealing
+from ..config.words import scaling_to
 
 RUNS = ("starting", "moving", "finishing", "committing")
 
@@ -25,15 +26,23 @@ def move_summary(reply: pb.ScaleReply) -> dict[str, Any]:
         "left": reply.left,
         "rows_per_s": round(reply.rows_per_s, 1),
         "brake_row_s": reply.brake_row_s,
+        "tables": {
+            one.name: {"partition": one.partition, "hash_ids": one.hash_ids} for one in reply.dealings
+        },
     }
 
 
 def in_progress(reply: pb.ScaleReply) -> str:
     """In words, how far one is that runs, for a line of `status`."""
-    what = f"scaling to {counted(reply.shards, 'shard')}"
+    what = scaling(reply)
     if reply.state != "moving":
         return f"{what}: {reply.state}"
     return f"{what}: {reply.rows:,} of {reply.rows_total:,} rows are there; {pace(reply)}"
+
+
+def scaling(reply: pb.ScaleReply) -> str:
+    """In words, what it does."""
+    return scaling_to(reply.shards, {one.name: Dealing.from_message(one) for one in reply.dealings})
 
 
 def pace(reply: pb.ScaleReply) -> str:

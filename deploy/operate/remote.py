@@ -14,8 +14,8 @@ from ...proto.channel import Channels
 from ...proto.errors import Rerouted, Unavailable, WrongCluster
 from ...proto.security.credentials import NOTHING, Credentials
 from ...proto.snapshots.extra import encode_extra
-from ...proto.spec import TableSpec
-from ..config.words import counted
+from ...proto.spec import Dealing, TableSpec
+from .moves import scaling
 
 if TYPE_CHECKING:
     from ...client.client import Client
@@ -80,30 +80,44 @@ class Remote:
             self._cluster_id = pb.HealthReply.FromString(data).cluster_id
         return self._cluster_id
 
-    def scale(self, shards: int, on_progress: Callable[[pb.ScaleReply], None] | None = None) -> pb.ScaleReply:
-        """Change the number of shards; returns when it is done.
+    def scale(
+        self,
+        shards: int,
+        on_progress: Callable[[pb.ScaleReply], None] | None = None,
+        dealings: Mapping[str, Dealing] | None = None,
+    ) -> pb.ScaleReply:
+        """Change who owns which ids; returns when it is done.
 
         Args:
-            shards: how many there will be.
+            shards: how many there will be; 0: as many as there are.
             on_progress: called with how far it is.
+            dealings: by name, how the ids of some tables are to be dealt; of all others as they are.
 
         Raises:
             Unavailable: it did not happen; everything is as before, or the message says what was lost.
+            InvalidRequest, TableNotFound: it cannot be; nothing was changed.
         """
-        reply = self._start_scaling(shards)
+        request = pb.ScaleRequest(
+            shards=shards,
+            dealings=[
+                pb.TableDealing(name=name, partition=how.partition, hash_ids=how.hash_ids)
+                for name, how in (dealings or {}).items()
+            ],
+        )
+        reply = self._start_scaling(request)
         while True:
             if on_progress is not None:
                 on_progress(reply)
             if reply.state == "done":
                 return reply
             if reply.state == "failed":
-                raise Unavailable(f"scaling to {counted(shards, 'shard')} failed: {reply.error}")
+                raise Unavailable(f"{scaling(reply)} failed: {reply.error}")
             time.sleep(POLL_S)
             ask = pb.ScaleProgressRequest(scaling=reply.scaling, cluster_id=self.cluster)
             reply = pb.ScaleReply.FromString(self.call(methods.SCALE_PROGRESS, ask.SerializeToString()))
             # Another coordinator took over, and what it took up is one of two layouts.
             if reply.state == "unknown":
-                reply = self._start_scaling(shards)
+                reply = self._start_scaling(request)
 
     def cancel_scaling(self) -> pb.ScaleReply:
         """Give up the scaling that runs; returns when it has ended: "failed", or "done" if it was too late.
@@ -123,12 +137,12 @@ class Remote:
             )
         return reply
 
-    def _start_scaling(self, shards: int) -> pb.ScaleReply:
+    def _start_scaling(self, request: pb.ScaleRequest) -> pb.ScaleReply:
         """Start to scale, as soon as nothing else changes."""
-        request = pb.ScaleRequest(shards=shards, cluster_id=self.cluster).SerializeToString()
+        request.cluster_id = self.cluster
         while True:
             try:
-                return pb.ScaleReply.FromString(self.call(methods.SCALE, request))
+                return pb.ScaleReply.FromString(self.call(methods.SCALE, request.SerializeToString()))
             except Rerouted as e:
                 time.sleep(max(POLL_S, e.retry_after_s))
 

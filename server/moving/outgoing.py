@@ -16,6 +16,8 @@ import numpy as np
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RetryLater, Unavailable
+from ...proto.layout import dealt_in
+from ...proto.owners import owners_of
 from ..rows.rows import MOST_LOOKED_AT
 from ..shard import Shard
 
@@ -55,10 +57,12 @@ def read_pass(shard: Shard, request: pb.ReadPassRequest, *, frozen: bool) -> pb.
     )
     left = min(request.limit_bytes or BLOCK_BYTES, 16 * BLOCK_BYTES)
     at, cursor, looks = request.at, request.cursor, 0
+    dealt = dealt_in(request.dealt)
     while at < len(tables) and at < request.at + MOST_TABLES and left > 0 and looks < MOST_LOOKED_AT:
         begin = cursor
+        owners = owners_of(tables[at].entry.placed_by(dealt), request.new_n)
         ids, values, slots, cursor = tables[at].read_owned(
-            begin, left, request.since, request.new_n, request.new_index
+            begin, left, request.since, owners, request.new_index
         )
         looks += max(0, (cursor or len(tables[at])) - begin)
         if len(ids):

@@ -22,7 +22,7 @@ import numpy as np
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest
-from ...proto.layout import Layout, ShardAddress
+from ...proto.layout import Layout, ShardAddress, dealings
 from ..durable.records import Kind
 from ..ledger import PIECE_BYTES
 from ..received import own
@@ -125,6 +125,7 @@ class Stream:
             at=before.at,
             cursor=before.cursor,
             limit_bytes=receive.block_bytes,
+            dealt=dealings(receive.shard.layout.dealt),
         )
         return PeerCall(self.old.address, methods.READ_PASS, request.SerializeToString())
 

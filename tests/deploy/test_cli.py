@@ -53,11 +53,13 @@ def test_a_cluster_from_up_to_down(cli):
         assert "healthy" in out
         assert "users" in out
 
-        cli.write(CONFIG.replace("shards: 2", "shards: 3").replace("0.05", "0.5"))
+        changed = CONFIG.replace("shards: 2", "shards: 3").replace("0.05", "0.5")
+        cli.write(changed.replace("dim: 4,", "dim: 4, partition: div,"))
         planned = cli.json("plan")
         assert {c["path"]: c["action"] for c in planned["changes"]} == {
             "shards": "scale",
             "tables.users.optimizer.lr": "set_lr",
+            "tables.users.partition": "deal",
         }
         assert planned["memory"]["now_bytes"] > 500 * 32
         _, err = cli.run("up", "deploy.yaml", code=1)
@@ -70,6 +72,9 @@ def test_a_cluster_from_up_to_down(cli):
         assert cli.json("status")["config_hash"] == cli.json("up")["config_hash"] != up["config_hash"]
         assert done["scaling"]["state"] == "done"
         assert done["scaling"]["rows"] == 1000
+        assert done["scaling"]["tables"] == {"users": {"partition": "div", "hash_ids": False}}
+        assert [shard["rows"] for shard in cli.json("status")["shards"]] == [1000, 0, 0]
+        assert users.spec.partition == "div"
         np.testing.assert_array_equal(users.pull(ids), trained)
         assert cli.json("status")["tables"][0]["lr"] == 0.5
         assert cli.json("apply") == {"changes": [], "scaling": None}

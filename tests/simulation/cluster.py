@@ -1,7 +1,7 @@
 """The made-up coordinator and its disk, who starts and watches shard servers, and how they fail."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from simulation.logs import Storage
@@ -29,7 +29,7 @@ from rowloom.deploy.snapshots.manifests import write_manifest
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import InvalidRequest, RetryLater, RowloomError, Unavailable
-from rowloom.proto.spec import TableSpec
+from rowloom.proto.spec import Dealing, TableSpec
 
 WATCH_S = 1.0
 AS_JSON = 8  # of so many states that are read, one is read from JSON
@@ -345,14 +345,17 @@ class CoordinatorNode:
             return coordinator.drop_table(request.name), _done
         return coordinator.set_lr(request.name, request.lr), _done
 
-    def scale(self, shards: int, ended: Ended) -> None:
-        """Scale when nothing else changes."""
+    def scale(self, shards: int, ended: Ended, dealings: Mapping[str, Dealing] | None = None) -> None:
+        """Scale when nothing else changes. dealings: of tables, where they are to be dealt otherwise."""
         if self.busy or not self.alive:
-            self.world.at(BUSY_S, self.scale, shards, ended)
-        elif shards == self.coordinator.layout.n:
+            self.world.at(BUSY_S, self.scale, shards, ended, dealings)
+            return
+        tables = self.coordinator.state.tables
+        anew = {n: d for n, d in (dealings or {}).items() if n in tables and tables[n].spec.dealing != d}
+        if shards == self.coordinator.layout.n and not anew:
             ended(None)
         else:
-            self.moving = Reshard(self.coordinator, shards)
+            self.moving = Reshard(self.coordinator, shards, anew)
             self.perform(self.moving.run(), ended)
 
     def snapshot(self, ended: Ended, began: Callable[[], None] = lambda: None) -> None:

@@ -35,6 +35,7 @@ from rowloom.proto.errors import (
     Unavailable,
     WrongCluster,
 )
+from rowloom.proto.spec import Dealing
 from rowloom.server.durable.log import Mode
 from rowloom.server.states import Moving, Serving
 
@@ -57,6 +58,7 @@ KINDS = (
 # How often shards have logs, and of which mode. With `interval` no power fails: that takes acknowledged pushes.
 MODES = {Mode.MEMORY: 3, Mode.PROCESS: 2, Mode.INTERVAL: 1, Mode.DISK: 3}
 ONE_IN_LOSES_A_SHARD = 20
+DEALINGS = [Dealing("mod"), Dealing("div"), Dealing("mod", True)]
 
 
 class History:
@@ -305,12 +307,17 @@ class History:
             fine = isinstance(outcome, Unavailable | StateLost | RetryLater | Cancelled)
             assert fine or not isinstance(outcome, RowloomError), outcome
             self.scalings += outcome is None
+            self.calls["tables dealt anew"] += len(dealings) if outcome is None else 0
             frozen = any(isinstance(n.host.state, Moving) for n in self.node.shards.values() if n.alive)
             known = isinstance(outcome, Died) or self.node.coordinator.unfinished
             assert known or not frozen, "a shard stays frozen and nobody knows"
             self._over()
 
-        self.node.scale(self.world.rng.randint(1, 7), ended)
+        rng = self.world.rng
+        bounded = [table.spec.name for table in self.tables if table.spec.num_embeddings is not None]
+        some = rng.sample(bounded, rng.randint(0, len(bounded))) if rng.random() < 0.5 else []
+        dealings = {name: rng.choice(DEALINGS) for name in some}
+        self.node.scale(rng.randint(1, 7), ended, dealings)
         if self.world.rng.random() < 0.1:
             self.world.at(self.world.rng.uniform(0.0, 2.0), self._cancel)
 
@@ -477,6 +484,7 @@ class History:
             for entry in state.tables.values():
                 table = shard.tables[entry.number]
                 assert table.entry.lr_version == entry.lr_version, f"shard {index} has another learning rate"
+                assert table.spec.dealing == entry.spec.dealing, f"shard {index} deals ids otherwise"
                 seen.setdefault(entry.number, []).extend(table.read(0, 1 << 30)[0].tolist())
             for table in self.tables:
                 if isinstance(table, Steps):

@@ -16,7 +16,7 @@ from rowloom.client.lookups.pooling import factors
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.snapshots.snapshot import open_snapshot
-from rowloom.proto.spec import TableEntry
+from rowloom.proto.spec import Dealing, TableEntry
 from rowloom.server.durable.log import Mode
 from rowloom.server.states import State
 
@@ -78,9 +78,10 @@ class Lab:
         """What a program of the coordinator ends with."""
         return self.outcome(lambda ended: self.node.perform(program, ended))
 
-    def scale(self, shards: int):
-        """What scaling ends with."""
-        return self.outcome(lambda ended: self.node.scale(shards, ended))
+    def scale(self, shards: int, dealing: Dealing | None = None):
+        """What scaling ends with. dealing: of the table, from then on."""
+        dealings = {} if dealing is None else {"t": dealing}
+        return self.outcome(lambda ended: self.node.scale(shards, ended, dealings))
 
     def snapshot(self) -> dict[int, float]:
         """By id, the first column of the rows that are in a snapshot which is taken now."""

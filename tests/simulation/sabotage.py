@@ -19,6 +19,7 @@ from rowloom.deploy.control.hold import Hold
 from rowloom.deploy.control.reshard import Reshard
 from rowloom.proto import codec
 from rowloom.proto.errors import RowloomError
+from rowloom.proto.layout import Layout
 from rowloom.server import host as host_module
 from rowloom.server import shard as shard_module
 from rowloom.server.call import Answer
@@ -416,6 +417,16 @@ def cuts_show_what_comes_later(patch: Patches) -> None:
     patch.setattr(RowsCut, "save", lambda *_: None)
 
 
+def ids_stay_with_the_old_strategy(patch: Patches) -> None:
+    """Clients send ids where the strategy that they know of a table sent them, whatever the layout says."""
+    patch.setattr(Layout, "spec_of", lambda self, entry: entry.spec)
+
+
+def rows_move_by_the_old_strategy(patch: Patches) -> None:
+    """Shards give rows to whom they would go if ids were dealt as they are."""
+    patch.setattr(outgoing, "dealt_in", lambda _: {})
+
+
 BUILDS: list[Callable[[Patches], None]] = [
     no_duplicate_window,
     ledger_stays_behind,
@@ -437,6 +448,7 @@ BUILDS: list[Callable[[Patches], None]] = [
     the_last_pass_is_left_out,
     the_freeze_is_left_out,
     passes_read_what_is_new_only,
+    ids_stay_with_the_old_strategy,
     steps_count_twice,
     steps_are_lost_in_a_move,
     int8_loses_its_scales,

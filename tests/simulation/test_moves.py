@@ -10,17 +10,23 @@ from simulation.histories import History
 from simulation.lab import ROWS, Lab
 from simulation.shards import ShardNode
 
+from rowloom.client import TableSpec
 from rowloom.client.calls import operations as ops
+from rowloom.client.calls.control import ask, fetch_layout
 from rowloom.client.calls.cutting import RequestSizes
 from rowloom.deploy.control.passes import Passes
-from rowloom.deploy.control.reshard import Cancelled
+from rowloom.deploy.control.reshard import Cancelled, Reshard
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
-from rowloom.proto.errors import InvalidRequest, RowloomError, StateLost, Unavailable
+from rowloom.proto.errors import InvalidRequest, RowloomError, StateLost, TableNotFound, Unavailable
+from rowloom.proto.layout import owner
+from rowloom.proto.spec import Dealing, TableEntry
 from rowloom.server.durable.log import Mode
 from rowloom.server.states import Moving, Serving
 
 ALL = list(range(ROWS))
+MOD, DIV, HASH = Dealing("mod"), Dealing("div"), Dealing("mod", True)
+HOW = {"div": DIV, "hash": HASH}
 
 
 class Pushing:
@@ -78,6 +84,85 @@ def test_pushes_go_on_while_rows_move_and_every_one_of_them_arrives(shards: int)
         rows = set(lab.rows()[:, 0].tolist())
         assert len(rows) == 1
     assert all(not isinstance(state, Moving) for state in lab.states())
+
+
+@pytest.mark.parametrize("strategy", ["div", "hash"])
+@pytest.mark.parametrize(("old", "new"), [(1, 2), (3, 3), (5, 2), (2, 64)])
+def test_ids_are_dealt_otherwise_while_pushes_go_on(old: int, new: int, strategy: str) -> None:
+    lab = calm(old, old)
+    lab.do(lab.push(ALL))
+    for count, dealing in ((new, HOW[strategy]), (old, MOD), (old, HOW[strategy])):
+        pushing = Pushing(lab)
+        out = lab.scale(count, dealing)
+        assert out is None, out
+        pushing.stop()
+        assert pushing.longest_s < 0.3
+        lab.world.run(lambda: not lab.node.busy)
+        assert len(set(lab.rows()[:, 0].tolist())) == 1
+        # The client has the entry that it was given when it made the table, and knows by the layout.
+        assert lab.session.layout.spec_of(lab.entry).dealing == dealing
+        stored = lab.node.disk.load()
+        assert stored.tables["t"].spec.dealing == dealing
+        assert [shard.tables[lab.entry.number].spec.dealing for shard in lab.shards()] == [dealing] * count
+        owned = {
+            k: shard.tables[lab.entry.number].read(0, 1 << 20)[0] for k, shard in enumerate(lab.shards())
+        }
+        spec, n = stored.tables["t"].spec, count
+        assert all((owner(spec, ids, n) == k).all() for k, ids in owned.items())
+
+
+def test_a_program_goes_on_making_its_table_as_it_did_when_ids_are_dealt_otherwise() -> None:
+    lab = calm(1, 2)
+    as_made = lab.entry.spec
+    assert lab.scale(2, DIV) is None
+
+    def made(spec) -> TableEntry:
+        request = pb.DefineTableRequest(spec=spec.to_message())
+        reply = lab.do(ask(lab.session, methods.CREATE_TABLE, request, lab.world.now + 300))
+        return TableEntry.from_message(pb.DefineTableReply.FromString(reply).table)
+
+    for spec in (as_made, as_made.dealt(DIV)):
+        entry = made(spec)
+        assert (entry.number, entry.spec.dealing, entry.made) == (lab.entry.number, DIV, MOD)
+    with pytest.raises(AssertionError, match="hash_ids: False here, True there"):
+        made(as_made.dealt(HASH))
+    assert lab.scale(3, MOD) is None
+    assert made(as_made).made is None
+    with pytest.raises(AssertionError, match="partition: 'mod' here, 'div' there"):
+        made(as_made.dealt(DIV))  # neither as it was made nor as it is
+
+
+def test_a_client_that_knows_a_table_and_not_yet_the_layout_sends_ids_where_they_are() -> None:
+    # It makes the table once more, and is told how ids are dealt now; its layout is the old one.
+    lab = calm(1, 3)
+    lab.do(lab.push(ALL))
+    other = lab.world.session([lab.node.ADDRESS], 2)
+    lab.do(fetch_layout(other, lab.world.now + 300))
+    old = other.layout
+    assert lab.scale(3, DIV) is None
+    entry = lab.node.coordinator.state.tables["t"]
+    assert old.spec_of(entry).dealing == MOD
+    assert lab.node.coordinator.layout.spec_of(lab.entry).dealing == DIV
+    rows = lab.wait(
+        lambda ended: lab.world.operate(
+            other, ops.pull(other, [(entry, np.arange(ROWS))], lab.world.now + 600), ended
+        )
+    )
+    assert rows[0][:, 0].tolist() == [1] * ROWS
+
+
+@pytest.mark.parametrize("dealings", [{"t": Dealing("range")}, {"open": DIV}, {"nobody": DIV}])
+def test_what_cannot_be_dealt_so_is_refused_before_anything_begins(dealings) -> None:
+    lab = calm(1, 2)
+    lab.wait(
+        lambda ended: lab.node.perform(
+            lab.node.coordinator.create_table(TableSpec("open", None, dim=1)), ended
+        )
+    )
+    with pytest.raises((InvalidRequest, TableNotFound)):
+        Reshard(lab.node.coordinator, 3, dealings)
+    assert lab.node.coordinator.layout.n == 2
+    assert not lab.node.coordinator.state.surplus
 
 
 def test_a_row_that_is_pushed_once_while_rows_move_arrives_with_that() -> None:
@@ -217,15 +302,15 @@ def test_a_new_shard_that_ends_at_any_step_of_a_move_costs_no_push(step: str, mo
 def broken(lab: Lab, shards: int) -> None:
     """A move that something ends, under pushes; what was acknowledged is there once, and the next one succeeds."""
     pushing = Pushing(lab)
-    out = lab.scale(shards)
+    out = lab.scale(shards, DIV)
     assert out is None or isinstance(out, Unavailable | StateLost), out
     lab.settle()
     pushes = 1 + pushing.stop()
     assert counted(lab, pushes)
-    for count in (shards, 2):
+    for count, dealing in ((shards, DIV), (2, MOD)):
         for _ in range(10):
             lab.settle()
-            out = lab.scale(count)
+            out = lab.scale(count, dealing)
             if out is None:
                 break
             assert isinstance(out, Unavailable | StateLost), out
@@ -238,7 +323,7 @@ def broken(lab: Lab, shards: int) -> None:
 
 
 @pytest.mark.parametrize("mode", [Mode.MEMORY, Mode.DISK])
-@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("shards", [2, 3])
 def test_a_coordinator_that_ends_at_any_effect_of_a_move_costs_no_push(shards: int, mode: Mode) -> None:
     died = 0
     for effect in range(1, 40):
@@ -246,7 +331,7 @@ def test_a_coordinator_that_ends_at_any_effect_of_a_move_costs_no_push(shards: i
         lab.do(lab.push(ALL))
         lab.node.doom = effect
         pushing = Pushing(lab)
-        out = lab.scale(shards)
+        out = lab.scale(shards, DIV)
         lab.node.doom = None
         died += isinstance(out, Died)
         lab.world.run(lambda lab=lab: lab.node.alive)
@@ -270,8 +355,10 @@ def test_a_move_that_is_cancelled_at_any_time_leaves_everything_as_it_was_or_is_
         lab.world.at(
             0.45 + 0.02 * k, lambda lab=lab, gave_up=gave_up: gave_up.append(lab.node.moving.cancel())
         )
-        out = lab.scale(3)
+        out = lab.scale(3, DIV)
         lab.settle()
+        spec = lab.node.coordinator.state.tables["t"].spec
+        assert spec.dealing == (MOD if isinstance(out, Cancelled) else DIV)
         assert isinstance(out, Cancelled) if gave_up == [True] else out is None
         assert lab.node.coordinator.layout.n == (2 if isinstance(out, Cancelled) else 3)
         assert sorted(lab.node.shards) == sorted(lab.node.coordinator.state.keys)

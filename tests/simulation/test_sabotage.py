@@ -62,6 +62,12 @@ def test_a_pass_that_counts_its_generation_too_late_loses_what_changes_meanwhile
         test_moves.test_a_row_that_is_pushed_once_while_rows_move_arrives_with_that()
 
 
+def test_rows_that_shards_give_by_the_old_strategy_are_refused_and_nothing_is_changed(monkeypatch) -> None:
+    sabotage.rows_move_by_the_old_strategy(monkeypatch)
+    with pytest.raises(AssertionError, match="stopped receiving"):
+        test_moves.test_ids_are_dealt_otherwise_while_pushes_go_on(1, 2, "div")
+
+
 # Too rare for the simulator: one history of some hundreds.
 @pytest.mark.parametrize(("owner", "method"), [(Ledger, "settle"), (Forgotten, "merge")])
 def test_forgetting_that_stays_behind_when_rows_move_is_noticed(owner, method: str, monkeypatch) -> None:
