@@ -307,7 +307,9 @@ def apply(
         check_serving(summary(now), "nothing was changed", options=options)
         with interrupted(lambda: f"what was begun goes on; `rowloom apply {config}` again does the rest"):
             done, scaled = change(wanted, remote, now, _shown(moving))
-    made = [c for c in done.changes if c.action in ("create", "set_lr", "autoscale", "scale", "deal")]
+    made = [
+        c for c in done.changes if c.action in ("create", "set_lr", "autoscale", "scale", "deal", "limit")
+    ]
     lines = [str(c) for c in made] or ["nothing to change"]
     if scaled is not None:
         lines.append(moved(scaled))

@@ -90,7 +90,12 @@ class CoordinatorServer:
         self._observed = observed(config, lambda: self._status(pb.StatusRequest()), advertise or host)
         self.coordinator = self._coordinator(ClusterState(config.name))
         self._performer = Performer(self._file, launcher, self._grace_s, security.credentials())
-        self._scalings = Scalings(lambda: self.coordinator, self._performer, self._scaled)
+        self._scalings = Scalings(
+            lambda: self.coordinator,
+            self._performer,
+            self._scaled,
+            lambda: self.config.limits.max_extra_memory or 0,
+        )
         self._snapshots = Snapshots(
             lambda: self.coordinator, self._performer, config.storage, config.snapshots
         )
@@ -197,6 +202,8 @@ class CoordinatorServer:
     def _open(self) -> None:
         kept = self.coordinator.state.autoscale
         self._follow(self.config.autoscale if kept is None else policy_from(kept))
+        if self.coordinator.state.max_extra_bytes is not None:
+            self._bound(self.coordinator.state.max_extra_bytes)
         self._grpc.start()
         self._watcher.start()
         if self._observed is not None:
@@ -324,7 +331,23 @@ class CoordinatorServer:
 
     def _scale(self, request: pb.ScaleRequest) -> pb.ScaleReply:
         dealings = {one.name: Dealing.from_message(one) for one in request.dealings}
+        if request.HasField("max_extra_bytes"):
+            self._bound_moves(request.max_extra_bytes)
+            if not request.shards and not dealings:
+                return pb.ScaleReply(state="done", epoch=self.coordinator.layout.epoch)
         return self._scalings.start(request.shards, dealings)
+
+    def _bound_moves(self, max_extra_bytes: int) -> None:
+        """Rows that move may take so much from now on, also after a restart."""
+        if max_extra_bytes != (self.config.limits.max_extra_memory or 0):
+            with self._performer.alone("another bound of what moves may take"):
+                state = dataclasses.replace(self.coordinator.state, max_extra_bytes=max_extra_bytes)
+                self._performer.run(self.coordinator.commit(state))
+            self._bound(max_extra_bytes)
+
+    def _bound(self, max_extra_bytes: int) -> None:
+        limits = self.config.limits.model_copy(update={"max_extra_memory": max_extra_bytes or None})
+        self.config = self.config.model_copy(update={"limits": limits})
 
     def _scale_progress(self, request: pb.ScaleProgressRequest) -> pb.ScaleReply:
         return self._scalings.progress(request.scaling)

@@ -51,6 +51,7 @@ class Scalings:
         coordinator: of the moment; another one after a restart.
         performer: runs them.
         on_done: called with the new number of shards.
+        max_extra_bytes: what rows that move may take, as `Reshard` has it.
     """
 
     def __init__(
@@ -58,10 +59,11 @@ class Scalings:
         coordinator: Callable[[], Coordinator],
         performer: Performer,
         on_done: Callable[[int], None] = lambda shards: None,
+        max_extra_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
         self._coordinator = coordinator
         self._performer = performer
-        self._on_done = on_done
+        self._on_done, self._max_extra_bytes = on_done, max_extra_bytes
         # Only whoever has begun at the performer writes these.
         self._running: Scaling | None = None
         self._known: dict[int, Scaling] = {}
@@ -144,7 +146,7 @@ class Scalings:
     def _scaling(self, shards: int, dealings: Mapping[str, Dealing]) -> Scaling:
         coordinator = self._coordinator()
         moves = shards != coordinator.layout.n or bool(dealings)
-        reshard = Reshard(coordinator, shards, dealings) if moves else None
+        reshard = Reshard(coordinator, shards, dealings, self._max_extra_bytes()) if moves else None
         progress = (
             reshard.progress
             if reshard
@@ -203,6 +205,7 @@ class Scalings:
             rows_per_s=progress.rows_per_s,
             brake_row_s=progress.brake_s,
             moved=progress.moved,
+            held_bytes=0 if scaling.ended else progress.held_bytes,
             dealings=[
                 pb.TableDealing(name=name, partition=how.partition, hash_ids=how.hash_ids)
                 for name, how in progress.dealings.items()

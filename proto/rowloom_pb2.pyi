@@ -906,7 +906,7 @@ class ProgressRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ProgressReply(_message.Message):
-    __slots__ = ("epoch", "done", "rows", "bytes", "error", "error_kind", "passes", "left", "left_s", "stuck", "rows_total", "moved", "slowest_bytes")
+    __slots__ = ("epoch", "done", "rows", "bytes", "error", "error_kind", "passes", "left", "left_s", "stuck", "rows_total", "moved", "slowest_bytes", "held_bytes")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -920,6 +920,7 @@ class ProgressReply(_message.Message):
     ROWS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     MOVED_FIELD_NUMBER: _ClassVar[int]
     SLOWEST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     done: bool
     rows: int
@@ -933,7 +934,8 @@ class ProgressReply(_message.Message):
     rows_total: int
     moved: int
     slowest_bytes: int
-    def __init__(self, epoch: _Optional[int] = ..., done: bool = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., error: _Optional[str] = ..., error_kind: _Optional[_Union[ErrorInfo.Kind, str]] = ..., passes: _Optional[int] = ..., left: _Optional[int] = ..., left_s: _Optional[float] = ..., stuck: _Optional[int] = ..., rows_total: _Optional[int] = ..., moved: _Optional[int] = ..., slowest_bytes: _Optional[int] = ...) -> None: ...
+    held_bytes: int
+    def __init__(self, epoch: _Optional[int] = ..., done: bool = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., error: _Optional[str] = ..., error_kind: _Optional[_Union[ErrorInfo.Kind, str]] = ..., passes: _Optional[int] = ..., left: _Optional[int] = ..., left_s: _Optional[float] = ..., stuck: _Optional[int] = ..., rows_total: _Optional[int] = ..., moved: _Optional[int] = ..., slowest_bytes: _Optional[int] = ..., held_bytes: _Optional[int] = ...) -> None: ...
 
 class ShutdownRequest(_message.Message):
     __slots__ = ("cluster_id", "keep")
@@ -976,14 +978,16 @@ class AdjustTableRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., lr: _Optional[float] = ..., cluster_id: _Optional[str] = ...) -> None: ...
 
 class ScaleRequest(_message.Message):
-    __slots__ = ("shards", "cluster_id", "dealings")
+    __slots__ = ("shards", "cluster_id", "dealings", "max_extra_bytes")
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     DEALINGS_FIELD_NUMBER: _ClassVar[int]
+    MAX_EXTRA_BYTES_FIELD_NUMBER: _ClassVar[int]
     shards: int
     cluster_id: str
     dealings: _containers.RepeatedCompositeFieldContainer[TableDealing]
-    def __init__(self, shards: _Optional[int] = ..., cluster_id: _Optional[str] = ..., dealings: _Optional[_Iterable[_Union[TableDealing, _Mapping]]] = ...) -> None: ...
+    max_extra_bytes: int
+    def __init__(self, shards: _Optional[int] = ..., cluster_id: _Optional[str] = ..., dealings: _Optional[_Iterable[_Union[TableDealing, _Mapping]]] = ..., max_extra_bytes: _Optional[int] = ...) -> None: ...
 
 class TableDealing(_message.Message):
     __slots__ = ("name", "partition", "hash_ids")
@@ -1018,7 +1022,7 @@ class SetAutoscaleRequest(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., policy: _Optional[str] = ...) -> None: ...
 
 class ScaleReply(_message.Message):
-    __slots__ = ("state", "epoch", "pause_s", "rows", "rows_total", "error", "seconds", "scaling", "shards", "passes", "left", "rows_per_s", "brake_row_s", "moved", "dealings")
+    __slots__ = ("state", "epoch", "pause_s", "rows", "rows_total", "error", "seconds", "scaling", "shards", "passes", "left", "rows_per_s", "brake_row_s", "moved", "dealings", "held_bytes")
     STATE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PAUSE_S_FIELD_NUMBER: _ClassVar[int]
@@ -1034,6 +1038,7 @@ class ScaleReply(_message.Message):
     BRAKE_ROW_S_FIELD_NUMBER: _ClassVar[int]
     MOVED_FIELD_NUMBER: _ClassVar[int]
     DEALINGS_FIELD_NUMBER: _ClassVar[int]
+    HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
     state: str
     epoch: int
     pause_s: float
@@ -1049,7 +1054,8 @@ class ScaleReply(_message.Message):
     brake_row_s: float
     moved: int
     dealings: _containers.RepeatedCompositeFieldContainer[TableDealing]
-    def __init__(self, state: _Optional[str] = ..., epoch: _Optional[int] = ..., pause_s: _Optional[float] = ..., rows: _Optional[int] = ..., rows_total: _Optional[int] = ..., error: _Optional[str] = ..., seconds: _Optional[float] = ..., scaling: _Optional[int] = ..., shards: _Optional[int] = ..., passes: _Optional[int] = ..., left: _Optional[int] = ..., rows_per_s: _Optional[float] = ..., brake_row_s: _Optional[float] = ..., moved: _Optional[int] = ..., dealings: _Optional[_Iterable[_Union[TableDealing, _Mapping]]] = ...) -> None: ...
+    held_bytes: int
+    def __init__(self, state: _Optional[str] = ..., epoch: _Optional[int] = ..., pause_s: _Optional[float] = ..., rows: _Optional[int] = ..., rows_total: _Optional[int] = ..., error: _Optional[str] = ..., seconds: _Optional[float] = ..., scaling: _Optional[int] = ..., shards: _Optional[int] = ..., passes: _Optional[int] = ..., left: _Optional[int] = ..., rows_per_s: _Optional[float] = ..., brake_row_s: _Optional[float] = ..., moved: _Optional[int] = ..., dealings: _Optional[_Iterable[_Union[TableDealing, _Mapping]]] = ..., held_bytes: _Optional[int] = ...) -> None: ...
 
 class AcceptLossRequest(_message.Message):
     __slots__ = ("shard", "cluster_id", "force")

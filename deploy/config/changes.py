@@ -29,15 +29,15 @@ class Change:
 
     Attributes:
         path: where in the config.
-        action: start, scale, deal (ids of a table anew), autoscale, create, set_lr; keep: nothing is done; refused: the
-            config cannot be applied, `reason` says why.
+        action: start, scale, deal (ids of a table anew), limit (what moves may take), autoscale, create, set_lr; keep:
+            nothing is done; refused: the config cannot be applied, `reason` says why.
         table: which table is made or changed. Its name may have dots, so `path` cannot say it.
     """
 
     path: str
     old: Any
     new: Any
-    action: Literal["start", "scale", "deal", "autoscale", "create", "set_lr", "keep", "refused"]
+    action: Literal["start", "scale", "deal", "limit", "autoscale", "create", "set_lr", "keep", "refused"]
     reason: str = ""
     table: str = ""
 
@@ -135,6 +135,8 @@ def _plain_changes(path: str, old: Any, new: Any) -> list[Change]:
                 path, old, new, "refused", "that is another cluster: `rowloom up` starts it beside this one"
             )
         ]
+    if path == "limits.max_extra_memory":
+        return [Change(path, old, new, "limit")]
     return [Change(path, old, new, "refused", FIXED)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pydantic import ByteSize
@@ -11,6 +12,8 @@ from ...proto.spec import TableSpec
 from .changes import running_config
 from .config import DeployConfig
 
+MARK_BYTES = 4  # of a row that is moved, on the shard that has it: when it changed last
+LEAST_TABLE_BYTES = 4096  # that a table takes on a shard, however few rows it has there
 # Beside its columns a row has its id (8 bytes) and, at worst, 11.4 bytes of index: 4-byte slots, at least 35 % full.
 ROW_OVERHEAD_BYTES = 20
 
@@ -32,6 +35,29 @@ class TableMemory:
 
 
 @dataclass(frozen=True)
+class Move:
+    """What rows that go to other owners take. All of them travel, also to the server that they are on.
+
+    Attributes:
+        rows: that move; bytes: of these with their ids and slots, on the way, each once.
+        extra_bytes: of memory, beside the rows that serve, of all shards together, at the most.
+        extra_shard_bytes: about, of each shard: it is less or more where ids are not spread evenly.
+        limit_bytes: `limits.max_extra_memory`.
+    """
+
+    rows: int
+    bytes: int
+    extra_bytes: int
+    extra_shard_bytes: int
+    limit_bytes: int | None
+
+    @property
+    def refusal(self) -> str:
+        """In words, why it is refused, and what helps; empty: it is not."""
+        return too_much(self.extra_bytes, self.limit_bytes)
+
+
+@dataclass(frozen=True)
 class Memory:
     """What a shard needs.
 
@@ -40,6 +66,7 @@ class Memory:
         now_bytes, after_bytes: for the rows that exist; None when no cluster was asked.
         peak_bytes: while rows move, a shard that stays holds its old and its new rows.
         limit_bytes: `ray.memory_per_shard`.
+        move: what moves, if rows do.
     """
 
     tables: tuple[TableMemory, ...]
@@ -48,15 +75,20 @@ class Memory:
     after_bytes: int | None
     peak_bytes: int | None
     limit_bytes: int | None
+    move: Move | None = None
 
     @property
     def fits(self) -> bool:
-        """Whether rows that exist stay within the limit, at the peak too."""
+        """Whether rows that exist stay within the limits, at the peak too."""
+        if self.move is not None and self.move.refusal:
+            return False
         return self.limit_bytes is None or (self.peak_bytes or 0) <= self.limit_bytes
 
     @property
     def warning(self) -> str:
         """What may go wrong; empty if nothing does."""
+        if self.move is not None and self.move.refusal:
+            return self.move.refusal
         if not self.fits:
             return (
                 f"rows that exist need {in_bytes(self.peak_bytes)} a shard, memory_per_shard is "
@@ -74,23 +106,61 @@ class Memory:
         return ""
 
 
-def memory(config: DeployConfig, status: pb.StatusReply | None = None) -> Memory:
-    """What each shard of `config` needs; with the rows that exist, if a running cluster is given."""
+def memory(config: DeployConfig, status: pb.StatusReply | None = None, *, moves: bool = False) -> Memory:
+    """What each shard of `config` needs; with the rows that exist, if a running cluster is given.
+
+    moves: rows go to other owners, also if there are as many shards.
+    """
     specs = {spec.name: spec for spec in (running_config(status).tables if status else ())}
     specs |= {spec.name: spec for spec in config.tables}
-    tables = tuple(_table_memory(spec, config.shards, status) for spec in specs.values())
+    moves = status is not None and (moves or config.shards != len(status.layout.shards))
+    tables = tuple(_table_memory(spec, config.shards, status, moves) for spec in specs.values())
     bounds = [t.bound_bytes for t in tables]
-    now, after, peak = None, None, None
+    now, after, peak, move = None, None, None, None
     if status is not None:
         now = sum(t.now_bytes or 0 for t in tables)
         after = sum(t.after_bytes or 0 for t in tables)
-        peak = now + after if config.shards != len(status.layout.shards) else now
+        peak = now + after if moves else now
+        move = _move(config, specs, status) if moves else None
     known = [b for b in bounds if b is not None]
     bound = sum(known) if len(known) == len(bounds) else None
-    return Memory(tables, bound, now, after, peak, config.ray.memory_per_shard)
+    return Memory(tables, bound, now, after, peak, config.ray.memory_per_shard, move)
 
 
-def _table_memory(spec: TableSpec, shards: int, status: pb.StatusReply | None) -> TableMemory:
+def _move(config: DeployConfig, specs: Mapping[str, TableSpec], status: pb.StatusReply) -> Move:
+    counts = [(t.name, t.rows) for s in status.shards for t in s.statistics.tables]
+    held = [(specs[name], rows) for name, rows in counts if name in specs]
+    extra = extra_bytes(held, len(specs), config.shards)
+    travel = sum(rows * (row_bytes(spec) - ROW_OVERHEAD_BYTES + 8) for spec, rows in held)
+    total = sum(rows for _, rows in held)
+    return Move(total, travel, extra, -(-extra // config.shards), config.limits.max_extra_memory)
+
+
+def extra_bytes(held: Iterable[tuple[TableSpec, int]], tables: int, shards: int) -> int:
+    """Memory that a move takes of all shards together, at the most: each row stands there twice until it is done.
+
+    Args:
+        held: (spec, rows that exist) of tables, on any of their shards.
+        tables: how many there are.
+        shards: how many there will be.
+    """
+    rows = sum(count * (row_bytes(spec) + MARK_BYTES) for spec, count in held)
+    return rows + tables * shards * LEAST_TABLE_BYTES
+
+
+def too_much(needed: int, limit: int | None, *, so_far: bool = False) -> str:
+    """In words, that a move takes more than it may, and what helps; empty: it does not. so_far: it is under way."""
+    if not limit or needed <= limit:
+        return ""
+    what = "rows that have come take" if so_far else "rows that move would take up to"
+    return (
+        f"{what} {in_bytes(needed)} ({needed} bytes) of all shards together, beside the rows that serve, and "
+        f"limits.max_extra_memory is {in_bytes(limit)}: allow that much, or drop a table; or go by `rowloom snapshot`, "
+        "`rowloom down` and `rowloom restore` with the new config, which takes no extra memory, and trainers wait"
+    )
+
+
+def _table_memory(spec: TableSpec, shards: int, status: pb.StatusReply | None, moves: bool) -> TableMemory:
     row = row_bytes(spec)
     v = spec.num_embeddings
     bound = None if v is None else -(-v // shards) * row
@@ -98,7 +168,7 @@ def _table_memory(spec: TableSpec, shards: int, status: pb.StatusReply | None) -
         return TableMemory(spec.name, row, bound)
     held = [t for s in status.shards for t in s.statistics.tables if t.name == spec.name]
     now = max((t.bytes for t in held), default=0)
-    if shards == len(status.layout.shards):
+    if not moves:
         return TableMemory(spec.name, row, bound, now, now)
     rows = sum(t.rows for t in held)
     return TableMemory(spec.name, row, bound, now, -(-rows // shards) * row)

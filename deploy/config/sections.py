@@ -132,12 +132,14 @@ class RayConfig(Section):
 
 
 class Limits(Section):
-    """How long things may take."""
+    """What things may take."""
 
     start_timeout_s: Number = Field(default=120.0, gt=0, le=86400)
     """A shard server that is not up by then has failed."""
     stop_grace_s: Number = Field(default=5.0, ge=0, le=3600)
     """Calls under way get this long when a server stops."""
+    max_extra_memory: Size | None = Field(default=None, ge=1)
+    """Bytes that rows that move may take of all shards together, beside those that serve. None: no bound."""
 
 
 class SnapshotSchedule(Section):

@@ -28,6 +28,7 @@ from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import (
     InvalidRequest,
+    Overloaded,
     Rerouted,
     RowloomError,
     StateLost,
@@ -37,6 +38,7 @@ from ...proto.errors import (
 )
 from ...proto.layout import Layout, ShardAddress
 from ...proto.spec import Dealing, TableEntry
+from ..config.memory import extra_bytes, too_much
 from ..launch.launcher import Launched
 from .coordinator import ATTEMPT_S, Coordinator, addresses
 from .effects import NotStored, Program, ServerCall, Sleep, call_all
@@ -78,6 +80,7 @@ class Progress:
         left: rows of the next one, about.
         brake_s: for which pushes are held up, for each of their rows.
         rows_per_s: that were moved, lately.
+        held_bytes: of memory, by rows that have arrived and do not serve yet.
     """
 
     shards: int
@@ -93,6 +96,7 @@ class Progress:
     left: int = 0
     brake_s: float = 0.0
     rows_per_s: float = 0.0
+    held_bytes: int = 0
     error: str = ""
 
     @property
@@ -108,6 +112,7 @@ class Reshard:
         coordinator: of the cluster.
         shards: how many there will be.
         dealings: by name, tables whose ids are to be dealt otherwise, and how.
+        max_extra_bytes: of memory that rows may take of all shards together before they serve; 0: no bound.
 
     Raises:
         InvalidRequest: a number of shards out of range, or a dealing that is none, or not one for open-ended ids.
@@ -115,11 +120,15 @@ class Reshard:
     """
 
     def __init__(
-        self, coordinator: Coordinator, shards: int, dealings: Mapping[str, Dealing] | None = None
+        self,
+        coordinator: Coordinator,
+        shards: int,
+        dealings: Mapping[str, Dealing] | None = None,
+        max_extra_bytes: int = 0,
     ) -> None:
         if not 1 <= shards <= 1024:
             raise InvalidRequest(f"shards must be in [1, 1024], got {shards}")
-        self._dealings = dict(dealings or {})
+        self._dealings, self._max_extra_bytes = dict(dealings or {}), max_extra_bytes
         tables_dealt(coordinator.state.tables, self._dealings)
         self._coordinator = coordinator
         self._old = coordinator.layout
@@ -155,6 +164,8 @@ class Reshard:
     def _prepare(self) -> Program:
         """Returns the layout that every new owner has received its rows of, and the launcher's keys of its servers."""
         coordinator, progress = self._coordinator, self.progress
+        if self._max_extra_bytes:
+            yield from self._check_memory()
         keys, launched = yield from coordinator.launch(max(0, progress.shards - self._old.n))
         stay = [Launched(s.address, s.incarnation) for s in self._old.shards[: progress.shards]]
         self._tables = tables_dealt(coordinator.state.tables, self._dealings)
@@ -175,6 +186,19 @@ class Reshard:
         if progress.rows != progress.rows_total:
             raise RowloomError(f"{progress.rows_total} rows set out and {progress.rows} arrived")
         return target, [*coordinator.state.keys[: progress.shards], *keys]
+
+    def _check_memory(self) -> Program:
+        """Whether all rows that exist may be there twice. Raises Overloaded."""
+        ask = pb.StatisticsRequest().SerializeToString()
+        replies = yield from self._call_all(
+            [ServerCall(s.address, methods.STATISTICS, ask) for s in self._old.shards]
+        )
+        specs = {entry.number: entry.spec for entry in self._coordinator.state.tables.values()}
+        counts = [(t.table, t.rows) for r in replies for t in pb.StatisticsReply.FromString(r).tables]
+        held = [(specs[table], rows) for table, rows in counts if table in specs]
+        needed = extra_bytes(held, len(specs), self.progress.shards)
+        if why := too_much(needed, self._max_extra_bytes):
+            raise Overloaded(why)
 
     def cancel(self) -> bool:
         """Give it up. Returns whether that is still possible: it is not once the new layout is being committed."""
@@ -203,6 +227,9 @@ class Reshard:
     def _show(self, replies: Sequence[pb.ProgressReply]) -> None:
         progress, now = self.progress, self._coordinator.clock()
         progress.rows = sum(reply.rows for reply in replies)
+        progress.held_bytes = sum(reply.held_bytes for reply in replies)
+        if why := too_much(progress.held_bytes, self._max_extra_bytes, so_far=True):
+            raise Overloaded(why)
         progress.rows_total = max(progress.rows, *(reply.rows_total for reply in replies))
         progress.moved = sum(reply.moved for reply in replies)
         progress.passes = min(reply.passes for reply in replies)

@@ -110,6 +110,7 @@ class ClusterState:
         beginning: the id under which a cluster is being restored, whose shards may have logs already; empty: none is.
         restored: what the cluster began with; None: with nothing.
         autoscale: the policy that was applied since it was started, as JSON; None: that of its config.
+        max_extra_bytes: what moves may take, as it was applied since; 0: no bound; None: as its config says.
     """
 
     name: str
@@ -128,6 +129,7 @@ class ClusterState:
     beginning: str = ""
     restored: RestoredSnapshot | None = None
     autoscale: str | None = None
+    max_extra_bytes: int | None = None
 
     @property
     def unfinished(self) -> bool:
@@ -186,6 +188,7 @@ class ClusterState:
                 "beginning": self.beginning,
                 "restored": self.restored and _plain(self.restored),
                 "autoscale": self.autoscale,
+                "max_extra_bytes": self.max_extra_bytes,
             },
             indent=1,
         )
@@ -218,6 +221,7 @@ class ClusterState:
                 beginning=data.get("beginning", ""),
                 restored=_restored(data.get("restored")),
                 autoscale=data.get("autoscale"),
+                max_extra_bytes=data.get("max_extra_bytes"),
             )
         except (KeyError, ValueError, TypeError, json_format.ParseError) as e:
             raise RowloomError(f"the cluster's state file is damaged: {e}") from e

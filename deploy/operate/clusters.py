@@ -387,6 +387,8 @@ def apply(
             remote.set_lr(change.table, change.new)
         elif change.action == "autoscale":
             remote.set_autoscale(change.new)
+        elif change.action == "limit":
+            remote.bound_moves(change.new or 0)
     # Last, because it takes long; and all at once, because rows move once.
     shards = next((change.new for change in wanted.changes if change.action == "scale"), 0)
     dealings = {c.table: specs[c.table].dealing for c in wanted.changes if c.action == "deal"}

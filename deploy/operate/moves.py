@@ -6,6 +6,7 @@ from typing import Any
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.spec import Dealing
+from ..config.memory import in_bytes
 from ..config.words import scaling_to
 
 RUNS = ("starting", "moving", "finishing", "committing")
@@ -26,6 +27,7 @@ def move_summary(reply: pb.ScaleReply) -> dict[str, Any]:
         "left": reply.left,
         "rows_per_s": round(reply.rows_per_s, 1),
         "brake_row_s": reply.brake_row_s,
+        "held_bytes": reply.held_bytes,
         "tables": {
             one.name: {"partition": one.partition, "hash_ids": one.hash_ids} for one in reply.dealings
         },
@@ -37,7 +39,8 @@ def in_progress(reply: pb.ScaleReply) -> str:
     what = scaling(reply)
     if reply.state != "moving":
         return f"{what}: {reply.state}"
-    return f"{what}: {reply.rows:,} of {reply.rows_total:,} rows are there; {pace(reply)}"
+    held = f", taking {in_bytes(reply.held_bytes)} of memory" if reply.held_bytes else ""
+    return f"{what}: {reply.rows:,} of {reply.rows_total:,} rows are there{held}; {pace(reply)}"
 
 
 def scaling(reply: pb.ScaleReply) -> str:

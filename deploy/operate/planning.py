@@ -57,7 +57,8 @@ def plan(config: DeployConfig, status: pb.StatusReply | None, seen: Mapping[str,
         config = config.model_copy(update={"shards": running.shards})
     specs = {spec.name: spec for spec in (*running.tables, *config.tables)}
     skew = [skew_of(specs[name], config.shards, one) for name, one in (seen or {}).items() if name in specs]
-    return Plan(changes, memory(config, status), _no_room(config, status), skew)
+    moves = any(change.action in ("scale", "deal") for change in changes)
+    return Plan(changes, memory(config, status, moves=moves), _no_room(config, status), skew)
 
 
 def _no_room(config: DeployConfig, status: pb.StatusReply | None) -> str:

@@ -119,6 +119,11 @@ class Remote:
             if reply.state == "unknown":
                 reply = self._start_scaling(request)
 
+    def bound_moves(self, max_extra_bytes: int) -> None:
+        """Let rows that move take so much memory, of all shards together, beside those that serve; 0: no bound."""
+        request = pb.ScaleRequest(max_extra_bytes=max_extra_bytes, cluster_id=self.cluster)
+        self._until_free(methods.SCALE, request.SerializeToString())
+
     def cancel_scaling(self) -> pb.ScaleReply:
         """Give up the scaling that runs; returns when it has ended: "failed", or "done" if it was too late.
 

@@ -373,6 +373,15 @@ def render_plan(plan: Plan, starts: str = "", unseen: Mapping[str, str] | None =
     parts.append(table)
     if memory.peak_bytes is not None:
         parts.append(Text(f"at most while rows move: {in_bytes(memory.peak_bytes)} a shard"))
+    if memory.move is not None:
+        move = memory.move
+        bound = f"; max_extra_memory is {in_bytes(move.limit_bytes)}" if move.limit_bytes else ""
+        parts.append(
+            Text(
+                f"{move.rows:,} rows move, {in_bytes(move.bytes)}. Until that is done they take up to "
+                f"{in_bytes(move.extra_bytes)} more, of each shard about {in_bytes(move.extra_shard_bytes)}{bound}"
+            )
+        )
     if memory.limit_bytes is not None:
         parts.append(Text(f"memory_per_shard: {in_bytes(memory.limit_bytes)}"))
     if memory.warning:

@@ -187,6 +187,7 @@ class Receive:
             rows_total=sum(stream.rows_there for stream in streams),
             moved=sum(stream.rows for stream in streams),
             slowest_bytes=min(stream.bytes + stream.done for stream in streams),
+            held_bytes=sum(table.nbytes for table in self.shard.tables.values()),
         )
 
     def came(self, kind: Kind, data: bytes) -> None:

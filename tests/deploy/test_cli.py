@@ -62,6 +62,9 @@ def test_a_cluster_from_up_to_down(cli):
             "tables.users.partition": "deal",
         }
         assert planned["memory"]["now_bytes"] > 500 * 32
+        assert planned["memory"]["move"]["rows"] == 1000
+        out, _ = cli.run("plan")
+        assert "1,000 rows move, 39.1 KiB" in out
         _, err = cli.run("up", "deploy.yaml", code=1)
         assert err.startswith("rowloom: cluster 'ads' runs already, with another config; nothing was changed")
         assert "shards: 2 runs, 3 asked" in err
@@ -74,8 +77,8 @@ def test_a_cluster_from_up_to_down(cli):
         assert done["scaling"]["rows"] == 1000
         assert done["scaling"]["tables"] == {"users": {"partition": "div", "hash_ids": False}}
         assert [shard["rows"] for shard in cli.json("status")["shards"]] == [1000, 0, 0]
-        assert users.spec.partition == "div"
         np.testing.assert_array_equal(users.pull(ids), trained)
+        assert users.spec.partition == "div"
         assert cli.json("status")["tables"][0]["lr"] == 0.5
         assert cli.json("apply") == {"changes": [], "scaling": None}
 

@@ -104,6 +104,7 @@ OTHER = {
     "security.insecure": True,
     "limits.start_timeout_s": 1.0,
     "limits.stop_grace_s": 1.0,
+    "limits.max_extra_memory": 1 << 30,
     "metrics.port": 9400,
     "metrics.host": "0.0.0.0",
     "tracing.otlp_endpoint": "http://127.0.0.1:4318/v1/traces",

@@ -18,7 +18,14 @@ from rowloom.deploy.control.passes import Passes
 from rowloom.deploy.control.reshard import Cancelled, Reshard
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
-from rowloom.proto.errors import InvalidRequest, RowloomError, StateLost, TableNotFound, Unavailable
+from rowloom.proto.errors import (
+    InvalidRequest,
+    Overloaded,
+    RowloomError,
+    StateLost,
+    TableNotFound,
+    Unavailable,
+)
 from rowloom.proto.layout import owner
 from rowloom.proto.spec import Dealing, TableEntry
 from rowloom.server.durable.log import Mode
@@ -374,6 +381,26 @@ def test_what_a_move_waits_for_it_is_told_that_it_was_cancelled() -> None:
     out = lab.scale(3)
     assert isinstance(out, Cancelled)
     assert lab.node.moving.progress.error == "it was cancelled; nothing was changed"
+
+
+def test_a_move_that_comes_to_take_more_memory_than_it_may_is_rolled_back(monkeypatch) -> None:
+    def fits(self):
+        return
+        yield
+
+    monkeypatch.setattr(Reshard, "_check_memory", fits)  # as if all these rows came into being meanwhile
+    lab = calm(1, 2)
+    lab.do(lab.push(ALL))
+    moving = Reshard(lab.node.coordinator, 3, {"t": DIV}, max_extra_bytes=100)
+    out = lab.change(moving.run())
+    assert isinstance(out, Overloaded)
+    assert "rows that have come take" in str(out)
+    assert moving.progress.held_bytes > 100
+    lab.settle()
+    assert lab.node.coordinator.layout.n == 2
+    assert all(isinstance(state, Serving) for state in lab.states())
+    assert sorted(lab.node.shards) == sorted(lab.node.coordinator.state.keys)
+    assert counted(lab, 1)
 
 
 # ------------------------------------------------------------------------------------------------------------ the brake

@@ -400,20 +400,6 @@ def test_shards_new_tables_and_learning_rates_can_change_while_it_runs():
     refuse(diff(old, new))
 
 
-def test_ids_can_be_dealt_otherwise_while_it_runs_beside_all_other_changes():
-    old = parse({"shards": 2, "tables": [USERS]})
-    new = parse({"shards": 3, "tables": [dataclasses.replace(USERS, partition="div")]})
-    assert actions(old, new) == {"shards": "scale", "tables.users.partition": "deal"}
-    hashed = parse({"shards": 2, "tables": [dataclasses.replace(USERS, hash_ids=True)]})
-    assert actions(old, hashed) == {"tables.users.hash_ids": "deal"}
-    assert actions(hashed, new) == {
-        "shards": "scale",
-        "tables.users.partition": "deal",
-        "tables.users.hash_ids": "deal",
-    }
-    refuse(diff(hashed, new))
-
-
 def test_what_cannot_change_is_refused_all_at_once_and_says_what_to_do():
     old = parse({"shards": 2, "tables": [USERS]})
     new = parse({"name": "b", "shards": 3, "launcher": "ray", "port": 7400, "limits": {"stop_grace_s": 1}})
