@@ -19,6 +19,7 @@ from chaos.operated import OperatedCluster
 
 from rowloom.client import RowloomError
 from rowloom.deploy.launch.processes import started
+from rowloom.proto.spec import Dealing
 
 # Faults that kill, and how many in a hundred are of each kind.
 KILLS = {
@@ -40,6 +41,7 @@ OTHERS = {
     "failing disk": 4,
 }
 SHARDS = (1, 2, 3, 4)
+STRATEGIES = ("mod", "div")
 # Where a server is killed: in the middle of a record, of a sync, of a segment, of a commit.
 # A call of the system, as Python makes it; those of the second line come with a scaling or a snapshot only.
 PUSH_POINTS = ("pwritev2", "sendmsg", "sendto")
@@ -189,9 +191,15 @@ class Nemesis:
         return f"stopped {pid} for {seconds:.2f} s"
 
     def _scale(self) -> str:
-        shards = self._rng.choice(SHARDS)
-        self._change(f"scale to {shards}", lambda remote: remote.scale(shards))
-        return f"scale to {shards}"
+        """To another number of shards, or a table's ids dealt otherwise, or both.
+
+        Of the counters they stay as they are: the checker goes by that to tell what is on one shard.
+        """
+        shards, strategy = self._rng.choice(SHARDS), self._rng.choice(STRATEGIES)
+        own = self.history.plan.own(self._rng.randrange(self.history.plan.trainers)).name
+        what = f"scale to {shards}, {own} by {strategy}"
+        self._change(what, lambda remote: remote.scale(shards, dealings={own: Dealing(strategy)}))
+        return what
 
     def _snapshot(self) -> str:
         self._change("snapshot", lambda remote: remote.take_snapshot())
