@@ -40,6 +40,7 @@ from .cli_options import (
 )
 from .config.words import counted
 from .ending import INTERRUPTED, as_interrupts
+from .nodes import cli_nodes
 from .observe import commands as observing
 from .render import cli_render
 from .terminal import at_once, console, show, show_json, stage
@@ -290,13 +291,19 @@ def apply(
     cancel: Annotated[
         bool, typer.Option("--cancel", help="Give up the scaling that runs: everything is as before it.")
     ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start every server anew, one after the other, on Ray.")
+    ] = False,
     address: Address = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a running cluster to a config: tables are made, learning rates set, rows moved to the new shards."""
+    """Bring a running cluster to a config: tables are made, learning rates set, rows moved to the new shards.
+
+    With another `ray.runtime_env` every server is started anew with it, one after the other, while trainers go on.
+    """
     from .operate.clusters import apply as change
-    from .operate.moves import move_summary, moved
+    from .operate.moves import handed_over, move_summary, moved
     from .operate.status import summary
 
     wanted = _load(config)
@@ -306,13 +313,12 @@ def apply(
     with cluster(wanted.name, address, home) as (remote, now, options), _moving(as_json) as moving:
         check_serving(summary(now), "nothing was changed", options=options)
         with interrupted(lambda: f"what was begun goes on; `rowloom apply {config}` again does the rest"):
-            done, scaled = change(wanted, remote, now, _shown(moving))
-    made = [
-        c for c in done.changes if c.action in ("create", "set_lr", "autoscale", "scale", "deal", "limit")
-    ]
-    lines = [str(c) for c in made] or ["nothing to change"]
+            done, scaled = change(wanted, remote, now, _shown(moving), restart=restart)
+    shown = ("create", "set_lr", "autoscale", "scale", "deal", "limit", "upgrade")
+    made = [c for c in done.changes if c.action in shown]
+    lines = [str(c) for c in made] or ["every server was started anew" if restart else "nothing to change"]
     if scaled is not None:
-        lines.append(moved(scaled))
+        lines.append(handed_over(scaled) if scaled.handed_over else moved(scaled))
     show(
         as_json,
         {
@@ -403,6 +409,7 @@ cli_secure.register(app)
 cli_checks.register(app)
 observing.register(app)
 cli_render.register(app)
+cli_nodes.register(app)
 
 
 # -------------------------------------------------------------------------------------------------------- the cluster

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from ..proto.errors import InvalidRequest, RowloomError
@@ -15,6 +16,7 @@ from .launch.observed import begin_log_of
 from .launch.ray_actors import NAME_FREE_S, end_actor, interface, node_here
 from .launch.ray_launcher import RayLauncher
 from .launch.ray_storage import storage_of
+from .nodes.ray_mover import begin_to_move
 from .operate.remote import Remote
 from .snapshots.kept import goes_on
 from .storage import StateFile
@@ -30,9 +32,12 @@ class CoordinatorActor:
         config_json: as `DeployConfig.to_json`.
         restore: the folder of a snapshot that the cluster begins with.
         kept: the id of the cluster whose logs are in its storage, as seen by who starts it; empty: there are none.
+        takes_up: it follows another one, whose shards run.
     """
 
-    def __init__(self, config_json: str, restore: str | None = None, kept: str = "") -> None:
+    def __init__(
+        self, config_json: str, restore: str | None = None, kept: str = "", takes_up: bool = False
+    ) -> None:
         import ray
 
         self._config = config = from_json(config_json)
@@ -40,7 +45,8 @@ class CoordinatorActor:
         host, advertise = interface(config)
         storage = config.storage or storage_of(config.name)
         context: Any = ray.get_runtime_context()
-        again: bool = context.was_current_actor_reconstructed
+        again: bool = takes_up or context.was_current_actor_reconstructed
+        self._left = False
         from_logs = not again and restore is None and _goes_on(config, kept)
         self._launcher = RayLauncher(config)
         self._server = CoordinatorServer(
@@ -51,6 +57,8 @@ class CoordinatorActor:
             advertise=advertise,
             storage=storage,
             log_file=log_file,
+            nodes=self._launcher,
+            leave=self._go_elsewhere,
         )
         if again:
             stored = StateFile(storage).load()
@@ -66,6 +74,8 @@ class CoordinatorActor:
     def _end_with_server(self) -> None:
         """Someone who knows no Ray may end the cluster by a call to the server: the actor must go with it."""
         self._server.wait()
+        if self._left:
+            return
         until = time.monotonic() + NAME_FREE_S
         while self._launcher.keys() and time.monotonic() < until:
             time.sleep(0.1)
@@ -79,6 +89,18 @@ class CoordinatorActor:
     def keeps(self) -> bool:
         """Whether rows are in logs."""
         return self._server.keeps
+
+    def _go_elsewhere(self, avoided: Sequence[str]) -> None:
+        begin_to_move(self._server.config, avoided)
+
+    def leave(self) -> None:
+        """End the server; the shards go on, and another coordinator takes them up."""
+        self._left = True
+        self._server.leave()
+
+    def node(self) -> str:
+        """The id of the node that it is on."""
+        return self._launcher.here()
 
     def stop(self, keep: bool = False) -> None:
         """End the shards, their placement groups, and the server. keep: what is in logs stays there."""

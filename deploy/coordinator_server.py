@@ -8,7 +8,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..proto import methods
@@ -20,7 +20,7 @@ from ..server.access.gate import gate_of
 from ..server.access.named import check_call
 from ..server.carriers.grpc_server import GrpcServer
 from .config.changes import running_config
-from .config.config import DeployConfig, policy_from
+from .config.config import DeployConfig, environment_from, policy_from
 from .config.sections import Autoscale
 from .control.coordinator import Coordinator
 from .control.loss import accept_loss
@@ -28,6 +28,8 @@ from .control.restoring import Restoring, merged_tables
 from .control.revival import revive
 from .control.state import ClusterState, KnownSnapshot
 from .launch.launcher import Launcher
+from .nodes.draining import Draining
+from .nodes.nodes import Nodes
 from .observe.endpoint import observed
 from .performer import Performer
 from .scaling import Autoscaling, Scalings
@@ -55,6 +57,8 @@ class CoordinatorServer:
         host, port, advertise: where to listen; port 0 picks a free one; what others call this machine.
         storage: URL under which the layout is kept; the config's by default.
         log_file: where this process logs, for those who ask.
+        nodes: of the launcher; None: it has only this machine.
+        leave: ends this coordinator and starts another one that takes the cluster up, not on these nodes.
 
     Raises:
         InvalidConfig: the storage cannot be used.
@@ -72,6 +76,8 @@ class CoordinatorServer:
         advertise: str | None = None,
         storage: str | None = None,
         log_file: str = "",
+        nodes: Nodes | None = None,
+        leave: Callable[[Sequence[str]], None] = lambda avoided: None,
     ) -> None:
         self.config = config
         self.launcher = launcher
@@ -95,6 +101,16 @@ class CoordinatorServer:
             self._performer,
             self._scaled,
             lambda: self.config.limits.max_extra_memory or 0,
+        )
+        self._draining = Draining(
+            lambda: self.coordinator,
+            self._performer,
+            self._scalings,
+            nodes,
+            limit_s=config.limits.start_timeout_s,
+            environment=lambda: self.config.ray.runtime_env,
+            renewed=self._renewed,
+            leave=leave,
         )
         self._snapshots = Snapshots(
             lambda: self.coordinator, self._performer, config.storage, config.snapshots
@@ -206,6 +222,7 @@ class CoordinatorServer:
             self._bound(self.coordinator.state.max_extra_bytes)
         self._grpc.start()
         self._watcher.start()
+        self._draining.start()
         if self._observed is not None:
             self._observed.start()
 
@@ -235,6 +252,7 @@ class CoordinatorServer:
         for step in (
             self._performer.interrupt,
             self._watcher.stop,
+            self._draining.stop,
             *([self._observed.stop] if self._observed is not None else []),
             *steps,
             lambda: self._grpc.stop(self._grace_s),
@@ -277,6 +295,8 @@ class CoordinatorServer:
             methods.SCALE: self._meant(pb.ScaleRequest, self._scale),
             methods.SCALE_PROGRESS: self._meant(pb.ScaleProgressRequest, self._scale_progress),
             methods.CANCEL_SCALE: self._meant(pb.CancelScaleRequest, lambda _: self._scalings.cancel()),
+            methods.DRAIN: self._meant(pb.DrainRequest, lambda asked: self._draining.answer(asked)),
+            methods.UPGRADE: self._meant(pb.UpgradeRequest, self._upgrade),
             methods.SET_AUTOSCALE: self._meant(pb.SetAutoscaleRequest, self._set_autoscale),
             methods.ACCEPT_LOSS: self._meant(pb.AcceptLossRequest, self._accept_loss),
             methods.TAKE_SNAPSHOT: self._meant(pb.TakeSnapshotRequest, self._asked.answer),
@@ -359,6 +379,13 @@ class CoordinatorServer:
             self._performer.run(self.coordinator.commit(state))
         self._follow(policy)
 
+    def _upgrade(self, request: pb.UpgradeRequest) -> pb.ScaleReply:
+        return self._draining.upgrade(environment_from(request.runtime_env))
+
+    def _renewed(self, env: Mapping[str, Any]) -> None:
+        ray = self.config.ray.model_copy(update={"runtime_env": dict(env)})
+        self.config = self.config.model_copy(update={"ray": ray})
+
     def _follow(self, policy: Autoscale | None) -> None:
         self.config = self.config.model_copy(update={"autoscale": policy})
         self._autoscaling.follow(policy)
@@ -394,6 +421,7 @@ class CoordinatorServer:
             log_file=self._log_file,
             scaling=self._scalings.running,
             autoscale=self._autoscaling.said,
+            drained=self.coordinator.state.drained,
         )
         reply.config_hash = running_config(reply).hash
         return reply

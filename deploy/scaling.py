@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from ..proto import rowloom_pb2 as pb
 from ..proto.errors import InvalidRequest, RetryLater, RowloomError, in_words
@@ -24,19 +25,39 @@ LOOK_S = 15.0  # between two looks at the load
 REMEMBERED = 64  # ended scalings, for those who ask late
 
 
+class Move(Protocol):
+    """What moves rows: to another count of shards, or shards to other servers."""
+
+    progress: Progress
+
+    def run(self) -> Program:
+        """Do it."""
+        ...
+
+    def cancel(self) -> bool:
+        """Give it up. Returns whether that is still possible."""
+        ...
+
+
 @dataclass(frozen=True)
 class Scaling:
-    """One change of who owns which ids.
+    """One change of who owns which ids, or of the servers of shards.
 
     Attributes:
         number: its own for ever, also among those of coordinators before; how a caller asks for its end.
+        what: in words; two of the same words are the same.
         progress: how far it is.
-        reshard: what moves the rows; None where the rows have moved, and only the rest is to be done.
+        move: what moves the rows; None where the rows have moved, and only the rest is to be done.
+        handed_over: the shards that go over to other servers; none: ids change owners.
+        then: called when it is done, and others may run.
     """
 
     number: int
+    what: str
     progress: Progress
-    reshard: Reshard | None
+    move: Move | None
+    handed_over: Sequence[int] = ()
+    then: Callable[[], None] = field(default=lambda: None)
 
     @property
     def ended(self) -> bool:
@@ -75,7 +96,7 @@ class Scalings:
         this one finishes it.
 
         Args:
-            shards: how many there will be; 0: as many as there are.
+            shards: how many there will be; 0: as many as there are, or as those that are being made.
             dealings: by name, how the ids of some tables are to be dealt; of all others as they are.
 
         Raises:
@@ -83,17 +104,53 @@ class Scalings:
             InvalidRequest: shards is out of range, or a table cannot be dealt so.
             TableNotFound: there is no such table.
         """
-        dealings = dealings or {}
+        running, anew = self._running, self._anew(dealings or {})
+        if not shards:
+            under_way = running is not None and not running.ended
+            shards = running.progress.shards if running and under_way else self._coordinator().layout.n
+        what = scaling_to(shards, anew)
+        return self._begin(what, lambda: self._scaling(what, shards, anew))
+
+    def hand_over(
+        self,
+        what: str,
+        indexes: Sequence[int],
+        make: Callable[[], Move],
+        then: Callable[[], None] = lambda: None,
+    ) -> pb.ScaleReply:
+        """Start to hand shards over to other servers. One of the same words that runs is taken for it.
+
+        Args:
+            what: in words.
+            indexes: of the shards.
+            make: what does it; called when nothing else runs.
+            then: called when it is done.
+
+        Raises:
+            RetryLater: something else runs.
+            RowloomError: what `make` raises.
+        """
+
+        def scaling() -> Scaling:
+            move = make()
+            return Scaling(self._coordinator().turn(), what, move.progress, move, tuple(indexes), then)
+
+        return self._begin(what, scaling)
+
+    def _begin(self, what: str, make: Callable[[], Scaling | None]) -> pb.ScaleReply:
+        """Start what `make` gives, if nothing else runs; None: there is nothing to do."""
         running = self._running
         if running is not None and not running.ended:
-            progress = running.progress
-            # Of tables that are dealt so already the one that runs does not speak.
-            if shards in (0, progress.shards) and self._anew(dealings) == progress.dealings:
+            if running.what == what:
                 return self._reply(running)
-            raise RetryLater(in_short(progress), retry_after_s=0.5)
-        self._performer.begin(scaling_to(shards or self._coordinator().layout.n, dealings))
+            raise RetryLater(in_short(running), retry_after_s=0.5)
+        self._performer.begin(what)
         try:
-            scaling = self._begin(shards, dealings)
+            scaling = make()
+            if scaling is not None:
+                self._remember(scaling)
+                name = "rowloom-scale"
+                threading.Thread(target=self._run, args=(scaling,), name=name, daemon=True).start()
         except BaseException:
             self._running = None
             self._performer.end()
@@ -102,6 +159,15 @@ class Scalings:
             self._performer.end()
             return pb.ScaleReply(state="done", epoch=self._coordinator().layout.epoch)
         return self._reply(scaling)
+
+    def same(self, what: str) -> pb.ScaleReply | None:
+        """The one that runs, if it is this one. what: in words."""
+        running = self._running
+        return (
+            self._reply(running)
+            if running is not None and not running.ended and running.what == what
+            else None
+        )
 
     @property
     def running(self) -> pb.ScaleReply | None:
@@ -118,64 +184,58 @@ class Scalings:
         running = self._running
         if running is None or running.ended:
             raise InvalidRequest("nothing was changed: no scaling runs, so there is none to cancel")
-        if running.reshard is None or not running.reshard.cancel():
-            raise InvalidRequest(f"nothing was changed: it is too late: {in_short(running.progress)}")
+        if running.move is None or not running.move.cancel():
+            raise InvalidRequest(f"nothing was changed: it is too late: {in_short(running)}")
         return self._reply(running)
-
-    def _anew(self, dealings: Mapping[str, Dealing]) -> dict[str, Dealing]:
-        """Those of tables whose ids are dealt otherwise now, or that are not there."""
-        tables = self._coordinator().state.tables
-        return {n: d for n, d in dealings.items() if n not in tables or tables[n].spec.dealing != d}
-
-    def _begin(self, shards: int, dealings: Mapping[str, Dealing]) -> Scaling | None:
-        """What then runs and ends by itself; None if there is nothing to do."""
-        coordinator, dealings = self._coordinator(), self._anew(dealings)
-        shards = shards if shards or not dealings else coordinator.layout.n
-        if shards == coordinator.layout.n and not dealings and not coordinator.unfinished:
-            return None
-        scaling = self._scaling(shards, dealings)
-        self._remember(scaling)
-        threading.Thread(target=self._run, args=(scaling,), name="rowloom-scale", daemon=True).start()
-        return scaling
 
     def _remember(self, scaling: Scaling) -> None:
         self._running = self._known[scaling.number] = scaling
         if len(self._known) > REMEMBERED:
             del self._known[min(self._known)]
 
-    def _scaling(self, shards: int, dealings: Mapping[str, Dealing]) -> Scaling:
+    def _anew(self, dealings: Mapping[str, Dealing]) -> dict[str, Dealing]:
+        """Those of tables whose ids are dealt otherwise now, or that are not there."""
+        tables = self._coordinator().state.tables
+        return {n: d for n, d in dealings.items() if n not in tables or tables[n].spec.dealing != d}
+
+    def _scaling(self, what: str, shards: int, anew: Mapping[str, Dealing]) -> Scaling | None:
+        """What then runs and ends by itself; None if there is nothing to do."""
         coordinator = self._coordinator()
-        moves = shards != coordinator.layout.n or bool(dealings)
-        reshard = Reshard(coordinator, shards, dealings, self._max_extra_bytes()) if moves else None
+        moves = shards != coordinator.layout.n or bool(anew)
+        if not moves and not coordinator.unfinished:
+            return None
+        reshard = Reshard(coordinator, shards, anew, self._max_extra_bytes()) if moves else None
         progress = (
             reshard.progress
             if reshard
             else Progress(shards, state="committing", started_s=coordinator.clock())
         )
-        return Scaling(coordinator.turn(), progress, reshard)
+        return Scaling(coordinator.turn(), what, progress, reshard)
 
     def _run(self, scaling: Scaling) -> None:
-        progress = scaling.progress
+        progress, done = scaling.progress, False
         try:
             self._performer.run(self._program(scaling))
             self._on_done(progress.shards)
+            done = True
         except Exception as e:
             unexpected = not isinstance(e, RowloomError)
-            what = scaling_to(progress.shards, progress.dealings)
             if isinstance(e, Cancelled):
-                log.warning("%s was cancelled", what)
+                log.warning("%s was cancelled", scaling.what)
             else:
-                log.error("%s failed: %s", what, e, exc_info=unexpected)
+                log.error("%s failed: %s", scaling.what, e, exc_info=unexpected)
             if not scaling.ended:
                 progress.ended_s = time.monotonic()
                 progress.state, progress.error = "failed", in_words(e)
         finally:
             self._running = None
             self._performer.end()
+        if done:
+            scaling.then()
 
     def _program(self, scaling: Scaling) -> Program:
-        if scaling.reshard is not None:
-            yield from scaling.reshard.run()
+        if scaling.move is not None:
+            yield from scaling.move.run()
         else:
             yield from self._coordinator().converge()
             scaling.progress.ended_s = time.monotonic()
@@ -210,12 +270,13 @@ class Scalings:
                 pb.TableDealing(name=name, partition=how.partition, hash_ids=how.hash_ids)
                 for name, how in progress.dealings.items()
             ],
+            handed_over=scaling.handed_over,
         )
 
 
-def in_short(progress: Progress) -> str:
+def in_short(scaling: Scaling) -> str:
     """In words, what runs and how far it is."""
-    what = f"{scaling_to(progress.shards, progress.dealings)} is in progress"
+    progress, what = scaling.progress, f"{scaling.what} is in progress"
     if progress.state == "moving":
         return (
             f"{what}: pass {progress.passes + 1}, {progress.rows:,} of {progress.rows_total:,} rows are there"

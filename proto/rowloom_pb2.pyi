@@ -676,20 +676,22 @@ class TrimLogRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., lsn: _Optional[int] = ..., snapshot: _Optional[str] = ...) -> None: ...
 
 class PrepareRequest(_message.Message):
-    __slots__ = ("source", "layout", "index", "tables", "turn", "snapshot")
+    __slots__ = ("source", "layout", "index", "tables", "turn", "snapshot", "handover")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     TURN_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    HANDOVER_FIELD_NUMBER: _ClassVar[int]
     source: Layout
     layout: Layout
     index: int
     tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
     turn: int
     snapshot: str
-    def __init__(self, source: _Optional[_Union[Layout, _Mapping]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., turn: _Optional[int] = ..., snapshot: _Optional[str] = ...) -> None: ...
+    handover: bool
+    def __init__(self, source: _Optional[_Union[Layout, _Mapping]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., turn: _Optional[int] = ..., snapshot: _Optional[str] = ..., handover: bool = ...) -> None: ...
 
 class FreezeRequest(_message.Message):
     __slots__ = ("cluster_id", "epoch", "on", "turn", "report", "admitted")
@@ -1021,8 +1023,40 @@ class SetAutoscaleRequest(_message.Message):
     policy: str
     def __init__(self, cluster_id: _Optional[str] = ..., policy: _Optional[str] = ...) -> None: ...
 
+class DrainRequest(_message.Message):
+    __slots__ = ("cluster_id", "node", "undo")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    UNDO_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    node: str
+    undo: bool
+    def __init__(self, cluster_id: _Optional[str] = ..., node: _Optional[str] = ..., undo: bool = ...) -> None: ...
+
+class DrainReply(_message.Message):
+    __slots__ = ("node", "address", "shards", "coordinator", "move")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_FIELD_NUMBER: _ClassVar[int]
+    MOVE_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    address: str
+    shards: _containers.RepeatedScalarFieldContainer[int]
+    coordinator: bool
+    move: ScaleReply
+    def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., shards: _Optional[_Iterable[int]] = ..., coordinator: bool = ..., move: _Optional[_Union[ScaleReply, _Mapping]] = ...) -> None: ...
+
+class UpgradeRequest(_message.Message):
+    __slots__ = ("cluster_id", "runtime_env")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_ENV_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    runtime_env: str
+    def __init__(self, cluster_id: _Optional[str] = ..., runtime_env: _Optional[str] = ...) -> None: ...
+
 class ScaleReply(_message.Message):
-    __slots__ = ("state", "epoch", "pause_s", "rows", "rows_total", "error", "seconds", "scaling", "shards", "passes", "left", "rows_per_s", "brake_row_s", "moved", "dealings", "held_bytes")
+    __slots__ = ("state", "epoch", "pause_s", "rows", "rows_total", "error", "seconds", "scaling", "shards", "passes", "left", "rows_per_s", "brake_row_s", "moved", "dealings", "held_bytes", "handed_over")
     STATE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PAUSE_S_FIELD_NUMBER: _ClassVar[int]
@@ -1039,6 +1073,7 @@ class ScaleReply(_message.Message):
     MOVED_FIELD_NUMBER: _ClassVar[int]
     DEALINGS_FIELD_NUMBER: _ClassVar[int]
     HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HANDED_OVER_FIELD_NUMBER: _ClassVar[int]
     state: str
     epoch: int
     pause_s: float
@@ -1055,7 +1090,8 @@ class ScaleReply(_message.Message):
     moved: int
     dealings: _containers.RepeatedCompositeFieldContainer[TableDealing]
     held_bytes: int
-    def __init__(self, state: _Optional[str] = ..., epoch: _Optional[int] = ..., pause_s: _Optional[float] = ..., rows: _Optional[int] = ..., rows_total: _Optional[int] = ..., error: _Optional[str] = ..., seconds: _Optional[float] = ..., scaling: _Optional[int] = ..., shards: _Optional[int] = ..., passes: _Optional[int] = ..., left: _Optional[int] = ..., rows_per_s: _Optional[float] = ..., brake_row_s: _Optional[float] = ..., moved: _Optional[int] = ..., dealings: _Optional[_Iterable[_Union[TableDealing, _Mapping]]] = ..., held_bytes: _Optional[int] = ...) -> None: ...
+    handed_over: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, state: _Optional[str] = ..., epoch: _Optional[int] = ..., pause_s: _Optional[float] = ..., rows: _Optional[int] = ..., rows_total: _Optional[int] = ..., error: _Optional[str] = ..., seconds: _Optional[float] = ..., scaling: _Optional[int] = ..., shards: _Optional[int] = ..., passes: _Optional[int] = ..., left: _Optional[int] = ..., rows_per_s: _Optional[float] = ..., brake_row_s: _Optional[float] = ..., moved: _Optional[int] = ..., dealings: _Optional[_Iterable[_Union[TableDealing, _Mapping]]] = ..., held_bytes: _Optional[int] = ..., handed_over: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class AcceptLossRequest(_message.Message):
     __slots__ = ("shard", "cluster_id", "force")
@@ -1148,7 +1184,7 @@ class ShardStatus(_message.Message):
     def __init__(self, shard: _Optional[_Union[ShardAddress, _Mapping]] = ..., node: _Optional[str] = ..., health: _Optional[str] = ..., statistics: _Optional[_Union[StatisticsReply, _Mapping]] = ..., pid: _Optional[int] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("layout", "tables", "shards", "name", "config_hash", "launcher", "config", "unfinished", "durability", "snapshot", "scaling", "autoscale", "metrics_address", "log_file")
+    __slots__ = ("layout", "tables", "shards", "name", "config_hash", "launcher", "config", "unfinished", "durability", "snapshot", "scaling", "autoscale", "metrics_address", "log_file", "drained")
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
@@ -1163,6 +1199,7 @@ class StatusReply(_message.Message):
     AUTOSCALE_FIELD_NUMBER: _ClassVar[int]
     METRICS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     LOG_FILE_FIELD_NUMBER: _ClassVar[int]
+    DRAINED_FIELD_NUMBER: _ClassVar[int]
     layout: Layout
     tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
     shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
@@ -1177,7 +1214,8 @@ class StatusReply(_message.Message):
     autoscale: str
     metrics_address: str
     log_file: str
-    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., name: _Optional[str] = ..., config_hash: _Optional[str] = ..., launcher: _Optional[str] = ..., config: _Optional[str] = ..., unfinished: _Optional[_Iterable[str]] = ..., durability: _Optional[str] = ..., snapshot: _Optional[_Union[NewestSnapshot, _Mapping]] = ..., scaling: _Optional[_Union[ScaleReply, _Mapping]] = ..., autoscale: _Optional[str] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ...) -> None: ...
+    drained: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., name: _Optional[str] = ..., config_hash: _Optional[str] = ..., launcher: _Optional[str] = ..., config: _Optional[str] = ..., unfinished: _Optional[_Iterable[str]] = ..., durability: _Optional[str] = ..., snapshot: _Optional[_Union[NewestSnapshot, _Mapping]] = ..., scaling: _Optional[_Union[ScaleReply, _Mapping]] = ..., autoscale: _Optional[str] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ..., drained: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class NewestSnapshot(_message.Message):
     __slots__ = ("id", "url", "age_s", "created_s", "rows", "bytes", "seconds", "pause_s")

@@ -294,7 +294,9 @@ class Holder:
 
     def prepare(self, request: pb.PrepareRequest) -> None:
         """Begin to receive what a shard of the next epoch will own."""
-        source, layout = _layout_of(request.source), _layout_of(request.layout, request.index)
+        layout = _layout_of(request.layout, request.index)
+        only = request.index if request.handover else None
+        source = _layout_of(request.source, only or 0)
         self.take_turn(layout.cluster_id, request.turn)
         if self.shard is not None and self.shard.layout.epoch >= layout.epoch:
             raise WrongLayout(f"epoch {layout.epoch} is over", epoch=self.shard.layout.epoch)
@@ -304,12 +306,14 @@ class Holder:
         self._forget_incoming()
         if request.snapshot and not isinstance(self.state, states.Waiting):
             raise InvalidRequest("only a server that holds nothing yet reads a snapshot")
+        if request.handover and self.process.journals is not None:
+            raise InvalidRequest("a shard with a log goes over to another server by its log, not row by row")
         shard = self._new_shard(layout, request.index, request.tables)
         journal: Journal | None = None
         if self.process.journals is not None:
             journal = self.process.journals.begin(_owner(layout, request.index))
             journal.note(Kind.RECEIVE, request.SerializeToString())
-        receive = Receive(source, shard, self.process.now, self.process.block_bytes)
+        receive = Receive(source, shard, self.process.now, self.process.block_bytes, only)
         self.incoming = Incoming(shard, receive, journal, request.snapshot)
         self.tasks.append(self.incoming)
 

@@ -29,15 +29,17 @@ class Change:
 
     Attributes:
         path: where in the config.
-        action: start, scale, deal (ids of a table anew), limit (what moves may take), autoscale, create, set_lr; keep:
-            nothing is done; refused: the config cannot be applied, `reason` says why.
+        action: start, scale, deal (ids of a table anew), limit (what moves may take), autoscale, create, set_lr, upgrade;
+            keep: nothing is done; refused: the config cannot be applied, `reason` says why.
         table: which table is made or changed. Its name may have dots, so `path` cannot say it.
     """
 
     path: str
     old: Any
     new: Any
-    action: Literal["start", "scale", "deal", "limit", "autoscale", "create", "set_lr", "keep", "refused"]
+    action: Literal[
+        "start", "scale", "deal", "limit", "autoscale", "create", "set_lr", "upgrade", "keep", "refused"
+    ]
     reason: str = ""
     table: str = ""
 
@@ -137,6 +139,8 @@ def _plain_changes(path: str, old: Any, new: Any) -> list[Change]:
         ]
     if path == "limits.max_extra_memory":
         return [Change(path, old, new, "limit")]
+    if path == "ray.runtime_env":
+        return [Change(path, old, new, "upgrade")]
     return [Change(path, old, new, "refused", FIXED)]
 
 

@@ -244,6 +244,16 @@ def policy_from(text: str) -> Autoscale | None:
     return parse({"autoscale": value}, "autoscale", running=True).autoscale
 
 
+def environment_from(text: str) -> dict[str, Any]:
+    """The environment that `ray.runtime_env` says, as JSON. Raises InvalidConfig."""
+    try:
+        value = json.loads(text)
+    except ValueError as e:
+        raise InvalidConfig(f"the runtime environment is no JSON: {e}") from None
+    given = {"launcher": "ray", "ray": {"runtime_env": value}}
+    return parse(given, "runtime_env", running=True).ray.runtime_env
+
+
 def from_json(text: str) -> DeployConfig:
     """Back from `DeployConfig.to_json`, also of versions that wrote defaults for `ray` whatever the launcher was."""
     value = json.loads(text)

@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 from ...proto.spec import NAME, NAME_RULE
 from .endpoints import MAX_PORT
 from .launchers import LAUNCHERS
+from .runtime_env import runtime_env
 from .words import TIME, seconds_of
 
 MAX_SHARDS = 1024
@@ -102,6 +103,7 @@ Name = Annotated[
     str, BeforeValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"})
 ]
 Storage = Annotated[str | None, BeforeValidator(_storage)]
+RuntimeEnv = Annotated[dict[str, Any], BeforeValidator(runtime_env), WithJsonSchema({"type": "object"})]
 LauncherName = Annotated[str, BeforeValidator(_launcher), WithJsonSchema({"enum": list(LAUNCHERS)})]
 
 
@@ -129,6 +131,12 @@ class RayConfig(Section):
     """More that a shard's node must have, as `{ps_node: 1}`."""
     coordinator_resources: dict[str, Number] = Field(default_factory=dict)
     """What the coordinator's node must have, as `{head: 1}`; it takes no CPU that Ray counts. Empty: any node."""
+    label_selector: dict[str, str] = Field(default_factory=dict)
+    """Labels that a shard's node must have, as `{pool: ps}`, `{ray.io/accelerator-type: "!in(A100,H100)"}`."""
+    runtime_env: RuntimeEnv = Field(default_factory=dict)
+    """What Ray makes for the servers before it starts them: packages, environment variables, an image."""
+    niceness: Whole | None = Field(default=None, ge=0, le=19)
+    """Of the shards' processes. None: what Ray gives its actors, which is 15 where nobody says otherwise."""
 
 
 class Limits(Section):

@@ -211,7 +211,12 @@ class Coordinator:
         self._doubtful = set(range(self.layout.n))
 
     def freeze(
-        self, limit_s: float, *, report: bool = False, admitted: Sequence[pb.LatestPush] = ()
+        self,
+        limit_s: float,
+        *,
+        report: bool = False,
+        admitted: Sequence[pb.LatestPush] = (),
+        shards: Sequence[ShardAddress] | None = None,
     ) -> Program:
         """Pushes wait on every shard from now on, until `adopt` or `converge`. Returns FreezeReplies, as bytes.
 
@@ -219,26 +224,29 @@ class Coordinator:
             limit_s: for the shards to hear of it.
             report: they say how much of each client's latest push they have.
             admitted: pushes that go on.
+            shards: only on these.
 
         Raises:
             RowloomError: a shard has not heard of it within `limit_s`; others may have.
         """
         self.doubt()
         request = pb.FreezeRequest(on=True, report=report, admitted=admitted)
-        return (yield from self._ask_to_freeze(request, limit_s))
+        return (yield from self._ask_to_freeze(request, limit_s, shards))
 
     def report(self, limit_s: float) -> Program:
         """What shards have of each client's latest push, while pushes go on. As `freeze`, but nothing is frozen."""
         return (yield from self._ask_to_freeze(pb.FreezeRequest(report=True), limit_s))
 
-    def _ask_to_freeze(self, request: pb.FreezeRequest, limit_s: float) -> Program:
+    def _ask_to_freeze(
+        self, request: pb.FreezeRequest, limit_s: float, shards: Sequence[ShardAddress] | None = None
+    ) -> Program:
         request.cluster_id, request.epoch, request.turn = (
             self.layout.cluster_id,
             self.layout.epoch,
             self.turn(),
         )
         data = request.SerializeToString()
-        calls = [ServerCall(shard.address, methods.FREEZE, data) for shard in self.layout.shards]
+        calls = [ServerCall(shard.address, methods.FREEZE, data) for shard in shards or self.layout.shards]
         return (yield from call_all(calls, self.clock, limit_s, ATTEMPT_S, keys=self.revived))
 
     @property

@@ -119,6 +119,8 @@ class Reshard:
         TableNotFound: there is no such table.
     """
 
+    HANDOVER = False  # each shard comes whole, from the server that had it before
+
     def __init__(
         self,
         coordinator: Coordinator,
@@ -132,6 +134,7 @@ class Reshard:
         tables_dealt(coordinator.state.tables, self._dealings)
         self._coordinator = coordinator
         self._old = coordinator.layout
+        self._givers = self._old.shards  # whose rows move
         self._frozen_s = 0.0
         self._begun = self._cancelled = False
         self._looked: tuple[float, int] | None = None  # when, and how many rows had been moved
@@ -166,26 +169,39 @@ class Reshard:
         coordinator, progress = self._coordinator, self.progress
         if self._max_extra_bytes:
             yield from self._check_memory()
-        keys, launched = yield from coordinator.launch(max(0, progress.shards - self._old.n))
-        stay = [Launched(s.address, s.incarnation) for s in self._old.shards[: progress.shards]]
         self._tables = tables_dealt(coordinator.state.tables, self._dealings)
-        target = self._old.next(addresses([*stay, *launched]), self._tables.values())
+        target, keys = yield from self._servers()
         if coordinator.revives:
-            self._revived = [*coordinator.state.keys, *keys]
+            self._revived = [
+                *coordinator.state.keys,
+                *(key for key in keys if key not in coordinator.state.keys),
+            ]
         yield from self._look(target)
         self._begun = True
-        turn = coordinator.turn()
-        yield from self._call_all([self._preparation(target, s, turn) for s in target.shards])
+        turn, receivers = coordinator.turn(), self._receivers(target)
+        yield from self._call_all([self._preparation(target, s, turn) for s in receivers.shards])
         progress.state = "moving"
-        yield from self._copy(target)
+        yield from self._copy(receivers)
         progress.state, self._frozen_s = "finishing", coordinator.clock()
-        replies = yield from coordinator.freeze(STEP_LIMIT_S)
+        replies = yield from coordinator.freeze(STEP_LIMIT_S, shards=self._givers)
         progress.rows_total = sum(pb.FreezeReply.FromString(r).rows for r in replies)
-        yield from self._wait(target)
+        yield from self._wait(receivers)
         self._check_cancelled()
         if progress.rows != progress.rows_total:
             raise RowloomError(f"{progress.rows_total} rows set out and {progress.rows} arrived")
-        return target, [*coordinator.state.keys[: progress.shards], *keys]
+        return target, keys
+
+    def _servers(self) -> Program:
+        """Start what is missing. Returns the layout that is to be, and the launcher's keys of its servers."""
+        coordinator, shards = self._coordinator, self.progress.shards
+        keys, launched = yield from coordinator.launch(max(0, shards - self._old.n))
+        stay = [Launched(s.address, s.incarnation) for s in self._old.shards[:shards]]
+        target = self._old.next(addresses([*stay, *launched]), self._tables.values())
+        return target, [*coordinator.state.keys[:shards], *keys]
+
+    def _receivers(self, target: Layout) -> Layout:
+        """The shards of a layout that are to get rows."""
+        return target
 
     def _check_memory(self) -> Program:
         """Whether all rows that exist may be there twice. Raises Overloaded."""
@@ -247,7 +263,7 @@ class Reshard:
         request = pb.BrakeRequest(
             cluster_id=layout.cluster_id, epoch=layout.epoch, turn=self._coordinator.turn(), row_s=row_s
         ).SerializeToString()
-        yield from self._call_all([ServerCall(s.address, methods.BRAKE, request) for s in layout.shards])
+        yield from self._call_all([ServerCall(s.address, methods.BRAKE, request) for s in self._givers])
 
     def _look(self, target: Layout) -> Program:
         """Whether all that take part are there; found out while pushes go on."""
@@ -277,6 +293,7 @@ class Reshard:
             index=shard.index,
             tables=tables,
             turn=turn,
+            handover=self.HANDOVER,
         )
         return ServerCall(shard.address, methods.PREPARE, request.SerializeToString())
 
@@ -329,12 +346,16 @@ class Reshard:
                 progress.ended_s = coordinator.clock()
                 raise outcome
 
+    def _leavers(self, target: Layout) -> Sequence[ShardAddress]:
+        """Servers that are no shard in a layout."""
+        return self._old.shards[target.n :]
+
     def _retire(self, target: Layout) -> Program:
         """Servers that are no shard any more say so for a moment, then end."""
         request = pb.AdoptRequest(
             layout=target.to_message(), retire=True, turn=self._coordinator.turn()
         ).SerializeToString()
-        calls = [ServerCall(s.address, methods.ADOPT, request) for s in self._old.shards[target.n :]]
+        calls = [ServerCall(s.address, methods.ADOPT, request) for s in self._leavers(target)]
         if calls:
             with contextlib.suppress(RowloomError):  # they end all the same
                 yield from call_all(calls, self._coordinator.clock, RETIRE_LIMIT_S, RETIRE_ATTEMPT_S)

@@ -111,6 +111,8 @@ class ClusterState:
         restored: what the cluster began with; None: with nothing.
         autoscale: the policy that was applied since it was started, as JSON; None: that of its config.
         max_extra_bytes: what moves may take, as it was applied since; 0: no bound; None: as its config says.
+        drained: ids of nodes on which nothing is started any more.
+        runtime_env: the environment that was applied since it was started, as JSON; None: that of its config.
     """
 
     name: str
@@ -130,6 +132,8 @@ class ClusterState:
     restored: RestoredSnapshot | None = None
     autoscale: str | None = None
     max_extra_bytes: int | None = None
+    drained: list[str] = field(default_factory=list[str])
+    runtime_env: str | None = None
 
     @property
     def unfinished(self) -> bool:
@@ -189,6 +193,8 @@ class ClusterState:
                 "restored": self.restored and _plain(self.restored),
                 "autoscale": self.autoscale,
                 "max_extra_bytes": self.max_extra_bytes,
+                "drained": self.drained,
+                "runtime_env": self.runtime_env,
             },
             indent=1,
         )
@@ -222,6 +228,8 @@ class ClusterState:
                 restored=_restored(data.get("restored")),
                 autoscale=data.get("autoscale"),
                 max_extra_bytes=data.get("max_extra_bytes"),
+                drained=list(data.get("drained", [])),
+                runtime_env=data.get("runtime_env"),
             )
         except (KeyError, ValueError, TypeError, json_format.ParseError) as e:
             raise RowloomError(f"the cluster's state file is damaged: {e}") from e

@@ -11,10 +11,10 @@ import contextlib
 import ipaddress
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, cast
 
-from ...proto.errors import InvalidRequest, Unavailable
+from ...proto.errors import InvalidRequest, RowloomError, Unavailable
 from ..config.config import DeployConfig
 from ..config.endpoints import WILDCARDS
 from .launcher import ServerProcess
@@ -67,6 +67,17 @@ def group_name(cluster: str, first: int, last: int) -> str:
     return f"rowloom/{cluster}/{first}-{last}"
 
 
+@contextlib.contextmanager
+def asking() -> Generator[None]:
+    """Around a question to Ray's head. Raises Unavailable: it does not answer, in whatever way."""
+    try:
+        yield
+    except RowloomError:
+        raise
+    except Exception as e:
+        raise Unavailable(f"Ray's head does not answer: {e}") from e
+
+
 def groups_of(cluster: str) -> list[tuple[str, int, int]]:
     """(name, first key, last key) of the placement groups of a cluster that are not removed."""
     from ray.util.placement_group import placement_group_table  # pyright: ignore[reportUnknownVariableType]
@@ -94,6 +105,20 @@ def actors_of(cluster: str) -> list[str]:
 
     listed: Any = ray.util.list_named_actors(all_namespaces=True)
     return [a["name"] for a in listed if a["namespace"] == NAMESPACE and a["name"].startswith(f"{cluster}/")]
+
+
+def coordinator_options(config: DeployConfig) -> dict[str, Any]:
+    """Of a coordinator's actor."""
+    options: dict[str, Any] = {"name": f"{config.name}/coordinator", "namespace": NAMESPACE, "num_cpus": 0}
+    options["resources"] = config.ray.coordinator_resources or None
+    if config.ray.runtime_env:
+        options["runtime_env"] = dict(config.ray.runtime_env)
+    return options | {
+        "lifetime": "detached",
+        "max_restarts": -1,
+        "max_task_retries": 0,
+        "max_concurrency": THREADS,
+    }
 
 
 def process_of(actor: Any) -> ServerProcess:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ...proto.errors import Unavailable
 from ..config.config import DeployConfig, from_json
 from ..config.words import counted
+from ..nodes.nodes import Node, check_fits
+from ..nodes.ray_nodes import nodes_of_keys, nodes_of_ray, selector, selects
 from .keeping import logs_of, snapshots_of
 from .launcher import Launched, ServerProcess
+from .niceness import be_as_nice
 from .observed import begin_log_of, metrics_of
 from .ray_actors import (
     GET_TIMEOUT_S,
     THREADS,
     actors_of,
+    asking,
     end_actor,
     group_name,
     groups_of,
@@ -45,6 +49,7 @@ class ShardActor:
 
         keep_freed_memory()
         config = from_json(config_json)
+        be_as_nice(config.ray.niceness, node_here())
         host, advertise = interface(config)
         snapshots = snapshots_of(config.storage) if config.storage is not None else ""
         logs = logs_of(config)
@@ -75,6 +80,8 @@ class RayLauncher:
 
     def __init__(self, config: DeployConfig) -> None:
         self._config = config
+        self._avoided: Collection[str] = ()
+        self._runtime_env: Mapping[str, object] = config.ray.runtime_env
         self.ray = ray_module()
 
     def reserve(self, keys: Sequence[int]) -> None:
@@ -89,6 +96,7 @@ class RayLauncher:
             strategy=options.placement,
             name=group_name(self._config.name, keys[0], keys[-1]),
             lifetime="detached",
+            **selects(selector(options.label_selector, self._avoided), len(keys)),
         )
         if not group.wait(self._config.limits.start_timeout_s):
             free = self.ray.available_resources()
@@ -118,6 +126,7 @@ class RayLauncher:
                 num_cpus=options.num_cpus_per_shard,
                 memory=options.memory_per_shard,
                 resources=options.resources or None,
+                runtime_env=dict(self._runtime_env) or None,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, index),
             )
             .remote(self._config.to_json())
@@ -201,6 +210,44 @@ class RayLauncher:
     def keys(self) -> set[int]:
         """Keys of the servers that exist."""
         return {int(n.rpartition("-")[2]) for n in actors_of(self._config.name) if "/shard-" in n}
+
+    # ------------------------------------------------------------------------------------------------- as `Nodes`
+
+    def nodes(self) -> list[Node]:
+        """As `Nodes`."""
+        with asking():
+            return nodes_of_ray()
+
+    def where(self, keys: Sequence[int]) -> dict[int, str]:
+        """As `Nodes`."""
+        with asking():
+            return {key: node for key, node in nodes_of_keys(self._config.name).items() if key in keys}
+
+    def here(self) -> str:
+        """As `Nodes`."""
+        return str(self.ray.get_runtime_context().get_node_id())
+
+    def check_room(self, count: int, without: Collection[str]) -> None:
+        """As `Nodes`. Labels that the config wants are looked at where they are plain values."""
+        wanted = self._config.ray.label_selector
+        plain = {
+            name: value for name, value in wanted.items() if not value.startswith("!") and "(" not in value
+        }
+        others = [
+            node
+            for node in self.nodes()
+            if node.id not in without and all(node.labels.get(k) == v for k, v in plain.items())
+        ]
+        check_fits(count, bundle_of(self._config), others)
+
+    def avoid(self, ids: Collection[str]) -> None:
+        """As `Nodes`."""
+        selects(selector({}, ids), 1)
+        self._avoided = tuple(ids)
+
+    def use(self, runtime_env: Mapping[str, object]) -> None:
+        """As `Nodes`."""
+        self._runtime_env = dict(runtime_env)
 
     def _remove_empty_groups(self) -> None:
         left = self.keys()

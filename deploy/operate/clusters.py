@@ -363,9 +363,16 @@ def _ways_on(record: Record, option: str) -> str:
 
 
 def apply(
-    config: DeployConfig, remote: Remote, status: pb.StatusReply, on_progress: OnProgress | None = None
+    config: DeployConfig,
+    remote: Remote,
+    status: pb.StatusReply,
+    on_progress: OnProgress | None = None,
+    *,
+    restart: bool = False,
 ) -> tuple[Plan, pb.ScaleReply | None]:
     """Bring a cluster to a config. Applying it again goes on where it was interrupted.
+
+    restart: every server is started anew, also if nothing of the config wants it.
 
     Returns:
         What was done, and how the scaling went if there was one.
@@ -394,6 +401,9 @@ def apply(
     dealings = {c.table: specs[c.table].dealing for c in wanted.changes if c.action == "deal"}
     if shards or dealings:
         scaled = remote.scale(shards, on_progress, dealings)
+    if restart or any(change.action == "upgrade" for change in wanted.changes):
+        renewed = remote.upgrade(config.ray.runtime_env, on_progress)
+        scaled = scaled or renewed
     return wanted, scaled
 
 

@@ -37,6 +37,8 @@ def move_summary(reply: pb.ScaleReply) -> dict[str, Any]:
 def in_progress(reply: pb.ScaleReply) -> str:
     """In words, how far one is that runs, for a line of `status`."""
     what = scaling(reply)
+    if reply.handed_over:
+        what = f"{counted(len(reply.handed_over), 'shard')} on the way to other servers"
     if reply.state != "moving":
         return f"{what}: {reply.state}"
     held = f", taking {in_bytes(reply.held_bytes)} of memory" if reply.held_bytes else ""
@@ -58,6 +60,15 @@ def pace(reply: pb.ScaleReply) -> str:
     if reply.brake_row_s:
         words.append("pushes are slowed down, because rows change faster than they move")
     return ", ".join(words)
+
+
+def handed_over(reply: pb.ScaleReply) -> str:
+    """In words, how shards went over to other servers."""
+    how = f"{reply.rows:,} rows in" if reply.rows else "in"
+    return (
+        f"{counted(len(reply.handed_over), 'shard')} went over to other servers, {how} {reply.seconds:.2f} s; their "
+        f"calls waited {reply.pause_s * 1000:.0f} ms at most"
+    )
 
 
 def moved(reply: pb.ScaleReply) -> str:

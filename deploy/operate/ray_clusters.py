@@ -19,7 +19,14 @@ from ...proto.security.credentials import from_environment
 from ..config.config import DeployConfig
 from ..coordinator_actor import CoordinatorActor
 from ..coordinator_server import NOTHING_KEPT
-from ..launch.ray_actors import GET_TIMEOUT_S, THREADS, actors_of, end_actor, groups_of, remove_group
+from ..launch.ray_actors import (
+    GET_TIMEOUT_S,
+    actors_of,
+    coordinator_options,
+    end_actor,
+    groups_of,
+    remove_group,
+)
 from ..launch.ray_room import check_room, nodes_of_ray, waits_for_node, waits_for_room
 from ..launch.ray_session import (
     NAMESPACE,
@@ -83,9 +90,7 @@ def up_ray(config: DeployConfig, tell: Tell = lambda text: None, restore: Restor
 
 def _start(ray: Any, config: DeployConfig, restore: Restore | None) -> Any:
     """The coordinator's actor. It starts the shards, and answers when they serve."""
-    options: dict[str, Any] = {"name": f"{config.name}/coordinator", "namespace": NAMESPACE, "num_cpus": 0}
-    options["resources"] = config.ray.coordinator_resources or None
-    options |= {"lifetime": "detached", "max_restarts": -1, "max_task_retries": 0, "max_concurrency": THREADS}
+    options = coordinator_options(config)
     url = restore.url if restore is not None else None
     return ray.remote(CoordinatorActor).options(**options).remote(config.to_json(), url, _kept_here(config))
 

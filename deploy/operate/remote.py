@@ -124,6 +124,63 @@ class Remote:
         request = pb.ScaleRequest(max_extra_bytes=max_extra_bytes, cluster_id=self.cluster)
         self._until_free(methods.SCALE, request.SerializeToString())
 
+    def drain(self, node: str, on_progress: Callable[[pb.ScaleReply], None] | None = None) -> pb.DrainReply:
+        """Take all shards off a node, and the coordinator; returns when the shards have left.
+
+        Args:
+            node: its address, its name, or the beginning of its id.
+            on_progress: called with how far it is.
+
+        Raises:
+            InvalidRequest: there is no such node; nothing was changed.
+            Unavailable: no other node has room, and nothing was changed; or a shard did not leave.
+        """
+        request = pb.DrainRequest(cluster_id=self.cluster, node=node)
+        began = pb.DrainReply.FromString(
+            self._until_free(methods.DRAIN, request.SerializeToString(), START_S)
+        )
+        if began.HasField("move"):
+            began.move.CopyFrom(self._moved(began.move, f"the drain of {node}", on_progress))
+        return began
+
+    def undrain(self, node: str) -> pb.DrainReply:
+        """Use a node again. Raises InvalidRequest: it is not drained."""
+        request = pb.DrainRequest(cluster_id=self.cluster, node=node, undo=True)
+        return pb.DrainReply.FromString(self._until_free(methods.DRAIN, request.SerializeToString()))
+
+    def upgrade(
+        self, runtime_env: Mapping[str, Any], on_progress: Callable[[pb.ScaleReply], None] | None = None
+    ) -> pb.ScaleReply:
+        """Start every server anew with an environment, one after the other; returns when all shards have it.
+
+        Raises:
+            InvalidRequest: it can be none; nothing was changed.
+            Unavailable: there is no room for one server more, and nothing was changed; or one did not start.
+        """
+        request = pb.UpgradeRequest(cluster_id=self.cluster, runtime_env=json.dumps(runtime_env))
+        began = self._until_free(methods.UPGRADE, request.SerializeToString(), START_S)
+        return self._moved(pb.ScaleReply.FromString(began), "the start of all servers anew", on_progress)
+
+    def _moved(
+        self, reply: pb.ScaleReply, what: str, on_progress: Callable[[pb.ScaleReply], None] | None
+    ) -> pb.ScaleReply:
+        """Until shards have gone over to other servers. Raises Unavailable: not all have."""
+        last = reply
+        while True:
+            if on_progress is not None and reply.state not in ("done", "unknown"):
+                on_progress(reply)
+            if reply.state == "done":
+                return reply
+            if reply.state in ("failed", "unknown"):
+                why = reply.error or "another coordinator took over meanwhile"
+                raise Unavailable(
+                    f"{what} did not come to its end: {why}. The same command again goes on with it"
+                )
+            last = reply
+            time.sleep(POLL_S)
+            ask = pb.ScaleProgressRequest(scaling=last.scaling, cluster_id=self.cluster)
+            reply = pb.ScaleReply.FromString(self.call(methods.SCALE_PROGRESS, ask.SerializeToString()))
+
     def cancel_scaling(self) -> pb.ScaleReply:
         """Give up the scaling that runs; returns when it has ended: "failed", or "done" if it was too late.
 

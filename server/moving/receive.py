@@ -148,6 +148,7 @@ class Receive:
         shard: empty, with the tables of the old ones.
         clock: in seconds.
         block_bytes: how much is asked for at a time, about.
+        only: the one shard of them that has its rows; None: all may have some.
     """
 
     def __init__(
@@ -156,10 +157,11 @@ class Receive:
         shard: Shard,
         clock: Callable[[], float] = lambda: 0.0,
         block_bytes: int = BLOCK_BYTES,
+        only: int | None = None,
     ) -> None:
         self.source, self.shard, self.clock, self.block_bytes = source, shard, clock, block_bytes
         self.tables = sorted(shard.tables)
-        self.streams = [Stream(self, old) for old in source.shards]
+        self.streams = [Stream(self, old) for old in source.shards if only is None or old.index == only]
         self.done = False
         self._same: dict[bytes, bytes] = {}
 
@@ -247,9 +249,10 @@ class Receive:
         self.done = True
 
     def _stream(self, index: int) -> Stream:
-        if index >= len(self.streams):
-            raise InvalidRequest(f"an answer came from shard {index} of {len(self.streams)}")
-        return self.streams[index]
+        for stream in self.streams:
+            if stream.old.index == index:
+                return stream
+        raise InvalidRequest(f"an answer came from shard {index}, of {self.source.n}, which was not asked")
 
 
 def kind_of(call: PeerCall) -> Kind:

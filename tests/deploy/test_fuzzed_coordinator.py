@@ -88,6 +88,8 @@ class Beside:
             (methods.SCALE, pb.ScaleRequest(shards=2, cluster_id=cluster)),
             (methods.SCALE_PROGRESS, pb.ScaleProgressRequest(scaling=3, cluster_id=cluster)),
             (methods.CANCEL_SCALE, pb.CancelScaleRequest(cluster_id=cluster)),
+            (methods.DRAIN, pb.DrainRequest(node="10.0.0.1", cluster_id=cluster)),
+            (methods.UPGRADE, pb.UpgradeRequest(runtime_env="{}", cluster_id=cluster)),
             (methods.SET_AUTOSCALE, pb.SetAutoscaleRequest(policy='{"max": 2}', cluster_id=cluster)),
             (methods.ACCEPT_LOSS, pb.AcceptLossRequest(shard=1, cluster_id=cluster)),
             (

@@ -1,0 +1,114 @@
+"""The nodes that servers can be started on: which one is meant, what must leave it, whether others have room."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ...proto.errors import InvalidRequest, Unavailable
+from ..config.words import counted
+
+SHORTEST_ID = 4  # letters of an id that are taken for its beginning
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that is alive.
+
+    Attributes:
+        id: for ever its own.
+        address: of its host.
+        name: that its owner gave it; its address, if nobody did.
+        draining: who runs the nodes takes it away: it gets nothing new.
+        free: by resource, what nobody has.
+        labels: by name.
+    """
+
+    id: str
+    address: str
+    name: str = ""
+    draining: bool = False
+    free: Mapping[str, float] = field(default_factory=dict[str, float])
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def __str__(self) -> str:
+        name = f"{self.name} at " if self.name not in ("", self.address) else ""
+        return f"{name}{self.address} ({self.id[:8]})"
+
+
+class Nodes(Protocol):
+    """What a launcher knows of its nodes. Methods may block; they raise Unavailable when nobody answers."""
+
+    def nodes(self) -> list[Node]:
+        """Those that are alive."""
+        ...
+
+    def where(self, keys: Sequence[int]) -> dict[int, str]:
+        """By launcher key, the id of the node on which its server is; none for one that is not known to be anywhere."""
+        ...
+
+    def here(self) -> str:
+        """The id of the node of this process."""
+        ...
+
+    def check_room(self, count: int, without: Collection[str]) -> None:
+        """Raise Unavailable if the other nodes have no room for so many servers now. without: ids of nodes."""
+        ...
+
+    def avoid(self, ids: Collection[str]) -> None:
+        """Start nothing on these any more. Raises InvalidRequest: this launcher cannot."""
+        ...
+
+    def use(self, runtime_env: Mapping[str, object]) -> None:
+        """What is started from now on has this environment."""
+        ...
+
+
+def meant(text: str, nodes: Sequence[Node]) -> Node:
+    """The node that somebody means by its address, its name, or the beginning of its id.
+
+    Raises:
+        InvalidRequest: there is none, or more than one.
+    """
+    found = [n for n in nodes if text in (n.id, n.address, n.name)]
+    if not found and len(text) >= SHORTEST_ID:
+        found = [n for n in nodes if n.id.startswith(text.lower())]
+    if len(found) == 1:
+        return found[0]
+    there = "; ".join(map(str, found or nodes)) or "none"
+    why = f"{counted(len(found), 'node')} are meant by" if found else "there is no node"
+    how = (
+        "say the beginning of its id"
+        if found
+        else "say the address, the name, or the beginning of the id of one"
+    )
+    raise InvalidRequest(f"{why} {text!r}: {there}; {how}")
+
+
+def fitting(bundle: Mapping[str, float], nodes: Sequence[Node]) -> int:
+    """How many servers fit into what is free on nodes now. bundle: what each takes."""
+    each = [
+        min(
+            (int(node.free.get(name, 0.0) / wanted + 1e-9) for name, wanted in bundle.items() if wanted),
+            default=0,
+        )
+        for node in nodes
+        if not node.draining
+    ]
+    return sum(each)
+
+
+def check_fits(count: int, bundle: Mapping[str, float], nodes: Sequence[Node]) -> None:
+    """Raise Unavailable if so many servers do not fit on nodes now."""
+    fit = fitting(bundle, nodes)
+    if fit < count:
+        wants = ", ".join(f"{name} {wanted:g}" for name, wanted in bundle.items())
+        free = "; ".join(
+            f"{node}: {', '.join(f'{name} {node.free.get(name, 0.0):g}' for name in bundle)}"
+            for node in nodes[:8]
+        )
+        raise Unavailable(
+            f"no other node has room for {counted(count, 'shard')} of {wants} each: {fit} fit into what is free on "
+            f"the {len(nodes)} others ({free or 'there is none'}). Nothing was moved: add a node, or end something"
+        )

@@ -1,0 +1,96 @@
+"""The nodes of a Ray: what it knows of them, which it takes away, and how to keep bundles off some of them.
+
+Ray takes a node away with a notice: its autoscaler does, when one is idle or will be preempted, or `ray drain-node`.
+From then on it starts nothing there, and what runs there goes on until the node ends.
+"""
+
+# What Ray knows of nodes that drain has no public name.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, cast
+
+from ...proto.errors import InvalidRequest
+from ..launch.ray_actors import groups_of
+from .nodes import Node
+
+NODE_ID = "ray.io/node-id"  # the label that Ray gives every node
+
+
+def nodes_of_ray() -> list[Node]:
+    """Those that are alive."""
+    import ray
+
+    draining, free = _draining(), _free()
+    return [
+        Node(
+            node["NodeID"],
+            node["NodeManagerAddress"],
+            node.get("NodeName", ""),
+            node["NodeID"] in draining,
+            free.get(node["NodeID"], {}),
+            node.get("Labels", {}),
+        )
+        for node in cast(Any, ray).nodes()
+        if node["Alive"]
+    ]
+
+
+def _draining() -> Collection[str]:
+    from ray._private import state
+
+    ask = getattr(cast(Any, state).state, "get_draining_nodes", None)  # none: a version without
+    return ask() if ask is not None else ()
+
+
+def _free() -> dict[str, dict[str, float]]:
+    from ray._private import state
+
+    return cast(Any, state).available_resources_per_node()
+
+
+def nodes_of_keys(cluster: str) -> dict[int, str]:
+    """By key, the id of the node that its bundle is on; none while it is on none."""
+    from ray.util.placement_group import placement_group_table  # pyright: ignore[reportUnknownVariableType]
+
+    names = {name: first for name, first, _ in groups_of(cluster)}
+    found: dict[int, str] = {}
+    for group in cast(Any, placement_group_table)().values():
+        first = names.get(group["name"])
+        if first is not None and group["state"] != "REMOVED":
+            found |= {first + int(i): node for i, node in group["bundles_to_node_id"].items() if node}
+    return found
+
+
+def selector(labels: Mapping[str, str], avoided: Collection[str]) -> dict[str, str]:
+    """The labels that a node must have: those of the config, and not the id of one that is avoided."""
+    away = {NODE_ID: f"!in({','.join(sorted(avoided))})"} if avoided else {}
+    return {**labels, **away}
+
+
+def selects(wanted: Mapping[str, str], count: int) -> dict[str, Any]:
+    """The arguments of a placement group of `count` bundles whose nodes must have labels; none if they need not.
+
+    Raises:
+        InvalidRequest: this version of Ray cannot say that of bundles.
+    """
+    from ray.util.placement_group import placement_group
+
+    if not wanted:
+        return {}
+    check_can_select(list(inspect.signature(placement_group).parameters))
+    return {"bundle_label_selector": [dict(wanted)] * count}
+
+
+def check_can_select(parameters: Sequence[str]) -> None:
+    """Raises InvalidRequest. parameters: of what makes a placement group."""
+    if "bundle_label_selector" not in parameters:
+        import ray
+
+        raise InvalidRequest(
+            f"Ray {ray.__version__} cannot keep shards off nodes by their labels, which `ray.label_selector` and "
+            "`rowloom drain` need: use Ray 2.50 or newer, or ray.resources"
+        )

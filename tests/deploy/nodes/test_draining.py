@@ -1,0 +1,196 @@
+"""Drains and upgrades as the coordinator decides them, over real shards in threads and made-up nodes."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import pytest
+from waiting import until
+
+from rowloom.client import SGD, TableSpec, Zeros, connect
+from rowloom.deploy.config.config import parse
+from rowloom.deploy.coordinator_server import CoordinatorServer
+from rowloom.deploy.launch.local_launcher import ThreadLauncher
+from rowloom.deploy.nodes.nodes import Node, check_fits
+from rowloom.deploy.operate.remote import Remote
+from rowloom.proto.errors import InvalidRequest, RetryLater, Unavailable
+
+SPEC = TableSpec("t", 100, dim=2, optimizer=SGD(lr=1.0), initializer=Zeros())
+IDS = np.arange(100)
+A, B, C = "a" * 56, "b" * 56, "c" * 56
+
+
+class Launcher(ThreadLauncher):
+    """Each server is on the node with the fewest that may be used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.there = {id: Node(id, f"10.0.0.{k}", free={"CPU": 8.0}) for k, id in enumerate((A, B, C))}
+        self.placed: dict[int, str] = {}
+        self.avoided: Collection[str] = ()
+        self.env: Mapping[str, object] = {}
+        self.envs: dict[int, Mapping[str, object]] = {}
+        self.coordinator = C
+
+    def start(self, key: int):
+        self.envs[key] = self.env
+        return super().start(key)
+
+    def reserve(self, keys: Sequence[int]) -> None:
+        usable = [n.id for n in self.there.values() if n.id not in self.avoided and not n.draining]
+        for key in keys:
+            taken = list(self.placed.values())
+            self.placed[key] = min(usable, key=lambda id: (taken.count(id), id))
+
+    def stop(self, key: int, grace_s: float) -> None:
+        self.placed.pop(key, None)
+        super().stop(key, grace_s)
+
+    def nodes(self) -> list[Node]:
+        return list(self.there.values())
+
+    def where(self, keys: Sequence[int]) -> dict[int, str]:
+        return {key: self.placed[key] for key in keys if key in self.placed}
+
+    def here(self) -> str:
+        return self.coordinator
+
+    def check_room(self, count: int, without: Collection[str]) -> None:
+        check_fits(count, {"CPU": 1.0}, [n for n in self.nodes() if n.id not in without])
+
+    def avoid(self, ids: Collection[str]) -> None:
+        self.avoided = tuple(ids)
+
+    def use(self, runtime_env: Mapping[str, object]) -> None:
+        self.env = runtime_env
+
+
+@pytest.fixture
+def left() -> list[list[str]]:
+    """What the coordinator was told to keep off, each time when it was told to leave."""
+    return []
+
+
+@pytest.fixture
+def server(left, tmp_path, monkeypatch):
+    monkeypatch.setattr("rowloom.deploy.nodes.draining.LOOK_S", 3600.0)  # tests look themselves
+    config = parse(
+        {
+            "name": "ads",
+            "shards": 3,
+            "launcher": "ray",
+            "tables": [SPEC],
+            "storage": str(tmp_path),
+            "host": "127.0.0.1",
+        }
+    )
+    launcher = Launcher()
+    server = CoordinatorServer(
+        config, launcher, nodes=launcher, leave=lambda avoided: left.append(list(avoided))
+    )
+    server.start()
+    with connect(server.address) as client:
+        client.table("t").push(IDS, np.ones((100, 2), np.float32))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def remote(server):
+    with Remote(server.address) as remote:
+        yield remote
+
+
+def on(server) -> list[str]:
+    return [server.launcher.placed[key][0] for key in server.coordinator.state.keys]
+
+
+def assert_trained(server) -> None:
+    with connect(server.address) as client:
+        assert (client.table("t").pull(IDS) == -1).all()
+
+
+def test_shards_leave_a_node_and_nothing_goes_there_until_it_is_used_again(server, remote, left):
+    assert on(server) == ["a", "b", "c"]
+    done = remote.drain("10.0.0.1")
+    assert (done.node, list(done.shards), done.coordinator) == (B, [1], False)
+    assert (on(server), left) == (["a", "a", "c"], [])
+    assert_trained(server)
+    again = remote.drain("10.0.0.1")
+    assert not again.HasField("move")
+    remote.scale(5)
+    assert "b" not in on(server)
+    assert remote.status().drained == [B]
+    assert json.loads(server.coordinator.state.to_json())["drained"] == [B]
+    with pytest.raises(InvalidRequest, match=r"there is no node '10\.0\.0\.0': 10\.0\.0\.1 \(bbbbbbbb\)"):
+        remote.undrain("10.0.0.0")
+    remote.undrain("bbbb")
+    assert (remote.status().drained, server.launcher.avoided) == ([], ())
+    assert_trained(server)
+
+
+def test_the_coordinator_leaves_when_the_shards_of_its_node_have_left(server, remote, left):
+    done = remote.drain(C[:6])
+    assert (list(done.shards), done.coordinator) == ([2], True)
+    until(lambda: left == [[C]])
+    server.launcher.placed = dict.fromkeys(server.launcher.placed, A)  # only the coordinator is there
+    assert not remote.drain("cccc").HasField("move")
+    assert left == [[C], [C]]
+
+
+def test_a_drain_for_which_the_others_have_no_room_changes_nothing(server, remote):
+    there = server.launcher.there
+    before = server.coordinator.state
+    for id in (A, C):
+        there[id] = Node(id, there[id].address, free={"CPU": 0.5})
+    with pytest.raises(Unavailable, match=r"no other node has room for 1 shard of CPU 1 each: 0 fit"):
+        remote.drain("10.0.0.1")
+    del there[A], there[C]
+    with pytest.raises(Unavailable, match=r"there is no other node than 10\.0\.0\.1 \(bbbbbbbb\)"):
+        remote.drain("10.0.0.1")
+    assert server.coordinator.state is before
+
+
+def test_a_node_that_is_taken_away_is_left_without_being_asked_and_is_not_remembered(server, left):
+    launcher = server.launcher
+    server._draining.look()
+    assert on(server) == ["a", "b", "c"]
+    launcher.there[C] = Node(C, "10.0.0.2", draining=True)
+    server._draining.look()
+    until(lambda: left == [[C]])
+    assert "c" not in on(server)
+    assert not server.coordinator.state.drained
+    assert_trained(server)
+
+
+def test_all_servers_get_another_environment_one_after_the_other(server, remote, left):
+    before = set(server.coordinator.state.keys)
+    env = {"env_vars": {"A": "b"}}
+    done = remote.upgrade(env)
+    assert (done.state, list(done.handed_over)) == ("done", [0, 1, 2])
+    keys = set(server.coordinator.state.keys)
+    assert not keys & before
+    assert [server.launcher.envs[key] for key in keys] == [env] * 3
+    until(lambda: left == [[]])
+    assert json.loads(remote.status().config)["ray"]["runtime_env"] == env
+    assert server.coordinator.state.runtime_env == json.dumps(env)
+    assert_trained(server)
+
+
+def test_an_environment_in_which_no_server_starts_leaves_the_old_one(server, remote, monkeypatch):
+    def fails(key: int):
+        raise Unavailable("pip: no such package")
+
+    monkeypatch.setattr(server.launcher, "start", fails)
+    with pytest.raises(Unavailable, match=r"did not come to its end: pip: no such package"):
+        remote.upgrade({"pip": ["nothing"]})
+    assert server.launcher.env == {}
+    assert server.coordinator.state.runtime_env is None
+    assert_trained(server)
+
+
+def test_while_something_else_moves_a_drain_is_told_to_come_later(server):
+    from rowloom.proto import rowloom_pb2 as pb
+
+    with server._performer.alone("a long change"), pytest.raises(RetryLater, match="a long change"):
+        server._draining.answer(pb.DrainRequest(node="10.0.0.1"))

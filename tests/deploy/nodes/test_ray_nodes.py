@@ -1,0 +1,259 @@
+"""A Ray of three nodes: drained, taken away, killed; its head started anew; servers started anew one after the other.
+
+The nodes are raylets of this machine with loopback addresses of their own; the head keeps what it knows in a folder.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+from waiting import until
+
+from rowloom.client import SGD, TableSpec, Zeros, connect
+from rowloom.deploy import address_of
+from rowloom.deploy.config.config import parse
+from rowloom.deploy.operate.remote import Remote
+from rowloom.proto.errors import InvalidRequest, Unavailable
+
+ray = pytest.importorskip("ray")
+
+from rowloom.deploy.launch.ray_actors import actors_of, groups_of  # noqa: E402
+from rowloom.deploy.launch.ray_session import attached  # noqa: E402
+from rowloom.deploy.nodes.ray_nodes import nodes_of_ray  # noqa: E402
+from rowloom.deploy.operate.ray_clusters import clusters, down_ray, find_ray, up_ray  # noqa: E402
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # of what Ray's test cluster leaves open
+HEAD, SECOND, THIRD = "127.0.0.5", "127.0.0.6", "127.0.0.7"
+IDS = np.arange(500)
+SPEC = TableSpec("t", 500, dim=4, optimizer=SGD(lr=1.0), initializer=Zeros())
+SOON = {  # Ray takes a node that is silent for dead within some seconds, not within half a minute
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_failure_threshold": "3",
+}
+
+
+class Trainer:
+    """Pushes and pulls until it is asked how it went."""
+
+    def __init__(self, address: str) -> None:
+        self.pushed = 0
+        self.failed: list[BaseException] = []
+        self._stop = threading.Event()
+        self.coordinator = address
+        self._client = connect(address, timeout_s=120.0)
+        self._thread = threading.Thread(target=self._train)
+        self._thread.start()
+
+    def _train(self) -> None:
+        table = self._client.table("t")
+        try:
+            while not self._stop.wait(0.01):
+                table.push(IDS, np.ones((500, 4), np.float32))
+                self.pushed += 1
+                assert (table.pull(IDS) == -self.pushed).all()
+        except BaseException as e:
+            self.failed.append(e)
+
+    def goes_on(self) -> None:
+        """Wait until it has pushed more."""
+        now = self.pushed
+        until(lambda: self.failed or self.pushed > now + 3)
+        assert not self.failed
+
+    def end(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._client.close()
+        assert not self.failed
+
+
+@contextlib.contextmanager
+def trained(name: str):
+    trainer = Trainer(address_of(name))
+    try:
+        trainer.goes_on()
+        yield trainer
+        trainer.goes_on()
+    finally:
+        trainer.end()
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory):
+    """Three raylets; this process is attached. Yields (the cluster, the second and third node)."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        kept = tmp_path_factory.mktemp("head")
+        settings = {"RAY_AUTH_MODE": "disabled", "RAY_prestart_worker_first_driver": "0", **SOON}
+        settings |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(kept)}
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        options = {"num_cpus": 6, "object_store_memory": 80_000_000, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args={**options, "node_ip_address": HEAD})
+        try:
+            second = cluster.add_node(**options, node_ip_address=SECOND, labels={"pool": "ps"}, wait=False)
+            third = cluster.add_node(**options, node_ip_address=THIRD, labels={"pool": "ps"}, wait=False)
+            cluster.wait_for_nodes()
+            with attached(cluster.address):
+                yield cluster, second, third
+        finally:
+            cluster.shutdown()
+            gc.collect()
+
+
+@pytest.fixture(scope="module")
+def kept(nodes, tmp_path_factory):
+    """Two shards with logs, on the nodes of the pool."""
+    yield up_ray(config_of("kept", storage=f"{tmp_path_factory.mktemp('kept')}", durability="process"))
+    down_ray("kept")
+    assert nothing_is_left("kept")
+
+
+def config_of(name: str, **changes):
+    ray_section = {"label_selector": {"pool": "ps"}, **changes.pop("ray", {})}
+    given = {"name": name, "shards": 2, "launcher": "ray", "tables": [SPEC], "ray": ray_section}
+    return parse({**given, "security": {"insecure": True}, **changes})
+
+
+def nothing_is_left(name: str) -> bool:
+    return actors_of(name) == [] and groups_of(name) == []
+
+
+def on(name: str) -> list[str]:
+    """Addresses of the nodes of its shards."""
+    return [shard.shard.address.partition(":")[0] for shard in status(name).shards]
+
+
+def pids(name: str) -> set[int]:
+    return {ray.get(ray.get_actor(actor, "rowloom").info.remote())[-1] for actor in actors_of(name)}
+
+
+def environment(pid: int) -> str:
+    with open(f"/proc/{pid}/environ") as file:
+        return file.read()
+
+
+def coordinator_on(name: str) -> str:
+    actor = ray.get_actor(f"{name}/coordinator", "rowloom")
+    there = {node.id: node.address for node in nodes_of_ray()}
+    return there.get(ray.get(actor.node.remote()), "gone")
+
+
+def answers(name: str) -> bool:
+    with contextlib.suppress(Unavailable, ValueError, ray.exceptions.RayError):
+        return find_ray(name, 5.0) is not None
+    return False
+
+
+def status(name: str):
+    with Remote(address_of(name)) as remote:
+        return remote.status()
+
+
+def status_of(trainer: Trainer):
+    with Remote(trainer.coordinator) as remote:
+        return remote.status()
+
+
+def healthy(name: str) -> bool:
+    with contextlib.suppress(Exception):
+        return all(shard.health == "serving" for shard in status(name).shards)
+    return False
+
+
+def test_a_node_is_drained_and_used_again_while_trainers_go_on(nodes):
+    up_ray(config_of("ram"))
+    try:
+        assert sorted(on("ram")) == [SECOND, THIRD]
+        with trained("ram"):
+            with Remote(address_of("ram")) as remote:
+                with pytest.raises(InvalidRequest, match=r"there is no node '10\.9\.9\.9'"):
+                    remote.drain("10.9.9.9")
+                done = remote.drain(THIRD)
+                assert (done.address, len(done.shards), done.move.state) == (THIRD, 1, "done")
+            until(lambda: answers("ram") and coordinator_on("ram") != THIRD)
+            assert on("ram") == [SECOND, SECOND]
+            assert status("ram").drained == [done.node]
+            with Remote(address_of("ram")) as remote:
+                with pytest.raises(
+                    Unavailable, match=r"no other node has room for 2 shards.* Nothing was moved"
+                ):
+                    remote.drain(SECOND)
+                remote.scale(3)
+                assert set(on("ram")) == {SECOND}
+                assert remote.undrain(done.node[:8]).address == THIRD
+            assert not status("ram").drained
+    finally:
+        down_ray("ram")
+    assert nothing_is_left("ram")
+
+
+def test_every_server_is_started_anew_with_another_environment_while_trainers_go_on(nodes, kept):
+    before = pids("kept")
+    env = {"env_vars": {"ROWLOOM_TRIAL": "second"}}
+    with trained("kept"):
+        with Remote(address_of("kept")) as remote:
+            done = remote.upgrade(env)
+            assert (done.state, list(done.handed_over)) == ("done", [0, 1])
+        until(lambda: answers("kept") and healthy("kept") and not pids("kept") & before)
+    assert len(pids("kept")) == 3  # two shards and the coordinator
+    assert all("ROWLOOM_TRIAL=second" in environment(pid) for pid in pids("kept"))
+    with Remote(address_of("kept")) as remote:
+        assert parse(json.loads(remote.status().config)).ray.runtime_env == env
+    assert nothing_is_left("ram")
+
+
+def test_trainers_do_not_notice_that_the_head_is_started_anew(nodes, kept):
+    cluster, _, _ = nodes
+    with trained("kept") as trainer:
+        cluster.head_node.kill_gcs_server()
+        trainer.goes_on()
+        assert len(status_of(trainer).shards) == 2  # the coordinator answers without Ray
+        cluster.head_node.start_gcs_server()
+        until(lambda: answers("kept") and healthy("kept"))
+    assert clusters() == ["kept"]
+
+
+def test_a_node_that_ray_takes_away_is_left_by_itself(nodes, kept):
+    from ray.core.generated import autoscaler_pb2
+
+    cluster, _, _ = nodes
+    third = next(node for node in nodes_of_ray() if node.address == THIRD)
+    assert THIRD in on("kept")
+    head = ray._raylet.GcsClient(address=cluster.address)
+    why = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline_ms = int((time.time() + 600) * 1000)
+    with trained("kept"):
+        assert head.drain_node(third.id, why, "spot", deadline_ms) == (True, "")
+        until(
+            lambda: answers("kept") and healthy("kept") and THIRD not in [*on("kept"), coordinator_on("kept")]
+        )
+
+
+def test_shards_of_a_node_that_is_killed_come_back_elsewhere_with_all_rows(nodes, kept):
+    cluster, second, _ = nodes
+    fourth = cluster.add_node(
+        num_cpus=6, object_store_memory=80_000_000, node_ip_address="127.0.0.8", labels={"pool": "ps"}
+    )
+    assert fourth is not None
+    with trained("kept"):
+        cluster.remove_node(second, allow_graceful=False)
+        until(lambda: answers("kept") and healthy("kept") and SECOND not in on("kept"))
+
+
+def test_down_leaves_nothing_after_shards_coordinator_and_driver_were_killed(nodes, kept):
+    up_ray(config_of("torn", shards=1))
+    for pid in pids("torn"):
+        os.kill(pid, signal.SIGKILL)
+    down_ray("torn")
+    assert nothing_is_left("torn")
+    assert clusters() == ["kept"]
