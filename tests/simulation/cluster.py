@@ -20,6 +20,7 @@ from rowloom.deploy.control.effects import (
     Stored,
     WriteManifest,
 )
+from rowloom.deploy.control.handover import Restart, these_shards
 from rowloom.deploy.control.reshard import Reshard
 from rowloom.deploy.control.revival import revive
 from rowloom.deploy.control.snapshotting import Snapshotting
@@ -33,6 +34,7 @@ from rowloom.proto.spec import Dealing, TableSpec
 
 WATCH_S = 1.0
 AS_JSON = 8  # of so many states that are read, one is read from JSON
+HANDOVER_S = 10.0  # for servers to read their logs
 BUSY_S = 0.5  # until an operator tries again
 CHANGES: dict[str, Any] = {
     methods.CREATE_TABLE: pb.DefineTableRequest,
@@ -117,7 +119,7 @@ class CoordinatorNode:
         self.doom: int | None = None
         self.launch_fails = self.empty_dies = self.dies_after_failed_commit = 0.0
         self.killed: set[str] = set()
-        self.moving: Reshard | None = None
+        self.moving: Reshard | Restart | None = None
         self._life = 0
         self._watching = False
         self.coordinator = self._new(ClusterState("sim"))
@@ -356,6 +358,18 @@ class CoordinatorNode:
             ended(None)
         else:
             self.moving = Reshard(self.coordinator, shards, anew)
+            self.perform(self.moving.run(), ended)
+
+    def move(self, shards: int, ended: Ended, dealings: Mapping[str, Dealing]) -> None:
+        """Scale, as `scale` does; or, where nothing is to be otherwise, hand some shards over to other servers."""
+        if self.busy or not self.alive:
+            self.world.at(BUSY_S, self.move, shards, ended, dealings)
+        elif shards != self.coordinator.layout.n or dealings:
+            self.scale(shards, ended, dealings)
+        else:
+            some = self.world.rng.sample(range(shards), self.world.rng.randint(1, shards))
+            self.moving = these_shards(self.coordinator, some, HANDOVER_S)
+            self.world.injected[f"handover: {type(self.moving).__name__}"] += 1
             self.perform(self.moving.run(), ended)
 
     def snapshot(self, ended: Ended, began: Callable[[], None] = lambda: None) -> None:

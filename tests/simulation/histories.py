@@ -317,7 +317,7 @@ class History:
         bounded = [table.spec.name for table in self.tables if table.spec.num_embeddings is not None]
         some = rng.sample(bounded, rng.randint(0, len(bounded))) if rng.random() < 0.5 else []
         dealings = {name: rng.choice(DEALINGS) for name in some}
-        self.node.scale(rng.randint(1, 7), ended, dealings)
+        self.node.move(rng.randint(1, 7), ended, dealings)
         if self.world.rng.random() < 0.1:
             self.world.at(self.world.rng.uniform(0.0, 2.0), self._cancel)
 

@@ -13,7 +13,7 @@ from rowloom.deploy.coordinator_server import CoordinatorServer
 from rowloom.deploy.launch.local_launcher import ThreadLauncher
 from rowloom.deploy.nodes.nodes import Node, check_fits
 from rowloom.deploy.operate.remote import Remote
-from rowloom.proto.errors import InvalidRequest, RetryLater, Unavailable
+from rowloom.proto.errors import InvalidRequest, Unavailable
 
 SPEC = TableSpec("t", 100, dim=2, optimizer=SGD(lr=1.0), initializer=Zeros())
 IDS = np.arange(100)
@@ -187,10 +187,3 @@ def test_an_environment_in_which_no_server_starts_leaves_the_old_one(server, rem
     assert server.launcher.env == {}
     assert server.coordinator.state.runtime_env is None
     assert_trained(server)
-
-
-def test_while_something_else_moves_a_drain_is_told_to_come_later(server):
-    from rowloom.proto import rowloom_pb2 as pb
-
-    with server._performer.alone("a long change"), pytest.raises(RetryLater, match="a long change"):
-        server._draining.answer(pb.DrainRequest(node="10.0.0.1"))

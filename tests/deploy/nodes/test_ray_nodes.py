@@ -54,11 +54,12 @@ class Trainer:
 
     def _train(self) -> None:
         table = self._client.table("t")
+        before = int(-table.pull([0])[0, 0])
         try:
             while not self._stop.wait(0.01):
                 table.push(IDS, np.ones((500, 4), np.float32))
                 self.pushed += 1
-                assert (table.pull(IDS) == -self.pushed).all()
+                assert (table.pull(IDS) == -(before + self.pushed)).all()
         except BaseException as e:
             self.failed.append(e)
 
@@ -134,7 +135,11 @@ def on(name: str) -> list[str]:
 
 
 def pids(name: str) -> set[int]:
-    return {ray.get(ray.get_actor(actor, "rowloom").info.remote())[-1] for actor in actors_of(name)}
+    return {
+        ray.get(ray.get_actor(actor, "rowloom").info.remote())[-1]
+        for actor in actors_of(name)
+        if "/mover" not in actor
+    }
 
 
 def environment(pid: int) -> str:
