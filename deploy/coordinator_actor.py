@@ -91,7 +91,7 @@ class CoordinatorActor:
         return self._server.keeps
 
     def _go_elsewhere(self, avoided: Sequence[str]) -> None:
-        begin_to_move(self._server.config, avoided)
+        begin_to_move(CoordinatorActor, self._server.config, avoided)
 
     def leave(self) -> None:
         """End the server; the shards go on, and another coordinator takes them up."""

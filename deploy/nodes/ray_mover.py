@@ -22,8 +22,14 @@ log = logging.getLogger(__name__)
 LEAVE_S = 30.0  # for the old one to answer what is under way
 
 
-def begin_to_move(config: DeployConfig, avoided: Sequence[str]) -> None:
-    """Let the coordinator of this process move. Returns at once. avoided: ids of nodes where it does not go."""
+def begin_to_move(coordinator: type[Any], config: DeployConfig, avoided: Sequence[str]) -> None:
+    """Let the coordinator of this process move. Returns at once.
+
+    Args:
+        coordinator: the class of its actor.
+        config: of the cluster, as it is now.
+        avoided: ids of nodes where it does not go.
+    """
     ray: Any = ray_module()
     name = f"{config.name}/mover"
     end_actor(ray, name, None)  # of an earlier one that did not come to its end
@@ -31,7 +37,7 @@ def begin_to_move(config: DeployConfig, avoided: Sequence[str]) -> None:
     options: dict[str, Any] = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "lifetime": "detached"}
     options |= {"max_restarts": -1, "max_task_retries": 0, **_away(avoided)}
     mover = ray.remote(CoordinatorMover).options(**options)
-    mover.remote(config.to_json(), list(avoided), old._actor_id.hex())
+    mover.remote(coordinator, config.to_json(), list(avoided), old._actor_id.hex())
 
 
 def _away(avoided: Sequence[str]) -> dict[str, Any]:
@@ -42,12 +48,14 @@ class CoordinatorMover:
     """The small actor.
 
     Args:
+        coordinator: the class of the coordinator's actor.
         config_json: of the cluster, as it is now.
         avoided: ids of nodes where the new coordinator does not go.
         old: the id of the actor that leaves.
     """
 
-    def __init__(self, config_json: str, avoided: list[str], old: str) -> None:
+    def __init__(self, coordinator: type[Any], config_json: str, avoided: list[str], old: str) -> None:
+        self._coordinator = coordinator
         self._config, self._avoided, self._old = from_json(config_json), avoided, old
         threading.Thread(target=self._run, name="rowloom-mover", daemon=True).start()
 
@@ -74,8 +82,6 @@ class CoordinatorMover:
             end_actor(ray, name, lambda actor: actor.leave.remote(), LEAVE_S)
 
     def _start_new(self, ray: Any) -> None:
-        from ..coordinator_actor import CoordinatorActor  # which imports this file
-
         options = coordinator_options(self._config)
         limit_s = 2 * self._config.limits.start_timeout_s
         for where in (_away(self._avoided), {}):  # rather on a node that is avoided than nowhere
@@ -84,7 +90,7 @@ class CoordinatorMover:
                 return
             except ValueError:
                 pass
-            actor = ray.remote(CoordinatorActor).options(**options, **where)
+            actor = ray.remote(self._coordinator).options(**options, **where)
             started = actor.remote(self._config.to_json(), None, "", True)
             try:
                 ray.get(started.info.remote(), timeout=limit_s)

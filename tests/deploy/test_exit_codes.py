@@ -142,6 +142,8 @@ def test_a_name_or_an_address_that_is_none(cli):
         ["status"],
         ["tables"],
         ["scale", "2"],
+        ["drain", "10.0.0.1"],
+        ["undrain", "10.0.0.1"],
         ["set-lr", "users", "1"],
         ["drop", "users", "--yes"],
         ["inspect", "users", "1"],

@@ -187,3 +187,29 @@ def test_an_environment_in_which_no_server_starts_leaves_the_old_one(server, rem
     assert server.launcher.env == {}
     assert server.coordinator.state.runtime_env is None
     assert_trained(server)
+
+
+def test_the_commands_say_what_left_a_node_and_how_it_is_used_again(server, cli):
+    address = ("--address", server.address)
+    told, _ = cli.run("drain", "10.0.0.2", *address)
+    assert told.startswith("10.0.0.2 (cccccccc) is drained: 1 shard went over to other servers, 33 rows in ")
+    assert "; the coordinator goes elsewhere now. `rowloom undrain cccccccc" in told
+    again = cli.json("drain", "10.0.0.2", *address)
+    assert (again["node"], again["shards"], again["rows"]) == (C, [], 0)
+    assert cli.json("undrain", "cccc", *address) == {"node": C, "address": "10.0.0.2"}
+    _, said = cli.run("drain", "10.0.0.9", *address, code=1)
+    assert "there is no node '10.0.0.9': 10.0.0.0 (aaaaaaaa); 10.0.0.1 (bbbbbbbb)" in said
+
+
+def test_processes_of_one_machine_are_started_anew_too_and_have_no_nodes_to_drain(cli, ads):
+    with connect(ads) as client:
+        before = client.table("users").pull(np.arange(1000))
+        with Remote(ads) as remote:
+            pids = {shard.pid for shard in remote.status().shards}
+        told, _ = cli.run("apply", "--restart")
+        assert "every server was started anew\n2 shards went over to other servers, 1,000 rows in " in told
+        with Remote(ads) as remote:
+            assert not pids & {shard.pid for shard in remote.status().shards}
+        np.testing.assert_array_equal(client.table("users").pull(np.arange(1000)), before)
+    _, said = cli.run("drain", "127.0.0.1", code=1)
+    assert "nothing was changed: shards of this cluster are processes of one machine" in said
