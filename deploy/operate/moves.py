@@ -31,6 +31,7 @@ def move_summary(reply: pb.ScaleReply) -> dict[str, Any]:
         "tables": {
             one.name: {"partition": one.partition, "hash_ids": one.hash_ids} for one in reply.dealings
         },
+        "handed_over": list(reply.handed_over),
     }
 
 

@@ -73,6 +73,8 @@ def up_ray(config: DeployConfig, tell: Tell = lambda text: None, restore: Restor
             f"cluster {config.name!r} runs already, at {running}: `rowloom apply` changes it, `rowloom down` ends it"
         )
     left = actors_of(config.name)
+    if f"{config.name}/mover" in left:
+        raise Unavailable(f"the coordinator of {config.name!r} is just moving to another node: try again")
     if left:
         raise InvalidRequest(
             f"{len(left)} actors of a cluster {config.name!r} without a coordinator are left, maybe with rows: "
@@ -150,6 +152,8 @@ def down_ray(name: str, *, keep: bool = False) -> None:
     """End a cluster: its actors and placement groups. No error if there is none. keep: what is in logs stays there."""
     ray = ray_module()
     coordinator = f"{name}/coordinator"
+    with contextlib.suppress(RowloomError):
+        end_actor(ray, f"{name}/mover", None)  # before it starts another coordinator
     try:
         end_actor(ray, coordinator, lambda actor: actor.stop.remote(keep))
     except RowloomError as e:
@@ -315,7 +319,7 @@ def find_again(record: Record, directory: ClusterDirectory) -> str | None:
             address = find_ray(record.name)
             if address is not None or time.monotonic() >= until:
                 return address
-            if f"{record.name}/coordinator" not in actors_of(record.name):
+            if not {f"{record.name}/coordinator", f"{record.name}/mover"} & set(actors_of(record.name)):
                 return None
             time.sleep(AGAIN_S)
 

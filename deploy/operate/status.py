@@ -51,6 +51,7 @@ def summary(status: pb.StatusReply, earlier: pb.StatusReply | None = None) -> di
         "healthy": all(s["health"] in GOOD for s in shards),
         "unfinished": list(status.unfinished),
         "autoscale": status.autoscale or None,
+        "drained": list(status.drained),
         "scaling": move_summary(status.scaling) if status.HasField("scaling") else None,
         "moving": in_progress(status.scaling) if status.HasField("scaling") else None,
         "shards": shards,
@@ -238,6 +239,11 @@ def _render(state: dict[str, Any], *, narrow: bool) -> RenderableType:
         lines.append(Text(state["moving"], "bold yellow"))
     if state["autoscale"]:
         lines.append(Text(f"autoscale: {state['autoscale']}"))
+    if state["drained"]:
+        nodes = ", ".join(node[:8] for node in state["drained"])
+        lines.append(
+            Text(f"drained nodes, on which nothing is started: {nodes}; `rowloom undrain` uses one again")
+        )
     lines += [Text(f"not finished yet: {one}", "bold yellow") for one in state["unfinished"]]
     parts = [_shards_table(state["shards"], narrow), render_tables(state["tables"], narrow=narrow)]
     if any("hottest" in table for table in state["tables"]):

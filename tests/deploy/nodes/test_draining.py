@@ -194,6 +194,9 @@ def test_the_commands_say_what_left_a_node_and_how_it_is_used_again(server, cli)
     told, _ = cli.run("drain", "10.0.0.2", *address)
     assert told.startswith("10.0.0.2 (cccccccc) is drained: 1 shard went over to other servers, 33 rows in ")
     assert "; the coordinator goes elsewhere now. `rowloom undrain cccccccc" in told
+    shown, _ = cli.run("status", *address)
+    assert "drained nodes, on which nothing is started: cccccccc" in shown
+    assert cli.json("status", *address)["drained"] == [C]
     again = cli.json("drain", "10.0.0.2", *address)
     assert (again["node"], again["shards"], again["rows"]) == (C, [], 0)
     assert cli.json("undrain", "cccc", *address) == {"node": C, "address": "10.0.0.2"}

@@ -32,6 +32,7 @@ def state_of(shards: int) -> dict:
         "tables": [],
         "unfinished": [],
         "autoscale": None,
+        "drained": [],
         "scaling": None,
         "moving": None,
     }
