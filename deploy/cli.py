@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -302,7 +303,7 @@ def apply(
 
     With another `ray.runtime_env` every server is started anew with it, one after the other, while trainers go on.
     """
-    from .operate.clusters import apply as change
+    from .operate.applying import apply as change
     from .operate.moves import handed_over, move_summary, moved
     from .operate.status import summary
 
@@ -313,7 +314,8 @@ def apply(
     with cluster(wanted.name, address, home) as (remote, now, options), _moving(as_json) as moving:
         check_serving(summary(now), "nothing was changed", options=options)
         with interrupted(lambda: f"what was begun goes on; `rowloom apply {config}` again does the rest"):
-            done, scaled = change(wanted, remote, now, _shown(moving), restart=restart)
+            offer = partial(_offer, wanted, home)
+            done, scaled = change(wanted, remote, now, _shown(moving), restart=restart, offer=offer)
     shown = ("create", "set_lr", "autoscale", "scale", "deal", "limit", "upgrade")
     made = [c for c in done.changes if c.action in shown]
     lines = [str(c) for c in made] or ["every server was started anew" if restart else "nothing to change"]
@@ -441,6 +443,12 @@ def _load(path: Path) -> DeployConfig:
             f"{counted(wanted.shards, 'shard')}, launcher {wanted.launcher}, no tables\n"
         )
     return wanted
+
+
+def _offer(wanted: DeployConfig, home: Path | None) -> None:
+    from .operate.ray_clusters import offer
+
+    offer(wanted, directory_of(home))
 
 
 def _running(

@@ -93,6 +93,10 @@ class CoordinatorActor:
     def _go_elsewhere(self, avoided: Sequence[str]) -> None:
         begin_to_move(CoordinatorActor, self._server.config, avoided)
 
+    def offer(self, runtime_env: str) -> None:
+        """As `CoordinatorServer.offer`: whoever calls an actor can run code on this Ray anyway."""
+        self._server.offer(runtime_env)
+
     def leave(self) -> None:
         """End the server; the shards go on, and another coordinator takes them up."""
         self._left = True

@@ -380,7 +380,11 @@ class CoordinatorServer:
         self._follow(policy)
 
     def _upgrade(self, request: pb.UpgradeRequest) -> pb.ScaleReply:
-        return self._draining.upgrade(environment_from(request.runtime_env))
+        return self._draining.upgrade(request.environment)
+
+    def offer(self, runtime_env: str) -> None:
+        """An environment, as JSON, that `Upgrade` may name. Raises InvalidConfig. Never called by the network."""
+        self._draining.offer(environment_from(runtime_env))
 
     def _renewed(self, env: Mapping[str, Any]) -> None:
         ray = self.config.ray.model_copy(update={"runtime_env": dict(env)})

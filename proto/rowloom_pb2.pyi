@@ -1048,12 +1048,12 @@ class DrainReply(_message.Message):
     def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., shards: _Optional[_Iterable[int]] = ..., coordinator: bool = ..., move: _Optional[_Union[ScaleReply, _Mapping]] = ...) -> None: ...
 
 class UpgradeRequest(_message.Message):
-    __slots__ = ("cluster_id", "runtime_env")
+    __slots__ = ("cluster_id", "environment")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
-    RUNTIME_ENV_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
-    runtime_env: str
-    def __init__(self, cluster_id: _Optional[str] = ..., runtime_env: _Optional[str] = ...) -> None: ...
+    environment: str
+    def __init__(self, cluster_id: _Optional[str] = ..., environment: _Optional[str] = ...) -> None: ...
 
 class ScaleReply(_message.Message):
     __slots__ = ("state", "epoch", "pause_s", "rows", "rows_total", "error", "seconds", "scaling", "shards", "passes", "left", "rows_per_s", "brake_row_s", "moved", "dealings", "held_bytes", "handed_over")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any, cast
 
 from pydantic_core import PydanticCustomError
@@ -44,3 +47,8 @@ def runtime_env(value: Any) -> dict[str, Any]:
 
 def _wrong(text: str) -> PydanticCustomError:
     return PydanticCustomError("runtime_env", "{why}", {"why": text})
+
+
+def digest_of(runtime_env: Mapping[str, Any]) -> str:
+    """What an environment is called: the sha256 of it as JSON."""
+    return hashlib.sha256(json.dumps(runtime_env, sort_keys=True).encode()).hexdigest()

@@ -10,7 +10,8 @@ from ...proto.errors import RowloomError
 from ..config.config import load
 from ..config.launchers import LAUNCHERS, check_launcher
 from ..embedded import local_cluster
-from ..operate.clusters import apply, down, reach, up
+from ..operate.applying import apply
+from ..operate.clusters import down, reach, up
 from ..operate.directory import ClusterDirectory, Record
 
 EMBEDDED = "embedded"  # in threads of this process, without a config

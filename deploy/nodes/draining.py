@@ -7,7 +7,6 @@ notice of is not, because Ray itself starts nothing there; it is seen by looking
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import threading
@@ -16,6 +15,7 @@ from typing import Any
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RetryLater, RowloomError, Unavailable, in_words
+from ..config.runtime_env import digest_of
 from ..control.coordinator import Coordinator
 from ..control.effects import Program
 from ..control.handover import InTurn, Restart, every_shard, these_shards
@@ -62,6 +62,7 @@ class Draining:
         self._environment = environment
         self._renewed = renewed
         self._leave = leave
+        self._offered: dict[str, Mapping[str, Any]] = {}
         self._said = ""
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="rowloom-nodes", daemon=True)
@@ -193,23 +194,28 @@ class Draining:
 
     # ----------------------------------------------------------------------------------------------------- upgrades
 
-    def upgrade(self, runtime_env: Mapping[str, Any]) -> pb.ScaleReply:
+    def offer(self, runtime_env: Mapping[str, Any]) -> None:
+        """An environment that may be asked for. It is code: who offers one must be able to run code here anyway."""
+        self._offered[digest_of(runtime_env)] = runtime_env
+
+    def upgrade(self, digest: str) -> pb.ScaleReply:
         """Start every server anew with an environment, one after the other, and then the coordinator.
 
+        digest: of the environment that they have, or of one that was offered.
+
         Raises:
-            InvalidRequest: the launcher has no environments; nothing was changed.
+            InvalidRequest: there is no such environment; nothing was changed.
             Unavailable: no node has room for one server more; nothing was changed.
             RetryLater: something else runs.
         """
-        nodes = self._nodes
-        if nodes is None and runtime_env:
+        nodes, now = self._nodes, self._environment()
+        runtime_env = now if digest == digest_of(now) else self._offered.get(digest)
+        if runtime_env is None:
             raise InvalidRequest(
-                f"nothing was changed: only servers on Ray have an environment, got {runtime_env}"
+                f"nothing was changed: environment {digest!r} is not known here. It comes by way of Ray, not by this "
+                "port: run `rowloom apply` where that Ray is reached"
             )
-        text = json.dumps(runtime_env, sort_keys=True)
-        what = (
-            f"the start of all servers anew, with environment {hashlib.sha256(text.encode()).hexdigest()[:8]}"
-        )
+        what = f"the start of all servers anew, with environment {digest[:8]}"
         running = self._scalings.same(what)
         if running is not None:
             return running
@@ -220,7 +226,7 @@ class Draining:
         def program() -> Move:
             coordinator = self._coordinator()
             move = every_shard(coordinator, self._limit_s)
-            return Upgrade(coordinator, move, nodes, runtime_env, self._environment()) if nodes else move
+            return Upgrade(coordinator, move, nodes, runtime_env, now) if nodes else move
 
         def renewed() -> None:
             if nodes is not None:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import difflib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...proto import rowloom_pb2 as pb
@@ -19,11 +18,9 @@ from .directory import ClusterDirectory, DamagedRecord, Record
 from .launchers import Tell, launcher_of
 from .left import check_goes_on, check_not_live, is_kept, placed
 from .left_shards import config_of, folder_of, serving_on
-from .planning import Plan, plan
 from .remote import Remote
 from .status import READABLE, not_serving, summary
 
-OnProgress = Callable[[pb.ScaleReply], None]
 UP_WAIT_S = 60.0  # for another command that starts or ends a cluster of that name
 DOWN_WAIT_S = 10.0
 LOST_S = 6.0  # for a cluster that is to end to say what it holds
@@ -357,54 +354,6 @@ def _ways_on(record: Record, option: str) -> str:
     if is_kept(record):
         return f"{still}; if it is gone for good, `rowloom down --keep{option}`, then `rowloom up`, go on from its logs"
     return f"{still}; if it is gone for good, `rowloom down{option}` ends what is left of it, AND ALL ITS ROWS ARE LOST"
-
-
-# ------------------------------------------------------------------------------------------------------------- change
-
-
-def apply(
-    config: DeployConfig,
-    remote: Remote,
-    status: pb.StatusReply,
-    on_progress: OnProgress | None = None,
-    *,
-    restart: bool = False,
-) -> tuple[Plan, pb.ScaleReply | None]:
-    """Bring a cluster to a config. Applying it again goes on where it was interrupted.
-
-    restart: every server is started anew, also if nothing of the config wants it.
-
-    Returns:
-        What was done, and how the scaling went if there was one.
-
-    Raises:
-        InvalidRequest: part of it cannot be done; nothing was changed.
-        Unavailable: this machine has no room for its shards; nothing was changed.
-    """
-    wanted = plan(config, status)
-    wanted.check()
-    if not wanted.memory.fits:
-        raise InvalidRequest(f"nothing was changed: {wanted.memory.warning}")
-    specs = {spec.name: spec for spec in config.tables}
-    scaled = None
-    for change in wanted.changes:
-        if change.action == "create":
-            remote.create_table(specs[change.table])
-        elif change.action == "set_lr":
-            remote.set_lr(change.table, change.new)
-        elif change.action == "autoscale":
-            remote.set_autoscale(change.new)
-        elif change.action == "limit":
-            remote.bound_moves(change.new or 0)
-    # Last, because it takes long; and all at once, because rows move once.
-    shards = next((change.new for change in wanted.changes if change.action == "scale"), 0)
-    dealings = {c.table: specs[c.table].dealing for c in wanted.changes if c.action == "deal"}
-    if shards or dealings:
-        scaled = remote.scale(shards, on_progress, dealings)
-    if restart or any(change.action == "upgrade" for change in wanted.changes):
-        renewed = remote.upgrade(config.ray.runtime_env, on_progress)
-        scaled = scaled or renewed
-    return wanted, scaled
 
 
 # --------------------------------------------------------------------------------------------------------------- down

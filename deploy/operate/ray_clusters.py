@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import time
@@ -162,6 +163,29 @@ def down_ray(name: str, *, keep: bool = False) -> None:
         end_actor(ray, actor, None)
     for group, _, _ in groups_of(name):
         remove_group(group)
+
+
+def offer(config: DeployConfig, directory: ClusterDirectory) -> None:
+    """Give a cluster the environment of a config, which it is then told to take.
+
+    Raises:
+        Unavailable: its Ray, or its coordinator there, does not answer.
+    """
+    record = directory.get(config.name)
+    address = record.ray if record is not None else local_ray.choose(config.ray.address, directory)
+    if not address:
+        raise Unavailable(
+            f"no Ray is known of {config.name!r}, which its environment goes through: set ray.address"
+        )
+    with on_known_ray(address, directory):
+        ray = ray_module()
+        try:
+            actor = ray.get_actor(f"{config.name}/coordinator", NAMESPACE)
+            ray.get(actor.offer.remote(json.dumps(config.ray.runtime_env)), timeout=GET_TIMEOUT_S)
+        except (ValueError, ray.exceptions.RayError) as e:
+            raise Unavailable(
+                f"the coordinator of {config.name!r} on Ray takes no environment: {reason(e)}"
+            ) from e
 
 
 def check_keeps(name: str) -> None:

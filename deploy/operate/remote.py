@@ -149,15 +149,17 @@ class Remote:
         return pb.DrainReply.FromString(self._until_free(methods.DRAIN, request.SerializeToString()))
 
     def upgrade(
-        self, runtime_env: Mapping[str, Any], on_progress: Callable[[pb.ScaleReply], None] | None = None
+        self, environment: str, on_progress: Callable[[pb.ScaleReply], None] | None = None
     ) -> pb.ScaleReply:
         """Start every server anew with an environment, one after the other; returns when all shards have it.
 
+        environment: its digest; the cluster has it, or was offered it by way of Ray.
+
         Raises:
-            InvalidRequest: it can be none; nothing was changed.
+            InvalidRequest: the cluster does not know it; nothing was changed.
             Unavailable: there is no room for one server more, and nothing was changed; or one did not start.
         """
-        request = pb.UpgradeRequest(cluster_id=self.cluster, runtime_env=json.dumps(runtime_env))
+        request = pb.UpgradeRequest(cluster_id=self.cluster, environment=environment)
         began = self._until_free(methods.UPGRADE, request.SerializeToString(), START_S)
         return self._moved(pb.ScaleReply.FromString(began), "the start of all servers anew", on_progress)
 

@@ -9,7 +9,8 @@ from rowloom.client import SGD, TableSpec, connect
 from rowloom.deploy.config.config import InvalidConfig, parse
 from rowloom.deploy.coordinator_server import CoordinatorServer
 from rowloom.deploy.launch.local_launcher import ProcessLauncher
-from rowloom.deploy.operate.clusters import apply, plan
+from rowloom.deploy.operate.applying import apply
+from rowloom.deploy.operate.planning import plan
 from rowloom.deploy.operate.remote import Remote
 from rowloom.deploy.operate.status import summary
 

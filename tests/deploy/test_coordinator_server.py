@@ -54,7 +54,7 @@ def test_calls_of_a_client_of_another_cluster_change_nothing(server, remote) -> 
         methods.SCALE_PROGRESS: pb.ScaleProgressRequest(scaling=1),
         methods.CANCEL_SCALE: pb.CancelScaleRequest(),
         methods.DRAIN: pb.DrainRequest(node="10.0.0.1"),
-        methods.UPGRADE: pb.UpgradeRequest(runtime_env="{}"),
+        methods.UPGRADE: pb.UpgradeRequest(environment="0" * 64),
         methods.SET_AUTOSCALE: pb.SetAutoscaleRequest(policy="null"),
         methods.ACCEPT_LOSS: pb.AcceptLossRequest(shard=0),
         methods.TAKE_SNAPSHOT: pb.TakeSnapshotRequest(),

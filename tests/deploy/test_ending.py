@@ -60,7 +60,7 @@ def test_a_table_of_an_import_that_was_ended_by_a_signal_stayed_half_full(cli, a
             "the cluster goes on alone; `rowloom scale 3` again waits",
         ),
         (
-            "operate.clusters.apply",
+            "operate.applying.apply",
             ["apply"],
             "what was begun goes on; `rowloom apply deploy.yaml` again does the rest",
         ),

@@ -20,6 +20,7 @@ from mutations import spoiled
 
 from rowloom.client import SGD, Adagrad, TableSpec, Zeros, connect
 from rowloom.deploy.config.config import parse
+from rowloom.deploy.config.runtime_env import digest_of
 from rowloom.deploy.coordinator_server import CoordinatorServer
 from rowloom.deploy.launch.launcher import Launched
 from rowloom.deploy.launch.local_launcher import ThreadLauncher
@@ -89,7 +90,7 @@ class Beside:
             (methods.SCALE_PROGRESS, pb.ScaleProgressRequest(scaling=3, cluster_id=cluster)),
             (methods.CANCEL_SCALE, pb.CancelScaleRequest(cluster_id=cluster)),
             (methods.DRAIN, pb.DrainRequest(node="10.0.0.1", cluster_id=cluster)),
-            (methods.UPGRADE, pb.UpgradeRequest(runtime_env="{}", cluster_id=cluster)),
+            (methods.UPGRADE, pb.UpgradeRequest(environment=digest_of({}), cluster_id=cluster)),
             (methods.SET_AUTOSCALE, pb.SetAutoscaleRequest(policy='{"max": 2}', cluster_id=cluster)),
             (methods.ACCEPT_LOSS, pb.AcceptLossRequest(shard=1, cluster_id=cluster)),
             (

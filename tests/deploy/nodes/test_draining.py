@@ -9,6 +9,7 @@ from waiting import until
 
 from rowloom.client import SGD, TableSpec, Zeros, connect
 from rowloom.deploy.config.config import parse
+from rowloom.deploy.config.runtime_env import digest_of
 from rowloom.deploy.coordinator_server import CoordinatorServer
 from rowloom.deploy.launch.local_launcher import ThreadLauncher
 from rowloom.deploy.nodes.nodes import Node, check_fits
@@ -166,7 +167,10 @@ def test_a_node_that_is_taken_away_is_left_without_being_asked_and_is_not_rememb
 def test_all_servers_get_another_environment_one_after_the_other(server, remote, left):
     before = set(server.coordinator.state.keys)
     env = {"env_vars": {"A": "b"}}
-    done = remote.upgrade(env)
+    with pytest.raises(InvalidRequest, match=r"is not known here\. It comes by way of Ray"):
+        remote.upgrade(digest_of(env))
+    server.offer(json.dumps(env))
+    done = remote.upgrade(digest_of(env))
     assert (done.state, list(done.handed_over)) == ("done", [0, 1, 2])
     keys = set(server.coordinator.state.keys)
     assert not keys & before
@@ -181,9 +185,11 @@ def test_an_environment_in_which_no_server_starts_leaves_the_old_one(server, rem
     def fails(key: int):
         raise Unavailable("pip: no such package")
 
+    env = {"pip": ["nothing"]}
+    server.offer(json.dumps(env))
     monkeypatch.setattr(server.launcher, "start", fails)
     with pytest.raises(Unavailable, match=r"did not come to its end: pip: no such package"):
-        remote.upgrade({"pip": ["nothing"]})
+        remote.upgrade(digest_of(env))
     assert server.launcher.env == {}
     assert server.coordinator.state.runtime_env is None
     assert_trained(server)

@@ -18,6 +18,8 @@ from waiting import until
 from rowloom.client import SGD, TableSpec, Zeros, connect
 from rowloom.deploy import address_of
 from rowloom.deploy.config.config import parse
+from rowloom.deploy.config.runtime_env import digest_of
+from rowloom.deploy.operate.directory import ClusterDirectory
 from rowloom.deploy.operate.remote import Remote
 from rowloom.proto.errors import InvalidRequest, Unavailable
 
@@ -26,7 +28,7 @@ ray = pytest.importorskip("ray")
 from rowloom.deploy.launch.ray_actors import actors_of, groups_of  # noqa: E402
 from rowloom.deploy.launch.ray_session import attached  # noqa: E402
 from rowloom.deploy.nodes.ray_nodes import nodes_of_ray  # noqa: E402
-from rowloom.deploy.operate.ray_clusters import clusters, down_ray, find_ray, up_ray  # noqa: E402
+from rowloom.deploy.operate.ray_clusters import clusters, down_ray, find_ray, offer, up_ray  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # of what Ray's test cluster leaves open
 HEAD, SECOND, THIRD = "127.0.0.5", "127.0.0.6", "127.0.0.7"
@@ -210,12 +212,16 @@ def test_a_node_is_drained_and_used_again_while_trainers_go_on(nodes, ram):
             assert not remote.status().drained
 
 
-def test_every_server_is_started_anew_with_another_environment_while_trainers_go_on(nodes, kept):
+def test_every_server_is_started_anew_with_another_environment_while_trainers_go_on(nodes, kept, tmp_path):
     before = pids("kept")
     env = {"env_vars": {"ROWLOOM_TRIAL": "second"}}
     with trained("kept"):
         with Remote(address_of("kept")) as remote:
-            done = remote.upgrade(env)
+            offer(
+                config_of("kept", ray={"address": nodes[0].address, "runtime_env": env}),
+                ClusterDirectory(tmp_path),
+            )
+            done = remote.upgrade(digest_of(env))
             assert (done.state, list(done.handed_over)) == ("done", [0, 1])
         until(lambda: answers("kept") and healthy("kept") and not pids("kept") & before)
     assert len(pids("kept")) == 3  # two shards and the coordinator
