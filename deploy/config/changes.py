@@ -29,8 +29,8 @@ class Change:
 
     Attributes:
         path: where in the config.
-        action: start, scale, deal (ids of a table anew), limit (what moves may take), autoscale, create, set_lr, upgrade;
-            keep: nothing is done; refused: the config cannot be applied, `reason` says why.
+        action: start, scale, deal (ids of a table anew), limit (what moves may take), autoscale, create, set_lr,
+            upgrade; keep: nothing is done; refused: the config cannot be applied, `reason` says why.
         table: which table is made or changed. Its name may have dots, so `path` cannot say it.
     """
 

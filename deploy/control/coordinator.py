@@ -476,9 +476,8 @@ class Coordinator:
 
     def moved(self, index: int, launched: Launched) -> bool:
         """A shard's server was found at another address. Returns whether that is news."""
-        old = self.layout.shards[index]
         new = ShardAddress(index, launched.address, launched.incarnation)
-        if new == old:
+        if new == self.layout.shards[index]:
             return False
         shards = tuple(new if s.index == index else s for s in self.layout.shards)
         self.state.layout = dataclasses.replace(self.layout, shards=shards)

@@ -7,7 +7,7 @@ from typing import Any
 from ...proto import rowloom_pb2 as pb
 from ...proto.spec import Dealing
 from ..config.memory import in_bytes
-from ..config.words import scaling_to
+from ..config.words import counted, scaling_to
 
 RUNS = ("starting", "moving", "finishing", "committing")
 
