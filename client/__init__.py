@@ -49,7 +49,7 @@ from ..proto.recipes import (
 from ..proto.security.credentials import Tls
 from ..proto.spec import TableSpec
 from .cache.row_cache import HotRows
-from .client import Client, connect
+from .client import Client
 from .lookup import (
     lookup,
     lookup_gradient,
@@ -61,6 +61,7 @@ from .lookup import (
     weighted_sum_gradient,
 )
 from .lookups.bags import Ragged, SparseIds
+from .opening import connect
 from .snapshots import Snapshot, SnapshotReader, newest_snapshot, open_snapshot
 from .table import Table
 from .vocabulary import Vocabulary

@@ -455,8 +455,8 @@ def _running(
     wanted: DeployConfig, address: str | None, home: Path | None
 ) -> tuple[pb.StatusReply | None, dict[str, Seen], dict[str, str]]:
     """The status of the cluster, None if it does not run; and by table what its shards have seen, or why not."""
+    from .observe.sampling import sample
     from .operate.clusters import known
-    from .operate.sampling import sample
 
     if address is None and known(directory_of(home), wanted.name) is None:
         return None, {}, {}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from ..client import Client, connect
-from ..client.client import open_client
+from ..client.opening import open_client
 from ..proto import rowloom_pb2 as pb
 from ..proto.errors import InvalidRequest, RowloomError
 from ..proto.security.credentials import VARIABLES

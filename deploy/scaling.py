@@ -25,7 +25,7 @@ LOOK_S = 15.0  # between two looks at the load
 REMEMBERED = 64  # ended scalings, for those who ask late
 
 
-class Move(Protocol):
+class Mover(Protocol):
     """What moves rows: to another count of shards, or shards to other servers."""
 
     progress: Progress
@@ -55,7 +55,7 @@ class Scaling:
     number: int
     what: str
     progress: Progress
-    move: Move | None
+    move: Mover | None
     handed_over: Sequence[int] = ()
     then: Callable[[], None] = field(default=lambda: None)
 
@@ -115,7 +115,7 @@ class Scalings:
         self,
         what: str,
         indexes: Sequence[int],
-        make: Callable[[], Move],
+        make: Callable[[], Mover],
         then: Callable[[], None] = lambda: None,
     ) -> pb.ScaleReply:
         """Start to hand shards over to other servers. One of the same words that runs is taken for it.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...client import Adagrad, Client, TableSpec, Uniform, Zeros
-from ...client.client import open_client
+from ...client.opening import open_client
 from ...proto.errors import InvalidRequest
 from ..config.launchers import check_launcher
 from ..operate.digest import digest

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...client import SGD, TableSpec, Zeros
-from ...client.client import open_client
+from ...client.opening import open_client
 from ...proto.errors import RowloomError
 
 TABLE = "demo-probe"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...client import Client
-from ...client.client import open_client
+from ...client.opening import open_client
 from ...proto.allocator import keep_freed_memory
 from .skipgram import Negatives, chances, gradients, kept
 

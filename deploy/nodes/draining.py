@@ -20,7 +20,7 @@ from ..control.coordinator import Coordinator
 from ..control.effects import Program
 from ..control.handover import InTurn, Restart, every_shard, these_shards
 from ..performer import Performer
-from ..scaling import Move, Scalings
+from ..scaling import Mover, Scalings
 from .nodes import Node, Nodes, meant
 
 log = logging.getLogger(__name__)
@@ -223,7 +223,7 @@ class Draining:
         if nodes is not None:
             nodes.check_room(1, drained)
 
-        def program() -> Move:
+        def program() -> Mover:
             coordinator = self._coordinator()
             move = every_shard(coordinator, self._limit_s)
             return Upgrade(coordinator, move, nodes, runtime_env, now) if nodes else move
@@ -261,11 +261,11 @@ class Upgrade:
         self.progress = move.progress
 
     def cancel(self) -> bool:
-        """As `Move`: those that have begun stay as they are then."""
+        """As `Mover`: those that have begun stay as they are then."""
         return self._move.cancel()
 
     def run(self) -> Program:
-        """As `Move`."""
+        """As `Mover`."""
         self._nodes.use(self._env)
         try:
             yield from self._move.run()

@@ -52,7 +52,7 @@ class Remote:
 
     def client(self) -> Client:
         """A client of the same cluster; close it."""
-        from ...client.client import open_client
+        from ...client.opening import open_client
 
         return open_client(self.address, self.credentials)
 

@@ -9,8 +9,8 @@ from ...proto import rowloom_pb2 as pb
 from ...proto.errors import RowloomError
 from ...proto.security.credentials import Credentials
 from ...proto.spec import TableEntry
-from .reader import Reader
-from .skew import HOT, Seen, WeighedIds
+from ..operate.reader import Reader
+from ..operate.skew import HOT, Seen, WeighedIds
 
 ROWS = 4096  # of each shard and table, whose ids are read
 MOST_CALLS = 2000  # that a plan makes; clusters with more shards and tables show their busiest tables only
