@@ -293,7 +293,7 @@ def apply(
         bool, typer.Option("--cancel", help="Give up the scaling that runs: everything is as before it.")
     ] = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Start every server anew, one after the other, on Ray.")
+        bool, typer.Option("--restart", help="Start every server anew, one after the other.")
     ] = False,
     address: Address = None,
     home: Home = None,
@@ -301,7 +301,8 @@ def apply(
 ) -> None:
     """Bring a running cluster to a config: tables are made, learning rates set, rows moved to the new shards.
 
-    With another `ray.runtime_env` every server is started anew with it, one after the other, while trainers go on.
+    With another `ray.runtime_env`, or --restart, every server is started anew, one after the other, while trainers
+    go on; on Ray the coordinator, too.
     """
     from .operate.applying import apply as change
     from .operate.moves import handed_over, move_summary, moved

@@ -62,10 +62,12 @@ def init(
         "token": str(token),
     }
     lines = "".join(f"  {name}: {value}\n" for name, value in section.items())
+    called = host[0] if host else "NAME"
     show(
         as_json,
         {"security": section, "client": {"cert": str(client[0]), "key": str(client[1])}},
         f"made in {folder}, for its user only. In the deploy config:\n\nsecurity:\n{lines}"
+        f"  # server_name: {called}    on Ray and on Kubernetes, where addresses are not known before; one of --host\n"
         "  # mutual: true               whoever connects needs a certificate too, as client.pem and client.key\n\n"
         "ca.key makes certificates: keep it apart. `rowloom secure token NAME --allow 'pull:*,push:*,create:*' --dir "
         f"{folder}` makes a trainer's token.",

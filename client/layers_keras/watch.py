@@ -68,7 +68,7 @@ def check_optimizer(optimizer: Any, layer: Any) -> None:
 
     Raises:
         InvalidRequest: it clips and the layer has no `clipnorm`; it accumulates gradients and the layer has no
-            `gradient_accumulation_steps`; or it scales the loss.
+            `gradient_accumulation_steps`, or another number of them than 1; or it scales the loss.
     """
     names = ", ".join(repr(table.name) for table in layer.tables)
     if inner(optimizer) is not optimizer:
@@ -82,6 +82,13 @@ def check_optimizer(optimizer: Any, layer: Any) -> None:
             f"layer {layer.name!r}: the optimizer's gradient_accumulation_steps={steps} does not reach table {names}, "
             f"which would be pushed to after each batch: give this layer gradient_accumulation_steps={steps}, for one "
             f"push of the mean of {steps}; or 1 if each batch is to be pushed"
+        )
+    of_layer = layer.gradient_accumulation_steps or 1
+    if steps and of_layer not in (1, steps):
+        raise InvalidRequest(
+            f"layer {layer.name!r}: the optimizer's gradient_accumulation_steps={steps}, the layer's is {of_layer}: "
+            f"give both the same number, or rows of {names} would step at other batches than the weights beside them; "
+            "or the layer 1 if each batch is to be pushed"
         )
     if layer.clipnorm is not None:
         return

@@ -35,7 +35,8 @@ class Fault:
         where = f"{self.path}: " if self.path else ""
         hint = f"; did you mean {self.nearest!r}?" if self.nearest is not None else ""
         choices = f"; known: {', '.join(self.known)}" if self.known and not hint else ""
-        return f"{where}{self.problem}, got {text}{hint}{choices}"
+        got = "" if self.value is None and self.problem.startswith("is missing") else f", got {text}"
+        return f"{where}{self.problem}{got}{hint}{choices}"
 
 
 def tables_from_list(value: Any, faults: list[Fault]) -> list[TableSpec]:

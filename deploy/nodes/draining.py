@@ -25,7 +25,10 @@ from .nodes import Node, Nodes, meant
 
 log = logging.getLogger(__name__)
 LOOK_S = 3.0  # between two looks for nodes that are taken away
-ONE_MACHINE = "shards of this cluster are processes of one machine: there is no node to drain"
+ONE_MACHINE = (
+    "shards of this cluster are processes of one machine: there is no node to drain. "
+    "`rowloom scale` makes them fewer, `rowloom apply --restart` starts each anew"
+)
 
 
 class Draining:

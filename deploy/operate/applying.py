@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import InvalidRequest
 from ..config.config import DeployConfig
 from ..config.runtime_env import digest_of
 from .planning import Plan, plan
@@ -37,8 +36,6 @@ def apply(
     """
     wanted = plan(config, status)
     wanted.check()
-    if not wanted.memory.fits:
-        raise InvalidRequest(f"nothing was changed: {wanted.memory.warning}")
     specs = {spec.name: spec for spec in config.tables}
     scaled = None
     for change in wanted.changes:

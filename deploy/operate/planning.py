@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import Unavailable
+from ...proto.errors import InvalidRequest, Unavailable
 from ..config.changes import Change, beginning, diff, refuse, running_config
 from ..config.config import DeployConfig
 from ..config.memory import Memory, memory
@@ -32,11 +32,13 @@ class Plan:
     @property
     def refused(self) -> bool:
         """Whether any of it cannot be done."""
-        return bool(self.no_room) or any(c.action == "refused" for c in self.changes)
+        return bool(self.no_room) or not self.memory.fits or any(c.action == "refused" for c in self.changes)
 
     def check(self) -> None:
         """Raise InvalidRequest, with all that is refused, if anything is; Unavailable: there is no room for it."""
         refuse(self.changes)
+        if not self.memory.fits:
+            raise InvalidRequest(f"nothing was changed: {self.memory.warning}")
         if self.no_room:
             raise Unavailable(f"{self.no_room}; nothing was changed")
 

@@ -18,7 +18,7 @@ PER_SHARD = 100  # ids that must have been looked at for each shard, or chance a
 MOST_BETTER = 3  # ways that are named
 HOT = 10  # ids whose leaving shows whether a cache would help
 CACHE = "`connect(..., cache=HotRows(...))`"
-FIXED = " How a table is split is fixed: another way takes a new table."
+LIVE = " A split is an edit of the config, and `rowloom apply`: rows move while trainers go on."
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,8 +152,8 @@ def _warning(spec: TableSpec, skew: TableSkew, seen: Seen, better: list[tuple[st
     if not better:
         return f"{line}. No other split evens that out: few ids are asked for most of the time"
     ways = ", ".join(f"{what} ({would:.1f} times)" for what, would in better)
-    resplit = any(what.startswith(("`partition", "`hash_ids")) for what, _ in better)
-    return f"{line}. Better: {ways}.{FIXED if resplit else ''}"
+    edits = any(not what.startswith(CACHE) for what, _ in better)
+    return f"{line}. Better: {ways}.{LIVE if edits else ''}"
 
 
 def _rounded(value: float | None) -> float | None:

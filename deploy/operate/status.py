@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -261,7 +262,11 @@ def render_hottest(tables: dict[str, dict[str, Any]]) -> RenderableType:
     for name, hot in tables.items():
         for one in hot["ids"]:
             ids.add_row(name, str(one["id"]), f"{one['share']:.2%}", str(one["shard"]))
-        if not hot["ids"]:
+        if hot["ids"]:
+            share, sampled = hot["ids"][0]["share"], hot["sampled_ids"]
+            known = f"{share:.2%} is known to about {math.sqrt(share / sampled):.2%}"
+            notes.append(f"{name}: {sampled:,} ids were looked at, so {known}")
+        else:
             looked = f"no id stands out among the {hot['sampled_ids']:,} that were looked at"
             notes.append(f"{name}: hottest ids: {hot['unknown'] or looked}")
     return Group(*([ids] if ids.row_count else []), *map(Text, notes))
@@ -390,7 +395,7 @@ def render_plan(plan: Plan, starts: str = "", unseen: Mapping[str, str] | None =
         )
     if memory.limit_bytes is not None:
         parts.append(Text(f"memory_per_shard: {in_bytes(memory.limit_bytes)}"))
-    if memory.warning:
+    if memory.warning and memory.fits:  # else it is a refusal
         parts.append(Text(memory.warning, "bold yellow"))
     parts += [Text(one.warning, "bold yellow") for one in plan.skew if one.warning]
     parts += [

@@ -66,7 +66,7 @@ def up_job(fitted: Fitted, options: Options) -> Manifest:
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
-        "metadata": metadata(f"{config.name[:30].rstrip('-')}-up-{config.hash}", options, config.name),
+        "metadata": metadata(job_name(config), options, config.name),
         "spec": {
             "clusterSelector": {"ray.io/cluster": config.name},
             "entrypoint": f"bash {CONFIG_AT}/{SCRIPT} {config.hash}",
@@ -75,6 +75,11 @@ def up_job(fitted: Fitted, options: Options) -> Manifest:
             "submitterPodTemplate": {"spec": pod},
         },
     }
+
+
+def job_name(config: DeployConfig) -> str:
+    """Another one for each config, so that a changed config is another job."""
+    return f"{config.name[:30].rstrip('-')}-up-{config.hash}"
 
 
 def service(config: DeployConfig, options: Options) -> Manifest:

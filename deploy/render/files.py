@@ -13,7 +13,7 @@ from ...proto.errors import InvalidRequest
 from ..config.config import DeployConfig
 from ..config.memory import in_bytes
 from ..config.words import counted
-from .beside import budgets, config_map, scrape_config, service, up_job, volume
+from .beside import budgets, config_map, job_name, scrape_config, service, up_job, volume
 from .cluster import GROUP, Manifest, offers_metrics, ray_cluster, secret_name
 from .fitted import Fitted, check_fits, fitted
 from .image import constraints, dockerfile
@@ -118,14 +118,22 @@ def _workers_in(path: Path) -> int:
 def _secret(inside: Fitted, options: Options) -> str:
     if not inside.files:
         return ""
-    namespace = f" --namespace {options.namespace}" if options.namespace else ""
     files = " ".join(f"--from-file={name}={path}" for name, path in inside.files.items())
-    return f"kubectl create secret generic {secret_name(inside.config.name)}{namespace} {files}"
+    return f"kubectl create secret generic {secret_name(inside.config.name)}{_namespace(options)} {files}"
+
+
+def _namespace(options: Options) -> str:
+    return f" --namespace {options.namespace}" if options.namespace else ""
 
 
 def _notes(config: DeployConfig, options: Options) -> list[str]:
     """What will happen one day that is not wanted, and what keeps it away."""
     notes: list[str] = []
+    if "/" not in options.image_here:
+        notes.append(
+            f"image {options.image_here} names no registry that nodes could take it from: --image, as "
+            f"registry.example.com/{options.image_here}; or bring it to each node, as `kind load docker-image` does"
+        )
     if config.durability == "memory":
         notes.append(
             "durability is memory: a pod that ends takes the rows of its shards with it, so the budgets let none be "
@@ -191,6 +199,8 @@ def told(rendered: Rendered, options: Options, folder: Path) -> str:
         *([f"docker push {options.image_here}"] if "/" in options.image_here else []),
         *([rendered.secret] if rendered.secret else []),
         f"kubectl apply -f {folder}",
+        f"kubectl wait{_namespace(options)} --timeout=15m --for=jsonpath='{{.status.jobStatus}}'=SUCCEEDED "
+        f"rayjob/{job_name(config)}",
         f'trainers: connect("{summary(rendered, options, [])["address"]}"{_shown(config)})',
     ]
     return "\n".join(lines)

@@ -126,6 +126,11 @@ def test_accumulation_in_fit_is_refused_until_the_layer_says_what_holds_for_the_
     said = DOES["gradient_accumulation_steps"][1]
     with pytest.raises(InvalidRequest, match=said):
         fit(two_uses(Embedding(a_table())), x, y, keras.optimizers.SGD(0.1, gradient_accumulation_steps=3))
+    other = Embedding(a_table(), gradient_accumulation_steps=4)
+    with pytest.raises(
+        InvalidRequest, match="gradient_accumulation_steps=3, the layer's is 4: give both the same"
+    ):
+        fit(two_uses(other), x, y, keras.optimizers.SGD(0.1, gradient_accumulation_steps=3))
     with pytest.raises(InvalidRequest, match="gradient_accumulation_steps must be at least 1, got 0"):
         Embedding(a_table(), gradient_accumulation_steps=0)
     assert (

@@ -25,7 +25,8 @@ tables:
 @pytest.fixture
 def secured(cli):
     """A folder that `secure init` made, and a token each for a trainer and a server of predictions."""
-    cli.run("secure", "init", "s")
+    told, _ = cli.run("secure", "init", "s", "--host", "ads.internal")
+    assert "  # server_name: ads.internal    on Ray and on Kubernetes" in told
     cli.run("secure", "token", "trainer", "--allow", "pull:*,push:*,create:*", "--dir", "s")
     cli.run("secure", "token", "serving", "--allow", "pull:users", "--dir", "s")
     cli.write(CONFIG.format(storage=cli.folder / "storage"))

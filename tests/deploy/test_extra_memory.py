@@ -7,7 +7,7 @@ from rowloom.client import Adagrad, TableSpec
 from rowloom.deploy import local_cluster
 from rowloom.deploy.config.config import DeployConfig, from_json, parse
 from rowloom.deploy.config.memory import extra_bytes, row_bytes
-from rowloom.deploy.operate.clusters import apply
+from rowloom.deploy.operate.applying import apply
 from rowloom.deploy.operate.planning import plan
 from rowloom.deploy.operate.remote import Remote
 from rowloom.proto.errors import InvalidRequest, Unavailable
@@ -51,6 +51,8 @@ def test_a_plan_says_what_moves_and_what_that_takes(remote):
 
 def test_a_move_that_needs_more_than_it_may_take_is_refused_before_anything_begins(cluster, remote):
     refused = wanted(3, NEEDED - 1, "div")
+    assert plan(refused, remote.status()).refused
+    assert not plan(wanted(3, NEEDED, "div"), remote.status()).refused
     with pytest.raises(
         InvalidRequest, match=rf"nothing was changed: .*\({NEEDED} bytes\).*max_extra_memory is"
     ):

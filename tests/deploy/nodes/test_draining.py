@@ -222,3 +222,4 @@ def test_processes_of_one_machine_are_started_anew_too_and_have_no_nodes_to_drai
         np.testing.assert_array_equal(client.table("users").pull(np.arange(1000)), before)
     _, said = cli.run("drain", "127.0.0.1", code=1)
     assert "nothing was changed: shards of this cluster are processes of one machine" in said
+    assert "`apply --restart`" in said.replace("rowloom ", "")

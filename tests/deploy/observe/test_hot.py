@@ -57,6 +57,11 @@ def test_hot_and_status_show_ids_and_say_where_none_stands_out(cli, cluster, cli
     assert list(cli.json("hot", "users", *address)["tables"]) == ["users"]
     out, _ = cli.run("hot", *address)
     assert out.splitlines()[1].split() == ["users", "5", "100.00%", "1"]
+    sampled = said["tables"]["users"]["sampled_ids"]
+    assert (
+        f"users: {sampled:,} ids were looked at, so 100.00% is known to about {sampled**-0.5:.2%}"
+        in " ".join(out.split())
+    )
     assert "idle: hottest ids: no id stands out among the 0 that were looked at" in out
     _, err = cli.run("hot", "user", *address, code=1)
     assert "no table 'user'; there are: idle, users" in err

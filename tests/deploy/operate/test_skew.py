@@ -1,11 +1,15 @@
 """How even a table would be over other shards, from ids that were seen; and what is said of it."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from rowloom.client import TableSpec
 from rowloom.client.hottest import Hottest
+from rowloom.deploy.operate.sampling import MOST_CALLS, PLACES, ROWS, pieces_of, places
 from rowloom.deploy.operate.skew import CACHE, Seen, WeighedIds, skew_of
+from rowloom.proto.layout import owner
 
 RNG = np.random.default_rng(5)
 V = 1_000_000
@@ -59,7 +63,9 @@ def test_low_ids_under_div_are_better_off_with_mod():
     skew = skew_of(table("div"), 4, seen(EVEN // 4))
     assert skew.busiest == pytest.approx(4.0)
     assert "`partition: mod`" in dict(skew.better)
-    assert "How a table is split is fixed: another way takes a new table." in skew.warning
+    assert skew.warning.endswith(
+        " A split is an edit of the config, and `rowloom apply`: rows move while trainers go on."
+    )
 
 
 def test_one_id_that_is_half_of_all_is_for_a_cache_and_no_split_helps():
@@ -69,6 +75,7 @@ def test_one_id_that_is_half_of_all_is_for_a_cache_and_no_split_helps():
     assert skew.better[0][0].startswith(CACHE)
     assert "hottest ids 42 (49." in skew.warning
     assert not any("partition" in what or "hash" in what for what, _ in skew.better)
+    assert "apply" not in skew.warning
 
 
 def test_open_ended_ids_are_never_told_to_take_div():
@@ -88,3 +95,30 @@ def test_what_each_shard_gives_stands_for_what_it_was_asked_for():
     asked = WeighedIds.of([(busy, 9_000_000.0), (idle, 1_000_000.0)])
     assert asked.unevenness(table(), 2) == pytest.approx(1.8)
     assert asked.size < 8000
+
+
+@pytest.mark.parametrize(("before", "now"), [(3, 2), (2, 3), (8, 2), (4, 1), (5, 40)])
+@pytest.mark.parametrize("partition", ["mod", "div"])
+def test_rows_that_lie_one_old_owner_after_the_other_look_as_even_as_they_are(before, now, partition):
+    old, spec = table(partition), table()
+    every = np.arange(V)
+    ids = every[np.argsort(owner(old, every, before), kind="stable")]
+    held: list[tuple[np.ndarray, float]] = []
+    for shard in range(now):
+        mine = ids[owner(spec, ids, now) == shard]
+        read = [mine[begin : begin + some] for begin, some in places(len(mine), pieces_of(now, 1), shard)]
+        held.append((np.concatenate(read), float(len(mine))))
+    rows = WeighedIds.of(held)
+    assert rows.size > 0.9 * now * ROWS
+    for other in (table("mod"), table("div"), table(hash_ids=True)):
+        assert rows.unevenness(other, before) < 1.5
+
+
+def test_few_rows_are_read_whole_and_many_at_places_that_do_not_overlap():
+    assert places(ROWS, 64, 1) == [(0, ROWS)]
+    assert [pieces_of(2, 2), pieces_of(2, 100), pieces_of(1000, 1)] == [PLACES // 2, MOST_CALLS // 200 - 1, 1]
+    for count in (ROWS + 1, 100_000):
+        read = places(count, 64, 1)
+        assert len(read) == 64
+        assert all(begin + some <= after for (begin, some), (after, _) in itertools.pairwise(read))
+        assert read[-1][0] + read[-1][1] <= count

@@ -39,9 +39,13 @@ def test_it_writes_a_folder_and_says_what_to_type_next(cli):
     ):
         assert line in out.splitlines()
     assert "note: durability is memory" in out
+    assert "names no registry" not in out
     found = [
         one for path in (cli.folder / "k8s").glob("*.yaml") for one in yaml.safe_load_all(path.read_text())
     ]
+    (job,) = (one["metadata"]["name"] for one in found if one["kind"] == "RayJob")
+    wait = "kubectl wait --namespace ml --timeout=15m --for=jsonpath='{.status.jobStatus}'=SUCCEEDED rayjob/"
+    assert wait + job in out.splitlines()
     assert sorted(one["kind"] for one in found) == [
         "ConfigMap",
         "PodDisruptionBudget",
@@ -55,6 +59,7 @@ def test_it_writes_a_folder_and_says_what_to_type_next(cli):
 def test_json_says_the_same_and_the_files_are_checked_against_definitions(cli):
     said = cli.json("render", "k8s", "--out", "there", *RAY, "--crd", str(CRDS))
     assert said["checked"] == ["RayCluster", "RayJob"]
+    assert any("names no registry that nodes could take it from" in note for note in said["notes"])
     assert (said["name"], said["address"], said["workers"]) == ("ads", "ads:7400", 3)
     assert sorted(said["files"]) == sorted(f"there/{path.name}" for path in (cli.folder / "there").iterdir())
     assert said["worker"]["bytes"] > said["shard_bytes"] > 0

@@ -21,7 +21,11 @@ from rowloom.proto.errors import InvalidRequest
         ({"name": 41 * "a"}, {}, "name: must be .* at most 40 of them"),
         ({"host": "10.0.0.5"}, {}, "host: is an address of one machine.*leave `host` out, got '10.0.0.5'"),
         ({"advertise_host": "a.example.com"}, {}, "advertise_host: is the name of one machine"),
-        ({"security": {}}, {}, "security: is missing: .*`rowloom secure init`.*insecure"),
+        (
+            {"security": {}},
+            {},
+            "security: is missing: .*`rowloom secure init`.*insecure: true}`, on a network that is private$",
+        ),
         (
             {"security": {k: v for k, v in SECURITY.items() if k != "server_name"}},
             {},
