@@ -7,7 +7,7 @@ import pytest
 
 from rowloom.client import TableSpec
 from rowloom.client.hottest import Hottest
-from rowloom.deploy.operate.sampling import MOST_CALLS, PLACES, ROWS, pieces_of, places
+from rowloom.deploy.observe.sampling import MOST_CALLS, PLACES, ROWS, pieces_of, places
 from rowloom.deploy.operate.skew import CACHE, Seen, WeighedIds, skew_of
 from rowloom.proto.layout import owner
 
