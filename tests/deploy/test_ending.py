@@ -131,6 +131,7 @@ def test_ctrl_c_and_what_nohup_ignores_stay_as_they_were():
 def test_ctrl_c_while_the_command_is_imported_showed_a_traceback():
     code = (
         "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background ignores it\n"
         "class Slow:\n"
         "    def find_spec(self, name, *_):\n"
         "        if name == 'typer':\n"

@@ -53,7 +53,7 @@ ROUNDS = 20_000
 REBUILD_EVERY = 300  # tables that come of it, and what they take, go with the host
 
 LAYOUT = Layout("c", 3, (ShardAddress(0, "h:1", 1), ShardAddress(1, "h:2", 2)))
-NEXT = LAYOUT.next(LAYOUT.shards[:1])
+NEXT = LAYOUT.next(LAYOUT.shards[:1], [])
 CALLER = Caller("test")
 TABLES = [
     TableEntry(1, TableSpec("t", 1000, dim=3, optimizer=SGD(lr=1.0), initializer=Zeros())),

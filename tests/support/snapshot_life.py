@@ -91,7 +91,10 @@ class SnapshotLife:
     def scale(self, shards: int) -> None:
         if self.lost:  # there is nothing left to be made upon
             self.lost = set(range(shards))
-        self.layout = self.layout.next(tuple(ShardAddress(k, f"host:{k}", 7 + k) for k in range(shards)))
+        self.layout = self.layout.next(
+            tuple(ShardAddress(k, f"host:{k}", 7 + k) for k in range(shards)),
+            [table.entry for table in self.tables.values()],
+        )
 
     def create(self, k: int) -> None:
         spec = SPECS[k]
