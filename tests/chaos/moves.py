@@ -90,11 +90,14 @@ class Mover:
         steps: through which its processes are told.
         history: where all is noted.
         seed: of what is left to chance.
+        most: shards that there may be.
     """
 
-    def __init__(self, cluster: OperatedCluster, steps: Steps, history: History, seed: int) -> None:
+    def __init__(
+        self, cluster: OperatedCluster, steps: Steps, history: History, seed: int, most: int = MOST_SHARDS
+    ) -> None:
         self._cluster, self._steps, self._history = cluster, steps, history
-        self._rng = random.Random(f"moves {seed}")
+        self._rng, self._most = random.Random(f"moves {seed}"), most
         self._places = PlacesInTurn(self._rng)
 
     def move(self, place: Place | None = None) -> Moved:
@@ -102,8 +105,8 @@ class Mover:
         self._until_pushed()
         status, rng = self._cluster.until_settled(), self._rng
         before, n = status.layout, len(status.layout.shards)
-        place = place or self._places.draw(n, MOST_SHARDS)
-        m = rng.choice([m for m in range(1, MOST_SHARDS + 1) if place.come(n, m)])
+        place = place or self._places.draw(n, self._most)
+        m = rng.choice([m for m in range(1, self._most + 1) if place.come(n, m)])
         own = self._history.plan.own(rng.randrange(self._history.plan.trainers)).name
         dealt = rng.choice(STRATEGIES) if m != n else _other(own, status)  # or there is nothing to move
         self._steps.arm(place, rng.randint(1, place.come(n, m)))
@@ -195,12 +198,14 @@ class Moves:
         trainers: processes that push.
         seed: of all that is left to chance.
         places: of the faults of the first moves; then all places in turn.
+        most: shards that there may be, at least 2.
     """
 
     moves: int
     trainers: int
     seed: int
     places: tuple[Place, ...] = ()
+    most: int = MOST_SHARDS
 
     def config(self, plan: Plan, storage: Path) -> DeployConfig:
         """Of the cluster."""
@@ -225,7 +230,7 @@ def run(moves: Moves, history: History, until_s: float = float("inf")) -> tuple[
         cluster = OperatedCluster(moves.config(plan, folder / "storage"), folder / "home")
         try:
             with pushing(history, [(carrier, cluster.address) for carrier in WAYS], CALL_S) as jobs:
-                mover = Mover(cluster, steps, history, moves.seed)
+                mover = Mover(cluster, steps, history, moves.seed, moves.most)
                 for number in range(moves.moves):
                     if time.monotonic() > until_s:
                         break

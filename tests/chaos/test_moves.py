@@ -14,7 +14,9 @@ def test_a_move_ends_in_one_of_two_layouts_with_every_push_once_when_a_process_i
         Place("coordinator", "commit", "after", "kill"),
         Place("shard", "read last pass", "before", "kill"),
     )
-    found, done = run(Moves(moves=2, trainers=2, seed=7, places=places), History(tmp_path / "history"))
+    found, done = run(
+        Moves(moves=2, trainers=2, seed=7, places=places, most=2), History(tmp_path / "history")
+    )
     assert found["good"], (found, done)
     assert [moved.place for moved in done] == list(places)
     assert [moved.ended for moved in done] == ["new", "old"]
