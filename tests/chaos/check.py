@@ -19,8 +19,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from chaos.history import ACKED, COUNTERS, FAILED, UNRESOLVED, History, Push
 from oracle import OracleTable
 
-# Ids of one remainder are on one shard in each layout of 1 to 4 shards, so a push is on all of them or on none.
-TOGETHER = 12
 MOST_NAMED = 20
 
 
@@ -85,26 +83,26 @@ def _check_trainer(history: History, trainer: int, column: np.ndarray, verdict: 
             open_pushes.append(push)
     beyond = column - wanted
     for push in open_pushes:
-        verdict.torn += _take_out(beyond, push)
+        verdict.torn += _take_out(beyond, push, history.plan.together)
     verdict.wrong_counters += int(np.count_nonzero(beyond))
     if beyond.any():
         _name(history, trainer, beyond, verdict)
     verdict.wrong_rows += _wrong_rows(own, history.table(own.spec.name), open_pushes)
 
 
-def _take_out(beyond: np.ndarray, push: Push) -> bool:
+def _take_out(beyond: np.ndarray, push: Push, together: int) -> bool:
     """Of an unresolved push what is there, as it may be; whether a shard has a part of it."""
     torn = False
-    for part in _parts(push):
+    for part in _parts(push, together):
         there = beyond[push.ids[part]] == push.amounts[part]
         torn |= bool(there.any() and not there.all())
         beyond[push.ids[part][there]] = 0
     return torn
 
 
-def _parts(push: Push) -> list[np.ndarray]:
+def _parts(push: Push, together: int) -> list[np.ndarray]:
     """Places of the ids that are on one shard together, whatever the layout."""
-    remainders = push.ids % TOGETHER
+    remainders = push.ids % together
     return [np.flatnonzero(remainders == r) for r in np.unique(remainders)]
 
 
@@ -117,7 +115,7 @@ def _name(history: History, trainer: int, beyond: np.ndarray, verdict: Verdict) 
     found: dict[str, set[int]] = {"lost": set(), "doubled": set()}
     for least in (4, 2, 1):
         for number, push in reversed(acked):
-            for part in _parts(push):
+            for part in _parts(push, history.plan.together):
                 ids, amounts = push.ids[part], push.amounts[part]
                 for sign, word in ((-1, "lost"), (1, "doubled")):
                     if len(ids) >= least and np.array_equal(beyond[ids], sign * amounts):

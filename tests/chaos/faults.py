@@ -162,15 +162,7 @@ class Nemesis:
     def _come_back(self) -> str:
         """A coordinator is started again by whoever supervises it: not always at once, and again if it fails."""
         time.sleep(self._rng.choice([0.0, 0.0, 0.2, 1.0]))
-        said = ""
-        for _ in range(5):
-            try:
-                self.cluster.up()
-            except RowloomError as e:
-                said += f"; did not start: {e}"
-            else:
-                return said + "; up again"
-        raise AssertionError(f"the coordinator does not come back{said}")
+        return self.cluster.come_back()
 
     # ---------------------------------------------------------------------------------------------------------- others
 

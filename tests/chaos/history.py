@@ -75,12 +75,15 @@ class Plan:
         trainers: how many.
         rows: of the counters.
         own_rows: of each trainer's own table.
+        together: ids of one remainder by this are on one shard, in each layout that the run comes to, so a push is on
+            all of them or on none. By itself for 1 to 4 shards.
     """
 
     seed: int
     trainers: int
     rows: int = 6000
     own_rows: int = 600
+    together: int = 12
 
     def push(self, trainer: int, number: int) -> Push:
         """A trainer's push of that number, from 0."""
@@ -136,8 +139,12 @@ class History:
 
     def ended(self) -> int:
         """About how many pushes have ended so far."""
-        files = [self.heard(trainer) for trainer in range(self.plan.trainers)]
-        return sum(os.path.getsize(file) // 2 for file in files if file.exists())
+        return sum(map(self.ended_of, range(self.plan.trainers)))
+
+    def ended_of(self, trainer: int) -> int:
+        """The same, of one trainer."""
+        file = self.heard(trainer)
+        return os.path.getsize(file) // 2 if file.exists() else 0
 
     def outcomes(self, trainer: int) -> Iterator[tuple[Push, bytes]]:
         """Each push as it was sent, and what became of it. One that was begun and not ended is unresolved."""

@@ -45,6 +45,18 @@ class OperatedCluster:
         self._record = up(self._config, self._directory).record
         self.ups += 1
 
+    def come_back(self) -> str:
+        """Start a coordinator again that has ended, and again if it fails. Returns what was said, in words."""
+        said = ""
+        for _ in range(5):
+            try:
+                self.up()
+            except RowloomError as e:
+                said += f"; did not start: {e}"
+            else:
+                return said + "; up again"
+        raise AssertionError(f"the coordinator does not come back{said}")
+
     def down(self, *, keep: bool) -> None:
         """End it. keep: its logs stay, for whoever looks for what went wrong."""
         down(self._record, self._directory, keep=keep)
@@ -67,6 +79,28 @@ class OperatedCluster:
                 raise TimeoutError(f"the coordinator has named no shard that runs for {HEALTHY_S:g} s")
             time.sleep(0.05)
         return pids
+
+    def settled(self) -> tuple[pb.StatusReply | None, str]:
+        """Its status if all shards serve and nothing is begun that is not finished; else None, and what is so."""
+        try:
+            with self.remote() as remote:
+                status = remote.status()
+        except RowloomError as e:
+            return None, str(e)
+        healths = [shard.health for shard in status.shards]
+        if set(healths) == {"serving"} and not status.unfinished and not status.HasField("scaling"):
+            return status, ""
+        moving = status.scaling.state or "none"
+        return None, f"shards are {healths}, unfinished is {list(status.unfinished)}, scaling: {moving}"
+
+    def until_settled(self) -> pb.StatusReply:
+        """As `settled`, as soon as it is. Raises TimeoutError, with what is so."""
+        until = time.monotonic() + HEALTHY_S
+        while (found := self.settled())[0] is None:
+            if time.monotonic() > until:
+                raise TimeoutError(f"{HEALTHY_S:g} s after the last fault: {found[1]}")
+            time.sleep(0.1)
+        return found[0]
 
     def until_healthy(self) -> None:
         """Raises TimeoutError: a shard does not serve."""

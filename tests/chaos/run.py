@@ -16,16 +16,13 @@ Exits with 1 if anything is wrong; DIR then has what each trainer heard, the fau
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
-import multiprocessing
 import random
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -39,7 +36,7 @@ from chaos.check import check
 from chaos.faults import Nemesis, faults
 from chaos.history import History, Plan
 from chaos.operated import OperatedCluster
-from chaos.trainer import train
+from chaos.trainer import pushing
 from free_ports import free_port
 
 from rowloom.client import connect
@@ -88,7 +85,10 @@ def run(chaos: Chaos, history: History) -> dict:
     good = False
     try:
         with BadNetwork(chaos.seed, PROBABILITY) as network:
-            with _trainers(history, cluster.address, network) as jobs:
+            ways = [
+                (carrier, network.front(cluster.address) if bad else cluster.address) for carrier, bad in WAYS
+            ]
+            with pushing(history, ways, CALL_S) as jobs:
                 nemesis = Nemesis(cluster, history, [job.pid or 0 for job in jobs], chaos.seed)
                 _do_all(chaos, nemesis, history, network, jobs)
             ended_with = [job.exitcode for job in jobs]
@@ -114,32 +114,6 @@ def run(chaos: Chaos, history: History) -> dict:
         "seed": chaos.seed,
         "history": str(history.folder),
     }
-
-
-@contextlib.contextmanager
-def _trainers(history: History, address: str, network: BadNetwork) -> Iterator[list[BaseProcess]]:
-    """Processes that push until the end of this."""
-    context = multiprocessing.get_context("spawn")
-    jobs: list[BaseProcess] = []
-    told = []
-    for trainer in range(history.plan.trainers):
-        carrier, bad = WAYS[trainer % len(WAYS)]
-        theirs, ours = context.Pipe(duplex=False)
-        front = network.front(address) if bad else address
-        arguments = (str(history.folder), trainer, front, carrier, CALL_S, theirs)
-        jobs.append(context.Process(target=train, args=arguments, daemon=True))
-        told.append(ours)
-        jobs[-1].start()
-    try:
-        yield jobs
-    finally:
-        for ours in told:
-            with contextlib.suppress(OSError):
-                ours.send("end")
-        for job in jobs:
-            job.join(CALL_S)
-            job.kill()
-            job.join()
 
 
 def _do_all(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,33 @@ def train(folder: str, trainer: int, address: str, carrier: str, timeout_s: floa
         open(history.reasons(trainer), "a", buffering=1) as reasons,
     ):
         _Trainer(client, history, trainer, heard.write, reasons.write).run(lambda: told.poll(0))
+
+
+@contextlib.contextmanager
+def pushing(
+    history: History, ways: Sequence[tuple[str, str]], timeout_s: float
+) -> Generator[list[BaseProcess]]:
+    """Trainers that push until the end of this. ways: carrier and address, by trainer in turns."""
+    context = multiprocessing.get_context("spawn")
+    jobs: list[BaseProcess] = []
+    told: list[Connection] = []
+    for trainer in range(history.plan.trainers):
+        carrier, address = ways[trainer % len(ways)]
+        theirs, ours = context.Pipe(duplex=False)
+        arguments = (str(history.folder), trainer, address, carrier, timeout_s, theirs)
+        jobs.append(context.Process(target=train, args=arguments, daemon=True))
+        told.append(ours)
+        jobs[-1].start()
+    try:
+        yield jobs
+    finally:
+        for ours in told:
+            with contextlib.suppress(OSError):
+                ours.send("end")
+        for job in jobs:
+            job.join(timeout_s)
+            job.kill()
+            job.join()
 
 
 class _Trainer:
