@@ -30,7 +30,7 @@ from rowloom.deploy.launch.ray_session import attached  # noqa: E402
 from rowloom.deploy.nodes.ray_nodes import nodes_of_ray  # noqa: E402
 from rowloom.deploy.operate.ray_clusters import clusters, down_ray, find_ray, offer, up_ray  # noqa: E402
 
-# Three raylets, of which some are killed: on two cores Ray takes minutes for it. By hand: pytest -m slow, and this file.
+# Three raylets, of which some are killed: on two cores Ray takes minutes. By hand: `pytest -m slow` of this file.
 # What is ignored is of what Ray's test cluster leaves open.
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 HEAD, SECOND, THIRD = "127.0.0.5", "127.0.0.6", "127.0.0.7"
