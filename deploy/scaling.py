@@ -104,10 +104,8 @@ class Scalings:
             InvalidRequest: shards is out of range, or a table cannot be dealt so.
             TableNotFound: there is no such table.
         """
-        running, anew = self._running, self._anew(dealings or {})
-        if not shards:
-            under_way = running is not None and not running.ended
-            shards = running.progress.shards if running and under_way else self._coordinator().layout.n
+        running, anew = self._under_way, self._anew(dealings or {})
+        shards = shards or (running.progress.shards if running else self._coordinator().layout.n)
         what = scaling_to(shards, anew)
         return self._begin(what, lambda: self._scaling(what, shards, anew))
 
@@ -139,8 +137,8 @@ class Scalings:
 
     def _begin(self, what: str, make: Callable[[], Scaling | None]) -> pb.ScaleReply:
         """Start what `make` gives, if nothing else runs; None: there is nothing to do."""
-        running = self._running
-        if running is not None and not running.ended:
+        running = self._under_way
+        if running is not None:
             if running.what == what:
                 return self._reply(running)
             raise RetryLater(in_short(running), retry_after_s=0.5)
@@ -162,18 +160,19 @@ class Scalings:
 
     def same(self, what: str) -> pb.ScaleReply | None:
         """The one that runs, if it is this one. what: in words."""
-        running = self._running
-        return (
-            self._reply(running)
-            if running is not None and not running.ended and running.what == what
-            else None
-        )
+        running = self._under_way
+        return self._reply(running) if running is not None and running.what == what else None
 
     @property
     def running(self) -> pb.ScaleReply | None:
         """The one that runs."""
+        running = self._under_way
+        return self._reply(running) if running is not None else None
+
+    @property
+    def _under_way(self) -> Scaling | None:
         running = self._running
-        return self._reply(running) if running is not None and not running.ended else None
+        return None if running is None or running.ended else running
 
     def cancel(self) -> pb.ScaleReply:
         """Give up the one that runs. It ends soon; how, its progress tells.
@@ -181,8 +180,8 @@ class Scalings:
         Raises:
             InvalidRequest: none runs, or its new layout is being committed.
         """
-        running = self._running
-        if running is None or running.ended:
+        running = self._under_way
+        if running is None:
             raise InvalidRequest("nothing was changed: no scaling runs, so there is none to cancel")
         if running.move is None or not running.move.cancel():
             raise InvalidRequest(f"nothing was changed: it is too late: {in_short(running)}")
