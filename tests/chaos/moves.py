@@ -105,20 +105,20 @@ class Mover:
         self._until_pushed()
         status, rng = self._cluster.until_settled(), self._rng
         before, n = status.layout, len(status.layout.shards)
-        place = place or self._places.draw(n, self._most)
-        m = rng.choice([m for m in range(1, self._most + 1) if place.come(n, m)])
+        drawn = self._places.draw(n, self._most) if place is None else place
+        m = rng.choice([m for m in range(1, self._most + 1) if drawn.come(n, m)])
         own = self._history.plan.own(rng.randrange(self._history.plan.trainers)).name
         dealt = rng.choice(STRATEGIES) if m != n else _other(own, status)  # or there is nothing to move
-        self._steps.arm(place, rng.randint(1, place.come(n, m)))
+        self._steps.arm(drawn, rng.randint(1, drawn.come(n, m)))
         said: list[str] = []
         change = threading.Thread(target=self._change, args=(m, own, dealt, said))
         change.start()
-        what = self._see_to(place, change)
+        what = self._see_to(drawn, change)
         began = time.monotonic()
         change.join()
         after = self._cluster.until_settled().layout
         ended = self._ended((n, before.epoch), m, (len(after.shards), after.epoch))
-        moved = Moved(place, what != "", ended, round(time.monotonic() - began, 2))
+        moved = Moved(drawn, what != "", ended, round(time.monotonic() - began, 2))
         self._history.note(
             move=f"{n} to {m}, {own} by {dealt}", said=said[0], what=what, **dataclasses.asdict(moved)
         )
