@@ -12,6 +12,7 @@ import pytest
 from rowloom.client import InvalidRequest, TableNotFound, TableSpec, connect
 from rowloom.client.carriers.transport import CARRIERS
 from rowloom.deploy import local_cluster
+from rowloom.server.call import Call, Caller
 from rowloom.server.metrics import spans
 
 sdk = pytest.importorskip(
@@ -83,20 +84,21 @@ def test_a_call_is_one_trace_from_the_trainer_to_each_shard(carrier, made, answe
         "rowloom push": 1,
         "rowloom pull_bags": 1,
     }
-    asked = {method: found[f"rowloom.v1.Shard/{method}"] for method in ("Pull", "Step", "Push", "PullBags")}
+    asked = {method: served[f"rowloom.v1.Shard/{method}"] for method in ("Pull", "Step", "Push", "PullBags")}
     assert {method: len(spans) for method, spans in asked.items()} == {
         "Pull": 4,
         "Step": 2,
         "Push": 2,
         "PullBags": 2,
     }
-    for method, requests in asked.items():
-        parents = {span.parent.span_id for span in served[f"rowloom.v1.Shard/{method}"]}
-        assert parents == {span.context.span_id for span in requests}
-        assert {span.kind.name for span in requests} == {"CLIENT"}
-    one = served["rowloom.v1.Shard/Push"][0]
-    assert one.kind.name == "SERVER"
-    assert one.attributes["rowloom.carrier"] == ("grpc" if carrier == "grpc" else "lane")
+    calls = {"Pull": "pull", "Step": "step", "Push": "push", "PullBags": "pull_bags"}
+    for method, answers in asked.items():
+        parents = {span.parent.span_id for span in answers}
+        assert parents == {span.context.span_id for span in found[f"rowloom {calls[method]}"]}
+        assert {span.kind.name for span in answers} == {"SERVER"}
+        assert {span.attributes["rowloom.carrier"] for span in answers} == {
+            "grpc" if carrier == "grpc" else "lane"
+        }
     (push,) = found["rowloom push"]
     assert dict(push.attributes) == {"rowloom.tables": ("users",), "rowloom.ids": 10}
 
@@ -115,7 +117,10 @@ def test_an_error_is_told_by_its_class_and_without_ids(made, answered):
         (span,) = by_name(*some)[name]
         assert span.attributes["error.type"] == "TableNotFound"
         assert not span.status.is_ok
-        assert (span.status.description, span.events) == (None, ())
+        assert span.status.description is None
+        assert [(e.name, dict(e.attributes)) for e in span.events] == (
+            [("a request failed", {"error.type": "TableNotFound"})] if some == [made] else []
+        )
         assert "987" not in str(span.to_json())
 
 
@@ -181,3 +186,16 @@ def test_what_is_missing_or_wrong_is_said():
     assert done.stdout.count("pip install 'rowloom[otel]'") == 2, done.stderr
     with pytest.raises(InvalidRequest, match="tracing must be True or False, got 'yes'"):
         connect("127.0.0.1:1", tracing="yes")  # type: ignore[arg-type]
+
+
+def test_answers_that_get_no_span_are_said(answered, monkeypatch, caplog):
+    monkeypatch.setattr(spans, "MOST_WAITING", 3)
+    monkeypatch.setattr(spans, "EVERY_S", 60.0)
+    made = spans.Spans(ENDPOINT)
+    call = Call("/rowloom.v1.Shard/Pull", b"", Caller("lane"))
+    for _ in range(5):
+        made.around(call, bytes(range(24)) + b"\1", lambda call: [])
+    made.close()
+    (exporter,) = answered
+    assert len(exporter.get_finished_spans()) == 3
+    assert "2 spans were left out: more than 3 came in 60 s" in caplog.text
