@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 EVERY_S = 0.1
 MOST_WAITING = 2048  # answers of which no span was made yet; further ones get none
 MISSING = "tracing of shards needs OpenTelemetry's SDK and its OTLP exporter: pip install 'rowloom[otel]'"
-Answered = Callable[[Call], Sequence[Buffer]]
+Handler = Callable[[Call], Sequence[Buffer]]
 
 
-class Answer(NamedTuple):
+class Answered(NamedTuple):
     """One that was given, of which a span is made. began_ns, ended_ns: wall clock; error: a class's name, or ""."""
 
     method: str
@@ -61,14 +61,14 @@ class Spans:
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("rowloom.server")
-        self._answers: deque[Answer] = deque()
+        self._answers: deque[Answered] = deque()
         self._dropped = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="rowloom-spans", daemon=True)
         self._thread.start()
 
-    def around(self, call: Call, trace: bytes, answered: Answered) -> Sequence[Buffer]:
-        """Answer a call, of which there will be a span. trace: its context, as in the request. Raises as `answered`."""
+    def around(self, call: Call, trace: bytes, answered: Handler) -> Sequence[Buffer]:
+        """Answered a call, of which there will be a span. trace: its context, as in the request. Raises as `answered`."""
         size, began, error = len(call.data), time.time_ns(), ""
         try:
             return answered(call)
@@ -78,7 +78,7 @@ class Spans:
         finally:
             if len(self._answers) < MOST_WAITING:
                 carrier = call.caller.carrier
-                self._answers.append(Answer(call.method, trace, carrier, size, began, time.time_ns(), error))
+                self._answers.append(Answered(call.method, trace, carrier, size, began, time.time_ns(), error))
             else:
                 self._dropped += 1
 
@@ -94,7 +94,7 @@ class Spans:
             dropped, self._dropped = self._dropped, 0
             log.warning("%d spans were left out: more than %d came in %g s", dropped, MOST_WAITING, EVERY_S)
 
-    def _make_one(self, answer: Answer) -> None:
+    def _make_one(self, answer: Answered) -> None:
         from opentelemetry.trace import SpanKind, StatusCode
 
         service, _, method = answer.method[1:].partition("/")
