@@ -68,7 +68,7 @@ class Spans:
         self._thread.start()
 
     def around(self, call: Call, trace: bytes, answered: Handler) -> Sequence[Buffer]:
-        """Answered a call, of which there will be a span. trace: its context, as in the request. Raises as `answered`."""
+        """Answer a call, of which there will be a span. trace: its context, as in the request. Raises as `answered`."""
         size, began, error = len(call.data), time.time_ns(), ""
         try:
             return answered(call)
