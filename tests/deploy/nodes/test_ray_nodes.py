@@ -10,10 +10,11 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
-from waiting import until
+from waiting import PATIENCE_S, until
 
 from rowloom.client import SGD, TableSpec, Zeros, connect
 from rowloom.deploy import address_of
@@ -47,12 +48,12 @@ SOON = {  # Ray takes a node that is silent for dead within some seconds, not wi
 class Trainer:
     """Pushes and pulls until it is asked how it went."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, name: str) -> None:
         self.pushed = 0
         self.failed: list[BaseException] = []
         self._stop = threading.Event()
-        self.coordinator = address
-        self._client = connect(address, timeout_s=120.0)
+        # By its name: all of it may be on the node that is killed, and is elsewhere then.
+        self._client = connect(partial(address_of, name), timeout_s=PATIENCE_S)
         self._thread = threading.Thread(target=self._train)
         self._thread.start()
 
@@ -70,7 +71,7 @@ class Trainer:
     def goes_on(self) -> None:
         """Wait until it has pushed more."""
         now = self.pushed
-        until(lambda: self.failed or self.pushed > now + 3)
+        until(lambda: self.failed or self.pushed > now + 3, 2 * PATIENCE_S)  # its own error says more
         assert not self.failed
 
     def end(self) -> None:
@@ -82,7 +83,7 @@ class Trainer:
 
 @contextlib.contextmanager
 def trained(name: str):
-    trainer = Trainer(address_of(name))
+    trainer = Trainer(name)
     try:
         trainer.goes_on()
         yield trainer
@@ -157,6 +158,12 @@ def pids(name: str) -> set[int]:
     }
 
 
+def pids_that_answer(name: str) -> set[int]:
+    with contextlib.suppress(ValueError, ray.exceptions.RayError):  # Ray is just starting one again
+        return pids(name)
+    return set()
+
+
 def all_are_new(name: str, before: set[int]) -> bool:
     with contextlib.suppress(ValueError, ray.exceptions.RayError):  # one is just being started
         return not pids(name) & before
@@ -192,8 +199,8 @@ def status(name: str):
         return remote.status()
 
 
-def status_of(trainer: Trainer):
-    with Remote(trainer.coordinator) as remote:
+def status_at(coordinator: str):
+    with Remote(coordinator) as remote:
         return remote.status()
 
 
@@ -240,10 +247,11 @@ def test_every_server_is_started_anew_with_another_environment_while_trainers_go
 
 def test_trainers_do_not_notice_that_the_head_is_started_anew(nodes, kept):
     cluster, _ = nodes
+    coordinator = address_of("kept")
     with trained("kept") as trainer:
         cluster.head_node.kill_gcs_server()
         trainer.goes_on()
-        assert len(status_of(trainer).shards) == 2  # the coordinator answers without Ray
+        assert len(status_at(coordinator).shards) == 2  # it answers without Ray
         cluster.head_node.start_gcs_server()
         until(lambda: answers("kept") and healthy("kept"))
     assert "kept" in clusters()
@@ -274,7 +282,9 @@ def test_shards_of_a_node_that_is_killed_come_back_elsewhere_with_all_rows(nodes
 
 
 def test_down_leaves_nothing_after_shards_and_coordinator_were_killed_and_other_clusters_alone(ram, kept):
-    for pid in pids("ram"):
+    until(lambda: answers("kept") and healthy("kept"))  # whatever befell its nodes before
+    until(lambda: len(pids_that_answer("ram")) == 3)  # shards without rows, and the coordinator
+    for pid in pids_that_answer("ram"):
         os.kill(pid, signal.SIGKILL)
     down_ray("ram")
     assert nothing_is_left("ram")
