@@ -65,15 +65,26 @@ class Raylets:
 
 
 @contextlib.contextmanager
-def raylets(head: str, others: Sequence[str], folder: Path) -> Generator[Raylets]:
-    """This process is attached meanwhile. head, others: addresses. folder: of what the head knows."""
+def raylets(
+    head: str, others: Sequence[str], folder: Path, *, dashboard_port: int = 0
+) -> Generator[Raylets]:
+    """This process is attached meanwhile.
+
+    Args:
+        head: its address.
+        others: those of the other nodes.
+        folder: of what the head knows.
+        dashboard_port: of Ray's dashboard, which takes jobs; 0: none.
+    """
     kept = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(folder)}
     with patch.dict(os.environ, SETTINGS | kept):
         from ray.cluster_utils import Cluster
 
         from rowloom.deploy.launch.ray_session import attached
 
-        of_head = {**OPTIONS, "include_dashboard": False, "node_ip_address": head}
+        of_head: dict[str, Any] = {**OPTIONS, "node_ip_address": head, "include_dashboard": False}
+        if dashboard_port:
+            of_head |= {"include_dashboard": True, "dashboard_port": dashboard_port, "dashboard_host": head}
         cluster: Any = Cluster(initialize_head=True, head_node_args=of_head)
         try:
             found = Raylets(cluster)
