@@ -65,9 +65,7 @@ class Raylets:
 
 
 @contextlib.contextmanager
-def raylets(
-    head: str, others: Sequence[str], folder: Path, *, dashboard_port: int = 0
-) -> Generator[Raylets]:
+def raylets(head: str, others: Sequence[str], folder: Path, *, dashboard_port: int = 0) -> Generator[Raylets]:
     """This process is attached meanwhile.
 
     Args:

@@ -1,4 +1,4 @@
-"""`rowloom apply` with another version of rowloom, as a wheel in a shared folder: every server has it, and trainers go on.
+"""`rowloom apply` with another version of rowloom, as a zip in a shared folder: every server has it, and trainers go on.
 
 A Ray of two nodes; see `raylets.py`.
 """
@@ -21,7 +21,12 @@ from rowloom.deploy import address_of
 pytest.importorskip("ray")
 
 # By hand: `pytest -m slow` of this file. What is ignored is of what Ray's test cluster leaves open.
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.timeout(600),
+]
 HEAD, NODE = "127.0.0.30", "127.0.0.31"
 IDS, ONES = np.arange(500), np.ones((500, 4), np.float32)
 CONFIG = """
