@@ -7,7 +7,8 @@ process, which know where the cluster is by a function. In each round: a node is
 killed and replaced, and the head's server is killed and started again from its folder; each while rows move, to another
 number of shards, and the killed ones at a state of the move that was drawn. After each the cluster must serve, with as
 many servers as it has shards, in the old layout or in the new one. Trainers are never restarted: none of their calls
-may fail. Afterwards all tables are compared with what the trainers heard (check.py, which can be run again on DIR).
+may fail. The head's server is supervised, as it must be: it is started again when it ends by itself, which is counted.
+Afterwards all tables are compared with what the trainers heard (check.py, which can be run again on DIR).
 
 Prints a line for each fault: what became of the move, the longest call of any trainer meanwhile, and how long it took
 until all was well. Exits with 1 if anything is wrong.
@@ -260,9 +261,8 @@ class Nemesis:
 
     def _restart_head(self) -> str:
         away_s = self._rng.uniform(*AWAY_S)
-        self._ray.kill_head_server()
-        time.sleep(away_s)
-        self._ray.start_head_server()
+        with self._ray.head_away():
+            time.sleep(away_s)
         return f"head started anew after {away_s:.1f} s"
 
 
@@ -282,7 +282,7 @@ def run(rounds: int, trainers: int, seed: int, history: History) -> tuple[dict, 
     folder = history.folder.absolute()
     done: list[Befell] = []
     good = False
-    with raylets(HEAD, NODES, folder / "head") as ray:
+    with raylets(HEAD, NODES, folder / "head") as ray, ray.supervised():
         cluster = ClusterOnRay(config_of(plan, folder / "storage"), folder / "address")
         try:
             _push_ballast(cluster.address)
@@ -308,6 +308,7 @@ def run(rounds: int, trainers: int, seed: int, history: History) -> tuple[dict, 
         **dataclasses.asdict(verdict),
         "ballast": ballast,
         "faults": len(done),
+        "head_crashes": ray.crashes,
         "longest_stall_s": max(one.stall_s for one in done),
         "trainers_ended_with": ended_with,
         "seconds": round(time.monotonic() - began, 1),

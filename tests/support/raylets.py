@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import threading
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,14 @@ class Raylets:
     """They run.
 
     Attributes:
-        address: of the head, host:port.
+        crashes: how often the head's server ended by itself, and was started again by `supervised`.
     """
 
     def __init__(self, cluster: Any) -> None:
         self._cluster = cluster
         self._nodes: dict[str, Any] = {}
+        self._lock = threading.Lock()  # held while the head's server is away on purpose
+        self.crashes = 0
 
     @property
     def address(self) -> str:
@@ -54,6 +57,38 @@ class Raylets:
     def kill(self, address: str) -> None:
         """A node, with all that runs there."""
         self._cluster.remove_node(self._nodes.pop(address), allow_graceful=False)
+
+    @contextlib.contextmanager
+    def head_away(self) -> Generator[None]:
+        """Without the head's server, of which nobody thinks that it crashed."""
+        with self._lock:
+            self.kill_head_server()
+            try:
+                yield
+            finally:
+                self.start_head_server()
+
+    @contextlib.contextmanager
+    def supervised(self) -> Generator[None]:
+        """The head's server is started again when it ends by itself, as whoever runs one has it done."""
+        ending = threading.Event()
+
+        def supervise() -> None:
+            while not ending.wait(0.5):
+                with self._lock:
+                    servers = self._cluster.head_node.all_processes.get("gcs_server", [])
+                    if servers and servers[0].process.poll() is not None:
+                        self.crashes += 1
+                        self._cluster.head_node.kill_gcs_server(check_alive=False)
+                        self.start_head_server()
+
+        thread = threading.Thread(target=supervise, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ending.set()
+            thread.join()
 
     def kill_head_server(self) -> None:
         """What knows all; the raylets wait for it."""

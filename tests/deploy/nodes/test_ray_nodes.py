@@ -1,10 +1,9 @@
 """A Ray of three nodes: drained, taken away, killed; its head started anew; servers started anew one after the other.
 
-The nodes are raylets of this machine with loopback addresses of their own; the head keeps what it knows in a folder.
+See `raylets.py` for the nodes.
 """
 
 import contextlib
-import gc
 import json
 import os
 import signal
@@ -14,6 +13,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from raylets import POOL, raylets
 from waiting import PATIENCE_S, until
 
 from rowloom.client import SGD, TableSpec, Zeros, connect
@@ -27,7 +27,6 @@ from rowloom.proto.errors import InvalidRequest, Unavailable
 ray = pytest.importorskip("ray")
 
 from rowloom.deploy.launch.ray_actors import actors_of, groups_of  # noqa: E402
-from rowloom.deploy.launch.ray_session import attached  # noqa: E402
 from rowloom.deploy.nodes.ray_nodes import nodes_of_ray  # noqa: E402
 from rowloom.deploy.operate.ray_clusters import clusters, down_ray, find_ray, offer, up_ray  # noqa: E402
 
@@ -37,12 +36,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ign
 HEAD, SECOND, THIRD = "127.0.0.5", "127.0.0.6", "127.0.0.7"
 IDS = np.arange(500)
 SPEC = TableSpec("t", 500, dim=4, optimizer=SGD(lr=1.0), initializer=Zeros())
-SOON = {  # Ray takes a node that is silent for dead within some seconds, not within half a minute
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "3000",
-    "RAY_health_check_failure_threshold": "3",
-}
 
 
 class Trainer:
@@ -94,30 +87,9 @@ def trained(name: str):
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
-    """Three raylets; this process is attached. Yields (the cluster, its raylets by address)."""
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        kept = tmp_path_factory.mktemp("head")
-        settings = {"RAY_AUTH_MODE": "disabled", "RAY_prestart_worker_first_driver": "0", **SOON}
-        settings |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(kept)}
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        options = {"num_cpus": 6, "object_store_memory": 80_000_000, "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args={**options, "node_ip_address": HEAD})
-        try:
-            raylets = {
-                address: cluster.add_node(
-                    **options, node_ip_address=address, labels={"pool": "ps"}, wait=False
-                )
-                for address in (SECOND, THIRD)
-            }
-            cluster.wait_for_nodes()
-            with attached(cluster.address):
-                yield cluster, raylets
-        finally:
-            cluster.shutdown()
-            gc.collect()
+    """Three raylets; this process is attached."""
+    with raylets(HEAD, [SECOND, THIRD], tmp_path_factory.mktemp("head")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +108,7 @@ def kept(nodes, tmp_path_factory):
 
 
 def config_of(name: str, **changes):
-    ray_section = {"label_selector": {"pool": "ps"}, **changes.pop("ray", {})}
+    ray_section = {"label_selector": POOL, **changes.pop("ray", {})}
     given = {"name": name, "shards": 2, "launcher": "ray", "tables": [SPEC], "ray": ray_section}
     return parse({**given, "security": {"insecure": True}, **changes})
 
@@ -233,7 +205,7 @@ def test_every_server_is_started_anew_with_another_environment_while_trainers_go
     with trained("kept"):
         with Remote(address_of("kept")) as remote:
             offer(
-                config_of("kept", ray={"address": nodes[0].address, "runtime_env": env}),
+                config_of("kept", ray={"address": nodes.address, "runtime_env": env}),
                 ClusterDirectory(tmp_path),
             )
             done = remote.upgrade(digest_of(env))
@@ -246,13 +218,12 @@ def test_every_server_is_started_anew_with_another_environment_while_trainers_go
 
 
 def test_trainers_do_not_notice_that_the_head_is_started_anew(nodes, kept):
-    cluster, _ = nodes
     coordinator = address_of("kept")
     with trained("kept") as trainer:
-        cluster.head_node.kill_gcs_server()
+        nodes.kill_head_server()
         trainer.goes_on()
         assert len(status_at(coordinator).shards) == 2  # it answers without Ray
-        cluster.head_node.start_gcs_server()
+        nodes.start_head_server()
         until(lambda: answers("kept") and healthy("kept"))
     assert "kept" in clusters()
 
@@ -260,10 +231,9 @@ def test_trainers_do_not_notice_that_the_head_is_started_anew(nodes, kept):
 def test_a_node_that_ray_takes_away_is_left_by_itself(nodes, kept):
     from ray.core.generated import autoscaler_pb2
 
-    cluster, _ = nodes
     taken = on("kept")[0]
     node = next(node for node in nodes_of_ray() if node.address == taken)
-    head = ray._raylet.GcsClient(address=cluster.address)
+    head = ray._raylet.GcsClient(address=nodes.address)
     why = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     deadline_ms = int((time.time() + 600) * 1000)
     with trained("kept"):
@@ -272,12 +242,10 @@ def test_a_node_that_ray_takes_away_is_left_by_itself(nodes, kept):
 
 
 def test_shards_of_a_node_that_is_killed_come_back_elsewhere_with_all_rows(nodes, kept):
-    cluster, raylets = nodes
-    options = {"num_cpus": 6, "object_store_memory": 80_000_000, "labels": {"pool": "ps"}}
-    cluster.add_node(**options, node_ip_address="127.0.0.8")
+    nodes.add("127.0.0.8")
     killed = on("kept")[0]
     with trained("kept"):
-        cluster.remove_node(raylets[killed], allow_graceful=False)
+        nodes.kill(killed)
         until(lambda: has_left("kept", killed))
 
 

@@ -1,4 +1,4 @@
-"""`rowloom apply` with another version of rowloom, as a zip in a shared folder: every server has it, and trainers go on.
+"""`rowloom apply` with another version of rowloom, in a shared folder: every server has it, and trainers go on.
 
 A Ray of two nodes; see `raylets.py`.
 """
