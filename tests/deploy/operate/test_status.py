@@ -178,7 +178,9 @@ def test_servers_of_different_versions_are_named_and_those_of_one_version_are_no
     def state(*versions: str) -> pb.StatusReply:
         shards = [
             pb.ShardStatus(
-                shard=pb.ShardAddress(index=i), statistics=pb.StatisticsReply(version=version), health="serving"
+                shard=pb.ShardAddress(index=i),
+                statistics=pb.StatisticsReply(version=version),
+                health="serving",
             )
             for i, version in enumerate(versions)
         ]
