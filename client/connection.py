@@ -38,6 +38,7 @@ from .carriers.transport import Transport, drive
 from .hottest import Hottest
 from .lookups.bags import Bags
 from .lookups.pooling import factors
+from .seeking import Find, Seeker
 from .spans import CallSpans
 from .waiting import announced
 
@@ -66,8 +67,10 @@ class Connection:
         frozen: Iterable[str] = (),
         credentials: Credentials = NOTHING,
         tracing: bool = False,
+        find: Find | None = None,
     ) -> None:
         self._addresses = as_addresses(addresses)
+        self._find = find
         self.timeout_s = as_timeout_s(timeout_s)
         if not isinstance(cache, HotRows | None):
             raise InvalidRequest(
@@ -100,6 +103,8 @@ class Connection:
             threading.Lock(),
             self._transport.sizes,
         )
+        if self._find is not None:
+            self._session.lost = Seeker(self._find, self._session.found).seek
         self._session.layout = layout
         self._background = Background()
         self._hot = None if self._limits is None else CachedPulls(self._limits, time.monotonic)

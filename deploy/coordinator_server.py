@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 from ..proto import methods
@@ -92,7 +93,7 @@ class CoordinatorServer:
         gate = gate_of(security, host)
         self._grpc = GrpcServer(self._methods.__contains__, self._answer, host=host, port=port, gate=gate)
         self.address = f"{advertise or host}:{self._grpc.port}"
-        self._log_file = log_file
+        self._log_file, self._version = log_file, version("rowloom")
         self._observed = observed(config, lambda: self._status(pb.StatusRequest()), advertise or host)
         self.coordinator = self._coordinator(ClusterState(config.name))
         self._performer = Performer(self._file, launcher, self._grace_s, security.credentials())
@@ -423,6 +424,7 @@ class CoordinatorServer:
             snapshot=_newest(self.coordinator.state.snapshots, self._snapshots.took),
             metrics_address=self._observed.address if self._observed is not None else "",
             log_file=self._log_file,
+            version=self._version,
             scaling=self._scalings.running,
             autoscale=self._autoscaling.said,
             drained=self.coordinator.state.drained,

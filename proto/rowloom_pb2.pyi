@@ -512,7 +512,7 @@ class HottestIdsReply(_message.Message):
     def __init__(self, ids: _Optional[bytes] = ..., counts: _Optional[_Iterable[int]] = ..., seen: _Optional[int] = ..., taken: _Optional[int] = ..., sampled_ids: _Optional[int] = ..., recent: _Optional[bytes] = ...) -> None: ...
 
 class StatisticsReply(_message.Message):
-    __slots__ = ("index", "epoch", "tables", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "refused", "clients", "resident_bytes", "uptime_s", "cpu_s", "durability", "log_bytes", "log_error", "braked_pushes", "braked_s", "counts", "traffic", "log_end", "log_safe", "metrics_address", "log_file", "lane_connections", "waiting_calls", "held_pushes", "receiving_rows", "snapshot_rows", "snapshot_bytes", "cluster_id")
+    __slots__ = ("index", "epoch", "tables", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "refused", "clients", "resident_bytes", "uptime_s", "cpu_s", "durability", "log_bytes", "log_error", "braked_pushes", "braked_s", "counts", "traffic", "log_end", "log_safe", "metrics_address", "log_file", "lane_connections", "waiting_calls", "held_pushes", "receiving_rows", "snapshot_rows", "snapshot_bytes", "cluster_id", "version")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
@@ -544,6 +544,7 @@ class StatisticsReply(_message.Message):
     SNAPSHOT_ROWS_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_BYTES_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     index: int
     epoch: int
     tables: _containers.RepeatedCompositeFieldContainer[TableStatistics]
@@ -575,7 +576,8 @@ class StatisticsReply(_message.Message):
     snapshot_rows: int
     snapshot_bytes: int
     cluster_id: str
-    def __init__(self, index: _Optional[int] = ..., epoch: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableStatistics, _Mapping]]] = ..., pulls: _Optional[int] = ..., pulled_rows: _Optional[int] = ..., pushes: _Optional[int] = ..., pushed_rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., uptime_s: _Optional[float] = ..., cpu_s: _Optional[float] = ..., durability: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., braked_pushes: _Optional[int] = ..., braked_s: _Optional[float] = ..., counts: _Optional[_Iterable[_Union[TableCounts, _Mapping]]] = ..., traffic: _Optional[_Iterable[_Union[CallTraffic, _Mapping]]] = ..., log_end: _Optional[int] = ..., log_safe: _Optional[int] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ..., lane_connections: _Optional[int] = ..., waiting_calls: _Optional[int] = ..., held_pushes: _Optional[int] = ..., receiving_rows: _Optional[int] = ..., snapshot_rows: _Optional[int] = ..., snapshot_bytes: _Optional[int] = ..., cluster_id: _Optional[str] = ...) -> None: ...
+    version: str
+    def __init__(self, index: _Optional[int] = ..., epoch: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableStatistics, _Mapping]]] = ..., pulls: _Optional[int] = ..., pulled_rows: _Optional[int] = ..., pushes: _Optional[int] = ..., pushed_rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., uptime_s: _Optional[float] = ..., cpu_s: _Optional[float] = ..., durability: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., braked_pushes: _Optional[int] = ..., braked_s: _Optional[float] = ..., counts: _Optional[_Iterable[_Union[TableCounts, _Mapping]]] = ..., traffic: _Optional[_Iterable[_Union[CallTraffic, _Mapping]]] = ..., log_end: _Optional[int] = ..., log_safe: _Optional[int] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ..., lane_connections: _Optional[int] = ..., waiting_calls: _Optional[int] = ..., held_pushes: _Optional[int] = ..., receiving_rows: _Optional[int] = ..., snapshot_rows: _Optional[int] = ..., snapshot_bytes: _Optional[int] = ..., cluster_id: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
 
 class TableCounts(_message.Message):
     __slots__ = ("table", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "rejected")
@@ -1184,7 +1186,7 @@ class ShardStatus(_message.Message):
     def __init__(self, shard: _Optional[_Union[ShardAddress, _Mapping]] = ..., node: _Optional[str] = ..., health: _Optional[str] = ..., statistics: _Optional[_Union[StatisticsReply, _Mapping]] = ..., pid: _Optional[int] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("layout", "tables", "shards", "name", "config_hash", "launcher", "config", "unfinished", "durability", "snapshot", "scaling", "autoscale", "metrics_address", "log_file", "drained")
+    __slots__ = ("layout", "tables", "shards", "name", "config_hash", "launcher", "config", "unfinished", "durability", "snapshot", "scaling", "autoscale", "metrics_address", "log_file", "drained", "version")
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
@@ -1200,6 +1202,7 @@ class StatusReply(_message.Message):
     METRICS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     LOG_FILE_FIELD_NUMBER: _ClassVar[int]
     DRAINED_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     layout: Layout
     tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
     shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
@@ -1215,7 +1218,8 @@ class StatusReply(_message.Message):
     metrics_address: str
     log_file: str
     drained: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., name: _Optional[str] = ..., config_hash: _Optional[str] = ..., launcher: _Optional[str] = ..., config: _Optional[str] = ..., unfinished: _Optional[_Iterable[str]] = ..., durability: _Optional[str] = ..., snapshot: _Optional[_Union[NewestSnapshot, _Mapping]] = ..., scaling: _Optional[_Union[ScaleReply, _Mapping]] = ..., autoscale: _Optional[str] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ..., drained: _Optional[_Iterable[str]] = ...) -> None: ...
+    version: str
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., name: _Optional[str] = ..., config_hash: _Optional[str] = ..., launcher: _Optional[str] = ..., config: _Optional[str] = ..., unfinished: _Optional[_Iterable[str]] = ..., durability: _Optional[str] = ..., snapshot: _Optional[_Union[NewestSnapshot, _Mapping]] = ..., scaling: _Optional[_Union[ScaleReply, _Mapping]] = ..., autoscale: _Optional[str] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ..., drained: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ...) -> None: ...
 
 class NewestSnapshot(_message.Message):
     __slots__ = ("id", "url", "age_s", "created_s", "rows", "bytes", "seconds", "pause_s")

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ class Server:
         if self._lane is not None:
             self._host.process.lane = self._lane.describe
         self.address = f"{advertise or host}:{self._grpc.port}"
-        self._log_file = log_file
+        self._log_file, self._version = log_file, version("rowloom")
         self._metrics: MetricsEndpoint | None = None
         if metrics is not None:
             self._metrics = MetricsEndpoint(
@@ -195,7 +196,7 @@ class Server:
         reply.traffic.extend(self._traffic.messages(names))
         reply.lane_connections = self._lane.connections if self._lane is not None else 0
         reply.waiting_calls, reply.held_pushes = self._grpc.waiting, self._held
-        reply.log_file = self._log_file
+        reply.log_file, reply.version = self._log_file, self._version
         reply.metrics_address = self._metrics.address if self._metrics is not None else ""
 
     def _answer(self, call: Call) -> Answer:

@@ -47,6 +47,7 @@ def summary(status: pb.StatusReply, earlier: pb.StatusReply | None = None) -> di
         "epoch": status.layout.epoch,
         "durability": status.durability,
         "snapshot": _snapshot(status.snapshot) if status.HasField("snapshot") else None,
+        "version": status.version or None,
         "log_file": status.log_file or None,
         "metrics": status.metrics_address or None,
         "healthy": all(s["health"] in GOOD for s in shards),
@@ -179,6 +180,7 @@ def _shard(status: pb.ShardStatus, before: pb.StatisticsReply | None) -> dict[st
         "log_error": now.log_error or None,
         "braked_pushes": now.braked_pushes,
         "braked_s": round(now.braked_s, 3),
+        "version": now.version or None,
         "log_file": now.log_file or None,
         "metrics": now.metrics_address or None,
     }
@@ -229,6 +231,7 @@ def _render(state: dict[str, Any], *, narrow: bool) -> RenderableType:
     lines = [Text.assemble((state["name"], "bold"), size, "" if narrow else f"{place}  ", health)]
     if narrow:
         lines.append(Text(place))
+    lines += [Text(said, "bold yellow") for said in _versions(state)]
     lines.append(Text(_durable(state)))
     lines += [Text(said) for said in _observed(state)]
     lines += [
@@ -277,6 +280,19 @@ def _observed(state: dict[str, Any]) -> list[str]:
     log_file, metrics = state.get("log_file"), state.get("metrics")
     said = [f"log {log_file}; `rowloom logs` has those of all processes"] if log_file else []
     return said + ([f"console http://{metrics}/, metrics at /metrics"] if metrics else [])
+
+
+def _versions(state: dict[str, Any]) -> list[str]:
+    """In words, which servers run which version of rowloom; nothing where all that say so run the same."""
+    by_version: dict[str, list[str]] = {}
+    named = {"the coordinator": state, **{f"shard {s['index']}": s for s in state["shards"]}}
+    for who, server in named.items():
+        if server.get("version"):
+            by_version.setdefault(server["version"], []).append(who)
+    if len(by_version) < 2:
+        return []
+    each = "; ".join(f"{version}: {', '.join(who)}" for version, who in sorted(by_version.items()))
+    return [f"servers run different versions of rowloom, as while they are started anew: {each}"]
 
 
 def _durable(state: dict[str, Any]) -> str:
