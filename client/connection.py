@@ -24,7 +24,6 @@ from ..proto.layout import Layout
 from ..proto.optimizers import checked_rate
 from ..proto.security.credentials import NOTHING, Credentials
 from ..proto.spec import TableEntry, check_name
-from .addresses import as_addresses, as_timeout_s
 from .background import Background
 from .cache.cached_pulls import CachedPulls
 from .cache.row_cache import HotRows
@@ -35,12 +34,13 @@ from .calls.listing import hottest_ids, list_ids
 from .calls.operation import Operation
 from .calls.session import Session
 from .carriers.transport import Transport, drive
+from .finding.addresses import as_addresses, as_timeout_s
+from .finding.seeking import Find, Seeker
+from .finding.waiting import announced
 from .hottest import Hottest
 from .lookups.bags import Bags
 from .lookups.pooling import factors
-from .seeking import Find, Seeker
 from .spans import CallSpans
-from .waiting import announced
 
 T = TypeVar("T")
 _NOTHING: AbstractContextManager[None] = nullcontext()

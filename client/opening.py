@@ -12,10 +12,10 @@ from typing import Any
 
 from ..proto.errors import InvalidRequest
 from ..proto.security.credentials import NOTHING, Credentials, Tls, from_environment
-from .addresses import as_timeout_s
 from .cache.row_cache import HotRows
 from .client import Client
-from .seeking import Find, first_found
+from .finding.addresses import as_timeout_s
+from .finding.seeking import Find, first_found
 
 
 def connect(

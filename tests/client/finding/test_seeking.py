@@ -10,7 +10,7 @@ from logging_launcher import LoggingLauncher
 from waiting import until
 
 from rowloom.client import SGD, InvalidRequest, TableSpec, Unavailable, Zeros, connect
-from rowloom.client.seeking import Seeker
+from rowloom.client.finding.seeking import Seeker
 from rowloom.deploy.config.config import DeployConfig, parse
 from rowloom.deploy.coordinator_server import CoordinatorServer
 
@@ -61,7 +61,7 @@ def test_a_call_goes_on_when_all_of_a_cluster_is_elsewhere(config):
 
 
 def test_a_client_waits_for_a_cluster_that_is_not_found_yet_and_so_does_its_pickle(cluster, monkeypatch):
-    monkeypatch.setattr("rowloom.client.seeking.FIRST_AGAIN_S", 0.001)
+    monkeypatch.setattr("rowloom.client.finding.seeking.FIRST_AGAIN_S", 0.001)
     PLACES.clear()
     asked = threading.Event()
 

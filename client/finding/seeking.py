@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from ..proto.errors import RowloomError, Unavailable, in_words
+from ...proto.errors import RowloomError, Unavailable, in_words
 from .addresses import as_addresses
 
 Find = Callable[[], "str | Sequence[str]"]
