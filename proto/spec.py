@@ -327,14 +327,18 @@ class TableEntry:
         made = None if dealing == made else made
         spec = self.spec.dealt(dealing)
         # Asked at every step of a layer, and hardly ever dealt otherwise.
-        return self if spec is self.spec and made == self.made else dataclasses.replace(self, spec=spec, made=made)
+        return (
+            self
+            if spec is self.spec and made == self.made
+            else dataclasses.replace(self, spec=spec, made=made)
+        )
 
-    def placed_by(self, dealt: Mapping[int, Dealing]) -> TableSpec:
-        """The spec with ids dealt as a layout deals them.
+    def dealing_by(self, dealt: Mapping[int, Dealing]) -> Dealing:
+        """How a layout deals its ids.
 
         dealt: by table number, of all tables that it deals otherwise than they were made: `Layout.dealt`.
         """
-        return self.spec.dealt(dealt.get(self.number) or self.made or self.spec.dealing)
+        return dealt.get(self.number) or self.made or self.spec.dealing
 
     def to_message(self) -> pb.TableEntry:
         """As the message."""
