@@ -226,7 +226,7 @@ def _largest(rows: np.ndarray) -> float:
         unsigned = np.uint32(bits[k] << np.uint32(1))
         if unsigned > worst:
             worst = unsigned
-    return np.uint32(worst >> np.uint32(1)).view(np.float32)  # pyright: ignore[reportUnknownVariableType]
+    return np.uint32(worst >> np.uint32(1)).view(np.float32)  # pyright: ignore[reportReturnType, reportUnknownArgumentType]
 
 
 @kernel
