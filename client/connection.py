@@ -202,7 +202,7 @@ class Connection:
         known, layout = self._session.entries.get(entry.spec.name), self._session.layout
         if known is not None and known.number == entry.number and known.lr_version > entry.lr_version:
             entry = known
-        return entry if layout is None else entry.dealt(layout.spec_of(entry).dealing)
+        return entry if layout is None else entry.dealt(entry.dealing_by(layout.dealt))
 
     def list_entry_ids(self, entry: TableEntry) -> np.ndarray:
         """What `Table.ids` calls."""

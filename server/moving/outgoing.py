@@ -59,8 +59,8 @@ def read_pass(shard: Shard, request: pb.ReadPassRequest, *, frozen: bool) -> pb.
     at, cursor, looks = request.at, request.cursor, 0
     dealt = dealt_in(request.dealt)
     while at < len(tables) and at < request.at + MOST_TABLES and left > 0 and looks < MOST_LOOKED_AT:
-        begin = cursor
-        owners = owners_of(tables[at].entry.placed_by(dealt), request.new_n)
+        begin, entry = cursor, tables[at].entry
+        owners = owners_of(entry.spec.dealt(entry.dealing_by(dealt)), request.new_n)
         ids, values, slots, cursor = tables[at].read_owned(
             begin, left, request.since, owners, request.new_index
         )
