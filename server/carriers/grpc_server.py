@@ -20,10 +20,11 @@ from ...proto.framing import Buffer, joined
 from ..access.gate import Gate
 from ..call import GRPC, Call, Caller
 from .pool import Pool
-from .receiving import MOST_RECEIVING, Receiving
+from .receiving import MOST_MESSAGES, MOST_WAITING, Receiving
 
 log = logging.getLogger(__name__)
-THREADS = 8  # for calls whose message is there
+THREADS = 8  # that stay when they are idle
+MOST_THREADS = MOST_MESSAGES + MOST_WAITING + THREADS
 # At once: what comes beyond them is closed. An idle one takes 14 KB. Clients that are idle are not closed: theirs would
 # write a line to the trainer's log for each.
 MOST_CONNECTIONS = 4096
@@ -56,7 +57,7 @@ class GrpcServer(grpc.GenericRpcHandler):
         self._gate = gate
         self._handles = handles
         self._answer = answer
-        self._pool = Pool(THREADS + MOST_RECEIVING, THREADS, "rowloom-rpc")
+        self._pool = Pool(MOST_THREADS, THREADS, "rowloom-rpc")
         self._receiving = Receiving(lambda: self._pool.waiting)
         # It takes any executor, whatever its types say.
         self._server = grpc.server(self._pool, handlers=[self], options=_options())  # pyright: ignore[reportArgumentType]
@@ -73,8 +74,8 @@ class GrpcServer(grpc.GenericRpcHandler):
 
     @property
     def waiting(self) -> int:
-        """Calls that no thread is left for."""
-        return self._pool.waiting
+        """Calls that wait for a thread, or for their messages to be let in."""
+        return self._pool.waiting + self._receiving.queued
 
     def start(self) -> None:
         """Begin to answer."""
@@ -98,8 +99,8 @@ class GrpcServer(grpc.GenericRpcHandler):
         def answer(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
             try:
                 caller = self._caller(method, handler_call_details.invocation_metadata)
-                data = self._receiving.message(messages, context)
-                return joined(self._answer(Call(method, data, caller)))
+                with self._receiving.message(messages, context) as data:
+                    return joined(self._answer(Call(method, data, caller)))
             except RowloomError as e:
                 _abort(context, e)
             except grpc.RpcError:  # broken off: nobody is there to answer to

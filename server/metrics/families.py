@@ -86,7 +86,9 @@ HOTTEST = Family(
 )
 CLIENTS = Family("rowloom_ledger_clients", "Clients whose pushes the shard remembers.")
 LANES = Family("rowloom_lane_connections", "Connections of the row lane.")
-WAITING = Family("rowloom_waiting_calls", "Calls over gRPC that no thread is left for.")
+WAITING = Family(
+    "rowloom_waiting_calls", "Calls over gRPC that wait for a thread, or for their messages to be let in."
+)
 HELD = Family("rowloom_held_pushes", "Calls over gRPC that wait for rows to have moved.")
 LOG_END = Family("rowloom_log_end_bytes", "Where the log will go on, in bytes since it began.")
 LOG_SAFE = Family("rowloom_log_safe_bytes", "Up to where the log is as safe as `durability` promises.")
