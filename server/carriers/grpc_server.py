@@ -99,8 +99,12 @@ class GrpcServer(grpc.GenericRpcHandler):
         def answer(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
             try:
                 caller = self._caller(method, handler_call_details.invocation_metadata)
-                with self._receiving.message(messages, context) as data:
+                turn = self._receiving.enter(context)
+                try:
+                    data = self._receiving.message(messages, context, turn)
                     return joined(self._answer(Call(method, data, caller)))
+                finally:
+                    self._receiving.leave(turn)
             except RowloomError as e:
                 _abort(context, e)
             except grpc.RpcError:  # broken off: nobody is there to answer to

@@ -16,8 +16,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 
 import grpc
 
@@ -49,25 +48,25 @@ class Receiving:
         self._hurry = threading.Event()  # somebody is shut out
         self._stopped = threading.Event()
 
-    @contextmanager
-    def message(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> Generator[bytes]:
-        """A call's message, as long as the block runs.
+    def enter(self, context: grpc.ServicerContext) -> Place:
+        """A call is here. `leave` must follow, when it is answered."""
+        with self._lock:
+            turn = self._places.take(context.peer)
+            self._there[context] = time.monotonic(), turn
+        return turn
+
+    def leave(self, turn: Place) -> None:
+        """A call is answered, or was broken off: its place is free."""
+        with self._lock:
+            self._places.leave(turn)
+
+    def message(self, messages: Iterator[bytes], context: grpc.ServicerContext, turn: Place) -> bytes:
+        """The message of a call that has entered.
 
         Raises:
             InvalidRequest: it has none.
             grpc.RpcError: it was broken off, by the client or by us.
         """
-        connection = context.peer()
-        with self._lock:
-            turn = self._places.take(connection)
-            self._there[context] = time.monotonic(), turn
-        try:
-            yield self._received(messages, context, turn)
-        finally:
-            with self._lock:
-                self._places.leave(turn)
-
-    def _received(self, messages: Iterator[bytes], context: grpc.ServicerContext, turn: Place) -> bytes:
         try:
             if turn.ready is not None:
                 self._hurry.set()
