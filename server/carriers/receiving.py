@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 import grpc
 
 from ...proto.errors import InvalidRequest
-from .places import Places, Place
+from .places import Place, Places
 
 MOST_MESSAGES = 24  # each up to MAX_MESSAGE_BYTES
 MOST_WAITING = 232  # until theirs may come; each holds a thread

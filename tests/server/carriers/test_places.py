@@ -1,6 +1,6 @@
 """Places that are shared: who has many gets no more while others have none."""
 
-from rowloom.server.carriers.places import Places, Place
+from rowloom.server.carriers.places import Place, Places
 
 
 def taken(places: Places, who: str, count: int) -> list[Place]:
