@@ -18,6 +18,7 @@ from ...proto.channel import SERVER_OPTIONS
 from ...proto.errors import ERROR_KEY, RowloomError, Unavailable, encode_error, status_of
 from ...proto.framing import Buffer, joined
 from ..access.gate import Gate
+from ..access.in_flight import CallsInFlight
 from ..call import GRPC, Call, Caller
 from .pool import Pool
 from .receiving import MOST_MESSAGES, MOST_WAITING, Receiving
@@ -40,6 +41,7 @@ class GrpcServer(grpc.GenericRpcHandler):
         host: interface to listen on.
         port: 0 picks a free one.
         gate: what it asks of whoever connects; None: nothing.
+        in_flight: where its calls are counted by principal, before their messages come; None: nowhere.
 
     Raises:
         Unavailable: the port is taken or the interface does not exist.
@@ -53,8 +55,10 @@ class GrpcServer(grpc.GenericRpcHandler):
         host: str,
         port: int,
         gate: Gate | None = None,
+        in_flight: CallsInFlight | None = None,
     ) -> None:
         self._gate = gate
+        self._in_flight = in_flight or CallsInFlight()
         self._handles = handles
         self._answer = answer
         self._pool = Pool(MOST_THREADS, THREADS, "rowloom-rpc")
@@ -99,12 +103,14 @@ class GrpcServer(grpc.GenericRpcHandler):
         def answer(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
             try:
                 caller = self._caller(method, handler_call_details.invocation_metadata)
+                who = self._in_flight.enter(caller)
                 turn = self._receiving.enter(context)
                 try:
                     data = self._receiving.message(messages, context, turn)
                     return joined(self._answer(Call(method, data, caller)))
                 finally:
                     self._receiving.leave(turn)
+                    self._in_flight.leave(who)
             except RowloomError as e:
                 _abort(context, e)
             except grpc.RpcError:  # broken off: nobody is there to answer to
