@@ -18,16 +18,19 @@ from ..proto.errors import InvalidRequest, RowloomError, StateLost, in_words
 from ..proto.spec import Dealing, TableSpec
 from ..server import call as server_call
 from ..server.access.gate import gate_of
-from ..server.access.named import check_call
+from ..server.access.in_flight import CallsInFlight
+from ..server.access.named import check_call, owner_of
 from ..server.carriers.grpc_server import GrpcServer
 from .config.changes import running_config
-from .config.config import DeployConfig, environment_from, policy_from
+from .config.config import DeployConfig, environment_from, policy_from, quotas_from
+from .config.quotas import QuotasConfig
 from .config.sections import Autoscale
-from .control.coordinator import Coordinator
+from .control.coordinator import CHANGE_LIMIT_S, Coordinator
 from .control.loss import accept_loss
+from .control.quoting import set_quotas
 from .control.restoring import Restoring, merged_tables
 from .control.revival import revive
-from .control.state import ClusterState, KnownSnapshot
+from .control.state import ClusterState
 from .launch.launcher import Launcher
 from .nodes.draining import Draining
 from .nodes.nodes import Nodes
@@ -35,7 +38,7 @@ from .observe.endpoint import observed
 from .performer import Performer
 from .scaling import Autoscaling, Scalings
 from .snapshots.kept import check_nothing_kept, forget_begun, forget_kept
-from .snapshots.requests import SnapshotRequests
+from .snapshots.requests import SnapshotRequests, newest_of
 from .snapshots.restorable import restorable
 from .snapshots.snapshots import Snapshots
 from .storage import StateFile
@@ -91,7 +94,11 @@ class CoordinatorServer:
         self._methods = self._table_of_methods()
         security = config.security.settings()
         gate = gate_of(security, host)
-        self._grpc = GrpcServer(self._methods.__contains__, self._answer, host=host, port=port, gate=gate)
+        self._in_flight = CallsInFlight()
+        handles = self._methods.__contains__
+        self._grpc = GrpcServer(
+            handles, self._answer, host=host, port=port, gate=gate, in_flight=self._in_flight
+        )
         self.address = f"{advertise or host}:{self._grpc.port}"
         self._log_file, self._version = log_file, version("rowloom")
         self._observed = observed(config, lambda: self._status(pb.StatusRequest()), advertise or host)
@@ -134,7 +141,9 @@ class CoordinatorServer:
 
     def _coordinator(self, state: ClusterState) -> Coordinator:
         rng = random.SystemRandom()
-        return Coordinator(state, time.monotonic, rng, self.address, revives=self._revives)
+        made = Coordinator(state, time.monotonic, rng, self.address, revives=self._revives)
+        made.quotas = self._quote(self.config.quotas if state.quotas is None else quotas_from(state.quotas))
+        return made
 
     def start(self) -> None:
         """Start the shards, make the tables, open the port. Raises RowloomError; then nothing is left running."""
@@ -290,7 +299,7 @@ class CoordinatorServer:
         return {
             methods.DESCRIBE_LAYOUT: _on(pb.DescribeLayoutRequest, self._describe_layout),
             methods.HEALTH: _on(pb.HealthRequest, self._health),
-            methods.CREATE_TABLE: self._meant(pb.DefineTableRequest, self._create_table),
+            methods.CREATE_TABLE: self._creating(""),
             methods.DROP_TABLE: self._meant(pb.RemoveTableRequest, self._drop_table),
             methods.SET_LEARNING_RATE: self._meant(pb.AdjustTableRequest, self._set_lr),
             methods.SCALE: self._meant(pb.ScaleRequest, self._scale),
@@ -299,6 +308,7 @@ class CoordinatorServer:
             methods.DRAIN: self._meant(pb.DrainRequest, lambda asked: self._draining.answer(asked)),
             methods.UPGRADE: self._meant(pb.UpgradeRequest, self._upgrade),
             methods.SET_AUTOSCALE: self._meant(pb.SetAutoscaleRequest, self._set_autoscale),
+            methods.SET_QUOTAS: self._meant(pb.SetQuotasRequest, self._set_quotas),
             methods.ACCEPT_LOSS: self._meant(pb.AcceptLossRequest, self._accept_loss),
             methods.TAKE_SNAPSHOT: self._meant(pb.TakeSnapshotRequest, self._asked.answer),
             methods.DESCRIBE_RESTORED: self._meant(pb.DescribeRestoredRequest, self._describe_restored),
@@ -317,7 +327,13 @@ class CoordinatorServer:
 
     def _answer(self, call: server_call.Call) -> list[bytes]:
         check_call(call)
-        return [self._methods[call.method](bytes(call.data))]
+        method = self._methods[call.method]
+        if call.method == methods.CREATE_TABLE:
+            method = self._creating(owner_of(call.caller))
+        return [method(bytes(call.data))]
+
+    def _creating(self, owner: str) -> Callable[[bytes], bytes]:
+        return self._meant(pb.DefineTableRequest, lambda asked: self._create_table(asked, owner))
 
     def _describe_layout(self, request: pb.DescribeLayoutRequest) -> pb.DescribeLayoutReply:
         reply = self.coordinator.describe()
@@ -336,10 +352,10 @@ class CoordinatorServer:
             wall_s=time.time(),
         )
 
-    def _create_table(self, request: pb.DefineTableRequest) -> pb.DefineTableReply:
+    def _create_table(self, request: pb.DefineTableRequest, owner: str) -> pb.DefineTableReply:
         spec = TableSpec.from_message(request.spec)
         with self._performer.alone(f"creating table {spec.name!r}"):
-            entry = self._performer.run(self.coordinator.create_table(spec))
+            entry = self._performer.run(self.coordinator.create_table(spec, owner=owner))
         return pb.DefineTableReply(table=entry.to_message())
 
     def _drop_table(self, request: pb.RemoveTableRequest) -> None:
@@ -379,6 +395,26 @@ class CoordinatorServer:
             state = dataclasses.replace(self.coordinator.state, autoscale=request.policy)
             self._performer.run(self.coordinator.commit(state))
         self._follow(policy)
+
+    def _set_quotas(self, request: pb.SetQuotasRequest) -> None:
+        quotas = quotas_from(request.quotas)
+        if not self.config.security.tokens:
+            raise InvalidRequest(
+                "this cluster has no principals that could have quotas: no `security.tokens`"
+            )
+        said = quotas.to_json()
+        with self._performer.alone("other quotas"):
+            try:
+                self._performer.run(set_quotas(self.coordinator, said, CHANGE_LIMIT_S))
+            finally:
+                if self.coordinator.quotas == said:  # recorded, whether or not every shard has heard of it
+                    self._quote(quotas)
+
+    def _quote(self, quotas: QuotasConfig) -> str:
+        """Principals have these quotas from now on; returns them as JSON."""
+        self.config = self.config.model_copy(update={"quotas": quotas})
+        self._in_flight.quotas = quotas.values()
+        return quotas.to_json()
 
     def _upgrade(self, request: pb.UpgradeRequest) -> pb.ScaleReply:
         return self._draining.upgrade(request.environment)
@@ -421,7 +457,7 @@ class CoordinatorServer:
             config=self.config.to_json(),
             unfinished=[*self.coordinator.waiting(), *self._snapshots.waiting()],
             durability=self.config.durability,
-            snapshot=_newest(self.coordinator.state.snapshots, self._snapshots.took),
+            snapshot=newest_of(self.coordinator.state.snapshots, self._snapshots.took),
             metrics_address=self._observed.address if self._observed is not None else "",
             log_file=self._log_file,
             version=self._version,
@@ -444,24 +480,6 @@ class CoordinatorServer:
             self.stop(keep=keep)
         except Exception as e:  # logged where it happened
             log.error("the cluster did not end in order: %s", e)
-
-
-def _newest(snapshots: Sequence[KnownSnapshot], took: tuple[str, float, float]) -> pb.NewestSnapshot | None:
-    if not snapshots:
-        return None
-    newest = snapshots[-1]
-    age_s = max(0.0, time.time() - newest.created_s)
-    _, seconds, pause_s = took if took[0] == newest.id else ("", 0.0, 0.0)
-    return pb.NewestSnapshot(
-        id=newest.id,
-        url=newest.url,
-        age_s=age_s,
-        created_s=newest.created_s,
-        rows=newest.rows,
-        bytes=newest.bytes,
-        seconds=seconds,
-        pause_s=pause_s,
-    )
 
 
 def _on(cls: type[Any], answer: Callable[[Any], Any]) -> Callable[[bytes], bytes]:

@@ -49,6 +49,7 @@ class ErrorInfo(_message.Message):
         RETRY_LATER: _ClassVar[ErrorInfo.Kind]
         UNAUTHENTICATED: _ClassVar[ErrorInfo.Kind]
         PERMISSION_DENIED: _ClassVar[ErrorInfo.Kind]
+        QUOTA_EXCEEDED: _ClassVar[ErrorInfo.Kind]
         CLIENT_FORGOTTEN: _ClassVar[ErrorInfo.Kind]
     INTERNAL: ErrorInfo.Kind
     INVALID_REQUEST: ErrorInfo.Kind
@@ -66,6 +67,7 @@ class ErrorInfo(_message.Message):
     RETRY_LATER: ErrorInfo.Kind
     UNAUTHENTICATED: ErrorInfo.Kind
     PERMISSION_DENIED: ErrorInfo.Kind
+    QUOTA_EXCEEDED: ErrorInfo.Kind
     CLIENT_FORGOTTEN: ErrorInfo.Kind
     KIND_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -148,18 +150,20 @@ class TableSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., num_embeddings: _Optional[int] = ..., row_shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., partition: _Optional[str] = ..., hash_ids: bool = ..., optimizer: _Optional[_Union[Recipe, _Mapping]] = ..., initializer: _Optional[_Union[Recipe, _Mapping]] = ..., frozen: bool = ..., wire: _Optional[str] = ..., constraint: _Optional[_Union[Recipe, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class TableEntry(_message.Message):
-    __slots__ = ("number", "spec", "lr", "lr_version", "made")
+    __slots__ = ("number", "spec", "lr", "lr_version", "made", "owner")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     LR_FIELD_NUMBER: _ClassVar[int]
     LR_VERSION_FIELD_NUMBER: _ClassVar[int]
     MADE_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     number: int
     spec: TableSpec
     lr: float
     lr_version: int
     made: Dealing
-    def __init__(self, number: _Optional[int] = ..., spec: _Optional[_Union[TableSpec, _Mapping]] = ..., lr: _Optional[float] = ..., lr_version: _Optional[int] = ..., made: _Optional[_Union[Dealing, _Mapping]] = ...) -> None: ...
+    owner: str
+    def __init__(self, number: _Optional[int] = ..., spec: _Optional[_Union[TableSpec, _Mapping]] = ..., lr: _Optional[float] = ..., lr_version: _Optional[int] = ..., made: _Optional[_Union[Dealing, _Mapping]] = ..., owner: _Optional[str] = ...) -> None: ...
 
 class Dealing(_message.Message):
     __slots__ = ("table", "partition", "hash_ids")
@@ -512,7 +516,7 @@ class HottestIdsReply(_message.Message):
     def __init__(self, ids: _Optional[bytes] = ..., counts: _Optional[_Iterable[int]] = ..., seen: _Optional[int] = ..., taken: _Optional[int] = ..., sampled_ids: _Optional[int] = ..., recent: _Optional[bytes] = ...) -> None: ...
 
 class StatisticsReply(_message.Message):
-    __slots__ = ("index", "epoch", "tables", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "refused", "clients", "resident_bytes", "uptime_s", "cpu_s", "durability", "log_bytes", "log_error", "braked_pushes", "braked_s", "counts", "traffic", "log_end", "log_safe", "metrics_address", "log_file", "lane_connections", "waiting_calls", "held_pushes", "receiving_rows", "snapshot_rows", "snapshot_bytes", "cluster_id", "version")
+    __slots__ = ("index", "epoch", "tables", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "refused", "clients", "resident_bytes", "uptime_s", "cpu_s", "durability", "log_bytes", "log_error", "braked_pushes", "braked_s", "counts", "traffic", "log_end", "log_safe", "metrics_address", "log_file", "lane_connections", "waiting_calls", "held_pushes", "receiving_rows", "snapshot_rows", "snapshot_bytes", "cluster_id", "version", "quotas")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
@@ -545,6 +549,7 @@ class StatisticsReply(_message.Message):
     SNAPSHOT_BYTES_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    QUOTAS_FIELD_NUMBER: _ClassVar[int]
     index: int
     epoch: int
     tables: _containers.RepeatedCompositeFieldContainer[TableStatistics]
@@ -577,7 +582,22 @@ class StatisticsReply(_message.Message):
     snapshot_bytes: int
     cluster_id: str
     version: str
-    def __init__(self, index: _Optional[int] = ..., epoch: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableStatistics, _Mapping]]] = ..., pulls: _Optional[int] = ..., pulled_rows: _Optional[int] = ..., pushes: _Optional[int] = ..., pushed_rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., uptime_s: _Optional[float] = ..., cpu_s: _Optional[float] = ..., durability: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., braked_pushes: _Optional[int] = ..., braked_s: _Optional[float] = ..., counts: _Optional[_Iterable[_Union[TableCounts, _Mapping]]] = ..., traffic: _Optional[_Iterable[_Union[CallTraffic, _Mapping]]] = ..., log_end: _Optional[int] = ..., log_safe: _Optional[int] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ..., lane_connections: _Optional[int] = ..., waiting_calls: _Optional[int] = ..., held_pushes: _Optional[int] = ..., receiving_rows: _Optional[int] = ..., snapshot_rows: _Optional[int] = ..., snapshot_bytes: _Optional[int] = ..., cluster_id: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    quotas: _containers.RepeatedCompositeFieldContainer[QuotaUse]
+    def __init__(self, index: _Optional[int] = ..., epoch: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableStatistics, _Mapping]]] = ..., pulls: _Optional[int] = ..., pulled_rows: _Optional[int] = ..., pushes: _Optional[int] = ..., pushed_rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., uptime_s: _Optional[float] = ..., cpu_s: _Optional[float] = ..., durability: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., braked_pushes: _Optional[int] = ..., braked_s: _Optional[float] = ..., counts: _Optional[_Iterable[_Union[TableCounts, _Mapping]]] = ..., traffic: _Optional[_Iterable[_Union[CallTraffic, _Mapping]]] = ..., log_end: _Optional[int] = ..., log_safe: _Optional[int] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ..., lane_connections: _Optional[int] = ..., waiting_calls: _Optional[int] = ..., held_pushes: _Optional[int] = ..., receiving_rows: _Optional[int] = ..., snapshot_rows: _Optional[int] = ..., snapshot_bytes: _Optional[int] = ..., cluster_id: _Optional[str] = ..., version: _Optional[str] = ..., quotas: _Optional[_Iterable[_Union[QuotaUse, _Mapping]]] = ...) -> None: ...
+
+class QuotaUse(_message.Message):
+    __slots__ = ("principal", "what", "used", "limit", "refused")
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    principal: str
+    what: str
+    used: int
+    limit: int
+    refused: int
+    def __init__(self, principal: _Optional[str] = ..., what: _Optional[str] = ..., used: _Optional[int] = ..., limit: _Optional[int] = ..., refused: _Optional[int] = ...) -> None: ...
 
 class TableCounts(_message.Message):
     __slots__ = ("table", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "rejected")
@@ -614,7 +634,7 @@ class CallTraffic(_message.Message):
     def __init__(self, call: _Optional[str] = ..., table: _Optional[str] = ..., counts: _Optional[_Iterable[int]] = ..., seconds: _Optional[float] = ..., received_bytes: _Optional[int] = ..., sent_bytes: _Optional[int] = ...) -> None: ...
 
 class AdoptRequest(_message.Message):
-    __slots__ = ("layout", "index", "fresh", "tables", "retire", "turn", "snapshots")
+    __slots__ = ("layout", "index", "fresh", "tables", "retire", "turn", "snapshots", "quotas")
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
@@ -622,6 +642,7 @@ class AdoptRequest(_message.Message):
     RETIRE_FIELD_NUMBER: _ClassVar[int]
     TURN_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
+    QUOTAS_FIELD_NUMBER: _ClassVar[int]
     layout: Layout
     index: int
     fresh: bool
@@ -629,7 +650,8 @@ class AdoptRequest(_message.Message):
     retire: bool
     turn: int
     snapshots: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., fresh: bool = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., retire: bool = ..., turn: _Optional[int] = ..., snapshots: _Optional[_Iterable[str]] = ...) -> None: ...
+    quotas: str
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., fresh: bool = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., retire: bool = ..., turn: _Optional[int] = ..., snapshots: _Optional[_Iterable[str]] = ..., quotas: _Optional[str] = ...) -> None: ...
 
 class CutRequest(_message.Message):
     __slots__ = ("header", "turn", "id", "abort", "parent", "tables")
@@ -1024,6 +1046,14 @@ class SetAutoscaleRequest(_message.Message):
     cluster_id: str
     policy: str
     def __init__(self, cluster_id: _Optional[str] = ..., policy: _Optional[str] = ...) -> None: ...
+
+class SetQuotasRequest(_message.Message):
+    __slots__ = ("cluster_id", "quotas")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    QUOTAS_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    quotas: str
+    def __init__(self, cluster_id: _Optional[str] = ..., quotas: _Optional[str] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ("cluster_id", "node", "undo")

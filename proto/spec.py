@@ -291,6 +291,7 @@ class TableEntry:
         lr: the learning rate set since.
         lr_version: counts the times it was set.
         made: how its ids were dealt when it was made; None: as now.
+        owner: the principal who created it, whose quotas it counts in; empty: it is the cluster's own.
     """
 
     number: int
@@ -298,6 +299,7 @@ class TableEntry:
     lr: float | None = None
     lr_version: int = 0
     made: Dealing | None = None
+    owner: str = ""
 
     def __post_init__(self) -> None:
         if self.lr is not None:
@@ -348,6 +350,7 @@ class TableEntry:
             lr=self.lr,
             lr_version=self.lr_version,
             made=self.made and self.made.to_message(),
+            owner=self.owner,
         )
 
     @classmethod
@@ -355,4 +358,5 @@ class TableEntry:
         """From the message."""
         lr = message.lr if message.HasField("lr") else None
         made = Dealing.from_message(message.made) if message.HasField("made") else None
-        return cls(message.number, TableSpec.from_message(message.spec), lr, message.lr_version, made)
+        spec = TableSpec.from_message(message.spec)
+        return cls(message.number, spec, lr, message.lr_version, made, message.owner)

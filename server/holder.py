@@ -22,12 +22,13 @@ from ..proto.errors import InvalidRequest, RetryLater, StateLost, WrongCluster, 
 from ..proto.layout import Layout
 from ..proto.spec import NAME, TableEntry
 from . import states
+from .access.in_flight import CallsInFlight
+from .access.quotas import Quotas
 from .call import Caller
 from .durable.extents import Owner
 from .durable.records import Kind
 from .journal import Journal, Journals
 from .ledger import MAX_CLIENTS, Ledger
-from .metrics.counters import Counters
 from .moving.brake import Brake
 from .moving.outgoing import BLOCK_BYTES
 from .moving.receive import Receive
@@ -98,6 +99,7 @@ class Process:
     durability: str = "memory"
     snapshots: str = ""  # folder or URL where they are kept; none: this server writes and reads none
     journals: Journals | None = None  # where shards' logs are; None: nothing is logged
+    in_flight: CallsInFlight = field(default_factory=CallsInFlight)  # the shell counts calls in it
     # Fills in what the shell knows of itself; names: of the shard's tables, by number.
     observe: Callable[[pb.StatisticsReply, Mapping[int, str]], None] = lambda reply, names: None
 
@@ -122,6 +124,7 @@ class Holder:
         turn: the coordinator's latest step.
         taking: the shard's part of a snapshot, the last one.
         brake: on pushes.
+        quotas: of principals, as they were told last.
         discarded: logs that are needed no more; the shell drops them.
         outlived: shards of layouts that are over, whose memory the shell gives back in pieces.
         tasks: what the shell has yet to start, in a thread of its own: see `Receive.run`, `recovered`, `taken`.
@@ -136,6 +139,7 @@ class Holder:
     taking: Taking | None = None
     discarded: list[Journal] = field(default_factory=list[Journal])
     brake: Brake = field(default_factory=Brake)
+    quotas: Quotas = field(default_factory=Quotas)
     outlived: list[Shard] = field(default_factory=list[Shard])
     tasks: list[Incoming | Recovery | Taking] = field(default_factory=list["Incoming | Recovery | Taking"])
 
@@ -167,6 +171,8 @@ class Holder:
         return Shard(layout, index, entries, key=self.process.hash_key, ledger=ledger)
 
     def _become(self, state: states.State) -> None:
+        if state.shard is not None:  # not before: what it reads from its log, or receives, is never refused
+            state.shard.owned.quotas = self.quotas
         self.state = state
         self.changes += 1
 
@@ -194,10 +200,12 @@ class Holder:
     def adopt(self, request: pb.AdoptRequest) -> None:
         """Become a shard of a layout, or no shard of it any more. Raises StateLost: it does not have those rows."""
         layout = _layout_of(request.layout, 0 if request.retire else request.index)
+        quotas = Quotas.from_json(request.quotas) if request.HasField("quotas") else self.quotas
         self.take_turn(layout.cluster_id, request.turn)
         shard = self.shard
         if shard is not None and shard.layout.epoch > layout.epoch:
             raise WrongLayout(f"epoch {layout.epoch} is over", epoch=shard.layout.epoch)
+        self.quotas = self.process.in_flight.quotas = quotas
         if request.retire:
             self.end_taking("the layout changed")
             self._forget_incoming()
@@ -244,7 +252,8 @@ class Holder:
         shard = self.incoming.shard
         _check_size(shard, layout)
         shard.layout = layout
-        shard.counters = self.shard.counters if self.shard else Counters()
+        if self.shard is not None:
+            shard.counters, shard.owned = self.shard.counters, self.shard.owned
         self.end_taking("the layout changed")
         # The new layout is committed: nobody goes back to what the old log holds.
         self._replace_journal(self.incoming.journal)

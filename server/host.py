@@ -324,6 +324,7 @@ class Host(Holder):
         reply.uptime_s = process.now() - process.started_s
         reply.cpu_s = process.cpu_s()
         reply.durability = process.durability
+        reply.quotas.extend(process.in_flight.messages())
         reply.braked_pushes, reply.braked_s = self.brake.pushes, self.brake.seconds
         if self.journal is not None:
             reply.log_bytes, reply.log_error = self.journal.bytes, self.journal.error

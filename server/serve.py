@@ -128,9 +128,13 @@ class Server:
         self._held = 0  # calls of gRPC that wait for it
         self._stopping = False
         self._stopped = threading.Event()
-        self._grpc = GrpcServer(self._host.handles, self.answer, host=host, port=port, gate=gate)
+        in_flight = self._host.process.in_flight
+        self._grpc = GrpcServer(
+            self._host.handles, self.answer, host=host, port=port, gate=gate, in_flight=in_flight
+        )
         copied = NOTED_ROWS if logs is not None else ()
-        self._lane = LaneServer(self.answer, host, copied=copied, gate=gate) if carrier == "auto" else None
+        counted = in_flight.counted(self.answer)
+        self._lane = LaneServer(counted, host, copied=copied, gate=gate) if carrier == "auto" else None
         if self._lane is not None:
             self._host.process.lane = self._lane.describe
         self.address = f"{advertise or host}:{self._grpc.port}"

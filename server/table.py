@@ -82,6 +82,15 @@ class ShardTable:
         """Bytes of the rows that exist, with slots and index."""
         return self._rows.nbytes
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row: weights, slots and id."""
+        return self._rows.row_bytes
+
+    def count_new(self, ids: np.ndarray) -> int:
+        """How many distinct ones of these ids have no row yet. ids: [N] int64."""
+        return len(np.unique(ids[self._rows.find(ids) < 0]))
+
     # ------------------------------------------------------------------------------------------------------ checks
 
     def check_ids(self, ids: np.ndarray) -> None:

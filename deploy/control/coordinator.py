@@ -34,7 +34,8 @@ from ...proto.spec import TableEntry, TableSpec
 from ..launch.launcher import Launched
 from .effects import Calls, Commit, Launch, NotStored, Program, ServerCall, Sleep, Stop, Stored, call_all
 from .lineage import recovery_points
-from .rounds import tell_all
+from .quotas import check_tables
+from .rounds import begun, tell_all
 from .state import GONE, ClusterState
 
 ATTEMPT_S = 2.0  # how long a server may take for a step that is always short; a lost request costs this much
@@ -68,6 +69,7 @@ class Coordinator:
         self.clock = clock
         self.address = address
         self.revives = revives
+        self.quotas = ""  # that principals have, as JSON
         self._rng = rng
         self._turn = 0
         self._serial = state.serial
@@ -287,6 +289,7 @@ class Coordinator:
         tables = [e.to_message() for e in self.state.tables.values()]
         snapshots = list(reversed(recovery_points(self.state.snapshots, layout.epoch)))
         request = pb.AdoptRequest(layout=layout.to_message(), fresh=fresh, tables=tables, turn=self.turn())
+        request.quotas = self.quotas
         calls: list[ServerCall] = []
         for index in shards:
             request.index = index
@@ -332,35 +335,36 @@ class Coordinator:
 
     # ----------------------------------------------------------------------------------------------------- tables
 
-    def create_table(self, spec: TableSpec, limit_s: float = CHANGE_LIMIT_S) -> Program:
+    def create_table(self, spec: TableSpec, limit_s: float = CHANGE_LIMIT_S, owner: str = "") -> Program:
         """Make a table on every shard. Returns its entry; the existing one if the spec is the same, as made or as now.
 
         Args:
             spec: of the table. Programs go on as they are when an operator has given it another rate, or deals its ids
                 anew: they may say what it was made with, or what is so now.
             limit_s: for the shards to take it.
+            owner: the principal who creates it, if there is none yet; empty: it is the cluster's own.
 
         Raises:
             TableExists: with another spec.
+            QuotaExceeded: the owner has as many tables as it may.
             InvalidRequest: all tables together would be too much for a client to be told.
             Unavailable, StateLost: a shard has not taken it, and the message names it. The table is recorded, and made
                 as soon as the shard answers, unless it is dropped before.
         """
         known = self.state.tables.get(spec.name) or self.state.making.get(spec.name)
-        if known is not None:
-            differences = known.spec.differences(spec)
-            if not known.is_made_by(spec):
-                raise TableExists(
-                    f"table {spec.name!r} exists with another spec ({'; '.join(differences)}; 'here' is "
-                    f"the one that exists): "
-                    "use that spec, another name, or drop the table first"
-                )
+        if known is not None and not known.is_made_by(spec):
+            differences = "; ".join(known.spec.differences(spec))
+            raise TableExists(
+                f"table {spec.name!r} exists with another spec ({differences}; 'here' is the one that exists): "
+                "use that spec, another name, or drop the table first"
+            )
         if spec.name in self.state.tables:
             return self.state.tables[spec.name]
         if known is None:
-            yield from self.commit(self.state.with_begun([spec]))
+            check_tables(self.state, self.quotas, owner)
+            yield from self.commit(self.state.with_begun([spec], owner))
             known = self.state.making[spec.name]
-        yield from _begun(f"table {spec.name!r}", self._make(known, limit_s))
+        yield from begun(f"table {spec.name!r}", self._make(known, limit_s))
         return known
 
     def _make(self, entry: TableEntry, limit_s: float) -> Program:
@@ -399,7 +403,7 @@ class Coordinator:
             dropping=[*self.state.dropping, entry.number],
         )
         yield from self.commit(state)
-        yield from _begun(f"the end of table {name!r}", self._drop(entry.number, CHANGE_LIMIT_S))
+        yield from begun(f"the end of table {name!r}", self._drop(entry.number, CHANGE_LIMIT_S))
 
     def _drop(self, number: int, limit_s: float) -> Program:
         yield from self._on_every_shard(
@@ -421,7 +425,7 @@ class Coordinator:
         tables = {**self.state.tables, name: dataclasses.replace(old, lr=lr, lr_version=old.lr_version + 1)}
         changing = list(dict.fromkeys([*self.state.changing, name]))
         yield from self.commit(dataclasses.replace(self.state, tables=tables, changing=changing))
-        yield from _begun(f"lr {lr} of table {name!r}", self._change(name, CHANGE_LIMIT_S))
+        yield from begun(f"lr {lr} of table {name!r}", self._change(name, CHANGE_LIMIT_S))
 
     def _change(self, name: str, limit_s: float) -> Program:
         entry = self.state.tables[name]
@@ -482,17 +486,6 @@ class Coordinator:
         shards = tuple(new if s.index == index else s for s in self.layout.shards)
         self.state.layout = dataclasses.replace(self.layout, shards=shards)
         return True
-
-
-def _begun(what: str, step: Program) -> Program:
-    """A step of a change that is recorded. Its errors say that the change is made all the same."""
-    try:
-        yield from step
-    except (Unavailable, Rerouted, StateLost) as e:
-        kind = StateLost if isinstance(e, StateLost) else Unavailable
-        raise kind(
-            f"{what} is recorded; {e}. It is repeated until every shard has taken it, which `rowloom status` tells"
-        ) from e
 
 
 def addresses(launched: Sequence[Launched]) -> tuple[ShardAddress, ...]:

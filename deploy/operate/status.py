@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.spec import TableEntry
+from ...server.access.quotas import KINDS
 from ..config.memory import in_bytes
 from ..config.tables import plain
 from ..config.words import counted
+from ..observe.quotas import quota_cells, quota_summary
 from .moves import in_progress, move_summary
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def summary(status: pb.StatusReply, earlier: pb.StatusReply | None = None) -> di
         "moving": in_progress(status.scaling) if status.HasField("scaling") else None,
         "shards": shards,
         "tables": [_table(TableEntry.from_message(e), status) for e in status.tables],
+        "quotas": quota_summary(status),
     }
 
 
@@ -198,6 +201,7 @@ def _table(entry: TableEntry, status: pb.StatusReply) -> dict[str, Any]:
         "lr": plain(entry.current_lr),
         "rows": sum(t.rows for t in held),
         "bytes": sum(t.bytes for t in held),
+        "owner": entry.owner or None,
         "step": max((t.step for t in held), default=0) if spec.optimizer.counts_steps else None,
     }
 
@@ -250,6 +254,8 @@ def _render(state: dict[str, Any], *, narrow: bool) -> RenderableType:
         )
     lines += [Text(f"not finished yet: {one}", "bold yellow") for one in state["unfinished"]]
     parts = [_shards_table(state["shards"], narrow), render_tables(state["tables"], narrow=narrow)]
+    if any(one[what]["quota"] is not None for one in state.get("quotas", ()) for what in KINDS):
+        parts.append(_table_of([quota_cells(one) for one in state["quotas"]], ()))
     if any("hottest" in table for table in state["tables"]):
         parts.append(render_hottest({table["name"]: table["hottest"] for table in state["tables"]}))
     return Group(*lines, *parts)
