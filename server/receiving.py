@@ -16,8 +16,10 @@ from functools import partial
 
 from ..proto.channel import Channels
 from ..proto.errors import Rerouted, RowloomError, Unavailable, in_words
+from ..proto.framing import Buffer
 from ..proto.security.credentials import Credentials
 from ..proto.snapshots.snapshot import open_snapshot
+from .carriers.peer import Peer
 from .durable.shard_log import ShardLog
 from .holder import Incoming
 from .host import Host
@@ -62,9 +64,10 @@ class Receiver:
                 for stream in streams:
                     self._drive(stream, ask)
             else:
-                ask = partial(self._call_peer, peers)
                 threads = [
-                    threading.Thread(target=self._drive, args=(s, ask), name="rowloom-receive", daemon=True)
+                    threading.Thread(
+                        target=self._drive_peer, args=(s, peers), name="rowloom-receive", daemon=True
+                    )
                     for s in streams
                 ]
                 for thread in threads:
@@ -99,7 +102,14 @@ class Receiver:
     def _goes_on(self) -> bool:
         return self._host.incoming is self._incoming and not self._incoming.error
 
-    def _drive(self, stream: Stream, ask: Callable[[PeerCall], bytes]) -> None:
+    def _drive_peer(self, stream: Stream, peers: Channels) -> None:
+        peer = Peer(peers, stream.old.address, PEER_TIMEOUT_S)
+        try:
+            self._drive(stream, partial(self._call_peer, peer))
+        finally:
+            peer.close()
+
+    def _drive(self, stream: Stream, ask: Callable[[PeerCall], Buffer]) -> None:
         """Ask what one stream wants to be asked, until it has all."""
         try:
             run = stream.run()
@@ -118,7 +128,7 @@ class Receiver:
         except Exception as e:
             self._fail(e)
 
-    def _came(self, run: Generator[Ask, bytes, None], call: PeerCall, reply: bytes) -> Ask | None:
+    def _came(self, run: Generator[Ask, Buffer, None], call: PeerCall, reply: Buffer) -> Ask | None:
         """Put rows in and into the log. Returns what the stream wants next; None: it has all."""
         wants: Ask | None = None
         journal = self._incoming.journal
@@ -136,11 +146,11 @@ class Receiver:
             journal.leave()
         return wants
 
-    def _call_peer(self, peers: Channels, call: PeerCall) -> bytes:
+    def _call_peer(self, peer: Peer, call: PeerCall) -> Buffer:
         """One request to another shard, again if it was busy or did not answer. Raises RowloomError."""
         for attempt in range(PEER_ATTEMPTS):
             try:
-                return peers.call(call.address, call.method, call.data, PEER_TIMEOUT_S, wait=True)
+                return peer.call(call.method, call.data)
             except (Unavailable, Rerouted):
                 if attempt == PEER_ATTEMPTS - 1 or not self._goes_on:
                     raise

@@ -8,8 +8,8 @@ from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import InvalidRequest, RetryLater, Unavailable
 from rowloom.proto.layout import Layout, ShardAddress, owner
 from rowloom.proto.spec import SGD, TableEntry, TableSpec
+from rowloom.server.moving import outgoing
 from rowloom.server.moving.brake import MOST_BRAKED_S, Brake
-from rowloom.server.moving.outgoing import read_pass
 from rowloom.server.moving.receive import Pause, Receive
 from rowloom.server.shard import Shard
 
@@ -20,6 +20,10 @@ ENTRIES = [
     TableEntry(2, TableSpec("u", dim=3, optimizer=SGD(lr=1.0), partition="mod", hash_ids=True)),
     TableEntry(3, TableSpec("empty", 10, dim=1)),
 ]
+
+
+def read_pass(shard: Shard, asked: pb.ReadPassRequest, *, frozen: bool) -> pb.ReadPassReply:
+    return pb.ReadPassReply.FromString(b"".join(outgoing.read_pass(shard, asked, frozen=frozen).encode()))
 
 
 def ids_of(shard: Shard, number: int, count: int) -> np.ndarray:
