@@ -99,10 +99,10 @@ class Stream:
         marks = Marks()
         while True:
             began, rows = self._worked(), self.rows
-            before, marks = marks, Marks(began)
+            before, marks = marks, Marks(self._receive.clock())
             reply = pb.ReadPassReply()
             while not reply.done:
-                marks.look(self._worked(), reply, len(self._receive.tables))
+                marks.look(self._receive.clock(), reply, len(self._receive.tables))
                 reply = self._receive.rows_came((yield self._asks(before, marks.due, reply)))
                 marks.read(reply.generation)
             self._passed(self.rows - rows, self._worked() - began)
