@@ -808,7 +808,7 @@ class MovedRows(_message.Message):
     def __init__(self, table: _Optional[int] = ..., ids: _Optional[bytes] = ..., values: _Optional[bytes] = ..., slots: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ReadPassReply(_message.Message):
-    __slots__ = ("shard", "generation", "last", "tables", "at", "cursor", "done", "rows", "steps")
+    __slots__ = ("shard", "generation", "last", "tables", "at", "cursor", "done", "rows", "steps", "calls")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
@@ -818,6 +818,7 @@ class ReadPassReply(_message.Message):
     DONE_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
     shard: int
     generation: int
     last: bool
@@ -827,7 +828,8 @@ class ReadPassReply(_message.Message):
     done: bool
     rows: int
     steps: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, shard: _Optional[int] = ..., generation: _Optional[int] = ..., last: bool = ..., tables: _Optional[_Iterable[_Union[MovedRows, _Mapping]]] = ..., at: _Optional[int] = ..., cursor: _Optional[int] = ..., done: bool = ..., rows: _Optional[int] = ..., steps: _Optional[_Iterable[int]] = ...) -> None: ...
+    calls: int
+    def __init__(self, shard: _Optional[int] = ..., generation: _Optional[int] = ..., last: bool = ..., tables: _Optional[_Iterable[_Union[MovedRows, _Mapping]]] = ..., at: _Optional[int] = ..., cursor: _Optional[int] = ..., done: bool = ..., rows: _Optional[int] = ..., steps: _Optional[_Iterable[int]] = ..., calls: _Optional[int] = ...) -> None: ...
 
 class ReadRowsRequest(_message.Message):
     __slots__ = ("header", "table", "cursor", "limit_bytes", "new_n", "new_index", "ids_only")

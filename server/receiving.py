@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -17,12 +18,14 @@ from functools import partial
 from ..proto.channel import Channels
 from ..proto.errors import Rerouted, RowloomError, Unavailable, in_words
 from ..proto.framing import Buffer
+from ..proto.layout import ShardAddress
 from ..proto.security.credentials import Credentials
 from ..proto.snapshots.snapshot import open_snapshot
 from .carriers.peer import Peer
 from .durable.shard_log import ShardLog
 from .holder import Incoming
 from .host import Host
+from .moving.pace import Pace
 from .moving.receive import PEER_ATTEMPTS, Ask, Pause, PeerCall, Stream, kind_of, peer_pause_s
 from .snapshots.source import SnapshotSource
 
@@ -53,6 +56,9 @@ class Receiver:
         self._lock = threading.Lock()  # of the shard that is filled, and its log
         self._end = 0  # of what was noted in that
         self._bulk = threading.Lock()  # of whoever fetches many rows
+        layout = incoming.shard.layout
+        here = _host_of(layout.shards[incoming.shard.index])
+        self._pace = Pace(_cores(), sum(_host_of(shard) == here for shard in layout.shards))
 
     def run(self) -> None:
         """Return when all is here and safe, or never will be, which the host is told."""
@@ -121,12 +127,25 @@ class Receiver:
                 elif stream.passes and stream.left <= BULK_ROWS:
                     wants = self._came(run, wants, ask(wants))
                 else:
-                    began = time.monotonic()
-                    with self._bulk:
-                        stream.waited_s += time.monotonic() - began
-                        wants = self._came(run, wants, ask(wants))
+                    wants = self._in_bulk(
+                        stream, lambda run=run, asks=wants: self._came(run, asks, ask(asks))
+                    )
         except Exception as e:
             self._fail(e)
+
+    def _in_bulk(self, stream: Stream, fetch: Callable[[], Ask | None]) -> Ask | None:
+        """Fetch a block when it is this stream's turn, and let trainers have theirs."""
+        began = time.monotonic()
+        with self._bulk:
+            turn = time.monotonic()
+            wants = fetch()
+            now = time.monotonic()
+            pause_s = self._pace.pause_s(now, stream.old.index, stream.calls, now - turn)
+            if stream.stuck:
+                pause_s = 0.0
+            time.sleep(pause_s)
+            stream.waited_s += turn - began + pause_s
+        return wants
 
     def _came(self, run: Generator[Ask, Buffer, None], call: PeerCall, reply: Buffer) -> Ask | None:
         """Put rows in and into the log. Returns what the stream wants next; None: it has all."""
@@ -156,3 +175,11 @@ class Receiver:
                     raise
                 time.sleep(peer_pause_s(attempt))
         raise AssertionError("the loop returns or raises")
+
+
+def _host_of(shard: ShardAddress) -> str:
+    return shard.address.rpartition(":")[0]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

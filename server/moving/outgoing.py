@@ -133,6 +133,7 @@ def read_pass(
     generation = shard.begin_pass() if begins else request.generation
     left = min(request.limit_bytes or BLOCK_BYTES, 16 * BLOCK_BYTES)
     reply = pb.ReadPassReply(shard=shard.index, generation=generation, last=last, rows=shard.rows)
+    reply.calls = shard.counters.pulls + shard.counters.pushes
     block = Block(reply, left, space)
     at, cursor, looks = request.at, request.cursor, 0
     dealt = dealt_in(request.dealt)

@@ -75,14 +75,16 @@ class Stream:
         left: rows of the latest one.
         rows: that came, each as often as it came; bytes: of all answers.
         rows_there: of all tables on the old shard, for all owners.
+        calls: of trainers, that the old shard has answered.
         stuck: passes since they last became shorter.
-        waited_s: for other streams, which is not counted as work; said by the shell.
+        waited_s: for other streams and for trainers, which is not counted as work; said by the shell.
         done: the last pass is over, and the ledger is here.
     """
 
     def __init__(self, receive: Receive, old: ShardAddress) -> None:
         self._receive, self.old = receive, old
         self.passes = self.left = self.rows = self.bytes = self.rows_there = self.stuck = 0
+        self.calls = 0
         self.steps: list[int] | None = None  # once the last pass is over
         self.pushes: dict[int, Latest] = {}  # of its clients
         self.done = False
@@ -263,7 +265,7 @@ class Receive:
                 table.install(ids, *_columns(moved[1:], ids))
             stream.rows += len(ids)
         stream.bytes += len(data)
-        stream.rows_there = reply.rows
+        stream.rows_there, stream.calls = reply.rows, reply.calls
         if reply.last and reply.done:
             if len(reply.steps) != len(self.tables):
                 raise InvalidRequest(f"{len(reply.steps)} steps came for {len(self.tables)} tables")
