@@ -36,7 +36,7 @@ FRAMING_BYTES = 1 << 14  # of an answer, beside its rows; more where there are h
 FIELDS = _TABLES, _NUMBER, _IDS, _VALUES, _SLOTS = 4, 1, 2, 3, 4
 
 
-class Block:
+class PassBlock:
     """A ReadPassReply.
 
     Args:
@@ -101,7 +101,7 @@ def _head(number: int, size: int) -> bytes:
 
 def read_pass(
     shard: Shard, request: pb.ReadPassRequest, *, frozen: bool, space: memoryview | None = None
-) -> Block:
+) -> PassBlock:
     """A block of a pass.
 
     Args:
@@ -134,7 +134,7 @@ def read_pass(
     left = min(request.limit_bytes or BLOCK_BYTES, 16 * BLOCK_BYTES)
     reply = pb.ReadPassReply(shard=shard.index, generation=generation, last=last, rows=shard.rows)
     reply.calls = shard.counters.pulls + shard.counters.pushes
-    block = Block(reply, left, space)
+    block = PassBlock(reply, left, space)
     at, cursor, looks = request.at, request.cursor, 0
     dealt = dealt_in(request.dealt)
     while at < len(tables) and at < request.at + MOST_TABLES and left > 0 and looks < MOST_LOOKED_AT:
