@@ -778,7 +778,7 @@ class BrakeRequest(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., turn: _Optional[int] = ..., row_s: _Optional[float] = ...) -> None: ...
 
 class ReadPassRequest(_message.Message):
-    __slots__ = ("header", "tables", "new_n", "new_index", "since", "generation", "last", "at", "cursor", "limit_bytes", "dealt")
+    __slots__ = ("header", "tables", "new_n", "new_index", "since", "generation", "last", "at", "cursor", "limit_bytes", "mark", "marks", "dealt")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     NEW_N_FIELD_NUMBER: _ClassVar[int]
@@ -789,6 +789,8 @@ class ReadPassRequest(_message.Message):
     AT_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MARK_FIELD_NUMBER: _ClassVar[int]
+    MARKS_FIELD_NUMBER: _ClassVar[int]
     DEALT_FIELD_NUMBER: _ClassVar[int]
     header: Header
     tables: _containers.RepeatedScalarFieldContainer[int]
@@ -800,8 +802,20 @@ class ReadPassRequest(_message.Message):
     at: int
     cursor: int
     limit_bytes: int
+    mark: bool
+    marks: _containers.RepeatedCompositeFieldContainer[PassMark]
     dealt: _containers.RepeatedCompositeFieldContainer[Dealing]
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., tables: _Optional[_Iterable[int]] = ..., new_n: _Optional[int] = ..., new_index: _Optional[int] = ..., since: _Optional[int] = ..., generation: _Optional[int] = ..., last: bool = ..., at: _Optional[int] = ..., cursor: _Optional[int] = ..., limit_bytes: _Optional[int] = ..., dealt: _Optional[_Iterable[_Union[Dealing, _Mapping]]] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., tables: _Optional[_Iterable[int]] = ..., new_n: _Optional[int] = ..., new_index: _Optional[int] = ..., since: _Optional[int] = ..., generation: _Optional[int] = ..., last: bool = ..., at: _Optional[int] = ..., cursor: _Optional[int] = ..., limit_bytes: _Optional[int] = ..., mark: bool = ..., marks: _Optional[_Iterable[_Union[PassMark, _Mapping]]] = ..., dealt: _Optional[_Iterable[_Union[Dealing, _Mapping]]] = ...) -> None: ...
+
+class PassMark(_message.Message):
+    __slots__ = ("at", "cursor", "since")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    at: int
+    cursor: int
+    since: int
+    def __init__(self, at: _Optional[int] = ..., cursor: _Optional[int] = ..., since: _Optional[int] = ...) -> None: ...
 
 class MovedRows(_message.Message):
     __slots__ = ("table", "ids", "values", "slots")
@@ -816,7 +830,7 @@ class MovedRows(_message.Message):
     def __init__(self, table: _Optional[int] = ..., ids: _Optional[bytes] = ..., values: _Optional[bytes] = ..., slots: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ReadPassReply(_message.Message):
-    __slots__ = ("shard", "generation", "last", "tables", "at", "cursor", "done", "rows", "steps")
+    __slots__ = ("shard", "generation", "last", "tables", "at", "cursor", "done", "rows", "steps", "calls")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
@@ -826,6 +840,7 @@ class ReadPassReply(_message.Message):
     DONE_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
     shard: int
     generation: int
     last: bool
@@ -835,7 +850,8 @@ class ReadPassReply(_message.Message):
     done: bool
     rows: int
     steps: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, shard: _Optional[int] = ..., generation: _Optional[int] = ..., last: bool = ..., tables: _Optional[_Iterable[_Union[MovedRows, _Mapping]]] = ..., at: _Optional[int] = ..., cursor: _Optional[int] = ..., done: bool = ..., rows: _Optional[int] = ..., steps: _Optional[_Iterable[int]] = ...) -> None: ...
+    calls: int
+    def __init__(self, shard: _Optional[int] = ..., generation: _Optional[int] = ..., last: bool = ..., tables: _Optional[_Iterable[_Union[MovedRows, _Mapping]]] = ..., at: _Optional[int] = ..., cursor: _Optional[int] = ..., done: bool = ..., rows: _Optional[int] = ..., steps: _Optional[_Iterable[int]] = ..., calls: _Optional[int] = ...) -> None: ...
 
 class ReadRowsRequest(_message.Message):
     __slots__ = ("header", "table", "cursor", "limit_bytes", "new_n", "new_index", "ids_only")

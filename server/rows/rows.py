@@ -82,6 +82,11 @@ class Rows:
         """Numbers of rows, -1 for those that do not exist. ids: [N] int64. Returns [N] int32."""
         return self._index.find(ids, self._ids)
 
+    @property
+    def ids(self) -> np.ndarray:
+        """Ids by number, [room, 1] int64; below zero where no row is. Not to be written to."""
+        return self._ids.reshape(-1, 1)
+
     def ids_of(self, numbers: np.ndarray) -> np.ndarray:
         """Ids of rows that exist. numbers: [N]. Returns [N] int64."""
         return self._ids[numbers]
@@ -238,7 +243,7 @@ class Rows:
         return self._marks is not None
 
     def owned(
-        self, cursor: int, most: int, since: int, owners: np.ndarray, index: int
+        self, cursor: int, most: int, since: int, owners: np.ndarray, index: int, end: int
     ) -> tuple[np.ndarray, int]:
         """Rows that belong to a shard of another layout, as far as one look goes.
 
@@ -249,13 +254,14 @@ class Rows:
                 been called.
             owners: of the other layout, as `owners_of`.
             index: the shard of it.
+            end: where the look ends at the latest.
 
         Returns:
             (their numbers, in order: [M] int32; where the next look begins).
         """
         out = np.empty(most, np.int32)
         touched = _NO_MARKS if self._touched is None else self._touched
-        end = min(self.end, cursor + MOST_LOOKED_AT)
+        end = min(self.end, max(cursor, end), cursor + MOST_LOOKED_AT)
         how = np.uint32(since), owners, index
         count, after = _owned(touched, self._ids, cursor, end, *how, out)
         return out[:count], after
