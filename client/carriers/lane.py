@@ -16,6 +16,7 @@ import numpy as np
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, decode_error
 from ...proto.lane import (
+    ARENA_BYTES,
     NOWHERE,
     OK,
     REPLY_BYTES,
@@ -189,6 +190,12 @@ def open_lane(
         OSError: it cannot be reached.
     """
     end, arena = dial(
-        description, host, shared=shared, until=until, patience_s=PATIENCE_S, credentials=credentials
+        description,
+        host,
+        shared=shared,
+        until=until,
+        patience_s=PATIENCE_S,
+        credentials=credentials,
+        arena_bytes=ARENA_BYTES,
     )
     return Lane(end, arena)

@@ -12,7 +12,7 @@ import pytest
 from simulation.histories import KINDS, History
 from simulation.quick import collect
 
-SEEDS = int(os.environ.get("ROWLOOM_SEEDS", "1000"))
+SEEDS = int(os.environ.get("ROWLOOM_SEEDS", "600"))
 FIRST = int(os.environ.get("ROWLOOM_FIRST_SEED", "0"))
 BATCHES = 10
 TWICE = 100  # every so many seeds one is run twice

@@ -133,6 +133,7 @@ def test_what_cannot_be_had_is_left_out_and_says_why(small):
     assert small["skipped"]["fake_rivals:NotThere"] == "it is not installed here: pip install it"
 
 
+@pytest.mark.slow
 def test_two_trainers_share_the_servers_of_a_system_that_takes_them():
     found = compare.compare(
         ["fake_rivals:Fake", "fake_rivals:Shared", "sockets"],

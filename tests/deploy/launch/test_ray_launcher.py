@@ -188,6 +188,7 @@ class TestWhatEnds(OneCluster):
                 assert_trained(table)
                 remote.scale(2)
 
+    @pytest.mark.slow
     def test_a_shard_that_only_stands_still_on_ray_keeps_its_rows_unless_its_end_is_forced(self, cluster):
         address = address_of("ads")
         with connect(address, timeout_s=120.0) as client, Remote(address) as remote:

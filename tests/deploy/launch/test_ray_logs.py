@@ -23,6 +23,7 @@ IDS = np.arange(100)
 ONES = np.full((100, 4), -1.0, np.float32)
 
 
+@pytest.mark.slow
 def test_rows_outlive_the_process_and_the_node_of_their_shard(two_raylets, tmp_path) -> None:
     from rowloom.deploy.operate.ray_clusters import up_ray
 

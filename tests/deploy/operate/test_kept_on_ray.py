@@ -11,6 +11,7 @@ pytest.importorskip("ray")
 
 @pytest.mark.ray
 @pytest.mark.timeout(300)  # of which Ray takes most: it is started twice
+@pytest.mark.slow
 def test_rows_go_on_after_a_down_that_keeps_them_and_after_all_of_ray_was_killed(tmp_path) -> None:
     """A cluster on Ray could not be ended with its rows kept; an `up` after its Ray was gone began anew, in silence."""
     script = Path(__file__).parents[2] / "support/kept_on_ray.py"
