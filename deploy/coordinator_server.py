@@ -26,6 +26,7 @@ from .control.coordinator import Coordinator
 from .control.loss import accept_loss
 from .control.restoring import Restoring, merged_tables
 from .control.revival import revive
+from .control.standbys import Seen, StandbyRules, Standbys
 from .control.state import ClusterState, KnownSnapshot
 from .launch.launcher import Launcher
 from .nodes.draining import Draining
@@ -122,6 +123,7 @@ class CoordinatorServer:
             self._file,
             revives=self._revives,
             on_look=self._looked,
+            standbys=lambda: self._standbys if config.replicas else None,
         )
         self._autoscaling = Autoscaling(self._scalings, self._watcher.statuses)
         self._stopping = threading.Event()
@@ -133,7 +135,9 @@ class CoordinatorServer:
 
     def _coordinator(self, state: ClusterState) -> Coordinator:
         rng = random.SystemRandom()
-        return Coordinator(state, time.monotonic, rng, self.address, revives=self._revives)
+        made = Coordinator(state, time.monotonic, rng, self.address, revives=self._revives)
+        self._standbys = Standbys(made, rules_of(self.config), wanted=bool(self.config.replicas))
+        return made
 
     def start(self) -> None:
         """Start the shards, make the tables, open the port. Raises RowloomError; then nothing is left running."""
@@ -142,6 +146,8 @@ class CoordinatorServer:
                 self._performer.run(self.coordinator.up(self.config.shards, self.config.tables))
                 for spec in self.config.tables:
                     self._performer.run(self.coordinator.create_table(spec, START_LIMIT_S))
+                if self.config.replicas:
+                    self._performer.run(self._standbys.keep(Seen()))
         except BaseException:
             self._performer.close()
             self.launcher.close()
@@ -418,7 +424,11 @@ class CoordinatorServer:
             name=self.config.name,
             launcher=self.config.launcher,
             config=self.config.to_json(),
-            unfinished=[*self.coordinator.waiting(), *self._snapshots.waiting()],
+            unfinished=[
+                *self.coordinator.waiting(),
+                *self._snapshots.waiting(),
+                *self._standbys.said(),
+            ],
             durability=self.config.durability,
             snapshot=_newest(self.coordinator.state.snapshots, self._snapshots.took),
             metrics_address=self._observed.address if self._observed is not None else "",
@@ -442,6 +452,11 @@ class CoordinatorServer:
             self.stop(keep=keep)
         except Exception as e:  # logged where it happened
             log.error("the cluster did not end in order: %s", e)
+
+
+def rules_of(config: DeployConfig) -> StandbyRules:
+    """How standbys are kept."""
+    return StandbyRules(waits=config.standby.mode == "sync", after_s=config.standby.after)
 
 
 def _newest(snapshots: Sequence[KnownSnapshot], took: tuple[str, float, float]) -> pb.NewestSnapshot | None:

@@ -49,6 +49,7 @@ class ErrorInfo(_message.Message):
         RETRY_LATER: _ClassVar[ErrorInfo.Kind]
         UNAUTHENTICATED: _ClassVar[ErrorInfo.Kind]
         PERMISSION_DENIED: _ClassVar[ErrorInfo.Kind]
+        UNCONFIRMED: _ClassVar[ErrorInfo.Kind]
         CLIENT_FORGOTTEN: _ClassVar[ErrorInfo.Kind]
     INTERNAL: ErrorInfo.Kind
     INVALID_REQUEST: ErrorInfo.Kind
@@ -66,6 +67,7 @@ class ErrorInfo(_message.Message):
     RETRY_LATER: ErrorInfo.Kind
     UNAUTHENTICATED: ErrorInfo.Kind
     PERMISSION_DENIED: ErrorInfo.Kind
+    UNCONFIRMED: ErrorInfo.Kind
     CLIENT_FORGOTTEN: ErrorInfo.Kind
     KIND_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -236,7 +238,7 @@ class HealthRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HealthReply(_message.Message):
-    __slots__ = ("role", "state", "incarnation", "epoch", "uptime_s", "index", "cluster_id", "log_bytes", "log_error", "wall_s")
+    __slots__ = ("role", "state", "incarnation", "epoch", "uptime_s", "index", "cluster_id", "log_bytes", "log_error", "wall_s", "standby", "standby_error", "standby_rows", "standby_behind", "standby_behind_s", "standby_unheard_s")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -247,6 +249,12 @@ class HealthReply(_message.Message):
     LOG_BYTES_FIELD_NUMBER: _ClassVar[int]
     LOG_ERROR_FIELD_NUMBER: _ClassVar[int]
     WALL_S_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_ERROR_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_ROWS_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_BEHIND_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_BEHIND_S_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_UNHEARD_S_FIELD_NUMBER: _ClassVar[int]
     role: str
     state: str
     incarnation: int
@@ -257,7 +265,13 @@ class HealthReply(_message.Message):
     log_bytes: int
     log_error: str
     wall_s: float
-    def __init__(self, role: _Optional[str] = ..., state: _Optional[str] = ..., incarnation: _Optional[int] = ..., epoch: _Optional[int] = ..., uptime_s: _Optional[float] = ..., index: _Optional[int] = ..., cluster_id: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., wall_s: _Optional[float] = ...) -> None: ...
+    standby: str
+    standby_error: str
+    standby_rows: int
+    standby_behind: int
+    standby_behind_s: float
+    standby_unheard_s: float
+    def __init__(self, role: _Optional[str] = ..., state: _Optional[str] = ..., incarnation: _Optional[int] = ..., epoch: _Optional[int] = ..., uptime_s: _Optional[float] = ..., index: _Optional[int] = ..., cluster_id: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., wall_s: _Optional[float] = ..., standby: _Optional[str] = ..., standby_error: _Optional[str] = ..., standby_rows: _Optional[int] = ..., standby_behind: _Optional[int] = ..., standby_behind_s: _Optional[float] = ..., standby_unheard_s: _Optional[float] = ...) -> None: ...
 
 class Done(_message.Message):
     __slots__ = ()
@@ -612,7 +626,7 @@ class CallTraffic(_message.Message):
     def __init__(self, call: _Optional[str] = ..., table: _Optional[str] = ..., counts: _Optional[_Iterable[int]] = ..., seconds: _Optional[float] = ..., received_bytes: _Optional[int] = ..., sent_bytes: _Optional[int] = ...) -> None: ...
 
 class AdoptRequest(_message.Message):
-    __slots__ = ("layout", "index", "fresh", "tables", "retire", "turn", "snapshots")
+    __slots__ = ("layout", "index", "fresh", "tables", "retire", "turn", "snapshots", "ended")
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
@@ -620,6 +634,7 @@ class AdoptRequest(_message.Message):
     RETIRE_FIELD_NUMBER: _ClassVar[int]
     TURN_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
     layout: Layout
     index: int
     fresh: bool
@@ -627,7 +642,96 @@ class AdoptRequest(_message.Message):
     retire: bool
     turn: int
     snapshots: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., fresh: bool = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., retire: bool = ..., turn: _Optional[int] = ..., snapshots: _Optional[_Iterable[str]] = ...) -> None: ...
+    ended: bool
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., fresh: bool = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., retire: bool = ..., turn: _Optional[int] = ..., snapshots: _Optional[_Iterable[str]] = ..., ended: bool = ...) -> None: ...
+
+class StandByRequest(_message.Message):
+    __slots__ = ("layout", "index", "turn", "lease_s")
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
+    LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    layout: Layout
+    index: int
+    turn: int
+    lease_s: float
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., turn: _Optional[int] = ..., lease_s: _Optional[float] = ...) -> None: ...
+
+class SetStandbyRequest(_message.Message):
+    __slots__ = ("cluster_id", "epoch", "turn", "standby", "waits", "lease_s")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    epoch: int
+    turn: int
+    standby: int
+    waits: bool
+    lease_s: float
+    def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., turn: _Optional[int] = ..., standby: _Optional[int] = ..., waits: bool = ..., lease_s: _Optional[float] = ...) -> None: ...
+
+class AttachRequest(_message.Message):
+    __slots__ = ("header", "standby", "feed", "tables", "since", "limit_bytes")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
+    FEED_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    standby: int
+    feed: int
+    tables: _containers.RepeatedScalarFieldContainer[int]
+    since: int
+    limit_bytes: int
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., standby: _Optional[int] = ..., feed: _Optional[int] = ..., tables: _Optional[_Iterable[int]] = ..., since: _Optional[int] = ..., limit_bytes: _Optional[int] = ...) -> None: ...
+
+class AttachReply(_message.Message):
+    __slots__ = ("rows", "ledger", "tables")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    rows: ReadPassReply
+    ledger: ReadLedgerReply
+    tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
+    def __init__(self, rows: _Optional[_Union[ReadPassReply, _Mapping]] = ..., ledger: _Optional[_Union[ReadLedgerReply, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ...) -> None: ...
+
+class FollowRequest(_message.Message):
+    __slots__ = ("header", "feed", "position", "heard")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    FEED_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    HEARD_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    feed: int
+    position: int
+    heard: int
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., feed: _Optional[int] = ..., position: _Optional[int] = ..., heard: _Optional[int] = ...) -> None: ...
+
+class FedRecord(_message.Message):
+    __slots__ = ("kind", "payload", "rows_after", "fold")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    ROWS_AFTER_FIELD_NUMBER: _ClassVar[int]
+    FOLD_FIELD_NUMBER: _ClassVar[int]
+    kind: int
+    payload: bytes
+    rows_after: int
+    fold: int
+    def __init__(self, kind: _Optional[int] = ..., payload: _Optional[bytes] = ..., rows_after: _Optional[int] = ..., fold: _Optional[int] = ...) -> None: ...
+
+class FollowReply(_message.Message):
+    __slots__ = ("number", "records", "end")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    records: _containers.RepeatedCompositeFieldContainer[FedRecord]
+    end: int
+    def __init__(self, number: _Optional[int] = ..., records: _Optional[_Iterable[_Union[FedRecord, _Mapping]]] = ..., end: _Optional[int] = ...) -> None: ...
 
 class CutRequest(_message.Message):
     __slots__ = ("header", "turn", "id", "abort", "parent", "tables")

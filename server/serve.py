@@ -6,7 +6,6 @@ where nothing has happened yet, until the host's state has changed.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import json
@@ -24,29 +23,31 @@ from typing import Any
 from ..proto import methods
 from ..proto import rowloom_pb2 as pb
 from ..proto.allocator import give_back_freed_memory, keep_freed_memory
-from ..proto.errors import PushUnresolved, RowloomError, Unavailable, in_words
+from ..proto.errors import PushUnresolved, RowloomError, Unavailable, Unconfirmed, in_words
 from ..proto.framing import TRACE, Buffer, size_of, split_trace
 from . import bags
 from .access.gate import gate_of
 from .access.settings import ServerSecurity
-from .call import GRPC, Answer, Call, Caller, WaitFor
+from .arguments import parsed
+from .call import GRPC, Answer, Call, Caller, Fed, WaitFor
 from .carriers.grpc_server import THREADS, GrpcServer
 from .carriers.lane_server import LaneServer
 from .durable.log import Mode
 from .durable.segments import LogInUse
 from .durable.shard_log import GRACE_S, Noted, ShardLog, ShardLogs
-from .durable.writer import INTERVAL_S
 from .holder import Incoming, Process, Recovery
 from .host import NOTED_ROWS, Host
 from .metrics.endpoint import MetricsEndpoint
 from .metrics.families import shard_families
-from .metrics.log_lines import FORMATS, LEVELS, begin_log
+from .metrics.log_lines import begin_log
 from .metrics.spans import Spans
 from .metrics.traffic import Traffic
 from .process import resident_bytes_here, stop_at_end_of_stdin, stop_at_sigterm
 from .receiving import Receiver
 from .shard import Shard
 from .snapshots.writing import write_cut
+from .standby.follower import Follower
+from .standby.following import Following
 from .table import compile_kernels
 from .taking import Taking
 
@@ -55,6 +56,10 @@ _ROWS = frozenset(methods.ROWS)
 # gRPC has few threads, and what ends a wait comes over gRPC too: were all of them held, Adopt could not get in. What
 # comes beyond these is answered at once. Each connection of a lane has a thread of its own, which may be held.
 MOST_HELD = THREADS // 2
+CONFIRMED_S = (
+    2.0  # that a reply waits for the standby; then its client asks again, here or where the shard is by then
+)
+UNCONFIRMED_S = 0.02
 
 
 class Server:
@@ -74,6 +79,7 @@ class Server:
         metrics: host and port where they are offered over HTTP; port 0 picks a free one. None: nowhere.
         log_file: where this process says what happens to it, for those who ask.
         tracing: URL that spans of traced calls go to, over OTLP; none: there are none.
+        replicated: shards of the cluster have standbys.
     """
 
     def __init__(
@@ -89,6 +95,7 @@ class Server:
         metrics: tuple[str, int] | None = None,
         log_file: str = "",
         tracing: str = "",
+        replicated: bool = False,
     ) -> None:
         security = security or ServerSecurity()
         gate = gate_of(security, host)
@@ -97,6 +104,7 @@ class Server:
         self._runs: dict[type, Callable[[Any], None]] = {
             Incoming: self._receive,
             Recovery: self._recover,
+            Following: self._follow,
             Taking: self._take,
         }
         self.incarnation = random.SystemRandom().getrandbits(63) | 1
@@ -109,9 +117,11 @@ class Server:
                 wall_s=time.time,
                 resident_bytes=resident_bytes_here,
                 cpu_s=time.process_time,
+                number=lambda: random.SystemRandom().getrandbits(63) | 1,
                 stop=self._stop_soon,
                 journals=logs,
                 snapshots=snapshots,
+                replicated=replicated,
                 durability=logs.mode.value if logs is not None else Mode.MEMORY.value,
             )
         )
@@ -124,7 +134,8 @@ class Server:
         self._turnstile = threading.Lock()
         # Of the lock: notified when the host's state or the end of its log has moved.
         self._moved = threading.Condition(self._lock)
-        self._held = 0  # calls of gRPC that wait for it
+        self._held = 0  # calls of gRPC that wait for it, or for the standby
+        self._confirmed = threading.Condition()  # notified when the standby has said what it has
         self._stopping = False
         self._stopped = threading.Event()
         self._grpc = GrpcServer(self._host.handles, self.answer, host=host, port=port, gate=gate)
@@ -171,9 +182,13 @@ class Server:
     def _answered(self, call: Call) -> Sequence[Buffer]:
         try:
             if self._logs is not None:
-                return self._answer_logged(call)
-            with self._entered(call.method):
-                return self._answer(call).buffers
+                answer = self._answer_logged(call)
+            else:
+                with self._entered(call.method):
+                    answer = self._answer(call)
+            if answer.fed is not None:
+                self._wait_for_standby(call, answer.fed)
+            return answer.buffers
         except PushUnresolved as e:
             raise unsafe(call.method, e) from e
 
@@ -202,7 +217,18 @@ class Server:
         answer = self._handle(call)
         return answer if answer.wait_for is None else self._handle_later(call, answer.wait_for)
 
-    def _answer_logged(self, call: Call) -> Sequence[Buffer]:
+    def _wait_for_standby(self, call: Call, fed: Fed) -> None:
+        """Until the standby has what a call has done. Raises Unconfirmed: it does not say so."""
+        over_grpc = call.caller.carrier == GRPC
+        with self._confirmed:
+            limit_s = 0.0 if over_grpc and self._held >= MOST_HELD else CONFIRMED_S
+            self._held += over_grpc
+            self._confirmed.wait_for(lambda: fed.is_safe or self._stopping, limit_s)
+            self._held -= over_grpc
+        if not fed.is_safe:
+            raise Unconfirmed("the standby has not said yet that it has this", retry_after_s=UNCONFIRMED_S)
+
+    def _answer_logged(self, call: Call) -> Answer:
         """Answer a call, and write what it noted in the log: beside the lock. Returns when that is safe.
 
         What was noted is also written when the call failed half-way: others wait for what is behind it.
@@ -222,7 +248,7 @@ class Server:
                     journal.write(noted)
             if journal is not None and after:
                 self._wait(journal, after)
-            return answer.buffers
+            return answer
         finally:
             if journal is not None:
                 journal.leave()
@@ -248,7 +274,7 @@ class Server:
                 raise
 
     def _handle(self, call: Call) -> Answer:
-        changes = self._host.changes
+        changes, moves = self._host.changes, self._host.moves
         try:
             return self._host.handle(call)
         except PushUnresolved:
@@ -257,7 +283,10 @@ class Server:
         finally:
             if self._host.changes != changes:
                 log.info("%s: %s", self._host.state.word, self._host.shard)
+            if self._host.moves != moves:
                 self._moved.notify_all()
+                with self._confirmed:
+                    self._confirmed.notify_all()
             if self._host.tasks:
                 self._start_tasks()
             if self._host.discarded:
@@ -286,12 +315,12 @@ class Server:
         self._held += over_grpc
         try:
             while True:
-                seen = self._host.changes
+                seen = self._host.moves
                 self._moved.wait_for(
-                    lambda seen=seen: self._host.changes != seen or self._stopping,
+                    lambda seen=seen: self._host.moves != seen or self._stopping,
                     max(0.0, until - time.monotonic()),
                 )
-                in_time = self._host.changes != seen
+                in_time = self._host.moves != seen
                 if not in_time and (self._stopping or not until or not wait.again):
                     self._host.refused += 1
                     raise wait.otherwise
@@ -380,12 +409,20 @@ class Server:
             if self._host.discarded:
                 self._drop_logs()
 
+    def _follow(self, following: Following) -> None:
+        """Keep a standby like its primary, until it takes its place."""
+        Follower(self._host, following, self._in_turn, self._peers).run()
+
     def stop(self, grace_s: float = 5.0) -> None:
         """Answer what is under way, then close the port."""
         until = time.monotonic() + grace_s
         with self._moved:
             self._stopping = True
             self._moved.notify_all()
+            if self._host.following is not None:
+                self._host.following.stop()
+        with self._confirmed:
+            self._confirmed.notify_all()
         if self._lane is not None:
             self._lane.stop()
         self._grpc.stop(grace_s)
@@ -437,25 +474,7 @@ def unsafe(method: str, error: PushUnresolved) -> RowloomError:
 
 def main(argv: list[str] | None = None) -> None:
     """`python -m rowloom.server.serve`: one shard server until it is told to stop."""
-    parser = argparse.ArgumentParser(description="One rowloom shard server.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--advertise")
-    parser.add_argument("--carrier", choices=["auto", "grpc"], default="auto")
-    parser.add_argument("--durability", choices=[mode.value for mode in Mode], default=Mode.MEMORY.value)
-    parser.add_argument("--log-folder", help="where pushes are kept, unless durability is memory")
-    parser.add_argument("--snapshots", default="", help="folder or URL where snapshots are kept")
-    parser.add_argument("--sync-interval-s", type=float, default=INTERVAL_S, help="with durability interval")
-    parser.add_argument("--security", default="{}", help="paths, as `ServerSecurity.to_json` writes them")
-    parser.add_argument("--metrics-host", default="127.0.0.1")
-    parser.add_argument("--metrics-port", type=int, help="where metrics are offered over HTTP; 0: a free one")
-    parser.add_argument("--log-file", help="where this process says what happens to it")
-    parser.add_argument("--log-level", choices=LEVELS, default="info")
-    parser.add_argument("--log-format", choices=FORMATS, default="logfmt")
-    parser.add_argument("--tracing", default="", help="URL that spans of traced calls go to, over OTLP")
-    parser.add_argument("--until-stdin-closes", action="store_true", help="end with the parent process")
-    parser.add_argument("--stop-grace-s", type=float, default=1.0, help="what calls under way then get")
-    args = parser.parse_args(argv)
+    args = parsed(argv)
     keep_freed_memory()
     log_file = ""
     if args.log_file:
@@ -463,8 +482,6 @@ def main(argv: list[str] | None = None) -> None:
         log_file = begin_log(name, level=args.log_level, format=args.log_format, file=args.log_file)
     logs: ShardLogs | None = None
     if args.durability != Mode.MEMORY.value:
-        if not args.log_folder:
-            parser.error(f"--durability {args.durability} needs --log-folder")
         logs = ShardLogs(args.log_folder, Mode(args.durability), interval_s=args.sync_interval_s)
     security = ServerSecurity.from_json(args.security)
     metrics = None if args.metrics_port is None else (args.metrics_host, args.metrics_port)
@@ -473,6 +490,7 @@ def main(argv: list[str] | None = None) -> None:
         metrics=metrics,
         log_file=log_file,
         tracing=args.tracing,
+        replicated=args.replicated,
     )
     server.start()
     ready = {"address": server.address, "incarnation": server.incarnation, "pid": os.getpid()}

@@ -72,6 +72,10 @@ class Coordinator:
         self._turn = 0
         self._serial = state.serial
         self.unfinished_pushes: dict[int, int] = {}  # by client, one that it has given up, as a hold found
+        self.told_standbys: dict[
+            int, tuple[int, int]
+        ] = {}  # by shard, a server of it, and its standby as it was told
+        self.ended: set[int] = set()  # shards whose server before has ended for certain
         self._doubtful: set[int] = set()  # shards that have not adopted the layout since there was doubt
         state.term += 1  # stored with the first commit, before the first turn is taken
 
@@ -180,11 +184,7 @@ class Coordinator:
         found: by shard, where its server is now. Returns, by shard, what it answered: reply bytes or a RowloomError;
         StateLost for one that came back empty.
         """
-        shards = [
-            dataclasses.replace(old, address=new.address, incarnation=new.incarnation) if new else old
-            for old, new in zip(self.layout.shards, found, strict=True)
-        ]
-        layout = dataclasses.replace(self.layout, shards=tuple(shards), coordinator=self.address)
+        layout = dataclasses.replace(self.layout, shards=self.state.found(found), coordinator=self.address)
         yield from self.commit(dataclasses.replace(self.state, layout=layout))
         outcomes = yield from self.adopt(ATTEMPT_S)
         with contextlib.suppress(RowloomError):  # it stays unfinished
@@ -206,9 +206,9 @@ class Coordinator:
         )
         return keys, (yield Launch(keys))
 
-    def doubt(self) -> None:
-        """Shards may be frozen, or of another layout than the committed one: `adopt` or `converge` brings them back."""
-        self._doubtful = set(range(self.layout.n))
+    def doubt(self, shards: Sequence[int] | None = None) -> None:
+        """All, or some, may be frozen, or of another layout than the committed one: `adopt` or `converge` mends it."""
+        self._doubtful = set(range(self.layout.n)) if shards is None else self._doubtful | set(shards)
 
     def freeze(
         self,
@@ -252,7 +252,12 @@ class Coordinator:
     @property
     def revived(self) -> list[int]:
         """Keys of the servers that are started again when their process has ended: no program waits for those."""
-        return self.state.keys if self.revives else []
+        return self.state.keys if self.comes_back else []
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether a shard whose process has ended has its rows elsewhere: in its log, or on its standby."""
+        return self.revives or bool(self.state.standbys)
 
     def adopt(self, limit_s: float) -> Program:
         """Bring every server of the committed layout to its shard of it, and end a freeze: at once those that answer.
@@ -280,6 +285,7 @@ class Coordinator:
         outcomes = dict(zip(doubtful, (yield Calls(calls, ATTEMPT_S)), strict=True))
         # One that has lost its rows has answered: it serves nobody, whatever it is told.
         self._doubtful -= {i for i, o in outcomes.items() if not isinstance(o, Rerouted | Unavailable)}
+        self.ended &= self._doubtful
         return outcomes
 
     def adoptions(self, layout: Layout, shards: Sequence[int], *, fresh: bool) -> list[ServerCall]:
@@ -289,7 +295,7 @@ class Coordinator:
         request = pb.AdoptRequest(layout=layout.to_message(), fresh=fresh, tables=tables, turn=self.turn())
         calls: list[ServerCall] = []
         for index in shards:
-            request.index = index
+            request.index, request.ended = index, index in self.ended
             request.snapshots[:] = [s.id for s in snapshots if s.lsns[index] != GONE]
             calls.append(ServerCall(layout.shards[index].address, methods.ADOPT, request.SerializeToString()))
         return calls
@@ -454,7 +460,7 @@ class Coordinator:
             self.clock,
             limit_s=limit_s,
             attempt_s=ATTEMPT_S,
-            revives=self.revives,
+            revives=self.comes_back,
         )
 
     # ----------------------------------------------------------------------------------------------------- looking
@@ -476,10 +482,10 @@ class Coordinator:
 
     def moved(self, index: int, launched: Launched) -> bool:
         """A shard's server was found at another address. Returns whether that is news."""
-        new = ShardAddress(index, launched.address, launched.incarnation)
-        if new == self.layout.shards[index]:
+        found = [launched if shard.index == index else None for shard in self.layout.shards]
+        shards = self.state.found(found)
+        if shards == self.layout.shards:
             return False
-        shards = tuple(new if s.index == index else s for s in self.layout.shards)
         self.state.layout = dataclasses.replace(self.layout, shards=shards)
         return True
 

@@ -21,6 +21,7 @@ from rowloom.client import SGD, TableSpec
 from rowloom.client.calls import operations as ops
 from rowloom.client.calls.cutting import RequestSizes
 from rowloom.deploy.control.reshard import Cancelled
+from rowloom.deploy.control.standbys import StandbyRules
 from rowloom.deploy.control.state import KnownSnapshot
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
@@ -73,6 +74,7 @@ class History:
         mode: of the shards' logs; None: the seed says.
         on: the kinds of faults that there are; None: the seed says.
         patient: no call is given up by its caller, so none may fail.
+        rules: of standbys; None: there are none.
 
     Attributes:
         on: the kinds of faults that there are.
@@ -90,6 +92,7 @@ class History:
         mode: Mode | None = None,
         on: set[str] | None = None,
         patient: bool = False,
+        rules: StandbyRules | None = None,
     ) -> None:
         self.world = World(seed, traced=traced)
         rng = self.world.rng
@@ -127,7 +130,7 @@ class History:
         self.training = CLIENTS
         self.scratch = 0
         self.storage = None if self.mode is Mode.MEMORY else Storage(self.world, self.mode)
-        self.node = CoordinatorNode(self.world, self.storage)
+        self.node = CoordinatorNode(self.world, self.storage, rules)
         up: list = []
         self.node.perform(self.node.coordinator.up(rng.randint(1, 5)), up.append)
         self.world.run(lambda: bool(up))
@@ -426,6 +429,10 @@ class History:
         node = self.node
         if not node.alive or node.busy or node.coordinator.unfinished:
             return False
+        if node.rules is not None and not all(
+            node.coordinator.state.standby_in_step(i) for i in range(node.coordinator.layout.n)
+        ):
+            return False
         if self.storage is None:
             return True
         state = node.coordinator.state
@@ -472,7 +479,8 @@ class History:
         """Every shard serves, has the tables as they are to be, and no row is on two; no other server runs."""
         coordinator, node = self.node.coordinator, self.node
         state = coordinator.state
-        assert sorted(node.shards) == sorted(state.keys), "servers run that are no shard"
+        keys = [*state.keys, *(standby.key for standby in state.standbys.values())]
+        assert sorted(node.shards) == sorted(keys), "servers run that are no shard"
         stored = node.disk.load()
         assert stored.layout == state.layout
         seen: dict[int, list[int]] = {}

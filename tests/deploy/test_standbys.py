@@ -1,0 +1,72 @@
+"""Clusters whose shards have standbys, with real servers."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+from support.waiting import until
+
+from rowloom.client import SGD, TableSpec, Zeros
+from rowloom.deploy import local_cluster
+from rowloom.deploy.config.config import InvalidConfig, parse
+from rowloom.proto.errors import InvalidRequest
+
+IDS = np.arange(100)
+ONES = -np.ones((100, 4), np.float32)
+SPEC = TableSpec("t", 100, dim=4, optimizer=SGD(lr=1.0), initializer=Zeros())
+
+
+def in_step(cluster) -> bool:
+    coordinator = cluster._server.coordinator
+    return all(coordinator.state.standby_in_step(index) for index in range(coordinator.layout.n))
+
+
+def test_a_standby_takes_the_place_of_a_server_that_ended_and_gets_a_standby_itself() -> None:
+    with local_cluster(shards=2, replicas=1, tables=[SPEC]) as cluster:
+        until(lambda: in_step(cluster))
+        table = cluster.connect().table("t")
+        for count in range(1, 4):
+            table.push(IDS, ONES)
+            coordinator = cluster._server.coordinator
+            cluster.launcher.stop(coordinator.state.keys[count % 2], 0.0)
+            assert set(table.pull(IDS)[:, 0].tolist()) == {float(count)}
+            until(lambda: in_step(cluster))
+        cluster.scale(3)
+        until(lambda: in_step(cluster))
+        assert set(table.pull(IDS)[:, 0].tolist()) == {3.0}
+
+
+def test_a_server_process_that_is_killed_costs_no_call() -> None:
+    with local_cluster(shards=1, processes=True, replicas=1, tables=[SPEC]) as cluster:
+        until(lambda: in_step(cluster))
+        table = cluster.connect().table("t")
+        table.push(IDS, ONES)
+        os.kill(cluster.launcher.pid(cluster._server.coordinator.state.keys[0]), signal.SIGKILL)
+        table.push(IDS, ONES)
+        assert set(table.pull(IDS)[:, 0].tolist()) == {2.0}
+
+
+def test_what_standbys_do_not_go_with_yet_is_refused_with_the_value() -> None:
+    with pytest.raises(InvalidConfig, match=r"replicas.*durability: memory.*got process"):
+        parse({"replicas": 1, "durability": "process", "storage": "/tmp/x"})
+    with pytest.raises(InvalidConfig, match=r"replicas.*launcher: local"):
+        parse({"replicas": 1, "launcher": "ray"})
+    with pytest.raises(InvalidConfig, match=r"replicas.*at most 1"):
+        parse({"replicas": 2})
+    assert parse({"replicas": 1, "storage": "/tmp/x"}).durability == "memory"
+
+
+def test_a_shard_whose_standby_has_its_rows_is_no_loss() -> None:
+    with local_cluster(shards=1, replicas=1, tables=[SPEC]) as cluster:
+        until(lambda: in_step(cluster))
+        with pytest.raises(InvalidRequest, match=r"its standby has its rows"):
+            accept(cluster)
+
+
+def accept(cluster) -> None:
+    from rowloom.deploy.control.loss import accept_loss
+
+    server = cluster._server
+    with server._performer.alone("a test"):
+        server._performer.run(accept_loss(server.coordinator, 0))

@@ -1,0 +1,124 @@
+"""A standby takes the place of a server that ended, or stands still, and nothing is lost or done twice."""
+
+import os
+
+import numpy as np
+import pytest
+from simulation.broken_standbys import BUILDS, UNTIL_CAUGHT
+from simulation.lab import ROWS, Lab
+from simulation.standby_histories import StandbyHistory
+
+from rowloom.deploy.control.standbys import StandbyRules
+
+SEEDS = int(os.environ.get("ROWLOOM_SEEDS", "20"))
+FIRST = int(os.environ.get("ROWLOOM_FIRST_SEED", "0"))
+
+
+def lab_in_step(seed: int, shards: int = 2, *, waits: bool = True) -> Lab:
+    lab = Lab(seed, shards, rules=StandbyRules(waits=waits))
+    lab.world.linger = 0.0
+    in_step(lab)
+    return lab
+
+
+def in_step(lab: Lab) -> None:
+    coordinator = lab.node.coordinator
+    lab.world.run(
+        lambda: all(coordinator.state.standby_in_step(i) for i in range(coordinator.layout.n)), 100.0
+    )
+
+
+def primary(lab: Lab, index: int):
+    return lab.node.shards[lab.node.coordinator.state.keys[index]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_standby_takes_the_place_of_a_killed_server_with_every_acknowledged_push(seed: int) -> None:
+    lab = lab_in_step(seed)
+    for _ in range(3):
+        lab.do(lab.push(list(range(ROWS))))
+    primary(lab, 1).kill(None)
+    began = lab.world.now
+    lab.do(lab.push(list(range(ROWS))))
+    assert lab.world.now - began < 5.0
+    assert set(lab.rows()[:, 0]) == {4}
+    in_step(lab)
+    primary(lab, 1).kill(None)
+    primary(lab, 0).kill(None)
+    assert set(lab.rows()[:, 0]) == {4}
+    assert lab.node.taken_over == 3
+    assert np.isfinite(lab.rows()).all()
+
+
+def test_a_server_that_stood_still_and_goes_on_changes_nothing() -> None:
+    lab = lab_in_step(7)
+    lab.do(lab.push(list(range(ROWS))))
+    old = primary(lab, 1)
+    old.sleep(30.0)
+    lab.do(lab.push(list(range(ROWS))))
+    assert primary(lab, 1) is not old
+    lab.world.run(lambda: not old.sleeps)
+    assert set(lab.rows()[:, 0]) == {2}
+    assert lab.node.taken_over == 1
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_server_that_nobody_reaches_serves_no_more_when_its_standby_does(waits: bool) -> None:
+    lab = lab_in_step(3, waits=waits)
+    old = primary(lab, 0)
+    host = old.host
+    lab.world.clogged.add(old.address)
+    lab.world.run(lambda: lab.node.taken_over == 1)
+    assert host.shard is not None
+    assert not host.feed.holds(lab.world.now)
+    lab.do(lab.push(list(range(ROWS))))
+    lab.world.clogged.clear()
+    assert set(lab.rows()[:, 0]) == {1}
+
+
+def test_without_waiting_pushes_are_answered_before_the_standby_has_them_and_the_lag_is_told() -> None:
+    lab = lab_in_step(5, 1, waits=False)
+    standby = lab.node.shards[lab.node.coordinator.state.standbys[0].key]
+    standby.sleep(0.9)
+    lab.do(lab.push(list(range(ROWS))))
+    feed = primary(lab, 0).host.feed
+    assert feed.end == feed.confirmed + 1
+    lab.world.run(lambda: feed.end == feed.confirmed)
+
+
+def test_a_server_whose_standby_ends_goes_on_alone_and_gets_another_one() -> None:
+    lab = lab_in_step(6, 1)
+    lab.do(lab.push(list(range(ROWS))))
+    lab.node.shards[lab.node.coordinator.state.standbys[0].key].kill(None)
+    lab.do(lab.push(list(range(ROWS))))
+    in_step(lab)
+    primary(lab, 0).kill(None)
+    assert set(lab.rows()[:, 0]) == {2}
+
+
+def test_rows_move_with_standbys_and_the_new_shards_get_theirs() -> None:
+    lab = lab_in_step(8, 2)
+    lab.do(lab.push(list(range(ROWS))))
+    assert lab.scale(3) is None
+    in_step(lab)
+    for index in range(3):
+        primary(lab, index).kill(None)
+    assert set(lab.rows()[:, 0]) == {1}
+
+
+@pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
+def test_histories_with_standbys_lose_nothing_and_apply_nothing_twice(seed: int) -> None:
+    history = StandbyHistory(seed)
+    history.finish()
+
+
+@pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name__)
+def test_the_simulator_notices_broken_standbys(build, monkeypatch) -> None:
+    build(monkeypatch)
+    with pytest.raises(Exception):  # noqa: B017, PT011  # whatever it is that goes wrong first
+        all_histories()
+
+
+def all_histories() -> None:
+    for seed in range(UNTIL_CAUGHT):
+        StandbyHistory(seed).finish()
