@@ -26,7 +26,6 @@ from .control.coordinator import Coordinator
 from .control.loss import accept_loss
 from .control.restoring import Restoring, merged_tables
 from .control.revival import revive
-from .control.standbys import Seen, StandbyRules, Standbys
 from .control.state import ClusterState, KnownSnapshot
 from .launch.launcher import Launcher
 from .nodes.draining import Draining
@@ -38,6 +37,7 @@ from .snapshots.kept import check_nothing_kept, forget_begun, forget_kept
 from .snapshots.requests import SnapshotRequests
 from .snapshots.restorable import restorable
 from .snapshots.snapshots import Snapshots
+from .standby.standbys import Seen, StandbyRules, Standbys
 from .storage import StateFile
 from .watcher import Watcher
 

@@ -15,11 +15,11 @@ from ..proto.errors import RetryLater, RowloomError, StateLost, in_words
 from ..proto.layout import Layout, ShardAddress
 from .control.coordinator import Coordinator
 from .control.effects import ServerCall
-from .control.revival import revive
-from .control.standbys import Seen, Standbys
+from .control.revival import moved, revive
 from .launch.launcher import Launched, Launcher, ServerProcess
 from .operate.status import PULLS_ONLY
 from .performer import Performer
+from .standby.standbys import Seen, Standbys
 from .storage import StateFile
 
 log = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class Watcher:
         try:
             with self._performer.alone("the search for a shard", wait_s=0.0):
                 # Whatever ran since may have changed the layout: the next look will tell.
-                if coordinator.layout is layout and coordinator.moved(index, found):
+                if coordinator.layout is layout and moved(coordinator, index, found):
                     if self._revives or self._standbys() is not None:  # it has to be told which shard it is
                         coordinator.doubt()
                     try:

@@ -23,13 +23,13 @@ from typing import Any
 from ..proto import methods
 from ..proto import rowloom_pb2 as pb
 from ..proto.allocator import give_back_freed_memory, keep_freed_memory
-from ..proto.errors import PushUnresolved, RowloomError, Unavailable, Unconfirmed, in_words
+from ..proto.errors import PushUnresolved, RowloomError, Unavailable, in_words
 from ..proto.framing import TRACE, Buffer, size_of, split_trace
 from . import bags
 from .access.gate import gate_of
 from .access.settings import ServerSecurity
 from .arguments import parsed
-from .call import GRPC, Answer, Call, Caller, Fed, WaitFor
+from .call import GRPC, Answer, Call, Caller, WaitFor
 from .carriers.grpc_server import THREADS, GrpcServer
 from .carriers.lane_server import LaneServer
 from .durable.log import Mode
@@ -42,12 +42,12 @@ from .metrics.families import shard_families
 from .metrics.log_lines import begin_log
 from .metrics.spans import Spans
 from .metrics.traffic import Traffic
-from .process import resident_bytes_here, stop_at_end_of_stdin, stop_at_sigterm
+from .process import give_back, resident_bytes_here, stop_at_end_of_stdin, stop_at_sigterm
 from .receiving import Receiver
-from .shard import Shard
 from .snapshots.writing import write_cut
 from .standby.follower import Follower
 from .standby.following import Following
+from .standby.waiting import CONFIRMED_S, Confirmations
 from .table import compile_kernels
 from .taking import Taking
 
@@ -56,10 +56,6 @@ _ROWS = frozenset(methods.ROWS)
 # gRPC has few threads, and what ends a wait comes over gRPC too: were all of them held, Adopt could not get in. What
 # comes beyond these is answered at once. Each connection of a lane has a thread of its own, which may be held.
 MOST_HELD = THREADS // 2
-CONFIRMED_S = (
-    2.0  # that a reply waits for the standby; then its client asks again, here or where the shard is by then
-)
-UNCONFIRMED_S = 0.02
 
 
 class Server:
@@ -134,8 +130,8 @@ class Server:
         self._turnstile = threading.Lock()
         # Of the lock: notified when the host's state or the end of its log has moved.
         self._moved = threading.Condition(self._lock)
-        self._held = 0  # calls of gRPC that wait for it, or for the standby
-        self._confirmed = threading.Condition()  # notified when the standby has said what it has
+        self._held = 0  # calls of gRPC that wait for it
+        self._confirmations = Confirmations()
         self._stopping = False
         self._stopped = threading.Event()
         self._grpc = GrpcServer(self._host.handles, self.answer, host=host, port=port, gate=gate)
@@ -187,7 +183,9 @@ class Server:
                 with self._entered(call.method):
                     answer = self._answer(call)
             if answer.fed is not None:
-                self._wait_for_standby(call, answer.fed)
+                held = call.caller.carrier == GRPC
+                limit_s = 0.0 if held and self._all_held >= MOST_HELD else CONFIRMED_S
+                self._confirmations.wait(answer.fed, held=held, limit_s=limit_s)
             return answer.buffers
         except PushUnresolved as e:
             raise unsafe(call.method, e) from e
@@ -209,24 +207,18 @@ class Server:
         """What the host cannot know. The lock is held."""
         reply.traffic.extend(self._traffic.messages(names))
         reply.lane_connections = self._lane.connections if self._lane is not None else 0
-        reply.waiting_calls, reply.held_pushes = self._grpc.waiting, self._held
+        reply.waiting_calls, reply.held_pushes = self._grpc.waiting, self._all_held
         reply.log_file = self._log_file
         reply.metrics_address = self._metrics.address if self._metrics is not None else ""
+
+    @property
+    def _all_held(self) -> int:
+        """Calls of gRPC that wait for the host, or for the standby."""
+        return self._held + self._confirmations.held
 
     def _answer(self, call: Call) -> Answer:
         answer = self._handle(call)
         return answer if answer.wait_for is None else self._handle_later(call, answer.wait_for)
-
-    def _wait_for_standby(self, call: Call, fed: Fed) -> None:
-        """Until the standby has what a call has done. Raises Unconfirmed: it does not say so."""
-        over_grpc = call.caller.carrier == GRPC
-        with self._confirmed:
-            limit_s = 0.0 if over_grpc and self._held >= MOST_HELD else CONFIRMED_S
-            self._held += over_grpc
-            self._confirmed.wait_for(lambda: fed.is_safe or self._stopping, limit_s)
-            self._held -= over_grpc
-        if not fed.is_safe:
-            raise Unconfirmed("the standby has not said yet that it has this", retry_after_s=UNCONFIRMED_S)
 
     def _answer_logged(self, call: Call) -> Answer:
         """Answer a call, and write what it noted in the log: beside the lock. Returns when that is safe.
@@ -285,17 +277,14 @@ class Server:
                 log.info("%s: %s", self._host.state.word, self._host.shard)
             if self._host.moves != moves:
                 self._moved.notify_all()
-                with self._confirmed:
-                    self._confirmed.notify_all()
+                self._confirmations.tell()
             if self._host.tasks:
                 self._start_tasks()
             if self._host.discarded:
                 self._drop_logs()
             if self._host.outlived:
                 outlived, self._host.outlived = self._host.outlived, []
-                threading.Thread(
-                    target=_give_back, args=(outlived,), name="rowloom-free", daemon=True
-                ).start()
+                threading.Thread(target=give_back, args=(outlived,), name="rowloom-free", daemon=True).start()
 
     def _drop_logs(self) -> None:
         """In a thread: whoever still uses one is waited for."""
@@ -310,7 +299,7 @@ class Server:
         """Handle a call again at each change of the host's state. Raises what it says when its time is up."""
         over_grpc = call.caller.carrier == GRPC
         until = time.monotonic() + wait.limit_s
-        if over_grpc and self._held >= MOST_HELD:
+        if over_grpc and self._all_held >= MOST_HELD:
             until = 0.0
         self._held += over_grpc
         try:
@@ -421,8 +410,7 @@ class Server:
             self._moved.notify_all()
             if self._host.following is not None:
                 self._host.following.stop()
-        with self._confirmed:
-            self._confirmed.notify_all()
+        self._confirmations.stop()
         if self._lane is not None:
             self._lane.stop()
         self._grpc.stop(grace_s)
@@ -447,14 +435,6 @@ class Server:
     def wait(self, timeout_s: float | None = None) -> bool:
         """Until the server has stopped."""
         return self._stopped.wait(timeout_s)
-
-
-def _give_back(shards: list[Shard]) -> None:
-    """The memory of shards that nobody uses any more: in pieces, because pushes wait for a gigabyte at once."""
-    while shards:
-        for table in shards.pop().tables.values():
-            for _ in table.release():
-                time.sleep(0.001)
 
 
 def may_recover(error: Exception) -> bool:

@@ -34,7 +34,7 @@ from ...proto.spec import TableEntry, TableSpec
 from ..launch.launcher import Launched
 from .effects import Calls, Commit, Launch, NotStored, Program, ServerCall, Sleep, Stop, Stored, call_all
 from .lineage import recovery_points
-from .rounds import tell_all
+from .rounds import begun, tell_all
 from .state import GONE, ClusterState
 
 ATTEMPT_S = 2.0  # how long a server may take for a step that is always short; a lost request costs this much
@@ -72,9 +72,6 @@ class Coordinator:
         self._turn = 0
         self._serial = state.serial
         self.unfinished_pushes: dict[int, int] = {}  # by client, one that it has given up, as a hold found
-        self.told_standbys: dict[
-            int, tuple[int, int]
-        ] = {}  # by shard, a server of it, and its standby as it was told
         self.ended: set[int] = set()  # shards whose server before has ended for certain
         self._doubtful: set[int] = set()  # shards that have not adopted the layout since there was doubt
         state.term += 1  # stored with the first commit, before the first turn is taken
@@ -366,7 +363,7 @@ class Coordinator:
         if known is None:
             yield from self.commit(self.state.with_begun([spec]))
             known = self.state.making[spec.name]
-        yield from _begun(f"table {spec.name!r}", self._make(known, limit_s))
+        yield from begun(f"table {spec.name!r}", self._make(known, limit_s))
         return known
 
     def _make(self, entry: TableEntry, limit_s: float) -> Program:
@@ -405,7 +402,7 @@ class Coordinator:
             dropping=[*self.state.dropping, entry.number],
         )
         yield from self.commit(state)
-        yield from _begun(f"the end of table {name!r}", self._drop(entry.number, CHANGE_LIMIT_S))
+        yield from begun(f"the end of table {name!r}", self._drop(entry.number, CHANGE_LIMIT_S))
 
     def _drop(self, number: int, limit_s: float) -> Program:
         yield from self._on_every_shard(
@@ -427,7 +424,7 @@ class Coordinator:
         tables = {**self.state.tables, name: dataclasses.replace(old, lr=lr, lr_version=old.lr_version + 1)}
         changing = list(dict.fromkeys([*self.state.changing, name]))
         yield from self.commit(dataclasses.replace(self.state, tables=tables, changing=changing))
-        yield from _begun(f"lr {lr} of table {name!r}", self._change(name, CHANGE_LIMIT_S))
+        yield from begun(f"lr {lr} of table {name!r}", self._change(name, CHANGE_LIMIT_S))
 
     def _change(self, name: str, limit_s: float) -> Program:
         entry = self.state.tables[name]
@@ -479,26 +476,6 @@ class Coordinator:
         shards = ", ".join(map(str, sorted(self._doubtful)))
         frozen = [f"pushes may wait on shards {shards}: not heard of since rows moved"] if shards else []
         return self.state.waiting() + frozen
-
-    def moved(self, index: int, launched: Launched) -> bool:
-        """A shard's server was found at another address. Returns whether that is news."""
-        found = [launched if shard.index == index else None for shard in self.layout.shards]
-        shards = self.state.found(found)
-        if shards == self.layout.shards:
-            return False
-        self.state.layout = dataclasses.replace(self.layout, shards=shards)
-        return True
-
-
-def _begun(what: str, step: Program) -> Program:
-    """A step of a change that is recorded. Its errors say that the change is made all the same."""
-    try:
-        yield from step
-    except (Unavailable, Rerouted, StateLost) as e:
-        kind = StateLost if isinstance(e, StateLost) else Unavailable
-        raise kind(
-            f"{what} is recorded; {e}. It is repeated until every shard has taken it, which `rowloom status` tells"
-        ) from e
 
 
 def addresses(launched: Sequence[Launched]) -> tuple[ShardAddress, ...]:

@@ -76,3 +76,14 @@ def standing_still(process: ServerProcess) -> str:
     where = f" on {process.node}" if process.node else ""
     go_on = f"`kill -CONT {process.pid}`{where} lets it go on"
     return f"its process stands still (as by SIGSTOP) and holds its rows; {go_on}"
+
+
+def begun(what: str, step: Program) -> Program:
+    """A step of a change that is recorded. Its errors say that the change is made all the same."""
+    try:
+        yield from step
+    except (Unavailable, Rerouted, StateLost) as e:
+        kind = StateLost if isinstance(e, StateLost) else Unavailable
+        raise kind(
+            f"{what} is recorded; {e}. It is repeated until every shard has taken it, which `rowloom status` tells"
+        ) from e

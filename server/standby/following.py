@@ -19,7 +19,7 @@ from typing import Any
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import Rerouted, RetryLater, RowloomError, StateLost, Unavailable
-from ...proto.layout import Layout
+from ...proto.layout import Layout, dealings
 from ...proto.spec import TableEntry
 from ..durable.records import Head, LoggedRecord
 from ..durable.replay import Replay
@@ -188,6 +188,7 @@ class Following:
                     at=reply.at,
                     cursor=reply.cursor,
                     limit_bytes=receive.block_bytes,
+                    dealt=dealings(self.layout.dealt),
                 )
                 reply = receive.rows_came((yield self._call(methods.READ_PASS, asked)))
             since = reply.generation

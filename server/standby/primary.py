@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...proto import rowloom_pb2 as pb
 from ...proto.codec import Push
 from ...proto.errors import InvalidRequest, RetryLater, Unavailable, WrongLayout
+from ...proto.layout import dealings
 from ..call import Answer, Call, Fed, WaitFor
 from ..durable.records import Kind
 from ..holder import Holder
@@ -66,6 +67,7 @@ def _all_that_changed(shard: Shard, request: pb.AttachRequest) -> pb.ReadPassRep
         new_index=shard.index,
         since=request.since,
         limit_bytes=request.limit_bytes,
+        dealt=dealings(layout.dealt),
     )
     whole = pb.ReadPassReply()
     while True:

@@ -1,6 +1,6 @@
 """Builds whose standbys are broken on purpose. The simulator must notice every one of them."""
 
-from rowloom.deploy.control.standbys import Standbys
+from rowloom.deploy.standby.standbys import Standbys
 from rowloom.server.standby.feed import Feed
 from rowloom.server.standby.following import Following
 

@@ -23,12 +23,12 @@ from rowloom.deploy.control.effects import (
 )
 from rowloom.deploy.control.handover import Restart, these_shards
 from rowloom.deploy.control.reshard import Reshard
-from rowloom.deploy.control.revival import revive
+from rowloom.deploy.control.revival import moved, revive
 from rowloom.deploy.control.snapshotting import Snapshotting
-from rowloom.deploy.control.standbys import StandbyRules, Standbys
 from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.launch.launcher import ServerProcess
 from rowloom.deploy.snapshots.manifests import write_manifest
+from rowloom.deploy.standby.standbys import StandbyRules, Standbys
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import InvalidRequest, RetryLater, RowloomError, Unavailable
@@ -334,7 +334,7 @@ class CoordinatorNode:
             node = self.shards.get(key)
             if node is not None and node.alive:
                 layout = coordinator.layout
-                if coordinator.moved(index, node.launched):
+                if moved(coordinator, index, node.launched):
                     coordinator.doubt()
                     if self.disk.commit(coordinator.state) is not None:
                         coordinator.state.layout = layout

@@ -23,9 +23,10 @@ from rowloom.server.call import Answer, Call, Caller, WaitFor
 from rowloom.server.holder import Incoming, Process, Recovery
 from rowloom.server.host import Host
 from rowloom.server.journal import Journal
-from rowloom.server.serve import CONFIRMED_S, may_recover, unsafe
+from rowloom.server.serve import may_recover, unsafe
 from rowloom.server.snapshots.writing import write_cut
 from rowloom.server.standby.following import Following
+from rowloom.server.standby.waiting import CONFIRMED_S
 from rowloom.server.taking import Taking
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import numpy as np
 from simulation.histories import History
 from simulation.shards import ShardNode
 
-from rowloom.deploy.control.standbys import StandbyRules
 from rowloom.deploy.control.state import Standby
+from rowloom.deploy.standby.standbys import StandbyRules
 from rowloom.server.durable.log import Mode
 
 STRIKES = 6

@@ -8,7 +8,7 @@ from simulation.broken_standbys import BUILDS, UNTIL_CAUGHT
 from simulation.lab import ROWS, Lab
 from simulation.standby_histories import StandbyHistory
 
-from rowloom.deploy.control.standbys import StandbyRules
+from rowloom.deploy.standby.standbys import StandbyRules
 
 SEEDS = int(os.environ.get("ROWLOOM_SEEDS", "20"))
 FIRST = int(os.environ.get("ROWLOOM_FIRST_SEED", "0"))

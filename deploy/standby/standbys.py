@@ -24,10 +24,10 @@ from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import RowloomError
 from ...proto.layout import ShardAddress
+from ..control.coordinator import Coordinator
+from ..control.effects import Calls, Look, Program, ServerCall
+from ..control.state import Standby
 from ..launch.launcher import ServerProcess
-from .coordinator import Coordinator
-from .effects import Calls, Look, Program, ServerCall
-from .state import Standby
 
 ASK_S = 1.0  # what a server gets to answer here
 IN_STEP, FAILED = "in step", "failed"  # as in HealthReply
@@ -80,6 +80,9 @@ class Standbys:
     def __init__(self, coordinator: Coordinator, rules: StandbyRules, *, wanted: bool = True) -> None:
         self._coordinator, self.rules, self.wanted = coordinator, rules, wanted
         self.seen = Seen()  # the last time
+        self._told: dict[
+            int, tuple[int, int]
+        ] = {}  # by shard, its server and that one's standby, as it was told
         self._silent: dict[int, float] = {}  # by incarnation, since when it does not answer
 
     def said(self) -> list[str]:
@@ -190,9 +193,8 @@ class Standbys:
 
     def _untold(self, index: int) -> bool:
         """Whether a shard's server has yet to hear who its standby is."""
-        coordinator = self._coordinator
-        return coordinator.told_standbys.get(index, (0, 0)) != self._wanted_of(index) and (
-            self._wanted_of(index)[1] != 0 or index in coordinator.told_standbys or self.wanted
+        return self._told.get(index, (0, 0)) != self._wanted_of(index) and (
+            self._wanted_of(index)[1] != 0 or index in self._told or self.wanted
         )
 
     def _wanted_of(self, index: int) -> tuple[int, int]:
@@ -221,7 +223,7 @@ class Standbys:
             return taken
         coordinator = self._coordinator
         standbys = coordinator.state.standbys
-        yield from drop(coordinator, seen.unfit if self.wanted else list(standbys))
+        yield from self._drop(seen.unfit if self.wanted else list(standbys))
         failed: RowloomError | None = None
         try:
             if self.wanted:
@@ -273,7 +275,7 @@ class Standbys:
         outcomes: Sequence[bytes | RowloomError] = (yield Calls(calls, ASK_S)) if calls else ()
         for index, outcome in zip(untold, outcomes, strict=True):
             if not isinstance(outcome, RowloomError):
-                coordinator.told_standbys[index] = self._wanted_of(index)
+                self._told[index] = self._wanted_of(index)
         calls = []
         for index, one in standbys.items():
             if not one.in_step and not self._untold(index):
@@ -297,6 +299,37 @@ class Standbys:
         }
         if ready:
             yield from coordinator.commit(dataclasses.replace(state, standbys={**state.standbys, **ready}))
+
+    def _drop(self, indices: Collection[int]) -> Program:
+        """Store that these shards' standbys take nobody's place any more, then tell their primaries, and end them."""
+        coordinator, state = self._coordinator, self._coordinator.state
+        dropped = [one for index, one in state.standbys.items() if index in indices]
+        if not dropped:
+            return
+        left = {index: one for index, one in state.standbys.items() if index not in indices}
+        surplus = [*state.surplus, *(one.key for one in dropped)]
+        yield from coordinator.commit(dataclasses.replace(state, standbys=left, surplus=surplus))
+        yield from self._release([i for i in sorted(indices) if i < coordinator.layout.n])
+        with contextlib.suppress(RowloomError):  # they stay surplus
+            yield from coordinator.stop_surplus()
+
+    def _release(self, indices: Sequence[int]) -> Program:
+        """Tell primaries that they have no standby. Those that do not hear of it are told by `keep`."""
+        coordinator, layout = self._coordinator, self._coordinator.layout
+        calls: list[ServerCall] = []
+        for index in indices:
+            request = pb.SetStandbyRequest(
+                cluster_id=layout.cluster_id, epoch=layout.epoch, turn=coordinator.turn()
+            )
+            calls.append(
+                ServerCall(layout.shards[index].address, methods.SET_STANDBY, request.SerializeToString())
+            )
+        outcomes = yield Calls(calls, ASK_S)
+        for index, outcome in zip(indices, outcomes, strict=True):
+            if isinstance(outcome, RowloomError):
+                self._told[index] = 0, 0  # `keep` tells it
+            else:
+                self._told[index] = layout.shards[index].incarnation, 0
 
     # ----------------------------------------------------------------------------------------------------- taking over
 
@@ -336,39 +369,6 @@ def _put_empty(coordinator: Coordinator, index: int, incarnation: int) -> Progra
     layout = dataclasses.replace(coordinator.layout, shards=tuple(shards))
     yield from coordinator.commit(dataclasses.replace(coordinator.state, layout=layout))
     coordinator.doubt([index])
-
-
-def drop(coordinator: Coordinator, indices: Collection[int]) -> Program:
-    """Store that these shards' standbys take nobody's place any more, then tell their primaries, and end them."""
-    state = coordinator.state
-    dropped = [one for index, one in state.standbys.items() if index in indices]
-    if not dropped:
-        return
-    left = {index: one for index, one in state.standbys.items() if index not in indices}
-    surplus = [*state.surplus, *(one.key for one in dropped)]
-    yield from coordinator.commit(dataclasses.replace(state, standbys=left, surplus=surplus))
-    yield from _release(coordinator, [i for i in sorted(indices) if i < coordinator.layout.n])
-    with contextlib.suppress(RowloomError):  # they stay surplus
-        yield from coordinator.stop_surplus()
-
-
-def _release(coordinator: Coordinator, indices: Sequence[int]) -> Program:
-    """Tell primaries that they have no standby. Those that do not hear of it are told by `keep`."""
-    layout = coordinator.layout
-    calls: list[ServerCall] = []
-    for index in indices:
-        request = pb.SetStandbyRequest(
-            cluster_id=layout.cluster_id, epoch=layout.epoch, turn=coordinator.turn()
-        )
-        calls.append(
-            ServerCall(layout.shards[index].address, methods.SET_STANDBY, request.SerializeToString())
-        )
-    outcomes = yield Calls(calls, ASK_S)
-    for index, outcome in zip(indices, outcomes, strict=True):
-        if isinstance(outcome, RowloomError):
-            coordinator.told_standbys[index] = 0, 0  # `keep` tells it
-        else:
-            coordinator.told_standbys[index] = layout.shards[index].incarnation, 0
 
 
 def _health(outcome: bytes | RowloomError) -> pb.HealthReply | None:
