@@ -46,6 +46,7 @@ class Feed:
         name: random.
         waits: pushes are acknowledged when the standby has them, too.
         lease_s: see above.
+        reply_bytes: of changes in one reply, about.
 
     Attributes:
         begun: the standby has asked.
@@ -55,7 +56,8 @@ class Feed:
         moves: goes up with whatever somebody may wait for.
     """
 
-    def __init__(self, name: int, *, waits: bool, lease_s: float) -> None:
+    def __init__(self, name: int, *, waits: bool, lease_s: float, reply_bytes: int = REPLY_BYTES) -> None:
+        self._reply_bytes = reply_bytes
         self.name, self.waits, self.lease_s = name, waits, lease_s
         self.begun = self.ended = False
         self.confirmed = self.bytes = self.moves = 0
@@ -100,7 +102,7 @@ class Feed:
         for k in range(position - self.confirmed, len(self._changes)):
             found.append(self._changes[k])
             size += size_of([found[-1].payload])
-            if size >= REPLY_BYTES:
+            if size >= self._reply_bytes:
                 break
         return found
 

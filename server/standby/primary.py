@@ -11,7 +11,7 @@ from ..durable.records import Kind
 from ..holder import Holder
 from ..moving.outgoing import read_pass
 from ..shard import Shard
-from .feed import Feed
+from .feed import REPLY_BYTES, Feed
 
 POLL_S = 0.25  # after so long a question is answered also if nothing has changed
 LEASE_RETRY_S = 0.05
@@ -53,7 +53,8 @@ def attach(host: Holder, request: pb.AttachRequest) -> pb.AttachReply:
     reply.ledger.shard = shard.index
     if reply.ByteSize() > limit:
         raise RetryLater(f"what changed is more than {limit} bytes: another pass first", retry_after_s=0.0)
-    host.feed = Feed(request.feed, waits=waits, lease_s=lease_s)
+    reply_bytes = min(REPLY_BYTES, 8 * host.process.block_bytes)
+    host.feed = Feed(request.feed, waits=waits, lease_s=lease_s, reply_bytes=reply_bytes)
     return reply
 
 

@@ -186,7 +186,7 @@ class CoordinatorNode:
             for key in effect.keys:
                 node = self.shards.pop(key, None)
                 if node is not None:
-                    node.stop()
+                    self._stop(node)
             world.at(0.01, step, None)
         elif isinstance(effect, Commit):
             error = self.disk.commit(effect.state)
@@ -207,6 +207,13 @@ class CoordinatorNode:
             assert isinstance(effect, Sleep)
             world.at(effect.seconds, step, None)
 
+    def _stop(self, node: ShardNode) -> None:
+        """A server that nobody here reaches goes on until somebody does."""
+        if (self.ADDRESS, node.address) in self.world.severed:
+            self.world.at(0.2, self._stop, node)
+        else:
+            node.stop()
+
     def _call(self, effect: Calls, step: Callable[[Any], None]) -> None:
         calls, outcomes = effect.calls, {}
         if not calls:
@@ -219,7 +226,9 @@ class CoordinatorNode:
 
         for i, call in enumerate(calls):
             self.world.post(
-                call.address, call.method, call.data, effect.timeout_s, lambda o, i=i: ended(i, o)
+                *(call.address, call.method, call.data, effect.timeout_s),
+                lambda o, i=i: ended(i, o),
+                self.ADDRESS,
             )
 
     def _launch(self, effect: Launch, step: Callable[[Any], None]) -> None:

@@ -391,6 +391,7 @@ class History:
         self.world.weather("calm")
         self.world.linger = 0.0
         self.world.clogged.clear()
+        self.world.severed.clear()
         node = self.node
         node.disk.fail_before = node.disk.fail_after = node.launch_fails = node.empty_dies = 0.0
         node.dies_after_failed_commit = 0.0
@@ -428,10 +429,6 @@ class History:
     def _at_rest(self) -> bool:
         node = self.node
         if not node.alive or node.busy or node.coordinator.unfinished:
-            return False
-        if node.rules is not None and not all(
-            node.coordinator.state.standby_in_step(i) for i in range(node.coordinator.layout.n)
-        ):
             return False
         if self.storage is None:
             return True
@@ -479,8 +476,7 @@ class History:
         """Every shard serves, has the tables as they are to be, and no row is on two; no other server runs."""
         coordinator, node = self.node.coordinator, self.node
         state = coordinator.state
-        keys = [*state.keys, *(standby.key for standby in state.standbys.values())]
-        assert sorted(node.shards) == sorted(keys), "servers run that are no shard"
+        assert sorted(node.shards) == sorted(state.server_keys), "servers run that are no shard"
         stored = node.disk.load()
         assert stored.layout == state.layout
         seen: dict[int, list[int]] = {}

@@ -11,6 +11,7 @@ from rowloom.deploy.standby.standbys import StandbyRules
 from rowloom.server.durable.log import Mode
 
 STRIKES = 6
+SETTLED_S = 4.0  # after all was healed, until nobody is silent any more
 
 
 class StandbyHistory(History):
@@ -23,6 +24,7 @@ class StandbyHistory(History):
 
     def __init__(self, seed: int, *, waits: bool = True, traced: bool = False) -> None:
         rules = StandbyRules(waits=waits, lease_s=1.0, after_s=2.0)
+        self._healed_s = 0.0
         super().__init__(seed, mode=Mode.MEMORY, rules=rules, traced=traced, scalings=seed % 2)
 
     def _begin_faults(self, on: set[str]) -> None:
@@ -60,26 +62,48 @@ class StandbyHistory(History):
             return
         primary, standby = rng.choice(pairs)
         strikes: dict[str, Callable[[], object]] = {
-            "primary killed": lambda: primary.kill(rng.choice([None, rng.uniform(0.0, 1.0)])),
             "primary stood still": lambda: primary.sleep(rng.uniform(0.1, 12.0)),
             "primary stood still and was cut off": lambda: (
                 primary.sleep(rng.uniform(0.1, 6.0)),
                 self._cut_off(primary),
             ),
             "primary cut off": lambda: self._cut_off(primary),
-            "standby killed": lambda: standby.kill(None),
             "standby stood still": lambda: standby.sleep(rng.uniform(0.1, 12.0)),
             "standby cut off": lambda: self._cut_off(standby),
+            "primary reached by clients only": lambda: self._sever(self._ways(primary.address, standby)),
+            "ways severed": lambda: self._sever(
+                rng.sample(
+                    every := self._ways(primary.address, standby, all=True), rng.randint(1, len(every))
+                )
+            ),
         }
-        if primary.sleeps or primary.address in self.world.clogged:  # both at once are a loss
-            del strikes["standby killed"]
+        if not (self._struck(primary) or self._struck(standby)):  # both at once are a loss
+            strikes["primary killed"] = lambda: primary.kill(rng.choice([None, rng.uniform(0.0, 1.0)]))
+            strikes["standby killed"] = lambda: standby.kill(None)
         kind = rng.choice(list(strikes))
         self.world.injected[kind] += 1
         strikes[kind]()
         self._over()
 
+    def _struck(self, node: ShardNode) -> bool:
+        world = self.world
+        return (
+            node.sleeps or node.address in world.clogged or any(node.address in way for way in world.severed)
+        )
+
+    def _ways(self, primary: str, standby: ShardNode, *, all: bool = False) -> list[tuple[str, str]]:
+        """From a server to its standby and the coordinator, and back. all: between those two, too."""
+        there = self.node.ADDRESS, standby.address
+        ways = [way for other in there for way in ((primary, other), (other, primary))]
+        return [*ways, there, there[::-1]] if all else ways
+
+    def _sever(self, ways: list[tuple[str, str]]) -> None:
+        self.world.severed.update(ways)
+        self.world.at(self.world.rng.uniform(0.5, 10.0), self.world.severed.difference_update, ways)
+
     def _heal(self) -> None:
         super()._heal()
+        self._healed_s = self.world.now
         for node in self.node.shards.values():
             node.wake_up()
 
@@ -88,9 +112,12 @@ class StandbyHistory(History):
         self.world.at(self.world.rng.uniform(0.1, 15.0), self.world.clogged.discard, node.address)
 
     def _at_rest(self) -> bool:
-        if not super()._at_rest():
+        coordinator, state = self.node.coordinator, self.node.coordinator.state
+        # Who was not reached for long enough before is given up yet.
+        if not super()._at_rest() or self.world.now < self._healed_s + SETTLED_S:
             return False
-        state = self.node.coordinator.state
+        if not all(state.standby_in_step(i) for i in range(coordinator.layout.n)):
+            return False
         pairs = [
             (self.node.shards[state.keys[i]].host, self.node.shards[one.key].host)
             for i, one in state.standbys.items()
@@ -98,6 +125,7 @@ class StandbyHistory(History):
         return all(a.feed and b.following and a.feed.end == b.following.position for a, b in pairs)
 
     def _check_cluster(self) -> None:
+        self.world.run(self._at_rest, 60.0)  # a push that was late may have come meanwhile
         super()._check_cluster()
         state = self.node.coordinator.state
         for index, standby in state.standbys.items():

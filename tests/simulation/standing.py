@@ -34,6 +34,7 @@ class Standing:
                 wants.data,
                 wants.timeout_s,
                 lambda outcome: node.run(host, self._came, outcome),
+                node.address,
             )
 
     def _came(self, outcome: Outcome | None) -> None:
