@@ -135,6 +135,7 @@ def local_cluster(
     storage: str | os.PathLike[str] | None = None,
     durability: str = "memory",
     replicas: int = 0,
+    standby: Mapping[str, Any] | None = None,
     restore: str | os.PathLike[str] | None = None,
     until: str | None = None,
     security: Mapping[str, Any] | None = None,
@@ -153,6 +154,7 @@ def local_cluster(
             rows. The logs end with the cluster.
         replicas: 1: each shard has a standby, a second server that has all that it has and takes its place when it
             ends; with `durability` "memory".
+        standby: how these are kept; as in a deploy config.
         restore: a snapshot's folder: the cluster begins with all that it holds. `tables` may say where rows lie
             (`partition`), and tables that the snapshot lacks.
         until: a later point, to which the logs of the snapshot's cluster take it, which lie beside it in the same
@@ -177,6 +179,8 @@ def local_cluster(
     """
     given: dict[str, Any] = {"name": name, "shards": shards, "launcher": "local", "durability": durability}
     given["replicas"] = replicas
+    if standby is not None:
+        given["standby"] = dict(standby)
     if storage is not None:
         given["storage"] = os.fspath(storage)
     if restore is not None:

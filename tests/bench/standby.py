@@ -1,6 +1,8 @@
 """How long a shard is away whose server is killed, and whether anything is lost: trainers push all the time.
 
-    python tests/bench/standby.py --rows 2000000 --kills 20
+    python tests/bench/standby.py --rows 2000000 --kills 20 --stops 3
+
+A server that is stopped (SIGSTOP) goes on (SIGCONT) as soon as its standby has taken its place.
 
 Each push adds 1 to some rows, each row is counted: what is there at the end is compared with what was acknowledged.
 """
@@ -53,9 +55,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=200_000, help="that fill the shard, of 512 bytes")
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--stops", type=int, default=0)
     parser.add_argument("--trainers", type=int, default=2)
+    parser.add_argument("--mode", choices=["sync", "async"], default="sync")
     args = parser.parse_args()
-    with local_cluster(shards=1, processes=True, replicas=1) as cluster:
+    with local_cluster(shards=1, processes=True, replicas=1, standby={"mode": args.mode}) as cluster:
         coordinator = cluster._server.coordinator
         client = cluster.connect()
         big = client.create_table(
@@ -70,18 +74,26 @@ def main() -> None:
         trainers = [Trainer(cluster, number, 500) for number in range(args.trainers)]
         for trainer in trainers:
             trainer.start()
-        away_s: list[float] = []
+        away_s: dict[str, list[float]] = {"killed": [], "stopped": []}
         filled_s: list[float] = []
-        for _ in range(args.kills):
+        for kind in ["killed"] * args.kills + ["stopped"] * args.stops:
             began = time.perf_counter()
             while coordinator.state.standby_in_step(0) is None:
                 time.sleep(0.01)
             filled_s.append(time.perf_counter() - began)
-            pid = cluster.launcher.pid(coordinator.state.keys[0])
+            key = coordinator.state.keys[0]
+            pid = cluster.launcher.pid(key)
             began = time.perf_counter()
-            os.kill(pid, signal.SIGKILL)
+            if kind == "killed":
+                os.kill(pid, signal.SIGKILL)
+            else:
+                os.kill(pid, signal.SIGSTOP)
+                while coordinator.state.keys[0] == key:
+                    time.sleep(0.001)
+                os.kill(pid, signal.SIGCONT)
             big.pull(np.arange(10))
-            away_s.append(time.perf_counter() - began)
+            away_s[kind].append(time.perf_counter() - began)
+            print(f"{kind}: away for {away_s[kind][-1]:.2f} s", file=sys.stderr)
         for trainer in trainers:
             trainer.ending.set()
             trainer.join()
@@ -94,8 +106,9 @@ def main() -> None:
             json.dumps(
                 {
                     "rows": args.rows,
-                    "kills": args.kills,
-                    "away_s": _spread(away_s),
+                    "promotions": args.kills + args.stops,
+                    "killed_s": _spread(away_s["killed"]),
+                    "stopped_s": _spread(away_s["stopped"]),
                     "in_step_again_s": _spread(filled_s[1:]),
                     "longest_call_s": max(t.longest_s for t in trainers),
                     "pushes": sum(t.pushes for t in trainers),
