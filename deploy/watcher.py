@@ -16,10 +16,12 @@ from ..proto.layout import Layout, ShardAddress
 from .control.coordinator import Coordinator
 from .control.effects import ServerCall
 from .control.revival import moved, revive
+from .control.state import ClusterState
 from .launch.launcher import Launched, Launcher, ServerProcess
 from .operate.status import PULLS_ONLY
 from .performer import Performer
 from .standby.standbys import Seen, Standbys
+from .standby.status import standby_status
 from .storage import StateFile
 
 log = logging.getLogger(__name__)
@@ -190,10 +192,24 @@ class Watcher:
         replies = self._performer.ask(calls, ANSWER_S)
         wait(looks, ANSWER_S)  # a launcher that hangs must not hide what the shards say
         healths, statistics = replies[: len(shards)], replies[len(shards) :]
-        return [
+        said = [
             _status(shard, health, figures, look.result() if look and look.done() else UNKNOWN)
             for shard, health, figures, look in zip_longest(shards, healths, statistics, looks)
         ]
+        self._add_standbys(coordinator.state, said)
+        return said
+
+    def _add_standbys(self, state: ClusterState, shards: Sequence[pb.ShardStatus]) -> None:
+        """As they were at the last look, which was just now."""
+        keeper, known = self._standbys(), [i for i in sorted(state.standbys) if i < len(shards)]
+        if keeper is None or not known:
+            return
+        looks = [self._finders.submit(self._launcher.look, state.standbys[i].key) for i in known]
+        wait(looks, ANSWER_S)
+        for index, look in zip(known, looks, strict=True):
+            process = look.result() if look.done() else UNKNOWN
+            said = standby_status(state, index, keeper.seen.healths.get(index), process)
+            shards[index].standby.CopyFrom(said)
 
 
 def _health_call(shard: ShardAddress) -> ServerCall:

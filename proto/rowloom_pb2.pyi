@@ -526,7 +526,7 @@ class HottestIdsReply(_message.Message):
     def __init__(self, ids: _Optional[bytes] = ..., counts: _Optional[_Iterable[int]] = ..., seen: _Optional[int] = ..., taken: _Optional[int] = ..., sampled_ids: _Optional[int] = ..., recent: _Optional[bytes] = ...) -> None: ...
 
 class StatisticsReply(_message.Message):
-    __slots__ = ("index", "epoch", "tables", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "refused", "clients", "resident_bytes", "uptime_s", "cpu_s", "durability", "log_bytes", "log_error", "braked_pushes", "braked_s", "counts", "traffic", "log_end", "log_safe", "metrics_address", "log_file", "lane_connections", "waiting_calls", "held_pushes", "receiving_rows", "snapshot_rows", "snapshot_bytes", "cluster_id")
+    __slots__ = ("index", "epoch", "tables", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "refused", "clients", "resident_bytes", "uptime_s", "cpu_s", "durability", "log_bytes", "log_error", "braked_pushes", "braked_s", "counts", "traffic", "log_end", "log_safe", "metrics_address", "log_file", "lane_connections", "waiting_calls", "held_pushes", "receiving_rows", "snapshot_rows", "snapshot_bytes", "cluster_id", "standby_follows", "standby_behind", "standby_behind_bytes", "standby_behind_s")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
@@ -558,6 +558,10 @@ class StatisticsReply(_message.Message):
     SNAPSHOT_ROWS_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_BYTES_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FOLLOWS_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_BEHIND_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_BEHIND_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_BEHIND_S_FIELD_NUMBER: _ClassVar[int]
     index: int
     epoch: int
     tables: _containers.RepeatedCompositeFieldContainer[TableStatistics]
@@ -589,7 +593,11 @@ class StatisticsReply(_message.Message):
     snapshot_rows: int
     snapshot_bytes: int
     cluster_id: str
-    def __init__(self, index: _Optional[int] = ..., epoch: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableStatistics, _Mapping]]] = ..., pulls: _Optional[int] = ..., pulled_rows: _Optional[int] = ..., pushes: _Optional[int] = ..., pushed_rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., uptime_s: _Optional[float] = ..., cpu_s: _Optional[float] = ..., durability: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., braked_pushes: _Optional[int] = ..., braked_s: _Optional[float] = ..., counts: _Optional[_Iterable[_Union[TableCounts, _Mapping]]] = ..., traffic: _Optional[_Iterable[_Union[CallTraffic, _Mapping]]] = ..., log_end: _Optional[int] = ..., log_safe: _Optional[int] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ..., lane_connections: _Optional[int] = ..., waiting_calls: _Optional[int] = ..., held_pushes: _Optional[int] = ..., receiving_rows: _Optional[int] = ..., snapshot_rows: _Optional[int] = ..., snapshot_bytes: _Optional[int] = ..., cluster_id: _Optional[str] = ...) -> None: ...
+    standby_follows: bool
+    standby_behind: int
+    standby_behind_bytes: int
+    standby_behind_s: float
+    def __init__(self, index: _Optional[int] = ..., epoch: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableStatistics, _Mapping]]] = ..., pulls: _Optional[int] = ..., pulled_rows: _Optional[int] = ..., pushes: _Optional[int] = ..., pushed_rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., uptime_s: _Optional[float] = ..., cpu_s: _Optional[float] = ..., durability: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., braked_pushes: _Optional[int] = ..., braked_s: _Optional[float] = ..., counts: _Optional[_Iterable[_Union[TableCounts, _Mapping]]] = ..., traffic: _Optional[_Iterable[_Union[CallTraffic, _Mapping]]] = ..., log_end: _Optional[int] = ..., log_safe: _Optional[int] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ..., lane_connections: _Optional[int] = ..., waiting_calls: _Optional[int] = ..., held_pushes: _Optional[int] = ..., receiving_rows: _Optional[int] = ..., snapshot_rows: _Optional[int] = ..., snapshot_bytes: _Optional[int] = ..., cluster_id: _Optional[str] = ..., standby_follows: bool = ..., standby_behind: _Optional[int] = ..., standby_behind_bytes: _Optional[int] = ..., standby_behind_s: _Optional[float] = ...) -> None: ...
 
 class TableCounts(_message.Message):
     __slots__ = ("table", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "rejected")
@@ -1274,18 +1282,38 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ShardStatus(_message.Message):
-    __slots__ = ("shard", "node", "health", "statistics", "pid")
+    __slots__ = ("shard", "node", "health", "statistics", "pid", "standby")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     HEALTH_FIELD_NUMBER: _ClassVar[int]
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
     shard: ShardAddress
     node: str
     health: str
     statistics: StatisticsReply
     pid: int
-    def __init__(self, shard: _Optional[_Union[ShardAddress, _Mapping]] = ..., node: _Optional[str] = ..., health: _Optional[str] = ..., statistics: _Optional[_Union[StatisticsReply, _Mapping]] = ..., pid: _Optional[int] = ...) -> None: ...
+    standby: StandbyStatus
+    def __init__(self, shard: _Optional[_Union[ShardAddress, _Mapping]] = ..., node: _Optional[str] = ..., health: _Optional[str] = ..., statistics: _Optional[_Union[StatisticsReply, _Mapping]] = ..., pid: _Optional[int] = ..., standby: _Optional[_Union[StandbyStatus, _Mapping]] = ...) -> None: ...
+
+class StandbyStatus(_message.Message):
+    __slots__ = ("address", "incarnation", "node", "pid", "state", "rows", "error")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    incarnation: int
+    node: str
+    pid: int
+    state: str
+    rows: int
+    error: str
+    def __init__(self, address: _Optional[str] = ..., incarnation: _Optional[int] = ..., node: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., rows: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class StatusReply(_message.Message):
     __slots__ = ("layout", "tables", "shards", "name", "config_hash", "launcher", "config", "unfinished", "durability", "snapshot", "scaling", "autoscale", "metrics_address", "log_file", "drained")

@@ -130,6 +130,7 @@ class Holder:
         outlived: shards of layouts that are over, whose memory the shell gives back in pieces.
         tasks: what the shell has yet to start, in a thread of its own: see `Receive.run`, `recovered`, `taken`.
         standby: who may follow this shard: (incarnation of a server, or 0; whether pushes wait for it; lease_s).
+        attached: the last feed that began: (incarnation of its standby, name). Later ones have higher names.
         feed: what is kept for that one, once it has been filled.
         following: of a standby.
     """
@@ -148,6 +149,7 @@ class Holder:
         default_factory=list["Incoming | Recovery | Taking | Following"]
     )
     standby: tuple[int, bool, float] = (0, False, 0.0)
+    attached: tuple[int, int] = (0, 0)
     feed: Feed | None = None
     following: Following | None = None
 

@@ -299,7 +299,7 @@ class Host(Holder):
         """
         self._make_change(change, kind, payload, self.journal if noted else None)
         if noted and self.feed is not None:
-            self.feed.note(kind, payload)
+            self.feed.note(kind, payload, now=self.process.now())
 
     def _make_change(
         self, change: Callable[[], None], kind: Kind, payload: bytes, journal: Journal | None
@@ -365,6 +365,7 @@ class Host(Holder):
             reply.receiving_rows = self.incoming.receive.rows
         if self.taking is not None and self.taking.under_way:
             reply.snapshot_rows, reply.snapshot_bytes = self.taking.rows, self.taking.bytes
+        primary.observe(self, reply)
         process.observe(reply, self.shard.names if self.shard else {})
         return reply
 

@@ -11,6 +11,7 @@ from ...proto.spec import TableEntry
 from ..config.memory import in_bytes
 from ..config.tables import plain
 from ..config.words import counted
+from ..standby.shown import standby_in_words, standby_of
 from .moves import in_progress, move_summary
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ def _shard(status: pb.ShardStatus, before: pb.StatisticsReply | None) -> dict[st
         "braked_s": round(now.braked_s, 3),
         "log_file": now.log_file or None,
         "metrics": now.metrics_address or None,
+        "standby": standby_of(status),
     }
 
 
@@ -304,9 +306,12 @@ def _shards_table(shards: list[dict[str, Any]], narrow: bool) -> RenderableType:
             ">process": in_bytes(s["resident_bytes"]),
             ">pull/s": f"{s['pulled_rows_per_s']:,.0f}",
             ">push/s": f"{s['pushed_rows_per_s']:,.0f}",
+            "standby": standby_in_words(s["standby"]),
         }
         for s in shards
     ]
+    if all(s["standby"] is None for s in shards):
+        rows = [{column: row[column] for column in row if column != "standby"} for row in rows]
     return _table_of(rows, ("node", "epoch", ">bytes", ">process") if narrow else ())
 
 

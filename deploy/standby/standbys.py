@@ -30,7 +30,7 @@ from ..control.state import Standby
 from ..launch.launcher import ServerProcess
 
 ASK_S = 1.0  # what a server gets to answer here
-IN_STEP, FAILED = "in step", "failed"  # as in HealthReply
+IN_STEP, FAILED = "in step", "failed"  # as in HealthReply, and in StandbyStatus
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,6 @@ class Standbys:
                 rows = f", {health.standby_rows} rows are there" if health is not None else ""
                 why = f": {health.standby_error}" if health is not None and health.standby_error else ""
                 words.append(f"the standby of shard {index} is being filled{rows}{why}")
-            elif health is not None and health.standby_behind and not self.rules.waits:
-                behind = f"{health.standby_behind} changes, {health.standby_behind_s:.1f} s"
-                words.append(f"the standby of shard {index} is behind: {behind}")
         return words
 
     # ------------------------------------------------------------------------------------------------------- looking

@@ -37,6 +37,7 @@ class Change:
     payload: Buffer
     rows_after: int
     fold: int
+    made_s: float
 
 
 class Feed:
@@ -81,9 +82,15 @@ class Feed:
         """Whether it takes no more for now."""
         return self.bytes >= MOST_BYTES
 
-    def note(self, kind: Kind, payload: Buffer, rows_after: int = 0, fold: int = 0) -> int:
-        """Keep a change. payload: stays as it is. Returns the new end."""
-        self._changes.append(Change(kind, payload, rows_after, fold))
+    def behind_s(self, now: float) -> float:
+        """For how long the standby has lacked the oldest change that it lacks; 0: it has all."""
+        return now - self._changes[0].made_s if self._changes else 0.0
+
+    def note(
+        self, kind: Kind, payload: Buffer, rows_after: int = 0, fold: int = 0, *, now: float = 0.0
+    ) -> int:
+        """Keep a change, made now. payload: stays as it is. Returns the new end."""
+        self._changes.append(Change(kind, payload, rows_after, fold, now))
         self.bytes += size_of([payload])
         self.moves += 1
         return self.end

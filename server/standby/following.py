@@ -203,7 +203,7 @@ class Following:
 
     def _attach(self, receive: Receive, entries: list[pb.TableEntry], since: int, limit: int) -> Run:
         """Raises RetryLater: too much had changed."""
-        self._feed = self._number()
+        self._feed = self._feed + 1 if self._feed else self._number()
         asked = pb.AttachRequest(
             standby=self._incarnation,
             feed=self._feed,

@@ -45,6 +45,9 @@ def attach(host: Holder, request: pb.AttachRequest) -> pb.AttachReply:
         raise InvalidRequest(f"server {request.standby:016x} is not the standby of shard {shard.index}")
     if host.feed is not None and host.feed.begun:
         raise InvalidRequest(f"shard {shard.index} is followed already")
+    if host.attached[0] == incarnation and request.feed <= host.attached[1]:
+        # A copy that was late: what was kept for its feed since is not in this answer, and would be forgotten.
+        raise InvalidRequest(f"shard {shard.index} has begun this feed, or a later one, before")
     limit = request.limit_bytes
     rows = _all_that_changed(shard, request)
     reply = pb.AttachReply(
@@ -53,6 +56,7 @@ def attach(host: Holder, request: pb.AttachRequest) -> pb.AttachReply:
     reply.ledger.shard = shard.index
     if reply.ByteSize() > limit:
         raise RetryLater(f"what changed is more than {limit} bytes: another pass first", retry_after_s=0.0)
+    host.attached = incarnation, request.feed
     reply_bytes = min(REPLY_BYTES, 8 * host.process.block_bytes)
     host.feed = Feed(request.feed, waits=waits, lease_s=lease_s, reply_bytes=reply_bytes)
     return reply
@@ -133,5 +137,17 @@ def fed(
         feed = host.feed = None
     if feed is None:
         return None
-    position = feed.end if duplicate else feed.note(kind, data, *shard.trace(push))
+    now = host.process.now()
+    position = feed.end if duplicate else feed.note(kind, data, *shard.trace(push), now=now)
     return Fed(feed, position) if feed.waits else None
+
+
+def observe(host: Holder, reply: pb.StatisticsReply) -> None:
+    """How far the standby is behind, where there are any."""
+    if not host.process.replicated and not host.standby[0]:
+        return
+    feed = host.feed
+    reply.standby_follows = feed is not None and feed.begun
+    if feed is not None:
+        reply.standby_behind, reply.standby_behind_bytes = feed.end - feed.confirmed, feed.bytes
+        reply.standby_behind_s = feed.behind_s(host.process.now())
