@@ -202,7 +202,9 @@ def local_cluster(
         endpoint = config.tracing.otlp_endpoint or ""
         settings = config.security.settings()
         launcher = ThreadLauncher(config.storage, settings, endpoint, replicated=bool(replicas))
-    if processes and durability == "memory":  # threads of this program end with it, which surprises nobody
+    if (
+        processes and durability == "memory" and not replicas
+    ):  # threads of this program end with it, which surprises nobody
         _say_once()
     cluster = LocalCluster(config, launcher, restore, until)
     try:

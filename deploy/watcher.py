@@ -87,7 +87,8 @@ class Watcher:
                     self.look()
                     due = time.monotonic() + WATCH_S
             except Exception:  # the next look may do better
-                log.exception("looking at the shards failed")
+                if not self._ending.is_set():
+                    log.exception("looking at the shards failed")
 
     def _keep_standbys(self) -> None:
         """Put standbys in the place of servers that are gone, and see to it that each shard has one."""
@@ -108,7 +109,8 @@ class Watcher:
         except RetryLater:
             return
         except RowloomError as e:
-            log.warning("standbys are not as they should be yet: %s", in_words(e))
+            if not self._ending.is_set():
+                log.warning("standbys are not as they should be yet: %s", in_words(e))
 
     def look(self) -> None:
         """Ask all shards for their health, find those that do not answer, and finish what was begun."""

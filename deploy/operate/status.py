@@ -25,6 +25,7 @@ PULLS_ONLY = "pulls only"  # its log failed
 MEMORY_ONLY = (
     "durability memory: a shard loses its rows with its process; `storage: FOLDER` in the config keeps them"
 )
+WITH_STANDBYS = "durability memory: a shard loses its rows when its server and its standby end together, as when this machine ends"
 READABLE = (*GOOD, PULLS_ONLY)
 WIDEST = 10_000  # no screen is wider
 FOLDED = ("node", "address", "coordinator", "table", "cluster", "storage")  # columns whose words may be long
@@ -287,6 +288,8 @@ def _durable(state: dict[str, Any]) -> str:
     mode = state["durability"] or "unknown"
     longest = max((s["log_bytes"] for s in state["shards"]), default=0)
     logs = "rows end with their shard's process" if mode == "memory" else f"longest log {in_bytes(longest)}"
+    if mode == "memory" and any(s["standby"] for s in state["shards"]):
+        logs = "rows end with their shard's process and its standby"
     snapshot = f"{newest['id']}, {in_time(newest['age_s'])} old" if newest else "none"
     return f"durability {mode} ({logs})  newest snapshot: {snapshot}"
 
