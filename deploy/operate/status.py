@@ -25,7 +25,9 @@ PULLS_ONLY = "pulls only"  # its log failed
 MEMORY_ONLY = (
     "durability memory: a shard loses its rows with its process; `storage: FOLDER` in the config keeps them"
 )
-WITH_STANDBYS = "durability memory: a shard loses its rows when its server and its standby end together, as when this machine ends"
+WITH_STANDBYS = (
+    "durability memory: rows are lost where a server and its standby end together, as with this machine"
+)
 READABLE = (*GOOD, PULLS_ONLY)
 WIDEST = 10_000  # no screen is wider
 FOLDED = ("node", "address", "coordinator", "table", "cluster", "storage")  # columns whose words may be long
