@@ -290,7 +290,7 @@ def _durable(state: dict[str, Any]) -> str:
     mode = state["durability"] or "unknown"
     longest = max((s["log_bytes"] for s in state["shards"]), default=0)
     logs = "rows end with their shard's process" if mode == "memory" else f"longest log {in_bytes(longest)}"
-    if mode == "memory" and any(s["standby"] for s in state["shards"]):
+    if mode == "memory" and any(s.get("standby") for s in state["shards"]):
         logs = "rows end with their shard's process and its standby"
     snapshot = f"{newest['id']}, {in_time(newest['age_s'])} old" if newest else "none"
     return f"durability {mode} ({logs})  newest snapshot: {snapshot}"
@@ -311,11 +311,11 @@ def _shards_table(shards: list[dict[str, Any]], narrow: bool) -> RenderableType:
             ">process": in_bytes(s["resident_bytes"]),
             ">pull/s": f"{s['pulled_rows_per_s']:,.0f}",
             ">push/s": f"{s['pushed_rows_per_s']:,.0f}",
-            "standby": standby_in_words(s["standby"]),
+            "standby": standby_in_words(s.get("standby")),
         }
         for s in shards
     ]
-    if all(s["standby"] is None for s in shards):
+    if all(s.get("standby") is None for s in shards):
         rows = [{column: row[column] for column in row if column != "standby"} for row in rows]
     return _table_of(rows, ("node", "epoch", ">bytes", ">process") if narrow else ())
 
