@@ -31,7 +31,7 @@ from ..proto.errors import (
 from ..proto.spec import TableEntry
 from . import states
 from .access.rights import ADMIN, PULL, PUSH
-from .call import Answer, Call, Fed, WaitFor
+from .call import Answer, Call, WaitFor
 from .durable.records import Kind
 from .holder import Holder
 from .journal import Journal
@@ -83,7 +83,7 @@ class Host(Holder):
             methods.LIST_TABLES: self._on(pb.ListTablesRequest, self._list_tables),
             methods.SHARD_SET_LEARNING_RATE: self._on(pb.SetLearningRateRequest, self._set_lr),
             methods.STATISTICS: self._on(pb.StatisticsRequest, self._statistics),
-            methods.ADOPT: self._on(pb.AdoptRequest, self._adopt),
+            methods.ADOPT: self._on(pb.AdoptRequest, partial(secondary.adopt, self)),
             methods.PREPARE: self._on(pb.PrepareRequest, self.prepare),
             methods.FREEZE: self._on(pb.FreezeRequest, self.freeze),
             methods.BRAKE: self._on(pb.BrakeRequest, self.set_brake),
@@ -114,7 +114,9 @@ class Host(Holder):
             if method:
                 return method(call)
             buffers = self._methods[call.method](call.data)
-            return Answer(buffers, self._noted_up_to(call), fed=self._fed_up_to(call))
+            return Answer(
+                buffers, self._noted_up_to(call), fed=primary.all_fed(self) if call.method in _FED else None
+            )
         except WrongLayout as e:
             if self._is_early(call):
                 return Answer(wait_for=WaitFor(MOVING_HOLD_S, e))
@@ -159,20 +161,11 @@ class Host(Holder):
             return 0
         raise Unavailable(f"{call.method} is not safe yet: the log failed: {self.journal.error}")
 
-    def _fed_up_to(self, call: Call) -> Fed | None:
-        """What the standby must have of a change of tables: with every mode, or a table would be lost with a server."""
-        feed = self.feed
-        return Fed(feed, feed.end) if feed is not None and call.method in _FED else None
-
     def _mine(self) -> Shard:
         """The shard that serves, and no other server does. Raises Unavailable, and as `serving`."""
         if self.feed is not None:
             primary.check_lease(self)
         return self.serving()
-
-    def _kept(self, call: Call) -> bytes | memoryview:
-        """A push's message. For a standby it outlives the call, in whose memory it lies: the copy is applied, too."""
-        return call.data if self.feed is None else bytes(call.data)
 
     # ------------------------------------------------------------------------------------------------- hot path
 
@@ -193,7 +186,7 @@ class Host(Holder):
         return Answer(shard.pull_bags(request).encode())
 
     def _push(self, call: Call) -> Answer:
-        shard, data = self._mine(), self._kept(call)
+        shard, data = self._mine(), primary.kept(self, call)
         request = Push.decode(data)
         call.table = _only(*request.tables)
         if call.caller.rights is not None:
@@ -212,7 +205,7 @@ class Host(Holder):
         return Answer([encode_push_reply(duplicate)], after, fed=fed)
 
     def _step(self, call: Call) -> Answer:
-        shard, data = self._mine(), self._kept(call)
+        shard, data = self._mine(), primary.kept(self, call)
         request = Step.decode(data)
         call.table = _only(*request.push.tables, *request.pull.tables)
         if call.caller.rights is not None:
@@ -370,12 +363,6 @@ class Host(Holder):
         return reply
 
     # ------------------------------------------------------------------------------------------ change of layout
-
-    def _adopt(self, request: pb.AdoptRequest) -> None:
-        if isinstance(self.state, states.Standing):
-            secondary.take_over(self, request)
-        else:
-            self.adopt(request)
 
     def _read_pass(self, request: pb.ReadPassRequest) -> pb.ReadPassReply:
         shard = self.serving()

@@ -141,6 +141,10 @@ class Standbys:
         self.seen = Seen(gone, empty, healths, unfit)
         return self.seen
 
+    def is_suspected(self, incarnation: int) -> bool:
+        """Whether a server did not answer the last time."""
+        return incarnation in self._silent
+
     def _is_silent(self, incarnation: int) -> bool:
         """Whether a server that does not answer has not done so for too long."""
         now = self._coordinator.clock()

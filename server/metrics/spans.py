@@ -78,7 +78,9 @@ class Spans:
         finally:
             if len(self._answers) < MOST_WAITING:
                 carrier = call.caller.carrier
-                self._answers.append(Answered(call.method, trace, carrier, size, began, time.time_ns(), error))
+                self._answers.append(
+                    Answered(call.method, trace, carrier, size, began, time.time_ns(), error)
+                )
             else:
                 self._dropped += 1
 

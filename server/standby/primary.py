@@ -128,6 +128,16 @@ def check_lease(host: Holder) -> None:
         )
 
 
+def kept(host: Holder, call: Call) -> bytes | memoryview:
+    """A push's message. For a standby it outlives the call, in whose memory it lies: the copy is applied, too."""
+    return call.data if host.feed is None else bytes(call.data)
+
+
+def all_fed(host: Holder) -> Fed | None:
+    """What the standby must have of a change of tables: in every mode, or a table would be lost with a server."""
+    return Fed(host.feed, host.feed.end) if host.feed is not None else None
+
+
 def fed(
     host: Holder, kind: Kind, data: bytes | memoryview, shard: Shard, push: Push, duplicate: bool
 ) -> Fed | None:

@@ -35,6 +35,14 @@ def stand_by(host: Holder, request: pb.StandByRequest) -> None:
     host.tasks.append(host.following)
 
 
+def adopt(host: Holder, request: pb.AdoptRequest) -> None:
+    """As `Holder.adopt`, also of a standby."""
+    if isinstance(host.state, states.Standing):
+        take_over(host, request)
+    else:
+        host.adopt(request)
+
+
 def take_over(host: Holder, request: pb.AdoptRequest) -> None:
     """A standby becomes the shard's server, as the coordinator has stored.
 

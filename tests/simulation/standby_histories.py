@@ -77,13 +77,19 @@ class StandbyHistory(History):
                 )
             ),
         }
-        if not (self._struck(primary) or self._struck(standby)):  # both at once are a loss
+        # Both at once are a loss, also where the primary is only about to be given up.
+        if not (self._struck(primary) or self._struck(standby) or self._suspected(primary)):
             strikes["primary killed"] = lambda: primary.kill(rng.choice([None, rng.uniform(0.0, 1.0)]))
             strikes["standby killed"] = lambda: standby.kill(None)
         kind = rng.choice(list(strikes))
         self.world.injected[kind] += 1
         strikes[kind]()
         self._over()
+
+    def _suspected(self, primary: ShardNode) -> bool:
+        """Whether the coordinator takes it for gone, or may just now."""
+        standbys = self.node.standbys
+        return self.node.busy or standbys is None or standbys.is_suspected(primary.incarnation)
 
     def _struck(self, node: ShardNode) -> bool:
         world = self.world
