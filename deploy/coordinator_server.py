@@ -37,7 +37,7 @@ from .snapshots.kept import check_nothing_kept, forget_begun, forget_kept
 from .snapshots.requests import SnapshotRequests
 from .snapshots.restorable import restorable
 from .snapshots.snapshots import Snapshots
-from .standby.standbys import Seen, StandbyRules, Standbys
+from .standby.standbys import Sighting, StandbyRules, Standbys
 from .storage import StateFile
 from .watcher import Watcher
 
@@ -147,7 +147,7 @@ class CoordinatorServer:
                 for spec in self.config.tables:
                     self._performer.run(self.coordinator.create_table(spec, START_LIMIT_S))
                 if self.config.replicas:
-                    self._performer.run(self._standbys.keep(Seen()))
+                    self._performer.run(self._standbys.keep(Sighting()))
         except BaseException:
             self._performer.close()
             self.launcher.close()

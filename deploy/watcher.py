@@ -20,7 +20,7 @@ from .control.state import ClusterState
 from .launch.launcher import Launched, Launcher, ServerProcess
 from .operate.status import PULLS_ONLY
 from .performer import Performer
-from .standby.standbys import Seen, Standbys
+from .standby.standbys import Sighting, Standbys
 from .standby.status import standby_status
 from .storage import StateFile
 
@@ -96,7 +96,7 @@ class Watcher:
         if standbys is None:
             return
         layout, known = coordinator.layout, coordinator.state.standbys
-        seen: Seen = self._performer.run(standbys.look())
+        seen: Sighting = self._performer.run(standbys.look())
         if not standbys.has_work(seen):
             return
         try:

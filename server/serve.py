@@ -45,8 +45,8 @@ from .metrics.traffic import Traffic
 from .process import give_back, resident_bytes_here, stop_at_end_of_stdin, stop_at_sigterm
 from .receiving import Receiver
 from .snapshots.writing import write_cut
-from .standby.follower import Follower
 from .standby.following import Following
+from .standby.thread import StandbyThread
 from .standby.waiting import CONFIRMED_S, Confirmations
 from .table import compile_kernels
 from .taking import Taking
@@ -400,7 +400,7 @@ class Server:
 
     def _follow(self, following: Following) -> None:
         """Keep a standby like its primary, until it takes its place."""
-        Follower(self._host, following, self._in_turn, self._peers).run()
+        StandbyThread(self._host, following, self._in_turn, self._peers).run()
 
     def stop(self, grace_s: float = 5.0) -> None:
         """Answer what is under way, then close the port."""

@@ -49,7 +49,7 @@ class StandbyRules:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Sighting:
     """What was seen of shards and standbys, by shard index.
 
     Attributes:
@@ -79,7 +79,7 @@ class Standbys:
 
     def __init__(self, coordinator: Coordinator, rules: StandbyRules, *, wanted: bool = True) -> None:
         self._coordinator, self.rules, self.wanted = coordinator, rules, wanted
-        self.seen = Seen()  # the last time
+        self.seen = Sighting()  # the last time
         self._told: dict[
             int, tuple[int, int]
         ] = {}  # by shard, its server and that one's standby, as it was told
@@ -103,7 +103,7 @@ class Standbys:
     # ------------------------------------------------------------------------------------------------------- looking
 
     def look(self) -> Program:
-        """Ask all shards and standbys how they are; changes nothing. Returns what was Seen."""
+        """Ask all shards and standbys how they are; changes nothing. Returns the Sighting."""
         coordinator = self._coordinator
         layout, state = coordinator.layout, coordinator.state
         standbys = dict(state.standbys)
@@ -138,7 +138,7 @@ class Standbys:
                 unfit[index] = why
         known = {s.incarnation for s in layout.shards} | {one.incarnation for one in standbys.values()}
         self._silent = {one: since for one, since in self._silent.items() if one in known}
-        self.seen = Seen(gone, empty, healths, unfit)
+        self.seen = Sighting(gone, empty, healths, unfit)
         return self.seen
 
     def is_suspected(self, incarnation: int) -> bool:
@@ -171,7 +171,7 @@ class Standbys:
             return f"it has not heard of its primary for {health.standby_unheard_s:.1f} s"
         return ""
 
-    def has_work(self, seen: Seen) -> bool:
+    def has_work(self, seen: Sighting) -> bool:
         """Whether `keep` would change something."""
         coordinator = self._coordinator
         standbys, shards = coordinator.state.standbys, coordinator.layout.shards
@@ -185,7 +185,7 @@ class Standbys:
             or any(not one.in_step for one in standbys.values())
         )
 
-    def _can_take_over(self, index: int, seen: Seen) -> bool:
+    def _can_take_over(self, index: int, seen: Sighting) -> bool:
         """Whether a shard's standby is in step, as is stored, and has just said so: the old server may be alive."""
         standby, health = self._coordinator.state.standby_in_step(index), seen.healths.get(index)
         if standby is None or health is None:
@@ -204,7 +204,7 @@ class Standbys:
 
     # ------------------------------------------------------------------------------------------------------- keeping
 
-    def keep(self, seen: Seen) -> Program:
+    def keep(self, seen: Sighting) -> Program:
         """Put standbys in the place of servers that are gone; else one step for every shard towards one in step.
 
         Returns the shards that have another server now.
@@ -287,7 +287,7 @@ class Standbys:
         if calls:
             yield Calls(calls, ASK_S)
 
-    def _note_in_step(self, seen: Seen) -> Program:
+    def _note_in_step(self, seen: Sighting) -> Program:
         """Store which standbys have all now."""
         coordinator = self._coordinator
         state = coordinator.state

@@ -30,7 +30,7 @@ REMEMBERED_REPLIES = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class FedChange:
     """One change that was applied; as in `Journal.note`."""
 
     kind: Kind
@@ -62,7 +62,7 @@ class Feed:
         self.name, self.waits, self.lease_s = name, waits, lease_s
         self.begun = self.ended = False
         self.confirmed = self.bytes = self.moves = 0
-        self._changes: deque[Change] = deque()
+        self._changes: deque[FedChange] = deque()
         self._number = 0  # of the last reply
         self._made: dict[int, float] = {}  # when the last replies were made, by number
         self._until = 0.0  # of the lease
@@ -90,7 +90,7 @@ class Feed:
         self, kind: Kind, payload: Buffer, rows_after: int = 0, fold: int = 0, *, now: float = 0.0
     ) -> int:
         """Keep a change, made now. payload: stays as it is. Returns the new end."""
-        self._changes.append(Change(kind, payload, rows_after, fold, now))
+        self._changes.append(FedChange(kind, payload, rows_after, fold, now))
         self.bytes += size_of([payload])
         self.moves += 1
         return self.end
@@ -102,9 +102,9 @@ class Feed:
             self.confirmed += 1
             self.moves += 1
 
-    def since(self, position: int) -> Sequence[Change]:
+    def since(self, position: int) -> Sequence[FedChange]:
         """Changes from a position on that is not below `confirmed`, about as many as fit into a reply."""
-        found: list[Change] = []
+        found: list[FedChange] = []
         size = 0
         for k in range(position - self.confirmed, len(self._changes)):
             found.append(self._changes[k])

@@ -1,4 +1,4 @@
-"""What a made-up standby does: what `rowloom.server.standby.follower` does with a thread, in virtual time."""
+"""What a made-up standby does: what `rowloom.server.standby.thread` does with a thread, in virtual time."""
 
 from __future__ import annotations
 

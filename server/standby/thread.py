@@ -17,7 +17,7 @@ from .following import Following
 log = logging.getLogger(__name__)
 
 
-class Follower:
+class StandbyThread:
     """Drives one standby.
 
     Args:
