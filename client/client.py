@@ -70,6 +70,7 @@ class Client(Connection):
             "cache": self._limits,
             "credentials": self._credentials,
             "tracing": self._spans is not None,
+            "find": self._find,
         }
         return (
             _reopen,

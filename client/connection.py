@@ -24,7 +24,6 @@ from ..proto.layout import Layout
 from ..proto.optimizers import checked_rate
 from ..proto.security.credentials import NOTHING, Credentials
 from ..proto.spec import TableEntry, check_name
-from .addresses import as_addresses, as_timeout_s
 from .background import Background
 from .cache.cached_pulls import CachedPulls
 from .cache.row_cache import HotRows
@@ -35,11 +34,13 @@ from .calls.listing import hottest_ids, list_ids
 from .calls.operation import Operation
 from .calls.session import Session
 from .carriers.transport import Transport, drive
+from .finding.addresses import as_addresses, as_timeout_s
+from .finding.seeking import Find, Seeker
+from .finding.waiting import announced
 from .hottest import Hottest
 from .lookups.bags import Bags
 from .lookups.pooling import factors
 from .spans import CallSpans
-from .waiting import announced
 
 T = TypeVar("T")
 _NOTHING: AbstractContextManager[None] = nullcontext()
@@ -66,8 +67,10 @@ class Connection:
         frozen: Iterable[str] = (),
         credentials: Credentials = NOTHING,
         tracing: bool = False,
+        find: Find | None = None,
     ) -> None:
         self._addresses = as_addresses(addresses)
+        self._find = find
         self.timeout_s = as_timeout_s(timeout_s)
         if not isinstance(cache, HotRows | None):
             raise InvalidRequest(
@@ -100,6 +103,8 @@ class Connection:
             threading.Lock(),
             self._transport.sizes,
         )
+        if self._find is not None:
+            self._session.lost = Seeker(self._find, self._session.found).seek
         self._session.layout = layout
         self._background = Background()
         self._hot = None if self._limits is None else CachedPulls(self._limits, time.monotonic)
@@ -197,7 +202,7 @@ class Connection:
         known, layout = self._session.entries.get(entry.spec.name), self._session.layout
         if known is not None and known.number == entry.number and known.lr_version > entry.lr_version:
             entry = known
-        return entry if layout is None else entry.dealt(layout.spec_of(entry).dealing)
+        return entry if layout is None else entry.dealt(entry.dealing_by(layout.dealt))
 
     def list_entry_ids(self, entry: TableEntry) -> np.ndarray:
         """What `Table.ids` calls."""

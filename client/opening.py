@@ -14,10 +14,12 @@ from ..proto.errors import InvalidRequest
 from ..proto.security.credentials import NOTHING, Credentials, Tls, from_environment
 from .cache.row_cache import HotRows
 from .client import Client
+from .finding.addresses import as_timeout_s
+from .finding.seeking import Find, first_found
 
 
 def connect(
-    address: str | Sequence[str],
+    address: str | Sequence[str] | Find,
     *,
     token: str | None = None,
     token_file: str | os.PathLike[str] | None = None,
@@ -38,7 +40,10 @@ def connect(
     cluster. After two seconds it says so in the log, as a warning.
 
     Args:
-        address: "host:port" of the coordinator or of any shard, or several of them.
+        address: "host:port" of the coordinator or of any shard, or several of them; or a function without arguments
+            that returns this, such as `partial(address_of, "ads")`. It is called again, in another thread and at most
+            every two seconds, when nobody answers where the cluster was: it may be elsewhere, all of it. To be pickled
+            with the client it must be one that can be.
         token: who the client is, for a cluster that asks; ROWLOOM_TOKEN by default. It is in no pickle of the client.
         token_file: a file that holds it, for the client's user only; ROWLOOM_TOKEN_FILE by default. Read anew when it
             changes.
@@ -61,7 +66,8 @@ def connect(
         A client that has found the cluster.
 
     Raises:
-        Unavailable: nobody answers there within `timeout_s`; the message has what each address answered last.
+        Unavailable: nobody answers there within `timeout_s`; the message has what each address answered last. Or the
+            function has raised this until then; what else it raises is raised at once.
         Unauthenticated: the servers cannot be told from strangers, or they do not know the client.
         InvalidRequest: an argument is wrong.
 
@@ -100,8 +106,14 @@ def _text_of(name: str, value: object) -> str | None:
     raise InvalidRequest(f"{name} must be a text that is not empty{' or a path' * (name != 'token')}{shown}")
 
 
-def open_client(address: str | Sequence[str], credentials: Credentials = NOTHING, **options: Any) -> Client:
+def open_client(
+    address: str | Sequence[str] | Find, credentials: Credentials = NOTHING, **options: Any
+) -> Client:
     """As `connect`, with nothing from the environment: for who knows what a cluster is shown."""
-    client = Client(address, credentials=credentials, **options)
+    if callable(address):
+        found = first_found(address, as_timeout_s(options.get("timeout_s", 60.0)))
+        client = Client(found, credentials=credentials, find=address, **options)
+    else:
+        client = Client(address, credentials=credentials, **options)
     client.refresh()
     return client

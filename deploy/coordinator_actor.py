@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..proto.errors import InvalidRequest, RowloomError
-from .config.config import DeployConfig, from_json
+from .config.config import DeployConfig
 from .coordinator_server import CoordinatorServer
 from .launch.observed import begin_log_of
 from .launch.ray_actors import NAME_FREE_S, end_actor, interface, node_here
+from .launch.ray_arguments import unpacked
 from .launch.ray_launcher import RayLauncher
 from .launch.ray_storage import storage_of
 from .nodes.ray_mover import begin_to_move
@@ -29,18 +30,18 @@ class CoordinatorActor:
     """The coordinator. Ray runs the constructor again after a crash: it then takes up the cluster from storage.
 
     Args:
-        config_json: as `DeployConfig.to_json`.
+        given: the config, packed.
         restore: the folder of a snapshot that the cluster begins with.
         kept: the id of the cluster whose logs are in its storage, as seen by who starts it; empty: there are none.
         takes_up: it follows another one, whose shards run.
     """
 
     def __init__(
-        self, config_json: str, restore: str | None = None, kept: str = "", takes_up: bool = False
+        self, given: bytes | str, restore: str | None = None, kept: str = "", takes_up: bool = False
     ) -> None:
         import ray
 
-        self._config = config = from_json(config_json)
+        self._config = config = unpacked(given)
         log_file = begin_log_of(config, "coordinator")
         host, advertise = interface(config)
         storage = config.storage or storage_of(config.name)

@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 from ..proto import methods
@@ -17,16 +18,19 @@ from ..proto.errors import InvalidRequest, RowloomError, StateLost, in_words
 from ..proto.spec import Dealing, TableSpec
 from ..server import call as server_call
 from ..server.access.gate import gate_of
-from ..server.access.named import check_call
+from ..server.access.in_flight import CallsInFlight
+from ..server.access.named import check_call, owner_of
 from ..server.carriers.grpc_server import GrpcServer
 from .config.changes import running_config
-from .config.config import DeployConfig, environment_from, policy_from
+from .config.config import DeployConfig, environment_from, policy_from, quotas_from
+from .config.quotas import QuotasConfig
 from .config.sections import Autoscale
-from .control.coordinator import Coordinator
+from .control.coordinator import CHANGE_LIMIT_S, Coordinator
 from .control.loss import accept_loss
+from .control.quoting import set_quotas
 from .control.restoring import Restoring, merged_tables
 from .control.revival import revive
-from .control.state import ClusterState, KnownSnapshot
+from .control.state import ClusterState
 from .launch.launcher import Launcher
 from .nodes.draining import Draining
 from .nodes.nodes import Nodes
@@ -34,7 +38,7 @@ from .observe.endpoint import observed
 from .performer import Performer
 from .scaling import Autoscaling, Scalings
 from .snapshots.kept import check_nothing_kept, forget_begun, forget_kept
-from .snapshots.requests import SnapshotRequests
+from .snapshots.requests import SnapshotRequests, newest_of
 from .snapshots.restorable import restorable
 from .snapshots.snapshots import Snapshots
 from .standby.standbys import Sighting, StandbyRules, Standbys
@@ -91,20 +95,19 @@ class CoordinatorServer:
         self._methods = self._table_of_methods()
         security = config.security.settings()
         gate = gate_of(security, host)
-        self._grpc = GrpcServer(self._methods.__contains__, self._answer, host=host, port=port, gate=gate)
+        self._in_flight = CallsInFlight()
+        handles = self._methods.__contains__
+        self._grpc = GrpcServer(
+            handles, self._answer, host=host, port=port, gate=gate, in_flight=self._in_flight
+        )
         self.address = f"{advertise or host}:{self._grpc.port}"
-        self._log_file = log_file
+        self._log_file, self._version = log_file, version("rowloom")
         self._observed = observed(config, lambda: self._status(pb.StatusRequest()), advertise or host)
         self.coordinator = self._coordinator(ClusterState(config.name))
         self._performer = Performer(self._file, launcher, self._grace_s, security.credentials())
-        self._scalings = Scalings(
-            lambda: self.coordinator,
-            self._performer,
-            self._scaled,
-            lambda: self.config.limits.max_extra_memory or 0,
-        )
+        self._scalings = Scalings(self._current, self._performer, self._scaled, self._most_extra)
         self._draining = Draining(
-            lambda: self.coordinator,
+            self._current,
             self._performer,
             self._scalings,
             nodes,
@@ -113,11 +116,9 @@ class CoordinatorServer:
             renewed=self._renewed,
             leave=leave,
         )
-        self._snapshots = Snapshots(
-            lambda: self.coordinator, self._performer, config.storage, config.snapshots
-        )
+        self._snapshots = Snapshots(self._current, self._performer, config.storage, config.snapshots)
         self._watcher = Watcher(
-            lambda: self.coordinator,
+            self._current,
             self._performer,
             launcher,
             self._file,
@@ -133,10 +134,18 @@ class CoordinatorServer:
     def __repr__(self) -> str:
         return f"<CoordinatorServer {self.config.name!r} {self.address} {self.coordinator.state.layout}>"
 
+    def _current(self) -> Coordinator:
+        return self.coordinator
+
+    def _most_extra(self) -> int:
+        return self.config.limits.max_extra_memory or 0
+
     def _coordinator(self, state: ClusterState) -> Coordinator:
         rng = random.SystemRandom()
         made = Coordinator(state, time.monotonic, rng, self.address, revives=self._revives)
-        self._standbys = Standbys(made, rules_of(self.config), wanted=bool(self.config.replicas))
+        rules = StandbyRules(waits=self.config.standby.mode == "sync", after_s=self.config.standby.after)
+        self._standbys = Standbys(made, rules, wanted=bool(self.config.replicas))
+        made.quotas = self._quote(self.config.quotas if state.quotas is None else quotas_from(state.quotas))
         return made
 
     def start(self) -> None:
@@ -295,7 +304,7 @@ class CoordinatorServer:
         return {
             methods.DESCRIBE_LAYOUT: _on(pb.DescribeLayoutRequest, self._describe_layout),
             methods.HEALTH: _on(pb.HealthRequest, self._health),
-            methods.CREATE_TABLE: self._meant(pb.DefineTableRequest, self._create_table),
+            methods.CREATE_TABLE: self._creating(""),
             methods.DROP_TABLE: self._meant(pb.RemoveTableRequest, self._drop_table),
             methods.SET_LEARNING_RATE: self._meant(pb.AdjustTableRequest, self._set_lr),
             methods.SCALE: self._meant(pb.ScaleRequest, self._scale),
@@ -304,6 +313,7 @@ class CoordinatorServer:
             methods.DRAIN: self._meant(pb.DrainRequest, lambda asked: self._draining.answer(asked)),
             methods.UPGRADE: self._meant(pb.UpgradeRequest, self._upgrade),
             methods.SET_AUTOSCALE: self._meant(pb.SetAutoscaleRequest, self._set_autoscale),
+            methods.SET_QUOTAS: self._meant(pb.SetQuotasRequest, self._set_quotas),
             methods.ACCEPT_LOSS: self._meant(pb.AcceptLossRequest, self._accept_loss),
             methods.TAKE_SNAPSHOT: self._meant(pb.TakeSnapshotRequest, self._asked.answer),
             methods.DESCRIBE_RESTORED: self._meant(pb.DescribeRestoredRequest, self._describe_restored),
@@ -322,7 +332,13 @@ class CoordinatorServer:
 
     def _answer(self, call: server_call.Call) -> list[bytes]:
         check_call(call)
-        return [self._methods[call.method](bytes(call.data))]
+        method = self._methods[call.method]
+        if call.method == methods.CREATE_TABLE:
+            method = self._creating(owner_of(call.caller))
+        return [method(bytes(call.data))]
+
+    def _creating(self, owner: str) -> Callable[[bytes], bytes]:
+        return self._meant(pb.DefineTableRequest, lambda asked: self._create_table(asked, owner))
 
     def _describe_layout(self, request: pb.DescribeLayoutRequest) -> pb.DescribeLayoutReply:
         reply = self.coordinator.describe()
@@ -341,10 +357,10 @@ class CoordinatorServer:
             wall_s=time.time(),
         )
 
-    def _create_table(self, request: pb.DefineTableRequest) -> pb.DefineTableReply:
+    def _create_table(self, request: pb.DefineTableRequest, owner: str) -> pb.DefineTableReply:
         spec = TableSpec.from_message(request.spec)
         with self._performer.alone(f"creating table {spec.name!r}"):
-            entry = self._performer.run(self.coordinator.create_table(spec))
+            entry = self._performer.run(self.coordinator.create_table(spec, owner=owner))
         return pb.DefineTableReply(table=entry.to_message())
 
     def _drop_table(self, request: pb.RemoveTableRequest) -> None:
@@ -385,6 +401,26 @@ class CoordinatorServer:
             self._performer.run(self.coordinator.commit(state))
         self._follow(policy)
 
+    def _set_quotas(self, request: pb.SetQuotasRequest) -> None:
+        quotas = quotas_from(request.quotas)
+        if not self.config.security.tokens:
+            raise InvalidRequest(
+                "this cluster has no principals that could have quotas: no `security.tokens`"
+            )
+        said = quotas.to_json()
+        with self._performer.alone("other quotas"):
+            try:
+                self._performer.run(set_quotas(self.coordinator, said, CHANGE_LIMIT_S))
+            finally:
+                if self.coordinator.quotas == said:  # recorded, whether or not every shard has heard of it
+                    self._quote(quotas)
+
+    def _quote(self, quotas: QuotasConfig) -> str:
+        """Principals have these quotas from now on; returns them as JSON."""
+        self.config = self.config.model_copy(update={"quotas": quotas})
+        self._in_flight.quotas = quotas.values()
+        return quotas.to_json()
+
     def _upgrade(self, request: pb.UpgradeRequest) -> pb.ScaleReply:
         return self._draining.upgrade(request.environment)
 
@@ -424,15 +460,12 @@ class CoordinatorServer:
             name=self.config.name,
             launcher=self.config.launcher,
             config=self.config.to_json(),
-            unfinished=[
-                *self.coordinator.waiting(),
-                *self._snapshots.waiting(),
-                *self._standbys.said(),
-            ],
+            unfinished=[*self.coordinator.waiting(), *self._snapshots.waiting(), *self._standbys.said()],
             durability=self.config.durability,
-            snapshot=_newest(self.coordinator.state.snapshots, self._snapshots.took),
+            snapshot=newest_of(self.coordinator.state.snapshots, self._snapshots.took),
             metrics_address=self._observed.address if self._observed is not None else "",
             log_file=self._log_file,
+            version=self._version,
             scaling=self._scalings.running,
             autoscale=self._autoscaling.said,
             drained=self.coordinator.state.drained,
@@ -452,29 +485,6 @@ class CoordinatorServer:
             self.stop(keep=keep)
         except Exception as e:  # logged where it happened
             log.error("the cluster did not end in order: %s", e)
-
-
-def rules_of(config: DeployConfig) -> StandbyRules:
-    """How standbys are kept."""
-    return StandbyRules(waits=config.standby.mode == "sync", after_s=config.standby.after)
-
-
-def _newest(snapshots: Sequence[KnownSnapshot], took: tuple[str, float, float]) -> pb.NewestSnapshot | None:
-    if not snapshots:
-        return None
-    newest = snapshots[-1]
-    age_s = max(0.0, time.time() - newest.created_s)
-    _, seconds, pause_s = took if took[0] == newest.id else ("", 0.0, 0.0)
-    return pb.NewestSnapshot(
-        id=newest.id,
-        url=newest.url,
-        age_s=age_s,
-        created_s=newest.created_s,
-        rows=newest.rows,
-        bytes=newest.bytes,
-        seconds=seconds,
-        pause_s=pause_s,
-    )
 
 
 def _on(cls: type[Any], answer: Callable[[Any], Any]) -> Callable[[bytes], bytes]:

@@ -140,6 +140,7 @@ def local_cluster(
     until: str | None = None,
     security: Mapping[str, Any] | None = None,
     tracing: Mapping[str, Any] | None = None,
+    quotas: Mapping[str, Any] | None = None,
 ) -> LocalCluster:
     """Start a cluster on this machine that lasts as long as the `with` block.
 
@@ -161,6 +162,7 @@ def local_cluster(
             storage: such as "2026-11-28T07:15:00Z" or "10m" (ago); as `rowloom restore --until`.
         security: TLS and tokens, as in a deploy config: files such as `rowloom secure init` makes. None: neither.
         tracing: where shards send spans, as in a deploy config. None: nowhere.
+        quotas: what principals may have, as in a deploy config; needs `security` with tokens. None: no bounds.
 
     Returns:
         A context manager; `.connect()` gives a client, `.address` lets other processes connect.
@@ -191,6 +193,8 @@ def local_cluster(
         given["security"] = dict(security)
     if tracing is not None:
         given["tracing"] = dict(tracing)
+    if quotas is not None:
+        given["quotas"] = dict(quotas)
     config = parse(given)
     if config.storage is not None:
         check_not_live(config.storage, config.security.settings().credentials())

@@ -7,6 +7,7 @@ RowloomError
 ├── TableExists                   a table of that name has another spec; nothing changed
 ├── Unavailable                   a server did not answer in time; a push that raises it was applied nowhere
 │   └── Overloaded                it answered that it has too much to do
+├── QuotaExceeded                 it would be more than a principal may have; nothing changed
 ├── PushUnresolved                a push ended without every shard's answer: applied at most once, maybe not
 ├── StateLost                     a shard restarted without its rows and refuses to serve
 ├── SnapshotCorrupt               a snapshot does not verify
@@ -95,6 +96,15 @@ class Overloaded(Unavailable):
     """A server refused because of a limit; nothing changed. Try smaller batches, or later."""
 
     kind = pb.ErrorInfo.OVERLOADED
+
+
+class QuotaExceeded(RowloomError):
+    """A principal would have more rows, bytes or tables than its quota; the message says which, and who raises it.
+
+    Nothing changed, and it is not tried again: it helps to drop a table, or that an operator raises the quota.
+    """
+
+    kind = pb.ErrorInfo.QUOTA_EXCEEDED
 
 
 class NoAnswer(Unavailable):
@@ -208,6 +218,7 @@ _LEAVES = (
     Unauthorized,
     Unauthenticated,
     PermissionDenied,
+    QuotaExceeded,
     WrongLayout,
     WrongCluster,
     Moving,
@@ -225,6 +236,7 @@ STATUS: dict[type[RowloomError], str] = {
     Unavailable: "UNAVAILABLE",
     Overloaded: "RESOURCE_EXHAUSTED",
     Unconfirmed: "UNAVAILABLE",
+    QuotaExceeded: "RESOURCE_EXHAUSTED",
     PushUnresolved: "UNKNOWN",
     StateLost: "DATA_LOSS",
     SnapshotCorrupt: "DATA_LOSS",

@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 from .channel import MAX_MESSAGE_BYTES
 from .errors import InvalidRequest
-from .methods import ROWS
+from .methods import ON_LANE
 
 MAGIC = b"rowloom1"
 WELCOME = b"w"
-NUMBER = {method: i for i, method in enumerate(ROWS)}
+NUMBER = {method: i for i, method in enumerate(ON_LANE)}
 SOCKET_BUFFER_BYTES = 4 << 20
 ARENA_BYTES = 32 << 20  # of address space; memory is taken where it is used
 NOWHERE = 0xFFFFFFFFFFFFFFFF  # in place of an offset: the message follows the head
@@ -82,7 +82,7 @@ class Request(NamedTuple):
     """The head of a request.
 
     Attributes:
-        method: index in methods.ROWS.
+        method: index in methods.ON_LANE.
         length: bytes of the message.
         offset: of the message in the arena, or NOWHERE.
         reply_offset, reply_bytes: a place in the arena for the reply; 0 bytes for none.
@@ -102,7 +102,7 @@ class Request(NamedTuple):
     def decode(cls, data: bytes | bytearray | memoryview, arena_bytes: int = 0) -> Request:
         """From REQUEST_BYTES bytes; everything it says is checked. Raises InvalidRequest."""
         head = cls(*_REQUEST.unpack(data))
-        if head.method >= len(ROWS) or head.length > MAX_MESSAGE_BYTES:
+        if head.method >= len(ON_LANE) or head.length > MAX_MESSAGE_BYTES:
             raise InvalidRequest(f"malformed head on the row lane: {head}")
         if head.offset != NOWHERE and head.offset + head.length > arena_bytes:
             raise InvalidRequest(

@@ -56,7 +56,7 @@ class Layout:
 
     def spec_of(self, entry: TableEntry) -> TableSpec:
         """What a table is in this epoch, whenever its entry is from."""
-        return entry.placed_by(self.dealt)
+        return entry.spec.dealt(entry.dealing_by(self.dealt))
 
     def owner(self, entry: TableEntry, ids: np.ndarray) -> np.ndarray:
         """The shard of each id of a table. ids: [N] int64, valid. Returns [N] int64."""

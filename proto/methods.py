@@ -14,7 +14,7 @@ PULL = SHARD + "Pull"
 PUSH = SHARD + "Push"
 STEP = SHARD + "Step"
 PULL_BAGS = SHARD + "PullBags"
-ROWS = (PULL, PUSH, STEP, PULL_BAGS)  # a lane says which by its place here: add at the end only
+ROWS = (PULL, PUSH, STEP, PULL_BAGS)
 
 # One shard.
 DESCRIBE_LANE = SHARD + "DescribeLane"
@@ -41,6 +41,9 @@ CUT = SHARD + "Cut"
 CUT_PROGRESS = SHARD + "CutProgress"
 TRIM_LOG = SHARD + "TrimLog"
 
+# What a lane carries, which says by the place here which one it means: add at the end only.
+ON_LANE = (*ROWS, READ_PASS)
+
 # Whoever knows the layout: shards and the coordinator.
 DESCRIBE_LAYOUT = DIRECTORY + "DescribeLayout"
 HEALTH = DIRECTORY + "Health"
@@ -53,6 +56,7 @@ SCALE = COORDINATOR + "Scale"
 SCALE_PROGRESS = COORDINATOR + "ScaleProgress"
 CANCEL_SCALE = COORDINATOR + "CancelScale"
 SET_AUTOSCALE = COORDINATOR + "SetAutoscale"
+SET_QUOTAS = COORDINATOR + "SetQuotas"
 DRAIN = COORDINATOR + "Drain"
 UPGRADE = COORDINATOR + "Upgrade"
 ACCEPT_LOSS = COORDINATOR + "AcceptLoss"

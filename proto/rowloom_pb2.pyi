@@ -50,6 +50,7 @@ class ErrorInfo(_message.Message):
         UNAUTHENTICATED: _ClassVar[ErrorInfo.Kind]
         PERMISSION_DENIED: _ClassVar[ErrorInfo.Kind]
         UNCONFIRMED: _ClassVar[ErrorInfo.Kind]
+        QUOTA_EXCEEDED: _ClassVar[ErrorInfo.Kind]
         CLIENT_FORGOTTEN: _ClassVar[ErrorInfo.Kind]
     INTERNAL: ErrorInfo.Kind
     INVALID_REQUEST: ErrorInfo.Kind
@@ -68,6 +69,7 @@ class ErrorInfo(_message.Message):
     UNAUTHENTICATED: ErrorInfo.Kind
     PERMISSION_DENIED: ErrorInfo.Kind
     UNCONFIRMED: ErrorInfo.Kind
+    QUOTA_EXCEEDED: ErrorInfo.Kind
     CLIENT_FORGOTTEN: ErrorInfo.Kind
     KIND_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -150,18 +152,20 @@ class TableSpec(_message.Message):
     def __init__(self, name: _Optional[str] = ..., num_embeddings: _Optional[int] = ..., row_shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., partition: _Optional[str] = ..., hash_ids: bool = ..., optimizer: _Optional[_Union[Recipe, _Mapping]] = ..., initializer: _Optional[_Union[Recipe, _Mapping]] = ..., frozen: bool = ..., wire: _Optional[str] = ..., constraint: _Optional[_Union[Recipe, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class TableEntry(_message.Message):
-    __slots__ = ("number", "spec", "lr", "lr_version", "made")
+    __slots__ = ("number", "spec", "lr", "lr_version", "made", "owner")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     LR_FIELD_NUMBER: _ClassVar[int]
     LR_VERSION_FIELD_NUMBER: _ClassVar[int]
     MADE_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     number: int
     spec: TableSpec
     lr: float
     lr_version: int
     made: Dealing
-    def __init__(self, number: _Optional[int] = ..., spec: _Optional[_Union[TableSpec, _Mapping]] = ..., lr: _Optional[float] = ..., lr_version: _Optional[int] = ..., made: _Optional[_Union[Dealing, _Mapping]] = ...) -> None: ...
+    owner: str
+    def __init__(self, number: _Optional[int] = ..., spec: _Optional[_Union[TableSpec, _Mapping]] = ..., lr: _Optional[float] = ..., lr_version: _Optional[int] = ..., made: _Optional[_Union[Dealing, _Mapping]] = ..., owner: _Optional[str] = ...) -> None: ...
 
 class Dealing(_message.Message):
     __slots__ = ("table", "partition", "hash_ids")
@@ -526,7 +530,7 @@ class HottestIdsReply(_message.Message):
     def __init__(self, ids: _Optional[bytes] = ..., counts: _Optional[_Iterable[int]] = ..., seen: _Optional[int] = ..., taken: _Optional[int] = ..., sampled_ids: _Optional[int] = ..., recent: _Optional[bytes] = ...) -> None: ...
 
 class StatisticsReply(_message.Message):
-    __slots__ = ("index", "epoch", "tables", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "refused", "clients", "resident_bytes", "uptime_s", "cpu_s", "durability", "log_bytes", "log_error", "braked_pushes", "braked_s", "counts", "traffic", "log_end", "log_safe", "metrics_address", "log_file", "lane_connections", "waiting_calls", "held_pushes", "receiving_rows", "snapshot_rows", "snapshot_bytes", "cluster_id", "standby_follows", "standby_behind", "standby_behind_bytes", "standby_behind_s")
+    __slots__ = ("index", "epoch", "tables", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "refused", "clients", "resident_bytes", "uptime_s", "cpu_s", "durability", "log_bytes", "log_error", "braked_pushes", "braked_s", "counts", "traffic", "log_end", "log_safe", "metrics_address", "log_file", "lane_connections", "waiting_calls", "held_pushes", "receiving_rows", "snapshot_rows", "snapshot_bytes", "cluster_id", "standby_follows", "standby_behind", "standby_behind_bytes", "standby_behind_s", "version", "quotas")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
@@ -562,6 +566,8 @@ class StatisticsReply(_message.Message):
     STANDBY_BEHIND_FIELD_NUMBER: _ClassVar[int]
     STANDBY_BEHIND_BYTES_FIELD_NUMBER: _ClassVar[int]
     STANDBY_BEHIND_S_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    QUOTAS_FIELD_NUMBER: _ClassVar[int]
     index: int
     epoch: int
     tables: _containers.RepeatedCompositeFieldContainer[TableStatistics]
@@ -597,7 +603,23 @@ class StatisticsReply(_message.Message):
     standby_behind: int
     standby_behind_bytes: int
     standby_behind_s: float
-    def __init__(self, index: _Optional[int] = ..., epoch: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableStatistics, _Mapping]]] = ..., pulls: _Optional[int] = ..., pulled_rows: _Optional[int] = ..., pushes: _Optional[int] = ..., pushed_rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., uptime_s: _Optional[float] = ..., cpu_s: _Optional[float] = ..., durability: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., braked_pushes: _Optional[int] = ..., braked_s: _Optional[float] = ..., counts: _Optional[_Iterable[_Union[TableCounts, _Mapping]]] = ..., traffic: _Optional[_Iterable[_Union[CallTraffic, _Mapping]]] = ..., log_end: _Optional[int] = ..., log_safe: _Optional[int] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ..., lane_connections: _Optional[int] = ..., waiting_calls: _Optional[int] = ..., held_pushes: _Optional[int] = ..., receiving_rows: _Optional[int] = ..., snapshot_rows: _Optional[int] = ..., snapshot_bytes: _Optional[int] = ..., cluster_id: _Optional[str] = ..., standby_follows: bool = ..., standby_behind: _Optional[int] = ..., standby_behind_bytes: _Optional[int] = ..., standby_behind_s: _Optional[float] = ...) -> None: ...
+    version: str
+    quotas: _containers.RepeatedCompositeFieldContainer[QuotaUse]
+    def __init__(self, index: _Optional[int] = ..., epoch: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableStatistics, _Mapping]]] = ..., pulls: _Optional[int] = ..., pulled_rows: _Optional[int] = ..., pushes: _Optional[int] = ..., pushed_rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., uptime_s: _Optional[float] = ..., cpu_s: _Optional[float] = ..., durability: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., braked_pushes: _Optional[int] = ..., braked_s: _Optional[float] = ..., counts: _Optional[_Iterable[_Union[TableCounts, _Mapping]]] = ..., traffic: _Optional[_Iterable[_Union[CallTraffic, _Mapping]]] = ..., log_end: _Optional[int] = ..., log_safe: _Optional[int] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ..., lane_connections: _Optional[int] = ..., waiting_calls: _Optional[int] = ..., held_pushes: _Optional[int] = ..., receiving_rows: _Optional[int] = ..., snapshot_rows: _Optional[int] = ..., snapshot_bytes: _Optional[int] = ..., cluster_id: _Optional[str] = ..., standby_follows: bool = ..., standby_behind: _Optional[int] = ..., standby_behind_bytes: _Optional[int] = ..., standby_behind_s: _Optional[float] = ..., version: _Optional[str] = ..., quotas: _Optional[_Iterable[_Union[QuotaUse, _Mapping]]] = ...) -> None: ...
+
+class QuotaUse(_message.Message):
+    __slots__ = ("principal", "what", "used", "limit", "refused")
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    principal: str
+    what: str
+    used: int
+    limit: int
+    refused: int
+    def __init__(self, principal: _Optional[str] = ..., what: _Optional[str] = ..., used: _Optional[int] = ..., limit: _Optional[int] = ..., refused: _Optional[int] = ...) -> None: ...
 
 class TableCounts(_message.Message):
     __slots__ = ("table", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "rejected")
@@ -634,7 +656,7 @@ class CallTraffic(_message.Message):
     def __init__(self, call: _Optional[str] = ..., table: _Optional[str] = ..., counts: _Optional[_Iterable[int]] = ..., seconds: _Optional[float] = ..., received_bytes: _Optional[int] = ..., sent_bytes: _Optional[int] = ...) -> None: ...
 
 class AdoptRequest(_message.Message):
-    __slots__ = ("layout", "index", "fresh", "tables", "retire", "turn", "snapshots", "ended")
+    __slots__ = ("layout", "index", "fresh", "tables", "retire", "turn", "snapshots", "ended", "quotas")
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
@@ -643,6 +665,7 @@ class AdoptRequest(_message.Message):
     TURN_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
+    QUOTAS_FIELD_NUMBER: _ClassVar[int]
     layout: Layout
     index: int
     fresh: bool
@@ -651,7 +674,8 @@ class AdoptRequest(_message.Message):
     turn: int
     snapshots: _containers.RepeatedScalarFieldContainer[str]
     ended: bool
-    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., fresh: bool = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., retire: bool = ..., turn: _Optional[int] = ..., snapshots: _Optional[_Iterable[str]] = ..., ended: bool = ...) -> None: ...
+    quotas: str
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., fresh: bool = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., retire: bool = ..., turn: _Optional[int] = ..., snapshots: _Optional[_Iterable[str]] = ..., ended: bool = ..., quotas: _Optional[str] = ...) -> None: ...
 
 class StandByRequest(_message.Message):
     __slots__ = ("layout", "index", "turn", "lease_s")
@@ -866,7 +890,7 @@ class BrakeRequest(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., turn: _Optional[int] = ..., row_s: _Optional[float] = ...) -> None: ...
 
 class ReadPassRequest(_message.Message):
-    __slots__ = ("header", "tables", "new_n", "new_index", "since", "generation", "last", "at", "cursor", "limit_bytes", "dealt")
+    __slots__ = ("header", "tables", "new_n", "new_index", "since", "generation", "last", "at", "cursor", "limit_bytes", "mark", "marks", "dealt")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     NEW_N_FIELD_NUMBER: _ClassVar[int]
@@ -877,6 +901,8 @@ class ReadPassRequest(_message.Message):
     AT_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MARK_FIELD_NUMBER: _ClassVar[int]
+    MARKS_FIELD_NUMBER: _ClassVar[int]
     DEALT_FIELD_NUMBER: _ClassVar[int]
     header: Header
     tables: _containers.RepeatedScalarFieldContainer[int]
@@ -888,8 +914,20 @@ class ReadPassRequest(_message.Message):
     at: int
     cursor: int
     limit_bytes: int
+    mark: bool
+    marks: _containers.RepeatedCompositeFieldContainer[PassMark]
     dealt: _containers.RepeatedCompositeFieldContainer[Dealing]
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., tables: _Optional[_Iterable[int]] = ..., new_n: _Optional[int] = ..., new_index: _Optional[int] = ..., since: _Optional[int] = ..., generation: _Optional[int] = ..., last: bool = ..., at: _Optional[int] = ..., cursor: _Optional[int] = ..., limit_bytes: _Optional[int] = ..., dealt: _Optional[_Iterable[_Union[Dealing, _Mapping]]] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., tables: _Optional[_Iterable[int]] = ..., new_n: _Optional[int] = ..., new_index: _Optional[int] = ..., since: _Optional[int] = ..., generation: _Optional[int] = ..., last: bool = ..., at: _Optional[int] = ..., cursor: _Optional[int] = ..., limit_bytes: _Optional[int] = ..., mark: bool = ..., marks: _Optional[_Iterable[_Union[PassMark, _Mapping]]] = ..., dealt: _Optional[_Iterable[_Union[Dealing, _Mapping]]] = ...) -> None: ...
+
+class PassMark(_message.Message):
+    __slots__ = ("at", "cursor", "since")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    at: int
+    cursor: int
+    since: int
+    def __init__(self, at: _Optional[int] = ..., cursor: _Optional[int] = ..., since: _Optional[int] = ...) -> None: ...
 
 class MovedRows(_message.Message):
     __slots__ = ("table", "ids", "values", "slots")
@@ -904,7 +942,7 @@ class MovedRows(_message.Message):
     def __init__(self, table: _Optional[int] = ..., ids: _Optional[bytes] = ..., values: _Optional[bytes] = ..., slots: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ReadPassReply(_message.Message):
-    __slots__ = ("shard", "generation", "last", "tables", "at", "cursor", "done", "rows", "steps")
+    __slots__ = ("shard", "generation", "last", "tables", "at", "cursor", "done", "rows", "steps", "calls")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
@@ -914,6 +952,7 @@ class ReadPassReply(_message.Message):
     DONE_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
     shard: int
     generation: int
     last: bool
@@ -923,7 +962,8 @@ class ReadPassReply(_message.Message):
     done: bool
     rows: int
     steps: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, shard: _Optional[int] = ..., generation: _Optional[int] = ..., last: bool = ..., tables: _Optional[_Iterable[_Union[MovedRows, _Mapping]]] = ..., at: _Optional[int] = ..., cursor: _Optional[int] = ..., done: bool = ..., rows: _Optional[int] = ..., steps: _Optional[_Iterable[int]] = ...) -> None: ...
+    calls: int
+    def __init__(self, shard: _Optional[int] = ..., generation: _Optional[int] = ..., last: bool = ..., tables: _Optional[_Iterable[_Union[MovedRows, _Mapping]]] = ..., at: _Optional[int] = ..., cursor: _Optional[int] = ..., done: bool = ..., rows: _Optional[int] = ..., steps: _Optional[_Iterable[int]] = ..., calls: _Optional[int] = ...) -> None: ...
 
 class ReadRowsRequest(_message.Message):
     __slots__ = ("header", "table", "cursor", "limit_bytes", "new_n", "new_index", "ids_only")
@@ -1135,6 +1175,14 @@ class SetAutoscaleRequest(_message.Message):
     policy: str
     def __init__(self, cluster_id: _Optional[str] = ..., policy: _Optional[str] = ...) -> None: ...
 
+class SetQuotasRequest(_message.Message):
+    __slots__ = ("cluster_id", "quotas")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    QUOTAS_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    quotas: str
+    def __init__(self, cluster_id: _Optional[str] = ..., quotas: _Optional[str] = ...) -> None: ...
+
 class DrainRequest(_message.Message):
     __slots__ = ("cluster_id", "node", "undo")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -1316,7 +1364,7 @@ class StandbyStatus(_message.Message):
     def __init__(self, address: _Optional[str] = ..., incarnation: _Optional[int] = ..., node: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., rows: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("layout", "tables", "shards", "name", "config_hash", "launcher", "config", "unfinished", "durability", "snapshot", "scaling", "autoscale", "metrics_address", "log_file", "drained")
+    __slots__ = ("layout", "tables", "shards", "name", "config_hash", "launcher", "config", "unfinished", "durability", "snapshot", "scaling", "autoscale", "metrics_address", "log_file", "drained", "version")
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
@@ -1332,6 +1380,7 @@ class StatusReply(_message.Message):
     METRICS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     LOG_FILE_FIELD_NUMBER: _ClassVar[int]
     DRAINED_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     layout: Layout
     tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
     shards: _containers.RepeatedCompositeFieldContainer[ShardStatus]
@@ -1347,7 +1396,8 @@ class StatusReply(_message.Message):
     metrics_address: str
     log_file: str
     drained: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., name: _Optional[str] = ..., config_hash: _Optional[str] = ..., launcher: _Optional[str] = ..., config: _Optional[str] = ..., unfinished: _Optional[_Iterable[str]] = ..., durability: _Optional[str] = ..., snapshot: _Optional[_Union[NewestSnapshot, _Mapping]] = ..., scaling: _Optional[_Union[ScaleReply, _Mapping]] = ..., autoscale: _Optional[str] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ..., drained: _Optional[_Iterable[str]] = ...) -> None: ...
+    version: str
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., name: _Optional[str] = ..., config_hash: _Optional[str] = ..., launcher: _Optional[str] = ..., config: _Optional[str] = ..., unfinished: _Optional[_Iterable[str]] = ..., durability: _Optional[str] = ..., snapshot: _Optional[_Union[NewestSnapshot, _Mapping]] = ..., scaling: _Optional[_Union[ScaleReply, _Mapping]] = ..., autoscale: _Optional[str] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ..., drained: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ...) -> None: ...
 
 class NewestSnapshot(_message.Message):
     __slots__ = ("id", "url", "age_s", "created_s", "rows", "bytes", "seconds", "pause_s")

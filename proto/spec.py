@@ -215,7 +215,7 @@ class TableSpec:
         """Ids are in [0, id_limit)."""
         return 2**63 if self.num_embeddings is None else self.num_embeddings
 
-    @property
+    @functools.cached_property
     def dealing(self) -> Dealing:
         """How its ids are dealt to shards."""
         return Dealing(self.partition, self.hash_ids)
@@ -291,6 +291,7 @@ class TableEntry:
         lr: the learning rate set since.
         lr_version: counts the times it was set.
         made: how its ids were dealt when it was made; None: as now.
+        owner: the principal who created it, whose quotas it counts in; empty: it is the cluster's own.
     """
 
     number: int
@@ -298,6 +299,7 @@ class TableEntry:
     lr: float | None = None
     lr_version: int = 0
     made: Dealing | None = None
+    owner: str = ""
 
     def __post_init__(self) -> None:
         if self.lr is not None:
@@ -324,16 +326,21 @@ class TableEntry:
     def dealt(self, dealing: Dealing) -> TableEntry:
         """The same table with its ids dealt otherwise. Raises InvalidRequest: they cannot be."""
         made = self.made or self.spec.dealing
-        return dataclasses.replace(
-            self, spec=self.spec.dealt(dealing), made=None if dealing == made else made
+        made = None if dealing == made else made
+        spec = self.spec.dealt(dealing)
+        # Asked at every step of a layer, and hardly ever dealt otherwise.
+        return (
+            self
+            if spec is self.spec and made == self.made
+            else dataclasses.replace(self, spec=spec, made=made)
         )
 
-    def placed_by(self, dealt: Mapping[int, Dealing]) -> TableSpec:
-        """The spec with ids dealt as a layout deals them.
+    def dealing_by(self, dealt: Mapping[int, Dealing]) -> Dealing:
+        """How a layout deals its ids.
 
         dealt: by table number, of all tables that it deals otherwise than they were made: `Layout.dealt`.
         """
-        return self.spec.dealt(dealt.get(self.number) or self.made or self.spec.dealing)
+        return dealt.get(self.number) or self.made or self.spec.dealing
 
     def to_message(self) -> pb.TableEntry:
         """As the message."""
@@ -343,6 +350,7 @@ class TableEntry:
             lr=self.lr,
             lr_version=self.lr_version,
             made=self.made and self.made.to_message(),
+            owner=self.owner,
         )
 
     @classmethod
@@ -350,4 +358,5 @@ class TableEntry:
         """From the message."""
         lr = message.lr if message.HasField("lr") else None
         made = Dealing.from_message(message.made) if message.HasField("made") else None
-        return cls(message.number, TableSpec.from_message(message.spec), lr, message.lr_version, made)
+        spec = TableSpec.from_message(message.spec)
+        return cls(message.number, spec, lr, message.lr_version, made, message.owner)

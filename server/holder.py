@@ -22,12 +22,13 @@ from ..proto.errors import InvalidRequest, RetryLater, StateLost, WrongCluster, 
 from ..proto.layout import Layout
 from ..proto.spec import NAME, TableEntry
 from . import states
+from .access.in_flight import CallsInFlight
+from .access.quotas import Quotas
 from .call import Caller
 from .durable.extents import Owner
 from .durable.records import Kind
 from .journal import Journal, Journals
 from .ledger import MAX_CLIENTS, Ledger
-from .metrics.counters import Counters
 from .moving.brake import Brake
 from .moving.outgoing import BLOCK_BYTES
 from .moving.receive import Receive
@@ -102,6 +103,7 @@ class Process:
     replicated: bool = False  # shards have standbys: who holds nothing waits to hear what it is
     snapshots: str = ""  # folder or URL where they are kept; none: this server writes and reads none
     journals: Journals | None = None  # where shards' logs are; None: nothing is logged
+    in_flight: CallsInFlight = field(default_factory=CallsInFlight)  # the shell counts calls in it
     # Fills in what the shell knows of itself; names: of the shard's tables, by number.
     observe: Callable[[pb.StatisticsReply, Mapping[int, str]], None] = lambda reply, names: None
 
@@ -126,6 +128,7 @@ class Holder:
         turn: the coordinator's latest step.
         taking: the shard's part of a snapshot, the last one.
         brake: on pushes.
+        quotas: of principals, as they were told last.
         discarded: logs that are needed no more; the shell drops them.
         outlived: shards of layouts that are over, whose memory the shell gives back in pieces.
         tasks: what the shell has yet to start, in a thread of its own: see `Receive.run`, `recovered`, `taken`.
@@ -144,6 +147,7 @@ class Holder:
     taking: Taking | None = None
     discarded: list[Journal] = field(default_factory=list[Journal])
     brake: Brake = field(default_factory=Brake)
+    quotas: Quotas = field(default_factory=Quotas)
     outlived: list[Shard] = field(default_factory=list[Shard])
     tasks: list[Incoming | Recovery | Taking | Following] = field(
         default_factory=list["Incoming | Recovery | Taking | Following"]
@@ -197,6 +201,8 @@ class Holder:
 
     def become(self, state: states.State) -> None:
         """The only way to another state."""
+        if state.shard is not None:  # not before: what it reads from its log, or receives, is never refused
+            state.shard.owned.quotas = self.quotas
         self.state = state
         self.changes += 1
 
@@ -230,6 +236,7 @@ class Holder:
         shard = self.shard
         if shard is not None and shard.layout.epoch > layout.epoch:
             raise WrongLayout(f"epoch {layout.epoch} is over", epoch=shard.layout.epoch)
+        self.set_quotas(request)
         if request.retire:
             self._forget_standby()
             self.end_taking("the layout changed")
@@ -267,6 +274,11 @@ class Holder:
                 f"this server holds no rows of epoch {layout.epoch}: it started anew, or received them only in part"
             )
 
+    def set_quotas(self, request: pb.AdoptRequest) -> None:
+        """Those of principals, if any are said. Raises InvalidRequest."""
+        if request.HasField("quotas"):
+            self.quotas = self.process.in_flight.quotas = Quotas.from_json(request.quotas)
+
     def is_named(self, layout: Layout, index: int) -> bool:
         """Whether a layout means this very process."""
         return layout.shards[index].incarnation == self.process.incarnation
@@ -285,7 +297,8 @@ class Holder:
         shard = self.incoming.shard
         check_size(shard, layout)
         shard.layout = layout
-        shard.counters = self.shard.counters if self.shard else Counters()
+        if self.shard is not None:
+            shard.counters, shard.owned = self.shard.counters, self.shard.owned
         self._forget_standby()
         self.end_taking("the layout changed")
         # The new layout is committed: nobody goes back to what the old log holds.

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..proto import methods
 from ..proto import rowloom_pb2 as pb
-from ..proto.codec import Buffer, Pull, Push, Step, encode_push_reply
+from ..proto.codec import Buffer, Pull, Push, Step, encode_push_reply, message_of
 from ..proto.codec_bags import PullBags
 from ..proto.errors import (
     InvalidRequest,
@@ -72,6 +72,7 @@ class Host(Holder):
             methods.PULL_BAGS: self._pull_bags,
             methods.PUSH: self._push,
             methods.STEP: self._step,
+            methods.READ_PASS: self._read_pass,
             methods.READ_ROWS: self._read_rows,
             methods.HOTTEST_IDS: self._hottest_ids,
             methods.DESCRIBE_LANE: self._describe_lane,
@@ -87,7 +88,6 @@ class Host(Holder):
             methods.PREPARE: self._on(pb.PrepareRequest, self.prepare),
             methods.FREEZE: self._on(pb.FreezeRequest, self.freeze),
             methods.BRAKE: self._on(pb.BrakeRequest, self.set_brake),
-            methods.READ_PASS: self._on(pb.ReadPassRequest, self._read_pass),
             methods.READ_LEDGER: self._on(pb.ReadLedgerRequest, self._read_ledger),
             methods.PROGRESS: self._on(pb.ProgressRequest, self.progress),
             methods.STAND_BY: self._on(pb.StandByRequest, partial(secondary.stand_by, self)),
@@ -350,6 +350,7 @@ class Host(Holder):
         reply.uptime_s = process.now() - process.started_s
         reply.cpu_s = process.cpu_s()
         reply.durability = process.durability
+        reply.quotas.extend(process.in_flight.messages())
         reply.braked_pushes, reply.braked_s = self.brake.pushes, self.brake.seconds
         if self.journal is not None:
             reply.log_bytes, reply.log_error = self.journal.bytes, self.journal.error
@@ -364,12 +365,13 @@ class Host(Holder):
 
     # ------------------------------------------------------------------------------------------ change of layout
 
-    def _read_pass(self, request: pb.ReadPassRequest) -> pb.ReadPassReply:
-        shard = self.serving()
+    def _read_pass(self, call: Call) -> Answer:
+        request, shard = message_of(pb.ReadPassRequest, memoryview(call.data)), self.serving()
         shard.check(request.header)
-        return read_pass(
-            shard, request, frozen=isinstance(self.state, states.Moving) and not self.state.admitted
-        )
+        frozen = isinstance(self.state, states.Moving) and not self.state.admitted
+        block = read_pass(shard, request, frozen=frozen, space=call.space)
+        call.placed = block.place()
+        return Answer() if call.placed else Answer(block.encode())
 
     def _read_rows(self, call: Call) -> Answer:
         def read(request: pb.ReadRowsRequest) -> pb.ReadRowsReply:

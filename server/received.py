@@ -23,7 +23,7 @@ def contiguous(array: np.ndarray) -> np.ndarray:
 
 def is_finite(values: np.ndarray) -> bool:
     """Whether no value is infinite or NaN. values: [N, width] float32."""
-    return _finite(contiguous(values).reshape(-1).view(np.uint32))
+    return _finite(contiguous(values))
 
 
 def summed(numbers: np.ndarray, grads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -35,8 +35,9 @@ def summed(numbers: np.ndarray, grads: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 @kernel
-def _finite(bits: np.ndarray) -> np.bool_:
+def _finite(values: np.ndarray) -> np.bool_:
     # As whole vectors only when written like this; without the sign, infinity and NaN are the largest there are.
+    bits = values.reshape(-1).view(np.uint32)
     worst = np.uint32(0)
     for k in range(len(bits)):
         unsigned = np.uint32(bits[k] << np.uint32(1))

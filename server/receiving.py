@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -16,11 +17,15 @@ from functools import partial
 
 from ..proto.channel import Channels
 from ..proto.errors import Rerouted, RowloomError, Unavailable, in_words
+from ..proto.framing import Buffer
+from ..proto.layout import ShardAddress
 from ..proto.security.credentials import Credentials
 from ..proto.snapshots.snapshot import open_snapshot
+from .carriers.peer import Peer
 from .durable.shard_log import ShardLog
 from .holder import Incoming
 from .host import Host
+from .moving.pace import Pace
 from .moving.receive import PEER_ATTEMPTS, Ask, Pause, PeerCall, Stream, kind_of, peer_pause_s
 from .snapshots.source import SnapshotSource
 
@@ -51,6 +56,9 @@ class Receiver:
         self._lock = threading.Lock()  # of the shard that is filled, and its log
         self._end = 0  # of what was noted in that
         self._bulk = threading.Lock()  # of whoever fetches many rows
+        layout = incoming.shard.layout
+        here = _host_of(layout.shards[incoming.shard.index])
+        self._pace = Pace(_cores(), sum(_host_of(shard) == here for shard in layout.shards))
 
     def run(self) -> None:
         """Return when all is here and safe, or never will be, which the host is told."""
@@ -62,9 +70,10 @@ class Receiver:
                 for stream in streams:
                     self._drive(stream, ask)
             else:
-                ask = partial(self._call_peer, peers)
                 threads = [
-                    threading.Thread(target=self._drive, args=(s, ask), name="rowloom-receive", daemon=True)
+                    threading.Thread(
+                        target=self._drive_peer, args=(s, peers), name="rowloom-receive", daemon=True
+                    )
                     for s in streams
                 ]
                 for thread in threads:
@@ -99,7 +108,14 @@ class Receiver:
     def _goes_on(self) -> bool:
         return self._host.incoming is self._incoming and not self._incoming.error
 
-    def _drive(self, stream: Stream, ask: Callable[[PeerCall], bytes]) -> None:
+    def _drive_peer(self, stream: Stream, peers: Channels) -> None:
+        peer = Peer(peers, stream.old.address, PEER_TIMEOUT_S)
+        try:
+            self._drive(stream, partial(self._call_peer, peer))
+        finally:
+            peer.close()
+
+    def _drive(self, stream: Stream, ask: Callable[[PeerCall], Buffer]) -> None:
         """Ask what one stream wants to be asked, until it has all."""
         try:
             run = stream.run()
@@ -111,14 +127,27 @@ class Receiver:
                 elif stream.passes and stream.left <= BULK_ROWS:
                     wants = self._came(run, wants, ask(wants))
                 else:
-                    began = time.monotonic()
-                    with self._bulk:
-                        stream.waited_s += time.monotonic() - began
-                        wants = self._came(run, wants, ask(wants))
+                    wants = self._in_bulk(
+                        stream, lambda run=run, asks=wants: self._came(run, asks, ask(asks))
+                    )
         except Exception as e:
             self._fail(e)
 
-    def _came(self, run: Generator[Ask, bytes, None], call: PeerCall, reply: bytes) -> Ask | None:
+    def _in_bulk(self, stream: Stream, fetch: Callable[[], Ask | None]) -> Ask | None:
+        """Fetch a block when it is this stream's turn, and let trainers have theirs."""
+        began = time.monotonic()
+        with self._bulk:
+            turn = time.monotonic()
+            wants = fetch()
+            now = time.monotonic()
+            pause_s = self._pace.pause_s(now, stream.old.index, stream.calls, now - turn)
+            if stream.stuck:
+                pause_s = 0.0
+            time.sleep(pause_s)
+            stream.waited_s += turn - began + pause_s
+        return wants
+
+    def _came(self, run: Generator[Ask, Buffer, None], call: PeerCall, reply: Buffer) -> Ask | None:
         """Put rows in and into the log. Returns what the stream wants next; None: it has all."""
         wants: Ask | None = None
         journal = self._incoming.journal
@@ -136,13 +165,21 @@ class Receiver:
             journal.leave()
         return wants
 
-    def _call_peer(self, peers: Channels, call: PeerCall) -> bytes:
+    def _call_peer(self, peer: Peer, call: PeerCall) -> Buffer:
         """One request to another shard, again if it was busy or did not answer. Raises RowloomError."""
         for attempt in range(PEER_ATTEMPTS):
             try:
-                return peers.call(call.address, call.method, call.data, PEER_TIMEOUT_S, wait=True)
+                return peer.call(call.method, call.data)
             except (Unavailable, Rerouted):
                 if attempt == PEER_ATTEMPTS - 1 or not self._goes_on:
                     raise
                 time.sleep(peer_pause_s(attempt))
         raise AssertionError("the loop returns or raises")
+
+
+def _host_of(shard: ShardAddress) -> str:
+    return shard.address.rpartition(":")[0]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +135,17 @@ class Server:
         self._confirmations = Confirmations()
         self._stopping = False
         self._stopped = threading.Event()
-        self._grpc = GrpcServer(self._host.handles, self.answer, host=host, port=port, gate=gate)
+        in_flight = self._host.process.in_flight
+        self._grpc = GrpcServer(
+            self._host.handles, self.answer, host=host, port=port, gate=gate, in_flight=in_flight
+        )
         copied = NOTED_ROWS if logs is not None else ()
-        self._lane = LaneServer(self.answer, host, copied=copied, gate=gate) if carrier == "auto" else None
+        counted = in_flight.counted(self.answer)
+        self._lane = LaneServer(counted, host, copied=copied, gate=gate) if carrier == "auto" else None
         if self._lane is not None:
             self._host.process.lane = self._lane.describe
         self.address = f"{advertise or host}:{self._grpc.port}"
-        self._log_file = log_file
+        self._log_file, self._version = log_file, version("rowloom")
         self._metrics: MetricsEndpoint | None = None
         if metrics is not None:
             self._metrics = MetricsEndpoint(
@@ -208,7 +213,7 @@ class Server:
         reply.traffic.extend(self._traffic.messages(names))
         reply.lane_connections = self._lane.connections if self._lane is not None else 0
         reply.waiting_calls, reply.held_pushes = self._grpc.waiting, self._all_held
-        reply.log_file = self._log_file
+        reply.log_file, reply.version = self._log_file, self._version
         reply.metrics_address = self._metrics.address if self._metrics is not None else ""
 
     @property

@@ -52,6 +52,7 @@ from ..proto.errors import (
 )
 from ..proto.layout import PROTOCOL, Layout
 from ..proto.spec import TableEntry
+from .access.owned import Owned
 from .bags import count_of, expanded, pooled
 from .cut import ShardCut
 from .ledger import Ledger
@@ -100,6 +101,7 @@ class Shard:
         self.ledger = Ledger() if ledger is None else ledger
         self.counters = Counters()
         self.hot = HotTables(key)
+        self.owned = Owned()
         for entry in entries:
             self.create_table(entry)
 
@@ -201,7 +203,7 @@ class Shard:
         """Apply one request of a push, once. Returns whether it had been applied before.
 
         Raises:
-            InvalidRequest, TableNotFound, Overloaded, WrongLayout: nothing changed.
+            InvalidRequest, TableNotFound, Overloaded, QuotaExceeded, WrongLayout: nothing changed.
             StateLost: a push has failed half-way before; nothing changed.
             PushUnresolved: this one failed half-way.
         """
@@ -296,6 +298,7 @@ class Shard:
                 work.append((table, *self._from_bags(request, table, ids, block)))
                 continue
             work.append((table, ids, self._values(request, table, ids, block)))
+        self.owned.check([*self.tables.values()], work, self.layout.n)
         for table, ids, _ in work:
             table.reserve(ids)
         return work
@@ -411,6 +414,7 @@ class Shard:
             duplicates=c.duplicates,
             clients=len(self.ledger),
             counts=c.messages(self.names),
+            quotas=self.owned.messages([*self.tables.values()], self.layout.n),
         )
 
     def _statistics(self, table: ShardTable) -> pb.TableStatistics:

@@ -82,6 +82,15 @@ class ShardTable:
         """Bytes of the rows that exist, with slots and index."""
         return self._rows.nbytes
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row: weights, slots and id."""
+        return self._rows.row_bytes
+
+    def count_new(self, ids: np.ndarray) -> int:
+        """How many distinct ones of these ids have no row yet. ids: [N] int64."""
+        return len(np.unique(ids[self._rows.find(ids) < 0]))
+
     # ------------------------------------------------------------------------------------------------------ checks
 
     def check_ids(self, ids: np.ndarray) -> None:
@@ -277,30 +286,43 @@ class ShardTable:
         """Whether rows say when they changed last."""
         return self._rows.tracks
 
-    def read_owned(
-        self, cursor: int, limit_bytes: int, since: int, owners: np.ndarray, new_index: int
-    ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], int]:
-        """A block of the rows that a shard of another layout would own. A call looks at a bounded number of rows.
+    @property
+    def widths(self) -> list[int]:
+        """Columns of the weights, then of each slot."""
+        return [column.shape[1] for column in self._rows.columns]
+
+    def find_owned(
+        self, cursor: int, limit_bytes: int, since: int, owners: np.ndarray, new_index: int, end: int = 0
+    ) -> tuple[np.ndarray, int]:
+        """Some of the rows that a shard of another layout would own. A call looks at a bounded number of rows.
 
         Args:
             cursor: 0, then what the call before returned.
-            limit_bytes: about how much to return.
+            limit_bytes: about how much they may be.
             since: only rows that changed in this generation or later; 0: all rows.
             owners: of the other layout, as `owners_of`.
             new_index: the shard of it.
+            end: only rows before this cursor, if there are others behind; 0: all rows.
 
         Returns:
-            (ids [M] int64, values [M, width], slots, next cursor; 0 at the end), float32.
+            (their numbers, [M] int32; next cursor; 0 at the end of the table).
 
         Raises:
             InvalidRequest: no call returned that cursor.
         """
         rows = self._rows
         self._check_cursor(cursor)
-        wanted = max(1, limit_bytes // (8 + 4 * sum(column.shape[1] for column in rows.columns)))
-        numbers, after = rows.owned(cursor, wanted, since, owners, new_index)
-        values, *slots = (column[numbers] for column in rows.columns)
-        return rows.ids_of(numbers), values, slots, after if after < rows.end else 0
+        wanted = max(1, limit_bytes // (8 + 4 * sum(self.widths)))
+        numbers, after = rows.owned(cursor, wanted, since, owners, new_index, end or rows.end)
+        return numbers, after if after < rows.end else 0
+
+    def copy_out(self, numbers: np.ndarray, out: np.ndarray, places: Sequence[int]) -> None:
+        """Copy rows that exist into bytes: their ids, weights and slots, each from its own place on.
+
+        numbers: [N] int32.
+        """
+        for column, at in zip((self._rows.ids, *self._rows.columns), places, strict=True):
+            kernels.copy_rows(column, numbers, out, at)
 
     def read(
         self,
@@ -421,6 +443,7 @@ def compile_kernels() -> None:
         table.install(*table.read(0, 1 << 20)[:3])
         table.track(1)
         for since in (0, 1):
-            table.install(*table.read_owned(0, 1 << 20, since, owners_of(spec, 1), 0)[:3])
+            numbers, _ = table.find_owned(0, 1 << 20, since, owners_of(spec, 1), 0)
+            table.copy_out(numbers, np.empty(1 << 10, np.uint8), [0] * (1 + len(table.widths)))
         for _ in range(2):  # makes the index grow
             table.reserve(np.arange(8))

@@ -57,6 +57,7 @@ def fetch_layout(session: Session, deadline: float) -> Operation:
                 final.append(error)
         if len(final) == len(addresses):
             raise final[0] if len(final) == 1 else type(final[0])("; ".join(map(str, final)))
+        session.lost()
         attempts += 1
         yield from pause(session, attempts, deadline)
 

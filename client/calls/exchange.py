@@ -268,6 +268,8 @@ class Exchange:
             if layout is not None and layout.epoch >= self._stale_below:
                 self._learned(layout)
                 return
+        if not self._ask and event.error is not None:
+            self._session.lost()
         self._ask_at = now if self._ask else now + self._pause(self._asked)
 
     # ---------------------------------------------------------------------------------------------------- end

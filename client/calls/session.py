@@ -34,6 +34,9 @@ class Session:
         clock: seconds, monotonic.
         lock: a context manager around state that several operations share.
         sizes: how much goes into one request; the carrier knows.
+
+    Attributes:
+        lost: told that nobody answers where the cluster was; returns at once, and may call `found` later.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Session:
         sizes: RequestSizes | None = None,
     ) -> None:
         self.seeds = tuple(seeds)
+        self.lost: Callable[[], object] = lambda: None
         self.layout: Layout | None = None
         self.entries: dict[str, TableEntry] = {}  # by name
         self.durability = ""  # as in DescribeLayoutReply
@@ -98,6 +102,10 @@ class Session:
         shards = [s.address for s in known.shards] if known else []
         coordinator = [known.coordinator] if known and known.coordinator else []
         return list(dict.fromkeys([*coordinator, *self.seeds, *shards]))
+
+    def found(self, addresses: Sequence[str]) -> None:
+        """The cluster may be there now."""
+        self.seeds = tuple(addresses)
 
     def keep(self, entry: TableEntry) -> TableEntry:
         """Remember a table."""

@@ -7,13 +7,8 @@ memory, and both go in one call. The reply has its place in the same memory: row
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import mmap
-import os
 import socket
-import struct
-import time
 from collections import deque
 
 import numpy as np
@@ -21,20 +16,15 @@ import numpy as np
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, decode_error
 from ...proto.lane import (
-    ARENA_BYTES,
-    HAS_ARENAS,
     NOWHERE,
     OK,
     REPLY_BYTES,
     REQUEST_BYTES,
-    SOCKET_BUFFER_BYTES,
-    WELCOME,
-    Hello,
     decode_reply,
     encode_request,
 )
 from ...proto.security.credentials import NOTHING, Credentials
-from ...proto.security.lane_socket import be_patient
+from ...proto.security.lane_dial import dial
 from ..calls.operation import Event, Writable
 
 BUFFER_BYTES = 20 << 20  # of a plain socket's lane: memory only where it is written
@@ -198,72 +188,7 @@ def open_lane(
     Raises:
         OSError: it cannot be reached.
     """
-    if credentials.tls and not description.tls:  # gRPC speaks it, so this is nobody's plan
-        raise ConnectionRefusedError("the server has no lane with TLS")
-    if shared and HAS_ARENAS and description.unix_address:
-        with contextlib.suppress(OSError):  # another machine, or another container
-            return _open_unix(description, until)
-    if not description.port:
-        raise ConnectionRefusedError("the server has no lane that can be reached from here")
-    end = socket.create_connection((host.strip("[]"), description.port), _left(until))
-    try:
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if description.tls:
-            end = _with_tls(end, host, credentials)
-        end.sendall(Hello(description.key, 0).encode())
-        return _welcomed(end, None, until)
-    except BaseException:
-        end.close()
-        raise
-
-
-def _with_tls(end: socket.socket, host: str, credentials: Credentials) -> socket.socket:
-    """The connection with TLS: the handshake is done, under the timeout that it has. Raises OSError."""
-    return credentials.context().wrap_socket(end, server_hostname=credentials.name_of(host))
-
-
-def _left(until: float) -> float:
-    return max(until - time.monotonic(), 0.001)
-
-
-def _open_unix(description: pb.LaneReply, until: float) -> Lane:
-    end = socket.socket(socket.AF_UNIX)
-    try:
-        end.settimeout(_left(until))
-        end.connect("\0" + description.unix_address)
-        if description.HasField("user"):
-            _check_user(end, description.user)
-        descriptor = os.memfd_create("rowloom-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            os.ftruncate(descriptor, ARENA_BYTES)
-            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-            arena = mmap.mmap(descriptor, ARENA_BYTES)
-            socket.send_fds(end, [Hello(description.key, ARENA_BYTES).encode()], [descriptor])
-        finally:
-            os.close(descriptor)
-        return _welcomed(end, arena, until)
-    except BaseException:
-        end.close()
-        raise
-
-
-def _check_user(end: socket.socket, user: int) -> None:
-    """Raise ConnectionRefusedError if another user's process listens: names of a server that ended are free to take."""
-    _, there, _ = struct.unpack(
-        "3i", end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    end, arena = dial(
+        description, host, shared=shared, until=until, patience_s=PATIENCE_S, credentials=credentials
     )
-    if there != user:
-        raise ConnectionRefusedError(
-            f"the process that listens is user {there}'s, and the server is user {user}'s"
-        )
-
-
-def _welcomed(end: socket.socket, arena: mmap.mmap | None, until: float) -> Lane:
-    end.settimeout(_left(until))
-    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-        end.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
-    if end.recv(1) != WELCOME:
-        raise ConnectionRefusedError("the server did not welcome us on its lane")
-    be_patient(end, PATIENCE_S)
     return Lane(end, arena)

@@ -49,24 +49,22 @@ def push_together(given: Iterable[tuple[Table, np.ndarray, np.ndarray]]) -> None
     Raises:
         as `Table.push`.
     """
-    tables: dict[Key, Table] = {}
-    pieces: dict[Key, list[tuple[np.ndarray, np.ndarray]]] = {}
+    pieces: dict[Key, tuple[Table, list[np.ndarray], list[np.ndarray]]] = {}
     for table, ids, grads in given:
-        # Since its layer was made, perhaps: it trains nothing, as a weight without gradient.
-        if table.spec.frozen:
-            continue
+        spec = table.spec
+        # Frozen since its layer was made, perhaps: it trains nothing, as a weight without gradient.
         # A batch of padding only is a step of a framework's optimizers, and so of the table's.
-        if len(ids) or table.spec.optimizer.counts_steps:
-            tables[key_of(table)] = table
-            pieces.setdefault(key_of(table), []).append((ids, grads))
-    entries: dict[int, list[tuple[Any, np.ndarray, np.ndarray]]] = {}
-    for key, some in pieces.items():
-        ids, grads = _joined([ids for ids, _ in some]), _joined([g for _, g in some])
-        rows = grads.reshape(len(ids), *tables[key].spec.row_shape)
-        entries.setdefault(key[0], []).append((tables[key].entry, ids, rows))
-    clients = {id(table.client): table.client for table in tables.values()}
-    for number, some in entries.items():
-        clients[number].push_entries(some)
+        if not spec.frozen and (len(ids) or spec.optimizer.counts_steps):
+            _, all_ids, all_grads = pieces.setdefault(key_of(table), (table, [], []))
+            all_ids.append(ids)
+            all_grads.append(grads)
+    clients: dict[int, tuple[Any, list[tuple[Any, np.ndarray, np.ndarray]]]] = {}
+    for table, all_ids, all_grads in pieces.values():
+        entry, ids = table.entry, _joined(all_ids)
+        rows = _joined(all_grads).reshape(len(ids), *entry.spec.row_shape)
+        clients.setdefault(id(table.client), (table.client, []))[1].append((entry, ids, rows))
+    for client, some in clients.values():
+        client.push_entries(some)
 
 
 def key_of(table: Table) -> Key:

@@ -71,10 +71,11 @@ class Anchored(torch.nn.Module):
         self.anchor.requires_grad_(self._trainable and not freeze)
         return self
 
-    def as_rows(self, pulled: np.ndarray) -> Any:
-        """[N, width] on the anchor's device, float32, or float64 for a layer of doubles. pulled: float32."""
-        dtype = torch.float64 if self.anchor.dtype == torch.float64 else torch.float32
-        return torch.from_numpy(pulled).to(self.anchor.device, dtype)
+    def as_rows(self, pulled: Iterable[np.ndarray]) -> list[Any]:
+        """Each on the anchor's device, float32, or float64 for a layer of doubles. pulled: float32."""
+        anchor = self.anchor
+        device, dtype = anchor.device, torch.float64 if anchor.dtype == torch.float64 else torch.float32
+        return [torch.from_numpy(rows).to(device, dtype) for rows in pulled]
 
     # ---------------------------------------------------------------------------------------------------- state dicts
 

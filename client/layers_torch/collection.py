@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from ..client import Client
 
 
+_EMPTY = np.empty(0, np.float32)
+
+
 class _Bag(NamedTuple):
     """A feature of a batch: ids, where bags begin (None: in rows of two axes), weights (None: 1)."""
 
@@ -67,26 +70,31 @@ class _Collection(Anchored):
         return {"tables": [described(table) for table in self.gradients.tables]}
 
     def _pulled(self, ids: Sequence[np.ndarray]) -> list[Any]:
-        """Rows of each slot's ids, [N, width] tensors whose gradients are pushed; one pull. ids: [N] int64 each."""
+        """Rows of each slot's ids, ids.shape + [width] tensors whose gradients are pushed; one pull. ids: int64."""
         if torch.is_grad_enabled() and self.anchor.requires_grad:
             return list(_PulledTables.apply(self.anchor, self, ids))
         return self._pull(ids)
 
-    def _pull(self, ids: Sequence[np.ndarray]) -> list[Any]:
+    def _pull(self, given: Sequence[np.ndarray]) -> list[Any]:
         tables = [self.gradients.tables[slot.table] for slot in self._slots]
+        ids = [some.reshape(-1) for some in given]
         rows = [_pulled_ahead(table, some) for table, some in zip(tables, ids, strict=True)]
         missing = [place for place, some in enumerate(rows) if some is None]
         found = pull_together([(tables[place], ids[place]) for place in missing])
         for place, some in zip(missing, found, strict=True):
             rows[place] = some
-        return [self.as_rows(some) for some in rows]
+        # In their shape already: views that PyTorch keeps track of cost as much as the rows themselves.
+        return self.as_rows(
+            some.reshape(*one.shape, some.shape[1]) for one, some in zip(given, rows, strict=True)
+        )
 
     def _hold(self, ids: Sequence[np.ndarray], grads: Sequence[np.ndarray | None]) -> None:
         """Keep the gradients of a backward pass, [N, width] float32 of each slot; padding has none."""
         pieces: list[tuple[int, np.ndarray, np.ndarray]] = []
-        for slot, some, rows in zip(self._slots, ids, grads, strict=True):
+        for slot, given, rows in zip(self._slots, ids, grads, strict=True):
             if rows is None or self.gradients.tables[slot.table].spec.frozen:
                 continue
+            some = given.reshape(-1)
             if slot.padding is not None:
                 keep = some != slot.padding
                 if not keep.all():
@@ -135,11 +143,9 @@ class EmbeddingCollection(_Collection):
     def looked_up(self, features: Mapping[str, Any]) -> dict[str, Any]:
         """As the class says."""
         given = features_of(features, self._slots, self.configs)
-        rows = self._pulled([_flat(ids, slot) for ids, slot in zip(given, self._slots, strict=True)])
-        return {
-            slot.name: some.reshape(*ids.shape, some.shape[1]).to(self.anchor.dtype)
-            for slot, ids, some in zip(self._slots, given, rows, strict=True)
-        }
+        rows = self._pulled([_ids(ids, slot) for ids, slot in zip(given, self._slots, strict=True)])
+        dtype = self.anchor.dtype
+        return {slot.name: some.to(dtype) for slot, some in zip(self._slots, rows, strict=True)}
 
 
 class EmbeddingBagCollection(_Collection):
@@ -192,7 +198,7 @@ class EmbeddingBagCollection(_Collection):
         """As the class says."""
         values = features_of(features, self._slots, self.configs)
         given = [self._bag(value, slot) for value, slot in zip(values, self._slots, strict=True)]
-        flat = [_flat(bag.ids, slot) for bag, slot in zip(given, self._slots, strict=True)]
+        flat = [_ids(bag.ids, slot).reshape(-1) for bag, slot in zip(given, self._slots, strict=True)]
         alone = [_alone(bag, slot) for bag, slot in zip(given, self._slots, strict=True)]
         # Bags of one id are the rows themselves; of others each row comes once.
         found = [(some, None) if one else distinct_of(some) for some, one in zip(flat, alone, strict=True)]
@@ -256,14 +262,26 @@ class _PulledTables(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *upstreams: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         layer, ids = ctx.held
-        # Copied: PyTorch may make the very memory the gradient of a parameter, which the next pass adds to.
-        grads = [
-            None if up is None else np.array(up.detach().to("cpu", torch.float32).numpy(), order="C")
-            for up in upstreams
-        ]
+        whole, grads = _copied(upstreams)
         if trains(ctx):
             layer._hold(ids, grads)
-        return anchor_gradient(ctx.anchor, [rows for rows in grads if rows is not None]), None, None
+        return anchor_gradient(ctx.anchor, [whole]), None, None
+
+
+def _copied(upstreams: Sequence[Any]) -> tuple[np.ndarray, list[np.ndarray | None]]:
+    """Gradients in one piece of memory, which is looked through at once: (that, [N, width] of each slot), float32.
+
+    Copied, because PyTorch may make the very memory the gradient of a parameter, which the next pass adds to.
+    """
+    flat = [
+        _EMPTY if up is None else up.detach().to("cpu", torch.float32).numpy().reshape(-1) for up in upstreams
+    ]
+    whole, end = np.concatenate(flat), 0
+    grads: list[np.ndarray | None] = []
+    for up, one in zip(upstreams, flat, strict=True):
+        begin, end = end, end + len(one)
+        grads.append(None if up is None else whole[begin:end].reshape(-1, up.shape[-1]))
+    return whole, grads
 
 
 def _pulled_ahead(table: Any, ids: np.ndarray) -> Any:
@@ -275,13 +293,13 @@ def _pulled_ahead(table: Any, ids: np.ndarray) -> Any:
     return None if rows is None else rows.take(inverse, axis=0)
 
 
-def _flat(ids: Any, slot: Slot) -> np.ndarray:
-    """[N] int64. Raises InvalidRequest for what are no ids."""
+def _ids(ids: Any, slot: Slot) -> np.ndarray:
+    """int64, of the same shape. Raises InvalidRequest for what are no ids."""
     check_tensor(ids, f"feature {slot.feature!r}")
     if ids.dtype not in (torch.int64, torch.int32):
         raise WrongInput(f"feature {slot.feature!r} must be int64 or int32, got {ids.dtype}")
     # Copied: the caller may fill the tensor with the next batch before the backward pass.
-    return ids.detach().to("cpu", torch.int64, copy=True).reshape(-1).numpy()
+    return np.array(ids.numpy(force=True), np.int64, order="C")
 
 
 def _alone(bag: _Bag, slot: Slot) -> bool:

@@ -142,7 +142,8 @@ class OverTable(Anchored):
         if pulled is None:
             pulled = self.table.pull(batch.ids) if len(batch.ids) else np.zeros((0, width), np.float32)
         rows = np.ascontiguousarray(pulled).reshape(-1, width)
-        return self.as_rows(rows if batch.inverse is None else rows.take(batch.inverse, axis=0))
+        (tensor,) = self.as_rows([rows if batch.inverse is None else rows.take(batch.inverse, axis=0)])
+        return tensor
 
     def _hold(self, batch: _Batch, grads: np.ndarray) -> None:
         """Keep the gradients of a backward pass, [U or N, width] float32. Padding has none, not even one of zeros."""

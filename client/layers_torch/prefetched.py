@@ -151,7 +151,8 @@ def ahead_of(table: Table) -> Ahead | None:
 
 def forget(tables: Iterable[Table]) -> None:
     """These tables are pushed to: what was pulled ahead of them does not hold any more."""
-    keys = {key_of(table) for table in tables}
     with _lock:
-        for batch in list(_batches):
-            batch.drop(keys)
+        if batches := list(_batches):
+            keys = {key_of(table) for table in tables}
+            for batch in batches:
+                batch.drop(keys)

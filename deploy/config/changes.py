@@ -29,8 +29,8 @@ class Change:
 
     Attributes:
         path: where in the config.
-        action: start, scale, deal (ids of a table anew), limit (what moves may take), autoscale, create, set_lr,
-            upgrade; keep: nothing is done; refused: the config cannot be applied, `reason` says why.
+        action: start, scale, deal (ids of a table anew), limit (what moves may take), autoscale, quotas, create,
+            set_lr, upgrade; keep: nothing is done; refused: the config cannot be applied, `reason` says why.
         table: which table is made or changed. Its name may have dots, so `path` cannot say it.
     """
 
@@ -38,7 +38,17 @@ class Change:
     old: Any
     new: Any
     action: Literal[
-        "start", "scale", "deal", "limit", "autoscale", "create", "set_lr", "upgrade", "keep", "refused"
+        "start",
+        "scale",
+        "deal",
+        "limit",
+        "autoscale",
+        "quotas",
+        "create",
+        "set_lr",
+        "upgrade",
+        "keep",
+        "refused",
     ]
     reason: str = ""
     table: str = ""
@@ -90,11 +100,11 @@ def beginning(config: DeployConfig) -> list[Change]:
 
 def diff(old: DeployConfig, new: DeployConfig) -> list[Change]:
     """What differs, and what `apply` would do about each."""
-    changes = [*_count_changes(old, new), *_policy_changes(old, new)]
+    changes = [*_count_changes(old, new), *_policy_changes(old, new), *_quota_changes(old, new)]
     changes += [
         change
         for path in DeployConfig.model_fields
-        if path not in ("tables", "shards", "autoscale")
+        if path not in ("tables", "shards", "autoscale", "quotas")
         for change in _plain_changes(path, getattr(old, path), getattr(new, path))
     ]
     mine, theirs = {s.name: s for s in old.tables}, {s.name: s for s in new.tables}
@@ -123,6 +133,13 @@ def _policy_changes(old: DeployConfig, new: DeployConfig) -> list[Change]:
         return []
     was, is_now = (one and one.model_dump(exclude_defaults=True) for one in (old.autoscale, new.autoscale))
     return [Change("autoscale", was, is_now, "autoscale")]
+
+
+def _quota_changes(old: DeployConfig, new: DeployConfig) -> list[Change]:
+    if old.quotas == new.quotas:
+        return []
+    was, is_now = (one.model_dump(exclude_none=True) for one in (old.quotas, new.quotas))
+    return [Change("quotas", was, is_now, "quotas")]
 
 
 def _plain_changes(path: str, old: Any, new: Any) -> list[Change]:

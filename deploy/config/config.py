@@ -20,6 +20,7 @@ from ...proto.security.credentials import is_loopback
 from ...proto.spec import TableSpec
 from .endpoints import MAX_PORT, endpoint_faults, near_port
 from .launchers import LAUNCHERS
+from .quotas import QuotasConfig
 from .sections import (
     MAX_SHARDS,
     Autoscale,
@@ -81,6 +82,7 @@ class DeployConfig(Section):
     """What others call the machine. On Ray also a network, as 10.1.0.0/16, in which each node has an address."""
     limits: Limits = Field(default=Limits())
     security: SecurityConfig = Field(default=SecurityConfig())
+    quotas: QuotasConfig = Field(default=QuotasConfig())
     metrics: MetricsConfig = Field(default=MetricsConfig())
     log: LogConfig = Field(default=LogConfig())
     tracing: TracingConfig = Field(default=TracingConfig())
@@ -91,6 +93,8 @@ class DeployConfig(Section):
         unread = {"tables"} if self.launcher == "ray" else {"tables", "ray"}
         if self.security == SecurityConfig():
             unread.add("security")
+        if self.quotas == QuotasConfig():
+            unread.add("quotas")
         data = self.model_dump(exclude=unread)
         return data | {"tables": [table_to_mapping(spec) for spec in self.tables]}
 
@@ -178,7 +182,7 @@ def parse(
         _standby_faults(config) + _durability_faults(config) + _autoscale_faults(config, running=running)
     )
     faults += security_faults(config.security, listens_on)
-    faults += _metrics_faults(config)
+    faults += _metrics_faults(config) + _quota_faults(config)
     if config.security != SecurityConfig():
         config = config.model_copy(update={"security": config.security.below(folder)})
     if "ray" in value and config.launcher != "ray":
@@ -250,6 +254,14 @@ def _metrics_faults(config: DeployConfig) -> list[Fault]:
     return [Fault("metrics.host", host, problem)]
 
 
+def _quota_faults(config: DeployConfig) -> list[Fault]:
+    """Whether there are principals that have quotas."""
+    if config.quotas == QuotasConfig() or config.security.tokens:
+        return []
+    problem = "needs `security.tokens`: without principals nobody knows who has created a table or who calls"
+    return [Fault("quotas", config.quotas.model_dump(exclude_defaults=True), problem)]
+
+
 def _listens_on(config: DeployConfig) -> str | None:
     """The interface of servers; None: on Ray each node has its own, known there."""
     return config.host or (None if config.launcher == "ray" else "127.0.0.1")
@@ -267,6 +279,19 @@ def policy_from(text: str) -> Autoscale | None:
     except ValueError as e:
         raise InvalidConfig(f"the policy of autoscale is no JSON: {e}") from None
     return parse({"autoscale": value}, "autoscale", running=True).autoscale
+
+
+def quotas_from(text: str) -> QuotasConfig:
+    """What `quotas` says, as JSON. Raises InvalidConfig."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise InvalidConfig(f"the quotas are no JSON: {e}") from None
+    someone = {
+        "tokens": "tokens.yaml",
+        "token": "token",
+    }  # it is asked elsewhere whether there are principals
+    return parse({"quotas": value, "security": someone}, "quotas", running=True).quotas
 
 
 def environment_from(text: str) -> dict[str, Any]:
@@ -304,6 +329,7 @@ _SECTIONS = {
     "standby": StandbyConfig,
     "autoscale": Autoscale,
     "security": SecurityConfig,
+    "quotas": QuotasConfig,
     "metrics": MetricsConfig,
     "log": LogConfig,
     "tracing": TracingConfig,
@@ -365,6 +391,8 @@ def _unknown_key(path: str, value: Any, location: tuple[int | str, ...]) -> Faul
 def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
     section: type[BaseModel] = DeployConfig
     for part in location:
+        if str(part) not in section.model_fields:  # the name of a principal
+            continue
         annotation = section.model_fields[str(part)].annotation
         for one in (annotation, *get_args(annotation)):  # a section, or one that may be left out
             if isinstance(one, type) and issubclass(one, BaseModel):

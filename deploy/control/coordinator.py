@@ -34,6 +34,7 @@ from ...proto.spec import TableEntry, TableSpec
 from ..launch.launcher import Launched
 from .effects import Calls, Commit, Launch, NotStored, Program, ServerCall, Sleep, Stop, Stored, call_all
 from .lineage import recovery_points
+from .quotas import check_tables
 from .rounds import begun, tell_all
 from .state import GONE, ClusterState
 
@@ -68,6 +69,7 @@ class Coordinator:
         self.clock = clock
         self.address = address
         self.revives = revives
+        self.quotas = ""  # that principals have, as JSON
         self._rng = rng
         self._turn = 0
         self._serial = state.serial
@@ -290,6 +292,7 @@ class Coordinator:
         tables = [e.to_message() for e in self.state.tables.values()]
         snapshots = list(reversed(recovery_points(self.state.snapshots, layout.epoch)))
         request = pb.AdoptRequest(layout=layout.to_message(), fresh=fresh, tables=tables, turn=self.turn())
+        request.quotas = self.quotas
         calls: list[ServerCall] = []
         for index in shards:
             request.index, request.ended = index, index in self.ended
@@ -335,33 +338,34 @@ class Coordinator:
 
     # ----------------------------------------------------------------------------------------------------- tables
 
-    def create_table(self, spec: TableSpec, limit_s: float = CHANGE_LIMIT_S) -> Program:
+    def create_table(self, spec: TableSpec, limit_s: float = CHANGE_LIMIT_S, owner: str = "") -> Program:
         """Make a table on every shard. Returns its entry; the existing one if the spec is the same, as made or as now.
 
         Args:
             spec: of the table. Programs go on as they are when an operator has given it another rate, or deals its ids
                 anew: they may say what it was made with, or what is so now.
             limit_s: for the shards to take it.
+            owner: the principal who creates it, if there is none yet; empty: it is the cluster's own.
 
         Raises:
             TableExists: with another spec.
+            QuotaExceeded: the owner has as many tables as it may.
             InvalidRequest: all tables together would be too much for a client to be told.
             Unavailable, StateLost: a shard has not taken it, and the message names it. The table is recorded, and made
                 as soon as the shard answers, unless it is dropped before.
         """
         known = self.state.tables.get(spec.name) or self.state.making.get(spec.name)
-        if known is not None:
-            differences = known.spec.differences(spec)
-            if not known.is_made_by(spec):
-                raise TableExists(
-                    f"table {spec.name!r} exists with another spec ({'; '.join(differences)}; 'here' is "
-                    f"the one that exists): "
-                    "use that spec, another name, or drop the table first"
-                )
+        if known is not None and not known.is_made_by(spec):
+            differences = "; ".join(known.spec.differences(spec))
+            raise TableExists(
+                f"table {spec.name!r} exists with another spec ({differences}; 'here' is the one that exists): "
+                "use that spec, another name, or drop the table first"
+            )
         if spec.name in self.state.tables:
             return self.state.tables[spec.name]
         if known is None:
-            yield from self.commit(self.state.with_begun([spec]))
+            check_tables(self.state, self.quotas, owner)
+            yield from self.commit(self.state.with_begun([spec], owner))
             known = self.state.making[spec.name]
         yield from begun(f"table {spec.name!r}", self._make(known, limit_s))
         return known

@@ -131,6 +131,7 @@ class ClusterState:
         beginning: the id under which a cluster is being restored, whose shards may have logs already; empty: none is.
         restored: what the cluster began with; None: with nothing.
         autoscale: the policy that was applied since it was started, as JSON; None: that of its config.
+        quotas: of principals, as they were applied since, as JSON; None: those of its config.
         max_extra_bytes: what moves may take, as it was applied since; 0: no bound; None: as its config says.
         drained: ids of nodes on which nothing is started any more.
         runtime_env: the environment that was applied since it was started, as JSON; None: that of its config.
@@ -153,6 +154,7 @@ class ClusterState:
     beginning: str = ""
     restored: RestoredSnapshot | None = None
     autoscale: str | None = None
+    quotas: str | None = None
     max_extra_bytes: int | None = None
     drained: list[str] = field(default_factory=list[str])
     runtime_env: str | None = None
@@ -200,11 +202,18 @@ class ClusterState:
             )
         return said
 
-    def with_begun(self, specs: Sequence[TableSpec]) -> ClusterState:
-        """The state in which these tables are begun, too. Raises InvalidRequest, as `check_room`."""
+    def owned_by(self, principal: str) -> list[str]:
+        """Names of the tables that a principal has created, also of those that are not made yet."""
+        return [e.spec.name for e in (*self.tables.values(), *self.making.values()) if e.owner == principal]
+
+    def with_begun(self, specs: Sequence[TableSpec], owner: str = "") -> ClusterState:
+        """The state in which these tables are begun, too. Raises InvalidRequest, as `check_room`.
+
+        owner: the principal who creates them; empty: they are the cluster's own.
+        """
         state = self
         for spec in specs:
-            entry = TableEntry(state.next_table, spec)
+            entry = TableEntry(state.next_table, spec, owner=owner)
             state.check_room(entry)
             making = {**state.making, spec.name: entry}
             state = dataclasses.replace(state, making=making, next_table=entry.number + 1)
@@ -241,6 +250,7 @@ class ClusterState:
                 "beginning": self.beginning,
                 "restored": self.restored and _plain(self.restored),
                 "autoscale": self.autoscale,
+                "quotas": self.quotas,
                 "max_extra_bytes": self.max_extra_bytes,
                 "drained": self.drained,
                 "runtime_env": self.runtime_env,
@@ -277,6 +287,7 @@ class ClusterState:
                 beginning=data.get("beginning", ""),
                 restored=_restored(data.get("restored")),
                 autoscale=data.get("autoscale"),
+                quotas=data.get("quotas"),
                 max_extra_bytes=data.get("max_extra_bytes"),
                 drained=list(data.get("drained", [])),
                 runtime_env=data.get("runtime_env"),

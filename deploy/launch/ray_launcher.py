@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ...proto.errors import Unavailable
-from ..config.config import DeployConfig, from_json
+from ..config.config import DeployConfig
 from ..config.words import counted
 from ..nodes.nodes import Node, check_fits
 from ..nodes.ray_nodes import nodes_of_keys, nodes_of_ray, selector, selects
@@ -30,6 +30,7 @@ from .ray_actors import (
     process_of,
     remove_group,
 )
+from .ray_arguments import packed_for_shard, unpacked
 from .ray_room import bundle_of
 from .ray_session import NAMESPACE, ray_module, reason
 from .shared_folder import Token, check_token, token_in
@@ -43,12 +44,12 @@ class ShardActor:
     With logs it waits to hear which shard it is, and reads its rows.
     """
 
-    def __init__(self, config_json: str) -> None:
+    def __init__(self, given: bytes | str) -> None:
         from ...proto.allocator import give_back_freed_memory, keep_freed_memory
         from ...server.serve import Server
 
         keep_freed_memory()
-        config = from_json(config_json)
+        config = unpacked(given)
         be_as_nice(config.ray.niceness, node_here())
         host, advertise = interface(config)
         snapshots = snapshots_of(config.storage) if config.storage is not None else ""
@@ -129,7 +130,7 @@ class RayLauncher:
                 runtime_env=dict(self._runtime_env) or None,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, index),
             )
-            .remote(self._config.to_json())
+            .remote(packed_for_shard(self._config))
         )
         launched = self._info(actor, self._config.limits.start_timeout_s)
         self._check_shared(actor)

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...proto.errors import RowloomError
-from ..config.config import DeployConfig, from_json
+from ..config.config import DeployConfig
 from ..launch.ray_actors import coordinator_options, end_actor
+from ..launch.ray_arguments import packed, unpacked
 from ..launch.ray_session import NAMESPACE, ray_module
 from .ray_nodes import selector
 
@@ -37,7 +38,7 @@ def begin_to_move(coordinator: type[Any], config: DeployConfig, avoided: Sequenc
     options: dict[str, Any] = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "lifetime": "detached"}
     options |= {"max_restarts": -1, "max_task_retries": 0, **_away(avoided)}
     mover = ray.remote(CoordinatorMover).options(**options)
-    mover.remote(coordinator, config.to_json(), list(avoided), old._actor_id.hex())
+    mover.remote(coordinator, packed(config), list(avoided), old._actor_id.hex())
 
 
 def _away(avoided: Sequence[str]) -> dict[str, Any]:
@@ -49,14 +50,14 @@ class CoordinatorMover:
 
     Args:
         coordinator: the class of the coordinator's actor.
-        config_json: of the cluster, as it is now.
+        config: of the cluster, as it is now, packed.
         avoided: ids of nodes where the new coordinator does not go.
         old: the id of the actor that leaves.
     """
 
-    def __init__(self, coordinator: type[Any], config_json: str, avoided: list[str], old: str) -> None:
+    def __init__(self, coordinator: type[Any], config: bytes | str, avoided: list[str], old: str) -> None:
         self._coordinator = coordinator
-        self._config, self._avoided, self._old = from_json(config_json), avoided, old
+        self._config, self._avoided, self._old = unpacked(config), avoided, old
         threading.Thread(target=self._run, name="rowloom-mover", daemon=True).start()
 
     def _run(self) -> None:
@@ -91,7 +92,7 @@ class CoordinatorMover:
             except ValueError:
                 pass
             actor = ray.remote(self._coordinator).options(**options, **where)
-            started = actor.remote(self._config.to_json(), None, "", True)
+            started = actor.remote(packed(self._config), None, "", True)
             try:
                 ray.get(started.info.remote(), timeout=limit_s)
                 return

@@ -45,6 +45,8 @@ def apply(
             remote.set_lr(change.table, change.new)
         elif change.action == "autoscale":
             remote.set_autoscale(change.new)
+        elif change.action == "quotas":
+            remote.set_quotas(config.quotas.to_json())
         elif change.action == "limit":
             remote.bound_moves(change.new or 0)
     # Last, because it takes long; and all at once, because rows move once.

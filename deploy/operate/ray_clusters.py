@@ -28,6 +28,7 @@ from ..launch.ray_actors import (
     groups_of,
     remove_group,
 )
+from ..launch.ray_arguments import packed
 from ..launch.ray_room import check_room, nodes_of_ray, waits_for_node, waits_for_room
 from ..launch.ray_session import (
     NAMESPACE,
@@ -95,7 +96,7 @@ def _start(ray: Any, config: DeployConfig, restore: Restore | None) -> Any:
     """The coordinator's actor. It starts the shards, and answers when they serve."""
     options = coordinator_options(config)
     url = restore.url if restore is not None else None
-    return ray.remote(CoordinatorActor).options(**options).remote(config.to_json(), url, _kept_here(config))
+    return ray.remote(CoordinatorActor).options(**options).remote(packed(config), url, _kept_here(config))
 
 
 def _kept_here(config: DeployConfig) -> str:

@@ -225,6 +225,11 @@ class Remote:
         request = pb.SetAutoscaleRequest(cluster_id=self.cluster, policy=json.dumps(policy))
         self._until_free(methods.SET_AUTOSCALE, request.SerializeToString())
 
+    def set_quotas(self, quotas: str) -> None:
+        """Let principals have these quotas. quotas: as JSON, as in the deploy config. Raises InvalidRequest."""
+        request = pb.SetQuotasRequest(cluster_id=self.cluster, quotas=quotas)
+        self._until_free(methods.SET_QUOTAS, request.SerializeToString())
+
     def drop_table(self, name: str) -> None:
         """Drop a table; its rows are gone. Raises TableNotFound."""
         request = pb.RemoveTableRequest(name=name, cluster_id=self.cluster)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.spec import TableEntry
+from ...server.access.quotas import KINDS
 from ..config.memory import in_bytes
 from ..config.tables import plain
 from ..config.words import counted
+from ..observe.quotas import quota_cells, quota_summary
 from ..standby.shown import standby_in_words, standby_of
 from .moves import in_progress, move_summary
 
@@ -51,6 +53,7 @@ def summary(status: pb.StatusReply, earlier: pb.StatusReply | None = None) -> di
         "epoch": status.layout.epoch,
         "durability": status.durability,
         "snapshot": _snapshot(status.snapshot) if status.HasField("snapshot") else None,
+        "version": status.version or None,
         "log_file": status.log_file or None,
         "metrics": status.metrics_address or None,
         "healthy": all(s["health"] in GOOD for s in shards),
@@ -61,6 +64,7 @@ def summary(status: pb.StatusReply, earlier: pb.StatusReply | None = None) -> di
         "moving": in_progress(status.scaling) if status.HasField("scaling") else None,
         "shards": shards,
         "tables": [_table(TableEntry.from_message(e), status) for e in status.tables],
+        "quotas": quota_summary(status),
     }
 
 
@@ -183,6 +187,7 @@ def _shard(status: pb.ShardStatus, before: pb.StatisticsReply | None) -> dict[st
         "log_error": now.log_error or None,
         "braked_pushes": now.braked_pushes,
         "braked_s": round(now.braked_s, 3),
+        "version": now.version or None,
         "log_file": now.log_file or None,
         "metrics": now.metrics_address or None,
         "standby": standby_of(status),
@@ -201,6 +206,7 @@ def _table(entry: TableEntry, status: pb.StatusReply) -> dict[str, Any]:
         "lr": plain(entry.current_lr),
         "rows": sum(t.rows for t in held),
         "bytes": sum(t.bytes for t in held),
+        "owner": entry.owner or None,
         "step": max((t.step for t in held), default=0) if spec.optimizer.counts_steps else None,
     }
 
@@ -234,6 +240,7 @@ def _render(state: dict[str, Any], *, narrow: bool) -> RenderableType:
     lines = [Text.assemble((state["name"], "bold"), size, "" if narrow else f"{place}  ", health)]
     if narrow:
         lines.append(Text(place))
+    lines += [Text(said, "bold yellow") for said in _versions(state)]
     lines.append(Text(_durable(state)))
     lines += [Text(said) for said in _observed(state)]
     lines += [
@@ -252,6 +259,8 @@ def _render(state: dict[str, Any], *, narrow: bool) -> RenderableType:
         )
     lines += [Text(f"not finished yet: {one}", "bold yellow") for one in state["unfinished"]]
     parts = [_shards_table(state["shards"], narrow), render_tables(state["tables"], narrow=narrow)]
+    if any(one[what]["quota"] is not None for one in state.get("quotas", ()) for what in KINDS):
+        parts.append(_table_of([quota_cells(one) for one in state["quotas"]], ()))
     if any("hottest" in table for table in state["tables"]):
         parts.append(render_hottest({table["name"]: table["hottest"] for table in state["tables"]}))
     return Group(*lines, *parts)
@@ -282,6 +291,19 @@ def _observed(state: dict[str, Any]) -> list[str]:
     log_file, metrics = state.get("log_file"), state.get("metrics")
     said = [f"log {log_file}; `rowloom logs` has those of all processes"] if log_file else []
     return said + ([f"console http://{metrics}/, metrics at /metrics"] if metrics else [])
+
+
+def _versions(state: dict[str, Any]) -> list[str]:
+    """In words, which servers run which version of rowloom; nothing where all that say so run the same."""
+    by_version: dict[str, list[str]] = {}
+    named = {"the coordinator": state, **{f"shard {s['index']}": s for s in state["shards"]}}
+    for who, server in named.items():
+        if server.get("version"):
+            by_version.setdefault(server["version"], []).append(who)
+    if len(by_version) < 2:
+        return []
+    each = "; ".join(f"{version}: {', '.join(who)}" for version, who in sorted(by_version.items()))
+    return [f"servers run different versions of rowloom, as while they are started anew: {each}"]
 
 
 def _durable(state: dict[str, Any]) -> str:

@@ -9,8 +9,8 @@ from google.protobuf.message import DecodeError
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
-from ..call import Call
-from .rights import ADMIN, CREATE
+from ..call import Call, Caller
+from .rights import ADMIN, ALL, CREATE
 
 # The message, the verb that it takes, and the table that it names.
 _NAMED: dict[str, tuple[type[Any], str, Callable[[Any], str]]] = {
@@ -18,6 +18,11 @@ _NAMED: dict[str, tuple[type[Any], str, Callable[[Any], str]]] = {
     methods.DROP_TABLE: (pb.RemoveTableRequest, ADMIN, lambda request: request.name),
     methods.SET_LEARNING_RATE: (pb.AdjustTableRequest, ADMIN, lambda request: request.name),
 }
+
+
+def owner_of(caller: Caller) -> str:
+    """Whose a table is that somebody creates; empty: the cluster's own, as what operators create is."""
+    return "" if caller.rights is None or caller.rights.may(ADMIN, ALL) else caller.principal
 
 
 def check_call(call: Call) -> None:

@@ -18,12 +18,14 @@ from ...proto.channel import SERVER_OPTIONS
 from ...proto.errors import ERROR_KEY, RowloomError, Unavailable, encode_error, status_of
 from ...proto.framing import Buffer, joined
 from ..access.gate import Gate
+from ..access.in_flight import CallsInFlight
 from ..call import GRPC, Call, Caller
 from .pool import Pool
-from .receiving import MOST_RECEIVING, Receiving
+from .receiving import MOST_MESSAGES, MOST_WAITING, Receiving
 
 log = logging.getLogger(__name__)
-THREADS = 8  # for calls whose message is there
+THREADS = 8  # that stay when they are idle
+MOST_THREADS = MOST_MESSAGES + MOST_WAITING + THREADS
 # At once: what comes beyond them is closed. An idle one takes 14 KB. Clients that are idle are not closed: theirs would
 # write a line to the trainer's log for each.
 MOST_CONNECTIONS = 4096
@@ -39,6 +41,7 @@ class GrpcServer(grpc.GenericRpcHandler):
         host: interface to listen on.
         port: 0 picks a free one.
         gate: what it asks of whoever connects; None: nothing.
+        in_flight: where its calls are counted by principal, before their messages come; None: nowhere.
 
     Raises:
         Unavailable: the port is taken or the interface does not exist.
@@ -52,11 +55,13 @@ class GrpcServer(grpc.GenericRpcHandler):
         host: str,
         port: int,
         gate: Gate | None = None,
+        in_flight: CallsInFlight | None = None,
     ) -> None:
         self._gate = gate
+        self._in_flight = in_flight or CallsInFlight()
         self._handles = handles
         self._answer = answer
-        self._pool = Pool(THREADS + MOST_RECEIVING, THREADS, "rowloom-rpc")
+        self._pool = Pool(MOST_THREADS, THREADS, "rowloom-rpc")
         self._receiving = Receiving(lambda: self._pool.waiting)
         # It takes any executor, whatever its types say.
         self._server = grpc.server(self._pool, handlers=[self], options=_options())  # pyright: ignore[reportArgumentType]
@@ -73,8 +78,8 @@ class GrpcServer(grpc.GenericRpcHandler):
 
     @property
     def waiting(self) -> int:
-        """Calls that no thread is left for."""
-        return self._pool.waiting
+        """Calls that wait for a thread, or for their messages to be let in."""
+        return self._pool.waiting + self._receiving.queued
 
     def start(self) -> None:
         """Begin to answer."""
@@ -98,8 +103,14 @@ class GrpcServer(grpc.GenericRpcHandler):
         def answer(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
             try:
                 caller = self._caller(method, handler_call_details.invocation_metadata)
-                data = self._receiving.message(messages, context)
-                return joined(self._answer(Call(method, data, caller)))
+                who = self._in_flight.enter(caller)
+                turn = self._receiving.enter(context)
+                try:
+                    data = self._receiving.message(messages, context, turn)
+                    return joined(self._answer(Call(method, data, caller)))
+                finally:
+                    self._receiving.leave(turn)
+                    self._in_flight.leave(who)
             except RowloomError as e:
                 _abort(context, e)
             except grpc.RpcError:  # broken off: nobody is there to answer to

@@ -31,7 +31,7 @@ from ...proto.lane import (
     Request,
     encode_reply,
 )
-from ...proto.methods import ROWS
+from ...proto.methods import ON_LANE
 from ...proto.security.lane_socket import be_patient
 from ..call import LANE, Call, Caller
 from .budget import Budget
@@ -80,7 +80,7 @@ class LaneConnection:
         self._held = 0  # of the budget
         self._caller = caller or Caller(LANE)
         self._renewed = renewed
-        self._copied = frozenset(ROWS.index(method) for method in copied)
+        self._copied = frozenset(ON_LANE.index(method) for method in copied)
         self._copy = np.empty(0, np.uint8)  # the last one; its memory is used again
         # Requests, one behind the other: how many bytes are there, and how many of them are the one in work.
         self._buffer = np.empty(FREE_BYTES, np.uint8).data
@@ -248,7 +248,7 @@ class LaneConnection:
         space = self._space
         if head.reply_bytes:
             space = self._arena[head.reply_offset : head.reply_offset + head.reply_bytes]
-        call = Call(ROWS[head.method], message, self._caller, space)
+        call = Call(ON_LANE[head.method], message, self._caller, space)
         try:
             call.caller = self._caller = self._renewed(self._caller)
             buffers = self._handle(call)

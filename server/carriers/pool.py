@@ -34,6 +34,7 @@ class Pool(Executor):
         self._lock = threading.Lock()
         self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._threads = 0
+        self._starting = 0
         self._idle = 0
         self._queued = 0
         self._closed = False
@@ -41,8 +42,9 @@ class Pool(Executor):
 
     @property
     def waiting(self) -> int:
-        """Jobs that no thread is left for."""
-        return max(0, self._queued - self._idle)
+        """Jobs that no thread is left for; one that starts is there for its job."""
+        with self._lock:
+            return max(0, self._queued - self._idle - self._starting)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """As `Executor.submit`; where no thread can be started, the job waits for one of those that there are."""
@@ -65,11 +67,15 @@ class Pool(Executor):
             self._starved = True
         else:
             self._threads += 1
+            self._starting += 1
             self._starved = False
 
     def _work(self) -> None:
+        starting = True
         while True:
             with self._lock:
+                self._starting -= starting
+                starting = False
                 # With the lock held: a job that comes now either sees this thread as idle, or is seen here.
                 if self._idle >= self._kept and self._queued <= self._idle:
                     self._threads -= 1

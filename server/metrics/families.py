@@ -85,8 +85,22 @@ HOTTEST = Family(
     ("table", "ids"),
 )
 CLIENTS = Family("rowloom_ledger_clients", "Clients whose pushes the shard remembers.")
+QUOTA = ("principal", "what")
+QUOTA_USED = Family(
+    "rowloom_quota_used",
+    "What a principal has here: `rows` and `bytes` of the tables that it has created, `calls` under way.",
+    QUOTA,
+)
+QUOTA_LIMIT = Family(
+    "rowloom_quota_limit", "How much of that it may have here; without a bound, none.", QUOTA
+)
+QUOTA_REFUSED = Family(
+    "rowloom_quota_refusals_total", "Requests that were refused because of a quota.", QUOTA
+)
 LANES = Family("rowloom_lane_connections", "Connections of the row lane.")
-WAITING = Family("rowloom_waiting_calls", "Calls over gRPC that no thread is left for.")
+WAITING = Family(
+    "rowloom_waiting_calls", "Calls over gRPC that wait for a thread, or for their messages to be let in."
+)
 HELD = Family("rowloom_held_pushes", "Calls over gRPC that wait for rows to have moved.")
 LOG_END = Family("rowloom_log_end_bytes", "Where the log will go on, in bytes since it began.")
 LOG_SAFE = Family("rowloom_log_safe_bytes", "Up to where the log is as safe as `durability` promises.")
@@ -124,6 +138,7 @@ FAMILIES = (
         HOTTEST,
         CLIENTS,
     ),
+    *(QUOTA_USED, QUOTA_LIMIT, QUOTA_REFUSED),
     *(LANES, WAITING, HELD, LOG_END, LOG_SAFE, LOG_BYTES, LOG_FAILED, RECEIVING, WRITING_ROWS, WRITING_BYTES),
     *(FOLLOWS, BEHIND, BEHIND_BYTES, BEHIND_S),
 )
@@ -148,6 +163,9 @@ def shard_families(said: pb.StatisticsReply) -> Iterator[Metric]:
     yield SENT.of(((one.call, one.table), one.sent_bytes) for one in said.traffic)
     yield REFUSED.of([((), said.refused)])
     yield from _tables(said)
+    yield QUOTA_USED.of(((q.principal, q.what), q.used) for q in said.quotas)
+    yield QUOTA_LIMIT.of(((q.principal, q.what), q.limit) for q in said.quotas if q.HasField("limit"))
+    yield QUOTA_REFUSED.of(((q.principal, q.what), q.refused) for q in said.quotas)
     yield from _process(said)
 
 

@@ -21,21 +21,26 @@ import numpy as np
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
+from ...proto.codec import message_of, table_of_field
 from ...proto.errors import InvalidRequest
+from ...proto.framing import Buffer, array_of, fields, spans, submessage
 from ...proto.layout import Layout, ShardAddress, dealings
 from ..durable.records import Kind
 from ..ledger import PIECE_BYTES
 from ..received import own
 from ..shard import Shard
-from .outgoing import BLOCK_BYTES
+from .outgoing import BLOCK_BYTES, FIELDS
 from .steps import Latest, lacking, latest_pushes
 
 PEER_ATTEMPTS = 5  # to ask another server that is busy or does not answer
 # Between two passes. What has changed meanwhile goes with the next one; to ask all the time would cost the old shard.
 PASS_PAUSE_S = 0.005
+# Between two marks of a pass; for each table of a shard; and so many of them fit into the time that a pass has taken.
+MARK_S, MARK_TABLE_S, MARKS = 0.01, 20e-6, 32
 # Passes have become shorter when one has less than this part of the rows of the shortest pass that counted as such.
 SHRINKS = 0.8
 _I64, _F32 = np.dtype("<i8"), np.dtype("<f4")
+_TABLES, _NUMBER, _IDS, _VALUES, _SLOTS = FIELDS
 
 
 @dataclass
@@ -71,14 +76,16 @@ class Stream:
         left: rows of the latest one.
         rows: that came, each as often as it came; bytes: of all answers.
         rows_there: of all tables on the old shard, for all owners.
+        calls: of trainers, that the old shard has answered.
         stuck: passes since they last became shorter.
-        waited_s: for other streams, which is not counted as work; said by the shell.
+        waited_s: for other streams and for trainers, which is not counted as work; said by the shell.
         done: the last pass is over, and the ledger is here.
     """
 
     def __init__(self, receive: Receive, old: ShardAddress) -> None:
         self._receive, self.old = receive, old
         self.passes = self.left = self.rows = self.bytes = self.rows_there = self.stuck = 0
+        self.calls = 0
         self.steps: list[int] | None = None  # once the last pass is over
         self.pushes: dict[int, Latest] = {}  # of its clients
         self.done = False
@@ -90,18 +97,20 @@ class Stream:
         """What another pass will take, about."""
         return self.left * self._busy_s / max(1, self.rows) if self.passes else self._busy_s
 
-    def run(self) -> Generator[Ask, bytes, None]:
+    def run(self) -> Generator[Ask, Buffer, None]:
         """Yields what to ask, is sent the reply bytes. Its answers install themselves: see `kind_of`."""
-        since = 0
+        marks = Marks()
         while True:
-            began, rows = self._receive.clock() - self.waited_s, self.rows
+            began, rows = self._worked(), self.rows
+            before, marks = marks, Marks(self._receive.clock())
             reply = pb.ReadPassReply()
             while not reply.done:
-                reply = self._receive.rows_came((yield self._asks(since, reply)))
-            self._passed(self.rows - rows, self._receive.clock() - self.waited_s - began)
+                marks.look(self._receive.clock(), reply, len(self._receive.tables))
+                reply = self._receive.rows_came((yield self._asks(before, marks.due, reply)))
+                marks.read(reply.generation)
+            self._passed(self.rows - rows, self._worked() - began)
             if reply.last:
                 break
-            since = reply.generation
             yield Pause(PASS_PAUSE_S)
         piece = pb.ReadLedgerReply(next=1)
         cursor = 0
@@ -112,15 +121,23 @@ class Stream:
             piece = self._receive.ledger_came(data)
             cursor = piece.next
 
-    def _asks(self, since: int, before: pb.ReadPassReply) -> PeerCall:
-        """What comes behind an answer of the same pass; behind an empty one, its beginning."""
+    def _worked(self) -> float:
+        return self._receive.clock() - self.waited_s
+
+    def _asks(self, marks: Marks, mark: bool, before: pb.ReadPassReply) -> PeerCall:
+        """What comes behind an answer of the same pass; behind an empty one, its beginning.
+
+        marks: of the pass before; mark: a mark is due in this one.
+        """
         receive = self._receive
         request = pb.ReadPassRequest(
             header=receive.source.header(self.old.index),
             tables=receive.tables,
             new_n=receive.shard.layout.n,
             new_index=receive.shard.index,
-            since=since,
+            since=marks.since,
+            marks=marks.later,
+            mark=mark,
             generation=before.generation,
             last=before.last,
             at=before.at,
@@ -139,6 +156,43 @@ class Stream:
             self.stuck += 1
         self.left, self._busy_s = rows, self._busy_s + seconds
         self.passes += 1
+
+
+class Marks:
+    """In which generations a pass read rows, by where they are.
+
+    A mark costs the old shard a little for each table, and each request of the next pass carries all of them: so they
+    become rarer the longer a pass takes.
+
+    Args:
+        now: when it begins.
+
+    Attributes:
+        since: the generation in which it began; 0: there was no pass.
+        later: the generations that began later, and where.
+        due: another one is to begin with the next block.
+    """
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.since, self.later = 0, list[pb.PassMark]()
+        self.due = False
+        self._began = self._latest = now
+        self._place = 0, 0
+
+    def look(self, now: float, before: pb.ReadPassReply, tables: int) -> None:
+        """Whether a mark is due. before: the answer before the next block; tables: how many there are."""
+        pause = max(MARK_S, MARK_TABLE_S * tables, (now - self._began) / MARKS)
+        self.due = bool(self.since) and not before.last and now >= self._latest + pause
+        if self.due:
+            self._latest, self._place = now, (before.at, before.cursor)
+
+    def read(self, generation: int) -> None:
+        """The block came."""
+        if not self.since:
+            self.since = generation
+        elif self.due:
+            at, cursor = self._place
+            self.later.append(pb.PassMark(at=at, cursor=cursor, since=generation))
 
 
 class Receive:
@@ -193,35 +247,35 @@ class Receive:
             held_bytes=sum(table.nbytes for table in self.shard.tables.values()),
         )
 
-    def came(self, kind: Kind, data: bytes) -> None:
+    def came(self, kind: Kind, data: Buffer) -> None:
         """Install an answer that is read from a log."""
         if kind is Kind.RECEIVED:
             self.rows_came(data)
         else:
             self.ledger_came(data)
 
-    def rows_came(self, data: bytes) -> pb.ReadPassReply:
+    def rows_came(self, data: Buffer) -> pb.ReadPassReply:
         """Install rows. Raises InvalidRequest, TableNotFound, Overloaded."""
-        reply = pb.ReadPassReply.FromString(data)
+        reply, tables = _parts(data)
         stream = self._stream(reply.shard)
-        for moved in reply.tables:
-            table = self.shard.table(moved.table)
-            ids = own(np.frombuffer(moved.ids, _I64))  # kernels are compiled for arrays that are ours
+        for number, moved in tables:
+            table = self.shard.table(number)
+            ids = own(array_of(moved[0], _I64, "ids"))  # kernels are compiled for arrays that are ours
             if len(ids):
                 table.check_ids(ids)
-                table.install(ids, _rows(moved.values, ids), [_rows(s, ids) for s in moved.slots])
+                table.install(ids, *_columns(moved[1:], ids))
             stream.rows += len(ids)
         stream.bytes += len(data)
-        stream.rows_there = reply.rows
+        stream.rows_there, stream.calls = reply.rows, reply.calls
         if reply.last and reply.done:
             if len(reply.steps) != len(self.tables):
                 raise InvalidRequest(f"{len(reply.steps)} steps came for {len(self.tables)} tables")
             stream.steps = list(reply.steps)
         return reply
 
-    def ledger_came(self, data: bytes) -> pb.ReadLedgerReply:
+    def ledger_came(self, data: Buffer) -> pb.ReadLedgerReply:
         """Merge a piece of a ledger; the last one of all ends it. Raises InvalidRequest."""
-        piece = pb.ReadLedgerReply.FromString(data)
+        piece = pb.ReadLedgerReply.FromString(bytes(data))
         stream = self._stream(piece.shard)
         if stream.steps is None:
             raise InvalidRequest(f"the ledger of shard {piece.shard} came before the last of its rows")
@@ -261,8 +315,34 @@ def kind_of(call: PeerCall) -> Kind:
     return Kind.RECEIVED if call.method == methods.READ_PASS else Kind.LEDGER
 
 
-def _rows(data: bytes, ids: np.ndarray) -> np.ndarray:
-    values = np.frombuffer(data, _F32)
+def _parts(data: Buffer) -> tuple[pb.ReadPassReply, list[tuple[int, list[memoryview]]]]:
+    """A reply without its rows; and (table, ids, values and slots as bytes, views) of those. Raises InvalidRequest."""
+    view = memoryview(data).toreadonly()
+    head, tables = bytearray(), list[tuple[int, list[memoryview]]]()
+    for number, value, begin, end, start in spans(view):
+        if number == _TABLES and value is None:
+            number, *parts = 0, memoryview(b""), memoryview(b"")
+            for inner, item in fields(view[begin:end]):
+                if inner == _NUMBER:
+                    number = table_of_field(item)
+                elif inner in (_IDS, _VALUES):
+                    parts[inner - _IDS] = submessage(item)
+                elif inner == _SLOTS:
+                    parts.append(submessage(item))
+            tables.append((number, parts))
+        else:
+            head += view[start:end]
+    return message_of(pb.ReadPassReply, head), tables
+
+
+def _columns(columns: list[memoryview], ids: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Weights and slots."""
+    values, *slots = (_rows(data, ids) for data in columns)
+    return values, slots
+
+
+def _rows(data: memoryview, ids: np.ndarray) -> np.ndarray:
+    values = array_of(data, _F32, "values")
     if values.size % len(ids):
         raise InvalidRequest(f"{values.size} values are no whole number of columns for {len(ids)} ids")
     return values.reshape(len(ids), -1)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...proto.cpu_prefetch import AHEAD, fetch
 from ...proto.jit import kernel
+from ...proto.memory import copy_bytes
 from ..initializers import fill_row
 
 
@@ -29,6 +30,16 @@ def gather(values, numbers, ids, out, kind, a, b, key):
                 out[k, j] = values[row, j]
         else:
             fill_row(kind, a, b, key, ids[k], out[k])
+
+
+@kernel
+def copy_rows(column, numbers, out, at):
+    """Copy rows that exist one behind the other into bytes, from `at` on. column: [capacity, width] of any type."""
+    size = column.shape[1] * column.itemsize
+    for k in range(len(numbers)):
+        if k + AHEAD < len(numbers):
+            fetch(column, numbers[k + AHEAD])
+        copy_bytes(out, at + k * size, column, numbers[k] * size, size)
 
 
 @kernel

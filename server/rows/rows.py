@@ -46,8 +46,8 @@ class Rows:
 
     def __init__(self, widths: Sequence[int], limit: int, what: str, key: int = 0) -> None:
         self._what = what
-        self._row_bytes = 4 * sum(widths) + 8
-        self.capacity = max(1, min(limit, _MAX_ROWS, memory.memory_bytes() // self._row_bytes))
+        self.row_bytes = 4 * sum(widths) + 8
+        self.capacity = max(1, min(limit, _MAX_ROWS, memory.memory_bytes() // self.row_bytes))
         self._limit = limit
         self.count = 0
         self.end = 0
@@ -74,13 +74,18 @@ class Rows:
     def nbytes(self) -> int:
         """Bytes of the rows that exist or did: ids, columns, marks of change, and the index."""
         marks = 0 if self._touched is None else 4
-        return self.end * (self._row_bytes + marks) + self._index.nbytes
+        return self.end * (self.row_bytes + marks) + self._index.nbytes
 
     # ------------------------------------------------------------------------------------------- ids and numbers
 
     def find(self, ids: np.ndarray) -> np.ndarray:
         """Numbers of rows, -1 for those that do not exist. ids: [N] int64. Returns [N] int32."""
         return self._index.find(ids, self._ids)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Ids by number, [room, 1] int64; below zero where no row is. Not to be written to."""
+        return self._ids.reshape(-1, 1)
 
     def ids_of(self, numbers: np.ndarray) -> np.ndarray:
         """Ids of rows that exist. numbers: [N]. Returns [N] int64."""
@@ -128,17 +133,17 @@ class Rows:
     def _check_memory(self, ids: np.ndarray, need: int) -> None:
         """Raise Overloaded if memory is too full for new rows among these; look ahead, not to look each time."""
         left = limits.available()
-        more = (need - self.count) * (self._row_bytes + INDEX_BYTES)
+        more = (need - self.count) * (self.row_bytes + INDEX_BYTES)
         if more + SPARE_BYTES > left.bytes:
             new = len(np.unique(ids[self.find(ids) < 0]))
             if not new:
                 return
-            if new * (self._row_bytes + INDEX_BYTES) + SPARE_BYTES > left.bytes:
+            if new * (self.row_bytes + INDEX_BYTES) + SPARE_BYTES > left.bytes:
                 raise Overloaded(
                     f"table {self._what!r} has {self.count} rows on this shard and cannot hold {new} more: "
                     f"{left.what}, {left.bytes} bytes, must suffice for them and {SPARE_BYTES} to work with. {_REMEDY}"
                 )
-        ahead = min(max(need, _LEAST_AHEAD // self._row_bytes), _MOST_AHEAD // self._row_bytes)
+        ahead = min(max(need, _LEAST_AHEAD // self.row_bytes), _MOST_AHEAD // self.row_bytes)
         self._enough = need + ahead
 
     def insert(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -238,7 +243,7 @@ class Rows:
         return self._marks is not None
 
     def owned(
-        self, cursor: int, most: int, since: int, owners: np.ndarray, index: int
+        self, cursor: int, most: int, since: int, owners: np.ndarray, index: int, end: int
     ) -> tuple[np.ndarray, int]:
         """Rows that belong to a shard of another layout, as far as one look goes.
 
@@ -249,13 +254,14 @@ class Rows:
                 been called.
             owners: of the other layout, as `owners_of`.
             index: the shard of it.
+            end: where the look ends at the latest.
 
         Returns:
             (their numbers, in order: [M] int32; where the next look begins).
         """
         out = np.empty(most, np.int32)
         touched = _NO_MARKS if self._touched is None else self._touched
-        end = min(self.end, cursor + MOST_LOOKED_AT)
+        end = min(self.end, max(cursor, end), cursor + MOST_LOOKED_AT)
         how = np.uint32(since), owners, index
         count, after = _owned(touched, self._ids, cursor, end, *how, out)
         return out[:count], after

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...proto import rowloom_pb2 as pb
 from ...proto.codec import Push
 from ...proto.errors import InvalidRequest, RetryLater, Unavailable, WrongLayout
+from ...proto.framing import joined
 from ...proto.layout import dealings
 from ..call import Answer, Call, Fed, WaitFor
 from ..durable.records import Kind
@@ -76,7 +77,7 @@ def _all_that_changed(shard: Shard, request: pb.AttachRequest) -> pb.ReadPassRep
     )
     whole = pb.ReadPassReply()
     while True:
-        reply = read_pass(shard, asked, frozen=True)
+        reply = pb.ReadPassReply.FromString(joined(read_pass(shard, asked, frozen=True).encode()))
         moved = [*whole.tables, *reply.tables]
         whole.CopyFrom(reply)
         del whole.tables[:]

@@ -64,5 +64,6 @@ def take_over(host: Holder, request: pb.AdoptRequest) -> None:
     shard = following.shard_to_serve(ended=request.ended)
     check_size(shard, layout)
     shard.layout, shard.counters = layout, Counters()
+    host.set_quotas(request)
     host.following = None
     host.become(states.Serving(shard))

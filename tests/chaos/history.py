@@ -23,6 +23,7 @@ BEGUN, ACKED, UNRESOLVED, FAILED, WRONG = b"b", b"a", b"u", b"f", b"w"
 COUNTERS = "counters"
 MOST_IDS = 40  # in a push of the counters
 OWN_IDS = 4  # of the trainer's own table; an id may come twice
+SLOW_S = 0.05  # calls that take longer are remembered
 STEPS = 0.25  # of the pushes also pull what they pushed
 
 
@@ -136,6 +137,19 @@ class History:
     def reasons(self, trainer: int) -> Path:
         """The file of why its pushes were not acknowledged, a line for each."""
         return self.folder / f"trainer-{trainer}.log"
+
+    def slow(self, trainer: int) -> Path:
+        """The file of its calls that took long: a line for each, when it began and how many seconds it took."""
+        return self.folder / f"trainer-{trainer}.slow"
+
+    def longest_s(self, begin: float, end: float) -> float:
+        """Of calls of trainers that were under way between two moments of the monotonic clock, at least `SLOW_S`."""
+        longest = SLOW_S
+        for trainer in range(self.plan.trainers):
+            lines = self.slow(trainer).read_text().splitlines() if self.slow(trainer).exists() else []
+            calls = (tuple(map(float, line.split())) for line in lines)
+            longest = max([longest, *(took for began, took in calls if began < end and began + took > begin)])
+        return longest
 
     def ended(self) -> int:
         """About how many pushes have ended so far."""

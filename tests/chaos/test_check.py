@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chaos.check import check
-from chaos.history import ACKED, COUNTERS, History, Plan, Push
+from chaos.history import ACKED, COUNTERS, SLOW_S, History, Plan, Push
 from oracle import OracleTable
 
 PLAN = Plan(seed=3, trainers=2, rows=400, own_rows=60)
@@ -113,3 +113,14 @@ def test_one_bit_and_one_wrong_pull_are_enough(tmp_path):
     verdict = check(history)
     assert (verdict.pushes, verdict.wrong_reads) == (18, 1)
     assert not verdict.good(disk_failed=True)
+
+
+def test_the_longest_call_is_found_among_those_that_were_under_way_then(tmp_path):
+    history = History(tmp_path)
+    history.begin(Plan(seed=1, trainers=2))
+    assert history.longest_s(0.0, 99.0) == SLOW_S
+    history.slow(0).write_text("10.0 5.0\n20.0 0.5\n")
+    history.slow(1).write_text("14.0 2.0\n")
+    assert history.longest_s(15.5, 30.0) == 2.0
+    assert history.longest_s(14.5, 30.0) == 5.0
+    assert history.longest_s(16.5, 30.0) == 0.5

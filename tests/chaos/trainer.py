@@ -11,25 +11,41 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
-from chaos.history import ACKED, BEGUN, COUNTERS, FAILED, UNRESOLVED, WRONG, History, Left, Push
+from chaos.history import (
+    ACKED,
+    BEGUN,
+    COUNTERS,
+    FAILED,
+    SLOW_S,
+    UNRESOLVED,
+    WRONG,
+    History,
+    Left,
+    Push,
+)
 
 from rowloom.client import Client, PushUnresolved, RowloomError, connect
 
+Place = str | Callable[[], str]  # an address, or a function that finds it
 
-def train(folder: str, trainer: int, address: str, carrier: str, timeout_s: float, told: Connection) -> None:
+
+def train(
+    folder: str, trainer: int, address: Place, carrier: str, timeout_s: float, told: Connection
+) -> None:
     """Until the other end of the pipe says something, or is gone."""
     history = History(Path(folder))
     with (
         connect(address, carrier=carrier, timeout_s=timeout_s) as client,
         open(history.heard(trainer), "ab", buffering=0) as heard,
         open(history.reasons(trainer), "a", buffering=1) as reasons,
+        open(history.slow(trainer), "a", buffering=1) as slow,
     ):
-        _Trainer(client, history, trainer, heard.write, reasons.write).run(lambda: told.poll(0))
+        _Trainer(client, history, trainer, heard.write, reasons.write, slow.write).run(lambda: told.poll(0))
 
 
 @contextlib.contextmanager
 def pushing(
-    history: History, ways: Sequence[tuple[str, str]], timeout_s: float
+    history: History, ways: Sequence[tuple[str, Place]], timeout_s: float
 ) -> Generator[list[BaseProcess]]:
     """Trainers that push until the end of this. ways: carrier and address, by trainer in turns."""
     context = multiprocessing.get_context("spawn")
@@ -62,8 +78,10 @@ class _Trainer:
         number: int,
         hear: Callable[[bytes], object],
         say: Callable[[str], object],
+        remember: Callable[[str], object],
     ) -> None:
         self._client, self._number, self._hear, self._say = client, number, hear, say
+        self._remember = remember
         self._plan = history.plan
         self._own = self._plan.own(number).name
         self._table = client.table(COUNTERS)
@@ -80,7 +98,7 @@ class _Trainer:
         began = time.monotonic()
         self._hear(BEGUN)
         try:
-            rows = self._call(push)
+            rows = self._timed(push, began)
         except PushUnresolved as e:
             self._left.add(push)
             self._hear(UNRESOLVED)
@@ -98,6 +116,14 @@ class _Trainer:
             ids = push.ids[wrong].tolist()
             got, want = rows[wrong].tolist(), self._counts[push.ids[wrong]].tolist()
             self._say(f"{number} pulled {got} for ids {ids}, it had pushed {want}\n")
+
+    def _timed(self, push: Push, began: float) -> np.ndarray | None:
+        try:
+            return self._call(push)
+        finally:
+            took = time.monotonic() - began
+            if took > SLOW_S:
+                self._remember(f"{began} {took}\n")
 
     def _call(self, push: Push) -> np.ndarray | None:
         """Push, and the trainer's column of what was pulled, if the push pulls."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rowloom.client import SGD, Client, InvalidRequest, Ragged, SparseIds, TableSpec, Zeros
-from rowloom.client.inputs import as_array
+from rowloom.client.inputs import as_array, largest
 from rowloom.client.vocabulary import Vocabulary
 
 SPEC = TableSpec("t", 100, dim=2, optimizer=SGD(lr=1.0), initializer=Zeros())
@@ -292,3 +292,17 @@ def test_a_share_that_float32_does_not_hold_is_refused(table) -> None:
 def test_weights_that_are_no_numbers_are_refused(table, weights) -> None:
     with pytest.raises(InvalidRequest, match="weights must be numbers, got "):
         table.pull_bags([1, 2], [0], weights=weights)
+
+
+@pytest.mark.parametrize("rows", [1, 300, 700_000], ids=["one", "few", "many, in pieces"])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_the_largest_wherever_it_stands(rows, wrong):
+    for place in {0, rows // 2, rows - 1}:
+        values = np.full((rows, 4), -2.0, np.float32)
+        assert largest(values) == 2.0
+        values[place, 3] = wrong
+        assert not largest(values) <= np.finfo(np.float32).max
+
+
+def test_of_no_rows_the_largest_is_nought():
+    assert largest(np.empty((0, 4), np.float32)) == 0.0

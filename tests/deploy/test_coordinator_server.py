@@ -56,6 +56,7 @@ def test_calls_of_a_client_of_another_cluster_change_nothing(server, remote) -> 
         methods.DRAIN: pb.DrainRequest(node="10.0.0.1"),
         methods.UPGRADE: pb.UpgradeRequest(environment="0" * 64),
         methods.SET_AUTOSCALE: pb.SetAutoscaleRequest(policy="null"),
+        methods.SET_QUOTAS: pb.SetQuotasRequest(quotas="{}"),
         methods.ACCEPT_LOSS: pb.AcceptLossRequest(shard=0),
         methods.TAKE_SNAPSHOT: pb.TakeSnapshotRequest(),
         methods.DESCRIBE_RESTORED: pb.DescribeRestoredRequest(),

@@ -92,6 +92,7 @@ class Beside:
             (methods.DRAIN, pb.DrainRequest(node="10.0.0.1", cluster_id=cluster)),
             (methods.UPGRADE, pb.UpgradeRequest(environment=digest_of({}), cluster_id=cluster)),
             (methods.SET_AUTOSCALE, pb.SetAutoscaleRequest(policy='{"max": 2}', cluster_id=cluster)),
+            (methods.SET_QUOTAS, pb.SetQuotasRequest(quotas='{"default": {"rows": 2}}', cluster_id=cluster)),
             (methods.ACCEPT_LOSS, pb.AcceptLossRequest(shard=1, cluster_id=cluster)),
             (
                 methods.TAKE_SNAPSHOT,

@@ -13,8 +13,8 @@ from waiting import PATIENCE_S
 from rowloom.client import SGD, TableSpec, Zeros
 from rowloom.deploy import local_cluster
 from rowloom.proto.lane import HAS_ARENAS
-from rowloom.server.carriers.grpc_server import THREADS
-from rowloom.server.carriers.receiving import MOST_RECEIVING
+from rowloom.server.carriers.grpc_server import MOST_THREADS
+from rowloom.server.carriers.receiving import MOST_MESSAGES
 from rowloom.server.carriers.strangers import MOST_STRANGERS
 
 LANES = 30  # that know the key
@@ -33,12 +33,12 @@ def test_hostile_clients_hold_a_bounded_part_of_a_server_and_none_of_it_when_the
         with attacked(cluster, ATTACKS, idle=False):  # or they never come where others keep it busy
             until = time.monotonic() + PATIENCE_S
             while (
-                most["files"] < before["files"] + IDLE or most["threads"] < before["threads"] + MOST_RECEIVING
+                most["files"] < before["files"] + IDLE or most["threads"] < before["threads"] + MOST_MESSAGES
             ):
                 assert time.monotonic() < until, f"they are not there: {most}"
                 trainer.steps(0.2, held.watch)
             trainer.steps(1.0, held.watch)
-        assert most["threads"] <= before["threads"] + THREADS + MOST_RECEIVING + LANES
+        assert most["threads"] <= before["threads"] + MOST_THREADS + LANES
         assert most["files"] <= before["files"] + IDLE + HALF + MOST_STRANGERS + LANES
         back, after = held.back(PATIENCE_S, ["threads", "files"])
         assert back, f"{before} before, {after} afterwards"

@@ -108,6 +108,14 @@ OTHER = {
     "security.tokens": "x",
     "security.token": "x",
     "security.insecure": True,
+    "quotas.default.rows": 1000,
+    "quotas.default.bytes": "1GiB",
+    "quotas.default.tables": 3,
+    "quotas.default.calls": 4,
+    "quotas.principals.rows": 1000,
+    "quotas.principals.bytes": "1GiB",
+    "quotas.principals.tables": 3,
+    "quotas.principals.calls": 4,
     "limits.start_timeout_s": 1.0,
     "limits.stop_grace_s": 1.0,
     "limits.max_extra_memory": 1 << 30,
@@ -143,6 +151,12 @@ def changed(key: str) -> tuple[DeployConfig, DeployConfig]:
     section, dot, name = key.partition(".")
     if section == "security" and name != "insecure":
         return secured(name)
+    if section == "quotas":
+        whose, _, what = name.partition(".")
+        quota = {what: OTHER[key]}
+        with_tokens = {"security": {"tokens": "/tokens", "token": "/token"}}
+        quotas = {whose: {"ann": quota} if whose == "principals" else quota}
+        return parse(with_tokens), parse(with_tokens | {"quotas": quotas})
     policy = {"max": 8, "target_qps_per_shard": 1.0}
     base: dict[str, Any] = {
         "snapshots": {"storage": "/x"},

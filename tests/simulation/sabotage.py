@@ -215,11 +215,11 @@ def generations_are_counted_after_the_read(patch: Patches) -> None:
             table.track(self.generation)
         return self.generation + 1
 
-    def late(shard, request, *, frozen):
-        reply = read(shard, request, frozen=frozen)
-        if reply.done:
+    def late(shard, request, **more):
+        block = read(shard, request, **more)
+        if block.head.done:
             begin(shard)
-        return reply
+        return block
 
     patch.setattr(Shard, "begin_pass", early)
     patch.setattr(host_module, "read_pass", late)
@@ -229,10 +229,10 @@ def the_last_pass_is_left_out(patch: Patches) -> None:
     """When pushes wait, the ledger moves, and no row any more."""
     read = outgoing.read_pass
 
-    def hasty(shard, request, *, frozen):
+    def hasty(shard, request, *, frozen, space):
         if frozen and not request.generation and request.since:
             request.at = len(request.tables)
-        return read(shard, request, frozen=frozen)
+        return read(shard, request, frozen=frozen, space=space)
 
     patch.setattr(host_module, "read_pass", hasty)
 

@@ -1,19 +1,20 @@
 """A Ray of three nodes: drained, taken away, killed; its head started anew; servers started anew one after the other.
 
-The nodes are raylets of this machine with loopback addresses of their own; the head keeps what it knows in a folder.
+See `raylets.py` for the nodes.
 """
 
 import contextlib
-import gc
 import json
 import os
 import signal
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
-from waiting import until
+from raylets import POOL, raylets
+from waiting import PATIENCE_S, until
 
 from rowloom.client import SGD, TableSpec, Zeros, connect
 from rowloom.deploy import address_of
@@ -26,7 +27,6 @@ from rowloom.proto.errors import InvalidRequest, Unavailable
 ray = pytest.importorskip("ray")
 
 from rowloom.deploy.launch.ray_actors import actors_of, groups_of  # noqa: E402
-from rowloom.deploy.launch.ray_session import attached  # noqa: E402
 from rowloom.deploy.nodes.ray_nodes import nodes_of_ray  # noqa: E402
 from rowloom.deploy.operate.ray_clusters import clusters, down_ray, find_ray, offer, up_ray  # noqa: E402
 
@@ -36,23 +36,17 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ign
 HEAD, SECOND, THIRD = "127.0.0.5", "127.0.0.6", "127.0.0.7"
 IDS = np.arange(500)
 SPEC = TableSpec("t", 500, dim=4, optimizer=SGD(lr=1.0), initializer=Zeros())
-SOON = {  # Ray takes a node that is silent for dead within some seconds, not within half a minute
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "3000",
-    "RAY_health_check_failure_threshold": "3",
-}
 
 
 class Trainer:
     """Pushes and pulls until it is asked how it went."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, name: str) -> None:
         self.pushed = 0
         self.failed: list[BaseException] = []
         self._stop = threading.Event()
-        self.coordinator = address
-        self._client = connect(address, timeout_s=120.0)
+        # By its name: all of it may be on the node that is killed, and is elsewhere then.
+        self._client = connect(partial(address_of, name), timeout_s=PATIENCE_S)
         self._thread = threading.Thread(target=self._train)
         self._thread.start()
 
@@ -70,7 +64,7 @@ class Trainer:
     def goes_on(self) -> None:
         """Wait until it has pushed more."""
         now = self.pushed
-        until(lambda: self.failed or self.pushed > now + 3)
+        until(lambda: self.failed or self.pushed > now + 3, 2 * PATIENCE_S)  # its own error says more
         assert not self.failed
 
     def end(self) -> None:
@@ -82,7 +76,7 @@ class Trainer:
 
 @contextlib.contextmanager
 def trained(name: str):
-    trainer = Trainer(address_of(name))
+    trainer = Trainer(name)
     try:
         trainer.goes_on()
         yield trainer
@@ -93,30 +87,9 @@ def trained(name: str):
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
-    """Three raylets; this process is attached. Yields (the cluster, its raylets by address)."""
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        kept = tmp_path_factory.mktemp("head")
-        settings = {"RAY_AUTH_MODE": "disabled", "RAY_prestart_worker_first_driver": "0", **SOON}
-        settings |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(kept)}
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        options = {"num_cpus": 6, "object_store_memory": 80_000_000, "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args={**options, "node_ip_address": HEAD})
-        try:
-            raylets = {
-                address: cluster.add_node(
-                    **options, node_ip_address=address, labels={"pool": "ps"}, wait=False
-                )
-                for address in (SECOND, THIRD)
-            }
-            cluster.wait_for_nodes()
-            with attached(cluster.address):
-                yield cluster, raylets
-        finally:
-            cluster.shutdown()
-            gc.collect()
+    """Three raylets; this process is attached."""
+    with raylets(HEAD, [SECOND, THIRD], tmp_path_factory.mktemp("head")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +108,7 @@ def kept(nodes, tmp_path_factory):
 
 
 def config_of(name: str, **changes):
-    ray_section = {"label_selector": {"pool": "ps"}, **changes.pop("ray", {})}
+    ray_section = {"label_selector": POOL, **changes.pop("ray", {})}
     given = {"name": name, "shards": 2, "launcher": "ray", "tables": [SPEC], "ray": ray_section}
     return parse({**given, "security": {"insecure": True}, **changes})
 
@@ -155,6 +128,12 @@ def pids(name: str) -> set[int]:
         for actor in actors_of(name)
         if "/mover" not in actor
     }
+
+
+def pids_that_answer(name: str) -> set[int]:
+    with contextlib.suppress(ValueError, ray.exceptions.RayError):  # Ray is just starting one again
+        return pids(name)
+    return set()
 
 
 def all_are_new(name: str, before: set[int]) -> bool:
@@ -192,8 +171,8 @@ def status(name: str):
         return remote.status()
 
 
-def status_of(trainer: Trainer):
-    with Remote(trainer.coordinator) as remote:
+def status_at(coordinator: str):
+    with Remote(coordinator) as remote:
         return remote.status()
 
 
@@ -226,7 +205,7 @@ def test_every_server_is_started_anew_with_another_environment_while_trainers_go
     with trained("kept"):
         with Remote(address_of("kept")) as remote:
             offer(
-                config_of("kept", ray={"address": nodes[0].address, "runtime_env": env}),
+                config_of("kept", ray={"address": nodes.address, "runtime_env": env}),
                 ClusterDirectory(tmp_path),
             )
             done = remote.upgrade(digest_of(env))
@@ -239,12 +218,12 @@ def test_every_server_is_started_anew_with_another_environment_while_trainers_go
 
 
 def test_trainers_do_not_notice_that_the_head_is_started_anew(nodes, kept):
-    cluster, _ = nodes
+    coordinator = address_of("kept")
     with trained("kept") as trainer:
-        cluster.head_node.kill_gcs_server()
+        nodes.kill_head_server()
         trainer.goes_on()
-        assert len(status_of(trainer).shards) == 2  # the coordinator answers without Ray
-        cluster.head_node.start_gcs_server()
+        assert len(status_at(coordinator).shards) == 2  # it answers without Ray
+        nodes.start_head_server()
         until(lambda: answers("kept") and healthy("kept"))
     assert "kept" in clusters()
 
@@ -252,10 +231,9 @@ def test_trainers_do_not_notice_that_the_head_is_started_anew(nodes, kept):
 def test_a_node_that_ray_takes_away_is_left_by_itself(nodes, kept):
     from ray.core.generated import autoscaler_pb2
 
-    cluster, _ = nodes
     taken = on("kept")[0]
     node = next(node for node in nodes_of_ray() if node.address == taken)
-    head = ray._raylet.GcsClient(address=cluster.address)
+    head = ray._raylet.GcsClient(address=nodes.address)
     why = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     deadline_ms = int((time.time() + 600) * 1000)
     with trained("kept"):
@@ -264,17 +242,17 @@ def test_a_node_that_ray_takes_away_is_left_by_itself(nodes, kept):
 
 
 def test_shards_of_a_node_that_is_killed_come_back_elsewhere_with_all_rows(nodes, kept):
-    cluster, raylets = nodes
-    options = {"num_cpus": 6, "object_store_memory": 80_000_000, "labels": {"pool": "ps"}}
-    cluster.add_node(**options, node_ip_address="127.0.0.8")
+    nodes.add("127.0.0.8")
     killed = on("kept")[0]
     with trained("kept"):
-        cluster.remove_node(raylets[killed], allow_graceful=False)
+        nodes.kill(killed)
         until(lambda: has_left("kept", killed))
 
 
 def test_down_leaves_nothing_after_shards_and_coordinator_were_killed_and_other_clusters_alone(ram, kept):
-    for pid in pids("ram"):
+    until(lambda: answers("kept") and healthy("kept"))  # whatever befell its nodes before
+    until(lambda: len(pids_that_answer("ram")) == 3)  # shards without rows, and the coordinator
+    for pid in pids_that_answer("ram"):
         os.kill(pid, signal.SIGKILL)
     down_ray("ram")
     assert nothing_is_left("ram")

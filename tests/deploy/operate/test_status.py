@@ -1,6 +1,7 @@
 """What is shown of a cluster: whole addresses, on narrow terminals and where there is none."""
 
 import io
+from importlib.metadata import version
 
 import pytest
 from rich.console import Console
@@ -8,6 +9,7 @@ from rich.console import Console
 from rowloom.client import SGD, Adagrad, Adam, TableSpec
 from rowloom.deploy import terminal
 from rowloom.deploy.operate.moves import in_progress, move_summary
+from rowloom.deploy.operate.remote import Remote
 from rowloom.deploy.operate.status import living, not_serving, render_status, summary, ways_out
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.spec import TableEntry
@@ -170,3 +172,27 @@ def test_a_scaling_that_runs_is_shown_with_how_far_it_is(capsys) -> None:
     )
     assert "pushes are slowed down" in told
     assert in_progress(pb.ScaleReply(state="finishing", shards=1)) == "scaling to 1 shard: finishing"
+
+
+def test_servers_of_different_versions_are_named_and_those_of_one_version_are_not() -> None:
+    def state(*versions: str) -> pb.StatusReply:
+        shards = [
+            pb.ShardStatus(
+                shard=pb.ShardAddress(index=i),
+                statistics=pb.StatisticsReply(version=version),
+                health="serving",
+            )
+            for i, version in enumerate(versions)
+        ]
+        return pb.StatusReply(name="ads", version="0.1.0", shards=shards)
+
+    mixed = summary(state("0.1.0", "0.1.1", ""))
+    assert (mixed["version"], [s["version"] for s in mixed["shards"]]) == ("0.1.0", ["0.1.0", "0.1.1", None])
+    assert "0.1.0: the coordinator, shard 0; 0.1.1: shard 1" in text(state("0.1.0", "0.1.1", ""))
+    assert "versions" not in text(state("0.1.0", "", "0.1.0"))
+
+
+def test_each_server_says_which_version_it_runs(cluster) -> None:
+    with Remote(cluster.address) as remote:
+        state = summary(remote.status())
+    assert [state["version"], *(s["version"] for s in state["shards"])] == [version("rowloom")] * 3

@@ -13,10 +13,11 @@ from waiting import PATIENCE_S, until
 from rowloom.proto import methods
 from rowloom.proto.channel import Channels
 from rowloom.proto.errors import NoAnswer
+from rowloom.server.call import Call
 from rowloom.server.carriers import grpc_server, receiving
 from rowloom.server.carriers.grpc_server import THREADS, GrpcServer
 from rowloom.server.carriers.pool import Pool
-from rowloom.server.carriers.receiving import MOST_RECEIVING
+from rowloom.server.carriers.receiving import MOST_MESSAGES
 
 MB = 1 << 20
 
@@ -48,25 +49,83 @@ def test_eight_calls_without_a_message_once_blocked_a_server(server) -> None:
     silent = HalfCalls(address(server), methods.HEALTH)
     for _ in range(THREADS):
         silent.start(0)
-    until(lambda: len(server._receiving._since) == THREADS)
+    until(lambda: len(server._receiving._there) == THREADS)
     assert answers(server)
-    assert len(server._receiving._since) == THREADS
+    assert len(server._receiving._there) == THREADS
     silent.close()
-    until(lambda: not server._receiving._since)
+    until(lambda: not server._receiving._there)
 
 
 def test_calls_without_a_message_make_way_when_they_hold_every_thread(monkeypatch) -> None:
     monkeypatch.setattr(receiving, "LOOK_S", 0.01)
     monkeypatch.setattr(receiving, "CROWDED_STALL_S", 3600.0)
+    monkeypatch.setattr(receiving, "GREEDY_S", 3600.0)
+    monkeypatch.setattr(grpc_server, "MOST_THREADS", MOST_MESSAGES + 10)
     server = served()
     silent = HalfCalls(address(server), methods.HEALTH)
-    for _ in range(THREADS + MOST_RECEIVING + 10):
+    for _ in range(MOST_MESSAGES + 20):
         silent.start(100)
     until(lambda: server._pool.waiting)
     monkeypatch.setattr(receiving, "CROWDED_STALL_S", 0.05)
     assert answers_at_last(server)
-    assert server._pool._threads <= THREADS + MOST_RECEIVING
+    assert server._pool._threads <= MOST_MESSAGES + 10
     silent.close()
+    server.stop(0)
+
+
+def test_connections_that_hold_all_places_once_kept_another_one_waiting_for_seconds(monkeypatch) -> None:
+    monkeypatch.setattr(receiving, "CROWDED_STALL_S", 3600.0)
+    monkeypatch.setattr(receiving, "GREEDY_S", 3600.0)
+    server = served()
+    with contextlib.ExitStack() as ends:
+        for _ in range(MOST_MESSAGES - 2):
+            silent = ends.enter_context(HalfCalls(address(server), methods.HEALTH))
+            for _ in range(3):
+                silent.start(100)
+        until(lambda: len(server._receiving._there) == 3 * (MOST_MESSAGES - 2))
+        assert not server._receiving._places.free
+        monkeypatch.setattr(receiving, "GREEDY_S", 0.05)
+        for _ in range(5):
+            assert answers(server)
+    until(lambda: not server._receiving._there)
+    assert server._receiving._places.free == MOST_MESSAGES
+    server.stop(0)
+
+
+def test_one_connection_that_holds_all_threads_makes_way_at_once(monkeypatch) -> None:
+    monkeypatch.setattr(receiving, "CROWDED_STALL_S", 3600.0)
+    monkeypatch.setattr(grpc_server, "MOST_THREADS", MOST_MESSAGES + 10)
+    server = served()
+    with HalfCalls(address(server), methods.HEALTH) as silent:
+        for _ in range(60):
+            silent.start(100)
+        until(lambda: len(server._receiving._there) >= MOST_MESSAGES)
+        for _ in range(5):
+            assert answers(server)
+    server.stop(0)
+
+
+def test_no_more_messages_are_held_at_once_and_calls_under_way_are_never_broken_off(monkeypatch) -> None:
+    go_on, under_way = threading.Event(), []
+
+    def answer(call: Call) -> list[bytes]:
+        under_way.append(call)
+        go_on.wait(PATIENCE_S)
+        return [bytes(call.data)]
+
+    server = GrpcServer(methods.HEALTH.__eq__, answer, host="127.0.0.1", port=0)
+    server.start()
+    one, all_of_it = MOST_MESSAGES // 2, 30  # what a connection may have, and what it wants
+    with grpc.insecure_channel(address(server)) as channel:
+        calls = [channel.unary_unary(methods.HEALTH).future(b"x" * 100) for _ in range(all_of_it)]
+        until(lambda: len(server._receiving._there) == all_of_it - one)
+        assert len(under_way) == one
+        monkeypatch.setattr(receiving, "STALL_S", 0.0)
+        until(lambda: sum(call.done() for call in calls) == all_of_it - one)
+        go_on.set()
+        until(lambda: all(call.done() for call in calls))
+        assert sum(call.exception() is None for call in calls) == one
+    assert len(under_way) == one
     server.stop(0)
 
 
@@ -90,14 +149,14 @@ def test_messages_that_stop_half_way_once_filled_the_memory_also_where_nobody_re
     server, monkeypatch
 ) -> None:
     monkeypatch.setattr(receiving, "CROWDED_STALL_S", 3600.0)
-    threads = THREADS + MOST_RECEIVING
+    most = MOST_MESSAGES // 2  # of one connection
     half = HalfCalls(address(server), methods.HEALTH)
-    for _ in range(threads):
+    for _ in range(most):
         half.start(2 * MB)
-    until(lambda: len(server._receiving._since) == threads)
+    until(lambda: len(server._receiving._there) == most)
     others = [half.start(2 * MB) for _ in range(20)]
-    half.send(MB, 0.5, full=threads)
-    assert sum(n == MB for n in half.sent.values()) == threads
+    half.send(MB, 0.5, full=most)
+    assert sum(n == MB for n in half.sent.values()) == most
     assert all(half.sent[stream] <= FIRST_WINDOW for stream in others)
     half.close()
 
@@ -177,7 +236,7 @@ def test_a_thread_that_could_not_be_started_once_ended_grpc(monkeypatch, caplog)
     monkeypatch.setattr(threading.Thread, "start", limited)
     silent = HalfCalls(address(server), methods.HEALTH)
     silent.start(0)
-    until(lambda: len(server._receiving._since) == 1)
+    until(lambda: len(server._receiving._there) == 1)
     silent.start(0)
     until(lambda: server._pool.waiting == 1)
     silent.close()
@@ -203,6 +262,28 @@ def test_a_pool_has_no_more_threads_than_it_may_and_runs_every_job() -> None:
     pool.shutdown()
     with pytest.raises(RuntimeError, match="closed"):
         pool.submit(int)
+    until(lambda: threads("rowloom-test-pool") == 0)
+
+
+def test_a_job_whose_thread_is_starting_once_counted_as_one_without(monkeypatch) -> None:
+    go, start = threading.Event(), threading.Thread.start
+
+    def late(thread: threading.Thread) -> None:
+        run = thread.run
+        thread.run = lambda: (go.wait(PATIENCE_S), run())[1]
+        start(thread)
+
+    pool = Pool(2, 2, "rowloom-test-pool")
+    monkeypatch.setattr(threading.Thread, "start", late)
+    jobs = [pool.submit(pow, k, 2) for k in range(2)]
+    assert pool.waiting == 0
+    jobs.append(pool.submit(pow, 2, 2))
+    assert pool.waiting == 1
+    monkeypatch.undo()
+    go.set()
+    assert [job.result(PATIENCE_S) for job in jobs] == [0, 1, 4]
+    assert pool.waiting == 0
+    pool.shutdown()
     until(lambda: threads("rowloom-test-pool") == 0)
 
 

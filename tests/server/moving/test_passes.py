@@ -8,9 +8,9 @@ from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import InvalidRequest, RetryLater, Unavailable
 from rowloom.proto.layout import Layout, ShardAddress, owner
 from rowloom.proto.spec import SGD, TableEntry, TableSpec
+from rowloom.server.moving import outgoing
 from rowloom.server.moving.brake import MOST_BRAKED_S, Brake
-from rowloom.server.moving.outgoing import read_pass
-from rowloom.server.moving.receive import Pause, Receive
+from rowloom.server.moving.receive import Marks, Pause, Receive
 from rowloom.server.shard import Shard
 
 OLD = Layout("c", 1, (ShardAddress(0, "a:1", 1), ShardAddress(1, "a:2", 1)), "k:1")
@@ -20,6 +20,10 @@ ENTRIES = [
     TableEntry(2, TableSpec("u", dim=3, optimizer=SGD(lr=1.0), partition="mod", hash_ids=True)),
     TableEntry(3, TableSpec("empty", 10, dim=1)),
 ]
+
+
+def read_pass(shard: Shard, asked: pb.ReadPassRequest, *, frozen: bool) -> pb.ReadPassReply:
+    return pb.ReadPassReply.FromString(b"".join(outgoing.read_pass(shard, asked, frozen=frozen).encode()))
 
 
 def ids_of(shard: Shard, number: int, count: int) -> np.ndarray:
@@ -92,6 +96,58 @@ def test_a_row_that_changes_while_its_pass_is_read_is_in_the_next_one_read_or_no
     assert len(changed) > 3
     _, seen = whole_pass(shard, first)
     assert {k for _, k in seen} == {k for k in changed if k % 3 == 1}
+
+
+def test_a_row_that_changed_before_its_pass_read_it_is_not_read_again_by_the_next() -> None:
+    # A pass knew only when the one before had begun, and read half of what had changed twice.
+    shard, clock = filled(0), [0.0]
+    receive = Receive(OLD, Shard(NEW, 1, ENTRIES), lambda: clock[0], block_bytes=200)
+    stream = receive.streams[0]
+    run = stream.run()
+    wants, ids = next(run), ids_of(shard, 1, 200)
+    moved = [int(k) for k in ids if k % 3 == 1]
+    late, blocks = moved[-3:], 0
+    while not stream.passes:
+        reply = read_pass(shard, pb.ReadPassRequest.FromString(wants.data), frozen=False)
+        clock[0] += 1.0  # a mark is due with each block
+        blocks += 1
+        if blocks == 2:
+            push(shard, 1, np.array([*moved[:2], *late]))  # two were read, three are behind
+        wants = run.send(reply.SerializeToString())
+    assert isinstance(wants, Pause)
+    asked = pb.ReadPassRequest.FromString(next(run).data)
+    assert 2 < len(asked.marks) < blocks
+    asked.limit_bytes = 1 << 20
+    reply = read_pass(shard, asked, frozen=False)
+    assert reply.done
+    assert [int(k) for m in reply.tables for k in np.frombuffer(m.ids, "<i8")] == moved[:2]
+
+
+def test_marks_become_rare_in_a_long_pass_and_a_table_makes_them_rarer() -> None:
+    def count(seconds: float, tables: int) -> int:
+        marks, reply = Marks(0.0), pb.ReadPassReply()
+        for k in range(round(seconds * 1000)):
+            marks.look(k / 1000, reply, tables)
+            marks.read(1 + k)
+        return len(marks.later)
+
+    assert count(0.005, 1) == 0
+    assert 3 <= count(0.05, 1) <= 5
+    assert 100 < count(20.0, 1) < 200
+    assert count(0.05, 5000) == 0
+
+
+@pytest.mark.parametrize("places", [[(0, 9), (0, 3)], [(1, 0), (0, 9)]])
+def test_marks_that_fall_are_refused(places) -> None:
+    shard = filled(0)
+    first, _ = whole_pass(shard)
+    marks = [pb.PassMark(at=at, cursor=cursor, since=first) for at, cursor in places]
+    with pytest.raises(InvalidRequest, match="must rise"):
+        read_pass(shard, request(since=first, marks=marks), frozen=False)
+    with pytest.raises(InvalidRequest, match="must rise"):
+        read_pass(shard, request(since=first, marks=[pb.PassMark(since=first - 1)]), frozen=False)
+    with pytest.raises(Unavailable, match="started anew"):
+        read_pass(shard, request(since=first, marks=[pb.PassMark(since=first + 1)]), frozen=False)
 
 
 def test_a_lost_answer_loses_no_row_and_another_reader_disturbs_nobody() -> None:

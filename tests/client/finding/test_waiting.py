@@ -2,8 +2,9 @@
 
 import pytest
 
-from rowloom.client import Unavailable, connect, waiting
+from rowloom.client import Unavailable, connect
 from rowloom.client.calls.operation import Event, Turn
+from rowloom.client.finding import waiting
 from rowloom.proto.errors import NoAnswer
 
 REFUSED = Event(1, error=NoAnswer("h:1 did not answer: connection refused"))

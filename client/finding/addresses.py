@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ..proto.errors import InvalidRequest
-from ..proto.recipes import is_number, shown
+from ...proto.errors import InvalidRequest
+from ...proto.recipes import is_number, shown
 
 MAX_TIMEOUT_S = 1e9  # 30 years; what operating systems can wait for ends not far above
 _ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[A-Za-z0-9._-]+):([0-9]{1,5})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from .calls.operation import Operation
+from ..calls.operation import Operation
 
 log = logging.getLogger(__name__)
 PATIENCE_S = 2.0  # silence beyond this looks like a program that hangs
