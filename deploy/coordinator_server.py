@@ -476,9 +476,8 @@ class CoordinatorServer:
     def _shutdown(self, request: pb.ShutdownRequest) -> None:
         if request.keep and not self._revives:
             raise InvalidRequest(NOTHING_KEPT)
-        threading.Thread(
-            target=self._stop_quietly, args=(request.keep,), name="rowloom-stop", daemon=True
-        ).start()
+        target, keep = self._stop_quietly, (request.keep,)
+        threading.Thread(target=target, args=keep, name="rowloom-stop", daemon=True).start()
 
     def _stop_quietly(self, keep: bool) -> None:
         try:

@@ -114,9 +114,8 @@ class Host(Holder):
             if method:
                 return method(call)
             buffers = self._methods[call.method](call.data)
-            return Answer(
-                buffers, self._noted_up_to(call), fed=primary.all_fed(self) if call.method in _FED else None
-            )
+            fed = primary.all_fed(self) if call.method in _FED else None
+            return Answer(buffers, self._noted_up_to(call), fed=fed)
         except WrongLayout as e:
             if self._is_early(call):
                 return Answer(wait_for=WaitFor(MOVING_HOLD_S, e))
@@ -223,8 +222,7 @@ class Host(Holder):
             raise
         # The rows have the push in them, so they wait for it too.
         after = self._noted(Kind.STEP, data, shard, request.push, reply.duplicate)
-        pushed, duplicate = request.push, reply.duplicate
-        fed = primary.fed(self, Kind.STEP, data, shard, pushed, duplicate) if self.feed is not None else None
+        fed = primary.fed(self, Kind.STEP, data, shard, request.push, reply.duplicate)
         call.placed = reply.pull.placed
         return Answer(() if reply.pull.placed else reply.encode(), after, fed=fed)
 
