@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...proto import rowloom_pb2 as pb
-from ...proto.codec import Push
+from ...proto.codec import Push, message_of
 from ...proto.errors import InvalidRequest, RetryLater, Unavailable, WrongLayout
 from ...proto.framing import joined
 from ...proto.layout import dealings
@@ -96,7 +96,7 @@ def follow(host: Holder, call: Call) -> Answer:
         InvalidRequest: the feed of that name is no more: the standby has to begin anew.
         RetryLater: a question that was held up on its way until later ones had been answered.
     """
-    request = pb.FollowRequest.FromString(bytes(call.data))
+    request: pb.FollowRequest = message_of(pb.FollowRequest, bytearray(call.data))
     shard, feed, now = host.serving(), host.feed, host.process.now()
     shard.check(request.header)
     if feed is None or feed.name != request.feed or request.position > feed.end:
