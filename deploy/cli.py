@@ -156,7 +156,7 @@ def up(
     """Start a cluster. It stays when this command has ended. Exit code 3 if it runs and a shard does not serve."""
     with at_once("rowloom: one moment", as_json):
         from .operate.clusters import up as start
-        from .operate.status import MEMORY_ONLY, summary
+        from .operate.status import MEMORY_ONLY, WITH_STANDBYS, summary
 
     wanted, path = _wanted(config, name, home)
     directory = directory_of(home)
@@ -186,7 +186,7 @@ def up(
         f"    client = {record.to_connect}",
     )
     if result.started and wanted.durability == "memory" and not as_json:
-        sys.stderr.write(f"rowloom: {MEMORY_ONLY}\n")
+        sys.stderr.write(f"rowloom: {WITH_STANDBYS if wanted.replicas else MEMORY_ONLY}\n")
     if result.replaced:
         sys.stderr.write(
             f"rowloom: the {record.name!r} that ran before had ended by itself, and its rows are lost: this one begins "

@@ -41,6 +41,7 @@ from .snapshots.kept import check_nothing_kept, forget_begun, forget_kept
 from .snapshots.requests import SnapshotRequests, newest_of
 from .snapshots.restorable import restorable
 from .snapshots.snapshots import Snapshots
+from .standby.standbys import Sighting, StandbyRules, Standbys
 from .storage import StateFile
 from .watcher import Watcher
 
@@ -104,14 +105,9 @@ class CoordinatorServer:
         self._observed = observed(config, lambda: self._status(pb.StatusRequest()), advertise or host)
         self.coordinator = self._coordinator(ClusterState(config.name))
         self._performer = Performer(self._file, launcher, self._grace_s, security.credentials())
-        self._scalings = Scalings(
-            lambda: self.coordinator,
-            self._performer,
-            self._scaled,
-            lambda: self.config.limits.max_extra_memory or 0,
-        )
+        self._scalings = Scalings(self._current, self._performer, self._scaled, self._most_extra)
         self._draining = Draining(
-            lambda: self.coordinator,
+            self._current,
             self._performer,
             self._scalings,
             nodes,
@@ -120,16 +116,15 @@ class CoordinatorServer:
             renewed=self._renewed,
             leave=leave,
         )
-        self._snapshots = Snapshots(
-            lambda: self.coordinator, self._performer, config.storage, config.snapshots
-        )
+        self._snapshots = Snapshots(self._current, self._performer, config.storage, config.snapshots)
         self._watcher = Watcher(
-            lambda: self.coordinator,
+            self._current,
             self._performer,
             launcher,
             self._file,
             revives=self._revives,
             on_look=self._looked,
+            standbys=lambda: self._standbys if config.replicas else None,
         )
         self._autoscaling = Autoscaling(self._scalings, self._watcher.statuses)
         self._stopping = threading.Event()
@@ -139,9 +134,17 @@ class CoordinatorServer:
     def __repr__(self) -> str:
         return f"<CoordinatorServer {self.config.name!r} {self.address} {self.coordinator.state.layout}>"
 
+    def _current(self) -> Coordinator:
+        return self.coordinator
+
+    def _most_extra(self) -> int:
+        return self.config.limits.max_extra_memory or 0
+
     def _coordinator(self, state: ClusterState) -> Coordinator:
         rng = random.SystemRandom()
         made = Coordinator(state, time.monotonic, rng, self.address, revives=self._revives)
+        rules = StandbyRules(waits=self.config.standby.mode == "sync", after_s=self.config.standby.after)
+        self._standbys = Standbys(made, rules, wanted=bool(self.config.replicas))
         made.quotas = self._quote(self.config.quotas if state.quotas is None else quotas_from(state.quotas))
         return made
 
@@ -152,6 +155,8 @@ class CoordinatorServer:
                 self._performer.run(self.coordinator.up(self.config.shards, self.config.tables))
                 for spec in self.config.tables:
                     self._performer.run(self.coordinator.create_table(spec, START_LIMIT_S))
+                if self.config.replicas:
+                    self._performer.run(self._standbys.keep(Sighting()))
         except BaseException:
             self._performer.close()
             self.launcher.close()
@@ -455,7 +460,7 @@ class CoordinatorServer:
             name=self.config.name,
             launcher=self.config.launcher,
             config=self.config.to_json(),
-            unfinished=[*self.coordinator.waiting(), *self._snapshots.waiting()],
+            unfinished=[*self.coordinator.waiting(), *self._snapshots.waiting(), *self._standbys.said()],
             durability=self.config.durability,
             snapshot=newest_of(self.coordinator.state.snapshots, self._snapshots.took),
             metrics_address=self._observed.address if self._observed is not None else "",
@@ -471,9 +476,8 @@ class CoordinatorServer:
     def _shutdown(self, request: pb.ShutdownRequest) -> None:
         if request.keep and not self._revives:
             raise InvalidRequest(NOTHING_KEPT)
-        threading.Thread(
-            target=self._stop_quietly, args=(request.keep,), name="rowloom-stop", daemon=True
-        ).start()
+        target, keep = self._stop_quietly, (request.keep,)
+        threading.Thread(target=target, args=keep, name="rowloom-stop", daemon=True).start()
 
     def _stop_quietly(self, keep: bool) -> None:
         try:

@@ -134,6 +134,8 @@ def local_cluster(
     name: str = "local",
     storage: str | os.PathLike[str] | None = None,
     durability: str = "memory",
+    replicas: int = 0,
+    standby: Mapping[str, Any] | None = None,
     restore: str | os.PathLike[str] | None = None,
     until: str | None = None,
     security: Mapping[str, Any] | None = None,
@@ -151,6 +153,9 @@ def local_cluster(
         durability: what a push survives: "memory", "process", "interval" or "disk"; as in a deploy config. Any other
             than "memory" needs `processes` and `storage`. A shard whose process ends is then started again, with its
             rows. The logs end with the cluster.
+        replicas: 1: each shard has a standby, a second server that has all that it has and takes its place when it
+            ends; with `durability` "memory".
+        standby: how these are kept; as in a deploy config.
         restore: a snapshot's folder: the cluster begins with all that it holds. `tables` may say where rows lie
             (`partition`), and tables that the snapshot lacks.
         until: a later point, to which the logs of the snapshot's cluster take it, which lie beside it in the same
@@ -175,6 +180,9 @@ def local_cluster(
         2
     """
     given: dict[str, Any] = {"name": name, "shards": shards, "launcher": "local", "durability": durability}
+    given["replicas"] = replicas
+    if standby is not None:
+        given["standby"] = dict(standby)
     if storage is not None:
         given["storage"] = os.fspath(storage)
     if restore is not None:
@@ -196,8 +204,11 @@ def local_cluster(
         launcher: Launcher = ProcessLauncher(config)
     else:
         endpoint = config.tracing.otlp_endpoint or ""
-        launcher = ThreadLauncher(config.storage, config.security.settings(), endpoint)
-    if processes and durability == "memory":  # threads of this program end with it, which surprises nobody
+        settings = config.security.settings()
+        launcher = ThreadLauncher(config.storage, settings, endpoint, replicated=bool(replicas))
+    if (
+        processes and durability == "memory" and not replicas
+    ):  # threads of this program end with it, which surprises nobody
         _say_once()
     cluster = LocalCluster(config, launcher, restore, until)
     try:

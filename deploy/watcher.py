@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import zip_longest
@@ -14,13 +15,17 @@ from ..proto.errors import RetryLater, RowloomError, StateLost, in_words
 from ..proto.layout import Layout, ShardAddress
 from .control.coordinator import Coordinator
 from .control.effects import ServerCall
-from .control.revival import revive
+from .control.revival import moved, revive
+from .control.state import ClusterState
 from .launch.launcher import Launched, Launcher, ServerProcess
 from .operate.status import PULLS_ONLY
 from .performer import Performer
+from .standby.standbys import Sighting, Standbys
+from .standby.status import standby_status
 from .storage import StateFile
 
 log = logging.getLogger(__name__)
+STANDBY_WATCH_S = 0.25  # the same, where they have standbys
 WATCH_S = 1.0  # how often shards are asked for their health
 ANSWER_S = 2.0  # what they get to answer
 FIND_THREADS = 16
@@ -35,6 +40,7 @@ class Watcher:
         launcher: knows where servers are.
         file: where a layout goes that has changed.
         revives: shards that end are started again, because they have logs.
+        standbys: of the moment; None: there are to be none.
         on_look: is told at each look how long the longest log is, in bytes, 0 without logs, and whether one has failed.
     """
 
@@ -47,9 +53,11 @@ class Watcher:
         *,
         revives: bool = False,
         on_look: Callable[[int, bool], None] = lambda log_bytes, failed: None,
+        standbys: Callable[[], Standbys | None] = lambda: None,
     ) -> None:
         self._revives = revives
         self._on_look = on_look
+        self._standbys = standbys
         self._coordinator = coordinator
         self._performer = performer
         self._launcher = launcher
@@ -71,11 +79,38 @@ class Watcher:
         self._finders.shutdown(wait=False, cancel_futures=True)
 
     def _watch(self) -> None:
-        while not self._ending.wait(WATCH_S):
+        due = time.monotonic() + WATCH_S
+        while not self._ending.wait(WATCH_S if self._standbys() is None else STANDBY_WATCH_S):
             try:
-                self.look()
+                self._keep_standbys()
+                if self._standbys() is None or time.monotonic() >= due:
+                    self.look()
+                    due = time.monotonic() + WATCH_S
             except Exception:  # the next look may do better
-                log.exception("looking at the shards failed")
+                if not self._ending.is_set():
+                    log.exception("looking at the shards failed")
+
+    def _keep_standbys(self) -> None:
+        """Put standbys in the place of servers that are gone, and see to it that each shard has one."""
+        standbys, coordinator = self._standbys(), self._coordinator()
+        if standbys is None:
+            return
+        layout, known = coordinator.layout, coordinator.state.standbys
+        seen: Sighting = self._performer.run(standbys.look())
+        if not standbys.has_work(seen):
+            return
+        try:
+            with self._performer.alone("keeping standbys", wait_s=0.0):
+                if coordinator.layout is layout and coordinator.state.standbys is known:
+                    for index, why in seen.unfit.items():
+                        log.warning("the standby of shard %d is given up: %s", index, why)
+                    for index in self._performer.run(standbys.keep(seen)):
+                        log.warning("the standby of shard %d has taken its place", index)
+        except RetryLater:
+            return
+        except RowloomError as e:
+            if not self._ending.is_set():
+                log.warning("standbys are not as they should be yet: %s", in_words(e))
 
     def look(self) -> None:
         """Ask all shards for their health, find those that do not answer, and finish what was begun."""
@@ -130,8 +165,8 @@ class Watcher:
         try:
             with self._performer.alone("the search for a shard", wait_s=0.0):
                 # Whatever ran since may have changed the layout: the next look will tell.
-                if coordinator.layout is layout and coordinator.moved(index, found):
-                    if self._revives:  # it has to be told which shard it is
+                if coordinator.layout is layout and moved(coordinator, index, found):
+                    if self._revives or self._standbys() is not None:  # it has to be told which shard it is
                         coordinator.doubt()
                     try:
                         self._file.commit(coordinator.state, pause=self._ending.wait)
@@ -159,10 +194,24 @@ class Watcher:
         replies = self._performer.ask(calls, ANSWER_S)
         wait(looks, ANSWER_S)  # a launcher that hangs must not hide what the shards say
         healths, statistics = replies[: len(shards)], replies[len(shards) :]
-        return [
+        said = [
             _status(shard, health, figures, look.result() if look and look.done() else UNKNOWN)
             for shard, health, figures, look in zip_longest(shards, healths, statistics, looks)
         ]
+        self._add_standbys(coordinator.state, said)
+        return said
+
+    def _add_standbys(self, state: ClusterState, shards: Sequence[pb.ShardStatus]) -> None:
+        """As they were at the last look, which was just now."""
+        keeper, known = self._standbys(), [i for i in sorted(state.standbys) if i < len(shards)]
+        if keeper is None or not known:
+            return
+        looks = [self._finders.submit(self._launcher.look, state.standbys[i].key) for i in known]
+        wait(looks, ANSWER_S)
+        for index, look in zip(known, looks, strict=True):
+            process = look.result() if look.done() else UNKNOWN
+            said = standby_status(state, index, keeper.seen.healths.get(index), process)
+            shards[index].standby.CopyFrom(said)
 
 
 def _health_call(shard: ShardAddress) -> ServerCall:

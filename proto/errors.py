@@ -111,6 +111,15 @@ class NoAnswer(Unavailable):
     """Internal: the carrier failed, so whether the server did what it was asked is not known. The client asks again."""
 
 
+class Unconfirmed(NoAnswer):
+    """Internal: a server did what it was asked, and its standby has not said yet that it has that, too.
+
+    The client asks again, under the same names: here, or wherever the shard is by then.
+    """
+
+    kind = pb.ErrorInfo.UNCONFIRMED
+
+
 class PushUnresolved(RowloomError):
     """A push ended before every shard had answered. Each row got it at most once.
 
@@ -202,6 +211,7 @@ _LEAVES = (
     TableExists,
     Unavailable,
     Overloaded,
+    Unconfirmed,
     PushUnresolved,
     StateLost,
     SnapshotCorrupt,
@@ -225,6 +235,7 @@ STATUS: dict[type[RowloomError], str] = {
     TableExists: "ALREADY_EXISTS",
     Unavailable: "UNAVAILABLE",
     Overloaded: "RESOURCE_EXHAUSTED",
+    Unconfirmed: "UNAVAILABLE",
     QuotaExceeded: "RESOURCE_EXHAUSTED",
     PushUnresolved: "UNKNOWN",
     StateLost: "DATA_LOSS",

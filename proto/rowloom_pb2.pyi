@@ -49,6 +49,7 @@ class ErrorInfo(_message.Message):
         RETRY_LATER: _ClassVar[ErrorInfo.Kind]
         UNAUTHENTICATED: _ClassVar[ErrorInfo.Kind]
         PERMISSION_DENIED: _ClassVar[ErrorInfo.Kind]
+        UNCONFIRMED: _ClassVar[ErrorInfo.Kind]
         QUOTA_EXCEEDED: _ClassVar[ErrorInfo.Kind]
         CLIENT_FORGOTTEN: _ClassVar[ErrorInfo.Kind]
     INTERNAL: ErrorInfo.Kind
@@ -67,6 +68,7 @@ class ErrorInfo(_message.Message):
     RETRY_LATER: ErrorInfo.Kind
     UNAUTHENTICATED: ErrorInfo.Kind
     PERMISSION_DENIED: ErrorInfo.Kind
+    UNCONFIRMED: ErrorInfo.Kind
     QUOTA_EXCEEDED: ErrorInfo.Kind
     CLIENT_FORGOTTEN: ErrorInfo.Kind
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -240,7 +242,7 @@ class HealthRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HealthReply(_message.Message):
-    __slots__ = ("role", "state", "incarnation", "epoch", "uptime_s", "index", "cluster_id", "log_bytes", "log_error", "wall_s")
+    __slots__ = ("role", "state", "incarnation", "epoch", "uptime_s", "index", "cluster_id", "log_bytes", "log_error", "wall_s", "standby", "standby_error", "standby_rows", "standby_behind", "standby_behind_s", "standby_unheard_s")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -251,6 +253,12 @@ class HealthReply(_message.Message):
     LOG_BYTES_FIELD_NUMBER: _ClassVar[int]
     LOG_ERROR_FIELD_NUMBER: _ClassVar[int]
     WALL_S_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_ERROR_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_ROWS_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_BEHIND_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_BEHIND_S_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_UNHEARD_S_FIELD_NUMBER: _ClassVar[int]
     role: str
     state: str
     incarnation: int
@@ -261,7 +269,13 @@ class HealthReply(_message.Message):
     log_bytes: int
     log_error: str
     wall_s: float
-    def __init__(self, role: _Optional[str] = ..., state: _Optional[str] = ..., incarnation: _Optional[int] = ..., epoch: _Optional[int] = ..., uptime_s: _Optional[float] = ..., index: _Optional[int] = ..., cluster_id: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., wall_s: _Optional[float] = ...) -> None: ...
+    standby: str
+    standby_error: str
+    standby_rows: int
+    standby_behind: int
+    standby_behind_s: float
+    standby_unheard_s: float
+    def __init__(self, role: _Optional[str] = ..., state: _Optional[str] = ..., incarnation: _Optional[int] = ..., epoch: _Optional[int] = ..., uptime_s: _Optional[float] = ..., index: _Optional[int] = ..., cluster_id: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., wall_s: _Optional[float] = ..., standby: _Optional[str] = ..., standby_error: _Optional[str] = ..., standby_rows: _Optional[int] = ..., standby_behind: _Optional[int] = ..., standby_behind_s: _Optional[float] = ..., standby_unheard_s: _Optional[float] = ...) -> None: ...
 
 class Done(_message.Message):
     __slots__ = ()
@@ -516,7 +530,7 @@ class HottestIdsReply(_message.Message):
     def __init__(self, ids: _Optional[bytes] = ..., counts: _Optional[_Iterable[int]] = ..., seen: _Optional[int] = ..., taken: _Optional[int] = ..., sampled_ids: _Optional[int] = ..., recent: _Optional[bytes] = ...) -> None: ...
 
 class StatisticsReply(_message.Message):
-    __slots__ = ("index", "epoch", "tables", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "refused", "clients", "resident_bytes", "uptime_s", "cpu_s", "durability", "log_bytes", "log_error", "braked_pushes", "braked_s", "counts", "traffic", "log_end", "log_safe", "metrics_address", "log_file", "lane_connections", "waiting_calls", "held_pushes", "receiving_rows", "snapshot_rows", "snapshot_bytes", "cluster_id", "version", "quotas")
+    __slots__ = ("index", "epoch", "tables", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "refused", "clients", "resident_bytes", "uptime_s", "cpu_s", "durability", "log_bytes", "log_error", "braked_pushes", "braked_s", "counts", "traffic", "log_end", "log_safe", "metrics_address", "log_file", "lane_connections", "waiting_calls", "held_pushes", "receiving_rows", "snapshot_rows", "snapshot_bytes", "cluster_id", "standby_follows", "standby_behind", "standby_behind_bytes", "standby_behind_s", "version", "quotas")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
@@ -548,6 +562,10 @@ class StatisticsReply(_message.Message):
     SNAPSHOT_ROWS_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_BYTES_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FOLLOWS_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_BEHIND_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_BEHIND_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_BEHIND_S_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     QUOTAS_FIELD_NUMBER: _ClassVar[int]
     index: int
@@ -581,9 +599,13 @@ class StatisticsReply(_message.Message):
     snapshot_rows: int
     snapshot_bytes: int
     cluster_id: str
+    standby_follows: bool
+    standby_behind: int
+    standby_behind_bytes: int
+    standby_behind_s: float
     version: str
     quotas: _containers.RepeatedCompositeFieldContainer[QuotaUse]
-    def __init__(self, index: _Optional[int] = ..., epoch: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableStatistics, _Mapping]]] = ..., pulls: _Optional[int] = ..., pulled_rows: _Optional[int] = ..., pushes: _Optional[int] = ..., pushed_rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., uptime_s: _Optional[float] = ..., cpu_s: _Optional[float] = ..., durability: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., braked_pushes: _Optional[int] = ..., braked_s: _Optional[float] = ..., counts: _Optional[_Iterable[_Union[TableCounts, _Mapping]]] = ..., traffic: _Optional[_Iterable[_Union[CallTraffic, _Mapping]]] = ..., log_end: _Optional[int] = ..., log_safe: _Optional[int] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ..., lane_connections: _Optional[int] = ..., waiting_calls: _Optional[int] = ..., held_pushes: _Optional[int] = ..., receiving_rows: _Optional[int] = ..., snapshot_rows: _Optional[int] = ..., snapshot_bytes: _Optional[int] = ..., cluster_id: _Optional[str] = ..., version: _Optional[str] = ..., quotas: _Optional[_Iterable[_Union[QuotaUse, _Mapping]]] = ...) -> None: ...
+    def __init__(self, index: _Optional[int] = ..., epoch: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableStatistics, _Mapping]]] = ..., pulls: _Optional[int] = ..., pulled_rows: _Optional[int] = ..., pushes: _Optional[int] = ..., pushed_rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., uptime_s: _Optional[float] = ..., cpu_s: _Optional[float] = ..., durability: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., braked_pushes: _Optional[int] = ..., braked_s: _Optional[float] = ..., counts: _Optional[_Iterable[_Union[TableCounts, _Mapping]]] = ..., traffic: _Optional[_Iterable[_Union[CallTraffic, _Mapping]]] = ..., log_end: _Optional[int] = ..., log_safe: _Optional[int] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ..., lane_connections: _Optional[int] = ..., waiting_calls: _Optional[int] = ..., held_pushes: _Optional[int] = ..., receiving_rows: _Optional[int] = ..., snapshot_rows: _Optional[int] = ..., snapshot_bytes: _Optional[int] = ..., cluster_id: _Optional[str] = ..., standby_follows: bool = ..., standby_behind: _Optional[int] = ..., standby_behind_bytes: _Optional[int] = ..., standby_behind_s: _Optional[float] = ..., version: _Optional[str] = ..., quotas: _Optional[_Iterable[_Union[QuotaUse, _Mapping]]] = ...) -> None: ...
 
 class QuotaUse(_message.Message):
     __slots__ = ("principal", "what", "used", "limit", "refused")
@@ -634,7 +656,7 @@ class CallTraffic(_message.Message):
     def __init__(self, call: _Optional[str] = ..., table: _Optional[str] = ..., counts: _Optional[_Iterable[int]] = ..., seconds: _Optional[float] = ..., received_bytes: _Optional[int] = ..., sent_bytes: _Optional[int] = ...) -> None: ...
 
 class AdoptRequest(_message.Message):
-    __slots__ = ("layout", "index", "fresh", "tables", "retire", "turn", "snapshots", "quotas")
+    __slots__ = ("layout", "index", "fresh", "tables", "retire", "turn", "snapshots", "ended", "quotas")
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
@@ -642,6 +664,7 @@ class AdoptRequest(_message.Message):
     RETIRE_FIELD_NUMBER: _ClassVar[int]
     TURN_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
     QUOTAS_FIELD_NUMBER: _ClassVar[int]
     layout: Layout
     index: int
@@ -650,8 +673,97 @@ class AdoptRequest(_message.Message):
     retire: bool
     turn: int
     snapshots: _containers.RepeatedScalarFieldContainer[str]
+    ended: bool
     quotas: str
-    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., fresh: bool = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., retire: bool = ..., turn: _Optional[int] = ..., snapshots: _Optional[_Iterable[str]] = ..., quotas: _Optional[str] = ...) -> None: ...
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., fresh: bool = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., retire: bool = ..., turn: _Optional[int] = ..., snapshots: _Optional[_Iterable[str]] = ..., ended: bool = ..., quotas: _Optional[str] = ...) -> None: ...
+
+class StandByRequest(_message.Message):
+    __slots__ = ("layout", "index", "turn", "lease_s")
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
+    LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    layout: Layout
+    index: int
+    turn: int
+    lease_s: float
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., turn: _Optional[int] = ..., lease_s: _Optional[float] = ...) -> None: ...
+
+class SetStandbyRequest(_message.Message):
+    __slots__ = ("cluster_id", "epoch", "turn", "standby", "waits", "lease_s")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    TURN_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    epoch: int
+    turn: int
+    standby: int
+    waits: bool
+    lease_s: float
+    def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., turn: _Optional[int] = ..., standby: _Optional[int] = ..., waits: bool = ..., lease_s: _Optional[float] = ...) -> None: ...
+
+class AttachRequest(_message.Message):
+    __slots__ = ("header", "standby", "feed", "tables", "since", "limit_bytes")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
+    FEED_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    standby: int
+    feed: int
+    tables: _containers.RepeatedScalarFieldContainer[int]
+    since: int
+    limit_bytes: int
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., standby: _Optional[int] = ..., feed: _Optional[int] = ..., tables: _Optional[_Iterable[int]] = ..., since: _Optional[int] = ..., limit_bytes: _Optional[int] = ...) -> None: ...
+
+class AttachReply(_message.Message):
+    __slots__ = ("rows", "ledger", "tables")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    rows: ReadPassReply
+    ledger: ReadLedgerReply
+    tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
+    def __init__(self, rows: _Optional[_Union[ReadPassReply, _Mapping]] = ..., ledger: _Optional[_Union[ReadLedgerReply, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ...) -> None: ...
+
+class FollowRequest(_message.Message):
+    __slots__ = ("header", "feed", "position", "heard")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    FEED_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    HEARD_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    feed: int
+    position: int
+    heard: int
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., feed: _Optional[int] = ..., position: _Optional[int] = ..., heard: _Optional[int] = ...) -> None: ...
+
+class FedRecord(_message.Message):
+    __slots__ = ("kind", "payload", "rows_after", "fold")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    ROWS_AFTER_FIELD_NUMBER: _ClassVar[int]
+    FOLD_FIELD_NUMBER: _ClassVar[int]
+    kind: int
+    payload: bytes
+    rows_after: int
+    fold: int
+    def __init__(self, kind: _Optional[int] = ..., payload: _Optional[bytes] = ..., rows_after: _Optional[int] = ..., fold: _Optional[int] = ...) -> None: ...
+
+class FollowReply(_message.Message):
+    __slots__ = ("number", "records", "end")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    records: _containers.RepeatedCompositeFieldContainer[FedRecord]
+    end: int
+    def __init__(self, number: _Optional[int] = ..., records: _Optional[_Iterable[_Union[FedRecord, _Mapping]]] = ..., end: _Optional[int] = ...) -> None: ...
 
 class CutRequest(_message.Message):
     __slots__ = ("header", "turn", "id", "abort", "parent", "tables")
@@ -1218,18 +1330,38 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ShardStatus(_message.Message):
-    __slots__ = ("shard", "node", "health", "statistics", "pid")
+    __slots__ = ("shard", "node", "health", "statistics", "pid", "standby")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     HEALTH_FIELD_NUMBER: _ClassVar[int]
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
     shard: ShardAddress
     node: str
     health: str
     statistics: StatisticsReply
     pid: int
-    def __init__(self, shard: _Optional[_Union[ShardAddress, _Mapping]] = ..., node: _Optional[str] = ..., health: _Optional[str] = ..., statistics: _Optional[_Union[StatisticsReply, _Mapping]] = ..., pid: _Optional[int] = ...) -> None: ...
+    standby: StandbyStatus
+    def __init__(self, shard: _Optional[_Union[ShardAddress, _Mapping]] = ..., node: _Optional[str] = ..., health: _Optional[str] = ..., statistics: _Optional[_Union[StatisticsReply, _Mapping]] = ..., pid: _Optional[int] = ..., standby: _Optional[_Union[StandbyStatus, _Mapping]] = ...) -> None: ...
+
+class StandbyStatus(_message.Message):
+    __slots__ = ("address", "incarnation", "node", "pid", "state", "rows", "error")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    incarnation: int
+    node: str
+    pid: int
+    state: str
+    rows: int
+    error: str
+    def __init__(self, address: _Optional[str] = ..., incarnation: _Optional[int] = ..., node: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., rows: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class StatusReply(_message.Message):
     __slots__ = ("layout", "tables", "shards", "name", "config_hash", "launcher", "config", "unfinished", "durability", "snapshot", "scaling", "autoscale", "metrics_address", "log_file", "drained", "version")

@@ -12,6 +12,7 @@ from ..proto.errors import RowloomError
 from ..proto.framing import Buffer
 from .access.rights import Principal
 from .metrics.traffic import NO_TABLE
+from .standby.feed import Feed
 
 GRPC, LANE = "grpc", "lane"
 
@@ -38,13 +39,13 @@ class Call:
     Attributes:
         method: such as methods.PULL.
         data: the message. It may lie in memory that the client shares and still writes to: what decides or indexes is
-            copied before it is checked. What is noted in a log is copied by the carrier.
+            copied before it is checked. What is kept - in a log, or for a standby - is copied by the carrier.
         caller: who asks.
         space: where the reply will lie in the end, if that is known: it is then made there, if it can be.
         table: number of the only table whose rows are asked for or sent, once that is known; see `metrics.traffic`.
         placed: how many bytes of the reply lie in `space`, from its beginning: all of it, and the answer has no
             buffers; or 0.
-        not_before: when a push that is braked may go on; 0: it was not braked.
+        not_before: when a push that is braked may go on, or a standby is answered at the latest; 0: not known yet.
     """
 
     method: str
@@ -71,6 +72,19 @@ class WaitFor:
     again: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """A change that the standby is to have before it is acknowledged: what lies before a position of a feed."""
+
+    feed: Feed
+    position: int
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether it may be acknowledged."""
+        return self.feed.covers(self.position)
+
+
 @dataclass(slots=True)
 class Answer:
     """What a host says; the shell sends it when it may go.
@@ -79,8 +93,10 @@ class Answer:
         buffers: the reply, one after the other, unless the call has it (`placed`); they do not refer to the message.
         after: the position of the log that must be durable before the reply may go.
         wait_for: there is no reply yet.
+        fed: what the standby must have before the reply may go; None: nothing.
     """
 
     buffers: Sequence[Buffer] = ()
     after: int = 0
     wait_for: WaitFor | None = None
+    fed: Fed | None = None

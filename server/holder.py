@@ -4,7 +4,7 @@
         └──adopt──▶ Recovering ──▶ Serving, or Lost; without a log Lost
 
 Why it is so. What must hold: a push is applied in one epoch only, so whether pushes wait is read from the state and
-changed in one place (`_become`). The state is one value, because the flags that it was before could say two things at
+changed in one place (`become`). The state is one value, because the flags that it was before could say two things at
 once (retired and lost). A shard that is being received stands beside it: the server may be serving, moving or waiting
 meanwhile. It takes the place of the one before only when all of it is in its own log, if there are logs: from then on
 nobody goes back to the old one.
@@ -33,6 +33,8 @@ from .moving.brake import Brake
 from .moving.outgoing import BLOCK_BYTES
 from .moving.receive import Receive
 from .shard import Shard
+from .standby.feed import Feed
+from .standby.following import Following
 from .taking import Taking
 
 RECOVERING_RETRY_S = 0.05
@@ -89,6 +91,7 @@ class Process:
     hash_key: int = 0  # see `rows.index`
     started_s: float = 0.0
     now: Callable[[], float] = lambda: 0.0
+    number: Callable[[], int] = lambda: 1  # a random one, not 0
     wall_s: Callable[[], float] = lambda: 0.0  # since 1970; for people only: it may jump
     resident_bytes: Callable[[], int] = lambda: 0
     cpu_s: Callable[[], float] = lambda: 0.0
@@ -97,6 +100,7 @@ class Process:
     max_clients: int = MAX_CLIENTS  # that a shard remembers
     block_bytes: int = BLOCK_BYTES  # of rows that move, in one answer
     durability: str = "memory"
+    replicated: bool = False  # shards have standbys: who holds nothing waits to hear what it is
     snapshots: str = ""  # folder or URL where they are kept; none: this server writes and reads none
     journals: Journals | None = None  # where shards' logs are; None: nothing is logged
     in_flight: CallsInFlight = field(default_factory=CallsInFlight)  # the shell counts calls in it
@@ -117,7 +121,7 @@ class Holder:
     """What a process holds. Callers hold one lock around every method.
 
     Attributes:
-        state: see `states`; changed by `_become` only.
+        state: see `states`; changed by `become` only.
         changes: how often it has changed: calls that wait are handled again when this moves.
         journal: the log of the shard that serves; None: nothing is logged.
         incoming: the shard of the next epoch.
@@ -128,6 +132,10 @@ class Holder:
         discarded: logs that are needed no more; the shell drops them.
         outlived: shards of layouts that are over, whose memory the shell gives back in pieces.
         tasks: what the shell has yet to start, in a thread of its own: see `Receive.run`, `recovered`, `taken`.
+        standby: who may follow this shard: (incarnation of a server, or 0; whether pushes wait for it; lease_s).
+        attached: the last feed that began: (incarnation of its standby, name). Later ones have higher names.
+        feed: what is kept for that one, once it has been filled.
+        following: of a standby.
     """
 
     process: Process = field(default_factory=Process)
@@ -141,12 +149,32 @@ class Holder:
     brake: Brake = field(default_factory=Brake)
     quotas: Quotas = field(default_factory=Quotas)
     outlived: list[Shard] = field(default_factory=list[Shard])
-    tasks: list[Incoming | Recovery | Taking] = field(default_factory=list["Incoming | Recovery | Taking"])
+    tasks: list[Incoming | Recovery | Taking | Following] = field(
+        default_factory=list["Incoming | Recovery | Taking | Following"]
+    )
+    standby: tuple[int, bool, float] = (0, False, 0.0)
+    attached: tuple[int, int] = (0, 0)
+    feed: Feed | None = None
+    following: Following | None = None
+
+    @property
+    def moves(self) -> int:
+        """Goes up whenever a call that waits may go on."""
+        return self.changes + (self.feed.moves if self.feed is not None else 0)
+
+    def end_feed(self) -> None:
+        """Nothing waits for the standby any more: the coordinator has stored that it takes nobody's place."""
+        if self.feed is not None:
+            self.feed.ended = True
+            self.changes += self.feed.moves + 1  # what waits sees it
+            self.feed = None
 
     @property
     def must_wait(self) -> bool:
-        """Whether pushes wait for a snapshot's writer: copies of rows that it has yet to read take too much memory."""
+        """Whether pushes wait for memory: a snapshot's writer has yet to read what changed, or a standby to take it."""
         taking = self.taking
+        if self.feed is not None and self.feed.is_full and self.feed.begun:
+            return True
         return taking is not None and taking.under_way and taking.cut.saved_bytes > MOST_SAVED_BYTES
 
     def end_taking(self, why: str) -> None:
@@ -165,12 +193,14 @@ class Holder:
         """The shard that serves, if there is one."""
         return self.state.shard
 
-    def _new_shard(self, layout: Layout, index: int, tables: Sequence[pb.TableEntry]) -> Shard:
+    def new_shard(self, layout: Layout, index: int, tables: Sequence[pb.TableEntry]) -> Shard:
+        """An empty one, with tables."""
         entries = [TableEntry.from_message(m) for m in tables]
         ledger = Ledger(self.process.max_clients)
         return Shard(layout, index, entries, key=self.process.hash_key, ledger=ledger)
 
-    def _become(self, state: states.State) -> None:
+    def become(self, state: states.State) -> None:
+        """The only way to another state."""
         if state.shard is not None:  # not before: what it reads from its log, or receives, is never refused
             state.shard.owned.quotas = self.quotas
         self.state = state
@@ -190,53 +220,68 @@ class Holder:
             )
         if self.incoming is not None:
             raise WrongLayout("this server is still receiving its rows")
+        if isinstance(self.state, states.Standing):
+            raise RetryLater("this server is a standby", retry_after_s=RECOVERING_RETRY_S)
         if isinstance(self.state, states.Recovering):
             raise RetryLater("this shard reads its rows from its log", retry_after_s=RECOVERING_RETRY_S)
-        if isinstance(self.state, states.Waiting) and self.process.journals is not None:
+        if isinstance(self.state, states.Waiting) and (self.process.journals or self.process.replicated):
             raise RetryLater("this server waits to hear which shard it is", retry_after_s=RECOVERING_RETRY_S)
         why = self.state.why if isinstance(self.state, states.Lost) else ""
         raise StateLost(f"{why or 'this shard server started anew and holds no rows'}. {WAYS_OUT}")
 
     def adopt(self, request: pb.AdoptRequest) -> None:
         """Become a shard of a layout, or no shard of it any more. Raises StateLost: it does not have those rows."""
-        layout = _layout_of(request.layout, 0 if request.retire else request.index)
-        quotas = Quotas.from_json(request.quotas) if request.HasField("quotas") else self.quotas
+        layout = layout_of(request.layout, 0 if request.retire else request.index)
         self.take_turn(layout.cluster_id, request.turn)
         shard = self.shard
         if shard is not None and shard.layout.epoch > layout.epoch:
             raise WrongLayout(f"epoch {layout.epoch} is over", epoch=shard.layout.epoch)
-        self.quotas = self.process.in_flight.quotas = quotas
+        self.set_quotas(request)
         if request.retire:
+            self._forget_standby()
             self.end_taking("the layout changed")
             self._forget_incoming()
             self._replace_journal(None)
             self._outlive()
-            self._become(states.Retired(layout))
+            self.become(states.Retired(layout))
         elif shard is not None and shard.layout.epoch == layout.epoch and shard.index == request.index:
-            _check_size(shard, layout)
+            check_size(shard, layout)
             shard.layout = layout
             self._forget_incoming()
-            self._become(states.Serving(shard))
+            self.become(states.Serving(shard))
         elif self._received(layout, request.index):
             self._activate(layout)
         elif request.fresh and isinstance(self.state, states.Waiting | states.Lost):
-            shard = self._new_shard(layout, request.index, request.tables)
+            shard = self.new_shard(layout, request.index, request.tables)
             if self.process.journals is not None:
                 self.journal = self.process.journals.begin(_owner(layout, request.index))
                 for entry in request.tables:
                     self.journal.note(Kind.CREATE, entry.SerializeToString())
-            self._become(states.Serving(shard))
+            self.become(states.Serving(shard))
+        elif self.process.replicated and not self.is_named(layout, request.index):
+            raise RetryLater(
+                "the layout names another server, whose standby may have its rows", retry_after_s=0.1
+            )
         elif self._has_log(layout, request.index):
             self._recover(layout, request.index, [self.process.snapshot_url(id) for id in request.snapshots])
         else:
             if isinstance(self.state, states.Lost) and self.state.why:
                 raise StateLost(self.state.why)
             if isinstance(self.state, states.Waiting):
-                self._become(states.Lost(self._no_log(layout, request.index)))
+                self.become(states.Lost(self._no_log(layout, request.index)))
             self._forget_incoming()
             raise StateLost(
                 f"this server holds no rows of epoch {layout.epoch}: it started anew, or received them only in part"
             )
+
+    def set_quotas(self, request: pb.AdoptRequest) -> None:
+        """Those of principals, if any are said. Raises InvalidRequest."""
+        if request.HasField("quotas"):
+            self.quotas = self.process.in_flight.quotas = Quotas.from_json(request.quotas)
+
+    def is_named(self, layout: Layout, index: int) -> bool:
+        """Whether a layout means this very process."""
+        return layout.shards[index].incarnation == self.process.incarnation
 
     def _received(self, layout: Layout, index: int) -> bool:
         incoming = self.incoming
@@ -250,16 +295,22 @@ class Holder:
     def _activate(self, layout: Layout) -> None:
         assert self.incoming is not None
         shard = self.incoming.shard
-        _check_size(shard, layout)
+        check_size(shard, layout)
         shard.layout = layout
         if self.shard is not None:
             shard.counters, shard.owned = self.shard.counters, self.shard.owned
+        self._forget_standby()
         self.end_taking("the layout changed")
         # The new layout is committed: nobody goes back to what the old log holds.
         self._replace_journal(self.incoming.journal)
         self._outlive()
         self.incoming = None
-        self._become(states.Serving(shard))
+        self.become(states.Serving(shard))
+
+    def _forget_standby(self) -> None:
+        """The layout has changed: nobody takes the place that this server had in the one before."""
+        self.end_feed()
+        self.standby = (0, False, 0.0)
 
     def _outlive(self) -> None:
         """The shard of now is about to be none any more."""
@@ -287,25 +338,25 @@ class Holder:
     def _recover(self, layout: Layout, index: int, snapshots: Sequence[str]) -> None:
         """Read a shard from its log, in a thread of the shell's; the coordinator asks until that is done."""
         if not isinstance(self.state, states.Recovering):
-            self._become(states.Recovering(layout, index))
-            make = partial(self._new_shard, layout, index, ())
+            self.become(states.Recovering(layout, index))
+            make = partial(self.new_shard, layout, index, ())
             self.tasks.append(Recovery(_owner(layout, index), make, snapshots))
         raise RetryLater("this shard reads its rows from its log", retry_after_s=RECOVERING_RETRY_S)
 
     def recovered(self, shard: Shard, journal: Journal) -> None:
         """A shard was read to the end of its log, which goes on behind that."""
         self.journal = journal
-        self._become(states.Serving(shard))
+        self.become(states.Serving(shard))
 
     def not_recovered(self, why: str, *, again: bool = False) -> None:
         """A shard could not be read from its log. again: it is to be tried when the coordinator asks next."""
-        self._become(states.Waiting() if again else states.Lost(why))
+        self.become(states.Waiting() if again else states.Lost(why))
 
     def prepare(self, request: pb.PrepareRequest) -> None:
         """Begin to receive what a shard of the next epoch will own."""
-        layout = _layout_of(request.layout, request.index)
+        layout = layout_of(request.layout, request.index)
         only = request.index if request.handover else None
-        source = _layout_of(request.source, only or 0)
+        source = layout_of(request.source, only or 0)
         self.take_turn(layout.cluster_id, request.turn)
         if self.shard is not None and self.shard.layout.epoch >= layout.epoch:
             raise WrongLayout(f"epoch {layout.epoch} is over", epoch=self.shard.layout.epoch)
@@ -317,7 +368,7 @@ class Holder:
             raise InvalidRequest("only a server that holds nothing yet reads a snapshot")
         if request.handover and self.process.journals is not None:
             raise InvalidRequest("a shard with a log goes over to another server by its log, not row by row")
-        shard = self._new_shard(layout, request.index, request.tables)
+        shard = self.new_shard(layout, request.index, request.tables)
         journal: Journal | None = None
         if self.process.journals is not None:
             journal = self.process.journals.begin(_owner(layout, request.index))
@@ -362,10 +413,10 @@ class Holder:
             self.journal.check()  # else pushes that it refuses would be taken for those of clients that are gone
         admitted = frozenset((one.client_id, one.push) for one in request.admitted)
         if request.on:
-            self._become(states.Moving(shard, admitted))
+            self.become(states.Moving(shard, admitted))
         else:
             self._forget_incoming()
-            self._become(states.Serving(shard))
+            self.become(states.Serving(shard))
         latest = shard.ledger.latest([client for client, _ in admitted]) if request.report else ()
         return pb.FreezeReply(rows=shard.rows, latest=latest)
 
@@ -376,7 +427,7 @@ class Holder:
         if shard.layout.epoch != request.epoch:
             raise WrongLayout(f"this server is in epoch {shard.layout.epoch}, not {request.epoch}")
         if isinstance(self.state, states.Serving):
-            self._become(states.Serving(shard, min(1.0, max(0.0, request.row_s))))
+            self.become(states.Serving(shard, min(1.0, max(0.0, request.row_s))))
 
     def waits(self, push: Push) -> bool:
         """Whether a push waits: for rows that move, for a cut, or for a snapshot's writer."""
@@ -412,7 +463,7 @@ def _owner(layout: Layout, index: int) -> Owner:
     return Owner(layout.cluster_id, layout.epoch, index)
 
 
-def _layout_of(message: pb.Layout, index: int = 0) -> Layout:
+def layout_of(message: pb.Layout, index: int = 0) -> Layout:
     """A layout that has a shard of that index. Raises InvalidRequest."""
     layout = Layout.from_message(message)
     if index >= layout.n:
@@ -423,7 +474,7 @@ def _layout_of(message: pb.Layout, index: int = 0) -> Layout:
     return layout
 
 
-def _check_size(shard: Shard, layout: Layout) -> None:
+def check_size(shard: Shard, layout: Layout) -> None:
     """Raise InvalidRequest for a layout of the same epoch in which other ids belong to a shard."""
     if shard.layout.dealt != layout.dealt:
         raise InvalidRequest(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..proto import methods
@@ -33,9 +34,11 @@ from .access.rights import ADMIN, PULL, PUSH
 from .call import Answer, Call, WaitFor
 from .durable.records import Kind
 from .holder import Holder
+from .journal import Journal
 from .metrics.traffic import NO_TABLE, SEVERAL_TABLES
-from .moving.outgoing import BLOCK_BYTES, read_pass
+from .moving.outgoing import read_pass, read_rows
 from .shard import Shard
+from .standby import primary, secondary
 from .taking import Taking
 
 MOVING_HOLD_S = 0.1  # that a push waits here for rows to have moved, before its client is told to come back
@@ -49,9 +52,8 @@ _HEADS: dict[str, Callable[[Buffer], pb.Header]] = {
     methods.PUSH: lambda data: Push.decode(data).header,
     methods.STEP: lambda data: Step.decode(data).push.header,
 }
-_NOTED = frozenset(
-    [methods.ADOPT, methods.SHARD_CREATE_TABLE, methods.SHARD_DROP_TABLE, methods.SHARD_SET_LEARNING_RATE]
-)
+_FED = frozenset([methods.SHARD_CREATE_TABLE, methods.SHARD_DROP_TABLE, methods.SHARD_SET_LEARNING_RATE])
+_NOTED = _FED | {methods.ADOPT}
 
 
 @dataclass
@@ -74,6 +76,7 @@ class Host(Holder):
             methods.READ_ROWS: self._read_rows,
             methods.HOTTEST_IDS: self._hottest_ids,
             methods.DESCRIBE_LANE: self._describe_lane,
+            methods.FOLLOW: partial(primary.follow, self),
         }
         self._methods: dict[str, Callable[[bytes | memoryview], Sequence[Buffer]]] = {
             methods.SHARD_CREATE_TABLE: self._on(pb.CreateTableRequest, self._create_table),
@@ -81,12 +84,15 @@ class Host(Holder):
             methods.LIST_TABLES: self._on(pb.ListTablesRequest, self._list_tables),
             methods.SHARD_SET_LEARNING_RATE: self._on(pb.SetLearningRateRequest, self._set_lr),
             methods.STATISTICS: self._on(pb.StatisticsRequest, self._statistics),
-            methods.ADOPT: self._on(pb.AdoptRequest, self.adopt),
+            methods.ADOPT: self._on(pb.AdoptRequest, partial(secondary.adopt, self)),
             methods.PREPARE: self._on(pb.PrepareRequest, self.prepare),
             methods.FREEZE: self._on(pb.FreezeRequest, self.freeze),
             methods.BRAKE: self._on(pb.BrakeRequest, self.set_brake),
             methods.READ_LEDGER: self._on(pb.ReadLedgerRequest, self._read_ledger),
             methods.PROGRESS: self._on(pb.ProgressRequest, self.progress),
+            methods.STAND_BY: self._on(pb.StandByRequest, partial(secondary.stand_by, self)),
+            methods.SET_STANDBY: self._on(pb.SetStandbyRequest, partial(primary.set_standby, self)),
+            methods.ATTACH: self._on(pb.AttachRequest, partial(primary.attach, self)),
             methods.SHUT_DOWN_SHARD: self._on(pb.ShutdownRequest, self._shutdown),
             methods.CUT: self._on(pb.CutRequest, self._cut),
             methods.CUT_PROGRESS: self._on(pb.CutProgressRequest, self._cut_progress),
@@ -108,7 +114,8 @@ class Host(Holder):
             if method:
                 return method(call)
             buffers = self._methods[call.method](call.data)
-            return Answer(buffers, self._noted_up_to(call))
+            fed = primary.all_fed(self) if call.method in _FED else None
+            return Answer(buffers, self._noted_up_to(call), fed=fed)
         except WrongLayout as e:
             if self._is_early(call):
                 return Answer(wait_for=WaitFor(MOVING_HOLD_S, e))
@@ -153,10 +160,16 @@ class Host(Holder):
             return 0
         raise Unavailable(f"{call.method} is not safe yet: the log failed: {self.journal.error}")
 
+    def _mine(self) -> Shard:
+        """The shard that serves, and no other server does. Raises Unavailable, and as `serving`."""
+        if self.feed is not None:
+            primary.check_lease(self)
+        return self.serving()
+
     # ------------------------------------------------------------------------------------------------- hot path
 
     def _pull(self, call: Call) -> Answer:
-        shard, request = self.serving(), Pull.decode(call.data)
+        shard, request = self._mine(), Pull.decode(call.data)
         call.table = _only(*request.tables)
         if call.caller.rights is not None:
             _permit(call, shard, request.header, PULL, [number for number, _ in request.tables])
@@ -165,14 +178,14 @@ class Host(Holder):
         return Answer() if reply.placed else Answer(reply.encode())
 
     def _pull_bags(self, call: Call) -> Answer:
-        shard, request = self.serving(), PullBags.decode(call.data)
+        shard, request = self._mine(), PullBags.decode(call.data)
         call.table = _only(*((entries.table,) for entries in request.tables))
         if call.caller.rights is not None:
             _permit(call, shard, request.header, PULL, [entries.table for entries in request.tables])
         return Answer(shard.pull_bags(request).encode())
 
     def _push(self, call: Call) -> Answer:
-        shard, data = self.serving(), call.data
+        shard, data = self._mine(), primary.kept(self, call)
         request = Push.decode(data)
         call.table = _only(*request.tables)
         if call.caller.rights is not None:
@@ -187,10 +200,11 @@ class Host(Holder):
             shard.count_rejected(request)
             raise
         after = self._noted(Kind.PUSH, data, shard, request, duplicate)
-        return Answer([encode_push_reply(duplicate)], after)
+        fed = primary.fed(self, Kind.PUSH, data, shard, request, duplicate) if self.feed is not None else None
+        return Answer([encode_push_reply(duplicate)], after, fed=fed)
 
     def _step(self, call: Call) -> Answer:
-        shard, data = self.serving(), call.data
+        shard, data = self._mine(), primary.kept(self, call)
         request = Step.decode(data)
         call.table = _only(*request.push.tables, *request.pull.tables)
         if call.caller.rights is not None:
@@ -208,8 +222,9 @@ class Host(Holder):
             raise
         # The rows have the push in them, so they wait for it too.
         after = self._noted(Kind.STEP, data, shard, request.push, reply.duplicate)
+        fed = primary.fed(self, Kind.STEP, data, shard, request.push, reply.duplicate)
         call.placed = reply.pull.placed
-        return Answer((), after) if reply.pull.placed else Answer(reply.encode(), after)
+        return Answer(() if reply.pull.placed else reply.encode(), after, fed=fed)
 
     def _later(self, call: Call, shard: Shard, push: Push) -> Answer | None:
         """What a push is told that must wait; None: it need not. Raises as `Shard.check`."""
@@ -273,7 +288,13 @@ class Host(Holder):
         With a log that failed it is made and not noted, and the answer is that it is not safe: the snapshot by which
         pushes go on has it then, and has the same tables on every shard. After the cut of that it would be in nothing.
         """
-        journal = self.journal if noted else None
+        self._make_change(change, kind, payload, self.journal if noted else None)
+        if noted and self.feed is not None:
+            self.feed.note(kind, payload, now=self.process.now())
+
+    def _make_change(
+        self, change: Callable[[], None], kind: Kind, payload: bytes, journal: Journal | None
+    ) -> None:
         if journal is None or (journal.error and not journal.mending and not self._is_cut):
             change()
             return
@@ -303,7 +324,7 @@ class Host(Holder):
 
     def _health(self, request: pb.HealthRequest) -> pb.HealthReply:
         shard, process = self.shard, self.process
-        return pb.HealthReply(
+        reply = pb.HealthReply(
             role="shard",
             state=self.state.word,
             incarnation=process.incarnation,
@@ -315,6 +336,9 @@ class Host(Holder):
             log_error=self.journal.error if self.journal is not None else "",
             wall_s=process.wall_s(),
         )
+        if self.following is not None:
+            self.following.health(reply)
+        return reply
 
     def _statistics(self, request: pb.StatisticsRequest) -> pb.StatisticsReply:
         reply = self.shard.statistics() if self.shard else pb.StatisticsReply()
@@ -333,6 +357,7 @@ class Host(Holder):
             reply.receiving_rows = self.incoming.receive.rows
         if self.taking is not None and self.taking.under_way:
             reply.snapshot_rows, reply.snapshot_bytes = self.taking.rows, self.taking.bytes
+        primary.observe(self, reply)
         process.observe(reply, self.shard.names if self.shard else {})
         return reply
 
@@ -348,11 +373,11 @@ class Host(Holder):
 
     def _read_rows(self, call: Call) -> Answer:
         def read(request: pb.ReadRowsRequest) -> pb.ReadRowsReply:
-            shard = self.serving()
+            shard = self._mine()
             if call.caller.rights is not None:
                 _permit(call, shard, request.header, PULL, [request.table])
             shard.check(request.header)
-            return _rows(shard, request)
+            return read_rows(shard, request)
 
         return Answer(self._on(pb.ReadRowsRequest, read)(call.data))
 
@@ -440,22 +465,6 @@ def _only(*tables: Sequence[Any]) -> int:
         return NO_TABLE
     first = tables[0][0]
     return first if len(tables) == 1 or all(t[0] == first for t in tables) else SEVERAL_TABLES
-
-
-def _rows(shard: Shard, request: pb.ReadRowsRequest) -> pb.ReadRowsReply:
-    """A block of the rows that exist, with their slots. Raises TableNotFound."""
-    table = shard.table(request.table)
-    limit = min(request.limit_bytes or BLOCK_BYTES, 16 * BLOCK_BYTES)
-    ids, values, slots, after = table.read(
-        request.cursor, limit, request.new_n, request.new_index, ids_only=request.ids_only
-    )
-    return pb.ReadRowsReply(
-        ids=ids.astype("<i8", copy=False).tobytes(),
-        values=values.astype("<f4", copy=False).tobytes(),
-        slots=[slot.astype("<f4", copy=False).tobytes() for slot in slots],
-        next=after,
-        step=table.step,
-    )
 
 
 def _permit(call: Call, shard: Shard, header: pb.Header, verb: str, numbers: Sequence[int]) -> None:

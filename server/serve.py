@@ -6,7 +6,6 @@ where nothing has happened yet, until the host's state has changed.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import json
@@ -30,24 +29,26 @@ from ..proto.framing import TRACE, Buffer, size_of, split_trace
 from . import bags
 from .access.gate import gate_of
 from .access.settings import ServerSecurity
+from .arguments import parsed
 from .call import GRPC, Answer, Call, Caller, WaitFor
 from .carriers.grpc_server import THREADS, GrpcServer
 from .carriers.lane_server import LaneServer
 from .durable.log import Mode
 from .durable.segments import LogInUse
 from .durable.shard_log import GRACE_S, Noted, ShardLog, ShardLogs
-from .durable.writer import INTERVAL_S
 from .holder import Incoming, Process, Recovery
 from .host import NOTED_ROWS, Host
 from .metrics.endpoint import MetricsEndpoint
 from .metrics.families import shard_families
-from .metrics.log_lines import FORMATS, LEVELS, begin_log
+from .metrics.log_lines import begin_log
 from .metrics.spans import Spans
 from .metrics.traffic import Traffic
-from .process import resident_bytes_here, stop_at_end_of_stdin, stop_at_sigterm
+from .process import give_back, resident_bytes_here, stop_at_end_of_stdin, stop_at_sigterm
 from .receiving import Receiver
-from .shard import Shard
 from .snapshots.writing import write_cut
+from .standby.following import Following
+from .standby.thread import StandbyThread
+from .standby.waiting import CONFIRMED_S, Confirmations
 from .table import compile_kernels
 from .taking import Taking
 
@@ -75,6 +76,7 @@ class Server:
         metrics: host and port where they are offered over HTTP; port 0 picks a free one. None: nowhere.
         log_file: where this process says what happens to it, for those who ask.
         tracing: URL that spans of traced calls go to, over OTLP; none: there are none.
+        replicated: shards of the cluster have standbys.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Server:
         metrics: tuple[str, int] | None = None,
         log_file: str = "",
         tracing: str = "",
+        replicated: bool = False,
     ) -> None:
         security = security or ServerSecurity()
         gate = gate_of(security, host)
@@ -98,6 +101,7 @@ class Server:
         self._runs: dict[type, Callable[[Any], None]] = {
             Incoming: self._receive,
             Recovery: self._recover,
+            Following: self._follow,
             Taking: self._take,
         }
         self.incarnation = random.SystemRandom().getrandbits(63) | 1
@@ -110,9 +114,11 @@ class Server:
                 wall_s=time.time,
                 resident_bytes=resident_bytes_here,
                 cpu_s=time.process_time,
+                number=lambda: random.SystemRandom().getrandbits(63) | 1,
                 stop=self._stop_soon,
                 journals=logs,
                 snapshots=snapshots,
+                replicated=replicated,
                 durability=logs.mode.value if logs is not None else Mode.MEMORY.value,
             )
         )
@@ -126,6 +132,7 @@ class Server:
         # Of the lock: notified when the host's state or the end of its log has moved.
         self._moved = threading.Condition(self._lock)
         self._held = 0  # calls of gRPC that wait for it
+        self._confirmations = Confirmations()
         self._stopping = False
         self._stopped = threading.Event()
         in_flight = self._host.process.in_flight
@@ -176,9 +183,15 @@ class Server:
     def _answered(self, call: Call) -> Sequence[Buffer]:
         try:
             if self._logs is not None:
-                return self._answer_logged(call)
-            with self._entered(call.method):
-                return self._answer(call).buffers
+                answer = self._answer_logged(call)
+            else:
+                with self._entered(call.method):
+                    answer = self._answer(call)
+            if answer.fed is not None:
+                held = call.caller.carrier == GRPC
+                limit_s = 0.0 if held and self._all_held >= MOST_HELD else CONFIRMED_S
+                self._confirmations.wait(answer.fed, held=held, limit_s=limit_s)
+            return answer.buffers
         except PushUnresolved as e:
             raise unsafe(call.method, e) from e
 
@@ -199,15 +212,20 @@ class Server:
         """What the host cannot know. The lock is held."""
         reply.traffic.extend(self._traffic.messages(names))
         reply.lane_connections = self._lane.connections if self._lane is not None else 0
-        reply.waiting_calls, reply.held_pushes = self._grpc.waiting, self._held
+        reply.waiting_calls, reply.held_pushes = self._grpc.waiting, self._all_held
         reply.log_file, reply.version = self._log_file, self._version
         reply.metrics_address = self._metrics.address if self._metrics is not None else ""
+
+    @property
+    def _all_held(self) -> int:
+        """Calls of gRPC that wait for the host, or for the standby."""
+        return self._held + self._confirmations.held
 
     def _answer(self, call: Call) -> Answer:
         answer = self._handle(call)
         return answer if answer.wait_for is None else self._handle_later(call, answer.wait_for)
 
-    def _answer_logged(self, call: Call) -> Sequence[Buffer]:
+    def _answer_logged(self, call: Call) -> Answer:
         """Answer a call, and write what it noted in the log: beside the lock. Returns when that is safe.
 
         What was noted is also written when the call failed half-way: others wait for what is behind it.
@@ -227,7 +245,7 @@ class Server:
                     journal.write(noted)
             if journal is not None and after:
                 self._wait(journal, after)
-            return answer.buffers
+            return answer
         finally:
             if journal is not None:
                 journal.leave()
@@ -253,7 +271,7 @@ class Server:
                 raise
 
     def _handle(self, call: Call) -> Answer:
-        changes = self._host.changes
+        changes, moves = self._host.changes, self._host.moves
         try:
             return self._host.handle(call)
         except PushUnresolved:
@@ -262,16 +280,16 @@ class Server:
         finally:
             if self._host.changes != changes:
                 log.info("%s: %s", self._host.state.word, self._host.shard)
+            if self._host.moves != moves:
                 self._moved.notify_all()
+                self._confirmations.tell()
             if self._host.tasks:
                 self._start_tasks()
             if self._host.discarded:
                 self._drop_logs()
             if self._host.outlived:
                 outlived, self._host.outlived = self._host.outlived, []
-                threading.Thread(
-                    target=_give_back, args=(outlived,), name="rowloom-free", daemon=True
-                ).start()
+                threading.Thread(target=give_back, args=(outlived,), name="rowloom-free", daemon=True).start()
 
     def _drop_logs(self) -> None:
         """In a thread: whoever still uses one is waited for."""
@@ -286,17 +304,17 @@ class Server:
         """Handle a call again at each change of the host's state. Raises what it says when its time is up."""
         over_grpc = call.caller.carrier == GRPC
         until = time.monotonic() + wait.limit_s
-        if over_grpc and self._held >= MOST_HELD:
+        if over_grpc and self._all_held >= MOST_HELD:
             until = 0.0
         self._held += over_grpc
         try:
             while True:
-                seen = self._host.changes
+                seen = self._host.moves
                 self._moved.wait_for(
-                    lambda seen=seen: self._host.changes != seen or self._stopping,
+                    lambda seen=seen: self._host.moves != seen or self._stopping,
                     max(0.0, until - time.monotonic()),
                 )
-                in_time = self._host.changes != seen
+                in_time = self._host.moves != seen
                 if not in_time and (self._stopping or not until or not wait.again):
                     self._host.refused += 1
                     raise wait.otherwise
@@ -385,12 +403,19 @@ class Server:
             if self._host.discarded:
                 self._drop_logs()
 
+    def _follow(self, following: Following) -> None:
+        """Keep a standby like its primary, until it takes its place."""
+        StandbyThread(self._host, following, self._in_turn, self._peers).run()
+
     def stop(self, grace_s: float = 5.0) -> None:
         """Answer what is under way, then close the port."""
         until = time.monotonic() + grace_s
         with self._moved:
             self._stopping = True
             self._moved.notify_all()
+            if self._host.following is not None:
+                self._host.following.stop()
+        self._confirmations.stop()
         if self._lane is not None:
             self._lane.stop()
         self._grpc.stop(grace_s)
@@ -417,14 +442,6 @@ class Server:
         return self._stopped.wait(timeout_s)
 
 
-def _give_back(shards: list[Shard]) -> None:
-    """The memory of shards that nobody uses any more: in pieces, because pushes wait for a gigabyte at once."""
-    while shards:
-        for table in shards.pop().tables.values():
-            for _ in table.release():
-                time.sleep(0.001)
-
-
 def may_recover(error: Exception) -> bool:
     """Whether a shard that could not be read from its log may be at another time: nothing seems wrong with that."""
     return isinstance(error, OSError | LogInUse)
@@ -442,25 +459,7 @@ def unsafe(method: str, error: PushUnresolved) -> RowloomError:
 
 def main(argv: list[str] | None = None) -> None:
     """`python -m rowloom.server.serve`: one shard server until it is told to stop."""
-    parser = argparse.ArgumentParser(description="One rowloom shard server.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--advertise")
-    parser.add_argument("--carrier", choices=["auto", "grpc"], default="auto")
-    parser.add_argument("--durability", choices=[mode.value for mode in Mode], default=Mode.MEMORY.value)
-    parser.add_argument("--log-folder", help="where pushes are kept, unless durability is memory")
-    parser.add_argument("--snapshots", default="", help="folder or URL where snapshots are kept")
-    parser.add_argument("--sync-interval-s", type=float, default=INTERVAL_S, help="with durability interval")
-    parser.add_argument("--security", default="{}", help="paths, as `ServerSecurity.to_json` writes them")
-    parser.add_argument("--metrics-host", default="127.0.0.1")
-    parser.add_argument("--metrics-port", type=int, help="where metrics are offered over HTTP; 0: a free one")
-    parser.add_argument("--log-file", help="where this process says what happens to it")
-    parser.add_argument("--log-level", choices=LEVELS, default="info")
-    parser.add_argument("--log-format", choices=FORMATS, default="logfmt")
-    parser.add_argument("--tracing", default="", help="URL that spans of traced calls go to, over OTLP")
-    parser.add_argument("--until-stdin-closes", action="store_true", help="end with the parent process")
-    parser.add_argument("--stop-grace-s", type=float, default=1.0, help="what calls under way then get")
-    args = parser.parse_args(argv)
+    args = parsed(argv)
     keep_freed_memory()
     log_file = ""
     if args.log_file:
@@ -468,8 +467,6 @@ def main(argv: list[str] | None = None) -> None:
         log_file = begin_log(name, level=args.log_level, format=args.log_format, file=args.log_file)
     logs: ShardLogs | None = None
     if args.durability != Mode.MEMORY.value:
-        if not args.log_folder:
-            parser.error(f"--durability {args.durability} needs --log-folder")
         logs = ShardLogs(args.log_folder, Mode(args.durability), interval_s=args.sync_interval_s)
     security = ServerSecurity.from_json(args.security)
     metrics = None if args.metrics_port is None else (args.metrics_host, args.metrics_port)
@@ -478,6 +475,7 @@ def main(argv: list[str] | None = None) -> None:
         metrics=metrics,
         log_file=log_file,
         tracing=args.tracing,
+        replicated=args.replicated,
     )
     server.start()
     ready = {"address": server.address, "incarnation": server.incarnation, "pid": os.getpid()}

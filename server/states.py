@@ -76,4 +76,14 @@ class Retired:
     shard: ClassVar[None] = None
 
 
-State = Waiting | Recovering | Lost | Serving | Moving | Retired
+@dataclass(frozen=True)
+class Standing:
+    """The standby of a shard. layout: that of the shard, which another server serves."""
+
+    layout: Layout
+    index: int
+    word: ClassVar[str] = "standby"
+    shard: ClassVar[None] = None
+
+
+State = Waiting | Recovering | Lost | Serving | Moving | Retired | Standing

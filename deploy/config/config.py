@@ -32,6 +32,7 @@ from .sections import (
     RayConfig,
     Section,
     SnapshotSchedule,
+    StandbyConfig,
     Storage,
     TracingConfig,
     Whole,
@@ -66,6 +67,9 @@ class DeployConfig(Section):
 
     `parse` takes `process` where none is given and logs have a place: `launcher: local` with a folder as `storage`.
     """
+    replicas: Whole = Field(default=0, ge=0, le=1)
+    """Beside each shard so many more servers, standbys, that have all that it has."""
+    standby: StandbyConfig = Field(default=StandbyConfig())
     snapshots: SnapshotSchedule = Field(default=SnapshotSchedule())
     autoscale: Autoscale | None = None
     """None: as many shards as `shards` says. Else that is how many there are at first."""
@@ -165,11 +169,18 @@ def parse(
     except ValidationError as e:
         own = [_fault(error) for error in e.errors(include_url=False)]
         raise invalid(source, own + faults) from None
-    if "durability" not in value and config.launcher == "local" and _has_folder(config.storage):
+    if (
+        "durability" not in value
+        and not config.replicas
+        and config.launcher == "local"
+        and _has_folder(config.storage)
+    ):
         config = config.model_copy(update={"durability": "process"})
     faults += endpoint_faults(config.launcher, config.host, config.advertise_host, config.ray.address)
     listens_on = None if faults else _listens_on(config)
-    faults += _durability_faults(config) + _autoscale_faults(config, running=running)
+    faults += (
+        _standby_faults(config) + _durability_faults(config) + _autoscale_faults(config, running=running)
+    )
     faults += security_faults(config.security, listens_on)
     faults += _metrics_faults(config) + _quota_faults(config)
     if config.security != SecurityConfig():
@@ -196,6 +207,20 @@ def _durability_faults(config: DeployConfig) -> list[Fault]:
         problem = f"needs a folder {where} as `storage:`, where logs are synced; got {config.storage}"
         return [Fault(path, value, problem)]
     return []
+
+
+def _standby_faults(config: DeployConfig) -> list[Fault]:
+    """Whether standbys go with the rest."""
+    if not config.replicas:
+        return []
+    faults: list[Fault] = []
+    if config.durability != "memory":
+        problem = "needs `durability: memory`: a server has a standby or a log, not both yet"
+        faults.append(Fault("replicas", config.replicas, f"{problem}; got {config.durability}"))
+    if config.launcher == "ray":
+        problem = "needs `launcher: local`: standbys are not yet placed on nodes of Ray"
+        faults.append(Fault("replicas", config.replicas, problem))
+    return faults
 
 
 def _autoscale_faults(config: DeployConfig, *, running: bool) -> list[Fault]:
@@ -301,6 +326,7 @@ _SECTIONS = {
     "ray": RayConfig,
     "limits": Limits,
     "snapshots": SnapshotSchedule,
+    "standby": StandbyConfig,
     "autoscale": Autoscale,
     "security": SecurityConfig,
     "quotas": QuotasConfig,

@@ -159,6 +159,15 @@ class SnapshotSchedule(Section):
     """Of these, so many stay. Those that somebody asked for are never removed."""
 
 
+class StandbyConfig(Section):
+    """How the standby of each shard is kept; read with `replicas: 1`."""
+
+    mode: Literal["sync", "async"] = "sync"
+    """A push is acknowledged when the standby has it, too; or before, and the last ones may be lost with a server."""
+    after: Time = 5.0
+    """Seconds for which a server whose process has not ended for certain may be silent before it is given up."""
+
+
 class Autoscale(Section):
     """How many shards the cluster takes for what they hold and do; see `deploy/control/autoscaling.py`."""
 

@@ -74,6 +74,7 @@ class Coordinator:
         self._turn = 0
         self._serial = state.serial
         self.unfinished_pushes: dict[int, int] = {}  # by client, one that it has given up, as a hold found
+        self.ended: set[int] = set()  # shards whose server before has ended for certain
         self._doubtful: set[int] = set()  # shards that have not adopted the layout since there was doubt
         state.term += 1  # stored with the first commit, before the first turn is taken
 
@@ -182,11 +183,7 @@ class Coordinator:
         found: by shard, where its server is now. Returns, by shard, what it answered: reply bytes or a RowloomError;
         StateLost for one that came back empty.
         """
-        shards = [
-            dataclasses.replace(old, address=new.address, incarnation=new.incarnation) if new else old
-            for old, new in zip(self.layout.shards, found, strict=True)
-        ]
-        layout = dataclasses.replace(self.layout, shards=tuple(shards), coordinator=self.address)
+        layout = dataclasses.replace(self.layout, shards=self.state.found(found), coordinator=self.address)
         yield from self.commit(dataclasses.replace(self.state, layout=layout))
         outcomes = yield from self.adopt(ATTEMPT_S)
         with contextlib.suppress(RowloomError):  # it stays unfinished
@@ -208,9 +205,9 @@ class Coordinator:
         )
         return keys, (yield Launch(keys))
 
-    def doubt(self) -> None:
-        """Shards may be frozen, or of another layout than the committed one: `adopt` or `converge` brings them back."""
-        self._doubtful = set(range(self.layout.n))
+    def doubt(self, shards: Sequence[int] | None = None) -> None:
+        """All, or some, may be frozen, or of another layout than the committed one: `adopt` or `converge` mends it."""
+        self._doubtful = set(range(self.layout.n)) if shards is None else self._doubtful | set(shards)
 
     def freeze(
         self,
@@ -254,7 +251,12 @@ class Coordinator:
     @property
     def revived(self) -> list[int]:
         """Keys of the servers that are started again when their process has ended: no program waits for those."""
-        return self.state.keys if self.revives else []
+        return self.state.keys if self.comes_back else []
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether a shard whose process has ended has its rows elsewhere: in its log, or on its standby."""
+        return self.revives or bool(self.state.standbys)
 
     def adopt(self, limit_s: float) -> Program:
         """Bring every server of the committed layout to its shard of it, and end a freeze: at once those that answer.
@@ -282,6 +284,7 @@ class Coordinator:
         outcomes = dict(zip(doubtful, (yield Calls(calls, ATTEMPT_S)), strict=True))
         # One that has lost its rows has answered: it serves nobody, whatever it is told.
         self._doubtful -= {i for i, o in outcomes.items() if not isinstance(o, Rerouted | Unavailable)}
+        self.ended &= self._doubtful
         return outcomes
 
     def adoptions(self, layout: Layout, shards: Sequence[int], *, fresh: bool) -> list[ServerCall]:
@@ -292,7 +295,7 @@ class Coordinator:
         request.quotas = self.quotas
         calls: list[ServerCall] = []
         for index in shards:
-            request.index = index
+            request.index, request.ended = index, index in self.ended
             request.snapshots[:] = [s.id for s in snapshots if s.lsns[index] != GONE]
             calls.append(ServerCall(layout.shards[index].address, methods.ADOPT, request.SerializeToString()))
         return calls
@@ -458,7 +461,7 @@ class Coordinator:
             self.clock,
             limit_s=limit_s,
             attempt_s=ATTEMPT_S,
-            revives=self.revives,
+            revives=self.comes_back,
         )
 
     # ----------------------------------------------------------------------------------------------------- looking
@@ -477,15 +480,6 @@ class Coordinator:
         shards = ", ".join(map(str, sorted(self._doubtful)))
         frozen = [f"pushes may wait on shards {shards}: not heard of since rows moved"] if shards else []
         return self.state.waiting() + frozen
-
-    def moved(self, index: int, launched: Launched) -> bool:
-        """A shard's server was found at another address. Returns whether that is news."""
-        new = ShardAddress(index, launched.address, launched.incarnation)
-        if new == self.layout.shards[index]:
-            return False
-        shards = tuple(new if s.index == index else s for s in self.layout.shards)
-        self.state.layout = dataclasses.replace(self.layout, shards=shards)
-        return True
 
 
 def addresses(launched: Sequence[Launched]) -> tuple[ShardAddress, ...]:

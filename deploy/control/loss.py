@@ -41,6 +41,10 @@ def accept_loss(coordinator: Coordinator, index: int, *, force: bool = False) ->
     layout = coordinator.layout
     if not 0 <= index < layout.n:
         raise InvalidRequest(f"there is no shard {index}: they are 0 to {layout.n - 1}")
+    if coordinator.state.standby_in_step(index) is not None:
+        raise InvalidRequest(
+            f"shard {index} is no loss: its standby has its rows, and takes its place by itself. Nothing was changed"
+        )
     there = yield from _empty_server(coordinator, index, force)
     state = coordinator.state
     if state.snapshots:  # before there is a new log: with one of those it would give rows that were never so

@@ -171,7 +171,7 @@ class Reshard:
             yield from self._check_memory()
         self._tables = tables_dealt(coordinator.state.tables, self._dealings)
         target, keys = yield from self._servers()
-        if coordinator.revives:
+        if coordinator.comes_back:
             self._revived = [
                 *coordinator.state.keys,
                 *(key for key in keys if key not in coordinator.state.keys),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 from ...proto.layout import ShardAddress
-from ..launch.launcher import ServerProcess
+from ..launch.launcher import Launched, ServerProcess
 from .coordinator import Coordinator
 from .effects import Look, Program, Stop
 
@@ -40,3 +40,13 @@ def revive(coordinator: Coordinator, limit_s: float = 0.0) -> Program:
     )
     yield from coordinator.adopt(limit_s)
     return ended
+
+
+def moved(coordinator: Coordinator, index: int, launched: Launched) -> bool:
+    """A shard's server was found at another address. Returns whether that is news."""
+    found = [launched if shard.index == index else None for shard in coordinator.layout.shards]
+    shards = coordinator.state.found(found)
+    if shards == coordinator.layout.shards:
+        return False
+    coordinator.state.layout = dataclasses.replace(coordinator.layout, shards=shards)
+    return True

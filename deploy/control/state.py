@@ -13,8 +13,9 @@ from google.protobuf import json_format
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RowloomError, version_fault
-from ...proto.layout import Layout
+from ...proto.layout import Layout, ShardAddress
 from ...proto.spec import TableEntry, TableSpec
+from ..launch.launcher import Launched
 
 FORMAT = 1
 MAX_TABLES_BYTES = 16 << 20  # of all entries, as messages
@@ -88,6 +89,26 @@ class RestoredSnapshot:
     incarnations: Sequence[int] = ()
 
 
+@dataclass(frozen=True)
+class Standby:
+    """A server that has, or will have, what the server of a shard has.
+
+    Attributes:
+        key: the launcher's.
+        address, incarnation: of it.
+        primary: incarnation of the server that it follows.
+        epoch: of the layout.
+        in_step: it has all that its primary acknowledges, which waits for it until the opposite is stored.
+    """
+
+    key: int
+    address: str
+    incarnation: int
+    primary: int
+    epoch: int
+    in_step: bool = False
+
+
 @dataclass
 class ClusterState:
     """The layout, the tables, which launcher key each shard has, and what was begun and does not hold yet.
@@ -114,6 +135,7 @@ class ClusterState:
         max_extra_bytes: what moves may take, as it was applied since; 0: no bound; None: as its config says.
         drained: ids of nodes on which nothing is started any more.
         runtime_env: the environment that was applied since it was started, as JSON; None: that of its config.
+        standbys: by shard index. One whose primary is not the layout's is none any more.
     """
 
     name: str
@@ -136,6 +158,33 @@ class ClusterState:
     max_extra_bytes: int | None = None
     drained: list[str] = field(default_factory=list[str])
     runtime_env: str | None = None
+    standbys: dict[int, Standby] = field(default_factory=dict[int, Standby])
+
+    def standby_in_step(self, index: int) -> Standby | None:
+        """Who can take the place of a shard's server without losing anything that it acknowledged."""
+        standby = self.standbys.get(index)
+        if standby is None or not standby.in_step or self.layout is None:
+            return None
+        shard = self.layout.shards[index]
+        return standby if (standby.primary, standby.epoch) == (shard.incarnation, self.layout.epoch) else None
+
+    def found(self, servers: Sequence[Launched | None]) -> tuple[ShardAddress, ...]:
+        """The shards, where their servers are now. One that came back empty is not the shard if a standby has its rows.
+
+        servers: by shard; None: not known.
+        """
+        assert self.layout is not None
+        return tuple(
+            old
+            if new is None or (new.incarnation != old.incarnation and self.standby_in_step(old.index))
+            else ShardAddress(old.index, new.address, new.incarnation)
+            for old, new in zip(self.layout.shards, servers, strict=True)
+        )
+
+    @property
+    def server_keys(self) -> list[int]:
+        """Of the servers of all shards, and of their standbys."""
+        return [*self.keys, *(standby.key for standby in self.standbys.values())]
 
     @property
     def unfinished(self) -> bool:
@@ -205,6 +254,7 @@ class ClusterState:
                 "max_extra_bytes": self.max_extra_bytes,
                 "drained": self.drained,
                 "runtime_env": self.runtime_env,
+                "standbys": {str(index): dataclasses.asdict(one) for index, one in self.standbys.items()},
             },
             indent=1,
         )
@@ -241,6 +291,7 @@ class ClusterState:
                 max_extra_bytes=data.get("max_extra_bytes"),
                 drained=list(data.get("drained", [])),
                 runtime_env=data.get("runtime_env"),
+                standbys={int(index): Standby(**one) for index, one in data.get("standbys", {}).items()},
             )
         except (KeyError, ValueError, TypeError, json_format.ParseError) as e:
             raise RowloomError(f"the cluster's state file is damaged: {e}") from e

@@ -60,7 +60,7 @@ def left_shards(folder: Path, file: StateFile) -> list[KnownServer]:
     if not running:  # then a damaged state stands in nobody's way
         return []
     stored = file.load()
-    keys = stored.keys if stored is not None and stored.layout is not None else []
+    keys = stored.server_keys if stored is not None and stored.layout is not None else []
     known = {*keys, *(stored.surplus if stored is not None else [])}
     strange = [server for server in running if server.key not in known]
     if strange:

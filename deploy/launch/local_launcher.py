@@ -95,13 +95,20 @@ class ThreadLauncher:
         storage: where they put snapshots; none: they make none.
         security: what protects them.
         tracing: URL that spans of traced calls go to; none: there are none.
+        replicated: shards have standbys.
     """
 
     def __init__(
-        self, storage: str | None = None, security: ServerSecurity | None = None, tracing: str = ""
+        self,
+        storage: str | None = None,
+        security: ServerSecurity | None = None,
+        tracing: str = "",
+        *,
+        replicated: bool = False,
     ) -> None:
         self._security = security
         self._tracing = tracing
+        self._replicated = replicated
         self._snapshots = snapshots_of(storage) if storage is not None else ""
         self._running: dict[int, Server] = {}
 
@@ -110,7 +117,12 @@ class ThreadLauncher:
 
     def start(self, key: int) -> Launched:
         """As `Launcher`."""
-        server = Server(snapshots=self._snapshots, security=self._security, tracing=self._tracing)
+        server = Server(
+            snapshots=self._snapshots,
+            security=self._security,
+            tracing=self._tracing,
+            replicated=self._replicated,
+        )
         server.start()
         self._running[key] = server
         return Launched(server.address, server.incarnation, socket.gethostname(), os.getpid())

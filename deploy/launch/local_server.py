@@ -26,6 +26,8 @@ def server_command(config: DeployConfig, log_file: Path | None = None) -> list[s
     settings = config.security.settings()
     if settings != ServerSecurity():
         command += ["--security", settings.to_json()]
+    if config.replicas:
+        command.append("--replicated")
     return command + keeping(config) + observing(config, log_file)
 
 

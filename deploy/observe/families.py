@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ...proto import rowloom_pb2 as pb
 from ...server.metrics.families import Family
 from ..operate.status import GOOD
+from ..standby.shown import IN_STEP
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -23,6 +24,11 @@ SERVING = Family(
     "rowloom_shard_serving",
     "1 if the shard takes pulls and pushes; its health in a word.",
     ("index", "health"),
+)
+STANDBY = Family(
+    "rowloom_shard_standby",
+    "1 if the shard's standby can take its place; the standby's state in a word. Shards without one: `none`.",
+    ("index", "state"),
 )
 UNFINISHED = Family(
     "rowloom_unfinished_changes", "Changes that were begun and do not hold on every shard yet."
@@ -41,7 +47,7 @@ SNAPSHOT_SECONDS = Family(
 )
 SNAPSHOT_PAUSE = Family("rowloom_snapshot_pause_seconds", "For how long pushes waited for it; the same.")
 FAMILIES = (
-    *(INFO, SHARDS, EPOCH, SERVING, UNFINISHED, MOVING, MOVED, LEFT),
+    *(INFO, SHARDS, EPOCH, SERVING, STANDBY, UNFINISHED, MOVING, MOVED, LEFT),
     *(TAKEN, SNAPSHOT_ROWS, SNAPSHOT_BYTES, SNAPSHOT_SECONDS, SNAPSHOT_PAUSE),
 )
 
@@ -53,6 +59,9 @@ def cluster_families(status: pb.StatusReply) -> Iterator[Metric]:
     yield SHARDS.of([((), len(status.layout.shards))])
     yield EPOCH.of([((), status.layout.epoch)])
     yield SERVING.of(((str(s.shard.index), s.health), s.health in GOOD) for s in status.shards)
+    if any(s.statistics.HasField("standby_follows") for s in status.shards):
+        states = [(str(s.shard.index), s.standby.state or "none") for s in status.shards]
+        yield STANDBY.of(((index, state), state == IN_STEP) for index, state in states)
     yield UNFINISHED.of([((), len(status.unfinished))])
     move = status.scaling
     yield MOVING.of([((), status.HasField("scaling"))])

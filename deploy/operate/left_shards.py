@@ -38,10 +38,11 @@ class LeftShards:
 
     def words(self) -> str:
         """How they are. Asks them."""
-        replies = self._ask(methods.HEALTH, pb.HealthRequest(), pb.HealthReply)
+        asked = self._ask(methods.HEALTH, pb.HealthRequest(), pb.HealthReply)
+        replies = [reply for reply in asked if reply is None or reply.state != "standby"]
         serving = sum(reply is not None and reply.state in GOOD for reply in replies)
-        shards = counted(len(self.addresses), "shard")
-        if serving == len(self.addresses):
+        shards = counted(len(replies), "shard")
+        if serving == len(replies):
             return f"its {shards} {'serves' if serving == 1 else 'serve'} pulls and pushes"
         return f"{serving} of its {shards} that run serve"
 

@@ -13,6 +13,7 @@ from ..config.memory import in_bytes
 from ..config.tables import plain
 from ..config.words import counted
 from ..observe.quotas import quota_cells, quota_summary
+from ..standby.shown import standby_in_words, standby_of
 from .moves import in_progress, move_summary
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ GOOD = ("serving", "moving")
 PULLS_ONLY = "pulls only"  # its log failed
 MEMORY_ONLY = (
     "durability memory: a shard loses its rows with its process; `storage: FOLDER` in the config keeps them"
+)
+WITH_STANDBYS = (
+    "durability memory: rows are lost where a server and its standby end together, as with this machine"
 )
 READABLE = (*GOOD, PULLS_ONLY)
 WIDEST = 10_000  # no screen is wider
@@ -186,6 +190,7 @@ def _shard(status: pb.ShardStatus, before: pb.StatisticsReply | None) -> dict[st
         "version": now.version or None,
         "log_file": now.log_file or None,
         "metrics": now.metrics_address or None,
+        "standby": standby_of(status),
     }
 
 
@@ -307,6 +312,8 @@ def _durable(state: dict[str, Any]) -> str:
     mode = state["durability"] or "unknown"
     longest = max((s["log_bytes"] for s in state["shards"]), default=0)
     logs = "rows end with their shard's process" if mode == "memory" else f"longest log {in_bytes(longest)}"
+    if mode == "memory" and any(s.get("standby") for s in state["shards"]):
+        logs = "rows end with their shard's process and its standby"
     snapshot = f"{newest['id']}, {in_time(newest['age_s'])} old" if newest else "none"
     return f"durability {mode} ({logs})  newest snapshot: {snapshot}"
 
@@ -326,9 +333,12 @@ def _shards_table(shards: list[dict[str, Any]], narrow: bool) -> RenderableType:
             ">process": in_bytes(s["resident_bytes"]),
             ">pull/s": f"{s['pulled_rows_per_s']:,.0f}",
             ">push/s": f"{s['pushed_rows_per_s']:,.0f}",
+            "standby": standby_in_words(s.get("standby")),
         }
         for s in shards
     ]
+    if all(s.get("standby") is None for s in shards):
+        rows = [{column: row[column] for column in row if column != "standby"} for row in rows]
     return _table_of(rows, ("node", "epoch", ">bytes", ">process") if narrow else ())
 
 

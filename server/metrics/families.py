@@ -113,6 +113,14 @@ WRITING_ROWS = Family(
     "rowloom_snapshot_writing_rows", "Rows written so far of a snapshot; 0: none is written."
 )
 WRITING_BYTES = Family("rowloom_snapshot_writing_bytes", "Bytes written so far of a snapshot.")
+FOLLOWS = Family(
+    "rowloom_standby_follows", "1 if a standby follows the shard, and has what it is not behind."
+)
+BEHIND = Family("rowloom_standby_behind_changes", "Changes that the standby has not said to have.")
+BEHIND_BYTES = Family("rowloom_standby_behind_bytes", "Bytes of these.")
+BEHIND_S = Family(
+    "rowloom_standby_behind_seconds", "For how long the oldest of these has waited; 0: there are none."
+)
 FAMILIES = (
     *(
         INFO,
@@ -132,6 +140,7 @@ FAMILIES = (
     ),
     *(QUOTA_USED, QUOTA_LIMIT, QUOTA_REFUSED),
     *(LANES, WAITING, HELD, LOG_END, LOG_SAFE, LOG_BYTES, LOG_FAILED, RECEIVING, WRITING_ROWS, WRITING_BYTES),
+    *(FOLLOWS, BEHIND, BEHIND_BYTES, BEHIND_S),
 )
 
 
@@ -187,5 +196,8 @@ def _process(said: pb.StatisticsReply) -> Iterator[Metric]:
     if said.durability != "memory":
         simple += [(LOG_END, said.log_end), (LOG_SAFE, said.log_safe), (LOG_BYTES, said.log_bytes)]
         simple += [(LOG_FAILED, bool(said.log_error))]
+    if said.HasField("standby_follows"):
+        simple += [(FOLLOWS, said.standby_follows), (BEHIND, said.standby_behind)]
+        simple += [(BEHIND_BYTES, said.standby_behind_bytes), (BEHIND_S, said.standby_behind_s)]
     for family, value in simple:
         yield family.of([((), value)])

@@ -152,6 +152,22 @@ def read_pass(
     return block
 
 
+def read_rows(shard: Shard, request: pb.ReadRowsRequest) -> pb.ReadRowsReply:
+    """A block of the rows that exist, with their slots. Raises TableNotFound."""
+    table = shard.table(request.table)
+    limit = min(request.limit_bytes or BLOCK_BYTES, 16 * BLOCK_BYTES)
+    ids, values, slots, after = table.read(
+        request.cursor, limit, request.new_n, request.new_index, ids_only=request.ids_only
+    )
+    return pb.ReadRowsReply(
+        ids=ids.astype("<i8", copy=False).tobytes(),
+        values=values.astype("<f4", copy=False).tobytes(),
+        slots=[slot.astype("<f4", copy=False).tobytes() for slot in slots],
+        next=after,
+        step=table.step,
+    )
+
+
 class Windows:
     """Since when rows must have changed to be read again, by where they are. Pure.
 

@@ -50,6 +50,7 @@ class PeerCall:
     address: str
     method: str
     data: bytes
+    timeout_s: float = 10.0
 
 
 @dataclass

@@ -133,6 +133,16 @@ def requests() -> list[tuple[str, Message]]:
         (methods.HOTTEST_IDS, pb.HottestIdsRequest(header=head, table=1, limit=10, recent=True)),
         (methods.READ_LEDGER, pb.ReadLedgerRequest(header=head)),
         (methods.PROGRESS, pb.ProgressRequest()),
+        (methods.STAND_BY, pb.StandByRequest(layout=source, index=0, turn=5, lease_s=2.0)),
+        (
+            methods.SET_STANDBY,
+            pb.SetStandbyRequest(cluster_id="c", epoch=3, turn=5, standby=7, waits=True, lease_s=1e9),
+        ),
+        (
+            methods.ATTACH,
+            pb.AttachRequest(header=head, standby=7, feed=1, tables=[1, 2], since=1, limit_bytes=1 << 20),
+        ),
+        (methods.FOLLOW, pb.FollowRequest(header=head, feed=1, position=0, heard=0)),
         (methods.CUT, pb.CutRequest(header=head, turn=5, id="20260101T000000Z-1")),
         (methods.CUT_PROGRESS, pb.CutProgressRequest(id="20260101T000000Z-1")),
         (methods.TRIM_LOG, pb.TrimLogRequest(header=head, lsn=7)),

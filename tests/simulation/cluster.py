@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from simulation.logs import Storage
@@ -22,17 +23,19 @@ from rowloom.deploy.control.effects import (
 )
 from rowloom.deploy.control.handover import Restart, these_shards
 from rowloom.deploy.control.reshard import Reshard
-from rowloom.deploy.control.revival import revive
+from rowloom.deploy.control.revival import moved, revive
 from rowloom.deploy.control.snapshotting import Snapshotting
 from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.launch.launcher import ServerProcess
 from rowloom.deploy.snapshots.manifests import write_manifest
+from rowloom.deploy.standby.standbys import StandbyRules, Standbys
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import InvalidRequest, RetryLater, RowloomError, Unavailable
 from rowloom.proto.spec import Dealing, TableSpec
 
 WATCH_S = 1.0
+STANDBY_WATCH_S = 0.25
 AS_JSON = 8  # of so many states that are read, one is read from JSON
 HANDOVER_S = 10.0  # for servers to read their logs
 BUSY_S = 0.5  # until an operator tries again
@@ -109,9 +112,12 @@ class CoordinatorNode:
 
     ADDRESS = "coordinator:1"
 
-    def __init__(self, world: World, storage: Storage | None = None) -> None:
+    def __init__(
+        self, world: World, storage: Storage | None = None, rules: StandbyRules | None = None
+    ) -> None:
         self.world = world
         self.storage = storage
+        self.rules = rules
         self.shards: dict[int, ShardNode] = {}
         self.disk = Disk(world)
         self.busy = False
@@ -119,6 +125,7 @@ class CoordinatorNode:
         self.doom: int | None = None
         self.launch_fails = self.empty_dies = self.dies_after_failed_commit = 0.0
         self.killed: set[str] = set()
+        self.taken_over = 0
         self.moving: Reshard | Restart | None = None
         self._life = 0
         self._watching = False
@@ -127,7 +134,9 @@ class CoordinatorNode:
 
     def _new(self, state: ClusterState) -> Coordinator:
         world = self.world
-        return Coordinator(state, world.clock, world.rng, self.ADDRESS, revives=self.storage is not None)
+        made = Coordinator(state, world.clock, world.rng, self.ADDRESS, revives=self.storage is not None)
+        self.standbys = Standbys(made, self.rules) if self.rules is not None else None
+        return made
 
     # --------------------------------------------------------------------------------------------------- programs
 
@@ -177,7 +186,7 @@ class CoordinatorNode:
             for key in effect.keys:
                 node = self.shards.pop(key, None)
                 if node is not None:
-                    node.stop()
+                    self._stop(node)
             world.at(0.01, step, None)
         elif isinstance(effect, Commit):
             error = self.disk.commit(effect.state)
@@ -198,6 +207,13 @@ class CoordinatorNode:
             assert isinstance(effect, Sleep)
             world.at(effect.seconds, step, None)
 
+    def _stop(self, node: ShardNode) -> None:
+        """A server that nobody here reaches goes on until somebody does."""
+        if (self.ADDRESS, node.address) in self.world.severed:
+            self.world.at(0.2, self._stop, node)
+        else:
+            node.stop()
+
     def _call(self, effect: Calls, step: Callable[[Any], None]) -> None:
         calls, outcomes = effect.calls, {}
         if not calls:
@@ -210,7 +226,9 @@ class CoordinatorNode:
 
         for i, call in enumerate(calls):
             self.world.post(
-                call.address, call.method, call.data, effect.timeout_s, lambda o, i=i: ended(i, o)
+                *(call.address, call.method, call.data, effect.timeout_s),
+                lambda o, i=i: ended(i, o),
+                self.ADDRESS,
             )
 
     def _launch(self, effect: Launch, step: Callable[[Any], None]) -> None:
@@ -220,7 +238,9 @@ class CoordinatorNode:
             world.at(0.5, step, Unavailable("no machine has room for another server"))
             return
         for key in effect.keys:
-            node = self.shards[key] = ShardNode(world, key, self.disk, self.storage)
+            node = self.shards[key] = ShardNode(
+                world, key, self.disk, self.storage, replicated=self.rules is not None
+            )
             if world.rng.random() < self.empty_dies:
                 world.at(world.rng.uniform(0.0, 1.5), self._kill_empty, node)
         launched = [self.shards[k].launched for k in effect.keys]
@@ -228,7 +248,10 @@ class CoordinatorNode:
 
     def _kill_empty(self, node: ShardNode) -> None:
         incoming = node.host.incoming
-        if node.host.shard is not None or not node.alive:
+        following = (
+            node.host.following
+        )  # standbys in step end otherwise, and not together with their primaries
+        if node.host.shard is not None or not node.alive or (following is not None and following.in_step):
             return
         if incoming is not None and incoming.receive.done:
             self.world.injected["server killed that had just received its rows"] += 1
@@ -241,6 +264,8 @@ class CoordinatorNode:
     def _process(self, key: int) -> ServerProcess:
         """What the launcher knows."""
         node = self.shards.get(key)
+        if self.rules is not None and (node is None or not node.alive) and self.world.rng.random() < 0.5:
+            return ServerProcess("ended")
         if self.storage is None or (node is not None and node.returns and not node.alive):
             return ServerProcess("unknown")  # as on Ray: what does not answer may yet
         return ServerProcess("running" if node is not None and node.alive else "ended")
@@ -288,14 +313,28 @@ class CoordinatorNode:
             self._watching = False
             if self.alive and not self.busy and self.storage is not None:
                 self._look_at_shards()
-            if self.alive and not self.busy and self.coordinator.unfinished:
+            if self.alive and not self.busy and self.standbys is not None and self.coordinator.state.layout:
+                self.perform(self._keep_standbys(self.standbys), lambda _: None)
+            elif self.alive and not self.busy and self.coordinator.unfinished:
                 self.perform(self.coordinator.converge(), lambda _: None)
             else:
                 self._watch()
 
-        if (self.storage is not None or self.coordinator.unfinished) and not self._watching:
+        wanted = self.storage is not None or self.coordinator.unfinished or self.standbys is not None
+        if wanted and not self._watching:
             self._watching = True
-            self.world.at(WATCH_S, look)
+            self.world.at(WATCH_S if self.standbys is None else STANDBY_WATCH_S, look)
+
+    def _keep_standbys(self, standbys: Standbys) -> Program:
+        """As `Watcher` does."""
+        seen = yield from standbys.look()
+        with suppress(RowloomError):
+            if standbys.has_work(seen):
+                taken = yield from standbys.keep(seen)
+                self.taken_over += len(taken)
+                self.world.injected["standby took over"] += len(taken)
+        if self.coordinator.unfinished:
+            yield from self.coordinator.converge(0.0)
 
     def _look_at_shards(self) -> None:
         """As `Watcher.look`: who came back elsewhere is told who it is; who has ended is started again."""
@@ -304,7 +343,7 @@ class CoordinatorNode:
             node = self.shards.get(key)
             if node is not None and node.alive:
                 layout = coordinator.layout
-                if coordinator.moved(index, node.launched):
+                if moved(coordinator, index, node.launched):
                     coordinator.doubt()
                     if self.disk.commit(coordinator.state) is not None:
                         coordinator.state.layout = layout

@@ -22,6 +22,7 @@ from rowloom.client.calls import operations as ops
 from rowloom.client.calls.cutting import RequestSizes
 from rowloom.deploy.control.reshard import Cancelled
 from rowloom.deploy.control.state import KnownSnapshot
+from rowloom.deploy.standby.standbys import StandbyRules
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import (
@@ -73,6 +74,7 @@ class History:
         mode: of the shards' logs; None: the seed says.
         on: the kinds of faults that there are; None: the seed says.
         patient: no call is given up by its caller, so none may fail.
+        rules: of standbys; None: there are none.
 
     Attributes:
         on: the kinds of faults that there are.
@@ -90,6 +92,7 @@ class History:
         mode: Mode | None = None,
         on: set[str] | None = None,
         patient: bool = False,
+        rules: StandbyRules | None = None,
     ) -> None:
         self.world = World(seed, traced=traced)
         rng = self.world.rng
@@ -127,7 +130,7 @@ class History:
         self.training = CLIENTS
         self.scratch = 0
         self.storage = None if self.mode is Mode.MEMORY else Storage(self.world, self.mode)
-        self.node = CoordinatorNode(self.world, self.storage)
+        self.node = CoordinatorNode(self.world, self.storage, rules)
         up: list = []
         self.node.perform(self.node.coordinator.up(rng.randint(1, 5)), up.append)
         self.world.run(lambda: bool(up))
@@ -388,6 +391,7 @@ class History:
         self.world.weather("calm")
         self.world.linger = 0.0
         self.world.clogged.clear()
+        self.world.severed.clear()
         node = self.node
         node.disk.fail_before = node.disk.fail_after = node.launch_fails = node.empty_dies = 0.0
         node.dies_after_failed_commit = 0.0
@@ -472,7 +476,7 @@ class History:
         """Every shard serves, has the tables as they are to be, and no row is on two; no other server runs."""
         coordinator, node = self.node.coordinator, self.node
         state = coordinator.state
-        assert sorted(node.shards) == sorted(state.keys), "servers run that are no shard"
+        assert sorted(node.shards) == sorted(state.server_keys), "servers run that are no shard"
         stored = node.disk.load()
         assert stored.layout == state.layout
         seen: dict[int, list[int]] = {}

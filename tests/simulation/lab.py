@@ -13,6 +13,7 @@ from rowloom.client.calls.bag_requests import Shares
 from rowloom.client.calls.control import ask
 from rowloom.client.lookups.bags import bags_in
 from rowloom.client.lookups.pooling import factors
+from rowloom.deploy.standby.standbys import StandbyRules
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.snapshots.snapshot import open_snapshot
@@ -26,10 +27,18 @@ ROWS, WIDTH = 40, 3
 class Lab:
     """A world with one table and one client, whose operations run one at a time."""
 
-    def __init__(self, seed: int, shards: int, partition: str = "mod", *, mode: Mode = Mode.MEMORY) -> None:
+    def __init__(
+        self,
+        seed: int,
+        shards: int,
+        partition: str = "mod",
+        *,
+        mode: Mode = Mode.MEMORY,
+        rules: StandbyRules | None = None,
+    ) -> None:
         self.world = World(seed)
         self.storage = None if mode is Mode.MEMORY else Storage(self.world, mode)
-        self.node = CoordinatorNode(self.world, self.storage)
+        self.node = CoordinatorNode(self.world, self.storage, rules)
         self.wait(lambda ended: self.node.perform(self.node.coordinator.up(shards), ended))
         self.session = self.world.session([CoordinatorNode.ADDRESS], 1)
         spec = TableSpec(

@@ -87,7 +87,7 @@ class Receiving:
             else:
                 self._failed(outcome)
 
-        node.world.post(call.address, call.method, call.data, 5.0, ended)
+        node.world.post(call.address, call.method, call.data, 5.0, ended, node.address)
 
     def _failed(self, error: Exception) -> None:
         self._incoming.error = self._incoming.error or f"{type(error).__name__}: {error}"

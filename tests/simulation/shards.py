@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from simulation.logs import NodeLog, NodeLogs, Storage
 from simulation.receiving import Receiving
+from simulation.standing import Standing
 from simulation.world import Ended, World
 from virtual_disk import Crash
 
 from rowloom.deploy.launch.launcher import Launched
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
-from rowloom.proto.errors import PushUnresolved, RowloomError, in_words
+from rowloom.proto.errors import PushUnresolved, RowloomError, Unconfirmed, in_words
 from rowloom.proto.framing import joined
 from rowloom.server.call import Answer, Call, Caller, WaitFor
 from rowloom.server.holder import Incoming, Process, Recovery
@@ -24,6 +25,8 @@ from rowloom.server.host import Host
 from rowloom.server.journal import Journal
 from rowloom.server.serve import may_recover, unsafe
 from rowloom.server.snapshots.writing import write_cut
+from rowloom.server.standby.following import Following
+from rowloom.server.standby.waiting import CONFIRMED_S
 from rowloom.server.taking import Taking
 
 if TYPE_CHECKING:
@@ -70,7 +73,10 @@ class ShardNode:
         journal: the log that the last process wrote.
     """
 
-    def __init__(self, world: World, key: int, disk: Disk, storage: Storage | None = None) -> None:
+    def __init__(
+        self, world: World, key: int, disk: Disk, storage: Storage | None = None, *, replicated: bool = False
+    ) -> None:
+        self._replicated = replicated
         self.world = world
         self.key = key
         self.storage = storage
@@ -88,6 +94,8 @@ class ShardNode:
         world = self.world
         self._lives += 1
         self._held: list[Callable[[], None]] = []  # tries of calls again, once the host has changed
+        self._unconfirmed: list[Callable[[], None]] = []  # tries to answer, once the standby has something
+        self._asleep: list[Callable[[], None]] | None = None  # what comes while the process stands still
         self.incarnation = world.rng.getrandbits(62) | 1
         self.alive = self.returns = True
         self.lurking, self.next_lurks = self.next_lurks, None
@@ -103,10 +111,12 @@ class ShardNode:
         process = Process(
             incarnation=self.incarnation,
             now=world.clock,
+            number=lambda: world.rng.getrandbits(62) | 1,
             max_clients=world.max_clients,
             block_bytes=world.block_bytes,
             journals=self.logs,
             snapshots=world.snapshots,
+            replicated=self._replicated,
         )
         self.host = host = Host(process)
         world.nodes[self.address] = self._arrive
@@ -154,12 +164,34 @@ class ShardNode:
 
     def run(self, host: Host, do: Callable[..., object], *args: Any) -> None:
         """Do something as this process; a crash within it ends that."""
-        if host is self.host and self.alive:
+        if host is self.host and self._asleep is not None:
+            self._asleep.append(partial(self.run, host, do, *args))
+        elif host is self.host and self.alive:
             try:
                 do(*args)
             except Crash:
                 self.world.injected["server killed in a call of the disk"] += 1
                 self.die()
+
+    def sleep(self, seconds: float) -> None:
+        """The process stands still, as by SIGSTOP; what comes is taken when it goes on."""
+        if self.alive and self._asleep is None:
+            self._asleep = []
+            self.world.at(seconds, self._go_on, self.host)
+
+    def _go_on(self, host: Host) -> None:
+        if host is self.host and self._asleep is not None:
+            came, self._asleep = self._asleep, None
+            for do in came:
+                do()
+
+    def wake_up(self) -> None:
+        """It goes on, if it stood still."""
+        self._go_on(self.host)
+
+    @property
+    def sleeps(self) -> bool:
+        return self._asleep is not None
 
     def die(self, *, returns: bool = False) -> None:
         """End this process in one of the ways that its rows survive. returns: another one surely follows by itself."""
@@ -201,7 +233,7 @@ class ShardNode:
 
     def _handle(self, call: Call, answer: Ended, until: float | None) -> None:
         """One request: the one place that knows how a host is called."""
-        host, changes = self.host, self.host.changes
+        host, moves = self.host, self.host.moves
         said: Answer | RowloomError
         try:
             said = host.handle(call)
@@ -216,7 +248,7 @@ class ShardNode:
             self._log(call, said, answer, until)
         else:
             self._reply(call, said, answer, until)
-        if host.changes != changes and host is self.host and self.alive:
+        if host.moves != moves and host is self.host and self.alive:
             self._wake()
 
     def _log(self, call: Call, said: Answer | RowloomError, answer: Ended, until: float | None) -> None:
@@ -259,7 +291,9 @@ class ShardNode:
             journal.wait_later(said.after, safe)
 
     def _reply(self, call: Call, said: Answer | RowloomError, answer: Ended, until: float | None) -> None:
-        if isinstance(said, RowloomError):
+        if isinstance(said, Answer) and said.fed is not None and not said.fed.is_safe:
+            self._confirm(call, said, answer)
+        elif isinstance(said, RowloomError):
             answer(said)
         elif said.wait_for is not None:
             self._hold(call, answer, said.wait_for, until or self.world.now + said.wait_for.limit_s)
@@ -307,8 +341,31 @@ class ShardNode:
         self._held.append(again)
         self.world.at(until - self.world.now, give_up)
 
+    def _confirm(self, call: Call, said: Answer, answer: Ended) -> None:
+        """Answer when the standby has what was done; or that it has not said so."""
+        host, ended, fed = self.host, [], said.fed
+        assert fed is not None
+
+        def again() -> None:
+            if not ended and fed.is_safe:
+                ended.append(True)
+                self._reply(call, said, answer, None)
+            elif not ended:
+                self._unconfirmed.append(again)
+
+        def give_up() -> None:
+            if not ended:
+                ended.append(True)
+                answer(Unconfirmed("the standby has not said yet that it has this", retry_after_s=0.02))
+
+        self._unconfirmed.append(again)
+        self.world.at(CONFIRMED_S, self.run, host, give_up)
+
     def _wake(self) -> None:
         """The host has changed."""
+        unconfirmed, self._unconfirmed = self._unconfirmed, []
+        for again in unconfirmed:
+            again()
         held, self._held = self._held, []
         for again in held:
             again()
@@ -328,6 +385,8 @@ class ShardNode:
         for task in tasks:
             if isinstance(task, Recovery):
                 self.at(self.world.rng.uniform(0.0, 0.3), self._recover, task)
+            elif isinstance(task, Following):
+                Standing(self, task).start()
             elif isinstance(task, Taking):
                 self.at(self.world.rng.uniform(0.0, 0.5), self._take, task)
             else:

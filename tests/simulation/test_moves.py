@@ -201,9 +201,9 @@ def refusals(lab: Lab, method: str) -> list[int]:
     seen = [0]
     post = lab.world.post
 
-    def watched(address, name, data, timeout_s, ended):
+    def watched(address, name, *rest):
         seen[0] += name == method
-        post(address, name, data, timeout_s, ended)
+        post(address, name, *rest)
 
     lab.world.post = watched
     return seen
@@ -229,9 +229,9 @@ def test_a_pull_that_comes_before_its_shard_has_heard_of_the_commit_waits_there(
     asked = refusals(lab, methods.DESCRIBE_LAYOUT)
     slow, post = "shard-0:1", lab.world.post
 
-    def late(address, name, data, timeout_s, ended):
+    def late(address, name, *rest):
         delay_s = 0.05 if name == methods.ADOPT and address == slow else 0.0
-        lab.world.at(delay_s, post, address, name, data, timeout_s, ended)
+        lab.world.at(delay_s, post, address, name, *rest)
 
     lab.world.post = late
     pulled: list[Any] = []

@@ -32,6 +32,7 @@ class World:
     Attributes:
         nodes: by address, what a request is given to: (method, data, what to call with the answer).
         clogged: addresses that nothing reaches and nothing comes from.
+        severed: pairs of addresses; nothing that the first one says reaches the second, and the opposite may.
         injected: how often each kind of fault has happened.
         calls: how many requests were made.
         max_clients: how many clients a shard remembers.
@@ -45,6 +46,7 @@ class World:
         self.now = 0.0
         self.nodes: dict[str, Callable[[str, bytes, Ended], None]] = {}
         self.clogged: set[str] = set()
+        self.severed: set[tuple[str, str]] = set()
         self.injected: Counter[str] = Counter()
         self.calls = 0
         self.max_clients = MAX_CLIENTS
@@ -92,7 +94,11 @@ class World:
             return 12.0 * random()
         return -math.log(1.0 - random()) * self.slow
 
-    def _lost(self, address: str) -> bool:
+    def _lost(self, address: str, way: tuple[str, str]) -> bool:
+        """address: of the two, who was called. way: who says it, and to whom."""
+        if way in self.severed:
+            self.injected["severed message"] += 1
+            return True
         if address in self.clogged:
             self.injected["clogged message"] += 1
             return True
@@ -101,8 +107,13 @@ class World:
             return True
         return False
 
-    def post(self, address: str, method: str, data: bytes, timeout_s: float, ended: Ended) -> None:
-        """A call: `ended` is called once, with the reply, an error, or NoAnswer when time is up."""
+    def post(
+        self, address: str, method: str, data: bytes, timeout_s: float, ended: Ended, caller: str = ""
+    ) -> None:
+        """A call: `ended` is called once, with the reply, an error, or NoAnswer when time is up.
+
+        caller: its address; empty: a client.
+        """
         self.calls += 1
         if self.trace is not None:
             self.log("send", address, method, len(data))
@@ -113,12 +124,12 @@ class World:
             self.injected["doubled message"] += 1
             copies = 2
         for _ in range(copies):
-            if not self._lost(address):
-                self.at(self._delay(), self._arrive, address, method, data, waiting)
+            if not self._lost(address, (caller, address)):
+                self.at(self._delay(), self._arrive, address, method, data, waiting, caller)
 
-    def _arrive(self, address: str, method: str, data: bytes, waiting: list) -> None:
+    def _arrive(self, address: str, method: str, data: bytes, waiting: list, caller: str) -> None:
         def answer(outcome: Outcome) -> None:
-            if not self._lost(address):
+            if not self._lost(address, (address, caller)):
                 self.at(self._delay(), self._answered, address, method, waiting, outcome)
 
         if self.trace is not None:

@@ -1,0 +1,1 @@
+"""Standbys of shards, from the side of the coordinator."""

@@ -1,0 +1,376 @@
+"""Standbys: started, named to their primaries, watched, and put in their place when that is gone.
+
+    launch ─▶ STORE it ─▶ tell the primary, and it ─▶ filled ─▶ STORE in step ─▶ primary gone: STORE the layout ─▶ adopt
+                                                           └─ gone, failed: STORE that it is out ─▶ tell the primary
+
+Why it is so. What must hold: at any moment the stored state says of a standby that it is in step only if the primary
+acknowledges nothing without it. The primary begins to wait before this is stored, and waits until the opposite is. So
+whoever reads the state, also a coordinator that has just started, may put a standby that is in step in its place.
+The layout keeps its epoch, because the shard is the same one with every row that it acknowledged, as when a shard is
+read from its log (`revival.py`). The old server may be alive: `server/standby/feed.py` says why it does not serve then.
+A layout of another epoch ends all standbys. Until it is committed they follow as ever: should a server end while rows
+move, the move rolls back, and its standby takes its place. From the commit on they are of an epoch that is over, which
+is all that says so; new ones are made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ...proto import methods
+from ...proto import rowloom_pb2 as pb
+from ...proto.errors import RowloomError
+from ...proto.layout import ShardAddress
+from ..control.coordinator import Coordinator
+from ..control.effects import Calls, Look, Program, ServerCall
+from ..control.state import Standby
+from ..launch.launcher import ServerProcess
+
+ASK_S = 1.0  # what a server gets to answer here
+IN_STEP, FAILED = "in step", "failed"  # as in HealthReply, and in StandbyStatus
+
+
+@dataclass(frozen=True)
+class StandbyRules:
+    """How standbys are kept.
+
+    Attributes:
+        waits: a push is acknowledged when its shard's standby has it.
+        lease_s: see SetStandbyRequest.
+        after_s: a server that has not answered for so long is given up.
+    """
+
+    waits: bool = True
+    lease_s: float = 2.0
+    after_s: float = 5.0
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What was seen of shards and standbys, by shard index.
+
+    Attributes:
+        gone: shards whose server is given up; True: it has ended for certain.
+        empty: those of them at whose address another server answers, which holds nothing; its incarnation.
+        healths: of standbys that answered.
+        unfit: standbys that never will take a place, and why.
+    """
+
+    gone: Mapping[int, bool] = field(default_factory=dict[int, bool])
+    empty: Mapping[int, int] = field(default_factory=dict[int, int])
+    healths: Mapping[int, pb.HealthReply] = field(default_factory=dict[int, pb.HealthReply])
+    unfit: Mapping[int, str] = field(default_factory=dict[int, str])
+
+
+class Standbys:
+    """Keeps a standby for each shard.
+
+    Args:
+        coordinator: of the cluster.
+        rules: how.
+        wanted: whether there are to be any; else those that there are go.
+
+    Attributes:
+        seen: at the last look.
+    """
+
+    def __init__(self, coordinator: Coordinator, rules: StandbyRules, *, wanted: bool = True) -> None:
+        self._coordinator, self.rules, self.wanted = coordinator, rules, wanted
+        self.seen = Sighting()  # the last time
+        self._told: dict[
+            int, tuple[int, int]
+        ] = {}  # by shard, its server and that one's standby, as it was told
+        self._silent: dict[int, float] = {}  # by incarnation, since when it does not answer
+
+    def said(self) -> list[str]:
+        """Of each shard that may acknowledge what only it has, in words."""
+        if not self.wanted:
+            return []
+        coordinator, words = self._coordinator, list[str]()
+        for shard in coordinator.layout.shards:
+            index, health = shard.index, self.seen.healths.get(shard.index)
+            if index not in coordinator.state.standbys:
+                words.append(f"shard {index} has no standby yet")
+            elif coordinator.state.standby_in_step(index) is None:
+                rows = f", {health.standby_rows} rows are there" if health is not None else ""
+                why = f": {health.standby_error}" if health is not None and health.standby_error else ""
+                words.append(f"the standby of shard {index} is being filled{rows}{why}")
+        return words
+
+    # ------------------------------------------------------------------------------------------------------- looking
+
+    def look(self) -> Program:
+        """Ask all shards and standbys how they are; changes nothing. Returns the Sighting."""
+        coordinator = self._coordinator
+        layout, state = coordinator.layout, coordinator.state
+        standbys = dict(state.standbys)
+        ask = pb.HealthRequest().SerializeToString()
+        addresses = [s.address for s in layout.shards] + [one.address for one in standbys.values()]
+        calls = [ServerCall(address, methods.HEALTH, ask) for address in addresses]
+        answers = [_health(outcome) for outcome in (yield Calls(calls, ASK_S))]
+        keys = [*state.keys, *(one.key for one in standbys.values())]
+        processes: list[ServerProcess] = yield Look(keys)
+        gone: dict[int, bool] = {}
+        empty: dict[int, int] = {}
+        alone: set[int] = set()  # shards whose server does not answer: a standby is not blamed for it
+        for shard, health, process in zip(layout.shards, answers, processes, strict=False):
+            if health is not None and health.incarnation == shard.incarnation:
+                self._silent.pop(shard.incarnation, None)
+                continue
+            alone.add(shard.index)
+            ended = process.state == "ended"
+            if ended or health is not None or self._is_silent(shard.incarnation):
+                gone[shard.index] = ended
+            if health is not None and health.state == "waiting":
+                empty[shard.index] = health.incarnation
+        unfit: dict[int, str] = {}
+        healths: dict[int, pb.HealthReply] = {}
+        for (index, one), health, process in zip(
+            standbys.items(), answers[layout.n :], processes[layout.n :], strict=True
+        ):
+            if health is not None:
+                healths[index] = health
+            why = self._unfit(index, one, health, process, index in alone)
+            if why:
+                unfit[index] = why
+        known = {s.incarnation for s in layout.shards} | {one.incarnation for one in standbys.values()}
+        self._silent = {one: since for one, since in self._silent.items() if one in known}
+        self.seen = Sighting(gone, empty, healths, unfit)
+        return self.seen
+
+    def is_suspected(self, incarnation: int) -> bool:
+        """Whether a server did not answer the last time."""
+        return incarnation in self._silent
+
+    def _is_silent(self, incarnation: int) -> bool:
+        """Whether a server that does not answer has not done so for too long."""
+        now = self._coordinator.clock()
+        return now >= self._silent.setdefault(incarnation, now) + self.rules.after_s
+
+    def _unfit(
+        self, index: int, one: Standby, health: pb.HealthReply | None, process: ServerProcess, alone: bool
+    ) -> str:
+        """Why a standby is none any more; empty if it is one."""
+        layout = self._coordinator.layout
+        if index >= layout.n or (one.primary, one.epoch) != (layout.shards[index].incarnation, layout.epoch):
+            return "its shard has another server"
+        if process.state == "ended":
+            return "its process has ended"
+        if health is None:
+            # Where its primary does not answer either, it is all that there is.
+            return "it does not answer" if self._is_silent(one.incarnation) and not alone else ""
+        self._silent.pop(one.incarnation, None)
+        if health.incarnation != one.incarnation:
+            return "it has started anew"
+        if health.standby == FAILED:
+            return health.standby_error
+        if one.in_step and not alone and health.standby_unheard_s > self.rules.after_s:
+            return f"it has not heard of its primary for {health.standby_unheard_s:.1f} s"
+        return ""
+
+    def has_work(self, seen: Sighting) -> bool:
+        """Whether `keep` would change something."""
+        coordinator = self._coordinator
+        standbys, shards = coordinator.state.standbys, coordinator.layout.shards
+        return bool(
+            seen.unfit
+            or any(self._can_take_over(index, seen) for index in seen.gone)
+            or seen.empty
+            or (self.wanted and len(standbys) < len(shards))
+            or (not self.wanted and standbys)
+            or any(self._untold(index) for index in range(len(shards)))
+            or any(not one.in_step for one in standbys.values())
+        )
+
+    def _can_take_over(self, index: int, seen: Sighting) -> bool:
+        """Whether a shard's standby is in step, as is stored, and has just said so: the old server may be alive."""
+        standby, health = self._coordinator.state.standby_in_step(index), seen.healths.get(index)
+        if standby is None or health is None:
+            return False
+        return (health.incarnation, health.standby) == (standby.incarnation, IN_STEP)
+
+    def _untold(self, index: int) -> bool:
+        """Whether a shard's server has yet to hear who its standby is."""
+        return self._told.get(index, (0, 0)) != self._wanted_of(index) and (
+            self._wanted_of(index)[1] != 0 or index in self._told or self.wanted
+        )
+
+    def _wanted_of(self, index: int) -> tuple[int, int]:
+        standby = self._coordinator.state.standbys.get(index)
+        return self._coordinator.layout.shards[index].incarnation, standby.incarnation if standby else 0
+
+    # ------------------------------------------------------------------------------------------------------- keeping
+
+    def keep(self, seen: Sighting) -> Program:
+        """Put standbys in the place of servers that are gone; else one step for every shard towards one in step.
+
+        Returns the shards that have another server now.
+
+        Raises:
+            Unavailable: no server could be started; what can be done without is done.
+        """
+        taken: list[int] = []
+        for index, ended in seen.gone.items():
+            if self._can_take_over(index, seen):
+                yield from self._take_over(index, ended=ended)
+                taken.append(index)
+        for index, incarnation in seen.empty.items():
+            if index not in taken and self._coordinator.state.standby_in_step(index) is None:
+                yield from _put_empty(self._coordinator, index, incarnation)
+        if taken:  # what else was seen is old: the next look is soon
+            return taken
+        coordinator = self._coordinator
+        standbys = coordinator.state.standbys
+        yield from self._drop(seen.unfit if self.wanted else list(standbys))
+        failed: RowloomError | None = None
+        try:
+            if self.wanted:
+                yield from self._launch()
+        except RowloomError as e:
+            failed = e
+        yield from self._tell()
+        yield from self._note_in_step(seen)
+        if failed is not None:
+            raise failed
+        return taken
+
+    def _launch(self) -> Program:
+        coordinator = self._coordinator
+        layout = coordinator.layout
+        missing = [index for index in range(layout.n) if index not in coordinator.state.standbys]
+        if not missing:
+            return
+        keys, launched = yield from coordinator.launch(len(missing))
+        fresh = {
+            index: Standby(
+                key, server.address, server.incarnation, layout.shards[index].incarnation, layout.epoch
+            )
+            for index, key, server in zip(missing, keys, launched, strict=True)
+        }
+        state = coordinator.state
+        surplus = [key for key in state.surplus if key not in keys]
+        yield from coordinator.commit(
+            dataclasses.replace(state, standbys={**state.standbys, **fresh}, surplus=surplus)
+        )
+
+    def _tell(self) -> Program:
+        """Each primary who its standby is; then each standby that is not in step yet."""
+        coordinator, rules = self._coordinator, self.rules
+        untold = [index for index in range(coordinator.layout.n) if self._untold(index)]
+        layout, standbys = coordinator.layout, coordinator.state.standbys
+        calls: list[ServerCall] = []
+        for index in untold:
+            primary = pb.SetStandbyRequest(
+                cluster_id=layout.cluster_id,
+                epoch=layout.epoch,
+                turn=coordinator.turn(),
+                standby=self._wanted_of(index)[1],
+                waits=rules.waits,
+                lease_s=rules.lease_s,
+            )
+            address = layout.shards[index].address
+            calls.append(ServerCall(address, methods.SET_STANDBY, primary.SerializeToString()))
+        outcomes: Sequence[bytes | RowloomError] = (yield Calls(calls, ASK_S)) if calls else ()
+        for index, outcome in zip(untold, outcomes, strict=True):
+            if not isinstance(outcome, RowloomError):
+                self._told[index] = self._wanted_of(index)
+        calls = []
+        for index, one in standbys.items():
+            if not one.in_step and not self._untold(index):
+                request = pb.StandByRequest(
+                    layout=layout.to_message(), index=index, turn=coordinator.turn(), lease_s=rules.lease_s
+                )
+                calls.append(ServerCall(one.address, methods.STAND_BY, request.SerializeToString()))
+        if calls:
+            yield Calls(calls, ASK_S)
+
+    def _note_in_step(self, seen: Sighting) -> Program:
+        """Store which standbys have all now."""
+        coordinator = self._coordinator
+        state = coordinator.state
+        ready = {
+            index: dataclasses.replace(one, in_step=True)
+            for index, one in state.standbys.items()
+            if not one.in_step
+            and (health := seen.healths.get(index)) is not None
+            and (health.incarnation, health.standby) == (one.incarnation, IN_STEP)
+        }
+        if ready:
+            yield from coordinator.commit(dataclasses.replace(state, standbys={**state.standbys, **ready}))
+
+    def _drop(self, indices: Collection[int]) -> Program:
+        """Store that these shards' standbys take nobody's place any more, then tell their primaries, and end them."""
+        coordinator, state = self._coordinator, self._coordinator.state
+        dropped = [one for index, one in state.standbys.items() if index in indices]
+        if not dropped:
+            return
+        left = {index: one for index, one in state.standbys.items() if index not in indices}
+        surplus = [*state.surplus, *(one.key for one in dropped)]
+        yield from coordinator.commit(dataclasses.replace(state, standbys=left, surplus=surplus))
+        yield from self._release([i for i in sorted(indices) if i < coordinator.layout.n])
+        with contextlib.suppress(RowloomError):  # they stay surplus
+            yield from coordinator.stop_surplus()
+
+    def _release(self, indices: Sequence[int]) -> Program:
+        """Tell primaries that they have no standby. Those that do not hear of it are told by `keep`."""
+        coordinator, layout = self._coordinator, self._coordinator.layout
+        calls: list[ServerCall] = []
+        for index in indices:
+            request = pb.SetStandbyRequest(
+                cluster_id=layout.cluster_id, epoch=layout.epoch, turn=coordinator.turn()
+            )
+            calls.append(
+                ServerCall(layout.shards[index].address, methods.SET_STANDBY, request.SerializeToString())
+            )
+        outcomes = yield Calls(calls, ASK_S)
+        for index, outcome in zip(indices, outcomes, strict=True):
+            if isinstance(outcome, RowloomError):
+                self._told[index] = 0, 0  # `keep` tells it
+            else:
+                self._told[index] = layout.shards[index].incarnation, 0
+
+    # ----------------------------------------------------------------------------------------------------- taking over
+
+    def _take_over(self, index: int, *, ended: bool) -> Program:
+        """Put a shard's standby in the place of its server.
+
+        ended: that one has ended for certain. Else the standby waits until it serves no more.
+        """
+        coordinator = self._coordinator
+        yield from _take_place(coordinator, index, ended=ended)
+        yield from coordinator.adopt(0.0 if ended else self.rules.lease_s)
+        with contextlib.suppress(RowloomError):  # it stays surplus
+            yield from coordinator.stop_surplus()
+
+
+def _take_place(coordinator: Coordinator, index: int, *, ended: bool) -> Program:
+    """Store that a standby which is in step serves its shard, whose old server is surplus. `adopt` must follow.
+
+    ended: that one has ended for certain.
+    """
+    state, standby = coordinator.state, coordinator.state.standbys[index]
+    keys, shards = list(state.keys), list(coordinator.layout.shards)
+    surplus = [*state.surplus, keys[index]]
+    keys[index], shards[index] = standby.key, ShardAddress(index, standby.address, standby.incarnation)
+    layout = dataclasses.replace(coordinator.layout, shards=tuple(shards))
+    standbys = {i: one for i, one in state.standbys.items() if i != index}
+    yield from coordinator.commit(
+        dataclasses.replace(state, layout=layout, keys=keys, standbys=standbys, surplus=surplus)
+    )
+    coordinator.ended |= {index} if ended else set()
+
+
+def _put_empty(coordinator: Coordinator, index: int, incarnation: int) -> Program:
+    """A shard's server has started anew at its address, and nobody has its rows: it is to say so."""
+    shards = list(coordinator.layout.shards)
+    shards[index] = dataclasses.replace(shards[index], incarnation=incarnation)
+    layout = dataclasses.replace(coordinator.layout, shards=tuple(shards))
+    yield from coordinator.commit(dataclasses.replace(coordinator.state, layout=layout))
+    coordinator.doubt([index])
+
+
+def _health(outcome: bytes | RowloomError) -> pb.HealthReply | None:
+    return None if isinstance(outcome, RowloomError) else pb.HealthReply.FromString(outcome)

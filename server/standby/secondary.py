@@ -1,0 +1,69 @@
+"""A server that holds nothing becomes a standby, and later the shard's server."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ...proto import rowloom_pb2 as pb
+from ...proto.errors import InvalidRequest, StateLost
+from .. import states
+from ..holder import Holder, check_size, layout_of
+from ..metrics.counters import Counters
+from .following import Following
+
+
+def stand_by(host: Holder, request: pb.StandByRequest) -> None:
+    """Become the standby of a shard. The same again is no error. Raises InvalidRequest: it is something else."""
+    layout = layout_of(request.layout, request.index)
+    host.take_turn(layout.cluster_id, request.turn)
+    following, process = host.following, host.process
+    if following is not None and following.follows(layout, request.index):
+        return
+    if not isinstance(host.state, states.Waiting):
+        raise InvalidRequest("only a server that holds nothing yet becomes a standby")
+    host.following = Following(
+        layout,
+        request.index,
+        process.incarnation,
+        request.lease_s,
+        make=partial(host.new_shard, layout, request.index),
+        clock=process.now,
+        number=process.number,
+        block_bytes=process.block_bytes,
+    )
+    host.become(states.Standing(layout, request.index))
+    host.tasks.append(host.following)
+
+
+def adopt(host: Holder, request: pb.AdoptRequest) -> None:
+    """As `Holder.adopt`, also of a standby."""
+    if isinstance(host.state, states.Standing):
+        take_over(host, request)
+    else:
+        host.adopt(request)
+
+
+def take_over(host: Holder, request: pb.AdoptRequest) -> None:
+    """A standby becomes the shard's server, as the coordinator has stored.
+
+    Raises:
+        InvalidRequest: the layout gives this place to another server.
+        StateLost, RetryLater: as `Following.shard_to_serve`.
+    """
+    layout, following = layout_of(request.layout, 0 if request.retire else request.index), host.following
+    host.take_turn(layout.cluster_id, request.turn)
+    assert following is not None
+    if request.retire or not host.is_named(layout, request.index):
+        raise InvalidRequest(
+            "this server is a standby: it takes the place that the layout gives it, no other"
+        )
+    if (layout.epoch, request.index) != (following.layout.epoch, following.index):
+        raise StateLost(
+            f"this server stands by for shard {following.index} of epoch {following.layout.epoch}"
+        )
+    shard = following.shard_to_serve(ended=request.ended)
+    check_size(shard, layout)
+    shard.layout, shard.counters = layout, Counters()
+    host.set_quotas(request)
+    host.following = None
+    host.become(states.Serving(shard))

@@ -1,0 +1,129 @@
+"""How long a shard is away whose server is killed, and whether anything is lost: trainers push all the time.
+
+    python tests/bench/standby.py --rows 2000000 --kills 20 --stops 3
+
+A server that is stopped (SIGSTOP) goes on (SIGCONT) as soon as its standby has taken its place.
+
+Each push adds 1 to some rows, each row is counted: what is there at the end is compared with what was acknowledged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+
+from rowloom.client import SGD, Adagrad, TableSpec, Zeros
+from rowloom.deploy import local_cluster
+
+DIM = 64
+
+
+class Trainer(threading.Thread):
+    """Pushes to its own rows and pulls them, one call after the other."""
+
+    def __init__(self, cluster, number: int, rows: int) -> None:
+        super().__init__(daemon=True)
+        self.client = cluster.connect()
+        self.table = self.client.table("counts")
+        self.ids = np.arange(number * rows, (number + 1) * rows)
+        self.grads = -np.ones((rows, DIM), np.float32)
+        self.pushes, self.failed, self.wrong = 0, 0, 0
+        self.longest_s = 0.0
+        self.ending = threading.Event()
+
+    def run(self) -> None:
+        while not self.ending.is_set():
+            began = time.perf_counter()
+            try:
+                self.table.push(self.ids, self.grads)
+                self.pushes += 1
+                self.wrong += int((self.table.pull(self.ids) != self.pushes).any())
+            except Exception as e:
+                print(f"a call failed: {e}", file=sys.stderr)
+                self.failed += 1
+            self.longest_s = max(self.longest_s, time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=200_000, help="that fill the shard, of 512 bytes")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--stops", type=int, default=0)
+    parser.add_argument("--trainers", type=int, default=2)
+    parser.add_argument("--mode", choices=["sync", "async"], default="sync")
+    args = parser.parse_args()
+    with local_cluster(shards=1, processes=True, replicas=1, standby={"mode": args.mode}) as cluster:
+        coordinator = cluster._server.coordinator
+        client = cluster.connect()
+        big = client.create_table(
+            TableSpec("rows", args.rows, dim=DIM, optimizer=Adagrad(lr=0.1), initializer=Zeros())
+        )
+        client.create_table(
+            TableSpec("counts", args.trainers * 500, dim=DIM, optimizer=SGD(lr=1.0), initializer=Zeros())
+        )
+        for begin in range(0, args.rows, 20_000):
+            ids = np.arange(begin, min(args.rows, begin + 20_000))
+            big.push(ids, np.ones((len(ids), DIM), np.float32))
+        trainers = [Trainer(cluster, number, 500) for number in range(args.trainers)]
+        for trainer in trainers:
+            trainer.start()
+        away_s: dict[str, list[float]] = {"killed": [], "stopped": []}
+        filled_s: list[float] = []
+        for kind in ["killed"] * args.kills + ["stopped"] * args.stops:
+            began = time.perf_counter()
+            while coordinator.state.standby_in_step(0) is None:
+                time.sleep(0.01)
+            filled_s.append(time.perf_counter() - began)
+            key = coordinator.state.keys[0]
+            pid = cluster.launcher.pid(key)
+            began = time.perf_counter()
+            if kind == "killed":
+                os.kill(pid, signal.SIGKILL)
+            else:
+                os.kill(pid, signal.SIGSTOP)
+                while coordinator.state.keys[0] == key:
+                    time.sleep(0.001)
+                os.kill(pid, signal.SIGCONT)
+            big.pull(np.arange(10))
+            away_s[kind].append(time.perf_counter() - began)
+            print(f"{kind}: away for {away_s[kind][-1]:.2f} s", file=sys.stderr)
+        for trainer in trainers:
+            trainer.ending.set()
+            trainer.join()
+        lost = doubled = 0
+        for trainer in trainers:
+            found = trainer.table.pull(trainer.ids)[:, 0]
+            lost += int((found < trainer.pushes).sum())
+            doubled += int((found > trainer.pushes + trainer.failed).sum())
+        print(
+            json.dumps(
+                {
+                    "rows": args.rows,
+                    "promotions": args.kills + args.stops,
+                    "killed_s": _spread(away_s["killed"]),
+                    "stopped_s": _spread(away_s["stopped"]),
+                    "in_step_again_s": _spread(filled_s[1:]),
+                    "longest_call_s": max(t.longest_s for t in trainers),
+                    "pushes": sum(t.pushes for t in trainers),
+                    "failed": sum(t.failed for t in trainers),
+                    "wrong_reads": sum(t.wrong for t in trainers),
+                    "lost": lost,
+                    "doubled": doubled,
+                }
+            )
+        )
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    return {} if not seconds else {"median": float(np.median(seconds)), "worst": max(seconds)}
+
+
+if __name__ == "__main__":
+    main()
