@@ -206,9 +206,8 @@ def local_cluster(
         endpoint = config.tracing.otlp_endpoint or ""
         settings = config.security.settings()
         launcher = ThreadLauncher(config.storage, settings, endpoint, replicated=bool(replicas))
-    if (
-        processes and durability == "memory" and not replicas
-    ):  # threads of this program end with it, which surprises nobody
+    # Threads of this program end with it, which surprises nobody.
+    if processes and durability == "memory" and not replicas:
         _say_once()
     cluster = LocalCluster(config, launcher, restore, until)
     try:

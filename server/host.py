@@ -200,7 +200,7 @@ class Host(Holder):
             shard.count_rejected(request)
             raise
         after = self._noted(Kind.PUSH, data, shard, request, duplicate)
-        fed = primary.fed(self, Kind.PUSH, data, shard, request, duplicate) if self.feed is not None else None
+        fed = primary.fed(self, Kind.PUSH, data, shard, request, duplicate)
         return Answer([encode_push_reply(duplicate)], after, fed=fed)
 
     def _step(self, call: Call) -> Answer:

@@ -104,7 +104,7 @@ class Server:
             Following: self._follow,
             Taking: self._take,
         }
-        self.incarnation = random.SystemRandom().getrandbits(63) | 1
+        self.incarnation = _number()
         self._host = Host(
             Process(
                 incarnation=self.incarnation,
@@ -114,7 +114,7 @@ class Server:
                 wall_s=time.time,
                 resident_bytes=resident_bytes_here,
                 cpu_s=time.process_time,
-                number=lambda: random.SystemRandom().getrandbits(63) | 1,
+                number=_number,
                 stop=self._stop_soon,
                 journals=logs,
                 snapshots=snapshots,
@@ -140,8 +140,8 @@ class Server:
             self._host.handles, self.answer, host=host, port=port, gate=gate, in_flight=in_flight
         )
         copied = NOTED_ROWS if logs is not None else ()
-        counted = in_flight.counted(self.answer)
-        self._lane = LaneServer(counted, host, copied=copied, gate=gate) if carrier == "auto" else None
+        answer = self.answer if gate is None else in_flight.counted(self.answer)
+        self._lane = LaneServer(answer, host, copied=copied, gate=gate) if carrier == "auto" else None
         if self._lane is not None:
             self._host.process.lane = self._lane.describe
         self.address = f"{advertise or host}:{self._grpc.port}"
@@ -440,6 +440,11 @@ class Server:
     def wait(self, timeout_s: float | None = None) -> bool:
         """Until the server has stopped."""
         return self._stopped.wait(timeout_s)
+
+
+def _number() -> int:
+    """A random one, not 0."""
+    return random.SystemRandom().getrandbits(63) | 1
 
 
 def may_recover(error: Exception) -> bool:

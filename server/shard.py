@@ -298,7 +298,7 @@ class Shard:
                 work.append((table, *self._from_bags(request, table, ids, block)))
                 continue
             work.append((table, ids, self._values(request, table, ids, block)))
-        self.owned.check([*self.tables.values()], work, self.layout.n)
+        self.owned.check(self.tables.values(), work, self.layout.n)
         for table, ids, _ in work:
             table.reserve(ids)
         return work
@@ -414,7 +414,7 @@ class Shard:
             duplicates=c.duplicates,
             clients=len(self.ledger),
             counts=c.messages(self.names),
-            quotas=self.owned.messages([*self.tables.values()], self.layout.n),
+            quotas=self.owned.messages(self.tables.values(), self.layout.n),
         )
 
     def _statistics(self, table: ShardTable) -> pb.TableStatistics:

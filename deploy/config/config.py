@@ -287,10 +287,8 @@ def quotas_from(text: str) -> QuotasConfig:
         value = json.loads(text)
     except (ValueError, RecursionError) as e:
         raise InvalidConfig(f"the quotas are no JSON: {e}") from None
-    someone = {
-        "tokens": "tokens.yaml",
-        "token": "token",
-    }  # it is asked elsewhere whether there are principals
+    # It is asked elsewhere whether there are principals.
+    someone = {"tokens": "tokens.yaml", "token": "token"}
     return parse({"quotas": value, "security": someone}, "quotas", running=True).quotas
 
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from ...server.access.quotas import Quotas
+from ...server.access.tokens import PRINCIPAL
 from .sections import Section, Size, Whole
 
 _MOST = 1 << 62
-_PRINCIPAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")  # as in the file of tokens
 
 
 def _principal(value: Any) -> Any:
-    if not isinstance(value, str) or not _PRINCIPAL.fullmatch(value):
+    if not isinstance(value, str) or not PRINCIPAL.fullmatch(value):
         raise PydanticCustomError(
             "principal",
             "must be a principal, as in the file of tokens: letters, digits, `.`, `_`, `@` and `-`",
@@ -28,7 +27,7 @@ def _principal(value: Any) -> Any:
 Principal = Annotated[
     str,
     BeforeValidator(_principal),
-    WithJsonSchema({"type": "string", "pattern": f"^{_PRINCIPAL.pattern}$"}),
+    WithJsonSchema({"type": "string", "pattern": f"^{PRINCIPAL.pattern}$"}),
 ]
 
 

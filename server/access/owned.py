@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Owned:
         self.quotas = Quotas()
         self.refused: Counter[tuple[str, str]] = Counter()
 
-    def check(self, tables: Sequence[ShardTable], work: Work, shards: int) -> None:
+    def check(self, tables: Collection[ShardTable], work: Work, shards: int) -> None:
         """Whether the new rows of a push are within the quotas of whoever has created its tables.
 
         Args:
@@ -80,7 +80,7 @@ class Owned:
             f"here{dealt}. Nothing changed here. Drop a table, or {WHO}"
         )
 
-    def messages(self, tables: Sequence[ShardTable], shards: int) -> Iterator[pb.QuotaUse]:
+    def messages(self, tables: Collection[ShardTable], shards: int) -> Iterator[pb.QuotaUse]:
         """What each principal has here that has created a table."""
         for owner in sorted({table.entry.owner for table in tables} - {""}):
             quota, used = self.quotas.of(owner), use(tables, owner)
@@ -94,7 +94,7 @@ class Owned:
                 )
 
 
-def use(tables: Sequence[ShardTable], owner: str) -> dict[str, int]:
+def use(tables: Collection[ShardTable], owner: str) -> dict[str, int]:
     """Rows and bytes that a principal has here."""
     mine = [(table, len(table)) for table in tables if table.entry.owner == owner]
     return {"rows": sum(n for _, n in mine), "bytes": sum(n * table.row_bytes for table, n in mine)}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 from ...proto.errors import InvalidRequest
@@ -54,9 +55,9 @@ class Quotas:
         """Those of a principal. Empty: the cluster's own tables, and who asks no principal: no bound."""
         return self.principals.get(principal, self.default) if principal else Quota()
 
-    @property
+    @cached_property
     def bound_rows(self) -> bool:
-        """Whether any of them is of rows or bytes."""
+        """Whether any of them is of rows or bytes. Kept: each push asks."""
         return any(
             q.rows is not None or q.bytes is not None for q in (self.default, *self.principals.values())
         )

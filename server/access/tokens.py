@@ -24,7 +24,7 @@ from ...proto.errors import InvalidRequest, Unauthenticated
 from ...proto.security.files import Reloaded, read_guarded
 from .rights import Grant, Principal
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
+PRINCIPAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
 
 
@@ -109,7 +109,7 @@ def parse_tokens(value: Any, path: str) -> dict[str, Principal]:
         raise InvalidRequest(f"{path}: {', '.join(unknown)} is no key here; there is principals")
     found: dict[str, Principal] = {}
     for name, entry in _mapping(top.get("principals") or {}, path, "principals: {NAME: ...}").items():
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not isinstance(name, str) or not PRINCIPAL.fullmatch(name):
             raise InvalidRequest(f"{path}: {name!r} is no name: letters, digits, `.`, `_`, `@` and `-`")
         found[name] = _principal(name, entry, f"{path}: {name}")
     _check_distinct(found, path)

@@ -129,22 +129,9 @@ class Stream:
 
         marks: of the pass before; mark: a mark is due in this one.
         """
-        receive = self._receive
-        request = pb.ReadPassRequest(
-            header=receive.source.header(self.old.index),
-            tables=receive.tables,
-            new_n=receive.shard.layout.n,
-            new_index=receive.shard.index,
-            since=marks.since,
-            marks=marks.later,
-            mark=mark,
-            generation=before.generation,
-            last=before.last,
-            at=before.at,
-            cursor=before.cursor,
-            limit_bytes=receive.block_bytes,
-            dealt=dealings(receive.shard.layout.dealt),
-        )
+        request = self._receive.next_block(self.old.index, marks.since, before)
+        request.marks.extend(marks.later)
+        request.mark, request.last = mark, before.last
         return PeerCall(self.old.address, methods.READ_PASS, request.SerializeToString())
 
     def _passed(self, rows: int, seconds: float) -> None:
@@ -229,6 +216,27 @@ class Receive:
     def bytes(self) -> int:
         """Of all answers."""
         return sum(stream.bytes for stream in self.streams)
+
+    def next_block(self, old: int, since: int, before: pb.ReadPassReply) -> pb.ReadPassRequest:
+        """What asks a shard for the block behind an answer of the same pass; behind an empty one, for the first.
+
+        Args:
+            old: index of that shard.
+            since: the generation in which the pass before it began; 0: there was none.
+            before: the answer.
+        """
+        return pb.ReadPassRequest(
+            header=self.source.header(old),
+            tables=self.tables,
+            new_n=self.shard.layout.n,
+            new_index=self.shard.index,
+            since=since,
+            generation=before.generation,
+            at=before.at,
+            cursor=before.cursor,
+            limit_bytes=self.block_bytes,
+            dealt=dealings(self.shard.layout.dealt),
+        )
 
     def progress(self) -> pb.ProgressReply:
         """How far it is; the host adds what it knows."""

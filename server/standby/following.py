@@ -19,7 +19,7 @@ from typing import Any
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import Rerouted, RetryLater, RowloomError, StateLost, Unavailable
-from ...proto.layout import Layout, dealings
+from ...proto.layout import Layout
 from ...proto.spec import TableEntry
 from ..durable.records import Head, LoggedRecord
 from ..durable.replay import Replay
@@ -29,10 +29,8 @@ from ..shard import Shard
 
 FILL_PAUSE_S = 0.1  # before it is tried anew
 ASK_PAUSE_S = 0.02  # before a question is repeated that was not answered
-ANSWER_S = (
-    1.0,
-    8.0,
-)  # what the primary gets to answer one: at first, and at most, where it answered none of them
+# What the primary gets to answer one: at first, and at most, where it answered none of them.
+ANSWER_S = (1.0, 8.0)
 # What one answer may hold that ends the filling: pushes wait while it is made. First, and where rows change so fast
 # that passes do not become shorter. Twice in a row the same, then four times as much.
 FIRST_BYTES, MOST_BYTES = 4 << 20, 48 << 20
@@ -179,17 +177,7 @@ class Following:
         while True:
             reply = pb.ReadPassReply()
             while not reply.done:
-                asked = pb.ReadPassRequest(
-                    tables=receive.tables,
-                    new_n=self.layout.n,
-                    new_index=self.index,
-                    since=since,
-                    generation=reply.generation,
-                    at=reply.at,
-                    cursor=reply.cursor,
-                    limit_bytes=receive.block_bytes,
-                    dealt=dealings(self.layout.dealt),
-                )
+                asked = receive.next_block(self.index, since, reply)
                 reply = receive.rows_came((yield self._call(methods.READ_PASS, asked)))
             since = reply.generation
             try:

@@ -96,7 +96,7 @@ def follow(host: Holder, call: Call) -> Answer:
         InvalidRequest: the feed of that name is no more: the standby has to begin anew.
         RetryLater: a question that was held up on its way until later ones had been answered.
     """
-    request: pb.FollowRequest = message_of(pb.FollowRequest, bytearray(call.data))
+    request: pb.FollowRequest = message_of(pb.FollowRequest, memoryview(call.data))
     shard, feed, now = host.serving(), host.feed, host.process.now()
     shard.check(request.header)
     if feed is None or feed.name != request.feed or request.position > feed.end:
