@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, InstanceOf, ValidationError
@@ -393,7 +393,8 @@ def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
             continue
         annotation = section.model_fields[str(part)].annotation
         for one in (annotation, *get_args(annotation)):  # a section, or one that may be left out
-            if isinstance(one, type) and issubclass(one, BaseModel):
+            # On Python 3.10 dict[str, X] says of itself that it is a type.
+            if isinstance(one, type) and get_origin(one) is None and issubclass(one, BaseModel):
                 section = one
     return section
 
