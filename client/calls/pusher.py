@@ -45,6 +45,11 @@ class Numbers:
             self.low_water += 1
             self.finished.discard(self.low_water)
 
+    def finish_all(self) -> None:
+        """None that was given will ever be sent again."""
+        self.low_water = self.last
+        self.finished.clear()
+
 
 class Named(Protocol):
     """What of a push goes to one shard, as far as its names are concerned.
@@ -126,10 +131,14 @@ class Pusher:
                     self._finished(name)
 
     def end_call(self) -> None:
-        """Nothing of its call will be sent again, however that has ended."""
+        """Nothing of its call will be sent again, however that has ended.
+
+        All numbers, not those that somebody is known to hold: an exception may come between a number and its holder.
+        """
         with self._lock:
-            for name in list(self._holders):
-                self._finished(name)
+            for numbers in self._numbers.values():
+                numbers.finish_all()
+            self._holders.clear()
 
     def _finished(self, name: PartName) -> None:
         self._numbers[name.epoch, name.shard].finish(name.seq)

@@ -66,10 +66,11 @@ class Session:
     def take_pusher(self) -> Pusher:
         """One for a push call alone, until it is given back: calls that do not overlap have the same one."""
         with self._lock:
-            if not self._idle:
-                self._idle.append(Pusher(self.rng.getrandbits(63) | 1, self._lock))
-                self.pushers += self._idle
-            return self._idle.pop()
+            if self._idle:
+                return self._idle.pop()
+            pusher = Pusher(self.rng.getrandbits(63) | 1, self._lock)
+            self.pushers.append(pusher)
+            return pusher
 
     def give_back(self, pusher: Pusher) -> None:
         """Its call has ended: done, out of time, refused, or by an exception thrown into it."""
