@@ -56,11 +56,12 @@ def attach(address: str, *, token: bool = False) -> Any:
         Unavailable: no Ray answers there.
         InvalidRequest: Ray is not installed; or this process is connected to another Ray.
     """
-    if token and "RAY_AUTH_MODE" not in os.environ:
-        os.environ["RAY_AUTH_MODE"] = "token"  # before the import, which reads it
-        if "ray" in sys.modules:
-            _read_environment_again()
+    if token:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # before the import, which reads it
+    imported = "ray" in sys.modules
     ray = ray_module()
+    if token and imported and not ray.is_initialized():
+        _read_environment_again()
     if ray.is_initialized():
         here = attached_to()
         if address not in ("auto", here):
@@ -87,7 +88,7 @@ def attach(address: str, *, token: bool = False) -> Any:
 
 
 def _read_environment_again() -> None:
-    """Ray reads its settings once, when it is imported."""
+    """Ray reads its settings when it is imported, and when a Ray of this process begins: perhaps under other ones."""
     with contextlib.suppress(ImportError, AttributeError):  # versions without tokens
         from ray._raylet import Config  # type: ignore[attr-defined]
 

@@ -47,6 +47,14 @@ class RayCluster:
         down(self.record, self._directory)
 
 
+def without_tokens() -> None:
+    """As if this process had been at a Ray without tokens before, which Ray has not forgotten."""
+    raylet = pytest.importorskip("ray._raylet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        raylet.Config.initialize("")
+
+
 class TestRay(Contract):
     STEPS = 40
     MOST_SHARDS = 3
@@ -54,6 +62,8 @@ class TestRay(Contract):
     @pytest.fixture(scope="class")
     @classmethod
     def cluster(cls, tmp_path_factory):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as a token that was shown there before leaves it
+        without_tokens()  # that mode once stayed: our own Ray refused us
         cluster = RayCluster(tmp_path_factory.mktemp("home"))
         yield cluster
         cluster.close()
