@@ -56,7 +56,7 @@ def test_every_command_of_ours_exists():
         assert done.returncode == 0, f"rowloom {name}: {done.stderr}"
 
 
-TESTS = "pytest -q -n 2 --dist loadfile"  # mostly they wait: two processes of them take half the time
+TESTS = "pytest -q -n 4 --dist loadfile"  # mostly they wait: four at once on two cores
 
 
 def test_setting_up_takes_one_line_for_the_demo_and_one_for_the_tests():
