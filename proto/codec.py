@@ -112,7 +112,7 @@ def message_of(cls: type, value: object) -> Any:
         raise InvalidRequest(f"malformed message: {cls.__name__} does not parse") from e
 
 
-@dataclass
+@dataclass(slots=True)
 class Pull:
     """A PullRequest. tables: (table number, ids [N] int64)."""
 
@@ -155,7 +155,7 @@ class Pull:
         return cls(header, tables, wire)
 
 
-@dataclass
+@dataclass(slots=True)
 class PullReply:
     """Rows of each table of the request; `blocks[i].data` is 1-d when decoded, the caller knows the width.
 
@@ -193,7 +193,7 @@ class PullReply:
         return cls([_block(rows, scales, wire, "rows") for rows, scales in raw], wire)
 
 
-@dataclass
+@dataclass(slots=True)
 class Room:
     """Where the rows of a reply go.
 
@@ -246,7 +246,7 @@ class PartName(NamedTuple):
     seq: int
 
 
-@dataclass
+@dataclass(slots=True)
 class Push:
     """A PushRequest. tables: (table number, ids [N] int64, gradients or rows); decoded data is flat."""
 

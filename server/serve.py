@@ -271,24 +271,26 @@ class Server:
                 raise
 
     def _handle(self, call: Call) -> Answer:
-        changes, moves = self._host.changes, self._host.moves
+        host = self._host
+        changes, feed = host.changes, host.feed
+        moves = host.moves if feed is not None else 0
         try:
-            return self._host.handle(call)
+            return host.handle(call)
         except PushUnresolved:
             log.exception("a push failed half-way")
             raise
         finally:
-            if self._host.changes != changes:
-                log.info("%s: %s", self._host.state.word, self._host.shard)
-            if self._host.moves != moves:
+            if host.changes != changes:
+                log.info("%s: %s", host.state.word, host.shard)
+            if host.changes != changes or (feed is not None and host.moves != moves):
                 self._moved.notify_all()
                 self._confirmations.tell()
-            if self._host.tasks:
+            if host.tasks:
                 self._start_tasks()
-            if self._host.discarded:
+            if host.discarded:
                 self._drop_logs()
-            if self._host.outlived:
-                outlived, self._host.outlived = self._host.outlived, []
+            if host.outlived:
+                outlived, host.outlived = host.outlived, []
                 threading.Thread(target=give_back, args=(outlived,), name="rowloom-free", daemon=True).start()
 
     def _drop_logs(self) -> None:

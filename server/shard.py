@@ -92,6 +92,10 @@ class Shard:
     ) -> None:
         self.layout = layout
         self.index = index
+        self._passed: tuple[pb.Header | None, Layout] = (
+            None,
+            layout,
+        )  # what `check` has let pass last, and then
         self._key = key
         self.generation = 1  # counts cuts, and passes over rows that move: what changes is marked with it
         # By snapshot, the newest generation that is in it: what changed since is marked with a later one.
@@ -115,6 +119,10 @@ class Shard:
         Raises:
             WrongCluster, WrongLayout, InvalidRequest.
         """
+        if (
+            header is self._passed[0] and self.layout is self._passed[1]
+        ):  # those of pulls are kept: see `codec`
+            return
         if header.protocol != PROTOCOL:
             raise InvalidRequest(
                 f"this server speaks protocol {PROTOCOL}, the request {header.protocol}: take the same rowloom for "
@@ -131,6 +139,7 @@ class Shard:
                 if header.epoch < self.layout.epoch
                 else b"",
             )
+        self._passed = header, self.layout
 
     # ------------------------------------------------------------------------------------------------ pull, push
 
@@ -174,7 +183,7 @@ class Shard:
             self.hot.see(table.number, ids)
             if not room.end:
                 blocks.append(to_wire(rows, wire))
-        self.counters.pulled((table.number, len(ids)) for table, ids in wanted)
+        self.counters.pulled([(table.number, len(ids)) for table, ids in wanted])
         return PullReply(blocks, wire, room.end)
 
     def pull_bags(self, request: PullBags) -> PullBagsReply:
@@ -196,7 +205,7 @@ class Shard:
         blocks = [to_wire(pooled(table, entries, count), request.wire) for table, entries, count in wanted]
         for table, entries, _ in wanted:
             self.hot.see(table.number, entries.ids)
-        self.counters.pulled((table.number, len(entries.ids)) for table, entries, _ in wanted)
+        self.counters.pulled([(table.number, len(entries.ids)) for table, entries, _ in wanted])
         return PullBagsReply(blocks, request.wire)
 
     def push(self, request: Push) -> bool:

@@ -136,9 +136,7 @@ class ShardTable:
 
     def pull(self, ids: np.ndarray, out: np.ndarray) -> None:
         """Write rows to out [N, width] float32; those that do not exist are computed, not stored."""
-        numbers = self._rows.find(ids)
-        s = self._start
-        kernels.gather(self._rows.columns[0], numbers, ids, out, s.kind, s.a, s.b, s.key)
+        numbers = self._rows.gather(ids, out, self._start)
         if self._rule.drifts and len(ids):
             self._catch_up(numbers, out)
 

@@ -22,6 +22,8 @@ from __future__ import annotations
 import numpy as np
 
 from ...proto.jit import kernel
+from ..initializers import Start
+from .kernels import gather
 
 _FIRST_BITS = 10
 _NONE = np.empty(0, np.int32)
@@ -49,6 +51,19 @@ class Index:
         out = np.empty(len(ids), np.int32)
         _find(ids, self._places, self._bits, self._key, keys, out)
         return out
+
+    def gather(
+        self, ids: np.ndarray, keys: np.ndarray, values: np.ndarray, out: np.ndarray, start: Start
+    ) -> np.ndarray:
+        """Find, and write the rows' values to out, or what a row starts with: what a pull does, in one compiled call.
+
+        Two cost a pull of a thousand ids a tenth of its time here: what calls them is in no cache of the processor.
+        values: [capacity, width] float32; out: [N, width] float32. Returns as `find`.
+        """
+        numbers = np.empty(len(ids), np.int32)
+        where = self._places, self._bits, self._key, keys
+        _gather(ids, *where, numbers, values, out, start.kind, start.a, start.b, start.key)
+        return numbers
 
     def grow(self, count: int, keys: np.ndarray, end: int) -> bool:
         """Make room for `count` rows; `end` numbers have been given so far. Returns whether it grew."""
@@ -117,6 +132,12 @@ def _find(ids, places, bits, key, keys, out):
     for k in range(len(out)):  # by itself: in the loop above it costs a quarter of the time
         missing += out[k] < 0
     return missing
+
+
+@kernel
+def _gather(ids, places, bits, key, keys, numbers, values, out, kind, a, b, start_key):
+    _find(ids, places, bits, key, keys, numbers)
+    gather(values, numbers, ids, out, kind, a, b, start_key)
 
 
 @kernel

@@ -12,6 +12,7 @@ import numpy as np
 from ...proto.errors import Overloaded
 from ...proto.jit import kernel
 from ...proto.owners import owner_of
+from ..initializers import Start
 from . import limits, memory
 from .cut import Cut, CutBlock
 from .index import Index
@@ -81,6 +82,10 @@ class Rows:
     def find(self, ids: np.ndarray) -> np.ndarray:
         """Numbers of rows, -1 for those that do not exist. ids: [N] int64. Returns [N] int32."""
         return self._index.find(ids, self._ids)
+
+    def gather(self, ids: np.ndarray, out: np.ndarray, start: Start) -> np.ndarray:
+        """Write weights to out, [N, width] float32; of rows that do not exist what they start with. As `find`."""
+        return self._index.gather(ids, self._ids, self.columns[0], out, start)
 
     @property
     def ids(self) -> np.ndarray:
