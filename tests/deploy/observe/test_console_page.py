@@ -56,7 +56,7 @@ class Shown:
         self.page.run("look()")
 
     def text(self, place: str) -> str:
-        return self.page.run(f"document.getElementById('{place}').innerText")
+        return self.page.run(f"document.getElementById('{place}')?.innerText ?? ''")
 
 
 @pytest.fixture(scope="module")
