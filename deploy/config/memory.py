@@ -67,6 +67,7 @@ class Memory:
         peak_bytes: while rows move, a shard that stays holds its old and its new rows.
         limit_bytes: `ray.memory_per_shard`.
         move: what moves, if rows do.
+        standbys: of each shard; each needs as much again.
     """
 
     tables: tuple[TableMemory, ...]
@@ -76,6 +77,7 @@ class Memory:
     peak_bytes: int | None
     limit_bytes: int | None
     move: Move | None = None
+    standbys: int = 0
 
     @property
     def fits(self) -> bool:
@@ -124,7 +126,7 @@ def memory(config: DeployConfig, status: pb.StatusReply | None = None, *, moves:
         move = _move(config, specs, status) if moves else None
     known = [b for b in bounds if b is not None]
     bound = sum(known) if len(known) == len(bounds) else None
-    return Memory(tables, bound, now, after, peak, config.ray.memory_per_shard, move)
+    return Memory(tables, bound, now, after, peak, config.ray.memory_per_shard, move, config.replicas)
 
 
 def _move(config: DeployConfig, specs: Mapping[str, TableSpec], status: pb.StatusReply) -> Move:

@@ -416,6 +416,8 @@ def render_plan(plan: Plan, starts: str = "", unseen: Mapping[str, str] | None =
     parts.append(table)
     if memory.peak_bytes is not None:
         parts.append(Text(f"at most while rows move: {in_bytes(memory.peak_bytes)} a shard"))
+    if memory.standbys:
+        parts.append(Text("the standby of a shard needs as much again, in a process of its own"))
     if memory.move is not None:
         move = memory.move
         bound = f"; max_extra_memory is {in_bytes(move.limit_bytes)}" if move.limit_bytes else ""
