@@ -1,5 +1,7 @@
 """How long calls took, by kind and table."""
 
+import threading
+
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.server.host import _only
@@ -54,3 +56,22 @@ def test_tables_beyond_the_limit_share_their_times_until_one_of_the_others_is_go
     said(some, {2: "items"})
     some.add(methods.PULL, 2, 0.1, 1, 1)
     assert {table for _, table in said(some, {2: "items"})} == {"items", "(other)"}
+
+
+def test_calls_of_many_threads_are_each_counted_once_and_few_notes_are_kept():
+    some = Traffic()
+
+    def calls() -> None:
+        for _ in range(2000):
+            some.add(methods.PULL, 1, 0.1, 1, 2)
+
+    threads = [threading.Thread(target=calls) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    seen = [sum(said(some)["pull", "users"].counts) for _ in range(20) if said(some)]
+    for thread in threads:
+        thread.join()
+    assert len(some._notes) <= traffic._MOST_NOTES
+    found = said(some)["pull", "users"]
+    assert (sum(found.counts), found.received_bytes, found.sent_bytes) == (8000, 8000, 16000)
+    assert seen == sorted(seen)
