@@ -210,13 +210,11 @@ class Room:
 
     def rows(self, shapes: Sequence[tuple[int, int]], wire: int) -> list[np.ndarray]:
         """Arrays to fill: [N, width] float32 for each table, in the buffer at the place where `encode` has them."""
-        found = None
-        if self.buffer is not None and wire == FLOAT32:
-            found = self._rows_in(np.frombuffer(self.buffer, np.uint8), shapes)
+        found = self._rows_in(self.buffer, shapes) if self.buffer is not None and wire == FLOAT32 else None
         return [np.empty(shape, np.float32) for shape in shapes] if found is None else found
 
-    def _rows_in(self, buffer: np.ndarray, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray] | None:
-        at = 0
+    def _rows_in(self, space: memoryview, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray] | None:
+        buffer, at = np.frombuffer(space, np.uint8), 0
         if self.lead is not None:
             lead = self.lead(sum([block_bytes(4 * n * width) for n, width in shapes]))
             at = len(lead)
@@ -224,12 +222,12 @@ class Room:
                 return None
             buffer[:at] = np.frombuffer(lead, np.uint8)
         out: list[np.ndarray] = []
-        for n, width in shapes:
-            size = 4 * n * width
+        for shape in shapes:
+            size = 4 * shape[0] * shape[1]
             at = put_block(buffer, at, size)
             if at < 0:
                 return None
-            out.append(buffer[at : at + size].view(_F32).reshape(n, width))
+            out.append(np.ndarray(shape, _F32, space, at))
             at += size
         self.end = at
         return out
