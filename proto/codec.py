@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from . import rowloom_pb2 as pb
 from .errors import InvalidRequest
 from .framing import Buffer, array_of, fields, framed, raw, scalar, size_of, spans, submessage, varint
-from .plain import block_bytes, plain_pull, put_block, read_push
+from .plain import block_bytes, put_block, read_pull, read_push
 from .rounding import to_bfloat16
 
 FLOAT32, BFLOAT16, FLOAT16, INT8 = range(4)
@@ -131,14 +131,16 @@ class Pull:
     def decode(cls, data: bytes | memoryview) -> Pull:
         """From bytes; ids are views. Raises InvalidRequest."""
         view = memoryview(data).toreadonly()
-        found = plain_pull(np.frombuffer(view, np.uint8))
-        if found is not None:
-            end, some = found
-            return cls(
-                _header(bytes(view[:end])), [(t, np.frombuffer(view, _I64, n, at)) for t, at, n in some]
-            )
-        header, wire = pb.Header(), FLOAT32
+        array = np.frombuffer(view, np.uint8)
         tables: list[tuple[int, np.ndarray]] = []
+        head, table, ids, count = read_pull(array, 0)
+        while table >= 0:
+            tables.append((table, np.frombuffer(view, _I64, count, ids)))
+            end = ids + 8 * count
+            if end == len(view):
+                return cls(_header(bytes(view[:head])), tables)
+            _, table, ids, count = read_pull(array, end)
+        header, wire, tables = pb.Header(), FLOAT32, []
         for number, value in fields(view):
             if number == 1:
                 header = message_of(pb.Header, value)

@@ -23,23 +23,6 @@ _STEP_PUSH, _STEP_PULL = 1, 2
 _BLOCK, _ROWS = 1, 1
 
 
-def plain_pull(data: np.ndarray) -> tuple[int, list[tuple[int, int, int]]] | None:
-    """What a PullRequest has; None if it is not plain, or has no tables. data: bytes, as an array.
-
-    Returns:
-        (where its header's field ends, with which it begins; (table, where its ids begin, how many) of each table).
-    """
-    header, table, ids, count = read_pull(data, 0)
-    found: list[tuple[int, int, int]] = []
-    while table >= 0:
-        found.append((table, ids, count))
-        at = ids + 8 * count
-        if at == len(data):
-            return header, found
-        _, table, ids, count = read_pull(data, at)
-    return None
-
-
 @kernel
 def read_pull(data, at):
     """The next table of a PullRequest. data: bytes, as an array.

@@ -2,14 +2,16 @@
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from rowloom.client import Adagrad, TableSpec
 from rowloom.deploy import local_cluster
 from rowloom.deploy.config.config import DeployConfig, from_json, parse
-from rowloom.deploy.config.memory import extra_bytes, row_bytes
+from rowloom.deploy.config.memory import extra_bytes, memory, row_bytes
 from rowloom.deploy.operate.applying import apply
 from rowloom.deploy.operate.planning import plan
 from rowloom.deploy.operate.remote import Remote
+from rowloom.deploy.operate.status import render_plan
 from rowloom.proto.errors import InvalidRequest, Unavailable
 
 ROWS = 2000
@@ -74,3 +76,11 @@ def test_a_bound_is_live_and_a_move_that_keeps_it_is_made(cluster, remote):
     assert from_json(remote.status().config).limits.max_extra_memory == NEEDED
     remote.bound_moves(0)
     assert from_json(remote.status().config).limits.max_extra_memory is None
+
+
+def test_a_plan_says_that_standbys_need_memory_too():
+    config = parse({"shards": 2, "tables": [USERS], "replicas": 1})
+    assert memory(config).standbys == 1
+    with (console := Console(width=200)).capture() as said:
+        console.print(render_plan(plan(config, None)))
+    assert "the standby of a shard needs as much again" in said.get()

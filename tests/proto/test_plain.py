@@ -12,7 +12,7 @@ from rowloom.proto.errors import InvalidRequest
 from rowloom.proto.layout import owner
 from rowloom.proto.memory import get_varint, put_varint, varint_bytes
 from rowloom.proto.owners import owner_of, owners_of
-from rowloom.proto.plain import plain_pull, read_pull, read_push
+from rowloom.proto.plain import read_pull, read_push
 
 HEADER = pb.Header(cluster_id="c", epoch=3, protocol=1, shard=2)
 NAMES = (codec.PartName(3, 2, 9), codec.PartName(2, 1, 300))
@@ -105,6 +105,16 @@ def test_tables_of_a_push_are_found_one_after_the_other() -> None:
         assert read_push(data, at)[0] == -1
 
 
+def tables_of(data: np.ndarray) -> list[tuple[int, int, int]]:
+    """(number, where its ids begin, how many) of the tables that a PullRequest begins with, as far as it is plain."""
+    found: list[tuple[int, int, int]] = []
+    _, table, ids, count = read_pull(data, 0)
+    while table >= 0:
+        found.append((table, ids, count))
+        _, table, ids, count = read_pull(data, ids + 8 * count)
+    return found
+
+
 @given(st.integers(1, 2**32 - 1), st.lists(st.integers(0, 2**63 - 1), max_size=40), st.integers(0, 3))
 def test_a_pull_is_plain_if_it_has_a_header_tables_and_no_wire_type(table, ids, wire) -> None:
     ids = np.array(ids, np.int64)
@@ -113,25 +123,23 @@ def test_a_pull_is_plain_if_it_has_a_header_tables_and_no_wire_type(table, ids, 
     assert (found, count) == (table, len(ids))
     assert pb.PullRequest.FromString(data[:header].tobytes()) == pb.PullRequest(header=HEADER)
     assert data[at : at + 8 * count].tobytes() == ids.tobytes()
-    assert plain_pull(data) == ((header, [(table, at, count)]) if wire == codec.FLOAT32 else None)
-    for end in range(len(data)) if wire == codec.FLOAT32 else ():
-        assert plain_pull(data[:end].copy()) is None
+    assert (at + 8 * count == len(data)) == (wire == codec.FLOAT32)
+    for end in range(at + 8 * count):
+        assert read_pull(data[:end].copy(), 0)[1] == -1
 
 
 def test_a_pull_of_many_tables_is_plain_and_one_of_part_of_an_id_is_not() -> None:
     tables = [(number, np.arange(number % 5)) for number in (1, 200, 70_000, 4, 5)]
     data = array(joined(codec.Pull(HEADER, tables)))
-    plain = plain_pull(data)
-    assert plain is not None
-    header, found = plain
+    found = tables_of(data)
     assert [(table, data[at : at + 8 * n].tobytes()) for table, at, n in found] == [
         (number, ids.tobytes()) for number, ids in tables
     ]
     for end in range(len(data)):
-        cut = plain_pull(data[:end].copy())
-        assert cut is None or cut == (header, found[: len(cut[1])])
+        cut = tables_of(data[:end].copy())
+        assert cut == found[: len(cut)]
     message = pb.PullRequest(header=HEADER, tables=[pb.TableIds(table=1, ids=b"1234567")])
-    assert plain_pull(array(message.SerializeToString())) is None
+    assert tables_of(array(message.SerializeToString())) == []
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -141,7 +149,7 @@ def test_a_pull_reads_the_same_in_the_quick_way_and_in_the_usual_one(monkeypatch
     data = joined(codec.Pull(HEADER, tables[: int(rng.integers(0, 4))], int(rng.choice([0, 0, 3]))))
     some = mangled(rng, data)
     quick = [pull_outcome(one) for one in some]
-    monkeypatch.setattr(codec, "plain_pull", lambda *_: None)
+    monkeypatch.setattr(codec, "read_pull", lambda *_: (0, -1, 0, 0))
     assert quick == [pull_outcome(one) for one in some]
 
 

@@ -8,7 +8,6 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from rowloom.client import SGD, Adagrad, Adam, Normal, TableSpec
 from rowloom.deploy.config.changes import diff, refuse, running_config
@@ -16,8 +15,7 @@ from rowloom.deploy.config.config import DeployConfig, InvalidConfig, from_json,
 from rowloom.deploy.config.memory import memory, row_bytes
 from rowloom.deploy.config.tables import plain
 from rowloom.deploy.launch.keeping import keeping
-from rowloom.deploy.operate.planning import plan
-from rowloom.deploy.operate.status import render_plan, summary
+from rowloom.deploy.operate.status import summary
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import InvalidRequest
 from rowloom.proto.spec import Constraint, Cosine, Initializer, Optimizer, Recipe, TableEntry, WarmUp
@@ -491,11 +489,3 @@ def test_what_only_a_new_start_can_change_says_that_rows_are_lost_and_what_keeps
 def test_a_launcher_that_is_none_is_refused_whatever_it_is(value):
     with pytest.raises(InvalidConfig, match=r"launcher: must be local or ray, got"):
         parse({"launcher": value})
-
-
-def test_a_plan_says_that_standbys_need_memory_too():
-    config = parse({"shards": 2, "tables": [USERS], "replicas": 1})
-    assert memory(config).standbys == 1
-    with (console := Console(width=200)).capture() as said:
-        console.print(render_plan(plan(config, None)))
-    assert "the standby of a shard needs as much again" in said.get()
