@@ -18,7 +18,7 @@ import grpc
 
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
-from rowloom.proto.channel import Channels
+from rowloom.proto.channel import SERVER_OPTIONS, Channels
 from rowloom.proto.errors import ERROR_KEY, RowloomError, encode_error, status_of
 from rowloom.proto.lane import ARENA_BYTES, HELLO_BYTES, NOWHERE, REPLY_BYTES, REQUEST_BYTES, Reply, Request
 
@@ -76,7 +76,7 @@ class _Front(grpc.GenericRpcHandler):
         self._network, self._real = network, real
         self._channels = Channels()
         self._lanes: dict[bytes, list[_LaneFront]] = {}
-        self._server = grpc.server(ThreadPoolExecutor(8), handlers=[self])
+        self._server = grpc.server(ThreadPoolExecutor(8), handlers=[self], options=SERVER_OPTIONS)
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()
 
