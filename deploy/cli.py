@@ -380,7 +380,8 @@ def down(
     """End a cluster: its shards, their rows, its coordinator, its actors and placement groups.
 
     ALL ROWS ARE LOST, without --keep: `rowloom export` keeps those of a table, without its optimizer's slots, and
-    `rowloom import` brings them back. On a terminal it asks first, if there are rows.
+    `rowloom import` brings them back. On a terminal it asks first, if there are rows; of rows that were kept, a script
+    has to say --yes.
     """
     from .operate.clusters import down as end
     from .operate.clusters import forget as forget_record
@@ -396,12 +397,15 @@ def down(
         lost = lost_with(record, directory) if not yes and not keep else ""
     if lost:
         option = directory.option(record.name) if record.launcher else f" --address {record.address}"
-        confirm(f"{lost} `rowloom export TABLE FILE{option}` keeps rows.", yes, ask_nobody=True)
+        ways = "" if record.kept else f" `rowloom export TABLE FILE{option}` keeps rows."
+        confirm(lost + ways, yes, ask_nobody=not record.kept)
     again = f"some of it may run still; `rowloom down{directory.option(record.name)}` again ends it"
     with interrupted(lambda: again), stage(f"ending {record.name or record.address}", as_json):
         ended = end(record, directory, keep=keep)
-    kept = "; its rows are kept, and `rowloom up` goes on from them" if keep else ""
-    show(as_json, {"name": ended, "down": True, "kept": keep}, f"{ended} is down{kept}")
+    became = "; its rows are kept, and `rowloom up` goes on from them" if keep else ""
+    if record.kept and not keep:
+        became = f"; the rows that were kept in {record.storage} are removed, its snapshots stay"
+    show(as_json, {"name": ended, "down": True, "kept": keep}, f"{ended} is down{became}")
 
 
 cli_measure.register(app)

@@ -82,4 +82,4 @@ def cli(tmp_path, monkeypatch, capsys):
     cli = Cli(tmp_path, monkeypatch, capsys)
     yield cli
     for name in cli.directory.names():
-        cli.run("down", "--name", name)
+        cli.run("down", "--name", name, "--yes")

@@ -173,7 +173,7 @@ def locate(directory: ClusterDirectory, name: str | None = None, address: str | 
     record = known(directory, name, unasked)
     if record is None:
         names = directory.names()
-        near = difflib.get_close_matches(name, names, 1, 0.5)
+        near = difflib.get_close_matches(name, names, 1, 0.7)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         there = ", ".join(names) or "none"
         raise NoSuchCluster(
@@ -353,7 +353,9 @@ def _ways_on(record: Record, option: str) -> str:
         still = f": `kill -CONT {record.pid}` lets it go on, with all rows"
     if is_kept(record):
         return f"{still}; if it is gone for good, `rowloom down --keep{option}`, then `rowloom up`, go on from its logs"
-    return f"{still}; if it is gone for good, `rowloom down{option}` ends what is left of it, AND ALL ITS ROWS ARE LOST"
+    if still:
+        still += f", or `kill -9 {record.pid}`, then `rowloom up`, starts another coordinator for its shards"
+    return f"{still}; `rowloom down{option}` ends what is left of it, AND ALL ITS ROWS ARE LOST"
 
 
 # --------------------------------------------------------------------------------------------------------------- down

@@ -41,7 +41,15 @@ def test_of_a_cluster_that_was_kept_nothing_was_known_any_more(cli, kept):
     assert f"cluster 'ads' is down, and its rows are kept in {kept}: `rowloom up --name ads`" in err
     assert cli.json("down", "--keep")["kept"]  # again, with nothing to end
     assert cli.json("list")["clusters"][0]["state"] == "kept"
-    assert cli.json("down", "--name", "ads") == {"name": "ads", "down": True, "kept": False}
+    _, err = cli.run(
+        "down", "--name", "ads", code=2
+    )  # in a script it once removed them, and said "ads is down"
+    assert (
+        f"its rows are kept in {kept}; they are lost now. Add --yes if that is meant; nothing was changed"
+        in err
+    )
+    assert cli.json("list")["clusters"][0]["state"] == "kept"
+    assert f"the rows that were kept in {kept} are removed" in cli.run("down", "--name", "ads", "--yes")[0]
     assert list(kept.iterdir()) == []
     assert cli.json("list") == {"clusters": []}
 
@@ -136,7 +144,7 @@ def test_a_cluster_of_the_same_name_and_another_home_wrote_over_the_storage_of_o
 def test_a_down_of_a_kept_cluster_that_goes_on_by_another_home_would_have_removed_its_logs(cli, kept):
     cli.run("up", "--home", "other")
     try:
-        assert "which runs and is not known here" in cli.run("down", code=2)[1]
+        assert "which runs and is not known here" in cli.run("down", "--yes", code=2)[1]
         address = cli.json("status", "--home", "other")["coordinator"]
         np.testing.assert_array_equal(rows(address), np.full((100, 4), -1, np.float32))
     finally:
