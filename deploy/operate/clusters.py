@@ -173,7 +173,7 @@ def locate(directory: ClusterDirectory, name: str | None = None, address: str | 
     record = known(directory, name, unasked)
     if record is None:
         names = directory.names()
-        near = difflib.get_close_matches(name, names, 1, 0.7)
+        near = difflib.get_close_matches(name, names, 1, 0.6)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         there = ", ".join(names) or "none"
         raise NoSuchCluster(
