@@ -92,10 +92,8 @@ class Shard:
     ) -> None:
         self.layout = layout
         self.index = index
-        self._passed: tuple[pb.Header | None, Layout] = (
-            None,
-            layout,
-        )  # what `check` has let pass last, and then
+        # What `check` has let pass last, and under which layout.
+        self._passed: tuple[pb.Header | None, Layout] = (None, layout)
         self._key = key
         self.generation = 1  # counts cuts, and passes over rows that move: what changes is marked with it
         # By snapshot, the newest generation that is in it: what changed since is marked with a later one.
@@ -119,9 +117,8 @@ class Shard:
         Raises:
             WrongCluster, WrongLayout, InvalidRequest.
         """
-        if (
-            header is self._passed[0] and self.layout is self._passed[1]
-        ):  # those of pulls are kept: see `codec`
+        # Headers of pulls are kept, one object for all that are equal: see `codec`.
+        if header is self._passed[0] and self.layout is self._passed[1]:
             return
         if header.protocol != PROTOCOL:
             raise InvalidRequest(

@@ -60,8 +60,6 @@ def attach(address: str, *, token: bool = False) -> Any:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # before the import, which reads it
     imported = "ray" in sys.modules
     ray = ray_module()
-    if token and imported and not ray.is_initialized():
-        _read_environment_again()
     if ray.is_initialized():
         here = attached_to()
         if address not in ("auto", here):
@@ -69,6 +67,8 @@ def attach(address: str, *, token: bool = False) -> Any:
                 f"this process is attached to the Ray at {here}, not to the one at {address}"
             )
         return ray
+    if token and imported:
+        _read_environment_again()
     if ":" in address and "://" not in address and not answers(address):
         raise Unavailable(f"the Ray at {address} did not answer within {ANSWER_S:g} s")
     try:

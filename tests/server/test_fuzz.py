@@ -167,9 +167,8 @@ def mine(host: Host) -> list[float]:
 
 def still_serving(host: Host) -> bool:
     """Whether it is as it was, as far as a later message can tell: some of the spoiled ones are right steps."""
-    alone = host.feed is None or host.feed.holds(
-        host.process.now()
-    )  # else a standby may have taken its place
+    # Else a standby may have taken its place.
+    alone = host.feed is None or host.feed.holds(host.process.now())
     same = host.incoming is None and host.turn == 5 and not host.tasks
     return isinstance(host.state, states.Serving) and same and alone
 

@@ -74,9 +74,8 @@ class Browser:
         self.devtools("Emulation.setDeviceMetricsOverride", size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.devtools("Emulation.setEmulatedMedia", {"features": [scheme]})
-        until(
-            lambda: self.run("document.documentElement.clientWidth") <= width
-        )  # the page hears of it a little later
+        # The page hears of it a little later.
+        until(lambda: self.run("document.documentElement.clientWidth") <= width)
 
     def picture(self, path: Path) -> None:
         """The whole page as a PNG."""
