@@ -30,6 +30,7 @@ WIRE_DTYPE = {
     FLOAT16: np.dtype("<f2"),
     INT8: np.dtype("i1"),
 }
+_U8 = np.dtype("u1")
 _I64 = np.dtype("<i8")
 _I32 = np.dtype("<i4")
 _F32 = np.dtype("<f4")
@@ -131,7 +132,7 @@ class Pull:
     def decode(cls, data: bytes | memoryview) -> Pull:
         """From bytes; ids are views. Raises InvalidRequest."""
         view = memoryview(data).toreadonly()
-        array = np.frombuffer(view, np.uint8)
+        array = np.frombuffer(view, _U8)
         tables: list[tuple[int, np.ndarray]] = []
         head, table, ids, count = read_pull(array, 0)
         while table >= 0:
@@ -212,27 +213,30 @@ class Room:
 
     def rows(self, shapes: Sequence[tuple[int, int]], wire: int) -> list[np.ndarray]:
         """Arrays to fill: [N, width] float32 for each table, in the buffer at the place where `encode` has them."""
-        found = self._rows_in(self.buffer, shapes) if self.buffer is not None and wire == FLOAT32 else None
-        return [np.empty(shape, np.float32) for shape in shapes] if found is None else found
-
-    def _rows_in(self, space: memoryview, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray] | None:
-        buffer, at = np.frombuffer(space, np.uint8), 0
+        space, at = self.buffer, 0
+        if space is None or wire != FLOAT32:
+            return _elsewhere(shapes)
+        buffer = np.frombuffer(space, _U8)
         if self.lead is not None:
             lead = self.lead(sum([block_bytes(4 * n * width) for n, width in shapes]))
             at = len(lead)
             if at > len(buffer):
-                return None
-            buffer[:at] = np.frombuffer(lead, np.uint8)
+                return _elsewhere(shapes)
+            buffer[:at] = np.frombuffer(lead, _U8)
         out: list[np.ndarray] = []
         for shape in shapes:
             size = 4 * shape[0] * shape[1]
             at = put_block(buffer, at, size)
             if at < 0:
-                return None
+                return _elsewhere(shapes)
             out.append(np.ndarray(shape, _F32, space, at))
             at += size
         self.end = at
         return out
+
+
+def _elsewhere(shapes: Iterable[tuple[int, int]]) -> list[np.ndarray]:
+    return [np.empty(shape, _F32) for shape in shapes]
 
 
 # ------------------------------------------------------------------------------------------------------- push

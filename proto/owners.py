@@ -21,6 +21,10 @@ def owners_of(spec: TableSpec, n: int) -> np.ndarray:
     return np.array([spec.id_limit - 1, n, kind, q, r, r * (q + 1)], np.int64)
 
 
+# The ids of one table on one shard: what `owners_of` says, and which shard.
+Mine = tuple[np.ndarray, int]
+
+
 @kernel
 def owner_of(x, owners):
     """The shard of id x, which must be one of the table's."""
@@ -39,3 +43,12 @@ def owner_of(x, owners):
     if u >> np.uint64(32) == 0:
         return np.int64(np.uint32(u) % np.uint32(n))
     return np.int64(u % np.uint64(n))
+
+
+@kernel
+def first_stranger(ids, owners, shard):
+    """Number of the first id that is none of the table's, or another shard's; len(ids) if there is none."""
+    for k in range(len(ids)):
+        if ids[k] < 0 or ids[k] > owners[0] or owner_of(ids[k], owners) != shard:
+            return k
+    return len(ids)

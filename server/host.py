@@ -164,13 +164,14 @@ class Host(Holder):
         """The shard that serves, and no other server does. Raises Unavailable, and as `serving`."""
         if self.feed is not None:
             primary.check_lease(self)
-        return self.serving()
+        return self.state.shard or self.serving()
 
     # ------------------------------------------------------------------------------------------------- hot path
 
     def _pull(self, call: Call) -> Answer:
         shard, request = self._mine(), Pull.decode(call.data)
-        call.table = _only(*request.tables)
+        tables = request.tables
+        call.table = tables[0][0] if len(tables) == 1 else _only(*tables)
         if call.caller.rights is not None:
             _permit(call, shard, request.header, PULL, [number for number, _ in request.tables])
         reply = shard.pull(request, call.space)

@@ -169,16 +169,17 @@ class Server:
         """One request; every carrier comes through here. Returns when the reply may go. Raises RowloomError."""
         began = time.perf_counter()
         received = len(call.data)
-        trace = b""
-        if received and call.data[0] == TRACE[0]:
-            trace, call.data = split_trace(call.data)
-        if trace and self._spans is not None:
-            buffers = self._spans.around(call, trace, self._answered)
-        else:
-            buffers = self._answered(call)
+        traced = received and call.data[0] == TRACE[0]
+        buffers = self._answered_traced(call) if traced else self._answered(call)
         seconds = time.perf_counter() - began
         self._traffic.add(call.method, call.table, seconds, received, call.placed or size_of(buffers))
         return buffers
+
+    def _answered_traced(self, call: Call) -> Sequence[Buffer]:
+        trace, call.data = split_trace(call.data)
+        return (
+            self._answered(call) if self._spans is None else self._spans.around(call, trace, self._answered)
+        )
 
     def _answered(self, call: Call) -> Sequence[Buffer]:
         try:

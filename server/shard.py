@@ -152,19 +152,20 @@ class Shard:
     def step(self, request: Step, buffer: memoryview | None = None) -> StepReply:
         """Push, then pull; both are checked before anything changes. Arguments and errors as of `push` and `pull`."""
         wanted = self._wanted(request.pull)
+        for table, ids in wanted:
+            table.check_ids(ids)
         duplicate = self.push(request.push)
         room = Room(buffer, partial(step_lead, duplicate))
         return StepReply(duplicate, self._read(wanted, request.pull.wire, room))
 
     def _wanted(self, request: Pull) -> list[tuple[ShardTable, np.ndarray]]:
-        """What a pull asks for, checked."""
+        """What a pull asks for, checked but for its ids."""
         self.check(request.header)
         size = 0
         wanted: list[tuple[ShardTable, np.ndarray]] = []
-        for number, asked in request.tables:
-            table, ids = self.table(number), own(asked)
-            table.check_ids(ids)
-            wanted.append((table, ids))
+        for number, ids in request.tables:
+            table = self.table(number)
+            wanted.append((table, own(ids)))
             size += len(ids) * table.width * 4
         if size > MAX_ROWS_BYTES:
             raise Overloaded(
@@ -177,11 +178,18 @@ class Shard:
         arrays = room.rows([(len(ids), table.width) for table, ids in wanted], wire)
         for (table, ids), rows in zip(wanted, arrays, strict=True):
             table.pull(ids, rows)
-            self.hot.see(table.number, ids)
             if not room.end:
                 blocks.append(to_wire(rows, wire))
-        self.counters.pulled([(table.number, len(ids)) for table, ids in wanted])
+        self._pulled(wanted)
         return PullReply(blocks, wire, room.end)
+
+    def _pulled(self, wanted: Iterable[tuple[ShardTable, np.ndarray]]) -> None:
+        """Count a pull that succeeded."""
+        rows: list[tuple[int, int]] = []
+        for table, ids in wanted:
+            self.hot.see(table.number, ids)
+            rows.append((table.number, len(ids)))
+        self.counters.pulled(rows)
 
     def pull_bags(self, request: PullBags) -> PullBagsReply:
         """What the rows here add to the bags of a request. Raises as `pull`."""
@@ -200,9 +208,7 @@ class Shard:
                 f"one pull may ask for {MAX_ROWS_BYTES} bytes of sums, got {size}: send smaller chunks"
             )
         blocks = [to_wire(pooled(table, entries, count), request.wire) for table, entries, count in wanted]
-        for table, entries, _ in wanted:
-            self.hot.see(table.number, entries.ids)
-        self.counters.pulled([(table.number, len(entries.ids)) for table, entries, _ in wanted])
+        self._pulled((table, entries.ids) for table, entries, _ in wanted)
         return PullBagsReply(blocks, request.wire)
 
     def push(self, request: Push) -> bool:

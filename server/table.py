@@ -6,16 +6,16 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import NoReturn
 
 import numpy as np
 from crc32c import crc32c
 
 from ..proto import partition
 from ..proto.errors import InvalidRequest
-from ..proto.jit import kernel
 from ..proto.layout import owner
 from ..proto.memory import address_of
-from ..proto.owners import owner_of, owners_of
+from ..proto.owners import first_stranger, owners_of
 from ..proto.plain import read_pull, read_push
 from ..proto.spec import SGD, Adagrad, Adam, Optimizer, TableEntry, TableSpec, Uniform
 from .initializers import start_of
@@ -35,7 +35,7 @@ Write = Callable[[], None]
 class ShardTable:
     """A table's part on shard `shard` of `n`. Callers hold the shard's lock.
 
-    Ids given to `pull`, `push`, `assign`, `renorm` and `install` have been through `check_ids`.
+    Ids given to `push`, `assign`, `renorm` and `install` have been through `check_ids`.
 
     Args:
         entry: the table as the cluster knows it.
@@ -54,7 +54,7 @@ class ShardTable:
         self.counts_steps = spec.optimizer.counts_steps  # at every push, also one without ids on this shard
         self._rates = Rates(entry.current_lr)
         self._shard, self._n = shard, n
-        self._owners = owners_of(spec, n)
+        self._mine = owners_of(spec, n), shard
         self._start = start_of(spec)
         self._rule = rule_of(spec)
         self._fills = self._rule.slot_fills()
@@ -95,11 +95,11 @@ class ShardTable:
 
     def check_ids(self, ids: np.ndarray) -> None:
         """Raise InvalidRequest for the first id that is out of range or another shard's. ids: [N] int64."""
-        if not len(ids):
-            return
-        k = first_stranger(ids, self._owners, self._shard)
-        if k == len(ids):
-            return
+        k = first_stranger(ids, *self._mine)
+        if k < len(ids):
+            self._refuse(ids, k)
+
+    def _refuse(self, ids: np.ndarray, k: int) -> NoReturn:
         if not 0 <= ids[k] < self.spec.id_limit:
             raise InvalidRequest(
                 f"id {int(ids[k])} (number {k} of the request): table {self.spec.name!r} has ids in "
@@ -135,8 +135,13 @@ class ShardTable:
     # ------------------------------------------------------------------------------------------------------- reads
 
     def pull(self, ids: np.ndarray, out: np.ndarray) -> None:
-        """Write rows to out [N, width] float32; those that do not exist are computed, not stored."""
-        numbers = self._rows.gather(ids, out, self._start)
+        """Write rows to out [N, width] float32; those that do not exist are computed, not stored.
+
+        Raises InvalidRequest as `check_ids`, and then out is as it was.
+        """
+        k, numbers = self._rows.gather(ids, out, self._start, self._mine)
+        if k < len(ids):
+            self._refuse(ids, k)
         if self._rule.drifts and len(ids):
             self._catch_up(numbers, out)
 
@@ -401,15 +406,6 @@ class ShardTable:
 
 def _nothing() -> None:
     """What a change without ids writes."""
-
-
-@kernel
-def first_stranger(ids: np.ndarray, owners: np.ndarray, shard: int) -> int:
-    """Number of the first id that is none of the table's, or another shard's; len(ids) if there is none."""
-    for k in range(len(ids)):
-        if ids[k] < 0 or ids[k] > owners[0] or owner_of(ids[k], owners) != shard:
-            return k
-    return len(ids)
 
 
 def compile_kernels() -> None:

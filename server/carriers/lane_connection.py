@@ -60,7 +60,7 @@ class LaneConnection:
         copied: methods whose messages are copied first out of memory that the client shares: they are read more than
             once, and must not change in between.
         caller: who it is.
-        renewed: the same one with the rights of now; raises Unauthorized.
+        renewed: the same one with the rights of now; raises Unauthorized. None: they never change.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class LaneConnection:
         budget: Budget,
         copied: Collection[str] = (),
         caller: Caller | None = None,
-        renewed: Callable[[Caller], Caller] = lambda caller: caller,
+        renewed: Callable[[Caller], Caller] | None = None,
     ) -> None:
         self._end = end
         self._arena = memoryview(arena) if arena is not None else memoryview(b"")
@@ -250,7 +250,8 @@ class LaneConnection:
             space = self._arena[head.reply_offset : head.reply_offset + head.reply_bytes]
         call = Call(ON_LANE[head.method], message, self._caller, space)
         try:
-            call.caller = self._caller = self._renewed(self._caller)
+            if self._renewed is not None:
+                call.caller = self._caller = self._renewed(self._caller)
             buffers = self._handle(call)
         except RowloomError as e:
             self._send(REFUSED, [encode_error(e)])

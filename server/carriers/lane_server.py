@@ -193,15 +193,11 @@ class LaneServer:
                 self._connections.discard(end)
             end.close()
 
-    def _renewed(self, caller: Caller) -> Caller:
-        return caller if self._gate is None else self._gate.renewed(caller)
-
     def _serve(self, end: socket.socket, arena: mmap.mmap | None, caller: Caller) -> None:
         try:
             with end:
-                LaneConnection(
-                    end, arena, self._handle, self._budget, self._copied, caller, self._renewed
-                ).run()
+                renewed = None if self._gate is None else self._gate.renewed
+                LaneConnection(end, arena, self._handle, self._budget, self._copied, caller, renewed).run()
         except (OSError, InvalidRequest) as e:
             log.debug("a connection of the row lane ended: %s", e)
         except Exception:

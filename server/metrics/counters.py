@@ -58,7 +58,7 @@ class Counters:
         """A pull was answered. rows: (table, how many)."""
         self.pulls += 1
         for number, count in rows:
-            table = self.of(number)
+            table = self.tables.get(number) or self.of(number)
             table.pulls += 1
             table.pulled_rows += count
             self.pulled_rows += count

@@ -1,8 +1,9 @@
 """Which ids a shard is asked for most, table by table: a sample of the ids of pulls and pushes, and counts of it.
 
-Why it is so. What must hold: nothing of this may be felt by a call. So one id in `EVERY` is looked at, on average and
-by chance, since what is in order (every second call, every eighth id) would else be seen always or never. Between two
-of them a call costs a lookup and a subtraction.
+Why it is so. What must hold: nothing of this may be felt by a call. So one id in `EVERY` is picked, on average and by
+chance, since what is in order (every second call, every eighth id) would else be seen always or never. Between two of
+them a call costs a lookup and a subtraction. What was picked is counted when there is enough of it, or somebody asks:
+one call of compiled code takes 10 us where nothing of it is in the processor's caches, and 64 take no more.
 The counts are those of "A High-Performance Algorithm for Identifying Frequent Items in Data Streams" (Anderson, Bevin,
 Lang, Liberty, Rhodes, Thaler; 2017): when there is no room for another id, the median of all counts is taken from each,
 and half of them are gone. So a count is too low by what was taken, and never too high: with MOST counters at most
@@ -18,6 +19,7 @@ Rejected: the package `datasketches`, which has the same algorithm. It takes Pyt
 
 from __future__ import annotations
 
+import random
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +29,8 @@ from ...proto.jit import kernel
 from .counters import MOST_TABLES
 
 EVERY = 1024  # one id in so many is looked at
+_GAP_BITS = 11  # from 0 to 2 * EVERY - 1 ids are passed between two
+_MOST_PICKED = 64  # not counted yet
 MOST = 1024  # counters of a table
 RECENT = 4096  # the last ids that were looked at
 FADES_AT = 1 << 20  # ids looked at: then all counts are halved, so that what was hot long ago is not any more
@@ -65,27 +69,39 @@ class HotIds:
 
     def __init__(self, key: int) -> None:
         self._key = key
-        self._chance = np.array([(key ^ 0x9E3779B97F4A7C15) | 1], np.uint64)
-        self._left = int(key % EVERY)  # ids to pass before the next one that is looked at
+        self._bits = random.Random(key).getrandbits
+        self._left = int(key % EVERY)  # ids to pass before the next one that is picked
+        self._picked: list[int] = []
         self._state = np.zeros(4, np.int64)
-        # Made when the first id is looked at: many tables are hardly used.
+        # Made when the first ids are counted: many tables are hardly used.
         self._ids = self._counts = self._recent = np.empty(0, np.int64)
 
     def see(self, ids: np.ndarray) -> None:
         """Take notice of ids that were pulled or pushed. ids: [N] int64."""
         left = self._left - len(ids)
-        self._left = left if left >= 0 else self._look(ids)
+        self._left = left if left >= 0 else self._pick(ids)
 
-    def _look(self, ids: np.ndarray) -> int:
+    def _pick(self, ids: np.ndarray) -> int:
+        """Pick those that it is the turn of. Returns how many to pass next time."""
+        k, count = self._left, len(ids)
+        while k < count:
+            self._picked.append(ids.item(k))
+            k += 1 + self._bits(_GAP_BITS)
+        if len(self._picked) >= _MOST_PICKED:
+            self._count()
+        return k - count
+
+    def _count(self) -> None:
+        """Count what was picked."""
         if not len(self._recent):
             self._ids, self._counts = np.zeros((2, 2 * MOST), np.int64)
             self._recent = np.zeros(RECENT, np.int64)
-        return look(
-            ids, self._left, self._key, self._chance, self._state, self._ids, self._counts, self._recent
-        )
+        picked, self._picked = np.array(self._picked, np.int64), []
+        count(picked, self._key, self._state, self._ids, self._counts, self._recent)
 
     def hottest(self, limit: int) -> Hot:
         """The ids that were seen most, at most so many; none that was seen only once."""
+        self._count()
         places = np.flatnonzero(self._counts > 1)  # what was seen once says nothing
         _, seen, taken, looked_at = self._state.tolist()
         ids, counts = self._ids[places], self._counts[places]
@@ -96,6 +112,7 @@ class HotIds:
 
     def recent(self) -> np.ndarray:
         """The last ids that were looked at: each id of a pull or push was as likely to be. [M] int64, in no order."""
+        self._count()
         return self._recent[: int(self._state[_ALL])].copy()
 
 
@@ -138,35 +155,21 @@ class HotTables:
 
 
 @kernel
-def look(ids, left, key, chance, state, kept, counts, recent):
-    """Count the ids that chance picks, from number `left` on. Returns how many to pass next time."""
-    k = left
-    while k < len(ids):
-        recent[state[_ALL] % len(recent)] = ids[k]
+def count(picked, key, state, kept, counts, recent):
+    """Count ids that were picked."""
+    for one in picked:
+        recent[state[_ALL] % len(recent)] = one
         state[_ALL] += 1
         state[_SEEN] += 1
-        if not _count(ids[k], np.int64(1), key, state, kept, counts):
+        if not _add(one, np.int64(1), key, state, kept, counts):
             _take(_median(counts), key, state, kept, counts)
-            _count(ids[k], np.int64(1), key, state, kept, counts)
+            _add(one, np.int64(1), key, state, kept, counts)
         if state[_SEEN] >= FADES_AT:
             _fade(key, state, kept, counts)
-        k += 1 + _gap(chance)
-    return k - len(ids)
 
 
 @kernel
-def _gap(chance):
-    """How many ids to pass: from 0 to 2 * EVERY - 2, EVERY - 1 on average. xorshift64*, by Vigna."""
-    x = chance[0]
-    x ^= x >> np.uint64(12)
-    x ^= x << np.uint64(25)
-    x ^= x >> np.uint64(27)
-    chance[0] = x
-    return np.int64(((x * np.uint64(0x2545F4914F6CDD1D)) >> np.uint64(33)) % np.uint64(2 * EVERY - 1))
-
-
-@kernel
-def _count(one, more, key, state, kept, counts):
+def _add(one, more, key, state, kept, counts):
     """Add to the count of an id. Returns whether there was room for it."""
     last = np.uint64(len(kept) - 1)
     place = (np.uint64(one ^ key) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40) & last
@@ -196,7 +199,7 @@ def _take(less, key, state, kept, counts):
     counts[:] = 0
     state[_SIZE] = 0
     for k in range(len(ids)):
-        _count(ids[k], left[k], key, state, kept, counts)
+        _add(ids[k], left[k], key, state, kept, counts)
 
 
 @kernel
@@ -207,6 +210,6 @@ def _fade(key, state, kept, counts):
     counts[:] = 0
     state[_SIZE] = 0
     for k in range(len(ids)):
-        _count(ids[k], left[k], key, state, kept, counts)
+        _add(ids[k], left[k], key, state, kept, counts)
     state[_SEEN] //= 2
     state[_TAKEN] = state[_TAKEN] // 2 + 1

@@ -22,11 +22,15 @@ from __future__ import annotations
 import numpy as np
 
 from ...proto.jit import kernel
-from ..initializers import Start
-from .kernels import gather
+from ...proto.owners import first_stranger
+from .kernels import gather as write_out
 
 _FIRST_BITS = 10
 _NONE = np.empty(0, np.int32)
+
+
+# The hash, [2 ** bits] int32; bits; the key.
+Where = tuple[np.ndarray, int, int]
 
 
 class Index:
@@ -34,47 +38,36 @@ class Index:
 
     Args:
         key: what the hash is keyed with, in [0, 2**63); unknown to those who choose ids.
+
+    Attributes:
+        where: what compiled code finds rows by, beside `keys`.
     """
 
     def __init__(self, key: int) -> None:
-        self._key = key
-        self._bits = _FIRST_BITS
-        self._places = np.full(1 << _FIRST_BITS, -1, np.int32)
+        self.where: Where = np.full(1 << _FIRST_BITS, -1, np.int32), _FIRST_BITS, key
 
     @property
     def nbytes(self) -> int:
         """Bytes of the hash."""
-        return self._places.nbytes
+        return self.where[0].nbytes
 
     def find(self, ids: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """Numbers of rows, -1 for those that do not exist. ids: [N] int64. Returns [N] int32."""
         out = np.empty(len(ids), np.int32)
-        _find(ids, self._places, self._bits, self._key, keys, out)
+        _find(ids, *self.where, keys, out)
         return out
-
-    def gather(
-        self, ids: np.ndarray, keys: np.ndarray, values: np.ndarray, out: np.ndarray, start: Start
-    ) -> np.ndarray:
-        """Find, and write the rows' values to out, or what a row starts with: what a pull does, in one compiled call.
-
-        Two cost a pull of a thousand ids a tenth of its time here: what calls them is in no cache of the processor.
-        values: [capacity, width] float32; out: [N, width] float32. Returns as `find`.
-        """
-        numbers = np.empty(len(ids), np.int32)
-        where = self._places, self._bits, self._key, keys
-        _gather(ids, *where, numbers, values, out, start.kind, start.a, start.b, start.key)
-        return numbers
 
     def grow(self, count: int, keys: np.ndarray, end: int) -> bool:
         """Make room for `count` rows; `end` numbers have been given so far. Returns whether it grew."""
-        bits = self._bits
+        _, before, key = self.where
+        bits = before
         while count * 10 > (1 << bits) * 7:  # at most 70 % full
             bits += 1
-        if bits == self._bits:
+        if bits == before:
             return False
         places = np.full(1 << bits, -1, np.int32)
-        _reindex(keys, end, places, bits, self._key)
-        self._places, self._bits = places, bits
+        _reindex(keys, end, places, bits, key)
+        self.where = places, bits, key
         return True
 
     def insert(
@@ -87,11 +80,11 @@ class Index:
         """
         out = np.empty(len(ids), np.int32)
         # Most pushes name rows that exist, and looking these up is quicker by itself.
-        missing = _find(ids, self._places, self._bits, self._key, keys, out)
+        missing = _find(ids, *self.where, keys, out)
         if not missing:
             return out, _NONE, end, freed
         new = np.empty(missing, np.int32)
-        made, end, freed = _insert(ids, self._places, self._bits, self._key, keys, end, freed, out, new)
+        made, end, freed = _insert(ids, *self.where, keys, end, freed, out, new)
         return out, new[:made], end, freed
 
     def remove(self, ids: np.ndarray, keys: np.ndarray, freed: int) -> tuple[np.ndarray, int]:
@@ -101,7 +94,7 @@ class Index:
             (the numbers [M] int32, freed as it is now).
         """
         out = np.empty(len(ids), np.int32)
-        gone, freed = _remove(ids, self._places, self._bits, self._key, keys, freed, out)
+        gone, freed = _remove(ids, *self.where, keys, freed, out)
         return out[:gone], freed
 
 
@@ -135,9 +128,21 @@ def _find(ids, places, bits, key, keys, out):
 
 
 @kernel
-def _gather(ids, places, bits, key, keys, numbers, values, out, kind, a, b, start_key):
-    _find(ids, places, bits, key, keys, numbers)
-    gather(values, numbers, ids, out, kind, a, b, start_key)
+def gather(ids, owners, shard, places, bits, key, keys, numbers, values, out, kind, a, b, start_key):
+    """Check ids, find their rows and write them out, or what a row starts with: a pull, in one compiled call.
+
+    Each more costs a pull of a thousand ids some hundredths of its time: what calls it is in no cache of the processor.
+    ids: [N] int64; owners, shard: as of `first_stranger`; numbers: [N] int32, filled as by `Index.find`; values:
+    [capacity, width] float32; out: [N, width] float32.
+
+    Returns:
+        Number of the first id that is none of the shard's, before anything was written; or N.
+    """
+    first = first_stranger(ids, owners, shard)
+    if first == len(ids):
+        _find(ids, places, bits, key, keys, numbers)
+        write_out(values, numbers, ids, out, kind, a, b, start_key)
+    return first
 
 
 @kernel

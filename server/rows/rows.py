@@ -11,13 +11,14 @@ import numpy as np
 
 from ...proto.errors import Overloaded
 from ...proto.jit import kernel
-from ...proto.owners import owner_of
+from ...proto.owners import Mine, owner_of
 from ..initializers import Start
 from . import limits, memory
 from .cut import Cut, CutBlock
-from .index import Index
+from .index import Index, gather
 
 _NONE = np.empty(0, np.int64)
+_I32 = np.dtype(np.int32)
 _NO_MARKS = np.empty(0, np.uint32)
 _MAX_ROWS = 2**31 - 2  # numbers are int32
 INDEX_BYTES = 12  # of a row, at worst
@@ -83,9 +84,16 @@ class Rows:
         """Numbers of rows, -1 for those that do not exist. ids: [N] int64. Returns [N] int32."""
         return self._index.find(ids, self._ids)
 
-    def gather(self, ids: np.ndarray, out: np.ndarray, start: Start) -> np.ndarray:
-        """Write weights to out, [N, width] float32; of rows that do not exist what they start with. As `find`."""
-        return self._index.gather(ids, self._ids, self.columns[0], out, start)
+    def gather(self, ids: np.ndarray, out: np.ndarray, start: Start, mine: Mine) -> tuple[int, np.ndarray]:
+        """Write weights to out, [N, width] float32; of rows that do not exist what they start with.
+
+        Returns:
+            (number of the first id that is not of `mine`, before anything was written, or N; as `find`).
+        """
+        numbers = np.empty(len(ids), _I32)
+        s, where = start, self._index.where
+        first = gather(ids, *mine, *where, self._ids, numbers, self.columns[0], out, s.kind, s.a, s.b, s.key)
+        return first, numbers
 
     @property
     def ids(self) -> np.ndarray:

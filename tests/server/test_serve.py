@@ -199,6 +199,6 @@ def test_each_process_keys_the_hashes_of_its_tables_with_a_number_of_its_own() -
         server.answer(Call(methods.ADOPT, request.SerializeToString(), Caller(GRPC)))
         shard = server._host.shard
         assert shard is not None
-        keys.add(shard.tables[1]._rows._index._key)
+        keys.add(shard.tables[1]._rows._index.where[2])
         server.stop(0)
     assert len(keys - {0}) == 2

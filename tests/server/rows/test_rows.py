@@ -130,14 +130,14 @@ def test_ids_in_order_are_spread_well_whatever_the_key_is() -> None:
 
 def steps(rows: Rows, ids: np.ndarray) -> int:
     """Places that are looked at to find ids."""
-    index = rows._index
-    mask, total = len(index._places) - 1, 0
-    mixed = (ids.astype(np.uint64) ^ np.uint64(index._key)) * np.uint64(0x9E3779B97F4A7C15)
-    at = (mixed >> np.uint64(64 - index._bits)).astype(np.int64)
+    hash_, bits, key = rows._index.where
+    mask, total = len(hash_) - 1, 0
+    mixed = (ids.astype(np.uint64) ^ np.uint64(key)) * np.uint64(0x9E3779B97F4A7C15)
+    at = (mixed >> np.uint64(64 - bits)).astype(np.int64)
     left = np.arange(len(ids))
     while len(left):
         total += len(left)
-        left = left[rows._ids[index._places[at[left]]] != ids[left]]
+        left = left[rows._ids[hash_[at[left]]] != ids[left]]
         at[left] = (at[left] + 1) & mask
     return total
 
