@@ -101,7 +101,7 @@ class Request(NamedTuple):
     @classmethod
     def decode(cls, data: bytes | bytearray | memoryview, arena_bytes: int = 0) -> Request:
         """From REQUEST_BYTES bytes; everything it says is checked. Raises InvalidRequest."""
-        head = cls(*_REQUEST.unpack(data))
+        head = tuple.__new__(cls, _REQUEST.unpack(data))
         if head.method >= len(ON_LANE) or head.length > MAX_MESSAGE_BYTES:
             raise InvalidRequest(f"malformed head on the row lane: {head}")
         if head.offset != NOWHERE and head.offset + head.length > arena_bytes:

@@ -187,7 +187,9 @@ class Server:
                 answer = self._answer_logged(call)
             else:
                 with self._entered(call.method):
-                    answer = self._answer(call)
+                    answer = self._handle(call)
+                    if answer.wait_for is not None:
+                        answer = self._handle_later(call, answer.wait_for)
             if answer.fed is not None:
                 held = call.caller.carrier == GRPC
                 limit_s = 0.0 if held and self._all_held >= MOST_HELD else CONFIRMED_S
@@ -222,10 +224,6 @@ class Server:
         """Calls of gRPC that wait for the host, or for the standby."""
         return self._held + self._confirmations.held
 
-    def _answer(self, call: Call) -> Answer:
-        answer = self._handle(call)
-        return answer if answer.wait_for is None else self._handle_later(call, answer.wait_for)
-
     def _answer_logged(self, call: Call) -> Answer:
         """Answer a call, and write what it noted in the log: beside the lock. Returns when that is safe.
 
@@ -237,7 +235,9 @@ class Server:
             try:
                 with self._entered(call.method):
                     try:
-                        answer = self._answer(call)
+                        answer = self._handle(call)
+                        if answer.wait_for is not None:
+                            answer = self._handle_later(call, answer.wait_for)
                         after = answer.after
                     finally:
                         journal, noted = self._take_noted(after)

@@ -166,7 +166,7 @@ class LaneConnection:
         if through_socket:
             self._mine += head.length
         # Before the message, so that nobody who has all of a message waits for others who wait as well.
-        if not self._make_space(head):
+        if self._own is None and not head.reply_bytes and not self._make_space():
             self._refuse(f"a reply to one of {head.length}")
         if not through_socket:
             message = self._arena[head.offset : head.offset + head.length]
@@ -222,13 +222,12 @@ class LaneConnection:
         self._held += size
         return True
 
-    def _make_space(self, head: Request) -> bool:
-        """Make room for a reply that is not made in the arena, before it is made; whether there was memory for it."""
-        if self._own is None and not head.reply_bytes:
-            if not self._take(OWN_BYTES):
-                return False
-            self._own = np.empty(REPLY_BYTES + OWN_BYTES, np.uint8).data
-            self._space = self._own[REPLY_BYTES:]
+    def _make_space(self) -> bool:
+        """Make room for replies that are not made in the arena, before one is made; whether there was memory for it."""
+        if not self._take(OWN_BYTES):
+            return False
+        self._own = np.empty(REPLY_BYTES + OWN_BYTES, np.uint8).data
+        self._space = self._own[REPLY_BYTES:]
         return True
 
     def _give_back(self) -> None:
