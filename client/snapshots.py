@@ -129,7 +129,7 @@ def open_snapshot(path: str | os.PathLike[str]) -> SnapshotReader:
         >>> from rowloom.client import open_snapshot
         >>> open_snapshot("/nowhere/at-all")
         Traceback (most recent call last):
-        rowloom.proto.errors.SnapshotCorrupt: /nowhere/at-all has no MANIFEST.json: there is no snapshot, or ...
+        rowloom.proto.errors.SnapshotCorrupt: /nowhere/at-all does not exist
     """
     return SnapshotReader(stored.open_snapshot(path))
 

@@ -175,15 +175,13 @@ def named_snapshot(*urls: str) -> Generator[None]:
     """What is wrong with a snapshot that the command line names is wrong use: that it is not there, or is damaged."""
     from ..proto.snapshots.folder import SnapshotFolder
     from ..proto.snapshots.manifest import MANIFEST
+    from .snapshots.named import no_snapshot_in_words
 
     with wrong_use():
         folders = [SnapshotFolder(url) for url in urls]
     for folder in folders:
         if folder.size(MANIFEST) is None:
-            raise WrongUse(
-                f"{folder.url} has no {MANIFEST}: there is no snapshot, or it was never finished; `rowloom snapshots "
-                "FOLDER` lists those that are in a folder"
-            )
+            raise WrongUse(no_snapshot_in_words(folder))
     try:
         yield
     except SnapshotCorrupt as e:

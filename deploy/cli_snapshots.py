@@ -124,7 +124,10 @@ def repeat(
 
 def snapshots(
     url: Annotated[
-        str | None, typer.Argument(metavar="URL", help="A folder of snapshots; none: that of the cluster.")
+        str | None,
+        typer.Argument(
+            metavar="URL", help="A folder of snapshots, or the storage that has it; none: that of the cluster."
+        ),
     ] = None,
     name: Name = None,
     address: Address = None,
@@ -132,9 +135,9 @@ def snapshots(
     as_json: AsJson = False,
 ) -> None:
     """List snapshots: size, rows, time, and what is wrong with those that cannot be used."""
-    from ..proto.snapshots.listing import list_snapshots
     from .config.config import from_json
     from .launch.keeping import snapshots_of
+    from .snapshots.named import folder_of_snapshots, snapshots_in
 
     if url is None:
         with cluster(name, address, home) as (_, now, _):
@@ -142,11 +145,10 @@ def snapshots(
         if storage is None:
             raise WrongUse("this cluster has no storage, so it has no snapshots: name a folder of them")
         url = snapshots_of(storage)
-        listed = list_snapshots(url)
     else:
         with wrong_use():
-            listed = list_snapshots(url)
-    found = [_listed(one) for one in listed]
+            url = folder_of_snapshots(url)
+    found = [_listed(one) for one in snapshots_in(url)]
     lines = [_line(one) for one in found] or [f"there are no snapshots in {url}"]
     show(as_json, {"url": url, "snapshots": found}, "\n".join(lines))
 

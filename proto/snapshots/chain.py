@@ -39,6 +39,13 @@ def manifest_in(folder: SnapshotFolder) -> Manifest | None:
     return Manifest.from_bytes(bytes(folder.read(MANIFEST, 0, size)), where)
 
 
+def no_snapshot(folder: SnapshotFolder) -> str:
+    """In words, why a folder without a manifest is no snapshot. Raises Unavailable."""
+    if absent := folder.absent():
+        return f"{folder.url} {absent}"
+    return f"{folder.url} has no {MANIFEST}: there is no snapshot, or it was never finished"
+
+
 @dataclass(frozen=True)
 class Link:
     """One snapshot of a chain."""
@@ -51,9 +58,7 @@ class Link:
         """The snapshot in a folder. Raises SnapshotCorrupt, also where it was never finished, Unavailable."""
         manifest = manifest_in(folder)
         if manifest is None:
-            raise SnapshotCorrupt(
-                f"{folder.url} has no {MANIFEST}: there is no snapshot, or it was never finished"
-            )
+            raise SnapshotCorrupt(no_snapshot(folder))
         return cls(folder, manifest)
 
     def data(self, file: StoredFile, end: int | None = None, scratch: Scratch | None = None) -> memoryview:

@@ -61,6 +61,17 @@ class SnapshotFolder:
         """A folder in this one."""
         return SnapshotFolder(posixpath.join(self.url, name))
 
+    def absent(self) -> str:
+        """In words, why nothing can be in it: it does not exist, or is a file. Empty: it is a folder. Raises Unavailable."""
+        try:
+            self._fs.invalidate_cache()
+            info: dict[str, Any] = self._fs.info(self._path)
+        except _MISSING:
+            return "does not exist"
+        except Exception as e:  # object stores raise errors of their own
+            self._unavailable(self.url, e)
+        return "" if info["type"] == "directory" else "is a file, and a folder is wanted"
+
     def folders(self) -> list[str]:
         """Names of the folders in it, sorted. Raises InvalidRequest if it is not there itself, Unavailable."""
         try:
@@ -69,7 +80,7 @@ class SnapshotFolder:
             if [entry["name"].rstrip("/") for entry in found] == [self._path.rstrip("/")]:
                 raise NotADirectoryError  # stores list a file as itself
         except _MISSING:
-            raise InvalidRequest(f"{self.url} is not there, or is no folder") from None
+            raise InvalidRequest(f"{self.url} {self.absent() or 'cannot be listed'}") from None
         except Exception as e:  # object stores raise errors of their own
             self._unavailable(self.url, e)
         paths: list[str] = [entry["name"] for entry in found if entry["type"] == "directory"]

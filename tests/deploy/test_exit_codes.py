@@ -57,23 +57,19 @@ def test_a_named_snapshot_that_is_not_there_or_is_damaged_was_no_wrong_use(cli, 
     (cli.folder / "two.yaml").write_text("name: two\nstorage: two\n")
     (cli.folder / "file.txt").write_text("")
     for *command, code, words in (
-        ("snapshots", "nope", 2, "is not there, or is no folder"),
-        ("snapshots", "file.txt", 2, "is not there, or is no folder"),
+        ("snapshots", "nope", 2, "nope does not exist"),
+        ("snapshots", "file.txt", 2, "file.txt is a file, and a folder is wanted"),
         ("snapshots", "foo://x", 2, "cannot be used"),
-        (
-            "verify",
-            "nope",
-            2,
-            "there is no snapshot, or it was never finished; `rowloom snapshots FOLDER` lists",
-        ),
-        ("verify", "file.txt", 2, "there is no snapshot"),
+        ("verify", "nope", 2, "nope does not exist"),
+        ("verify", "file.txt", 2, "file.txt is a file, and a folder is wanted"),
+        ("verify", ".", 2, "there is no snapshot, or it was never finished; `rowloom snapshots FOLDER` lists"),
         ("verify", "foo://x", 2, "cannot be used"),
         ("verify", "manifest", 1, "MANIFEST.json is damaged"),  # what it was asked for
         ("verify", "block", 1, "is damaged: block 0"),
-        ("diff", url, "nope", 2, "there is no snapshot"),
+        ("diff", url, "nope", 2, "nope does not exist"),
         ("diff", url, "manifest", 2, "MANIFEST.json is damaged"),  # 1 means that they differ
         ("diff", url, "block", 2, "is damaged: block 0"),
-        ("restore", "nope", "two.yaml", 2, "there is no snapshot"),
+        ("restore", "nope", "two.yaml", 2, "nope does not exist"),
         ("restore", "manifest", "two.yaml", 2, "MANIFEST.json is damaged"),
         ("restore", "block", "two.yaml", 2, "is damaged: block 0"),  # found by a shard
         ("restore", url, "none.yaml", 2, "cannot read the deploy config"),

@@ -103,7 +103,7 @@ def test_a_damaged_block_is_named_on_the_command_line_and_a_second_try_works(tak
 
 def test_what_cannot_be_restored_is_said_at_once(taken, cli) -> None:
     url, _, _ = taken
-    assert "has no MANIFEST.json" in cli.run("restore", f"{url}-other", code=2)[1]
+    assert "-other does not exist" in cli.run("restore", f"{url}-other", code=2)[1]
     cli.write(NEW.format(storage=cli.folder / "kept").replace("dim: 8", "dim: 9"))
     assert "table 't': dim: 8 here, 9 there" in cli.run("restore", url, code=1)[1]
     assert cli.directory.names() == []

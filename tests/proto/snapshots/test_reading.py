@@ -86,13 +86,19 @@ def test_a_table_that_is_not_there_is_named_with_those_that_are(tmp_path):
 
 
 def test_where_there_is_none_it_says_so(tmp_path):
-    for url in (tmp_path, tmp_path / "nowhere", "memory://nowhere"):
-        with pytest.raises(
-            SnapshotCorrupt, match=r"has no MANIFEST\.json: there is no snapshot, or it was never"
-        ):
+    (tmp_path / "file").write_text("")
+    for url, why in (
+        (tmp_path, r"has no MANIFEST\.json: there is no snapshot, or it was never"),
+        (tmp_path / "nowhere", "/nowhere does not exist$"),
+        (tmp_path / "file/below", "/file/below does not exist$"),
+        (tmp_path / "file", "/file is a file, and a folder is wanted$"),
+        ("memory://nowhere", "memory://nowhere does not exist$"),
+    ):
+        with pytest.raises(SnapshotCorrupt, match=why):
             open_snapshot(url)
-    with pytest.raises(InvalidRequest, match="is not there, or is no folder"):
-        list_snapshots(tmp_path / "nowhere")
+        if url != tmp_path:
+            with pytest.raises(InvalidRequest, match=why):
+                list_snapshots(url)
     for call in (open_snapshot, verify, list_snapshots, target_of):
         with pytest.raises(InvalidRequest, match="nope://x"):
             call("nope://x")
@@ -111,7 +117,7 @@ def test_what_an_increment_was_made_upon_is_found_from_anywhere(tmp_path, monkey
     memory = fsspec.filesystem("memory")  # whose root may hold snapshots
     for name in "ab":
         memory.put(str(tmp_path / name), f"/{name}-{tmp_path.name}", recursive=True)
-    with pytest.raises(SnapshotCorrupt, match="memory://a has no MANIFEST"):
+    with pytest.raises(SnapshotCorrupt, match="memory://a does not exist"):
         open_snapshot(f"memory://b-{tmp_path.name}")
 
 

@@ -1,0 +1,65 @@
+"""Snapshots by what people name: a folder of them, the storage that has it, or one of them."""
+
+from __future__ import annotations
+
+from ...proto.errors import InvalidRequest, RowloomError
+from ...proto.snapshots.chain import no_snapshot
+from ...proto.snapshots.folder import SnapshotFolder
+from ...proto.snapshots.listing import ListedSnapshot, list_snapshots
+from ...proto.snapshots.manifest import MANIFEST
+from ..launch.keeping import snapshots_of
+
+LAYOUT, LOGS, SNAPSHOTS = "layout.json", "logs", "snapshots"  # what a storage has
+
+
+def snapshots_in(folder: str) -> tuple[ListedSnapshot, ...]:
+    """As `list_snapshots`; none where no snapshot was taken yet, so that there is no such folder. Raises RowloomError."""
+    return () if SnapshotFolder(folder).absent() == "does not exist" else list_snapshots(folder)
+
+
+def folder_of_snapshots(url: str) -> str:
+    """The folder of snapshots that is meant by its own name, or by that of the storage that has it.
+
+    Raises:
+        InvalidRequest: it does not exist, is a file, is one snapshot, or has logs; the message says what would be right.
+        Unavailable: the store does not answer.
+    """
+    folder = SnapshotFolder(url)
+    names = folder.folders()
+    if folder.size(MANIFEST) is not None:
+        raise InvalidRequest(
+            f"{folder.url} is one snapshot, not a folder of them: `rowloom verify {folder.url}` says what is in it, "
+            f"`rowloom snapshots {folder.beside('').url}` lists those beside it"
+        )
+    if _is_storage(folder, names):
+        return snapshots_of(folder.url)
+    if any(name.startswith("epoch-") for log in names[:1] for name in folder.below(log).folders()):
+        beside = folder.beside(SNAPSHOTS)
+        where = "" if beside.absent() else f": the snapshots beside them are in {beside.url}"
+        raise InvalidRequest(f"{folder.url} has logs of a cluster, and no snapshots{where}")
+    return folder.url
+
+
+def _is_storage(folder: SnapshotFolder, names: list[str]) -> bool:
+    """Whether a folder is a cluster's storage, by what is in it."""
+    if SNAPSHOTS in names:
+        return folder.below(SNAPSHOTS).size(MANIFEST) is None
+    return LOGS in names or folder.size(LAYOUT) is not None
+
+
+def no_snapshot_in_words(folder: SnapshotFolder) -> str:
+    """Why a folder without a manifest is no snapshot, and which there are, if it is one that has some."""
+    try:
+        meant = folder_of_snapshots(folder.url)
+        found = [one for one in snapshots_in(meant) if one.manifest is not None]
+    except InvalidRequest as e:
+        return str(e)
+    except RowloomError:  # a store that can be asked for a file, and not for a list
+        found, meant = [], ""
+    if not found:
+        return f"{no_snapshot(folder)}; `rowloom snapshots FOLDER` lists those that are in a folder"
+    what = "has snapshots in it" if meant == folder.url else f"is a storage, whose snapshots are in {meant}"
+    best = ([one for one in found if not one.problem] or found)[-1]
+    return (
+        f"{folder.url} {what}, and one of them is wanted: the newest is {best.url}; `rowloom snapshots {meant}` lists all"
+    )

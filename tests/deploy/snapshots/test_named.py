@@ -1,0 +1,68 @@
+"""What may be named where a snapshot, or a folder of them, is wanted: what is meant, and what is said of all else."""
+
+from pathlib import Path
+
+import pytest
+from snapshot_life import SnapshotLife
+
+from rowloom.deploy.snapshots.named import folder_of_snapshots, no_snapshot_in_words, snapshots_in
+from rowloom.proto.errors import InvalidRequest
+from rowloom.proto.snapshots.folder import SnapshotFolder
+from rowloom.server.snapshots.target import target_of
+
+
+def storage_with_a_snapshot(folder: Path) -> Path:
+    """A storage as a cluster leaves it: one snapshot, and logs beside it. Returns the snapshot."""
+    life = SnapshotLife(seed=1)
+    life.create(0)
+    life.push(10)
+    life.snapshot(target_of(folder / "snapshots/s1"), "s1")
+    (folder / "logs/ads-1/epoch-1").mkdir(parents=True)
+    return folder / "snapshots/s1"
+
+
+def test_the_folders_of_a_storage_were_listed_as_unfinished_snapshots(tmp_path):
+    storage_with_a_snapshot(tmp_path)
+    for named in (tmp_path, tmp_path / "snapshots"):
+        meant = folder_of_snapshots(str(named))
+        assert meant == str(tmp_path / "snapshots")
+        assert [(one.id, one.problem) for one in snapshots_in(meant)] == [("s1", "")]
+
+
+def test_a_storage_in_which_no_snapshot_was_taken_yet_has_none(tmp_path):
+    (tmp_path / "layout.json").write_text("{}")
+    meant = folder_of_snapshots(str(tmp_path))
+    assert (meant, snapshots_in(meant)) == (str(tmp_path / "snapshots"), ())
+    assert snapshots_in("memory://no/such/storage/snapshots") == ()
+
+
+def test_a_folder_of_snapshots_may_be_called_anything_and_hold_one_that_is_called_snapshots(tmp_path):
+    one = storage_with_a_snapshot(tmp_path / "a")
+    one.rename(tmp_path / "a/snapshots/snapshots")
+    assert folder_of_snapshots(str(tmp_path / "a/snapshots")) == str(tmp_path / "a/snapshots")
+
+
+def test_what_is_no_folder_of_snapshots_is_said_to_be_what_it_is(tmp_path):
+    one = storage_with_a_snapshot(tmp_path)
+    (tmp_path / "file").write_text("")
+    for named, words in (
+        (tmp_path / "nowhere", "/nowhere does not exist$"),
+        (tmp_path / "file", "/file is a file, and a folder is wanted$"),
+        (one, f"is one snapshot, not a folder .* `rowloom snapshots {tmp_path}/snapshots` lists those beside"),
+        (tmp_path / "logs", f"has logs of a cluster, .* beside them are in {tmp_path}/snapshots$"),
+    ):
+        with pytest.raises(InvalidRequest, match=words):
+            folder_of_snapshots(str(named))
+
+
+def test_who_names_a_storage_in_place_of_a_snapshot_hears_which_there_are(tmp_path):
+    one = storage_with_a_snapshot(tmp_path)
+    said = no_snapshot_in_words(SnapshotFolder(str(tmp_path)))
+    assert f"is a storage, whose snapshots are in {tmp_path}/snapshots" in said
+    assert f"the newest is {one};" in said
+    assert f"has snapshots in it, and one of them is wanted: the newest is {one};" in no_snapshot_in_words(
+        SnapshotFolder(str(tmp_path / "snapshots"))
+    )
+    assert no_snapshot_in_words(SnapshotFolder(str(tmp_path / "nope"))) == f"{tmp_path}/nope does not exist"
+    (tmp_path / "empty").mkdir()
+    assert "has no MANIFEST.json" in no_snapshot_in_words(SnapshotFolder(str(tmp_path / "empty")))
