@@ -278,6 +278,7 @@ def plan(
             "refused": result.refused,
             "skew": [to_json(one) for one in result.skew],
             "skew_unknown": unseen,
+            "problems": [one.to_json() for one in result.problems],
         },
         render_plan(result, starts(wanted) if status is None else "", unseen),
     )

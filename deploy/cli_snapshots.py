@@ -126,7 +126,8 @@ def snapshots(
     url: Annotated[
         str | None,
         typer.Argument(
-            metavar="URL", help="A folder of snapshots, or the storage that has it; none: that of the cluster."
+            metavar="URL",
+            help="A folder of snapshots, or the storage that has it; none: that of the cluster.",
         ),
     ] = None,
     name: Name = None,

@@ -8,7 +8,10 @@ what it holds is true.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -133,7 +136,18 @@ class StateFile:
         return Unavailable(self._says(what, error))
 
     def _says(self, what: str, error: Exception) -> str:
-        return f"storage {self._url} {what}: {_words(error)}"
+        file = file_in(os.path.dirname(self._path)) if isinstance(self._fs, LocalFileSystem) else ""
+        return f"storage {self._url} {what}: {f'{file} is a file, and a folder is wanted' if file else _words(error)}"
+
+
+def file_in(folder: str | os.PathLike[str]) -> str:
+    """What of the path of a folder is a file, so that the folder cannot be there; empty: nothing."""
+    path = Path(folder)
+    for there in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            mode = os.stat(there).st_mode
+            return "" if stat.S_ISDIR(mode) else str(there)
+    return ""
 
 
 def _opened(url: str) -> tuple[Any, str]:

@@ -25,8 +25,6 @@ from ..cli_options import (
 from ..config.words import counted
 from ..terminal import show, stage
 
-MARKS = {"ok": "ok     ", "warning": "WARNING", "fault": "FAULT  "}
-
 
 def register(app: typer.Typer) -> None:
     """Put the commands on the command line."""
@@ -170,14 +168,11 @@ def doctor(
     wanted = load(path) if path is not None else parse({})
     with stage("looking", as_json):
         found = list(examine(wanted, home))
-    faults = [one for one in found if one.state == "fault"]
-    checks = [{"name": d.name, "state": d.state, "found": d.found, "fix": d.fix or None} for d in found]
-    lines = [
-        f"{MARKS[d.state]} {d.name}: {d.found}" + (f"\n        fix: {d.fix}" if d.fix else "") for d in found
-    ]
-    show(as_json, {"healthy": not faults, "checks": checks}, "\n".join(lines))
+    faults = [one.name for one in found if one.state == "fault"]
+    checks = [one.to_json() for one in found]
+    show(as_json, {"healthy": not faults, "checks": checks}, "\n".join(one.lines() for one in found))
     if faults:
-        raise RowloomError(f"{counted(len(faults), 'fault')}: {', '.join(one.name for one in faults)}")
+        raise RowloomError(f"{counted(len(faults), 'fault')}: {', '.join(dict.fromkeys(faults))}")
 
 
 # -------------------------------------------------------------------------------------------------------------- schema

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+MARKS = {"ok": "ok     ", "warning": "WARNING", "fault": "FAULT  "}
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,20 @@ class Diagnosis:
     state: Literal["ok", "warning", "fault"]
     found: str
     fix: str = ""
+
+    def __str__(self) -> str:
+        """In one line."""
+        return f"{self.name}: {self.found}" + (f"; {self.fix}" if self.fix else "")
+
+    def lines(self) -> str:
+        """For people: how it is, and below it what mends it."""
+        return f"{MARKS[self.state]} {self.name}: {self.found}" + (
+            f"\n        fix: {self.fix}" if self.fix else ""
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {"name": self.name, "state": self.state, "found": self.found, "fix": self.fix or None}
 
 
 def well(name: str, found: str) -> Diagnosis:

@@ -20,7 +20,7 @@ from ..launch.ray_session import answers
 from ..operate import local_ray
 from ..operate.directory import ELSEWHERE, BadHome, ClusterDirectory, DamagedRecord
 from ..operate.remote import Remote
-from . import machine, places
+from . import machine, places, starting
 from .diagnosis import Diagnosis, fault, warning, well
 
 ASK_S = 3.0
@@ -41,7 +41,8 @@ def examine(config: DeployConfig, home: Path | None) -> Iterator[Diagnosis]:
     yield from machine.limits(config)
     yield from machine.memory(config)
     yield machine.clock()
-    yield from places.storage(config)
+    yield from starting.security(config)
+    yield from starting.storage(config)
     try:
         directory = ClusterDirectory(home)
     except BadHome as e:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +14,19 @@ from typing import Any
 
 import fsspec
 
+from ...proto.snapshots.folder import words_of
 from ..config.config import DeployConfig
-from ..config.memory import in_bytes
+from ..config.memory import in_bytes, memory
 from ..operate.directory import ELSEWHERE, ClusterDirectory
+from ..storage import file_in
 from .diagnosis import Diagnosis, fault, warning, well
 from .machine import can_write
 
 SYNCS = 5
 SLOW_SYNC_S = 0.05  # a push with durability disk waits for one
 LEAST_FREE_BYTES = 1 << 30
+STORE_S = 30.0  # for a store that is no folder to be written and read
+LOG_BYTES = 64 << 20  # a log takes room on disk in pieces of so many bytes
 
 
 def home(directory: ClusterDirectory) -> Diagnosis:
@@ -31,19 +37,55 @@ def home(directory: ClusterDirectory) -> Diagnosis:
 
 
 def storage(config: DeployConfig) -> Iterator[Diagnosis]:
-    """Where logs, snapshots and the layout are kept."""
+    """Where logs, snapshots and the layout are kept; and how long a sync takes there, if shards wait for it."""
     if config.storage is None:
         fix = "`storage: FOLDER` keeps them"
         yield warning(
             "storage", "none: a shard loses its rows with its process, and there are no snapshots", fix
         )
-    elif "://" in config.storage and not config.storage.startswith("file://"):
-        yield _at_url(config.storage)
-    else:
-        yield from _folder(Path(config.storage.removeprefix("file://")), config.durability)
+        return
+    usable = True
+    for one in place(config):
+        usable = usable and one.state != "fault"
+        yield one
+    if usable and (folder := _folder_of(config)) is not None:
+        yield _sync(_there(folder), config.durability)
+
+
+def place(config: DeployConfig) -> Iterator[Diagnosis]:
+    """Whether a storage can be written, and has room for the rows. Nothing where there is none."""
+    if config.storage is not None:
+        folder = _folder_of(config)
+        yield from [_at_url(config.storage)] if folder is None else _folder(folder, config)
+
+
+def _folder_of(config: DeployConfig) -> Path | None:
+    """The storage as a folder of this machine; None: it is a URL of something else, or there is none."""
+    if config.storage is None or ("://" in config.storage and not config.storage.startswith("file://")):
+        return None
+    return Path(config.storage.removeprefix("file://"))
+
+
+def _there(folder: Path) -> Path:
+    """The nearest folder above that exists, or the folder itself."""
+    while not folder.exists():
+        folder = folder.parent
+    return folder
 
 
 def _at_url(url: str) -> Diagnosis:
+    """A store, which may take as long as it likes: it is given up after a while, and its thread left alone."""
+    answers: list[Diagnosis] = []
+    asker = threading.Thread(target=lambda: answers.append(_tried(url)), name="rowloom-storage", daemon=True)
+    asker.start()
+    asker.join(STORE_S)
+    if answers:
+        return answers[0]
+    fix = "is it the right URL, and can this machine reach it?"
+    return fault("storage", f"{url} does not answer within {STORE_S:.0f} s", fix)
+
+
+def _tried(url: str) -> Diagnosis:
     began = time.monotonic()
     try:
         fs, path = _opened(url)
@@ -53,7 +95,7 @@ def _at_url(url: str) -> Diagnosis:
         fs.rm_file(name)
     except Exception as e:  # stores raise errors of their own
         fix = "credentials, the bucket's name and its rights; and the package that reads such URLs"
-        return fault("storage", f"{url} cannot be used: {type(e).__name__}: {e}", fix)
+        return fault("storage", f"{url} cannot be used: {words_of(e)}", fix)
     if not same:
         return fault(
             "storage", f"{url} gives back other bytes than were written", "a store that is consistent"
@@ -65,30 +107,59 @@ def _opened(url: str) -> tuple[Any, str]:
     return fsspec.core.url_to_fs(url)  # pyright: ignore[reportUnknownVariableType]
 
 
-def _folder(folder: Path, durability: str) -> Iterator[Diagnosis]:
-    if (error := can_write(folder)) is not None:
-        fix = "make it, with rights for this user, or make room; or another `storage:`"
-        yield fault("storage", f"{folder} cannot be written: {error.strerror or error}", fix)
+def _folder(folder: Path, config: DeployConfig) -> Iterator[Diagnosis]:
+    below = [folder / name for name in ("logs", "snapshots") if os.path.lexists(folder / name)]
+    whole = unwritable(folder)
+    faults = [whole] if whole else [why for one in below if (why := unwritable(one))]
+    yield from (fault("storage", found, fix) for found, fix in faults)
+    if faults:
         return
-    there = folder
-    while not there.exists():
-        there = there.parent
+    there = _there(folder)
     will = "" if there == folder else " (it will be made)"
     disk = os.statvfs(there)
     free = disk.f_bavail * disk.f_frsize
     said = f"{folder}{will}: {in_bytes(free)} free"
-    if free < LEAST_FREE_BYTES:
-        yield warning("storage", said, "room for all rows twice, and 64 MiB for the log of each shard")
+    needed, what = needed_bytes(config)
+    if free < max(needed, LEAST_FREE_BYTES):
+        less = f"it may need {in_bytes(needed)}: {what}" if free < needed else "that is little"
+        yield warning("storage", f"{said}, and {less}", "make room there, or another `storage:`")
     else:
         yield well("storage", said)
-    seconds = sync_s(there)
+
+
+def unwritable(folder: Path) -> tuple[str, str] | None:
+    """Why no file can be made in a folder, which need not be there, and what mends that; None: one can be."""
+    if file := file_in(folder):
+        found = f"{file} is a file, and a folder is wanted"
+        if file != str(folder):
+            found = f"{folder} cannot be made: {found}"
+        return found, "another `storage:`, or move that file away"
+    if (error := can_write(folder)) is not None:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        fix = "make room there" if full else "make it, with rights for this user"
+        return f"{folder} cannot be written: {error.strerror or error}", f"{fix}; or another `storage:`"
+    return None
+
+
+def needed_bytes(config: DeployConfig) -> tuple[int, str]:
+    """About how much a storage has to hold, and of what, in words: two snapshots, and what logs have beyond them.
+
+    Open-ended tables do not count: nobody knows how many rows they will have.
+    """
+    rows = config.shards * sum(table.bound_bytes or 0 for table in memory(config).tables)
+    logs = 0 if config.durability == "memory" else config.shards * LOG_BYTES
+    parts = [f"{in_bytes(rows)} of rows, twice, once every id was pushed"] if rows else []
+    parts += [f"{in_bytes(LOG_BYTES)} for the log of each shard"] if logs else []
+    return 2 * rows + logs, " and ".join(parts)
+
+
+def _sync(folder: Path, durability: str) -> Diagnosis:
+    seconds = sync_s(folder)
     said = f"a sync takes {1e3 * seconds:.1f} ms"
     if durability == "disk" and seconds > SLOW_SYNC_S:
-        yield warning(
-            "sync", f"{said}, and each push waits for one", "a faster disk, or `durability: interval`"
-        )
-    else:
-        yield well("sync", said)
+        fix = "a faster disk, or `durability: interval`"
+        return warning("sync", f"{said}, and each push waits for one", fix)
+    return well("sync", said)
 
 
 def sync_s(folder: Path) -> float:

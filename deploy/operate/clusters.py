@@ -63,14 +63,13 @@ def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell = lambda te
     """Start a cluster, unless it runs already with that very config. tell: what is waited for, while it is.
 
     Raises:
-        InvalidRequest: one of that name runs with another config; the message says what differs.
-        Unavailable: it did not start; nothing is left running.
+        InvalidRequest: one of that name runs with another config; the message says what differs. Or the files of
+            `security` cannot be used.
+        Unavailable: it did not start, as where its storage cannot be used; nothing is left running.
     """
-    from ..secure.checks import (
-        check_security,  # with cryptography, which commands that only look do not wait for
-    )
+    from ..checks.starting import check_start  # with fsspec, which commands that only look do not wait for
 
-    check_security(config, tell)
+    check_start(config, tell, places=not _may_run(config.name, directory))
     with directory.lock(config.name, UP_WAIT_S, tell):
         record = _readable(config.name, directory, tell)
         check_goes_on(config, record)
@@ -95,6 +94,17 @@ def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell = lambda te
         # It was about to end: that of a killed process takes a while.
         record, found = launcher.up(config, directory, tell)
         return _taken_over(record, config, directory, tell) if found else Up(record, None, replaced)
+
+
+def _may_run(name: str, directory: ClusterDirectory) -> bool:
+    """Whether something of a cluster may run on this machine, so that it is found, or taken over, and not started."""
+    local = launcher_of("local")
+    with contextlib.suppress(RowloomError):  # whoever needs the record says what is wrong with it
+        record = directory.get(name)
+        return (
+            local.runs(record, directory) if record is not None else local.find(name, directory) is not None
+        )
+    return True
 
 
 def _taken_over(record: Record, config: DeployConfig, directory: ClusterDirectory, tell: Tell) -> Up:

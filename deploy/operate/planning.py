@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, Unavailable
+from ..checks.diagnosis import Diagnosis
+from ..checks.starting import before_start
+from ..checks.starting import refuse as refuse_faults
 from ..config.changes import Change, beginning, diff, refuse, running_config
 from ..config.config import DeployConfig
 from ..config.memory import Memory, memory
@@ -22,17 +25,24 @@ class Plan:
     Attributes:
         no_room: in words, that this machine has no room for the shards that would be started; empty if it has.
         skew: of each table whose ids were seen.
+        problems: with the files and places that it needs, on this machine. Of a cluster that runs they are warnings.
     """
 
     changes: list[Change]
     memory: Memory
     no_room: str = ""
     skew: list[TableSkew] = field(default_factory=list[TableSkew])
+    problems: list[Diagnosis] = field(default_factory=list[Diagnosis])
 
     @property
     def refused(self) -> bool:
         """Whether any of it cannot be done."""
-        return bool(self.no_room) or not self.memory.fits or any(c.action == "refused" for c in self.changes)
+        return (
+            bool(self.no_room)
+            or not self.memory.fits
+            or any(c.action == "refused" for c in self.changes)
+            or any(one.state == "fault" for one in self.problems)
+        )
 
     def check(self) -> None:
         """Raise InvalidRequest, with all that is refused, if anything is; Unavailable: there is no room for it."""
@@ -41,6 +51,7 @@ class Plan:
             raise InvalidRequest(f"nothing was changed: {self.memory.warning}")
         if self.no_room:
             raise Unavailable(f"{self.no_room}; nothing was changed")
+        refuse_faults(self.problems, "`rowloom up` would start nothing")
 
 
 def plan(config: DeployConfig, status: pb.StatusReply | None, seen: Mapping[str, Seen] | None = None) -> Plan:
@@ -52,7 +63,8 @@ def plan(config: DeployConfig, status: pb.StatusReply | None, seen: Mapping[str,
         seen: by table, the ids that its shards have seen.
     """
     if status is None:
-        return Plan(beginning(config), memory(config, None), _no_room(config, None))
+        found = before_start(config)
+        return Plan(beginning(config), memory(config, None), _no_room(config, None), problems=found)
     running = running_config(status)
     changes = diff(running, config)
     if all(change.action != "scale" for change in changes):  # a policy may have scaled it since
@@ -60,14 +72,18 @@ def plan(config: DeployConfig, status: pb.StatusReply | None, seen: Mapping[str,
     specs = {spec.name: spec for spec in (*running.tables, *config.tables)}
     skew = [skew_of(specs[name], config.shards, one) for name, one in (seen or {}).items() if name in specs]
     moves = any(change.action in ("scale", "deal") for change in changes)
-    return Plan(changes, memory(config, status, moves=moves), _no_room(config, status), skew)
+    found = [replace(one, state="warning") for one in before_start(config)] if _runs_here(status) else []
+    return Plan(changes, memory(config, status, moves=moves), _no_room(config, status), skew, found)
+
+
+def _runs_here(status: pb.StatusReply) -> bool:
+    return not {s.node for s in status.shards} - {socket.gethostname()}
 
 
 def _no_room(config: DeployConfig, status: pb.StatusReply | None) -> str:
     """In words, that this machine has no room for more shards. Of other machines and of Ray that is not known here."""
-    running = list(status.shards) if status is not None else []
-    more = config.shards - len(running)
-    if config.launcher != "local" or more <= 0 or {s.node for s in running} - {socket.gethostname()}:
+    more = config.shards - (len(status.shards) if status is not None else 0)
+    if config.launcher != "local" or more <= 0 or (status is not None and not _runs_here(status)):
         return ""
     try:
         check_room(more)

@@ -40,9 +40,9 @@ def restore(
         InvalidRequest: a cluster of that name runs, or can go on; nothing was changed.
         RowloomError: it failed, and nothing of it is left.
     """
-    from ..secure.checks import check_security  # as in `up`
+    from ..checks.starting import check_start  # as in `up`
 
-    check_security(config, tell)
+    check_start(config, tell)
     with directory.lock(config.name, UP_WAIT_S, tell):
         known = directory.get(config.name)
         check_goes_on(config, known)

@@ -406,6 +406,8 @@ def render_plan(plan: Plan, starts: str = "", unseen: Mapping[str, str] | None =
     parts: list[RenderableType] = [Text(starts or "nothing to change")]
     if lines and not starts:
         parts = [Text("changes:"), *lines]
+    problems = {"fault": "bold red", "warning": "bold yellow"}
+    parts += [Text(one.lines(), problems.get(one.state, "")) for one in plan.problems]
     table = grid("memory per shard", ">bytes a row", ">now", ">after", ">every id pushed")
     for t in memory.tables:
         table.add_row(t.name, str(t.row_bytes), *map(in_bytes, (t.now_bytes, t.after_bytes, t.bound_bytes)))

@@ -5,14 +5,18 @@ from __future__ import annotations
 import datetime
 import ipaddress
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ...proto.errors import InvalidRequest
+from ...proto.security.credentials import token_in
+from ...proto.security.files import read_file, read_private
 from ...server.access.gate import Gate
+from ...server.access.tokens import read_tokens
 from ..config.config import DeployConfig, InvalidConfig
+from ..config.security import SecurityConfig
 
 _RENEW = "`rowloom secure certificate` renews it"
 SOON = datetime.timedelta(days=30)  # for a certificate to be renewed
@@ -28,18 +32,43 @@ def check_security(config: DeployConfig, tell: Callable[[str], object] = lambda 
     Raises:
         InvalidConfig: a file cannot be used, or they do not belong together.
     """
-    security = config.security
-    if security.cert is None and security.tokens is None:
-        return
-    faults: list[str] = []
-    try:
-        Gate(security.settings())
-    except InvalidRequest as e:
-        faults.append(str(e))
-    if security.cert and security.ca and not faults:
-        faults += _certificate_faults(security.cert, security.ca, _dialled(config), tell)
+    faults = file_faults(config, tell)
     if faults:
         raise InvalidConfig("security: " + "; ".join(faults))
+
+
+def file_faults(config: DeployConfig, tell: Callable[[str], object] = lambda text: None) -> list[str]:
+    """All that is wrong with the files that a config names, each in words; none where they can be used. As above."""
+    security = config.security
+    if security.cert is None and security.tokens is None:
+        return []
+    faults = list(_each_by_itself(security))
+    if not faults:
+        try:
+            Gate(security.settings())
+        except InvalidRequest as e:
+            faults.append(str(e))
+    if security.cert and security.ca and not faults:
+        faults += _certificate_faults(security.cert, security.ca, _dialled(config), tell)
+    return faults
+
+
+def _each_by_itself(security: SecurityConfig) -> Iterator[str]:
+    """What is wrong with each file alone: it cannot be read, others may read it, or it holds something else."""
+    looks: list[tuple[Callable[[str], object], str | None]] = [
+        (_load, security.ca),
+        (_load, security.cert),
+        (_check_key, security.key),
+        (_load, security.client_ca),
+        (read_tokens, security.tokens),
+        (token_in, security.token),
+    ]
+    for look, path in looks:
+        if path:
+            try:
+                look(path)
+            except InvalidRequest as e:
+                yield str(e)
 
 
 def _dialled(config: DeployConfig) -> str | None:
@@ -75,10 +104,21 @@ def _shown(moment: datetime.datetime) -> str:
 
 
 def _load(path: str) -> list[x509.Certificate]:
+    data = read_file(path, "the certificate")
     try:
-        return x509.load_pem_x509_certificates(Path(path).read_bytes())
-    except (OSError, ValueError) as e:
-        raise InvalidConfig(f"security: {path} holds no certificate in PEM: {e}") from None
+        return x509.load_pem_x509_certificates(data)
+    except ValueError:
+        raise InvalidRequest(f"{path} holds no certificate in PEM") from None
+
+
+def _check_key(path: str) -> None:
+    data = read_private(path, "the key")
+    try:
+        load_pem_private_key(data, None)
+    except TypeError:
+        raise InvalidRequest(f"{path} has a pass phrase, which servers cannot be asked for") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise InvalidRequest(f"{path} holds no key in PEM") from None
 
 
 def _is_of(certificate: x509.Certificate, authority: x509.Certificate) -> bool:

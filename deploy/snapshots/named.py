@@ -13,7 +13,7 @@ LAYOUT, LOGS, SNAPSHOTS = "layout.json", "logs", "snapshots"  # what a storage h
 
 
 def snapshots_in(folder: str) -> tuple[ListedSnapshot, ...]:
-    """As `list_snapshots`; none where no snapshot was taken yet, so that there is no such folder. Raises RowloomError."""
+    """As `list_snapshots`; none where there is no such folder, as before the first was taken. Raises RowloomError."""
     return () if SnapshotFolder(folder).absent() == "does not exist" else list_snapshots(folder)
 
 
@@ -21,7 +21,7 @@ def folder_of_snapshots(url: str) -> str:
     """The folder of snapshots that is meant by its own name, or by that of the storage that has it.
 
     Raises:
-        InvalidRequest: it does not exist, is a file, is one snapshot, or has logs; the message says what would be right.
+        InvalidRequest: it does not exist, is a file, is one snapshot, or has logs; the message says what is right.
         Unavailable: the store does not answer.
     """
     folder = SnapshotFolder(url)
@@ -60,6 +60,5 @@ def no_snapshot_in_words(folder: SnapshotFolder) -> str:
         return f"{no_snapshot(folder)}; `rowloom snapshots FOLDER` lists those that are in a folder"
     what = "has snapshots in it" if meant == folder.url else f"is a storage, whose snapshots are in {meant}"
     best = ([one for one in found if not one.problem] or found)[-1]
-    return (
-        f"{folder.url} {what}, and one of them is wanted: the newest is {best.url}; `rowloom snapshots {meant}` lists all"
-    )
+    newest = f"the newest is {best.url}; `rowloom snapshots {meant}` lists all"
+    return f"{folder.url} {what}, and one of them is wanted: {newest}"

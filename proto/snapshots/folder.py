@@ -62,7 +62,7 @@ class SnapshotFolder:
         return SnapshotFolder(posixpath.join(self.url, name))
 
     def absent(self) -> str:
-        """In words, why nothing can be in it: it does not exist, or is a file. Empty: it is a folder. Raises Unavailable."""
+        """In words, why nothing can be in it: it does not exist, or is a file. Empty: neither. Raises Unavailable."""
         try:
             self._fs.invalidate_cache()
             info: dict[str, Any] = self._fs.info(self._path)

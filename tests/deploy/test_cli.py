@@ -370,7 +370,7 @@ def test_a_storage_that_cannot_be_written_is_one_clear_line_and_starts_nothing(c
     (cli.folder / "file.txt").write_text("")
     cli.write("storage: file.txt/x\n")
     _, err = cli.run("up", "deploy.yaml", code=1)
-    assert f"storage {cli.folder}/file.txt/x/layout.json cannot be" in err
+    assert f"storage: {cli.folder}/file.txt/x cannot be made" in err
     assert err.count("\n") == 1
     assert cli.directory.names() == []
 

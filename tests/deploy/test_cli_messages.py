@@ -14,6 +14,8 @@ from waiting import until
 
 from rowloom.deploy import storage
 from rowloom.deploy.config.words import counted
+from rowloom.deploy.control.effects import NotStored
+from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.operate import local_clusters
 from rowloom.deploy.operate.remote import Remote
 from rowloom.proto.errors import NoAnswer, TableNotFound, Unavailable, in_words
@@ -106,12 +108,15 @@ def test_a_storage_that_cannot_be_written_was_said_with_the_name_of_a_class(cli)
     (cli.folder / "file.txt").write_text("")
     cli.write("storage: file.txt/x\n")
     _, err = cli.run("up", code=1)
-    assert err.startswith(
-        f"rowloom: cluster 'default' did not start: storage {cli.folder}/file.txt/x/layout.json cannot be written: "
-        "Not a directory; "
-        "nothing was changed: it is the `storage` of the deploy config; mend it, and try again (log: "
+    assert err == (
+        f"rowloom: cluster 'default' was not started: storage: {cli.folder}/file.txt/x cannot be made: "
+        f"{cli.folder}/file.txt is a file, and a folder is wanted; another `storage:`, or move that file away\n"
     )
-    assert "NotStored" not in err
+    file = storage.StateFile(f"{cli.folder}/file.txt")  # as the coordinator has it, wherever it runs
+    with pytest.raises(
+        NotStored, match=r"/layout\.json cannot be written: .*/file\.txt is a file, and a folder"
+    ):
+        file.commit(ClusterState("x"))
 
 
 def test_only_errors_that_are_not_ours_are_told_with_their_class():

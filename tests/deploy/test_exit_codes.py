@@ -62,7 +62,12 @@ def test_a_named_snapshot_that_is_not_there_or_is_damaged_was_no_wrong_use(cli, 
         ("snapshots", "foo://x", 2, "cannot be used"),
         ("verify", "nope", 2, "nope does not exist"),
         ("verify", "file.txt", 2, "file.txt is a file, and a folder is wanted"),
-        ("verify", ".", 2, "there is no snapshot, or it was never finished; `rowloom snapshots FOLDER` lists"),
+        (
+            "verify",
+            ".",
+            2,
+            "there is no snapshot, or it was never finished; `rowloom snapshots FOLDER` lists",
+        ),
         ("verify", "foo://x", 2, "cannot be used"),
         ("verify", "manifest", 1, "MANIFEST.json is damaged"),  # what it was asked for
         ("verify", "block", 1, "is damaged: block 0"),

@@ -48,7 +48,10 @@ def test_what_is_no_folder_of_snapshots_is_said_to_be_what_it_is(tmp_path):
     for named, words in (
         (tmp_path / "nowhere", "/nowhere does not exist$"),
         (tmp_path / "file", "/file is a file, and a folder is wanted$"),
-        (one, f"is one snapshot, not a folder .* `rowloom snapshots {tmp_path}/snapshots` lists those beside"),
+        (
+            one,
+            f"is one snapshot, not a folder .* `rowloom snapshots {tmp_path}/snapshots` lists those beside",
+        ),
         (tmp_path / "logs", f"has logs of a cluster, .* beside them are in {tmp_path}/snapshots$"),
     ):
         with pytest.raises(InvalidRequest, match=words):

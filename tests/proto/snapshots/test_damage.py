@@ -117,9 +117,7 @@ def test_a_chain_without_its_parent_or_with_another_one_is_refused():
     base = empty_memory()
     small(base)
     FS.mv(f"{base}/a", f"{base}/c", recursive=True)
-    with pytest.raises(
-        SnapshotCorrupt, match="/b was made upon snapshot a, beside it: .*/a does not exist"
-    ):
+    with pytest.raises(SnapshotCorrupt, match=r"/b was made upon snapshot a, beside it: .*/a does not exist"):
         open_snapshot(f"{base}/b")
     [b] = [one for one in list_snapshots(f"{base}") if one.id == "b"]
     assert (b.lineage, b.problem) == (("a", "b"), "snapshot a, which it needs, is not there as it was")
