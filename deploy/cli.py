@@ -11,7 +11,6 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -180,6 +179,7 @@ def up(
             "config_hash": wanted.hash,
             "durability": wanted.durability,
             "config": str(path) if path is not None else None,
+            "earlier_snapshots": result.passed_over.to_json() if result.passed_over is not None else None,
         },
         f"{record.name} {how}: {counted(shards, 'shard')} ({record.launcher}{taken}), coordinator "
         f"{record.address}\n"
@@ -192,6 +192,9 @@ def up(
             f"rowloom: the {record.name!r} that ran before had ended by itself, and its rows are lost: this one begins "
             "at initial values\n"
         )
+    if result.passed_over is not None:
+        told = result.passed_over.after_start(directory.option(record.name), str(path or "FILE"))
+        sys.stderr.write(f"rowloom: {told}\n")
     if result.status is not None:
         check_serving(summary(result.status), options=directory.option(record.name))
 
@@ -268,7 +271,7 @@ def plan(
 
     wanted = _load(config)
     status, seen, unseen = _running(wanted, address, home)
-    result = compare(wanted, status, seen)
+    result = compare(wanted, status, seen, file=str(config))
     show(
         as_json,
         {
@@ -306,7 +309,7 @@ def apply(
     go on; on Ray the coordinator, too.
     """
     from .operate.applying import apply as change
-    from .operate.moves import handed_over, move_summary, moved
+    from .operate.moves import handed_over, move_summary, moved, shown_on
     from .operate.status import summary
 
     wanted = _load(config)
@@ -317,7 +320,7 @@ def apply(
         check_serving(summary(now), "nothing was changed", options=options)
         with interrupted(lambda: f"what was begun goes on; `rowloom apply {config}` again does the rest"):
             offer = partial(_offer, wanted, home)
-            done, scaled = change(wanted, remote, now, _shown(moving), restart=restart, offer=offer)
+            done, scaled = change(wanted, remote, now, shown_on(moving), restart=restart, offer=offer)
     shown = ("create", "set_lr", "autoscale", "scale", "deal", "limit", "upgrade")
     made = [c for c in done.changes if c.action in shown]
     lines = [str(c) for c in made] or ["every server was started anew" if restart else "nothing to change"]
@@ -343,7 +346,7 @@ def scale(
 ) -> None:
     """Change the number of shards. Every row and slot moves to its new owner; trainers go on."""
     from .config.sections import MAX_SHARDS
-    from .operate.moves import move_summary, moved
+    from .operate.moves import move_summary, moved, shown_on
     from .operate.status import summary
 
     if not 1 <= shards <= MAX_SHARDS:
@@ -352,7 +355,7 @@ def scale(
         check_serving(summary(now), "nothing was changed", options=options)
         before = len(now.layout.shards)
         with interrupted(lambda: f"the cluster goes on alone; `rowloom scale {shards}` again waits for it"):
-            done = remote.scale(shards, _shown(moving))
+            done = remote.scale(shards, shown_on(moving))
     told = (
         f"{before} -> {counted(shards, 'shard')}: {moved(done)}"
         if before != shards
@@ -472,13 +475,6 @@ def _running(
 
 def _moving(quiet: bool) -> contextlib.AbstractContextManager[Stage]:
     return stage("moving rows", quiet, unit="rows")
-
-
-def _shown(stage: Stage) -> Callable[[pb.ScaleReply], None]:
-    """Shows how far a scaling is."""
-    from .operate.moves import pace
-
-    return lambda reply: stage.reach(reply.rows, reply.rows_total, pace(reply))
 
 
 def _cancel(wanted: DeployConfig, address: str | None, home: Path | None, as_json: bool) -> None:

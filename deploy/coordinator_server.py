@@ -38,7 +38,7 @@ from .observe.endpoint import observed
 from .performer import Performer
 from .scaling import Autoscaling, Scalings
 from .snapshots.kept import check_nothing_kept, forget_begun, forget_kept
-from .snapshots.requests import SnapshotRequests, newest_of
+from .snapshots.requests import SnapshotRequests
 from .snapshots.restorable import restorable
 from .snapshots.snapshots import Snapshots
 from .standby.standbys import Sighting, StandbyRules, Standbys
@@ -141,8 +141,7 @@ class CoordinatorServer:
         return self.config.limits.max_extra_memory or 0
 
     def _coordinator(self, state: ClusterState) -> Coordinator:
-        rng = random.SystemRandom()
-        made = Coordinator(state, time.monotonic, rng, self.address, revives=self._revives)
+        made = Coordinator(state, time.monotonic, random.SystemRandom(), self.address, revives=self._revives)
         rules = StandbyRules(waits=self.config.standby.mode == "sync", after_s=self.config.standby.after)
         self._standbys = Standbys(made, rules, wanted=bool(self.config.replicas))
         made.quotas = self._quote(self.config.quotas if state.quotas is None else quotas_from(state.quotas))
@@ -235,6 +234,7 @@ class CoordinatorServer:
         self._follow(self.config.autoscale if kept is None else policy_from(kept))
         if self.coordinator.state.max_extra_bytes is not None:
             self._bound(self.coordinator.state.max_extra_bytes)
+        self._snapshots.find_earlier()
         self._grpc.start()
         self._watcher.start()
         self._draining.start()
@@ -462,7 +462,6 @@ class CoordinatorServer:
             config=self.config.to_json(),
             unfinished=[*self.coordinator.waiting(), *self._snapshots.waiting(), *self._standbys.said()],
             durability=self.config.durability,
-            snapshot=newest_of(self.coordinator.state.snapshots, self._snapshots.took),
             metrics_address=self._observed.address if self._observed is not None else "",
             log_file=self._log_file,
             version=self._version,
@@ -470,6 +469,7 @@ class CoordinatorServer:
             autoscale=self._autoscaling.said,
             drained=self.coordinator.state.drained,
         )
+        self._snapshots.show(reply)
         reply.config_hash = running_config(reply).hash
         return reply
 

@@ -1364,7 +1364,7 @@ class StandbyStatus(_message.Message):
     def __init__(self, address: _Optional[str] = ..., incarnation: _Optional[int] = ..., node: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., rows: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("layout", "tables", "shards", "name", "config_hash", "launcher", "config", "unfinished", "durability", "snapshot", "scaling", "autoscale", "metrics_address", "log_file", "drained", "version")
+    __slots__ = ("layout", "tables", "shards", "name", "config_hash", "launcher", "config", "unfinished", "durability", "snapshot", "earlier_snapshot", "scaling", "autoscale", "metrics_address", "log_file", "drained", "version")
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
@@ -1375,6 +1375,7 @@ class StatusReply(_message.Message):
     UNFINISHED_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    EARLIER_SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     SCALING_FIELD_NUMBER: _ClassVar[int]
     AUTOSCALE_FIELD_NUMBER: _ClassVar[int]
     METRICS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -1391,13 +1392,14 @@ class StatusReply(_message.Message):
     unfinished: _containers.RepeatedScalarFieldContainer[str]
     durability: str
     snapshot: NewestSnapshot
+    earlier_snapshot: NewestSnapshot
     scaling: ScaleReply
     autoscale: str
     metrics_address: str
     log_file: str
     drained: _containers.RepeatedScalarFieldContainer[str]
     version: str
-    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., name: _Optional[str] = ..., config_hash: _Optional[str] = ..., launcher: _Optional[str] = ..., config: _Optional[str] = ..., unfinished: _Optional[_Iterable[str]] = ..., durability: _Optional[str] = ..., snapshot: _Optional[_Union[NewestSnapshot, _Mapping]] = ..., scaling: _Optional[_Union[ScaleReply, _Mapping]] = ..., autoscale: _Optional[str] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ..., drained: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ...) -> None: ...
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., shards: _Optional[_Iterable[_Union[ShardStatus, _Mapping]]] = ..., name: _Optional[str] = ..., config_hash: _Optional[str] = ..., launcher: _Optional[str] = ..., config: _Optional[str] = ..., unfinished: _Optional[_Iterable[str]] = ..., durability: _Optional[str] = ..., snapshot: _Optional[_Union[NewestSnapshot, _Mapping]] = ..., earlier_snapshot: _Optional[_Union[NewestSnapshot, _Mapping]] = ..., scaling: _Optional[_Union[ScaleReply, _Mapping]] = ..., autoscale: _Optional[str] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ..., drained: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ...) -> None: ...
 
 class NewestSnapshot(_message.Message):
     __slots__ = ("id", "url", "age_s", "created_s", "rows", "bytes", "seconds", "pause_s")

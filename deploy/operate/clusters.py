@@ -14,6 +14,7 @@ from ..config.changes import diff, running_config, worded
 from ..config.config import DeployConfig
 from ..config.launchers import LAUNCHERS
 from ..launch.processes import is_running, is_stopped, wait_for_end
+from ..snapshots.earlier import EarlierSnapshots, passed_over
 from .directory import ClusterDirectory, DamagedRecord, Record
 from .launchers import Tell, launcher_of
 from .left import check_goes_on, check_not_live, is_kept, placed
@@ -46,12 +47,14 @@ class Up:
         status: what it says of itself, if it ran before; None if it was started.
         replaced: it was started in place of one that had ended by itself, whose rows are lost.
         shards: how many it has, where that may be another number than the config says: it went on from its logs.
+        passed_over: snapshots that its storage has, where it was started with initial values nevertheless.
     """
 
     record: Record
     status: pb.StatusReply | None
     replaced: bool = False
     shards: int | None = None
+    passed_over: EarlierSnapshots | None = None
 
     @property
     def started(self) -> bool:
@@ -81,9 +84,11 @@ def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell = lambda te
         replaced = record is not None and bool(record.address) and not went_on
         launcher = launcher_of(config.launcher)
         ran = record.pid if record is not None else 0
+        left = passed_over(config.storage)
         record, found = launcher.up(config, directory, tell)
         if not found:
-            return Up(record, None, replaced, _went_on(record, config, directory, tell) if went_on else None)
+            shards = _went_on(record, config, directory, tell) if went_on else None
+            return Up(record, None, replaced, shards, None if went_on else left)
         if ran and record.pid != ran:
             return _taken_over(record, config, directory, tell)
         try:
@@ -93,7 +98,11 @@ def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell = lambda te
                 raise
         # It was about to end: that of a killed process takes a while.
         record, found = launcher.up(config, directory, tell)
-        return _taken_over(record, config, directory, tell) if found else Up(record, None, replaced)
+        return (
+            _taken_over(record, config, directory, tell)
+            if found
+            else Up(record, None, replaced, passed_over=left)
+        )
 
 
 def _may_run(name: str, directory: ClusterDirectory) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.spec import Dealing
 from ..config.memory import in_bytes
 from ..config.words import counted, scaling_to
+
+if TYPE_CHECKING:
+    from ..terminal import Stage
 
 RUNS = ("starting", "moving", "finishing", "committing")
 
@@ -49,6 +53,11 @@ def in_progress(reply: pb.ScaleReply) -> str:
 def scaling(reply: pb.ScaleReply) -> str:
     """In words, what it does."""
     return scaling_to(reply.shards, {one.name: Dealing.from_message(one) for one in reply.dealings})
+
+
+def shown_on(stage: Stage) -> Callable[[pb.ScaleReply], None]:
+    """Shows on a stage how far a scaling is."""
+    return lambda reply: stage.reach(reply.rows, reply.rows_total, pace(reply))
 
 
 def pace(reply: pb.ScaleReply) -> str:

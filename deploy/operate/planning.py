@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, Unavailable
-from ..checks.diagnosis import Diagnosis
+from ..checks.diagnosis import Diagnosis, warning
 from ..checks.starting import before_start
 from ..checks.starting import refuse as refuse_faults
 from ..config.changes import Change, beginning, diff, refuse, running_config
 from ..config.config import DeployConfig
 from ..config.memory import Memory, memory
 from ..launch.local_room import check_room
+from ..snapshots.earlier import passed_over
 from .skew import Seen, TableSkew, skew_of
 
 
@@ -54,16 +55,25 @@ class Plan:
         refuse_faults(self.problems, "`rowloom up` would start nothing")
 
 
-def plan(config: DeployConfig, status: pb.StatusReply | None, seen: Mapping[str, Seen] | None = None) -> Plan:
+def plan(
+    config: DeployConfig,
+    status: pb.StatusReply | None,
+    seen: Mapping[str, Seen] | None = None,
+    *,
+    file: str = "FILE",
+) -> Plan:
     """From what runs to a config; without a cluster, what `up` would start.
 
     Args:
         config: what is wanted.
         status: of the cluster; None: there is none.
         seen: by table, the ids that its shards have seen.
+        file: with that config, for commands that are named.
     """
     if status is None:
         found = before_start(config)
+        if (left := passed_over(config.storage)) is not None:
+            found.append(warning("snapshots", *left.before_start(file)))
         return Plan(beginning(config), memory(config, None), _no_room(config, None), problems=found)
     running = running_config(status)
     changes = diff(running, config)

@@ -53,6 +53,9 @@ def summary(status: pb.StatusReply, earlier: pb.StatusReply | None = None) -> di
         "epoch": status.layout.epoch,
         "durability": status.durability,
         "snapshot": _snapshot(status.snapshot) if status.HasField("snapshot") else None,
+        "earlier_snapshot": _snapshot(status.earlier_snapshot)
+        if status.HasField("earlier_snapshot")
+        else None,
         "version": status.version or None,
         "log_file": status.log_file or None,
         "metrics": status.metrics_address or None,
@@ -138,11 +141,12 @@ def _what_keeps_back(others: list[dict[str, Any]]) -> str:
 
 
 def _restore(state: dict[str, Any]) -> str:
-    newest = state["snapshot"]
+    newest = state["snapshot"] or state.get("earlier_snapshot")
     if newest is None:
         return ""
     age = in_time(newest["age_s"])
-    return f"`rowloom restore {newest['url']}` goes back to the newest snapshot, {age} old, with all shards; "
+    whose = "" if state["snapshot"] else " of the cluster before this one"
+    return f"`rowloom restore {newest['url']}` goes back to the newest snapshot{whose}, {age} old, with all shards; "
 
 
 def _snapshot(newest: pb.NewestSnapshot) -> dict[str, Any]:
@@ -315,6 +319,9 @@ def _durable(state: dict[str, Any]) -> str:
     if mode == "memory" and any(s.get("standby") for s in state["shards"]):
         logs = "rows end with their shard's process and its standby"
     snapshot = f"{newest['id']}, {in_time(newest['age_s'])} old" if newest else "none"
+    if (before := state.get("earlier_snapshot")) and not newest:
+        age = in_time(before["age_s"])
+        snapshot += f" of this cluster; its storage has {before['id']}, {age} old, of one before it"
     return f"durability {mode} ({logs})  newest snapshot: {snapshot}"
 
 

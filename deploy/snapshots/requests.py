@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RetryLater, RowloomError, SnapshotCorrupt, Unavailable, in_words
 from ...proto.snapshots.extra import decode_extra
-from ..control.state import KnownSnapshot
 from .snapshots import TakenSnapshot
 
 HOLD_S = 2.0  # a call waits so long for the end
@@ -91,26 +90,4 @@ def _reply(taken: TakenSnapshot) -> pb.TakeSnapshotReply:
         bytes=known.bytes,
         pause_s=taken.pause_s,
         parent=known.parent,
-    )
-
-
-def newest_of(snapshots: Sequence[KnownSnapshot], took: tuple[str, float, float]) -> pb.NewestSnapshot | None:
-    """What the status says of the newest snapshot; None: there is none.
-
-    took: the id of one, the seconds that it took, and those of its pause.
-    """
-    if not snapshots:
-        return None
-    newest = snapshots[-1]
-    age_s = max(0.0, time.time() - newest.created_s)
-    _, seconds, pause_s = took if took[0] == newest.id else ("", 0.0, 0.0)
-    return pb.NewestSnapshot(
-        id=newest.id,
-        url=newest.url,
-        age_s=age_s,
-        created_s=newest.created_s,
-        rows=newest.rows,
-        bytes=newest.bytes,
-        seconds=seconds,
-        pause_s=pause_s,
     )

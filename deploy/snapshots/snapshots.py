@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RetryLater, RowloomError, in_words
 from ...proto.snapshots.chain import links_of
 from ...proto.snapshots.folder import SnapshotFolder
@@ -20,11 +22,14 @@ from ..control.snapshotting import Snapshotting
 from ..control.state import KnownSnapshot
 from ..launch.keeping import snapshots_of
 from ..performer import Performer
+from .earlier import EarlierSnapshots, earlier_in
 from .kept import remove_folder, remove_snapshots
+from .shown import earlier_of, newest_of
 
 log = logging.getLogger(__name__)
 # A log of so many bytes is read in about two seconds when its shard starts again.
 LONG_LOG_BYTES = 4 << 30
+LISTING_S = 1.0  # for what a storage has to be known before the cluster is up
 AGAIN_S = 60.0  # after a snapshot that failed
 MEND_AGAIN_S = (2.0, 60.0)  # the same, for logs that failed: first and longest pause
 
@@ -71,6 +76,7 @@ class Snapshots:
             0.0,
         )  # the last one: its id, seconds until it was whole, and for how many pushes waited
         self._left: list[str] = []  # folders of snapshots that failed, which may yet hold something
+        self._earlier: EarlierSnapshots | None = None
 
     def take(
         self,
@@ -145,6 +151,28 @@ class Snapshots:
                 )
             except RowloomError as e:  # the next one does it
                 log.warning("snapshots were removed, and the cluster's state still lists them: %s", e)
+
+    def find_earlier(self) -> None:
+        """Look once which snapshots the storage has of clusters before this one; a slow store answers later."""
+        if self._coordinator().state.snapshots:
+            return
+        looking = threading.Thread(target=self._find_earlier, name="rowloom-earlier", daemon=True)
+        looking.start()
+        looking.join(LISTING_S)
+
+    def _find_earlier(self) -> None:
+        try:
+            self._earlier = earlier_in(self._storage, self._coordinator().layout.cluster_id)
+        except (RowloomError, OSError) as e:
+            log.warning("not known which snapshots %s has of clusters before: %s", self._storage, in_words(e))
+
+    def show(self, reply: pb.StatusReply) -> None:
+        """Say in a status which is the newest: of this cluster or, if it has none yet, of clusters before it."""
+        own = newest_of(self._coordinator().state.snapshots, self.took)
+        if own is not None:
+            reply.snapshot.CopyFrom(own)
+        elif self._earlier is not None:
+            reply.earlier_snapshot.CopyFrom(earlier_of(self._earlier))
 
     def look(self, log_bytes: int, failed: bool) -> None:
         """Take one if there is a reason to. Called from time to time.
