@@ -94,7 +94,7 @@ def _tried(url: str) -> Diagnosis:
         same = fs.cat_file(name) == b"x" * 4096
         fs.rm_file(name)
     except Exception as e:  # stores raise errors of their own
-        fix = "credentials, the bucket's name and its rights; and the package that reads such URLs"
+        fix = "look at its credentials, endpoint, bucket and rights, and at the package that reads such URLs"
         return fault("storage", f"{url} cannot be used: {words_of(e)}", fix)
     if not same:
         return fault(

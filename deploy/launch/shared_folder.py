@@ -15,8 +15,9 @@ import secrets
 from collections.abc import Generator
 from typing import NamedTuple
 
-from ...proto.errors import Unavailable
+from ...proto.errors import Unavailable, in_words
 from ...server.durable.disk import Disk
+from ..storage import file_in
 
 
 class Token(NamedTuple):
@@ -35,7 +36,9 @@ def token_in(folder: str) -> Generator[Token]:
         disk.make_folder(folder)
         handle = disk.lock(token.path, token.text)
     except OSError as e:
-        raise Unavailable(f"logs cannot be kept in {folder}: {e}") from e
+        file = file_in(folder)
+        why = f"{file} is a file, and a folder is wanted" if file else in_words(e)
+        raise Unavailable(f"logs cannot be kept in {folder}: {why}") from e
     try:
         yield token
     finally:
