@@ -55,6 +55,7 @@ def test_a_named_snapshot_that_is_not_there_or_is_damaged_was_no_wrong_use(cli, 
     data[-3] ^= 1
     block.write_bytes(data)
     (cli.folder / "two.yaml").write_text("name: two\nstorage: two\n")
+    (cli.folder / "empty").mkdir()
     (cli.folder / "file.txt").write_text("")
     for *command, code, words in (
         ("snapshots", "nope", 2, "nope does not exist"),
