@@ -65,7 +65,7 @@ def test_a_named_snapshot_that_is_not_there_or_is_damaged_was_no_wrong_use(cli, 
         ("verify", "file.txt", 2, "file.txt is a file, and a folder is wanted"),
         (
             "verify",
-            ".",
+            "empty",
             2,
             "there is no snapshot, or it was never finished; `rowloom snapshots FOLDER` lists",
         ),
