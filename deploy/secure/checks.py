@@ -12,7 +12,8 @@ from cryptography.exceptions import InvalidSignature
 
 from ...proto.errors import InvalidRequest
 from ...server.access.gate import Gate
-from ..config.config import DeployConfig, InvalidConfig
+from ..config.config import DeployConfig
+from ..config.faults import InvalidConfig
 
 _RENEW = "`rowloom secure certificate` renews it"
 SOON = datetime.timedelta(days=30)  # for a certificate to be renewed
