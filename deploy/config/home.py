@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 from pathlib import Path
@@ -31,8 +32,15 @@ def home_folder() -> Path:
             said = ""
     if not os.path.isabs(said):
         what = f"is the relative path {said!r}" if said else f"is not set, and user {os.getuid()} has none"
-        raise NoHome(f"HOME {what}: set it to this user's own folder")
+        raise NoHome(f"HOME {what}: set it to a folder of this user")
     return Path(said)
+
+
+def settle() -> None:
+    """Set an empty `$HOME` to what it is taken for, so that other libraries and child processes do so too."""
+    if os.environ.get("HOME") == "":
+        with contextlib.suppress(NoHome):
+            os.environ["HOME"] = str(home_folder())
 
 
 def expanded(path: str | Path) -> Path:

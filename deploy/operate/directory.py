@@ -21,6 +21,7 @@ from ...proto.atomic_file import write_atomic
 from ...proto.errors import RowloomError, Unavailable
 from ...proto.security.credentials import Credentials, from_environment
 from ..config.config import DeployConfig
+from ..config.home import NoHome, expanded
 
 LOCK_POLL_S = 0.1
 
@@ -115,11 +116,9 @@ class ClusterDirectory:
 
     def __init__(self, home: str | Path | None = None) -> None:
         try:
-            self.home = Path(home or os.environ.get("ROWLOOM_HOME") or "~/.rowloom").expanduser()
-        except RuntimeError:
-            raise BadHome(
-                f"this user has no home folder, where known clusters are remembered: {ELSEWHERE}"
-            ) from None
+            self.home = expanded(home or os.environ.get("ROWLOOM_HOME") or "~/.rowloom")
+        except NoHome as e:
+            raise BadHome(f"{e}, where known clusters are remembered: {ELSEWHERE}") from None
 
     def __repr__(self) -> str:
         return f"<ClusterDirectory {self.home}>"
