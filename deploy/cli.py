@@ -39,10 +39,10 @@ from .cli_options import (
 )
 from .config import home as homes
 from .config.words import counted
+from .down import cli_down
 from .ending import INTERRUPTED, as_interrupts
 from .nodes import cli_nodes
 from .observe import commands as observing
-from .operate import cli_down
 from .render import cli_render
 from .terminal import at_once, console, show, show_json, stage
 

@@ -11,11 +11,11 @@ from waiting import until
 
 from rowloom.client import connect
 from rowloom.deploy.config.config import DeployConfig, parse
+from rowloom.deploy.down.losses import lost_with
 from rowloom.deploy.launch.processes import is_running, marked
 from rowloom.deploy.operate import clusters, local_clusters
 from rowloom.deploy.operate.clusters import down, reach, up
 from rowloom.deploy.operate.directory import ClusterDirectory, Record
-from rowloom.deploy.operate.losses import lost_with
 from rowloom.deploy.operate.remote import Remote
 from rowloom.proto.errors import InvalidRequest, Unavailable
 

@@ -21,6 +21,7 @@ from rowloom.client import connect
 from rowloom.deploy import local_cluster
 from rowloom.deploy.addresses import address_of
 from rowloom.deploy.config.config import DeployConfig, parse
+from rowloom.deploy.down.losses import Loss, lost_with
 from rowloom.deploy.launch.processes import is_running, marked, started
 from rowloom.deploy.launch.shard_folder import KnownServer, ShardFolder
 from rowloom.deploy.operate import local_clusters
@@ -28,7 +29,6 @@ from rowloom.deploy.operate.clusters import down, reach, up
 from rowloom.deploy.operate.directory import ClusterDirectory, Record
 from rowloom.deploy.operate.launchers import Restore
 from rowloom.deploy.operate.listing import listed
-from rowloom.deploy.operate.losses import Loss, lost_with
 from rowloom.deploy.operate.remote import Remote
 from rowloom.deploy.operate.restoring import restore
 from rowloom.deploy.storage import StateFile

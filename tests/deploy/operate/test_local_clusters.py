@@ -17,11 +17,11 @@ from waiting import until
 from rowloom.client import connect
 from rowloom.deploy.config.config import parse
 from rowloom.deploy.control.state import ClusterState
+from rowloom.deploy.down.losses import Loss, lost_with
 from rowloom.deploy.launch.processes import is_running, marked, started
 from rowloom.deploy.operate import clusters, local_clusters
 from rowloom.deploy.operate.clusters import down, reach, up
 from rowloom.deploy.operate.directory import BadHome, ClusterDirectory, Record
-from rowloom.deploy.operate.losses import Loss, lost_with
 from rowloom.deploy.operate.remote import Remote
 from rowloom.deploy.storage import StateFile
 from rowloom.proto.errors import InvalidRequest, Unavailable

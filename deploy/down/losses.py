@@ -14,12 +14,12 @@ from ..config.memory import in_bytes
 from ..config.words import counted
 from ..launch.keeping import logs_at, size_of_logs
 from ..launch.processes import is_running, is_stopped
+from ..operate.directory import ClusterDirectory, Record
+from ..operate.left import is_kept
+from ..operate.left_shards import LeftShards, config_of, folder_of, serving_on
+from ..operate.remote import Remote
+from ..operate.status import READABLE
 from ..snapshots.kept import kept_by
-from .directory import ClusterDirectory, Record
-from .left import is_kept
-from .left_shards import LeftShards, config_of, folder_of, serving_on
-from .remote import Remote
-from .status import READABLE
 
 LOST_S = 6.0  # for a cluster that is to end to say what it holds
 

@@ -37,10 +37,10 @@ def down(
     `rowloom import` brings them back. On a terminal it asks first, if there are rows. Where the cluster does not serve
     them, and `rowloom up` could go on with them, a script has to say --yes.
     """
-    from .clusters import down as end
-    from .clusters import forget as forget_record
-    from .clusters import locate_to_end
-    from .left import is_kept
+    from ..operate.clusters import down as end
+    from ..operate.clusters import forget as forget_record
+    from ..operate.clusters import locate_to_end
+    from ..operate.left import is_kept
     from .losses import Loss, lost_with
 
     directory = directory_of(home)
