@@ -28,17 +28,17 @@ from .cli_options import (
     Name,
     WithNumbers,
     WrongUse,
-    Yes,
     check_serving,
     cluster,
     config_file,
-    confirm,
     directory_of,
     interrupted,
     known_names,
     left_of,
 )
+from .config import home as homes
 from .config.words import counted
+from .down import cli_down
 from .ending import INTERRUPTED, as_interrupts
 from .nodes import cli_nodes
 from .observe import commands as observing
@@ -78,6 +78,7 @@ ConfigFile = Annotated[Path, typer.Argument(help="The deploy config.")]
 def main() -> None:
     """The entry point: every failure of ours is a message on stderr and an exit code of `rowloom --help`."""
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    homes.settle()
     with as_interrupts():
         _run()
 
@@ -364,54 +365,7 @@ def scale(
     show(as_json, {"before": before, **move_summary(done), "shards": shards}, told)
 
 
-@app.command()
-def down(
-    name: Name = None,
-    address: Address = None,
-    forget: Annotated[
-        bool, typer.Option("--forget", help="End nothing: its machines are gone for good.")
-    ] = False,
-    keep: Annotated[
-        bool,
-        typer.Option(
-            "--keep", help="Its logs stay: `rowloom up` goes on from them. Not with durability memory."
-        ),
-    ] = False,
-    yes: Yes = False,
-    home: Home = None,
-    as_json: AsJson = False,
-) -> None:
-    """End a cluster: its shards, their rows, its coordinator, its actors and placement groups.
-
-    ALL ROWS ARE LOST, without --keep: `rowloom export` keeps those of a table, without its optimizer's slots, and
-    `rowloom import` brings them back. On a terminal it asks first, if there are rows; of rows that were kept, a script
-    has to say --yes.
-    """
-    from .operate.clusters import down as end
-    from .operate.clusters import forget as forget_record
-    from .operate.clusters import locate_to_end, lost_with
-
-    directory = directory_of(home)
-    if forget:
-        gone = forget_record(directory, name)
-        show(as_json, {"name": gone, "down": False}, f"{gone} is forgotten; nothing was ended")
-        return
-    with stage("looking for it", as_json) as looking:
-        record = locate_to_end(directory, name, address, looking.say)
-        lost = lost_with(record, directory) if not yes and not keep else ""
-    if lost:
-        option = directory.option(record.name) if record.launcher else f" --address {record.address}"
-        ways = "" if record.kept else f" `rowloom export TABLE FILE{option}` keeps rows."
-        confirm(lost + ways, yes, ask_nobody=not record.kept)
-    again = f"some of it may run still; `rowloom down{directory.option(record.name)}` again ends it"
-    with interrupted(lambda: again), stage(f"ending {record.name or record.address}", as_json):
-        ended = end(record, directory, keep=keep)
-    became = "; its rows are kept, and `rowloom up` goes on from them" if keep else ""
-    if record.kept and not keep:
-        became = f"; the rows that were kept in {record.storage} are removed, its snapshots stay"
-    show(as_json, {"name": ended, "down": True, "kept": keep}, f"{ended} is down{became}")
-
-
+cli_down.register(app)
 cli_measure.register(app)
 cli_tables.register(app)
 cli_snapshots.register(app)

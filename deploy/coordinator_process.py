@@ -27,7 +27,7 @@ from ..proto.atomic_file import write_atomic
 from ..proto.errors import SnapshotCorrupt, Unavailable, in_words
 from .config.config import from_json
 from .coordinator_server import CoordinatorServer
-from .launch.cluster_folder import coordinator_log_in, launcher_in, left_shards, storage_of
+from .launch.cluster_folder import coordinator_log_in, launcher_in, left_shards, lock_in, storage_of
 from .launch.observed import begin_log_of
 from .launch.processes import POLL_S
 from .snapshots.kept import goes_on
@@ -95,7 +95,7 @@ def _alone(folder: Path) -> IO[str]:
 
     One that was killed is waited for: its threads hold its files, and its port, for a moment after it is gone.
     """
-    held = open(folder / "coordinator.lock", "a")  # noqa: SIM115  # as long as the process lives
+    held = open(lock_in(folder), "a")  # noqa: SIM115  # as long as the process lives
     until = time.monotonic() + ENDING_S
     while True:
         try:

@@ -22,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from ..proto.atomic_file import write_atomic
 from ..proto.errors import Unavailable
-from .config.config import InvalidConfig
+from .config.faults import InvalidConfig
 from .control.effects import NotStored
 from .control.state import ClusterState
 

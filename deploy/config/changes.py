@@ -14,6 +14,7 @@ from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest
 from ...proto.spec import Dealing, Schedule, TableEntry, TableSpec
 from .config import DeployConfig, from_json
+from .faults import as_yaml
 from .tables import plain, table_to_mapping
 
 # `down` throws the rows away, so it is never advised without that word.
@@ -72,7 +73,7 @@ def worded(value: Any) -> str:
         return f"a table of {ids}, dim {worded(table['dim'])}, optimizer {optimizer}, {partition}"
     if isinstance(value, dict | list):
         return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).strip()
-    return repr(value)
+    return as_yaml(value)
 
 
 # -------------------------------------------------------------------------------------------------------- difference

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, Field, InstanceOf, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import Field, InstanceOf, ValidationError
 
-from ...proto.errors import InvalidRequest
 from ...proto.security.credentials import is_loopback
 from ...proto.spec import TableSpec
-from .endpoints import MAX_PORT, endpoint_faults, near_port
-from .launchers import LAUNCHERS
+from .endpoints import MAX_PORT, advertised_faults, host_faults, ray_faults
+from .faults import Fault, InvalidConfig, invalid, on_lines
+from .home import expanded
 from .quotas import QuotasConfig
+from .refused import fault_of, texts_as_keys, without
+from .runtime_env import environment_faults
 from .sections import (
     MAX_SHARDS,
     Autoscale,
@@ -38,19 +36,8 @@ from .sections import (
     Whole,
 )
 from .security import SecurityConfig, security_faults
-from .tables import Fault, table_to_mapping, tables_from_list
-
-MAX_VALUES = 100_000  # of a config file, its aliases written out
-
-
-class InvalidConfig(InvalidRequest):
-    """A deploy config that cannot be used. `faults` lists everything that is wrong with it."""
-
-    exit_code = 2  # of the command line: wrong use
-
-    def __init__(self, message: str = "", *, faults: tuple[Fault, ...] = (), **data: Any) -> None:
-        super().__init__(message, **data)
-        self.faults = faults
+from .tables import table_to_mapping, tables_from_list
+from .yaml_text import YamlText
 
 
 class DeployConfig(Section):
@@ -125,24 +112,15 @@ def load(path: str | Path) -> DeployConfig:
     except (OSError, UnicodeDecodeError) as e:
         reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
         raise InvalidConfig(f"cannot read the deploy config {str(path)!r}: {reason}") from None
+    read = YamlText(text, str(path))
     try:
-        value = yaml.load(text, _Loader)
-    except RecursionError:
-        raise InvalidConfig(f"{path}: it is nested too deep") from None
-    except yaml.MarkedYAMLError as e:
-        where = f"line {e.problem_mark.line + 1}: " if e.problem_mark else ""
-        raise InvalidConfig(f"{path}: {where}{e.problem or e.context}") from None
-    except yaml.reader.ReaderError as e:
-        raise InvalidConfig(
-            f"{path}: it is not text: character {e.position + 1} is {chr(e.character)!r}"
-        ) from None
-    except yaml.YAMLError as e:
-        raise InvalidConfig(f"{path}: {e}") from None
-    config = parse({} if value is None else value, str(path), Path(path).parent)
+        config = parse({} if read.value is None else read.value, str(path), Path(path).parent)
+    except InvalidConfig as e:
+        raise on_lines(e, str(path), read.line_of) from None
     if config.storage is None or "://" in config.storage:
         return config
     # What runs and what is asked later are compared, perhaps from another folder: both must be the same words.
-    storage = os.path.abspath(Path(path).parent / Path(config.storage).expanduser())
+    storage = os.path.abspath(Path(path).parent / expanded(config.storage))
     return config.model_copy(update={"storage": storage})
 
 
@@ -163,34 +141,80 @@ def parse(
     if not isinstance(value, Mapping):
         raise invalid(source, [Fault("", value, "must be a mapping such as {name: ads, shards: 4}")])
     faults: list[Fault] = []
-    tables = tables_from_list(value.get("tables"), faults)
-    try:
-        config = DeployConfig.model_validate(dict(value) | {"tables": ()})  # pyright: ignore[reportUnknownArgumentType]
-    except ValidationError as e:
-        own = [_fault(error) for error in e.errors(include_url=False)]
-        raise invalid(source, own + faults) from None
+    tables = tables_from_list(value.get("tables"), faults)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    refused: list[Fault] = []
+    given = texts_as_keys(value, refused) | {"tables": ()}  # pyright: ignore[reportUnknownArgumentType]
+    config = _sections(given, refused)
+    paths = {fault.path for fault in refused}
+    own = [fault for fault in refused if not any(fault.path.startswith(f"{path}.") for path in paths)]
     if (
-        "durability" not in value
+        "durability" not in given
         and not config.replicas
         and config.launcher == "local"
         and _has_folder(config.storage)
     ):
         config = config.model_copy(update={"durability": "process"})
-    faults += endpoint_faults(config.launcher, config.host, config.advertise_host, config.ray.address)
-    listens_on = None if faults else _listens_on(config)
-    faults += (
-        _standby_faults(config) + _durability_faults(config) + _autoscale_faults(config, running=running)
-    )
-    faults += security_faults(config.security, listens_on)
-    faults += _metrics_faults(config) + _quota_faults(config)
-    if config.security != SecurityConfig():
-        config = config.model_copy(update={"security": config.security.below(folder)})
-    if "ray" in value and config.launcher != "ray":
+    together = _together(config, running=running)
+    if "ray" in given and config.launcher != "ray":
         problem = f"is not read with launcher: {config.launcher}; add `launcher: ray`, or leave `ray` out"
-        faults.append(Fault("ray", value["ray"], problem))
+        together.append((("launcher",), [Fault("ray", given["ray"], problem)]))
+    faults = own + faults + _sound(together, own)
     if faults:
         raise invalid(source, faults)
+    if config.security != SecurityConfig():
+        config = config.model_copy(update={"security": config.security.below(folder)})
     return config.model_copy(update={"tables": tuple(tables)})
+
+
+def _sections(given: dict[str, Any], faults: list[Fault]) -> DeployConfig:
+    """The config but for its tables. What is refused of it becomes faults, and is as if it was left out."""
+    refused = False
+    while True:
+        try:
+            return DeployConfig.model_validate(given)
+        except ValidationError as e:
+            errors = e.errors(include_url=False)
+            if not refused:  # what then misses something was looked at before
+                faults += [fault_of(error, given, DeployConfig) for error in errors]
+            refused, given = True, without(given, errors)
+
+
+def _sound(together: list[tuple[tuple[str, ...], list[Fault]]], own: list[Fault]) -> list[Fault]:
+    """The faults of several keys of which none was refused itself, or is one that was mistyped."""
+    unknown = {path for fault in own for path in (fault.path, fault.nearest) if isinstance(path, str)}
+    found = [faults for keys, faults in together if not any(_touches(key, unknown) for key in keys)]
+    return [fault for faults in found for fault in faults if fault.path not in unknown]
+
+
+def _touches(key: str, paths: set[str]) -> bool:
+    """Whether one of the paths is that key, stands in it, or has it in it."""
+    return any(key == path or key.startswith(f"{path}.") or path.startswith(f"{key}.") for path in paths)
+
+
+def _together(config: DeployConfig, *, running: bool) -> list[tuple[tuple[str, ...], list[Fault]]]:
+    """What of several keys does not go together: the keys that are looked at, and what is wrong with them.
+
+    What one of them says is not known where it was refused itself.
+    """
+    place = ("host", "launcher", "advertise_host")
+    at_fault = advertised_faults(config.launcher, config.host, config.advertise_host)
+    host_fault = host_faults(config.host)
+    listens_on = None if at_fault or host_fault else _listens_on(config)
+    durable = ("durability", "storage", "launcher", "snapshots.every")
+    return [
+        (("host",), host_fault),
+        (place, at_fault),
+        (("ray.address",), ray_faults(config.ray.address)),
+        (("ray.runtime_env",), environment_faults(config.ray.runtime_env)),
+        (("replicas", "durability", "launcher"), _standby_faults(config)),
+        (durable, _durability_faults(config)),
+        (("autoscale.min", "autoscale.max"), _bounds_faults(config)),
+        (("autoscale.min", "autoscale.max", "shards"), [] if running else _count_faults(config)),
+        (("autoscale.target_bytes_per_shard", "autoscale.target_qps_per_shard"), _target_faults(config)),
+        (("security", *place), security_faults(config.security, listens_on)),
+        (("metrics", "security"), _metrics_faults(config)),
+        (("quotas", "security"), _quota_faults(config)),
+    ]
 
 
 def _durability_faults(config: DeployConfig) -> list[Fault]:
@@ -223,21 +247,29 @@ def _standby_faults(config: DeployConfig) -> list[Fault]:
     return faults
 
 
-def _autoscale_faults(config: DeployConfig, *, running: bool) -> list[Fault]:
-    """Whether there is something to scale by, and a count within its bounds."""
+def _bounds_faults(config: DeployConfig) -> list[Fault]:
+    """Whether there is a count within the bounds of `autoscale`."""
     policy = config.autoscale
-    if policy is None:
+    if policy is None or policy.min <= policy.max:
         return []
-    faults: list[Fault] = []
-    if policy.min > policy.max:
-        faults.append(Fault("autoscale.min", policy.min, f"must be at most autoscale.max, {policy.max}"))
-    elif not running and not policy.min <= config.shards <= policy.max:
-        bounds = f"must be in [{policy.min}, {policy.max}], as `autoscale` says"
-        faults.append(Fault("shards", config.shards, bounds))
-    if policy.target_bytes_per_shard is None and policy.target_qps_per_shard is None:
-        what = "needs target_bytes_per_shard, target_qps_per_shard, or both"
-        faults.append(Fault("autoscale", policy.model_dump(exclude_defaults=True), what))
-    return faults
+    return [Fault("autoscale.min", policy.min, f"must be at most autoscale.max, {policy.max}")]
+
+
+def _count_faults(config: DeployConfig) -> list[Fault]:
+    """Whether the first count of shards is within the bounds."""
+    policy = config.autoscale
+    if policy is None or policy.min > policy.max or policy.min <= config.shards <= policy.max:
+        return []
+    return [Fault("shards", config.shards, f"must be in [{policy.min}, {policy.max}], as `autoscale` says")]
+
+
+def _target_faults(config: DeployConfig) -> list[Fault]:
+    """Whether there is something to scale by."""
+    policy = config.autoscale
+    if policy is None or policy.target_bytes_per_shard or policy.target_qps_per_shard:
+        return []
+    what = "needs target_bytes_per_shard, target_qps_per_shard, or both"
+    return [Fault("autoscale", policy.model_dump(exclude_defaults=True), what)]
 
 
 def _metrics_faults(config: DeployConfig) -> list[Fault]:
@@ -308,139 +340,3 @@ def from_json(text: str) -> DeployConfig:
     if value.get("launcher") != "ray":
         value.pop("ray", None)
     return parse(value, running=True)
-
-
-# ----------------------------------------------------------------------------------------------------- faults
-
-
-def invalid(source: str, faults: list[Fault]) -> InvalidConfig:
-    """The error that names every fault. source: what the config is called."""
-    lines = [str(fault) for fault in faults]
-    head = f"{source}: " if len(lines) == 1 else f"{source} has {len(lines)} faults:\n  "
-    return InvalidConfig(head + "\n  ".join(lines), faults=tuple(faults))
-
-
-_SECTIONS = {
-    "ray": RayConfig,
-    "limits": Limits,
-    "snapshots": SnapshotSchedule,
-    "standby": StandbyConfig,
-    "autoscale": Autoscale,
-    "security": SecurityConfig,
-    "quotas": QuotasConfig,
-    "metrics": MetricsConfig,
-    "log": LogConfig,
-    "tracing": TracingConfig,
-}
-_KEYS_BELOW = {key: f"{name}.{key}" for name, section in _SECTIONS.items() for key in section.model_fields}
-_BOUNDS = {
-    "greater_than_equal": ("ge", "at least"),
-    "greater_than": ("gt", "more than"),
-    "less_than_equal": ("le", "at most"),
-}
-
-
-def _fault(error: ErrorDetails) -> Fault:
-    """One of pydantic's errors in our words."""
-    location, value, context = error["loc"], error["input"], error.get("ctx", {})
-    path = ".".join(str(part) for part in location)
-    if error["type"] == "extra_forbidden":
-        return _unknown_key(path, value, location)
-    if error["type"] == "literal_error":
-        field = _section_at(location[:-1]).model_fields[str(location[-1])]
-        choices = [str(choice) for choice in get_args(field.annotation)]
-        near = difflib.get_close_matches(str(value).lower(), [c.lower() for c in choices], 1, 0.3)
-        nearest = next((c for c in choices if near and c.lower() == near[0]), None)
-        return Fault(path, value, f"must be {' or '.join(choices)}", nearest)
-    if error["type"] == "launcher":
-        near = difflib.get_close_matches(str(value).lower(), LAUNCHERS, 1, 0.3)
-        return Fault(path, value, error["msg"], near[0] if near else None)
-    if path == "port" and error["type"] in ("whole", "greater_than_equal", "less_than_equal"):
-        bounds = f"must be a whole number of 0 to {MAX_PORT}"
-        return Fault(path, value, bounds, near_port(value))
-    if error["type"] == "whole" and isinstance(value, str) and re.fullmatch("[0-9]+", value):
-        return Fault(path, value, error["msg"], int(value))
-    if error["type"] in _BOUNDS:
-        key, words = _BOUNDS[error["type"]]
-        bound = context[key]
-        return Fault(path, value, f"must be {words} {bound:g}", bound if key != "gt" else None)
-    if error["type"] in ("model_type", "dict_type"):
-        return Fault(path, value, "must be a mapping")
-    if error["type"] in ("string_type", "string_too_short"):
-        return Fault(path, value, "must be a text that is not empty")
-    return Fault(path, value, error["msg"][0].lower() + error["msg"][1:])
-
-
-def _unknown_key(path: str, value: Any, location: tuple[int | str, ...]) -> Fault:
-    """A key that is none: a typo of one of its section, or one that stands in the wrong section."""
-    *above, key = location
-    own = list(_section_at(tuple(above)).model_fields)
-    elsewhere = {name: name for name in DeployConfig.model_fields} if above else _KEYS_BELOW
-    other = difflib.get_close_matches(str(key), elsewhere, 1, 0.75)
-    near = difflib.get_close_matches(str(key), own, 1, 0.75 if other else 0.5)
-    if near or not other:
-        return Fault(path, value, "is no key here", near[0] if near else None, tuple(own))
-    problem = f"is no key of {above[0]}, but one of the cluster" if above else "is no key here"
-    if other[0] == "address":  # of what, is not known
-        problem += " (where servers listen are `host` and `port`)"
-    return Fault(path, value, problem, elsewhere[other[0]])
-
-
-def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
-    section: type[BaseModel] = DeployConfig
-    for part in location:
-        if str(part) not in section.model_fields:  # the name of a principal
-            continue
-        annotation = section.model_fields[str(part)].annotation
-        for one in (annotation, *get_args(annotation)):  # a section, or one that may be left out
-            # On Python 3.10 dict[str, X] says of itself that it is a type.
-            if isinstance(one, type) and get_origin(one) is None and issubclass(one, BaseModel):
-                section = one
-    return section
-
-
-# ------------------------------------------------------------------------------------------------------- YAML
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key written twice, and aliases of aliases that grow without bound; 1e-3 is a number."""
-
-    def get_single_node(self) -> yaml.Node | None:
-        node = super().get_single_node()
-        if node is not None and _size(node, {}) > MAX_VALUES:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"aliases make more than {MAX_VALUES:,} values of it", node.start_mark
-            )
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key in self._keys(node):
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key.value!r} is written twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-    @staticmethod
-    def _keys(node: yaml.MappingNode) -> Iterator[yaml.ScalarNode]:
-        return (key for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-
-
-def _size(node: yaml.Node, sizes: dict[int, float]) -> float:
-    """Values in a node with all its aliases written out; infinite if it contains itself."""
-    if id(node) not in sizes:
-        sizes[id(node)] = float("inf")  # as long as it is being counted
-        parts = [node.value] if isinstance(node, yaml.ScalarNode) else node.value
-        flat = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
-        inner = [part for part in flat if isinstance(part, yaml.Node)]
-        sizes[id(node)] = 1 + sum(_size(part, sizes) for part in inner)
-    return sizes[id(node)]
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)

@@ -7,35 +7,38 @@ import ipaddress
 import re
 from typing import Any
 
-from .tables import Fault
+from .faults import ABSENT, Fault
 
 WILDCARDS = ("0.0.0.0", "::")  # listen everywhere; nothing that one can connect to
 MAX_PORT = 65535
+_MOST_DIGITS = 5  # of a port; with one more something was typed twice
 RAY_PORT = 6379  # where the head of a Ray listens, unless it was told otherwise
 _RAY_WORDS = ("auto", "local")
 _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 _LOOKS_LIKE = str.maketrans("OolI", "0011")  # letters that are typed for digits
 
 
-def endpoint_faults(launcher: str, host: str | None, advertised: str | None, ray: str) -> list[Fault]:
-    """What is wrong with where servers listen, what others call the machine, and where Ray is.
+def host_faults(host: str | None) -> list[Fault]:
+    """What is wrong with where servers listen.
 
     Only the form is looked at: whether a name is known, and an address this machine's, shows when a server starts.
     """
-    faults = _host("host", host) if host is not None and host not in WILDCARDS else []
-    return faults + _advertised(launcher, host, advertised) + _ray(ray)
+    return _host("host", host) if host is not None and host not in WILDCARDS else []
 
 
 def near_port(value: Any) -> int | None:
     """The port that was probably meant: 7400 by "7400", 74O0, -7400, 74000 and 127.0.0.1:7400. None: nobody knows."""
     if value == "auto":
         return 0
-    digits = str(value).rpartition(":")[2].strip().lstrip("-").translate(_LOOKS_LIKE)
-    if not digits.isascii() or not digits.isdigit():
+    if isinstance(value, bool) or not isinstance(value, str | int):
         return None
-    while int(digits) > MAX_PORT:
-        digits = digits[:-1]
-    return int(digits)
+    text = str(value).rpartition(":")[2].strip()
+    digits = text.lstrip("-").translate(_LOOKS_LIKE)
+    if not digits.isascii() or not digits.isdigit() or len(digits) > _MOST_DIGITS + 1:
+        return None
+    if text.startswith("-") and int(digits) < 1000:  # no port that one takes for this
+        return None
+    return int(digits) if int(digits) <= MAX_PORT else int(digits[:-1])
 
 
 def _host(path: str, value: str) -> list[Fault]:
@@ -56,13 +59,16 @@ def _host(path: str, value: str) -> list[Fault]:
     return []
 
 
-def _advertised(launcher: str, host: str | None, advertised: str | None) -> list[Fault]:
-    """On Ray each node has an address of its own, found when a server starts there."""
+def advertised_faults(launcher: str, host: str | None, advertised: str | None) -> list[Fault]:
+    """What is wrong with what others call the machine.
+
+    On Ray each node has an address of its own, found when a server starts there.
+    """
     path = "advertise_host"
     if advertised is None:
         if launcher == "ray" or host not in WILDCARDS:
             return []
-        return [Fault(path, None, f"must say what others call this machine, with host {host}")]
+        return [Fault(path, ABSENT, f"must say what others call this machine, with host {host}")]
     if "/" not in advertised:
         return _host(path, advertised)
     if launcher != "ray":
@@ -76,8 +82,8 @@ def _advertised(launcher: str, host: str | None, advertised: str | None) -> list
     return [Fault(path, advertised, "must be a network; this is an address in one", network)]
 
 
-def _ray(value: str) -> list[Fault]:
-    """`auto`, `local`, host:port, or a URL, which Ray itself reads."""
+def ray_faults(value: str) -> list[Fault]:
+    """What is wrong with where Ray is: `auto`, `local`, host:port, or a URL, which Ray itself reads."""
     if value in _RAY_WORDS or "://" in value:
         return []
     host, _, port = value.rpartition(":")

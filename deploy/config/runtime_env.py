@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from pydantic_core import PydanticCustomError
+from .faults import Fault, near
 
 # What Ray takes for an actor; its own checks, which need Ray, come when a server is started.
 KEYS = (
@@ -19,34 +18,37 @@ KEYS = (
 _FETCHED = ("working_dir", "py_modules")
 
 
-def runtime_env(value: Any) -> dict[str, Any]:
-    """A runtime environment. Raises PydanticCustomError, which names what is wrong."""
-    if not isinstance(value, dict):
-        raise PydanticCustomError("runtime_env", "must be a mapping, as {{pip: [rowloom==1.2]}}")
-    given = cast("dict[Any, Any]", value)
-    for key in given:
+def environment_faults(given: Mapping[str, Any]) -> list[Fault]:
+    """What is wrong with a runtime environment."""
+    faults: list[Fault] = []
+    for key, value in given.items():
+        path = f"ray.runtime_env.{key}"
         if key not in KEYS:
-            near = difflib.get_close_matches(str(key), KEYS, 1)
-            hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(KEYS)}"
-            raise _wrong(f"{key!r} is no part of a runtime environment of Ray{hint}")
-    env = given.get("env_vars", {})
-    if not isinstance(env, dict) or not all(
-        isinstance(k, str) and isinstance(v, str) for k, v in cast("dict[Any, Any]", env).items()
-    ):
-        raise _wrong(f"env_vars must be texts by name, as {{OMP_NUM_THREADS: '4'}}, got {env!r}")
-    for key in _FETCHED:
-        there = given.get(key, [])
-        for place in cast("list[Any]", there if isinstance(there, list) else [there]):
-            if not isinstance(place, str) or "://" not in place:
-                raise _wrong(
-                    f"{key} must be a URL that every node can read, as s3://bucket/code.zip or "
-                    f"file:///shared/code.zip, got {place!r}: servers are started by the cluster, not from here"
-                )
-    return cast("dict[str, Any]", given)
+            problem = "is no part of a runtime environment of Ray"
+            faults.append(Fault(path, value, problem, near(key, KEYS), KEYS))
+        elif key == "env_vars" and not _are_texts(value):
+            faults.append(Fault(path, value, "must be texts by name, as {OMP_NUM_THREADS: '4'}"))
+        elif key in _FETCHED:
+            faults += [Fault(path, place, _FROM_NODES) for place in _places(value) if not _is_url(place)]
+    return faults
 
 
-def _wrong(text: str) -> PydanticCustomError:
-    return PydanticCustomError("runtime_env", "{why}", {"why": text})
+_FROM_NODES = (
+    "must be a URL that every node can read, as s3://bucket/code.zip or file:///shared/code.zip, since servers are "
+    "started by the cluster, not from here"
+)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(v, str) for v in cast("dict[str, Any]", value).values())
+
+
+def _places(value: Any) -> list[Any]:
+    return cast("list[Any]", value) if isinstance(value, list) else [value]
+
+
+def _is_url(place: Any) -> bool:
+    return isinstance(place, str) and "://" in place
 
 
 def digest_of(runtime_env: Mapping[str, Any]) -> str:

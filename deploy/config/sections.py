@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -21,7 +23,6 @@ from pydantic_core import PydanticCustomError
 from ...proto.spec import NAME, NAME_RULE
 from .endpoints import MAX_PORT
 from .launchers import LAUNCHERS
-from .runtime_env import runtime_env
 from .words import TIME, seconds_of
 
 MAX_SHARDS = 1024
@@ -34,15 +35,20 @@ _SIZES = TypeAdapter(ByteSize)
 
 
 def _whole(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    whole = not isinstance(value, bool) and (
+        isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    )
+    if not whole:
         raise PydanticCustomError("whole", "must be a whole number")
     return int(value)
 
 
 def _number(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise PydanticCustomError("number", "must be a number")
-    return float(value)
+    if not isinstance(value, bool) and isinstance(value, int | float):
+        with contextlib.suppress(OverflowError):  # of what no float holds
+            if math.isfinite(value):
+                return float(value)
+    raise PydanticCustomError("number", "must be a number")
 
 
 def _bytes(value: Any) -> Any:
@@ -103,7 +109,7 @@ Name = Annotated[
     str, BeforeValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"})
 ]
 Storage = Annotated[str | None, BeforeValidator(_storage)]
-RuntimeEnv = Annotated[dict[str, Any], BeforeValidator(runtime_env), WithJsonSchema({"type": "object"})]
+RuntimeEnv = Annotated[dict[str, Any], WithJsonSchema({"type": "object"})]
 LauncherName = Annotated[str, BeforeValidator(_launcher), WithJsonSchema({"enum": list(LAUNCHERS)})]
 
 

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from ...proto.security.credentials import is_loopback
 from ...server.access.settings import ServerSecurity
-from .tables import Fault
+from .faults import Fault
+from .home import expanded
 
 _PATHS = ("ca", "cert", "key", "client_ca", "tokens", "token")
 WAYS_OUT = (
@@ -50,9 +51,7 @@ class SecurityConfig(BaseModel):
         """The same with paths that are seen from anywhere; those that were relative begin at a folder."""
         found = {name: value for name in _PATHS if (value := getattr(self, name)) is not None}
         return self.model_copy(
-            update={
-                name: str((folder / Path(value).expanduser()).absolute()) for name, value in found.items()
-            }
+            update={name: str((folder / expanded(value)).absolute()) for name, value in found.items()}
         )
 
 

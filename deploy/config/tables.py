@@ -6,37 +6,22 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ...proto.errors import InvalidRequest
-from ...proto.spec import Recipe, TableSpec
+from ...proto.spec import Constraint, Initializer, Optimizer, Recipe, Schedule, TableSpec
+from .faults import ABSENT, Fault, below, near, number_in
 
 T = TypeVar("T")
-_CHOICES = {"dtype": ("float32",)}
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing that is wrong: where, what stands there, what would be right, and what was probably meant."""
-
-    path: str
-    value: Any
-    problem: str
-    nearest: Any = None
-    known: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        text = repr(self.value)
-        text = text if len(text) <= 80 else text[:77] + "..."
-        where = f"{self.path}: " if self.path else ""
-        hint = f"; did you mean {self.nearest!r}?" if self.nearest is not None else ""
-        choices = f"; known: {', '.join(self.known)}" if self.known and not hint else ""
-        got = "" if self.value is None and self.problem.startswith("is missing") else f", got {text}"
-        return f"{where}{self.problem}{got}{hint}{choices}"
+_EXAMPLES: dict[type[Recipe], str] = {
+    Optimizer: "an optimizer, as {adagrad: {lr: 0.05}}",
+    Initializer: "an initializer, as {normal: {std: 0.01}}",
+    Schedule: "a schedule, as {cosine: {lr: 0.1, decay_steps: 1000}}",
+    Constraint: "a constraint, as {clip_norm: 1.0}",
+}
 
 
 def tables_from_list(value: Any, faults: list[Fault]) -> list[TableSpec]:
@@ -44,17 +29,14 @@ def tables_from_list(value: Any, faults: list[Fault]) -> list[TableSpec]:
     if value is None:
         return []
     if not isinstance(value, list | tuple):
-        faults.append(Fault("tables", value, "must be a list of tables"))
+        faults.append(Fault("tables", value, "must be a list of tables, as [{name: users, dim: 64}]"))
         return []
     specs = [_table(item, f"tables[{i}]", faults) for i, item in enumerate(value)]
     seen: dict[str, int] = {}
-    for i, spec in enumerate(specs):
-        if spec is not None and spec.name in seen:
-            faults.append(
-                Fault(f"tables[{i}].name", spec.name, f"is the name of tables[{seen[spec.name]}] too")
-            )
-        elif spec is not None:
-            seen[spec.name] = i
+    for i, item in enumerate(value):  # also where another thing is wrong with it
+        name = item.get("name") if isinstance(item, Mapping) else getattr(item, "name", None)
+        if isinstance(name, str) and seen.setdefault(name, i) != i:
+            faults.append(Fault(f"tables[{i}].name", name, f"is the name of tables[{seen[name]}] too"))
     return [spec for spec in specs if spec is not None]
 
 
@@ -80,7 +62,7 @@ def _table(value: Any, path: str, faults: list[Fault]) -> TableSpec | None:
         faults.append(Fault(path, value, "must be a mapping such as {name: users, dim: 64}"))
         return None
     if "name" not in value:
-        faults.append(Fault(f"{path}.name", None, "is required"))
+        faults.append(Fault(f"{path}.name", ABSENT, "is required"))
     # What a lone argument is tried beside: `div` needs an id range, and every table a name.
     return _made(TableSpec, value, {"name": "table", "num_embeddings": 1}, path, faults)
 
@@ -124,13 +106,18 @@ def _value(hint: Any, value: Any, path: str, faults: list[Fault]) -> Any:
         if kind is Literal:
             return _choice(get_args(option), value, path, faults)
         if isinstance(kind, type) and issubclass(kind, Recipe):
-            if isinstance(value, Mapping | str | kind):
-                return _recipe(kind, value, path, faults)
+            named = isinstance(value, str) and (len(kinds) == 1 or near(value, kinds_of(kind)) is not None)
+            if named or isinstance(value, Mapping | kind):
+                return _recipe(kind, value, path, faults, _wanted(kinds))
         elif _is(value, kind):
             return value
-    words = [_WORDS.get(k) or f"a mapping with one {k.__name__.lower()}" for k in kinds]
-    faults.append(Fault(path, value, f"must be {' or '.join(words)}"))
+    faults.append(Fault(path, value, _wanted(kinds), number_in(value) if float in kinds else None))
     return None
+
+
+def _wanted(kinds: list[Any]) -> str:
+    """In words, what may stand there."""
+    return f"must be {' or '.join(_WORDS.get(kind) or _EXAMPLES[kind] for kind in kinds)}"
 
 
 def _is(value: Any, kind: Any) -> bool:
@@ -146,8 +133,7 @@ def _is_integral(value: Any) -> bool:
 
 def _choice(choices: tuple[str, ...], value: Any, path: str, faults: list[Fault]) -> Any:
     if value not in choices:
-        near = difflib.get_close_matches(str(value).lower(), choices, 1, 0.3)
-        faults.append(Fault(path, value, f"must be {' or '.join(choices)}", near[0] if near else None))
+        faults.append(Fault(path, value, f"must be {' or '.join(choices)}", near(value, choices)))
     return value
 
 
@@ -155,13 +141,12 @@ def _known(value: Mapping[Any, Any], names: list[str], path: str, faults: list[F
     """What of a mapping has a known key; the rest becomes faults."""
     for key in value:
         if key not in names:
-            near = difflib.get_close_matches(str(key), names, 1, 0.5)
-            nearest = near[0] if near else None
-            faults.append(Fault(f"{path}.{key}", value[key], "is no key here", nearest, tuple(names)))
+            problem = "is no key here" if names else "is no key here, where nothing is to be said"
+            faults.append(Fault(below(path, key), value[key], problem, near(key, names), tuple(names)))
     return {str(k): v for k, v in value.items() if k in names}
 
 
-def _recipe(family: type[Recipe], value: Any, path: str, faults: list[Fault]) -> Recipe | None:
+def _recipe(family: type[Recipe], value: Any, path: str, faults: list[Fault], wanted: str) -> Recipe | None:
     """From `adagrad`, `{adagrad: {lr: 0.05}}` or `{name: adagrad, lr: 0.05}`; of a family of one, its arguments."""
     if isinstance(value, family):
         return value
@@ -174,18 +159,17 @@ def _recipe(family: type[Recipe], value: Any, path: str, faults: list[Fault]) ->
         name, arguments = value["name"], {k: v for k, v in value.items() if k != "name"}
     elif len(value) == 1:
         name, arguments = next(iter(value.items()))
-        path = f"{path}.{name}"
+        path = below(path, name)
     else:
-        problem = f"must be a mapping with one {kind}, such as {{name: {{argument: value}}}}"
-        faults.append(Fault(path, value, problem))
+        faults.append(Fault(path, value, wanted))
         return None
-    found = kinds.get(str(name).lower())
+    found = kinds.get(name.lower()) if isinstance(name, str) else None
     if found is None:
-        near = difflib.get_close_matches(str(name).lower(), list(kinds), 1, 0.5)
-        faults.append(Fault(path, name, f"is no {kind}", near[0] if near else None, tuple(kinds)))
+        faults.append(Fault(path, name, f"is no {kind}", near(name, kinds), tuple(kinds)))
         return None
     if arguments is not None and not isinstance(arguments, Mapping):
-        faults.append(Fault(path, arguments, "must be a mapping of arguments"))
+        keys = ", ".join(f.name for f in dataclasses.fields(found))
+        faults.append(Fault(path, arguments, f"must be a mapping of arguments: any of {keys}"))
         return None
     return _made(found, arguments or {}, {}, path, faults)
 
@@ -211,12 +195,11 @@ def _build(
         try:
             make(**(usual | {name: value}))
         except (InvalidRequest, TypeError, ValueError, OverflowError) as e:
-            near = difflib.get_close_matches(str(value).lower(), _CHOICES.get(name, ()), 1, 0.3)
-            faults.append(Fault(f"{path}.{name}", value, _reason(e, name, value), near[0] if near else None))
+            faults.append(Fault(f"{path}.{name}", value, _reason(e, name)))
     if len(faults) == before:
         name = _culprit(make, arguments)
         where = f"{path}.{name}" if name else path
-        faults.append(Fault(where, arguments.get(name, arguments), _reason(whole, name, None)))
+        faults.append(Fault(where, arguments.get(name, arguments), _reason(whole, name)))
     return None
 
 
@@ -231,7 +214,24 @@ def _culprit(make: Callable[..., Any], arguments: dict[str, Any]) -> str:
     return ""
 
 
-def _reason(error: Exception, name: str, value: Any) -> str:
-    """Why, without what `Fault` says already."""
+def _reason(error: Exception, name: str) -> str:
+    """Why, in words of YAML, and without what `Fault` says already."""
     text = str(error).partition(" (table ")[0].partition("; got ")[0].partition(", got ")[0]
-    return text[text.find(f"{name} must be") + len(name) + 1 :] if f"{name} must be" in text else text
+    text = text[text.find(f"{name} must be") + len(name) + 1 :] if f"{name} must be" in text else text
+    for pattern, words in _IN_YAML:
+        text = pattern.sub(words, text)
+    return text
+
+
+# What Python's callers are told, as a config has it.
+_IN_YAML: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
+    (re.compile(rf"^({'|'.join(Recipe.kinds)}): "), ""),
+    (re.compile(rf"\b({'|'.join(Recipe.kinds)})\b"), lambda found: found[1].lower()),
+    (re.compile(r"\bNone\b"), "left out"),
+    (re.compile(r"\b(True|False)\b"), lambda found: found[1].lower()),
+    (re.compile(r"\[0, 2\*\*([0-9]+)\)"), lambda found: f"0 to {2 ** int(found[1]) - 1}"),
+    (re.compile(r"2\*\*([0-9]+)"), lambda found: str(2 ** int(found[1]))),
+    (re.compile(r"least (low|high)=left out"), r"least \1"),
+    (re.compile(r"^must be (.*)least (low|high)=([^\s,]+)"), r"must be \1least \2, which is \3"),
+    (re.compile(r"least (low|high)=([^\s,]+)"), r"least \1"),
+]

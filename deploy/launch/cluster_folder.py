@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 from pathlib import Path
 
 from ...proto.errors import Unavailable
@@ -29,6 +31,31 @@ def logs_in(folder: Path) -> Path:
 def coordinator_log_in(folder: Path) -> Path:
     """The log of the coordinator."""
     return logs_in(folder) / "coordinator.log"
+
+
+def ready_in(folder: Path) -> Path:
+    """What a coordinator says when it is up, or why it is not."""
+    return folder / "ready.json"
+
+
+def lock_in(folder: Path) -> Path:
+    """Held by the coordinator of the cluster."""
+    return folder / "coordinator.lock"
+
+
+def tidy(folder: Path) -> None:
+    """Remove what nobody reads of a cluster that is down. Its logs stay, and its config, by which `logs` shows them.
+
+    To be called while no coordinator can be started. The lock stays where one that is ending holds it: the next
+    coordinator is to wait for that one.
+    """
+    with contextlib.suppress(OSError):
+        ready_in(folder).unlink(missing_ok=True)
+        with open(lock_in(folder)) as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_in(folder).unlink()
+    with contextlib.suppress(OSError):
+        (folder / "shards").rmdir()
 
 
 def shards_in(folder: Path) -> ShardFolder:

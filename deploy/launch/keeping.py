@@ -41,7 +41,20 @@ def logs_of(config: DeployConfig) -> ShardLogs | None:
 
 def has_logs(storage: str | None, cluster_id: str) -> bool:
     """Whether there are logs of a cluster."""
-    return storage is not None and os.path.isdir(os.path.join(_logs(storage), cluster_id))
+    return storage is not None and os.path.isdir(logs_at(storage, cluster_id))
+
+
+def logs_at(storage: str, cluster_id: str) -> str:
+    """The folder with the logs of a cluster."""
+    return os.path.join(_logs(storage), cluster_id)
+
+
+def size_of_logs(storage: str, cluster_id: str) -> int:
+    """Bytes of the logs of a cluster. Raises OSError: they cannot be looked at."""
+    files = [
+        os.path.join(at, name) for at, _, names in os.walk(logs_at(storage, cluster_id)) for name in names
+    ]
+    return sum(os.stat(file).st_size for file in files)
 
 
 def drop_logs(storage: str | None, cluster_id: str) -> None:
@@ -52,7 +65,7 @@ def drop_logs(storage: str | None, cluster_id: str) -> None:
     until = time.monotonic() + REMOVE_S
     while storage is not None and has_logs(storage, cluster_id):
         try:
-            shutil.rmtree(os.path.join(_logs(storage), cluster_id))
+            shutil.rmtree(logs_at(storage, cluster_id))
         except OSError as e:
             if e.errno not in (errno.ENOTEMPTY, errno.ENOENT) or time.monotonic() >= until:
                 raise

@@ -20,11 +20,10 @@ from .launchers import Tell, launcher_of
 from .left import check_goes_on, check_not_live, is_kept, placed
 from .left_shards import config_of, folder_of, serving_on
 from .remote import Remote
-from .status import READABLE, not_serving, summary
+from .status import not_serving, summary
 
 UP_WAIT_S = 60.0  # for another command that starts or ends a cluster of that name
 DOWN_WAIT_S = 10.0
-LOST_S = 6.0  # for a cluster that is to end to say what it holds
 RETRY_S = 0.2
 BUSY_S = 10.0  # for a coordinator whose process lives to answer: a busy machine takes seconds to connect
 
@@ -422,44 +421,6 @@ def locate_to_end(
         except DamagedRecord:
             return _readable(name, directory, tell) or Record(name, "local", "")
     return locate(directory, name, address)
-
-
-def lost_with(record: Record, directory: ClusterDirectory) -> str:
-    """In words, the rows that end with a cluster; empty if it has none.
-
-    One that does not answer, and is not known to have ended, may hold rows.
-    """
-    ended = record.launcher == "local" and not is_running(record.pid, record.started)
-    left = serving_on(record.name, directory) if ended else None
-    if not record.address or left is not None or (ended and record.pid):
-        rows = left.rows() if left is not None else 0
-        if left is not None and rows != 0:
-            held = "rows, how many is not known," if rows is None else f"{rows:,} rows"
-            kept = ": --keep leaves them in its logs" if is_kept(record) else ""
-            return (
-                f"{record.name!r} has no coordinator, and its shards hold {held} that are lost with it{kept}."
-            )
-        if not is_kept(record):
-            return ""
-        if record.kept:
-            return f"{record.name!r} is down, and its rows are kept in {record.storage}; they are lost now."
-        return f"{record.name!r} has ended; its rows are in its logs, and are lost with them: --keep leaves them."
-    try:
-        with Remote(record.address, LOST_S, record.credentials) as remote:
-            status = remote.status()
-    except RowloomError:
-        who = repr(record.name) if record.name else f"the cluster at {record.address}"
-        still = f" `kill -CONT {record.pid}` lets it go on." if record.pid and is_stopped(record.pid) else ""
-        return f"{who} does not answer, so how many rows it holds is not known, and they are lost with it.{still}"
-    rows = sum(t.rows for s in status.shards for t in s.statistics.tables)
-    silent = [s for s in status.shards if s.health not in (*READABLE, "lost", "dead")]
-    if not rows and not silent:
-        return ""
-    held = f"{rows:,} rows in {len(status.tables)} {'table' if len(status.tables) == 1 else 'tables'}"
-    if silent:
-        who = ", ".join(f"shard {s.shard.index} is {s.health}" for s in silent)
-        held = f"at least {held} ({who} and may hold more)"
-    return f"{status.name!r} holds {held}, and they are lost with it."
 
 
 def _named(record: Record, directory: ClusterDirectory) -> Record:

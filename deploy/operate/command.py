@@ -6,8 +6,7 @@ import os
 import signal
 import sys
 
-from ..ending import INTERRUPTED
-from ..terminal import at_once
+from ..ending import INTERRUPTED  # what takes longer is imported when Ctrl-C is heeded
 
 # Commands that import so much that people would ask themselves what goes on.
 SLOW = {"up", "restore", "demo", "bench"}
@@ -19,6 +18,8 @@ def main() -> None:
     ignored = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     if not ignored:
         signal.signal(signal.SIGINT, _end)
+    from ..terminal import at_once
+
     with at_once("rowloom: one moment", quiet=not SLOW & set(sys.argv[1:2])):
         from ..cli import main as run
 

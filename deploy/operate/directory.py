@@ -21,6 +21,7 @@ from ...proto.atomic_file import write_atomic
 from ...proto.errors import RowloomError, Unavailable
 from ...proto.security.credentials import Credentials, from_environment
 from ..config.config import DeployConfig
+from ..config.home import NoHome, expanded
 
 LOCK_POLL_S = 0.1
 
@@ -115,11 +116,9 @@ class ClusterDirectory:
 
     def __init__(self, home: str | Path | None = None) -> None:
         try:
-            self.home = Path(home or os.environ.get("ROWLOOM_HOME") or "~/.rowloom").expanduser()
-        except RuntimeError:
-            raise BadHome(
-                f"this user has no home folder, where known clusters are remembered: {ELSEWHERE}"
-            ) from None
+            self.home = expanded(home or os.environ.get("ROWLOOM_HOME") or "~/.rowloom")
+        except NoHome as e:
+            raise BadHome(f"{e}, where known clusters are remembered: {ELSEWHERE}") from None
 
     def __repr__(self) -> str:
         return f"<ClusterDirectory {self.home}>"
@@ -205,21 +204,40 @@ class ClusterDirectory:
             Unavailable: another one holds it still.
         """
         path = self.home / "clusters" / f"{name}.lock"
-        with self.usable("nothing was started or ended"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            opened = open(path, "a+")  # noqa: SIM115  # closed below
         until, told = time.monotonic() + wait_s, waiting is None
-        with opened as file:
-            while not _locked(file):
-                who = f"another rowloom{_holder(path)} is starting or ending {name!r}"
-                if time.monotonic() >= until:
-                    raise Unavailable(f"{who}: try again when it is done, or end it")
-                if waiting is not None and not told:
-                    waiting(f"{who}: waiting for it")
-                    told = True
-                time.sleep(LOCK_POLL_S)
+        while (file := self._opened(path)) is None:
+            who = f"another rowloom{_holder(path)} is starting or ending {name!r}"
+            if time.monotonic() >= until:
+                raise Unavailable(f"{who}: try again when it is done, or end it")
+            if waiting is not None and not told:
+                waiting(f"{who}: waiting for it")
+                told = True
+            time.sleep(LOCK_POLL_S)
+        with file:
             _sign(file)
-            yield
+            try:
+                yield
+            finally:
+                if not self._path(name).exists():  # nobody knows the cluster: what is locked, is no more
+                    with contextlib.suppress(OSError):
+                        path.unlink()
+
+    def _opened(self, path: Path) -> IO[str] | None:
+        """The file of a lock, which is held then; None: another one holds it.
+
+        Whoever holds a lock may remove its file. One that was opened before that, and is had after it, is no lock for
+        those who come later: then it is tried again with the file that is there.
+        """
+        while True:
+            with self.usable("nothing was started or ended"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = open(path, "a+")  # noqa: SIM115  # whoever gets it closes it
+            if not _locked(file):
+                file.close()
+                return None
+            if _is_at(file, path):
+                return file
+            file.close()
 
     def is_locked(self, name: str) -> bool:
         """Whether it is being started or ended."""
@@ -267,6 +285,13 @@ def _locked(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Whether an open file is the one that is at a path now."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    return False
 
 
 def _sign(file: IO[str]) -> None:

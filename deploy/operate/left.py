@@ -13,7 +13,8 @@ from ...proto.channel import Channels
 from ...proto.errors import InvalidRequest, RowloomError, Unauthorized, Unavailable
 from ...proto.layout import Layout
 from ...proto.security.credentials import Credentials
-from ..config.config import DeployConfig, InvalidConfig
+from ..config.config import DeployConfig
+from ..config.faults import InvalidConfig
 from ..control.state import ClusterState
 from ..snapshots.kept import forget_stored, has_kept
 from ..storage import StateFile

@@ -20,7 +20,7 @@ from typing import Any
 from ...proto.atomic_file import write_atomic
 from ...proto.errors import InvalidRequest, RowloomError, SnapshotCorrupt, Unavailable
 from ..config.config import DeployConfig
-from ..launch.cluster_folder import log_in, mark_of, shards_in
+from ..launch.cluster_folder import log_in, mark_of, ready_in, shards_in, tidy
 from ..launch.processes import (
     end_marked,
     end_process,
@@ -103,6 +103,7 @@ def _leave(record: Record, directory: ClusterDirectory) -> None:
         directory.put(record.as_kept())
     else:
         directory.remove(record.name)
+        tidy(folder_of(record.name, directory))
 
 
 def _take_over(config: DeployConfig, known: Record, directory: ClusterDirectory) -> tuple[Record, bool]:
@@ -189,7 +190,7 @@ def _start(
 
 
 def _ready(name: str, directory: ClusterDirectory) -> Path:
-    return folder_of(name, directory) / "ready.json"
+    return ready_in(folder_of(name, directory))
 
 
 def _address_in(ready: Path, on_rows: Callable[[int, int], None] | None = None) -> str | None:
@@ -216,6 +217,7 @@ def down(record: Record, directory: ClusterDirectory, *, keep: bool = False) -> 
     _end(record, directory, END_S, keep=keep)
     if not keep:  # also when its process was killed
         forget(record, record.storage or str(folder_of(record.name, directory)))
+        tidy(folder_of(record.name, directory))
 
 
 def _end(record: Record, directory: ClusterDirectory, end_s: float, *, keep: bool = False) -> None:

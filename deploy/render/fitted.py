@@ -8,10 +8,11 @@ from typing import Any, cast
 
 from ...proto.security.credentials import is_loopback
 from ...proto.spec import TableSpec
-from ..config.config import DeployConfig, invalid, parse
+from ..config.config import DeployConfig, parse
 from ..config.endpoints import WILDCARDS
+from ..config.faults import ABSENT, Fault, invalid
 from ..config.security import WAYS_OUT, SecurityConfig
-from ..config.tables import Fault, table_to_mapping
+from ..config.tables import table_to_mapping
 from .options import Options
 from .sizes import Sizes
 
@@ -159,14 +160,14 @@ def _security_faults(config: DeployConfig) -> list[Fault]:
     security = config.security
     if not security.cert and not security.insecure:
         problem = f"is missing: pods listen for others, who could read and change every table: {WAYS_OUT}"
-        return [Fault("security", None, problem)]
+        return [Fault("security", ABSENT, problem)]
     if security.cert and not security.server_name:
         problem = (
             "is missing: the addresses of pods are known when they start, so the certificate must be for a name that "
             f"all servers share: `rowloom secure init DIR --host {config.name}.internal` and `server_name: "
             f"{config.name}.internal`"
         )
-        return [Fault("security.server_name", None, problem)]
+        return [Fault("security.server_name", ABSENT, problem)]
     return []
 
 

@@ -15,7 +15,8 @@ from ...proto.security.credentials import token_in
 from ...proto.security.files import read_file, read_private
 from ...server.access.gate import Gate
 from ...server.access.tokens import read_tokens
-from ..config.config import DeployConfig, InvalidConfig
+from ..config.config import DeployConfig
+from ..config.faults import InvalidConfig
 from ..config.security import SecurityConfig
 
 _RENEW = "`rowloom secure certificate` renews it"

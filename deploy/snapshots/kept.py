@@ -15,7 +15,8 @@ import fsspec
 from ...proto.errors import InvalidRequest, RowloomError
 from ...proto.snapshots.listing import list_snapshots
 from ...proto.snapshots.manifest import MANIFEST
-from ..config.config import DeployConfig, InvalidConfig
+from ..config.config import DeployConfig
+from ..config.faults import InvalidConfig
 from ..control.state import ClusterState, KnownSnapshot
 from ..launch.keeping import drop_logs, has_logs, snapshots_of
 from ..storage import StateFile

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from killing import kill_all
 
 from rowloom.client import connect
 from rowloom.deploy.operate.directory import Record
@@ -44,11 +45,26 @@ def test_of_a_cluster_that_was_kept_nothing_was_known_any_more(cli, kept):
     # In a script it once removed them, and said "ads is down".
     _, err = cli.run("down", "--name", "ads", code=2)
     lost = f"its rows are kept in {kept}; they are lost now"
-    assert f"{lost}. Add --yes if that is meant; nothing was changed" in err
+    (logs,) = (kept / "logs").iterdir()
+    assert f"{lost}: " in err
+    assert (
+        f"in {logs} are removed. `rowloom up --name ads` goes on from them. Add --yes if that is meant" in err
+    )
     assert cli.json("list")["clusters"][0]["state"] == "kept"
     assert f"the rows that were kept in {kept} are removed" in cli.run("down", "--name", "ads", "--yes")[0]
     assert list(kept.iterdir()) == []
     assert cli.json("list") == {"clusters": []}
+
+
+def test_the_rows_of_a_killed_cluster_that_could_go_on_were_removed_by_a_script_unasked(cli, kept):
+    cli.run("up")
+    kill_all(cli.directory, "ads")
+    _, err = cli.run("down", code=2)
+    assert f"'ads' has ended, and its rows are in its logs in {kept}; they are lost now: " in err
+    assert "`rowloom up --name ads` goes on from them, `rowloom down --keep` leaves them. Add --yes" in err
+    assert (kept / "logs").exists()
+    assert f"ads is down; its rows in {kept} are removed" in cli.run("down", "--yes")[0]
+    assert list(kept.iterdir()) == []
 
 
 def test_a_cluster_that_was_kept_goes_on_by_its_name_from_any_folder(cli, kept, tmp_path, monkeypatch):
@@ -87,7 +103,7 @@ def test_down_of_a_cluster_that_was_kept_asks(cli, kept, monkeypatch):
         patch.setattr("rowloom.deploy.cli_options.can_ask", lambda: True)
         patch.setattr("rowloom.deploy.cli_options.agreed", lambda question: asked.append(question) or False)
         cli.run("down", code=1)
-    assert f"'ads' is down, and its rows are kept in {kept}; they are lost now." in asked[0]
+    assert f"'ads' is down, and its rows are kept in {kept}; they are lost now: " in asked[0]
     assert cli.json("list")["clusters"][0]["state"] == "kept"
 
 

@@ -193,13 +193,13 @@ tables:
     expected = {
         "name": "got '-x'",
         "shard": "is no key here, got 4; did you mean 'shards'?",
-        "shards": "must be at least 1, got 0; did you mean 1?",
+        "shards": "must be at least 1, got 0",
         "launcher": "must be local or ray, got 'rays'; did you mean 'ray'?",
         "durability": "must be memory or process or interval or disk, got 'disc'; did you mean 'disk'?",
         "ray.adress": "got 'auto'; did you mean 'address'?",
         "ray.placement": "got 'SPRED'; did you mean 'SPREAD'?",
         "ray.memory_per_shard": "must be bytes, as 8GiB, 500MB or a number, got '8GiX'",
-        "ray.num_cpus_per_shard": "must be a number, got True",
+        "ray.num_cpus_per_shard": "must be a number, got true",
         "port": "must be a whole number of 0 to 65535, got 70000; did you mean 7000?",
         "tables[0].dims": "got 64; did you mean 'dim'?",
         "tables[0].dim": "must be at least 1, got 0",
@@ -213,14 +213,15 @@ tables:
         "tables[2].partition": "got 'div'",
         "tables[3].dim": "must be at most 4096 columns, got 5000",
         "tables[3].hash_ids": "must be true or false, got 3",
-        "tables[4].optimizer.sgd.nesterov": "got True",
+        "tables[3].name": "is the name of tables[2] too, got 'b'",
+        "tables[4].optimizer.sgd.nesterov": "must be false without momentum, got true",
         "tables[5].name": "is required",
         "tables[6]": "must be a mapping",
         "tables[7].optimizer.adam.mode": "got 'dens'; did you mean 'dense'?",
         "tables[7].optimizer.adam.lr.cosin": "is no schedule, got 'cosin'; did you mean 'cosine'?",
         "tables[7].constraint.clip_nrm": "did you mean 'clip_norm'?",
         "tables[7].constraint.low": "must be a number or left out, got 'x'",
-        "tables[7].initializer": "must be a mapping with one initializer, got 5",
+        "tables[7].initializer": "must be an initializer, as {normal: {std: 0.01}}, got 5",
     }
     assert sorted(found) == sorted(expected)
     for path, words in expected.items():

@@ -55,8 +55,9 @@ def test_a_port_that_is_typed_wrong_is_not_answered_with_the_largest_one(port, m
 
 
 def test_a_port_that_means_nothing_gets_no_guess():
-    for port in ("seven", None, True, 1.5, [7400]):
-        assert fault({"port": port}) == f"port: must be a whole number of 0 to 65535, got {port!r}"
+    far = {"seven": "'seven'", None: "nothing (null)", True: "true", 1.5: "1.5", 2**64: str(2**64), -1: "-1"}
+    for port, shown in far.items():
+        assert fault({"port": port}) == f"port: must be a whole number of 0 to 65535, got {shown}"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_a_ray_address_that_is_typed_wrong_was_only_found_when_nothing_answered(
         ({"placement": "SPREAD"}, "did you mean 'ray.placement'?"),
         ({"start_timeout": 30}, "did you mean 'limits.start_timeout_s'?"),
         (
-            {"ray": {"port": 7400}},
+            {"launcher": "ray", "ray": {"port": 7400}},
             "ray.port: is no key of ray, but one of the cluster, got 7400; did you mean 'port'?",
         ),
         ({"prot": 7400}, "did you mean 'port'?"),

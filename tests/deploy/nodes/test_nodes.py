@@ -64,11 +64,11 @@ def test_a_ray_that_cannot_choose_nodes_by_label_is_refused():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"pipp": ["x"]}, "did you mean pip"),
-        ({"gpus": 1}, "there are: pip, uv, conda"),
-        ({"env_vars": {"A": 1}}, r"env_vars must be texts by name.*got \{'A': 1\}"),
-        ({"working_dir": "./here"}, r"working_dir must be a URL that every node can read.*got '\./here'"),
-        ({"py_modules": ["s3://a/b.zip", "/c"]}, "py_modules must be a URL.*got '/c'"),
+        ({"pipp": ["x"]}, "did you mean 'pip'"),
+        ({"gpus": 1}, "known: pip, uv, conda"),
+        ({"env_vars": {"A": 1}}, r"env_vars: must be texts by name.*got \{A: 1\}"),
+        ({"working_dir": "./here"}, r"working_dir: must be a URL that every node can read.*got '\./here'"),
+        ({"py_modules": ["s3://a/b.zip", "/c"]}, "py_modules: must be a URL.*got '/c'"),
         ("pip", "must be a mapping"),
     ],
 )

@@ -11,9 +11,10 @@ from waiting import until
 
 from rowloom.client import connect
 from rowloom.deploy.config.config import DeployConfig, parse
+from rowloom.deploy.down.losses import lost_with
 from rowloom.deploy.launch.processes import is_running, marked
 from rowloom.deploy.operate import clusters, local_clusters
-from rowloom.deploy.operate.clusters import down, lost_with, reach, up
+from rowloom.deploy.operate.clusters import down, reach, up
 from rowloom.deploy.operate.directory import ClusterDirectory, Record
 from rowloom.deploy.operate.remote import Remote
 from rowloom.proto.errors import InvalidRequest, Unavailable
@@ -71,8 +72,14 @@ def test_a_killed_cluster_that_can_go_on_was_said_to_have_lost_its_rows(director
         Unavailable, match="its rows are in its logs: `rowloom up` with its config goes on from them"
     ):
         reach(record, directory)
-    assert lost_with(record, directory) == (
-        "'ads' has ended; its rows are in its logs, and are lost with them: --keep leaves them."
+    lost = lost_with(record, directory)
+    (logs,) = (tmp_path / "kept" / "logs").iterdir()
+    assert lost.can_go_on
+    assert lost.words.startswith(
+        f"'ads' has ended, and its rows are in its logs in {tmp_path / 'kept'}; they are lost now: "
+    )
+    assert lost.words.endswith(
+        f"in {logs} are removed. `rowloom up --name ads` goes on from them, `rowloom down --keep` leaves them."
     )
     again = up(config(tmp_path), directory)
     assert again.started

@@ -21,10 +21,11 @@ from rowloom.client import connect
 from rowloom.deploy import local_cluster
 from rowloom.deploy.addresses import address_of
 from rowloom.deploy.config.config import DeployConfig, parse
+from rowloom.deploy.down.losses import Loss, lost_with
 from rowloom.deploy.launch.processes import is_running, marked, started
 from rowloom.deploy.launch.shard_folder import KnownServer, ShardFolder
 from rowloom.deploy.operate import local_clusters
-from rowloom.deploy.operate.clusters import down, lost_with, reach, up
+from rowloom.deploy.operate.clusters import down, reach, up
 from rowloom.deploy.operate.directory import ClusterDirectory, Record
 from rowloom.deploy.operate.launchers import Restore
 from rowloom.deploy.operate.listing import listed
@@ -225,9 +226,11 @@ def test_what_runs_without_a_coordinator_is_said_and_ended(directory, config, tm
     )
     one = listed(directory)[0]
     assert (one["state"], one["shards"]) == ("no coordinator", 2)
-    logs = ": --keep leaves them in its logs" if config.durability == "process" else ""
-    assert lost_with(record, directory) == (
-        f"'ads' has no coordinator, and its shards hold 300 rows that are lost with it{logs}."
+    logs = ", `rowloom down --keep` leaves them in its logs" if config.durability == "process" else ""
+    assert lost_with(record, directory) == Loss(
+        "'ads' has no coordinator, and its shards hold 300 rows that are lost with it. `rowloom up --name ads` starts "
+        f"a coordinator for them{logs}.",
+        can_go_on=True,
     )
     with pytest.raises(InvalidRequest, match="cluster 'ads' runs already, and a restore makes a new one"):
         restore(config, Restore(str(tmp_path / "any")), directory)

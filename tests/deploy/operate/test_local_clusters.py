@@ -17,9 +17,10 @@ from waiting import until
 from rowloom.client import connect
 from rowloom.deploy.config.config import parse
 from rowloom.deploy.control.state import ClusterState
+from rowloom.deploy.down.losses import Loss, lost_with
 from rowloom.deploy.launch.processes import is_running, marked, started
 from rowloom.deploy.operate import clusters, local_clusters
-from rowloom.deploy.operate.clusters import down, lost_with, reach, up
+from rowloom.deploy.operate.clusters import down, reach, up
 from rowloom.deploy.operate.directory import BadHome, ClusterDirectory, Record
 from rowloom.deploy.operate.remote import Remote
 from rowloom.deploy.storage import StateFile
@@ -88,24 +89,27 @@ def test_a_stopped_coordinator_and_a_stopped_shard_end_with_the_cluster(director
 def test_a_cluster_that_cannot_say_what_it_holds_is_no_longer_ended_without_a_question(directory):
     config = parse({**ADS, "tables": [{"name": "users", "num_embeddings": 100, "dim": 4}]})
     record = up(config, directory).record
-    assert lost_with(record, directory) == ""
+    assert lost_with(record, directory) == Loss()
     with connect(record.address) as client:
         client.table("users").push(range(100), np.ones((100, 4)))
-    assert lost_with(record, directory) == "'ads' holds 100 rows in 1 table, and they are lost with it."
+    assert lost_with(record, directory) == Loss(
+        "'ads' holds 100 rows in 1 table, and they are lost with it. `rowloom export TABLE FILE` keeps rows."
+    )
     with Remote(record.address) as remote:
         shard = remote.status().shards[1].pid
     stop(shard)
-    assert "holds at least 50 rows in 1 table (shard 1 is stopped and may hold more)" in lost_with(
-        record, directory
-    )
+    lost = lost_with(record, directory)
+    assert "holds at least 50 rows in 1 table (shard 1 is stopped and may hold more)" in lost.words
     os.kill(shard, signal.SIGCONT)
     stop(record.pid)
-    assert "'ads' does not answer, so how many rows it holds is not known" in lost_with(record, directory)
+    lost = lost_with(record, directory)
+    assert "'ads' does not answer, so how many rows it holds is not known" in lost.words
+    assert lost.can_go_on
     with pytest.raises(Unavailable, match=f"cluster 'ads' at .* `kill -CONT {record.pid}` lets it go on"):
         up(config, directory)
     os.kill(record.pid, signal.SIGCONT)
     kill_all(directory, "ads")
-    assert lost_with(record, directory) == ""
+    assert lost_with(record, directory) == Loss()
     assert up(config, directory).replaced, "its rows are lost, and that is said"
     assert not up(config, directory).replaced
 
@@ -343,12 +347,13 @@ def test_a_home_that_is_a_file_is_not_taken_for_one_without_clusters(tmp_path):
 
 
 def test_a_user_without_a_home_folder_hears_how_to_name_one(monkeypatch):
-    def no_home(path):
-        raise RuntimeError("Could not determine home directory.")
+    def no_user(uid):
+        raise KeyError(uid)
 
-    monkeypatch.delenv("ROWLOOM_HOME", raising=False)
-    monkeypatch.setattr("pathlib.Path.expanduser", no_home)
-    with pytest.raises(BadHome, match=r"--home FOLDER or \$ROWLOOM_HOME takes another one"):
+    for name in ("ROWLOOM_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", no_user)
+    with pytest.raises(BadHome, match=r"HOME is not set.*--home FOLDER or \$ROWLOOM_HOME takes another one"):
         ClusterDirectory()
 
 
