@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 GOOD = ("serving", "moving")
 PULLS_ONLY = "pulls only"  # its log failed
+AGAIN = ("starting", "recovering")  # its process had ended: it is about to read its log, or reads it
 MEMORY_ONLY = (
     "durability memory: a shard loses its rows with its process; `storage: FOLDER` in the config keeps them"
 )
@@ -98,7 +99,8 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
     bad = [s for s in state["shards"] if s["health"] not in GOOD]
     still = [s for s in bad if s["health"] == "stopped"]
     full = [s for s in bad if s["health"] == PULLS_ONLY]
-    again = [s for s in bad if s["health"] == "dead" and state["durability"] != "memory"]
+    logs = state["durability"] != "memory"
+    again = [s for s in bad if s["health"] in AGAIN or (s["health"] == "dead" and logs)]
     lost = [s for s in bad if s["health"] not in ("stopped", PULLS_ONLY) and s not in again]
     said = "".join(
         f". The process of shard {s['index']} stands still (as by SIGSTOP) and holds its rows: `kill -CONT {s['pid']}` "
@@ -112,8 +114,8 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
         ) + _what_keeps_back([s for s in bad if s not in full])
     if again:
         said += (
-            ". A shard that is dead has its rows in its log: it is started again by itself and reads them. Nothing "
-            "is to be done; look again in some seconds. If it stays dead, the log of the cluster says why"
+            ". A shard that is dead, or starts anew, has its rows in its log: it is started again by itself and reads "
+            "them. Nothing is to be done; look again in some seconds. If it stays dead, the log of the cluster says why"
         )
     if not lost:
         return said
