@@ -224,9 +224,10 @@ def look_again(
     if not isinstance(error, Rerouted | Unavailable):
         raise error
     now, layout, outages = session.clock(), session.layout, session.outages
+    if now >= deadline:  # what came before says more than an attempt that had no time
+        said = outages.in_words(shard, now, str(error))
+        raise Unavailable(f"{said}. {what_next(session.durability)}") from error
     outages.failed(shard, error, began, now, deadline, session.durability)
-    if now >= deadline:
-        raise Unavailable(f"{outages.in_words(shard, now)}. {what_next(session.durability)}") from error
     if layout is None or not layout.coordinator:
         return
     until = min(deadline, now + ELSEWHERE_S)

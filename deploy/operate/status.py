@@ -408,13 +408,17 @@ def render_plan(plan: Plan, starts: str = "", unseen: Mapping[str, str] | None =
     parts: list[RenderableType] = [Text(starts or "nothing to change")]
     if lines and not starts:
         parts = [Text("changes:"), *lines]
-    table = grid("memory per shard", ">bytes a row", ">now", ">after", ">every id pushed")
+    # What is not there yet takes nothing now, and afterwards what is pushed.
+    names = [">every id pushed"] if starts else [">now", ">after", ">every id pushed"]
+    table = grid("memory per shard", ">bytes a row", *names)
+
+    def known(*sizes: int | None) -> list[str]:
+        return [in_bytes(size) for size in sizes[-len(names) :]]
+
     for t in memory.tables:
-        table.add_row(t.name, str(t.row_bytes), *map(in_bytes, (t.now_bytes, t.after_bytes, t.bound_bytes)))
+        table.add_row(t.name, str(t.row_bytes), *known(t.now_bytes, t.after_bytes, t.bound_bytes))
     table.add_section()
-    table.add_row(
-        "all tables", "", *map(in_bytes, (memory.now_bytes, memory.after_bytes, memory.bound_bytes))
-    )
+    table.add_row("all tables", "", *known(memory.now_bytes, memory.after_bytes, memory.bound_bytes))
     parts.append(table)
     if memory.peak_bytes is not None:
         parts.append(Text(f"at most while rows move: {in_bytes(memory.peak_bytes)} a shard"))
