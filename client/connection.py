@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import threading
@@ -42,6 +43,7 @@ from .lookups.bags import Bags
 from .lookups.pooling import factors
 from .spans import CallSpans
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 _NOTHING: AbstractContextManager[None] = nullcontext()
 
@@ -103,6 +105,7 @@ class Connection:
             threading.Lock(),
             self._transport.sizes,
         )
+        self._session.outages.tell = log.log
         if self._find is not None:
             self._session.lost = Seeker(self._find, self._session.found).seek
         self._session.layout = layout

@@ -138,7 +138,7 @@ class Table:
         Raises:
             InvalidRequest: an id is out of range or no integer; a row has a value that `wire` cannot carry.
             TableNotFound: the table was dropped.
-            StateLost: a shard lost its rows.
+            StateLost: a shard lost its rows, or is dead for good; the message names it.
             Unavailable: a shard did not answer within the client's timeout.
         """
         return self.client.pull_entries([(self._entry, ids)], wire)[0]

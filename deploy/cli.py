@@ -66,8 +66,9 @@ Exit codes:
   1    it failed or was refused, and the message says why; the storage of a cluster included; or what verify, diff and
        doctor looked at is not well
   2    wrong use: an option, a config, a file, folder or URL of this command that cannot be used, --home included
-  3    a shard does not serve: up, status, tables, plan, verify, and whatever needs that shard
+  3    a shard does not serve: up, status, tables, plan, verify, and whatever needs it; export --partial took the others
   4    there is no such cluster, or more than one to choose from
+  5    the cluster does not answer: it is down, starting, has ended, stands still or cannot be reached
   130  interrupted; what was begun is removed, or the message says where it goes on
   143  ended by SIGTERM, as if interrupted: what was begun is removed; 129: by SIGHUP""",
 )
@@ -92,7 +93,8 @@ def _run() -> None:
         raise
     except RowloomError as e:
         sys.stderr.write(f"rowloom: {e}\n")
-        sys.exit(getattr(e, "exit_code", 3 if isinstance(e, StateLost) else 1))
+        usual = 3 if isinstance(e, StateLost) else 5 if isinstance(e, NoAnswer) else 1
+        sys.exit(getattr(e, "exit_code", usual))
     except KeyboardInterrupt:
         sys.stderr.write("rowloom: interrupted\n")
         sys.exit(INTERRUPTED)

@@ -13,6 +13,7 @@ from .cli_options import (
     AsJson,
     Home,
     Name,
+    NotServing,
     WrongUse,
     check_serving,
     cluster,
@@ -134,7 +135,10 @@ def export(
     ] = False,
     partial: Annotated[
         bool,
-        typer.Option("--partial", help="Take the rows of the shards that serve, and say what is missing."),
+        typer.Option(
+            "--partial",
+            help="Take the rows of the shards that serve, and say what is missing. Exit code 3 if something is.",
+        ),
     ] = False,
     vocabulary: Words = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
@@ -172,12 +176,18 @@ def export(
             serving=serving,
             quiet=as_json,
         )
-    lost = "".join(
-        f"\nMISSING: {rows:,} rows of shard {shard}, which does not serve"
+    lost = [
+        f"MISSING: {rows:,} rows of shard {shard}, which does not serve"
         for shard, rows in result["missing"].items()
-    )
+    ]
     more = "".join(f"; {one} belongs to it: keep both" for one in beside(path))
-    show(as_json, result, f"{result['rows']:,} rows of table {table} are in {path}{more}{lost}")
+    told = f"{result['rows']:,} rows of table {table} are in {path}{more}"
+    show(as_json, result, "\n".join([told, *lost]))
+    if lost:  # whoever asked for a part of it is to know that it is one
+        shards = ", ".join(map(str, result["missing"]))
+        raise NotServing(
+            f"{path} is not the whole table: the rows of shard {shards} are missing, as --partial allows"
+        )
 
 
 def _serving(state: dict[str, Any], partial: bool, options: str) -> Serving | None:

@@ -17,7 +17,6 @@ from ..proto.errors import (
     RowloomError,
     SnapshotCorrupt,
     TableNotFound,
-    Unavailable,
 )
 from .ending import INTERRUPTED
 from .terminal import agreed, can_ask
@@ -123,8 +122,9 @@ def directory_of(home: Path | None) -> ClusterDirectory:
 
 @contextlib.contextmanager
 def cluster(name: str | None, address: str | None, home: Path | None) -> Generator[ClusterHere]:
-    """The cluster that the options mean, wherever its coordinator is now. Raises Unavailable: it ceased to answer."""
+    """The cluster that the options mean, wherever its coordinator is now. Raises Unreachable: it ceased to answer."""
     from .operate.clusters import locate, reach
+    from .operate.remote import Unreachable
 
     directory = directory_of(home)
     remote, status = reach(locate(directory, name, address), directory)
@@ -133,7 +133,7 @@ def cluster(name: str | None, address: str | None, home: Path | None) -> Generat
         try:
             yield ClusterHere(remote, status, options)
         except NoAnswer as e:
-            raise Unavailable(
+            raise Unreachable(
                 f"{e}. Whether it was done is not known: `rowloom status{options}` tells"
             ) from e
 

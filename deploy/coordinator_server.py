@@ -343,14 +343,14 @@ class CoordinatorServer:
     def _describe_layout(self, request: pb.DescribeLayoutRequest) -> pb.DescribeLayoutReply:
         reply = self.coordinator.describe()
         reply.durability = self.config.durability
+        reply.dead.extend(self._watcher.dead_of(reply.layout))
         return reply
 
     def _health(self, request: pb.HealthRequest) -> pb.HealthReply:
         layout = self.coordinator.state.layout
-        state = "serving" if layout else "waiting"
         return pb.HealthReply(
             role="coordinator",
-            state="stopping" if self._stopping.is_set() else state,
+            state="stopping" if self._stopping.is_set() else "serving" if layout else "waiting",
             epoch=layout.epoch if layout else 0,
             cluster_id=layout.cluster_id if layout else "",
             uptime_s=time.monotonic() - self._started_s,
@@ -460,7 +460,7 @@ class CoordinatorServer:
             name=self.config.name,
             launcher=self.config.launcher,
             config=self.config.to_json(),
-            unfinished=[*self.coordinator.waiting(), *self._snapshots.waiting(), *self._standbys.said()],
+            unfinished=[*self._watcher.waiting(), *self._snapshots.waiting(), *self._standbys.said()],
             durability=self.config.durability,
             metrics_address=self._observed.address if self._observed is not None else "",
             log_file=self._log_file,
@@ -476,8 +476,8 @@ class CoordinatorServer:
     def _shutdown(self, request: pb.ShutdownRequest) -> None:
         if request.keep and not self._revives:
             raise InvalidRequest(NOTHING_KEPT)
-        target, keep = self._stop_quietly, (request.keep,)
-        threading.Thread(target=target, args=keep, name="rowloom-stop", daemon=True).start()
+        kept = {"keep": request.keep}
+        threading.Thread(target=self._stop_quietly, kwargs=kept, name="rowloom-stop", daemon=True).start()
 
     def _stop_quietly(self, keep: bool) -> None:
         try:

@@ -18,7 +18,7 @@ from .control.effects import ServerCall
 from .control.revival import moved, revive
 from .control.state import ClusterState
 from .launch.launcher import Launched, Launcher, ServerProcess
-from .operate.status import PULLS_ONLY
+from .operate.status import AGAIN, PULLS_ONLY
 from .performer import Performer
 from .standby.standbys import Sighting, Standbys
 from .standby.status import standby_status
@@ -55,6 +55,12 @@ class Watcher:
         on_look: Callable[[int, bool], None] = lambda log_bytes, failed: None,
         standbys: Callable[[], Standbys | None] = lambda: None,
     ) -> None:
+        self._dead: frozenset[int] = (
+            frozenset()
+        )  # incarnations of servers that ended for good, at the last look
+        self._away: dict[
+            int, float
+        ] = {}  # shards whose processes had ended and that do not serve again yet, since when
         self._revives = revives
         self._on_look = on_look
         self._standbys = standbys
@@ -119,18 +125,53 @@ class Watcher:
         silent = [s for s, r in zip(layout.shards, replies, strict=True) if health_of(r, s) == "unreachable"]
         for shard in silent:
             self._find(layout, shard.index)
+        self._dead = self._ended(layout, silent)
+        healths = {
+            s.index: health_of(r, s, revives=True) for s, r in zip(layout.shards, replies, strict=True)
+        }
+        self._away = {
+            i: since for i, since in self._away.items() if healths.get(i) in ("unreachable", *AGAIN)
+        }
         if silent and self._revives:
             self._revive(layout)
         self._converge()
         said = [pb.HealthReply.FromString(r) for r in replies if not isinstance(r, RowloomError)]
         self._on_look(max((s.log_bytes for s in said), default=0), any(s.log_error for s in said))
 
+    def waiting(self) -> list[str]:
+        """What was begun and does not hold everywhere yet, each in words; also which shards are started anew."""
+        now = time.monotonic()
+        anew = [
+            f"shard {index} is being started anew, since {now - since:.0f} s: its process had ended, and it reads its "
+            "rows from its log"
+            for index, since in sorted(self._away.items())
+        ]
+        return anew + self._coordinator().waiting()
+
+    def dead_of(self, layout: pb.Layout) -> list[int]:
+        """The shards of a layout whose processes had ended for good at the last look."""
+        dead = self._dead
+        return [shard.index for shard in layout.shards if shard.incarnation in dead]
+
+    def _ended(self, layout: Layout, silent: Sequence[ShardAddress]) -> frozenset[int]:
+        """Of shards that do not answer, the servers that nothing brings back, and no standby takes the place of."""
+        state = self._coordinator().state
+        if self._revives or state.layout is not layout:
+            return frozenset()
+        alone = [s for s in silent if state.standby_in_step(s.index) is None]
+        looks = {s.incarnation: self._finders.submit(self._launcher.look, state.keys[s.index]) for s in alone}
+        wait(looks.values(), ANSWER_S)
+        return frozenset(one for one, look in looks.items() if look.done() and look.result().state == "ended")
+
     def _revive(self, layout: Layout) -> None:
         """Start shards again whose processes have ended."""
         coordinator = self._coordinator()
         looks = self._finders.map(self._launcher.look, coordinator.state.keys)
-        if all(process.state != "ended" for process in looks):
+        ended = [index for index, process in enumerate(looks) if process.state == "ended"]
+        if not ended:
             return
+        now = time.monotonic()
+        self._away = {**{index: now for index in ended}, **self._away}
         try:
             with self._performer.alone("starting shards again", wait_s=0.0):
                 if coordinator.layout is layout:
@@ -195,7 +236,7 @@ class Watcher:
         wait(looks, ANSWER_S)  # a launcher that hangs must not hide what the shards say
         healths, statistics = replies[: len(shards)], replies[len(shards) :]
         said = [
-            _status(shard, health, figures, look.result() if look and look.done() else UNKNOWN)
+            _status(shard, health, figures, look.result() if look and look.done() else UNKNOWN, self._revives)
             for shard, health, figures, look in zip_longest(shards, healths, statistics, looks)
         ]
         self._add_standbys(coordinator.state, said)
@@ -219,14 +260,18 @@ def _health_call(shard: ShardAddress) -> ServerCall:
 
 
 def _status(
-    shard: ShardAddress, health: bytes | RowloomError, figures: bytes | RowloomError, process: ServerProcess
+    shard: ShardAddress,
+    health: bytes | RowloomError,
+    figures: bytes | RowloomError,
+    process: ServerProcess,
+    revives: bool,
 ) -> pb.ShardStatus:
     silent = isinstance(figures, RowloomError)
     return pb.ShardStatus(
         shard=pb.ShardAddress(index=shard.index, address=shard.address, incarnation=shard.incarnation),
         node=process.node,
         pid=process.pid,
-        health=health_of(health, shard, process),
+        health=health_of(health, shard, process, revives=revives),
         statistics=None if silent else pb.StatisticsReply.FromString(figures),
     )
 
@@ -234,17 +279,26 @@ def _status(
 UNKNOWN = ServerProcess("unknown")
 
 
-def health_of(reply: bytes | RowloomError, shard: ShardAddress, process: ServerProcess = UNKNOWN) -> str:
+def health_of(
+    reply: bytes | RowloomError,
+    shard: ShardAddress,
+    process: ServerProcess = UNKNOWN,
+    *,
+    revives: bool = False,
+) -> str:
     """A shard's health in a word.
 
     Its own; "pulls only" if its log failed; "lost" if it came back empty. If it does not answer: "dead" if its process
-    has ended, "stopped" if that stands still, else "unreachable".
+    has ended, "stopped" if that stands still, else "unreachable". revives: it has a log, so that one that came back
+    empty is "starting": it is about to read that.
     """
     if isinstance(reply, StateLost):
         return "lost"
     if isinstance(reply, RowloomError):
         return {"ended": "dead", "stopped": "stopped"}.get(process.state, "unreachable")
     said = pb.HealthReply.FromString(reply)
+    if revives and said.state == "waiting":
+        return "starting"
     other = shard.incarnation and said.incarnation != shard.incarnation
     if other or said.state == "waiting":
         return "lost"

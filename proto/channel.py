@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from typing import Any
@@ -53,6 +54,19 @@ SERVER_OPTIONS: list[tuple[str, Any]] = [
     # stopped half-way held 2.5 GB. It opens for the whole of a message as soon as that is received.
     ("grpc.http2.bdp_probe", 0),
 ]
+
+# What gRPC says of a call that came to nothing, and what people read.
+_IN_WORDS = (
+    (r"connection refused", "nothing listens there (connection refused)"),
+    (r"no route to host|network is unreachable", "there is no way to its machine (no route to host)"),
+    (r"dns|name resolution|name or service not known|domain name", "its host name is not known"),
+    (r"deadline exceeded|timed? ?out|timeout", "no answer in time"),
+    (
+        r"socket closed|connection reset|broken pipe|goaway|stream removed|fd shutdown|end of file|eof",
+        "the connection broke",
+    ),
+    (r"cancell?ed|channel closed", "the call was given up"),
+)
 
 _ASK_AGAIN_S = 2.0  # until a server that does not answer is asked again for a handshake
 _HARMLESS = (methods.DESCRIBE_LAYOUT, methods.HEALTH, methods.STATUS)
@@ -172,7 +186,7 @@ def error_of(error: grpc.RpcError, address: str) -> RowloomError:
             return decode_error(value)  # pyright: ignore[reportUnknownArgumentType]
     code, details = error.code(), error.details()  # type: ignore[attr-defined]
     if code in _UNKNOWN:
-        return NoAnswer(f"{address} did not answer: {code.name.lower()}: {details}")
+        return NoAnswer(f"{address} did not answer: {_in_words(code, details or '')}")
     if code == grpc.StatusCode.UNIMPLEMENTED:
         return InvalidRequest(f"what answers at {address} is no rowloom server of this version: {details}")
     if code == grpc.StatusCode.UNAUTHENTICATED:
@@ -180,3 +194,12 @@ def error_of(error: grpc.RpcError, address: str) -> RowloomError:
     if code == grpc.StatusCode.PERMISSION_DENIED:
         return PermissionDenied(f"{address}: {details}")
     return InvalidRequest(f"{address} refused the request: {code.name.lower()}: {details}")
+
+
+def _in_words(code: grpc.StatusCode, details: str) -> str:
+    """Why a call came to nothing. What gRPC says is for those who work on gRPC, and shown only if it is not known."""
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return "no answer in time"
+    last = details.rpartition("last error: ")[2]  # before it: that no address of the name could be reached
+    found = (words for pattern, words in _IN_WORDS if re.search(pattern, last, re.IGNORECASE))
+    return next(found, f"{code.name.lower()}: {details}")

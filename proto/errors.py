@@ -9,7 +9,7 @@ RowloomError
 │   └── Overloaded                it answered that it has too much to do
 ├── QuotaExceeded                 it would be more than a principal may have; nothing changed
 ├── PushUnresolved                a push ended without every shard's answer: applied at most once, maybe not
-├── StateLost                     a shard restarted without its rows and refuses to serve
+├── StateLost                     a shard is dead for good, or came back without its rows and refuses to serve
 ├── SnapshotCorrupt               a snapshot does not verify
 ├── Unauthorized                  who asks may not; nothing changed
 │   ├── Unauthenticated           nobody knows who asks, or who answers: a token or certificate is missing or wrong
@@ -147,7 +147,7 @@ class PushUnresolved(RowloomError):
 
 
 class StateLost(RowloomError):
-    """A shard has lost its rows and says so instead of serving initial values."""
+    """A shard has lost its rows: it says so and serves no initial values, or it is dead and the coordinator says so."""
 
     kind = pb.ErrorInfo.STATE_LOST
 

@@ -206,16 +206,18 @@ class DescribeLayoutRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeLayoutReply(_message.Message):
-    __slots__ = ("layout", "tables", "has_tables", "durability")
+    __slots__ = ("layout", "tables", "has_tables", "durability", "dead")
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     HAS_TABLES_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    DEAD_FIELD_NUMBER: _ClassVar[int]
     layout: Layout
     tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
     has_tables: bool
     durability: str
-    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., has_tables: bool = ..., durability: _Optional[str] = ...) -> None: ...
+    dead: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., has_tables: bool = ..., durability: _Optional[str] = ..., dead: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class LaneRequest(_message.Message):
     __slots__ = ()

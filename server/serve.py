@@ -34,8 +34,7 @@ from .call import GRPC, Answer, Call, Caller, WaitFor
 from .carriers.grpc_server import THREADS, GrpcServer
 from .carriers.lane_server import LaneServer
 from .durable.log import Mode
-from .durable.segments import LogInUse
-from .durable.shard_log import GRACE_S, Noted, ShardLog, ShardLogs
+from .durable.shard_log import GRACE_S, Noted, ShardLog, ShardLogs, may_recover
 from .holder import Incoming, Process, Recovery
 from .host import NOTED_ROWS, Host
 from .metrics.endpoint import MetricsEndpoint
@@ -448,11 +447,6 @@ class Server:
 def _number() -> int:
     """A random one, not 0."""
     return random.SystemRandom().getrandbits(63) | 1
-
-
-def may_recover(error: Exception) -> bool:
-    """Whether a shard that could not be read from its log may be at another time: nothing seems wrong with that."""
-    return isinstance(error, OSError | LogInUse)
 
 
 def unsafe(method: str, error: PushUnresolved) -> RowloomError:

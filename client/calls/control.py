@@ -14,12 +14,14 @@ from ...proto.errors import (
     NoAnswer,
     Rerouted,
     RowloomError,
+    StateLost,
     TableNotFound,
     Unavailable,
     WrongCluster,
 )
-from ...proto.layout import Layout
+from ...proto.layout import Layout, ShardAddress
 from .operation import Event, Message, Operation, Send, Turn
+from .outages import dead, named, what_next
 from .session import ATTEMPT_TIMEOUT_S, Session, backoff_s
 
 ELSEWHERE_S = 1.0  # what a server gets to say where the coordinator is
@@ -184,20 +186,56 @@ def ask_shards(session: Session, method: str, request: bytes, deadline: float) -
         yield from fetch_layout(session, deadline)
     assert session.layout is not None
     for index in range(session.layout.n):
-        attempts = 0
+        attempts, began = 0, session.clock()
         while True:
             assert session.layout is not None
             address = session.layout.shards[index].address
             until = min(deadline, session.clock() + ATTEMPT_TIMEOUT_S)
             event = yield from call(session, address, method, request, until)
             if event.error is None:
+                session.outages.answered(index, session.clock())
                 replies.append(event.data)
                 break
-            if not isinstance(event.error, Rerouted | Unavailable) or session.clock() >= deadline:
-                raise event.error
+            yield from look_again(session, session.layout.shards[index], event.error, began, deadline)
             attempts += 1
             yield from pause(session, attempts, deadline)
     return replies
+
+
+def look_again(
+    session: Session, shard: ShardAddress, error: RowloomError, began: float, deadline: float
+) -> Operation:
+    """Before a shard is asked once more: the coordinator says where it is by now, or that it is dead.
+
+    Args:
+        session: of the client.
+        shard: that was asked.
+        error: what came in place of an answer.
+        began: when it was asked first.
+        deadline: on the session's clock.
+
+    Raises:
+        StateLost: it has lost its rows, or is dead for good.
+        Unavailable: it has not answered before the deadline.
+        RowloomError: the error, where it would be the same once more.
+    """
+    if isinstance(error, StateLost):
+        raise StateLost(f"{named(shard)}: {error}") from error
+    if not isinstance(error, Rerouted | Unavailable):
+        raise error
+    now, layout, outages = session.clock(), session.layout, session.outages
+    if now >= deadline:  # what came before says more than an attempt that had no time
+        said = outages.in_words(shard, now, str(error))
+        raise Unavailable(f"{said}. {what_next(session.durability)}") from error
+    outages.failed(shard, error, began, now, deadline, session.durability)
+    if layout is None or not layout.coordinator:
+        return
+    until = min(deadline, now + ELSEWHERE_S)
+    event = yield from call(session, layout.coordinator, methods.DESCRIBE_LAYOUT, b"", until)
+    if event.error is None and _learned(session, layout.coordinator, event.data) is None:
+        reply = pb.DescribeLayoutReply.FromString(bytes(event.data))
+        if reply.layout.epoch == layout.epoch and shard.index in reply.dead:
+            raise dead(shard)
 
 
 def statistics(session: Session, deadline: float) -> Operation:

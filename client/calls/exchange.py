@@ -25,17 +25,20 @@ from ...proto.errors import (
     PushUnresolved,
     Rerouted,
     RowloomError,
+    StateLost,
     Unavailable,
     WrongCluster,
     WrongLayout,
 )
 from ...proto.layout import Layout
 from .operation import Event, Message, Operation, Send, Turn
+from .outages import dead, named, what_next
 from .requests import PushRequest, Request
 from .session import ATTEMPT_TIMEOUT_S, SLOWEST_BYTES_S, Session, backoff_s
 
 MOVING_LIMIT_S = 600.0  # how long a push waits for rows to move, beyond its own deadline
 MOST_IN_FLIGHT = 4  # requests of one call to one shard that are under way at a time
+MOST_NAMED = 3  # shards, in an error
 _LAYOUT_TIMEOUT_S = 2.0
 
 
@@ -190,7 +193,10 @@ class Exchange:
         del self._in_flight[event.tag]
         if error is not None:
             self._refused(request, layout, error, sent, now)
-        elif isinstance(request, PushRequest):
+            return
+        if self._session.outages.open:
+            self._session.outages.answered(request.shard, now)
+        if isinstance(request, PushRequest):
             self._pushed = True
             self.pushed_rows += request.rows
             request.pusher.finish(request)
@@ -208,19 +214,28 @@ class Exchange:
         elif isinstance(error, WrongLayout) and self._told(error, request):
             self._ready.append(request)
         elif isinstance(error, WrongLayout | WrongCluster):
+            self._silent(request, layout, error, sent, now)
             self._stale_below = max(self._stale_below, error.epoch)
             self._refresh(now, first=layout.shards[request.shard].address)
             self._waiting.append((now + self._pause(request.attempts), request))
         elif isinstance(error, Rerouted | Unavailable):
             if not isinstance(error, Overloaded):
+                self._silent(request, layout, error, sent, now)
                 self._refresh(now)
             pause = max(error.retry_after_s, self._pause(request.attempts))
             self._waiting.append((now + pause, request))
         else:
             if isinstance(error, ClientForgotten) and isinstance(request, PushRequest):
                 request.pusher.forgotten = True
+            if isinstance(error, StateLost):  # it knows its rows, and who asks for which shard
+                error = StateLost(f"{named(layout.shards[request.shard])}: {error}")
             self._failure = self._failure or error
             self._ready.append(request)
+
+    def _silent(self, request: Request, layout: Layout, error: RowloomError, sent: float, now: float) -> None:
+        """A shard does not answer, or is none for now."""
+        session, shard = self._session, layout.shards[request.shard]
+        session.outages.failed(shard, error, sent, now, self._deadline, session.durability)
 
     def _told(self, error: WrongLayout, request: Request) -> bool:
         """Whether a refusal has brought a newer layout than that of the request, which then goes on now."""
@@ -263,14 +278,27 @@ class Exchange:
     def _answered(self, event: Event, now: float) -> None:
         self._asking = None
         self._asked += 1
-        if event.error is None and self._session.learn(pb.DescribeLayoutReply.FromString(bytes(event.data))):
+        reply = (
+            pb.DescribeLayoutReply() if event.error else pb.DescribeLayoutReply.FromString(bytes(event.data))
+        )
+        if event.error is None and self._session.learn(reply):
             layout = self._session.layout
             if layout is not None and layout.epoch >= self._stale_below:
                 self._learned(layout)
+                if reply.dead and reply.layout.epoch == layout.epoch:
+                    self._end_waiting(layout, reply.dead)
                 return
         if not self._ask and event.error is not None:
             self._session.lost()
         self._ask_at = now if self._ask else now + self._pause(self._asked)
+
+    def _end_waiting(self, layout: Layout, gone: Sequence[int]) -> None:
+        """The coordinator knows that shards are dead for good: nobody waits for them."""
+        if self._failure is None:
+            needed = (
+                r.shard for r in (*self._ready, *(r for _, r in self._waiting)) if r.epoch == layout.epoch
+            )
+            self._failure = next((dead(layout.shards[shard]) for shard in needed if shard in gone), None)
 
     # ---------------------------------------------------------------------------------------------------- end
 
@@ -304,7 +332,7 @@ class Exchange:
             )
             unresolved = PushUnresolved(
                 f"{what}: {self.pushed_rows} rows have the push, {unknown} may have it, {unapplied} do not; each at "
-                f"most once. Last answer: {cause or 'none'}",
+                f"most once. {self._why(left)}",
                 acked_rows=self.pushed_rows,
                 unknown_rows=unknown,
                 unapplied_rows=unapplied,
@@ -313,12 +341,20 @@ class Exchange:
             return unresolved
         if self._failure is not None:
             return self._failure
-        if isinstance(cause, Unavailable) and not isinstance(cause, NoAnswer):
+        if isinstance(cause, Overloaded):
             return cause
-        return Unavailable(
-            f"no answer within the deadline from {sorted({request.shard for request in left})} of the shards; last "
-            f"answer: {cause or 'none'}. Is the cluster up (`rowloom status`)?"
-        )
+        return Unavailable(self._why(left))
+
+    def _why(self, left: list[Request]) -> str:
+        """In words, which shards have not done their part, why, and what to do."""
+        session, layout = self._session, self._session.layout
+        if self._failure is not None or isinstance(self._last_error, Overloaded) or layout is None:
+            return f"Last answer: {self._failure or self._last_error or 'none'}"
+        now, otherwise = session.clock(), str(self._last_error or "no answer in time")
+        shards = [layout.shards[k] for k in sorted({request.shard for request in left}) if k < layout.n]
+        said = [session.outages.in_words(shard, now, otherwise) for shard in shards[:MOST_NAMED]]
+        said += [f"and {len(shards) - MOST_NAMED} shards more"] if len(shards) > MOST_NAMED else []
+        return f"{'; '.join(said)}. {what_next(session.durability)}"
 
 
 def _leaves_open(error: RowloomError) -> bool:

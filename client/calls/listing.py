@@ -9,11 +9,11 @@ import numpy as np
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import Rerouted, Unavailable
+from ...proto.errors import Rerouted, StateLost, Unavailable
 from ...proto.layout import Layout
 from ...proto.spec import TableEntry
 from ..hottest import Hottest, merged
-from .control import call, fetch_layout, known_layout, pause
+from .control import call, fetch_layout, known_layout, look_again, pause
 from .operation import Event, Operation, Turn
 from .session import ATTEMPT_TIMEOUT_S, Session
 
@@ -57,17 +57,19 @@ def _of_all(
     attempts = 0
     while True:
         layout = yield from known_layout(session, deadline)
+        began, found = session.clock(), list[T]()
         try:
-            found: list[T] = []
             for index in range(layout.n):
+                began = session.clock()
                 found.append((yield from of_shard(layout, index)))
+                session.outages.answered(index, session.clock())
             return found
-        except (Rerouted, Unavailable):
-            if session.clock() >= deadline:
-                raise
+        except (Rerouted, StateLost, Unavailable) as e:
+            yield from look_again(session, layout.shards[len(found)], e, began, deadline)
         attempts += 1
         yield from pause(session, attempts, deadline)
-        yield from fetch_layout(session, deadline)
+        if session.clock() < deadline:  # else that would be what is said to be missing
+            yield from fetch_layout(session, deadline)
 
 
 def _ids_of(

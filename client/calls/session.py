@@ -15,6 +15,7 @@ from ...proto.errors import TableNotFound
 from ...proto.layout import Layout
 from ...proto.spec import TableEntry
 from .cutting import RequestSizes
+from .outages import Outages
 from .placed import Placed, heads_of
 from .pusher import Pusher
 
@@ -37,6 +38,7 @@ class Session:
 
     Attributes:
         lost: told that nobody answers where the cluster was; returns at once, and may call `found` later.
+        outages: the shards that do not answer, and who is told of them.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Session:
         self.rng = rng
         self.clock = clock
         self.sizes = sizes or RequestSizes()
+        self.outages = Outages(lock)
         self._lock = lock
         self._placed: dict[int, Placed] = {}  # by table number, all of one layout
         self._heads: tuple[Layout | None, list[np.ndarray]] = (None, [])

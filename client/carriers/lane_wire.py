@@ -132,7 +132,7 @@ class LaneWire:
         lane.close()
         self._lanes.lost(address)
         for tag, *_ in lane.waiting:
-            error_of = NoAnswer(f"{address}: the connection broke: {error}")
+            error_of = NoAnswer(f"{address} did not answer: {_in_words(error)}")
             self._ended.append(Event(tag, error=error_of))
 
     def close(self) -> None:
@@ -141,3 +141,11 @@ class LaneWire:
             self._grpc.close()
         mine, self._mine = self._mine, {}
         self._lanes.give_back(mine)
+
+
+def _in_words(error: Exception) -> str:
+    """Why a lane is of no use any more, as people read it."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    why = (isinstance(error, OSError) and error.strerror) or str(error)
+    return f"the connection broke ({why})"

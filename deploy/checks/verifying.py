@@ -137,7 +137,8 @@ def _shard(
     except (Rerouted, TableNotFound) as e:  # a change meanwhile, or it never took one
         return rows, [Discrepancy("layout", shard.index, "", f"at {shard.address}: {e}")]
     except RowloomError as e:
-        return rows, [Discrepancy("no answer", shard.index, "", f"at {shard.address}: {e}")]
+        why = str(e).removeprefix(f"{shard.address} did not answer: ")
+        return rows, [Discrepancy("no answer", shard.index, "", f"at {shard.address}: {why}")]
     for number, count in rows.items():
         faults += _of_count(entries[number], shard.index, count, before[number], after.get(number, 0))
     return rows, faults

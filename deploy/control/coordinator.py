@@ -74,6 +74,7 @@ class Coordinator:
         self._turn = 0
         self._serial = state.serial
         self.unfinished_pushes: dict[int, int] = {}  # by client, one that it has given up, as a hold found
+        self.reviving = False  # servers are being started in the place of those that have ended
         self.ended: set[int] = set()  # shards whose server before has ended for certain
         self._doubtful: set[int] = set()  # shards that have not adopted the layout since there was doubt
         state.term += 1  # stored with the first commit, before the first turn is taken
@@ -478,8 +479,9 @@ class Coordinator:
     def waiting(self) -> list[str]:
         """What was begun and does not hold everywhere yet, each in words; `converge` repeats it until it does."""
         shards = ", ".join(map(str, sorted(self._doubtful)))
-        frozen = [f"pushes may wait on shards {shards}: not heard of since rows moved"] if shards else []
-        return self.state.waiting() + frozen
+        why = "they have not taken the layout since it, or a server, was new"
+        frozen = [f"pushes may wait on shards {shards}: {why}"] if shards else []
+        return self.state.waiting(reviving=self.reviving) + frozen
 
 
 def addresses(launched: Sequence[Launched]) -> tuple[ShardAddress, ...]:

@@ -8,6 +8,7 @@ once more. What is asked of the new server is what a coordinator asks after ever
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from ...proto.layout import ShardAddress
 from ..launch.launcher import Launched, ServerProcess
@@ -28,6 +29,17 @@ def revive(coordinator: Coordinator, limit_s: float = 0.0) -> Program:
     ended = [index for index, process in enumerate(processes) if process.state == "ended"]
     if not ended:
         return []
+    coordinator.reviving = True
+    try:
+        yield from _replace(coordinator, keys, ended)
+    finally:
+        coordinator.reviving = False
+    yield from coordinator.adopt(limit_s)
+    return ended
+
+
+def _replace(coordinator: Coordinator, keys: list[int], ended: Sequence[int]) -> Program:
+    """New servers for shards whose own have ended. keys: those of all shards; changed."""
     yield Stop([keys[index] for index in ended])  # they hold no room any more
     fresh, launched = yield from coordinator.launch(len(ended))
     shards = list(coordinator.layout.shards)
@@ -38,8 +50,6 @@ def revive(coordinator: Coordinator, limit_s: float = 0.0) -> Program:
     yield from coordinator.commit(
         dataclasses.replace(coordinator.state, layout=layout, keys=keys, surplus=surplus)
     )
-    yield from coordinator.adopt(limit_s)
-    return ended
 
 
 def moved(coordinator: Coordinator, index: int, launched: Launched) -> bool:

@@ -191,12 +191,15 @@ class ClusterState:
         """Whether something was begun that does not hold yet."""
         return bool(self.making or self.dropping or self.changing or self.surplus)
 
-    def waiting(self) -> list[str]:
-        """What was begun and does not hold yet, each in words."""
+    def waiting(self, *, reviving: bool = False) -> list[str]:
+        """What was begun and does not hold yet, each in words.
+
+        reviving: servers that are no shard are there to take the place of some that have ended.
+        """
         said = [f"table {name!r} is not on every shard yet" for name in self.making]
         said += [f"lr of table {name!r} has not reached every shard yet" for name in self.changing]
         said += [f"table number {number} was dropped, and not by every shard yet" for number in self.dropping]
-        if self.surplus:
+        if self.surplus and not reviving:
             said.append(
                 "there are more servers than shards: new ones that rows move to, or old ones that are still to be ended"
             )

@@ -19,7 +19,7 @@ from .directory import ClusterDirectory, DamagedRecord, Record
 from .launchers import Tell, launcher_of
 from .left import check_goes_on, check_not_live, is_kept, placed
 from .left_shards import config_of, folder_of, serving_on
-from .remote import Remote
+from .remote import Remote, Unreachable
 from .status import not_serving, summary
 
 UP_WAIT_S = 60.0  # for another command that starts or ends a cluster of that name
@@ -177,8 +177,19 @@ def _same(record: Record, config: DeployConfig, directory: ClusterDirectory) -> 
 # --------------------------------------------------------------------------------------------------------------- find
 
 
-def locate(directory: ClusterDirectory, name: str | None = None, address: str | None = None) -> Record:
+STARTS_ONE = "`rowloom up` starts one; or give --address"
+
+
+def locate(
+    directory: ClusterDirectory,
+    name: str | None = None,
+    address: str | None = None,
+    *,
+    otherwise: str = STARTS_ONE,
+) -> Record:
     """The cluster that is meant: by address, by name (also one that others started), or the only one there is.
+
+    otherwise: in words, what can be done if none of that name is known.
 
     Raises:
         NoSuchCluster: there is none of that name, or more than one to choose from; the message names them.
@@ -186,7 +197,7 @@ def locate(directory: ClusterDirectory, name: str | None = None, address: str | 
     """
     if address is not None:
         return Record(name or "", "", address)
-    name = name or only_name(directory)
+    name = name or only_name(directory, otherwise)
     unasked: list[str] = []
     record = known(directory, name, unasked)
     if record is None:
@@ -195,8 +206,8 @@ def locate(directory: ClusterDirectory, name: str | None = None, address: str | 
         hint = f"; did you mean {near[0]!r}?" if near else ""
         there = ", ".join(names) or "none"
         raise NoSuchCluster(
-            f"no cluster {name!r} is known on this machine{hint} (known: {there}): `rowloom up` starts one; or give "
-            "--address" + "".join(f"; {reason}" for reason in unasked)
+            f"no cluster {name!r} is known on this machine{hint} (known: {there}): {otherwise}"
+            + "".join(f"; {reason}" for reason in unasked)
         )
     return record
 
@@ -235,12 +246,15 @@ def forget(directory: ClusterDirectory, name: str | None) -> str:
     return name
 
 
-def only_name(directory: ClusterDirectory) -> str:
-    """The name of the only cluster that is known here. Raises NoSuchCluster."""
+def only_name(directory: ClusterDirectory, otherwise: str = STARTS_ONE) -> str:
+    """The name of the only cluster that is known here. Raises NoSuchCluster.
+
+    otherwise: in words, what can be done if there is none.
+    """
     if len(meant := directory.meant()) == 1:
         return meant[0]
     names = directory.names()
-    there = f"say which with --name: {', '.join(names)}" if names else "`rowloom up` starts one"
+    there = f"say which with --name: {', '.join(names)}" if names else otherwise
     raise NoSuchCluster(f"{'several clusters are' if names else 'no cluster is'} known here: {there}")
 
 
@@ -273,7 +287,7 @@ def reach(
     A coordinator that was started anew elsewhere is looked up again, and remembered.
 
     Raises:
-        Unavailable: it does not answer; the message says what was asked, and what to do.
+        Unreachable: it does not answer; the message says what was asked, and what to do.
     """
     until = time.monotonic() + BUSY_S
     while True:
@@ -322,18 +336,23 @@ def _elsewhere(record: Record, directory: ClusterDirectory) -> tuple[str | None,
         return None, f"; {e}"
 
 
-def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unavailable:
+def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unreachable:
     what = f"cluster {record.name!r}" if record.name else "the coordinator"
     option = directory.option(record.name)
     if record.kept:
-        return Unavailable(
+        return Unreachable(
             f"{what} is down, and its rows are kept in {record.storage}: `rowloom up --name {record.name}`, or `up` "
             f"with its config, goes on from them; `rowloom down{option}` removes them"
         )
     if record.launcher and not record.address:
         if directory.is_locked(record.name):
-            return Unavailable(f"{what} is being started: try again when its `rowloom up` has ended")
-        return Unavailable(
+            return Unreachable(f"{what} is being started: try again when its `rowloom up` has ended")
+        if _is_at_work(record):
+            return Unreachable(
+                f"{what} is being started: its `rowloom up` was interrupted, and its coordinator, process "
+                f"{record.pid}, goes on: try again in some seconds; `rowloom down{option}` ends it"
+            )
+        return Unreachable(
             f"{what} is not up: its `rowloom up` was interrupted. `rowloom down{option}` ends what is left of it, "
             "`rowloom up` starts it anew"
         )
@@ -342,22 +361,23 @@ def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unava
     if ended:
         left = serving_on(record.name, directory)
         if left is not None:
-            return Unavailable(
+            return Unreachable(
                 f"the coordinator of {what} has ended; {left.words()}, and no row of theirs is lost. `rowloom up` with "
                 f"its config starts a new coordinator, which takes them over; `rowloom down{option}` ends them"
             )
     if ended and record.pid:
         if is_kept(record):
-            return Unavailable(
+            return Unreachable(
                 f"{what} ended by itself; its rows are in its logs: `rowloom up` with its config goes on from them"
             )
-        return Unavailable(
+        return Unreachable(
             f"{what} ended by itself, and its rows are lost: `rowloom down{option}` clears it, `rowloom up` starts "
             "it anew"
         )
     if record.pid and is_stopped(record.pid):
         why = "its process stands still (as by SIGSTOP)"  # whatever else was met follows from it
-    return Unavailable(f"{what} at {record.address} does not answer: {why}{_ways_on(record, option)}")
+    why = why.removeprefix(f"{record.address} did not answer: ")
+    return Unreachable(f"{what} at {record.address} does not answer: {why}{_ways_on(record, option)}")
 
 
 def _ways_on(record: Record, option: str) -> str:
@@ -403,6 +423,9 @@ def down(record: Record, directory: ClusterDirectory, *, keep: bool = False) -> 
     return record.name
 
 
+NOTHING_TO_END = "there is nothing to end here; --address ends one of another machine"
+
+
 def locate_to_end(
     directory: ClusterDirectory,
     name: str | None = None,
@@ -415,12 +438,12 @@ def locate_to_end(
         NoSuchCluster.
     """
     if address is None:
-        name = name or only_name(directory)
+        name = name or only_name(directory, NOTHING_TO_END)
         try:
             directory.get(name)
         except DamagedRecord:
             return _readable(name, directory, tell) or Record(name, "local", "")
-    return locate(directory, name, address)
+    return locate(directory, name, address, otherwise=NOTHING_TO_END)
 
 
 def _named(record: Record, directory: ClusterDirectory) -> Record:

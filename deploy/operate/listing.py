@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...proto.errors import RowloomError
 from ..launch.processes import is_running
 from .directory import ClusterDirectory, DamagedRecord, Record
+from .launchers import launcher_of
 from .left import is_kept
 from .left_shards import serving_on
 from .remote import Remote
@@ -41,6 +43,7 @@ def _one(name: str, directory: ClusterDirectory) -> dict[str, Any]:
         record = Record(name, "", "")
         state, shards = "damaged", None
     else:
+        record = _as_it_runs(record, directory)
         state, shards = _state(record, directory)
     return {
         "name": name,
@@ -52,11 +55,19 @@ def _one(name: str, directory: ClusterDirectory) -> dict[str, Any]:
     }
 
 
+def _as_it_runs(record: Record, directory: ClusterDirectory) -> Record:
+    """A record with the address of a coordinator that came up when its `up` had ended already, and told nobody."""
+    if record.address or record.kept or record.launcher != "local":
+        return record
+    return dataclasses.replace(record, address=launcher_of("local").find_again(record, directory) or "")
+
+
 def _state(record: Record, directory: ClusterDirectory) -> tuple[str, int | None]:
     if record.kept:
         return "kept" if is_kept(record) else "ended", None
     if not record.address:
-        return "starting" if directory.is_locked(record.name) else "interrupted", None
+        starts = directory.is_locked(record.name) or is_running(record.pid, record.started)
+        return "starting" if starts else "interrupted", None
     if record.launcher == "local" and not is_running(record.pid, record.started):
         left = serving_on(record.name, directory)
         if left is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 from collections.abc import Callable, Generator
@@ -91,7 +92,7 @@ def up(
             log = log_in(folder_of(config.name, directory))
             kind = SnapshotCorrupt if isinstance(e, SnapshotCorrupt) else Unavailable
             raise kind(
-                f"cluster {config.name!r} did not start: {e}{_full_storage(record)} (log: {log})"
+                f"cluster {config.name!r} did not start: {e}{_full_storage(record, str(e))} (log: {log})"
             ) from None
         raise
     return record, False
@@ -141,8 +142,13 @@ def _full(directory: ClusterDirectory) -> str:
     return ""
 
 
-def _full_storage(record: Record) -> str:
-    """In words, that there is no room where logs and snapshots go; empty if there is some, or that is not known."""
+def _full_storage(record: Record, said: str) -> str:
+    """In words, that there is no room where logs and snapshots go; empty if there is some, or that is not known.
+
+    said: why it did not start, which may say it already.
+    """
+    if os.strerror(errno.ENOSPC) in said:
+        return ""
     folder = record.storage.removeprefix("file://")
     with contextlib.suppress(OSError):
         disk = os.statvfs(folder if os.path.exists(folder) else os.path.dirname(folder) or ".")

@@ -9,6 +9,7 @@ import numpy as np
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.channel import Channels
+from ...proto.errors import NoAnswer, Unavailable
 from ...proto.layout import Layout, ShardAddress, owner
 from ...proto.security.credentials import NOTHING, Credentials
 from ...proto.spec import TableEntry
@@ -17,6 +18,12 @@ BLOCK_BYTES = 4 << 20
 SCAN_BYTES = 256 << 10  # a shard looks at 64 times as many rows in a call, and does nothing else meanwhile
 MOST_SHARDS = 2**32 - 1  # of a layout in a message
 Block = tuple[np.ndarray, np.ndarray, list[np.ndarray]]
+
+
+class SilentShard(Unavailable):
+    """A shard was asked, and did not answer."""
+
+    exit_code = 3
 
 
 class Reader:
@@ -43,6 +50,13 @@ class Reader:
     def _call(self, address: str, method: str, request: bytes) -> bytes:
         return self._channels.call(address, method, request, timeout_s=30.0)
 
+    def _ask(self, shard: ShardAddress, method: str, request: bytes) -> bytes:
+        """One call to a shard. Raises RowloomError; SilentShard if it does not answer."""
+        try:
+            return self._call(shard.address, method, request)
+        except NoAnswer as e:
+            raise SilentShard(f"shard {shard.index} at {e}") from None
+
     def slots_of(self, entry: TableEntry, shard: ShardAddress, row_id: int) -> list[np.ndarray] | None:
         """The slots of a row, each [width] float32, as they lie on its shard; None: the row does not exist there.
 
@@ -59,7 +73,7 @@ class Reader:
                 new_n=MOST_SHARDS,
                 new_index=nth,
             )
-            data = self._call(shard.address, methods.READ_ROWS, request.SerializeToString())
+            data = self._ask(shard, methods.READ_ROWS, request.SerializeToString())
             reply = pb.ReadRowsReply.FromString(data)
             found = np.flatnonzero(np.frombuffer(reply.ids, "<i8") == row_id)
             if len(found):
@@ -75,7 +89,7 @@ class Reader:
         for shard in self.layout.shards:
             header = self.layout.header(shard.index)
             request = pb.HottestIdsRequest(header=header, table=entry.number, limit=limit, recent=recent)
-            data = self._call(shard.address, methods.HOTTEST_IDS, request.SerializeToString())
+            data = self._ask(shard, methods.HOTTEST_IDS, request.SerializeToString())
             found.append(pb.HottestIdsReply.FromString(data))
         return found
 
@@ -88,7 +102,7 @@ class Reader:
             limit_bytes=8 * count,
             ids_only=True,
         )
-        data = self._call(shard.address, methods.READ_ROWS, request.SerializeToString())
+        data = self._ask(shard, methods.READ_ROWS, request.SerializeToString())
         return np.frombuffer(pb.ReadRowsReply.FromString(data).ids, "<i8").astype(np.int64)
 
     def blocks(self, entry: TableEntry, shard: ShardAddress) -> Iterator[Block]:
@@ -99,7 +113,7 @@ class Reader:
             request = pb.ReadRowsRequest(
                 header=header, table=entry.number, cursor=cursor, limit_bytes=BLOCK_BYTES
             )
-            data = self._call(shard.address, methods.READ_ROWS, request.SerializeToString())
+            data = self._ask(shard, methods.READ_ROWS, request.SerializeToString())
             reply = pb.ReadRowsReply.FromString(data)
             ids = np.frombuffer(reply.ids, "<i8")
             if len(ids):

@@ -24,6 +24,12 @@ POLL_S = 0.05
 START_S = 180.0  # for a call that starts a server
 
 
+class Unreachable(Unavailable):
+    """A cluster is known, and its coordinator does not answer: it is down, starts, ended or stands still."""
+
+    exit_code = 5
+
+
 class Remote:
     """A coordinator somewhere. Every method raises RowloomError; Unavailable when it does not answer.
 
@@ -61,7 +67,7 @@ class Remote:
         try:
             return self._channels.call(self.address, method, request, self._timeout_s)
         except WrongCluster as e:
-            raise Unavailable(
+            raise Unreachable(
                 f"another cluster answers at {self.address} now ({e}), and it was not changed: the one that is meant "
                 "has ended"
             ) from e

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 GOOD = ("serving", "moving")
 PULLS_ONLY = "pulls only"  # its log failed
+AGAIN = ("starting", "recovering")  # its process had ended: it is about to read its log, or reads it
 MEMORY_ONLY = (
     "durability memory: a shard loses its rows with its process; `storage: FOLDER` in the config keeps them"
 )
@@ -101,7 +102,8 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
     bad = [s for s in state["shards"] if s["health"] not in GOOD]
     still = [s for s in bad if s["health"] == "stopped"]
     full = [s for s in bad if s["health"] == PULLS_ONLY]
-    again = [s for s in bad if s["health"] == "dead" and state["durability"] != "memory"]
+    logs = state["durability"] != "memory"
+    again = [s for s in bad if s["health"] in AGAIN or (s["health"] == "dead" and logs)]
     lost = [s for s in bad if s["health"] not in ("stopped", PULLS_ONLY) and s not in again]
     said = "".join(
         f". The process of shard {s['index']} stands still (as by SIGSTOP) and holds its rows: `kill -CONT {s['pid']}` "
@@ -115,8 +117,8 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
         ) + _what_keeps_back([s for s in bad if s not in full])
     if again:
         said += (
-            ". A shard that is dead has its rows in its log: it is started again by itself and reads them. Nothing "
-            "is to be done; look again in some seconds. If it stays dead, the log of the cluster says why"
+            ". A shard that is dead, or starts anew, has its rows in its log: it is started again by itself and reads "
+            "them. Nothing is to be done; look again in some seconds. If it stays dead, the log of the cluster says why"
         )
     if not lost:
         return said
@@ -415,13 +417,17 @@ def render_plan(plan: Plan, starts: str = "", unseen: Mapping[str, str] | None =
         parts = [Text("changes:"), *lines]
     problems = {"fault": "bold red", "warning": "bold yellow"}
     parts += [Text(one.lines(), problems.get(one.state, "")) for one in plan.problems]
-    table = grid("memory per shard", ">bytes a row", ">now", ">after", ">every id pushed")
+    # What is not there yet takes nothing now, and afterwards what is pushed.
+    names = [">every id pushed"] if starts else [">now", ">after", ">every id pushed"]
+    table = grid("memory per shard", ">bytes a row", *names)
+
+    def known(*sizes: int | None) -> list[str]:
+        return [in_bytes(size) for size in sizes[-len(names) :]]
+
     for t in memory.tables:
-        table.add_row(t.name, str(t.row_bytes), *map(in_bytes, (t.now_bytes, t.after_bytes, t.bound_bytes)))
+        table.add_row(t.name, str(t.row_bytes), *known(t.now_bytes, t.after_bytes, t.bound_bytes))
     table.add_section()
-    table.add_row(
-        "all tables", "", *map(in_bytes, (memory.now_bytes, memory.after_bytes, memory.bound_bytes))
-    )
+    table.add_row("all tables", "", *known(memory.now_bytes, memory.after_bytes, memory.bound_bytes))
     parts.append(table)
     if memory.peak_bytes is not None:
         parts.append(Text(f"at most while rows move: {in_bytes(memory.peak_bytes)} a shard"))

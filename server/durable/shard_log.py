@@ -22,7 +22,7 @@ from .log import Log, Mode, Ticket
 from .reading import Reading
 from .records import Kind
 from .replay import Replay
-from .segments import LOCK, SEGMENT_BYTES, Segments
+from .segments import LOCK, SEGMENT_BYTES, LogInUse, Segments
 from .writer import INTERVAL_S, Writer
 
 GRACE_S = 0.5  # for the disk, when a log is closed
@@ -358,3 +358,8 @@ def _loaded(make: Callable[[], Shard], snapshots: Sequence[str]) -> tuple[Shard,
         except (RowloomError, OSError) as e:
             log.error("snapshot %s cannot be read, so the log is read from an earlier point on: %s", url, e)
     return make(), 0
+
+
+def may_recover(error: Exception) -> bool:
+    """Whether a shard that could not be read from its log may be at another time: nothing seems wrong with that."""
+    return isinstance(error, OSError | LogInUse)

@@ -245,6 +245,7 @@ def test_plan_without_a_cluster_says_so_and_shows_the_memory_that_up_will_need(c
     out, _ = cli.run("plan")
     assert "cluster 'ads' is not running; `rowloom up` would start it: 2 shards (local), tables: users" in out
     assert "nothing to change" not in out
+    assert "unknown" not in out  # it was said of what is not there yet
     assert not cli.json("plan")["running"]
     need = cli.json("plan")["memory"]
     assert need["bound_bytes"] == 5000 * (4 * 8 + 20)
@@ -280,7 +281,7 @@ def test_a_coordinator_that_was_killed_is_reported_and_cleared(cli):
     record = cli.directory.get("default")
     os.kill(record.pid, 9)
     until(lambda: not is_running(record.pid, record.started))
-    _, err = cli.run("status", code=1)
+    _, err = cli.run("status", code=5)
     assert "the coordinator of cluster 'default' has ended; its 1 shard serves pulls and pushes" in err
     listed = cli.json("list")["clusters"][0]
     assert (listed["state"], listed["shards"]) == ("no coordinator", 1)
@@ -289,7 +290,7 @@ def test_a_coordinator_that_was_killed_is_reported_and_cleared(cli):
     assert "default runs already: 1 shard" in out
     assert cli.json("status")["healthy"]
     kill_all(cli.directory, "default")
-    _, err = cli.run("status", code=1)
+    _, err = cli.run("status", code=5)
     assert "ended by itself, and its rows are lost: `rowloom down` clears it" in err
     cli.run("down")
     assert cli.json("up")["started"]
@@ -320,8 +321,10 @@ def test_a_cluster_whose_ray_is_gone_can_be_forgotten(cli):
 
 
 def test_an_address_where_nothing_answers_is_an_error(cli):
-    _, err = cli.run("status", "--address", "127.0.0.1:9", code=1)
-    assert err.startswith("rowloom: the coordinator at 127.0.0.1:9 does not answer")
+    _, err = cli.run("status", "--address", "127.0.0.1:9", code=5)
+    assert err == (
+        "rowloom: the coordinator at 127.0.0.1:9 does not answer: nothing listens there (connection refused)\n"
+    )
 
 
 def test_the_exit_codes_are_part_of_the_help(cli):
@@ -332,6 +335,7 @@ def test_the_exit_codes_are_part_of_the_help(cli):
         "2    wrong use",
         "3    a shard does not serve",
         "4    there is no such cluster",
+        "5    the cluster does not answer",
     ):
         assert code in out
 

@@ -38,7 +38,7 @@ def test_of_a_cluster_that_was_kept_nothing_was_known_any_more(cli, kept):
     (one,) = cli.json("list")["clusters"]
     assert (one["name"], one["state"], one["storage"], one["address"]) == ("ads", "kept", str(kept), None)
     assert str(kept) in cli.run("list")[0]
-    _, err = cli.run("status", code=1)
+    _, err = cli.run("status", code=5)
     assert f"cluster 'ads' is down, and its rows are kept in {kept}: `rowloom up --name ads`" in err
     assert cli.json("down", "--keep")["kept"]  # again, with nothing to end
     assert cli.json("list")["clusters"][0]["state"] == "kept"

@@ -12,7 +12,7 @@ import pytest
 from stopping import stop, until_stopped
 from waiting import least_seconds, until
 
-from rowloom.client import SGD, StateLost, TableSpec, connect
+from rowloom.client import SGD, PushUnresolved, StateLost, TableSpec, connect
 from rowloom.deploy.launch.processes import started
 from rowloom.deploy.operate.directory import Record
 
@@ -87,6 +87,23 @@ def test_a_client_hears_at_once_that_its_change_is_recorded_and_which_dead_shard
         assert least_seconds(set_lr, AT_ONCE_S) < AT_ONCE_S
         assert least_seconds(create, AT_ONCE_S) < AT_ONCE_S
         told(lambda: client.drop_table("users"), "the end of table 'users'")
+
+
+def test_a_trainer_hears_at_once_which_shard_is_dead_and_what_to_do(cli, dead):
+    # After a minute without a word it read that "[1] of the shards" did not answer.
+    with connect(dead) as client:
+        users = client.table("users")
+
+        def told() -> None:
+            with pytest.raises(
+                StateLost, match=r"^shard 1 at 127\.0\.0\.1:\d+ is dead: .*recover --accept-loss 1"
+            ):
+                users.pull(IDS)
+            with pytest.raises(PushUnresolved, match=r"shard 1 at 127\.0\.0\.1:\d+ is dead: ") as unresolved:
+                users.push(IDS, np.ones((1000, 4), np.float32))
+            assert (unresolved.value.acked_rows, unresolved.value.unknown_rows) == (500, 500)
+
+        assert least_seconds(told, AT_ONCE_S) < AT_ONCE_S
 
 
 def test_a_dead_shard_is_made_anew_without_waiting_for_changes_that_wait_for_it(cli, dead):

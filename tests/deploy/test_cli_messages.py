@@ -17,6 +17,7 @@ from rowloom.deploy.config.words import counted
 from rowloom.deploy.control.effects import NotStored
 from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.operate import local_clusters
+from rowloom.deploy.operate.directory import Record
 from rowloom.deploy.operate.remote import Remote
 from rowloom.proto.errors import NoAnswer, TableNotFound, Unavailable, in_words
 
@@ -162,6 +163,9 @@ def test_a_full_storage_was_said_with_the_name_of_a_file_of_a_log_and_nothing_to
         (cli.folder / "kept").mkdir()
         cli.write("storage: kept\n")
         _, err = cli.run("up", code=1)
+        # One that says so itself was followed by the same once more.
+        record = Record("x", "local", "", storage=f"{cli.folder}/kept")
+        assert local_clusters._full_storage(record, os.strerror(errno.ENOSPC)) == ""
     assert (
         f"the log failed. The disk of its storage, {cli.folder}/kept, is full: make room there, or say" in err
     )
@@ -174,7 +178,7 @@ def test_a_watch_of_a_cluster_whose_coordinator_ended_said_only_that_a_connectio
     assert watching.stdout.readline()
     os.kill(cli.directory.get("ads").pid, signal.SIGKILL)
     _, err = watching.communicate(timeout=50)
-    assert watching.returncode == 1
+    assert watching.returncode == 5
     assert "the coordinator of cluster 'ads' has ended; its 2 shards serve pulls and pushes" in err
 
 
@@ -183,7 +187,7 @@ def test_a_call_whose_answer_was_lost_did_not_say_what_tells_whether_it_was_done
         raise NoAnswer("127.0.0.1:9 did not answer: unavailable")
 
     monkeypatch.setattr(Remote, "set_lr", lost)
-    _, err = cli.run("set-lr", "users", "1", code=1)
+    _, err = cli.run("set-lr", "users", "1", code=5)
     assert err.endswith("unavailable. Whether it was done is not known: `rowloom status` tells\n")
 
 
@@ -197,3 +201,12 @@ def test_a_cluster_that_is_not_known_did_not_say_how_to_start_one(cli):
     assert err == (
         "rowloom: no cluster 'ads' is known on this machine (known: none): `rowloom up` starts one; or give --address\n"
     )
+
+
+def test_who_ends_a_cluster_that_is_not_known_was_told_how_to_start_one(cli):
+    _, err = cli.run("down", "--name", "nosuch", code=4)
+    assert err == (
+        "rowloom: no cluster 'nosuch' is known on this machine (known: none): there is nothing to end here; --address "
+        "ends one of another machine\n"
+    )
+    assert "there is nothing to end here" in cli.run("down", code=4)[1]

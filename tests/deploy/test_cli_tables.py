@@ -1,5 +1,6 @@
 """Commands that look at clusters and tables, and change them a little: what they print, and how they end."""
 
+import dataclasses
 import json
 import os
 import re
@@ -116,6 +117,21 @@ def test_every_cluster_that_is_known_is_listed_with_its_state(cli, ads):
     assert cli.directory.names() == ["ads"]
 
 
+def test_a_cluster_whose_up_was_killed_was_listed_as_interrupted_while_it_serves(cli, ads):
+    known = cli.directory.get("ads")
+    cli.directory.put(dataclasses.replace(known, address=""))  # as it is until `up` has heard that it is up
+    (listed,) = cli.json("list")["clusters"]
+    assert (listed["state"], listed["address"], listed["shards"]) == ("healthy", ads, 2)
+    ready = cli.directory.home / "clusters/ads/ready.json"
+    told = ready.read_text()
+    ready.write_text('{"starting": true}')
+    assert cli.json("list")["clusters"][0]["state"] == "starting"
+    _, err = cli.run("status", code=5)
+    assert "is being started: its `rowloom up` was interrupted, and its coordinator, process" in err
+    ready.write_text(told)
+    assert cli.json("status")["healthy"]
+
+
 def test_status_says_which_ray_did_not_answer_and_does_not_wait_for_it(cli, monkeypatch):
     from rowloom.deploy.launch.ray_session import answers
 
@@ -124,7 +140,7 @@ def test_status_says_which_ray_did_not_answer_and_does_not_wait_for_it(cli, monk
         address = f"127.0.0.1:{hanging.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", address)
         cli.directory.put(Record("ads", "ray", "127.0.0.1:9", ray=address))
-        _, err = cli.run("status", code=1)
+        _, err = cli.run("status", code=5)
         assert "cluster 'ads' at 127.0.0.1:9 does not answer" in err
         assert f"the Ray at {address} did not answer within" in err
         _, err = cli.run("status", "--name", "feed", code=4)
@@ -244,11 +260,17 @@ def test_hints_of_import_and_export_are_options_and_not_python(cli, ads):
 
 def test_what_is_left_of_a_table_is_exported_and_what_is_missing_is_said(cli, ads):
     kill_shard(cli, ads, 1)
-    done = cli.json("export", "users", "users.npy", "--partial")
+    # It ended with 0, so that a script took a part of a table for all of it.
+    out, err = cli.run("export", "users", "users.npy", "--partial", "--json", code=3)
+    assert (
+        err
+        == "rowloom: users.npy is not the whole table: the rows of shard 1 are missing, as --partial allows\n"
+    )
+    done = json.loads(out)
     assert (done["rows"], done["missing"]) == (500, {"1": 500})
     np.testing.assert_array_equal(np.load(cli.folder / "users.npy.ids.npy"), IDS[::2])
     np.testing.assert_allclose(np.load(cli.folder / "users.npy"), PUSHED[::2], rtol=1e-5)
-    out, _ = cli.run("export", "users", "users.npy", "--partial", "--overwrite")
+    out, _ = cli.run("export", "users", "users.npy", "--partial", "--overwrite", code=3)
     assert "MISSING: 500 rows of shard 1, which does not serve" in out
     (cli.folder / "ids.txt").write_text("1\n3\n")
     _, err = cli.run("export", "users", "few.npy", "--partial", "--ids", "ids.txt", code=3)

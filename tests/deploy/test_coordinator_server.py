@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -19,9 +20,11 @@ from rowloom.deploy.coordinator_server import CoordinatorServer
 from rowloom.deploy.launch.local_launcher import ThreadLauncher
 from rowloom.deploy.operate.remote import Remote
 from rowloom.deploy.storage import StateFile
+from rowloom.deploy.watcher import health_of
 from rowloom.proto import atomic_file, methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import InvalidRequest, RetryLater, StateLost, Unavailable
+from rowloom.proto.layout import ShardAddress
 
 SPEC = TableSpec("t", 100, dim=2, optimizer=SGD(lr=1.0), initializer=Zeros())
 IDS = np.arange(100)
@@ -333,6 +336,37 @@ def test_a_shard_that_does_not_answer_is_never_called_serving(server, remote):
         ("serving", True),
         ("unreachable", False),
     ]
+
+
+def test_clients_hear_of_a_shard_whose_process_has_ended_for_good_until_it_is_made_anew(server, remote):
+    # Only a server that came back empty ever said StateLost, and one whose process is gone says nothing.
+    with connect(server.address) as client:
+        table = client.table("t")
+        server.launcher.stop(1, 0.0)
+        server._watcher.look()
+        with pytest.raises(StateLost, match=r"shard 1 at .* is dead: its process has ended"):
+            table.pull(IDS)
+        with pytest.raises(StateLost, match=r"shard 1 at .* is dead"):
+            client.statistics()
+        table.pull(IDS[::2])  # shard 0 has its rows
+        remote.accept_loss(1)
+        assert (table.pull(IDS) == 0).all()
+
+
+def test_status_says_since_when_a_shard_is_being_started_anew(server, remote):
+    server._watcher._away = {1: time.monotonic() - 3.0}
+    assert list(remote.status().unfinished) == [
+        "shard 1 is being started anew, since 3 s: its process had ended, and it reads its rows from its log"
+    ]
+    server._watcher.look()  # it serves
+    assert list(remote.status().unfinished) == []
+
+
+def test_a_server_that_is_about_to_read_its_log_is_not_called_lost():
+    waits = pb.HealthReply(state="waiting", incarnation=8).SerializeToString()
+    shard = ShardAddress(1, "h:1", 7)
+    assert health_of(waits, shard, revives=True) == "starting"
+    assert health_of(waits, shard) == "lost"
 
 
 def test_a_shard_that_came_back_empty_is_lost(server, remote):

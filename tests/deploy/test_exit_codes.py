@@ -3,10 +3,12 @@
 import inspect
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,7 +135,7 @@ def test_a_name_or_an_address_that_is_none(cli):
         ),
         ("status", "--address", "host:0", 2, "--address must be host:port"),
         ("bench", "--address", "127.0.0.1", 2, "--address must be host:port"),
-        ("status", "--address", "127.0.0.1:9", 1, "does not answer"),
+        ("status", "--address", "127.0.0.1:9", 5, "does not answer"),
     ):
         assert words in cli.run(*command, code=code)[1], command
 
@@ -191,8 +193,9 @@ def test_a_dead_shard_ends_with_3_whatever_needs_it(cli, ads):
         ["import", "users.npy", "users"],
         ["export", "users", "x.npy"],
     ):
-        _, err = cli.run(*command, code=3)
+        out, err = cli.run(*command, code=3)
         assert "shard 1 at 127.0.0.1:" in err, command
+        assert "last error" not in out + err, command  # what gRPC says, where it says more than people need
     found = json.loads(cli.attempt("verify", "--json")[0])
     assert [(f["kind"], f["shard"]) for f in found["faults"]] == [("no answer", 1)]
     cli.run("doctor", code=1)
@@ -200,6 +203,16 @@ def test_a_dead_shard_ends_with_3_whatever_needs_it(cli, ads):
     cli.json("verify", url)
     cli.json("snapshots")
     cli.json("inspect", "users", "6")
+    _, err = cli.run("hot", "users", code=3)
+    assert "shard 1 at 127.0.0.1:" in err
+
+
+def test_the_manual_and_the_help_have_the_same_exit_codes():
+    from rowloom.deploy.cli import app
+
+    manual = (Path(__file__).parents[2] / "docs/operate.md").read_text().partition("## Exit codes")[2]
+    listed = re.findall(r"^\| (\d+) \|", manual.partition("\n## ")[0], re.MULTILINE)
+    assert listed == re.findall(r"^  (\d+) ", app.info.help, re.MULTILINE)
 
 
 def test_shells_complete_commands_and_the_names_of_clusters(cli, tmp_path, monkeypatch):

@@ -65,6 +65,16 @@ def kill(server: CoordinatorServer, *shards: int) -> None:
         os.kill(server.launcher.pid(key), signal.SIGKILL)
 
 
+def told(server: CoordinatorServer) -> str:
+    """What status says is not finished yet; nothing of it may be a surplus server, or a shard that is lost."""
+    with Remote(server.address) as remote:
+        status = remote.status()
+    said = "; ".join(status.unfinished)
+    assert "more servers than shards" not in said
+    assert "lost" not in [shard.health for shard in status.shards]
+    return said
+
+
 @pytest.mark.parametrize("durability", ["process", pytest.param("interval", marks=pytest.mark.slow), "disk"])
 def test_a_killed_shard_comes_back_with_every_push_that_was_acknowledged(durability, tmp_path) -> None:
     spec = TableSpec("t", 1000, dim=4, optimizer=SGD(lr=1.0), initializer=Zeros())
@@ -79,6 +89,8 @@ def test_a_killed_shard_comes_back_with_every_push_that_was_acknowledged(durabil
                 table.push(IDS, np.full((len(IDS), 4), -1.0, np.float32))
                 done += 1
             kill(server, life % 2)
+            # It was called "more servers than shards", and once that its rows are gone.
+            until(lambda life=life: f"shard {life} is being started anew, since" in told(server))
         table.push(IDS, np.full((len(IDS), 4), -1.0, np.float32))
         assert (table.pull(IDS) == done + 1).all()
 

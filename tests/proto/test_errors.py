@@ -115,12 +115,36 @@ def test_a_failed_call_gives_the_error_that_the_server_sent(cls):
     assert (str(error), error.epoch) == ("why", 4)
 
 
+@pytest.mark.parametrize(
+    ("details", "words"),
+    [
+        (
+            "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:7400: Failed to connect to remote "
+            "host: Connection refused",
+            "nothing listens there (connection refused)",
+        ),
+        (
+            "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:7400: connect: No route to host",
+            "there is no way to its machine (no route to host)",
+        ),
+        ("DNS resolution failed for nowhere:7400: Domain name not found", "its host name is not known"),
+        ("Socket closed", "the connection broke"),
+        ("recvmsg:Connection timed out", "no answer in time"),
+        ("something that nobody has seen yet", "unavailable: something that nobody has seen yet"),
+    ],
+)
+def test_people_read_why_a_server_did_not_answer_and_not_what_grpc_says_of_it(details, words):
+    error = channel.error_of(FailedCall(grpc.StatusCode.UNAVAILABLE, details), "10.0.0.1:7400")
+    assert str(error) == f"10.0.0.1:7400 did not answer: {words}"
+
+
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "UNKNOWN", "INTERNAL"])
 def test_a_call_that_ended_without_an_answer_of_ours_has_an_unknown_outcome(code):
     error = channel.error_of(FailedCall(grpc.StatusCode[code], "connection reset"), "10.0.0.1:7400")
     assert isinstance(error, errors.NoAnswer)
     assert "10.0.0.1:7400 did not answer" in str(error)
-    assert "connection reset" in str(error)
+    why = "no answer in time" if code == "DEADLINE_EXCEEDED" else "the connection broke"
+    assert str(error) == f"10.0.0.1:7400 did not answer: {why}"
 
 
 def test_a_server_that_is_not_ours_is_named_as_such():

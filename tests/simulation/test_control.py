@@ -217,7 +217,7 @@ def test_shards_that_may_wait_with_pushes_are_named() -> None:
     lab = Lab(1, 3)
     lab.after(methods.FREEZE, lambda _: lab.world.at(0.005, lab.world.clogged.add, "shard-2:1"))
     assert isinstance(lab.scale(4), Unavailable)
-    assert "pushes may wait on shards 2: not heard of since rows moved" in lab.node.coordinator.waiting()
+    assert "pushes may wait on shards 2: they have not taken" in "".join(lab.node.coordinator.waiting())
 
 
 def test_a_table_is_not_dropped_while_that_cannot_be_stored() -> None:

@@ -147,6 +147,11 @@ def test_a_killed_shard_with_a_log_was_said_to_have_lost_its_rows_while_it_was_s
     assert "accept-loss" not in said
     said = ways_out(summary(pb.StatusReply(name="ads", shards=shards, durability="memory")))
     assert "`rowloom recover --accept-loss 1`" in said
+    for health in ("starting", "recovering"):
+        shards[1].health = health
+        said = ways_out(summary(pb.StatusReply(name="ads", shards=shards, durability="process")))
+        assert "gone" not in said
+        assert "accept-loss" not in said
     shards[1].health = "lost"  # its log is damaged
     said = ways_out(summary(pb.StatusReply(name="ads", shards=shards, durability="process")))
     assert "`rowloom recover --accept-loss 1`" in said

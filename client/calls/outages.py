@@ -1,0 +1,126 @@
+"""Which shards do not answer, since when, and what people are told of it. No I/O, no threads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from ...proto.errors import RowloomError, StateLost
+from ...proto.layout import ShardAddress
+
+# A standby has taken the place of its shard by then, and silence beyond it looks like a program that hangs.
+PATIENCE_S = 2.0
+STARTED_AGAIN = "a shard whose process has ended is started again by itself"
+FORGOTTEN_S = 60.0  # nobody asked the shard for so long: what was before is another story
+
+
+@dataclass
+class Outage:
+    """A shard that does not answer.
+
+    Attributes:
+        since: when the first request was sent that got no answer.
+        last: when it was last seen not to answer.
+        why: in words.
+        told: whether the log has it.
+    """
+
+    since: float
+    last: float
+    why: str
+    told: bool = False
+
+
+class Outages:
+    """Those of one client, by shard.
+
+    Args:
+        lock: held around each change.
+
+    Attributes:
+        tell: what people are told goes there, as (level of `logging`, text); nowhere unless somebody sets it.
+        open: by shard index. Whoever gets an answer calls `answered` if there are any, which is not often.
+    """
+
+    def __init__(self, lock: AbstractContextManager[Any]) -> None:
+        self.tell: Callable[[int, str], object] = lambda level, text: None
+        self.open: dict[int, Outage] = {}
+        self._lock = lock
+
+    def failed(
+        self,
+        shard: ShardAddress,
+        error: RowloomError,
+        sent: float,
+        now: float,
+        deadline: float,
+        durability: str,
+    ) -> None:
+        """A request was not answered, or by a server that is not ready, and is sent again later.
+
+        Args:
+            shard: to which it was sent.
+            error: what came in place of an answer.
+            sent: when the request was.
+            now: the time.
+            deadline: when its call gives up.
+            durability: of the cluster.
+        """
+        with self._lock:
+            outage = self.open.get(shard.index)
+            if outage is None or now - outage.last > FORGOTTEN_S:
+                outage = self.open[shard.index] = Outage(sent, now, "")
+            outage.last, outage.why = now, str(error).removeprefix(f"{shard.address} did not answer: ")
+            if outage.told or now - outage.since < PATIENCE_S:
+                return
+            outage.told = True
+        again = f"; {STARTED_AGAIN}" if durability not in ("", "memory") else ""
+        self.tell(
+            logging.WARNING,
+            f"{self.in_words(shard, now)}. The call waits for it, up to {max(0.0, deadline - now):.0f} s more{again}; "
+            "`rowloom status` says how it is",
+        )
+
+    def answered(self, index: int, now: float) -> None:
+        """A shard answers."""
+        with self._lock:
+            outage = self.open.pop(index, None)
+        if outage is not None and outage.told:
+            self.tell(logging.INFO, f"shard {index} answers again, after {now - outage.since:.0f} s")
+
+    def in_words(self, shard: ShardAddress, now: float, otherwise: str = "no answer in time") -> str:
+        """Of a shard that has not done what it was asked: for how long, and why.
+
+        otherwise: why, if it is none of those that do not answer.
+        """
+        outage = self.open.get(shard.index)
+        if outage is None:
+            return f"{named(shard)} has not done it: {otherwise}"
+        return f"{named(shard)} has served nothing for {now - outage.since:.0f} s: {outage.why}"
+
+
+def named(shard: ShardAddress) -> str:
+    """A shard for people."""
+    return f"shard {shard.index} at {shard.address}"
+
+
+def what_next(durability: str) -> str:
+    """In words, what can be done when shards do not answer."""
+    if durability in ("", "memory"):
+        return "`rowloom status` says whether a shard is dead, and what can be done then"
+    return (
+        f"{STARTED_AGAIN.replace('a', 'A', 1)}, and reads its log: call again when `rowloom status` says that it "
+        "serves; `rowloom logs` says why it does not"
+    )
+
+
+def dead(shard: ShardAddress) -> StateLost:
+    """The error of a shard whose process has ended for good."""
+    return StateLost(
+        f"{named(shard)} is dead: its process has ended, and the rows that it held are lost. `rowloom recover "
+        f"--accept-loss {shard.index}` makes it anew, from initial values; `rowloom restore URL` goes back to a "
+        "snapshot; `rowloom status` says what there is"
+    )

@@ -1,0 +1,168 @@
+"""A shard that does not answer: what the log says of it and when, what the error says, and who need not wait for it."""
+
+import logging
+import random
+import threading
+
+import numpy as np
+import pytest
+
+from rowloom.client import SGD, PushUnresolved, StateLost, TableSpec, Unavailable
+from rowloom.client.calls import control, listing, operations
+from rowloom.client.calls.operation import Event
+from rowloom.client.calls.session import Session
+from rowloom.proto import codec, methods
+from rowloom.proto import rowloom_pb2 as pb
+from rowloom.proto.errors import Moving, NoAnswer, RetryLater
+from rowloom.proto.layout import Layout, ShardAddress
+from rowloom.proto.spec import TableEntry
+
+ENTRY = TableEntry(1, TableSpec("t", 100, dim=1, optimizer=SGD()))
+LAYOUT = Layout("c", 1, tuple(ShardAddress(k, f"h:{k}", k + 1) for k in range(5)), "h:9")
+REFUSED = NoAnswer("h:1 did not answer: nothing listens there (connection refused)")
+IDS = np.arange(2)
+
+
+class Client:
+    """A session with a clock of its own, what it was told, and shards that answer as they are told to."""
+
+    def __init__(self, durability: str = "memory") -> None:
+        self.now = 0.0
+        self.told: list[tuple[int, str]] = []
+        self.dead: list[int] = []  # as the coordinator says
+        self.error: Exception | None = REFUSED  # of shard 1; None: it answers
+        self.session = Session(["h:9"], 1, random.Random(0), lambda: self.now, threading.Lock())
+        self.session.layout, self.session.durability = LAYOUT, durability
+        self.session.outages.tell = lambda level, text: self.told.append((level, text))
+
+    def run(self, operation):
+        """Drive an operation: each request is answered at once."""
+        try:
+            turn = next(operation)
+            events: list[Event] = []
+            while True:
+                events += [self._answer(send) for send in turn.sends]
+                if not events:
+                    self.now = max(self.now, turn.wake_at)
+                turn = operation.send(events.pop(0) if events else None)
+        except StopIteration as end:
+            return end.value
+
+    def _answer(self, send) -> Event:
+        if send.method == methods.DESCRIBE_LAYOUT:
+            said = pb.DescribeLayoutReply(layout=LAYOUT.to_message(), dead=self.dead)
+            return Event(send.tag, said.SerializeToString())
+        if send.address == "h:1" and self.error is not None:
+            return Event(send.tag, error=self.error)
+        if send.method == methods.PULL:
+            return Event(
+                send.tag, b"".join(codec.PullReply([codec.to_wire(np.zeros((1, 1), np.float32), 0)]).encode())
+            )
+        return Event(send.tag, pb.PushReply().SerializeToString())
+
+    def pull(self, timeout_s: float = 60.0):
+        return self.run(operations.pull(self.session, [(ENTRY, IDS)], self.now + timeout_s))
+
+    def push(self, timeout_s: float = 60.0):
+        grads = np.ones((2, 1), np.float32)
+        return self.run(operations.push(self.session, [(ENTRY, IDS, grads)], self.now + timeout_s))
+
+
+def test_a_call_that_waits_for_a_shard_says_so_within_seconds_once_and_when_it_is_over() -> None:
+    # A minute passed without a word, and nobody could tell a dead shard from a program that hangs.
+    client = Client()
+    with pytest.raises(Unavailable):
+        client.pull()
+    ((level, text),) = client.told
+    assert level == logging.WARNING
+    assert text.startswith("shard 1 at h:1 has served nothing for ")
+    assert "s: nothing listens there (connection refused). The call waits for it, up to 5" in text
+    assert "`rowloom status`" in text
+    with pytest.raises(Unavailable):
+        client.pull()  # of the same outage
+    assert len(client.told) == 1
+    client.error = None
+    client.pull()
+    level, text = client.told[1]
+    assert (level, text) == (logging.INFO, f"shard 1 answers again, after {client.now:.0f} s")
+    client.error = REFUSED
+    with pytest.raises(Unavailable):
+        client.pull()  # and of another one
+    assert len(client.told) == 3
+
+
+def test_a_shard_that_answers_again_soon_or_is_about_to_move_is_no_news() -> None:
+    client = Client()
+    with pytest.raises(Unavailable):
+        client.pull(timeout_s=1.5)
+    client.error = Moving("rows move", retry_after_s=1.0)
+    client.now += 100.0
+    with pytest.raises(PushUnresolved):
+        client.push(timeout_s=5.0)
+    assert client.told == []
+
+
+def test_the_error_names_the_shard_why_it_did_not_answer_and_what_to_do() -> None:
+    client = Client()
+    with pytest.raises(Unavailable) as failed:
+        client.pull()
+    assert str(failed.value) == (
+        "shard 1 at h:1 has served nothing for 60 s: nothing listens there (connection refused). `rowloom status` says "
+        "whether a shard is dead, and what can be done then"
+    )
+    with pytest.raises(PushUnresolved) as unresolved:
+        client.push()
+    assert (unresolved.value.acked_rows, unresolved.value.unknown_rows) == (1, 1)
+    assert "shard 1 at h:1 has served nothing for 120 s: nothing listens there" in str(unresolved.value)
+    client = Client(durability="process")
+    client.error = RetryLater("this shard reads its rows from its log")
+    with pytest.raises(Unavailable) as failed:
+        client.pull()
+    assert "shard 1 at h:1 has served nothing for 60 s: this shard reads its rows from its log" in str(
+        failed.value
+    )
+    assert "A shard whose process has ended is started again by itself, and reads its log: call" in str(
+        failed.value
+    )
+
+
+def test_nobody_waits_for_a_shard_that_is_dead_for_good() -> None:
+    # Each call took its whole minute, although the coordinator knew better.
+    client = Client()
+    client.dead = [1, 3]
+    for ask in (
+        client.pull,
+        lambda: client.run(control.statistics(client.session, client.now + 60)),
+        lambda: client.run(listing.list_ids(client.session, ENTRY, client.now + 60)),
+    ):
+        with pytest.raises(
+            StateLost, match=r"shard 1 at h:1 is dead: .* `rowloom recover --accept-loss 1` makes it"
+        ):
+            ask()
+    with pytest.raises(PushUnresolved, match="shard 1 at h:1 is dead") as unresolved:
+        client.push()
+    assert isinstance(unresolved.value.__cause__, StateLost)
+    assert client.now < 2.0
+    assert client.told == []
+
+
+def test_a_shard_that_says_that_it_has_lost_its_rows_is_named() -> None:
+    client = Client()
+    client.error = StateLost("this shard server started anew and holds no rows")
+    with pytest.raises(StateLost, match=r"^shard 1 at h:1: this shard server started anew and holds no rows"):
+        client.pull()
+    with pytest.raises(StateLost, match=r"^shard 1 at h:1: "):
+        client.run(control.statistics(client.session, client.now + 60))
+
+
+def test_other_calls_to_all_shards_name_the_one_that_does_not_answer() -> None:
+    client = Client()
+    for ask in (
+        lambda: client.run(control.statistics(client.session, client.now + 10)),
+        lambda: client.run(listing.list_ids(client.session, ENTRY, client.now + 10)),
+    ):
+        with pytest.raises(
+            Unavailable, match=r"^shard 1 at h:1 has served nothing for \d+ s: nothing listens there"
+        ):
+            ask()
+    assert len(client.told) == 1
