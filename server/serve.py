@@ -37,6 +37,7 @@ from .durable.log import Mode
 from .durable.shard_log import GRACE_S, Noted, ShardLog, ShardLogs, may_recover
 from .holder import Incoming, Process, Recovery
 from .host import NOTED_ROWS, Host
+from .huge_pages import use_huge_pages
 from .metrics.endpoint import MetricsEndpoint
 from .metrics.families import shard_families
 from .metrics.log_lines import begin_log
@@ -56,6 +57,7 @@ _ROWS = frozenset(methods.ROWS)
 # gRPC has few threads, and what ends a wait comes over gRPC too: were all of them held, Adopt could not get in. What
 # comes beyond these is answered at once. Each connection of a lane has a thread of its own, which may be held.
 MOST_HELD = THREADS // 2
+SETTLED_S = 5.0  # after that a server has made what it keeps; many that are only tried out have ended
 
 
 class Server:
@@ -487,6 +489,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.until_stdin_closes:
         stop_at_end_of_stdin(server.stop, args.stop_grace_s)
     with contextlib.suppress(KeyboardInterrupt):
+        if not server.wait(SETTLED_S):
+            log.debug("%d bytes of this process lie in huge pages", use_huge_pages())
         give_back_freed_memory(server.wait)
     gc.freeze()  # or the interpreter looks through all of it once more, for a third of a second, before it ends
 
