@@ -267,6 +267,25 @@ def test_a_record_that_found_no_memory_is_none(monkeypatch) -> None:
     assert ledger.has(7, 1, [PartName(1, 0, 1)])
 
 
+def test_a_client_that_could_not_be_noted_as_forgotten_is_not_taken_for_a_new_one(monkeypatch) -> None:
+    """The note takes memory, the first one 8 MB: without any, a client was forgotten and its retry applied again."""
+    ledger, first = Ledger(max_clients=1), PartName(1, 0, 1)
+    ledger.record(1, 1, first)
+
+    def own(self: module.Forgotten) -> bytearray:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Forgotten, "_own", own)
+        with pytest.raises(MemoryError):
+            ledger.record(2, 1, first)
+    assert ledger.has(1, 1, [first])
+    assert not ledger.has(2, 1, [first])
+    ledger.record(2, 1, first)
+    with pytest.raises(ClientForgotten):
+        ledger.has(1, 1, [first])
+
+
 def test_the_step_that_a_push_will_have_is_known_before_it_is_counted() -> None:
     ledger, steps = Ledger(), iter(range(1, 100))
     last = 0

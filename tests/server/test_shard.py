@@ -21,7 +21,7 @@ from rowloom.client import (
     Zeros,
 )
 from rowloom.proto import codec
-from rowloom.proto.codec import ASSIGN, RENORM, Block, PartName, Pull, Push
+from rowloom.proto.codec import ASSIGN, RENORM, Block, PartName, Pull, Push, Step
 from rowloom.proto.codec_bags import Entries, PullBags
 from rowloom.proto.errors import Overloaded, PushUnresolved
 from rowloom.proto.framing import joined
@@ -164,12 +164,46 @@ def test_ids_that_a_client_changes_after_they_were_checked_change_no_other_rows(
 def test_ids_of_a_pull_that_a_client_changes_after_they_were_checked_are_not_looked_up(
     monkeypatch, wild
 ) -> None:
+    """What checks ids and looks them up is one compiled call: once it begins, nothing of the message is read."""
     shard = shard_of()
     shard.push(push())
     message = bytearray(joined(Pull(LAYOUT.header(0), [(1, np.array([5, 6]))]).encode()))
-    changing(monkeypatch, ShardTable, "check_ids", message, struct.pack("<q", 6), struct.pack("<q", wild))
+    old, new = struct.pack("<q", 6), struct.pack("<q", wild)
+    seen = changing(monkeypatch, Shard, "_wanted", message, old, new)
     (block,) = shard.pull(Pull.decode(message)).blocks
+    assert len(seen) == 1
+    assert new in message
     assert block.data.tolist() == [[-2, -2], [-1, -1]]
+
+
+@pytest.mark.parametrize("wild", [7, 10**15, -1])
+def test_a_step_whose_ids_to_pull_a_client_changes_after_they_were_checked_is_not_refused_half_way(
+    monkeypatch, wild
+) -> None:
+    shard = shard_of()
+    wanted = Pull(LAYOUT.header(0), [(1, np.array([5, 9]))])
+    message = bytearray(joined(Step(push(), wanted).encode()))
+    old, new = struct.pack("<q", 9), struct.pack("<q", wild)
+    changing(monkeypatch, ShardTable, "check_ids", message, old, new)
+    (block,) = shard.step(Step.decode(message)).pull.blocks
+    assert new in message
+    assert block.data.tolist() == [[-2, -2], [0, 0]]
+
+
+@pytest.mark.parametrize("wild", [8, 10**15, -1])
+def test_ids_of_bags_that_a_client_changes_after_they_were_checked_are_not_looked_up(
+    monkeypatch, wild
+) -> None:
+    shard = shard_of()
+    shard.push(push())
+    entries = Entries(1, np.array([5, 6]), np.array([0, 0], np.int32))
+    message = bytearray(joined(PullBags(LAYOUT.header(0), [entries]).encode()))
+    old, new = struct.pack("<q", 6), struct.pack("<q", wild)
+    seen = changing(monkeypatch, ShardTable, "check_ids", message, old, new)
+    (block,) = shard.pull_bags(PullBags.decode(message)).blocks
+    assert len(seen) == 1
+    assert new in message
+    assert block.data.tolist() == [[-3, -3]]
 
 
 def test_bags_and_factors_that_a_client_changes_after_they_were_checked_are_not_used(monkeypatch) -> None:

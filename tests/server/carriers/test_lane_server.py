@@ -80,6 +80,27 @@ def test_one_thread_that_cannot_be_started_once_ended_the_lanes_of_a_shard(serve
     until(lambda: not server._connections)
 
 
+def test_an_error_that_nobody_foresaw_ends_one_connection_and_not_the_lanes_of_a_shard(
+    server, monkeypatch, caplog
+) -> None:
+    add, taken = strangers.Strangers.add, []
+
+    def failing(self: strangers.Strangers, end: socket.socket, now: float) -> None:
+        taken.append(end)
+        if len(taken) == 1:
+            raise RuntimeError("an error of its own")
+        add(self, end, now)
+
+    monkeypatch.setattr(strangers.Strangers, "add", failing)
+    server.start()
+    with connected(server), connected(server):
+        until(lambda: len(taken) == 2 or not server._accepting.is_alive())
+        assert server._accepting.is_alive()
+    taken[0].close()
+    assert answers(server)
+    assert "a connection of the row lane could not be taken" in caplog.text
+
+
 def test_accept_once_spun_when_the_process_had_no_descriptors_left(server, monkeypatch, caplog) -> None:
     class Starved:
         """A listener that has no descriptors to give, until it is told."""
