@@ -32,7 +32,7 @@ from ...proto.errors import (
 )
 from ...proto.layout import Layout
 from .operation import Event, Message, Operation, Send, Turn
-from .outages import dead, named, what_next
+from .outages import NO_ANSWER, dead, named, what_next
 from .requests import PushRequest, Request
 from .session import ATTEMPT_TIMEOUT_S, SLOWEST_BYTES_S, Session, backoff_s
 
@@ -56,6 +56,7 @@ class Exchange:
     _moving_until = _extended = 0.0
     _failure: RowloomError | None = None
     _last_error: RowloomError | None = None
+    _last_shard = -1  # which had that
     # Asking for the layout: the request under way, when to ask next, whom.
     _asking: int | None = None
     _ask_at: float | None = None
@@ -204,7 +205,7 @@ class Exchange:
     def _refused(
         self, request: Request, layout: Layout, error: RowloomError, sent: float, now: float
     ) -> None:
-        self._last_error = error
+        self._last_error, self._last_shard = error, request.shard
         if isinstance(request, PushRequest) and _leaves_open(error):
             request.maybe_applied = True
         if isinstance(error, Moving):
@@ -350,9 +351,9 @@ class Exchange:
         session, layout = self._session, self._session.layout
         if self._failure is not None or isinstance(self._last_error, Overloaded) or layout is None:
             return f"Last answer: {self._failure or self._last_error or 'none'}"
-        now, otherwise = session.clock(), str(self._last_error or "no answer in time")
+        now, why = session.clock(), {self._last_shard: str(self._last_error)}
         shards = [layout.shards[k] for k in sorted({request.shard for request in left}) if k < layout.n]
-        said = [session.outages.in_words(shard, now, otherwise) for shard in shards[:MOST_NAMED]]
+        said = [session.outages.in_words(s, now, why.get(s.index, NO_ANSWER)) for s in shards[:MOST_NAMED]]
         said += [f"and {len(shards) - MOST_NAMED} shards more"] if len(shards) > MOST_NAMED else []
         return f"{'; '.join(said)}. {what_next(session.durability)}"
 

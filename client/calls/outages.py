@@ -13,6 +13,8 @@ from ...proto.layout import ShardAddress
 
 # A standby has taken the place of its shard by then, and silence beyond it looks like a program that hangs.
 PATIENCE_S = 2.0
+LEAST_S = 1.0  # that a call still waits, or its error says all
+NO_ANSWER = "no answer in time"
 STARTED_AGAIN = "a shard whose process has ended is started again by itself"
 FORGOTTEN_S = 60.0  # nobody asked the shard for so long: what was before is another story
 
@@ -74,13 +76,13 @@ class Outages:
             if outage is None or now - outage.last > FORGOTTEN_S:
                 outage = self.open[shard.index] = Outage(sent, now, "")
             outage.last, outage.why = now, str(error).removeprefix(f"{shard.address} did not answer: ")
-            if outage.told or now - outage.since < PATIENCE_S:
+            if outage.told or now - outage.since < PATIENCE_S or deadline - now < LEAST_S:
                 return
             outage.told = True
         again = f"; {STARTED_AGAIN}" if durability not in ("", "memory") else ""
         self.tell(
             logging.WARNING,
-            f"{self.in_words(shard, now)}. The call waits for it, up to {max(0.0, deadline - now):.0f} s more{again}; "
+            f"{self.in_words(shard, now)}. The call waits for it, up to {deadline - now:.0f} s more{again}; "
             "`rowloom status` says how it is",
         )
 
@@ -91,7 +93,7 @@ class Outages:
         if outage is not None and outage.told:
             self.tell(logging.INFO, f"shard {index} answers again, after {now - outage.since:.0f} s")
 
-    def in_words(self, shard: ShardAddress, now: float, otherwise: str = "no answer in time") -> str:
+    def in_words(self, shard: ShardAddress, now: float, otherwise: str = NO_ANSWER) -> str:
         """Of a shard that has not done what it was asked: for how long, and why.
 
         otherwise: why, if it is none of those that do not answer.
@@ -120,7 +122,7 @@ def what_next(durability: str) -> str:
 def dead(shard: ShardAddress) -> StateLost:
     """The error of a shard whose process has ended for good."""
     return StateLost(
-        f"{named(shard)} is dead: its process has ended, and the rows that it held are lost. `rowloom recover "
-        f"--accept-loss {shard.index}` makes it anew, from initial values; `rowloom restore URL` goes back to a "
-        "snapshot; `rowloom status` says what there is"
+        f"{named(shard)} is dead: its process has ended, and the rows that it held are lost. `rowloom status` has the "
+        "ways out: rows of other shards are saved by `rowloom export TABLE FILE --partial`, then `rowloom recover "
+        f"--accept-loss {shard.index}` makes it anew, from initial values, or a snapshot, if there is one, is restored"
     )

@@ -31,6 +31,7 @@ class Client:
         self.told: list[tuple[int, str]] = []
         self.dead: list[int] = []  # as the coordinator says
         self.error: Exception | None = REFUSED  # of shard 1; None: it answers
+        self.silent = ""  # address of a shard that never says anything
         self.session = Session(["h:9"], 1, random.Random(0), lambda: self.now, threading.Lock())
         self.session.layout, self.session.durability = LAYOUT, durability
         self.session.outages.tell = lambda level, text: self.told.append((level, text))
@@ -41,7 +42,7 @@ class Client:
             turn = next(operation)
             events: list[Event] = []
             while True:
-                events += [self._answer(send) for send in turn.sends]
+                events += [self._answer(send) for send in turn.sends if send.address != self.silent]
                 if not events:
                     self.now = max(self.now, turn.wake_at)
                 turn = operation.send(events.pop(0) if events else None)
@@ -124,6 +125,26 @@ def test_the_error_names_the_shard_why_it_did_not_answer_and_what_to_do() -> Non
     assert "A shard whose process has ended is started again by itself, and reads its log: call" in str(
         failed.value
     )
+
+
+def test_a_shard_that_said_nothing_was_blamed_with_what_another_one_had_said() -> None:
+    client = Client()
+    client.silent = "h:0"
+    with pytest.raises(Unavailable) as failed:
+        client.pull()
+    first, second = str(failed.value).split("; ")
+    assert first == "shard 0 at h:0 has not done it: no answer in time"
+    assert second.startswith("shard 1 at h:1 has served nothing for 60 s: nothing listens there")
+
+
+def test_a_call_that_is_about_to_end_does_not_say_that_it_waits_for_0_s_more() -> None:
+    client = Client()
+    client.session.outages.failed(LAYOUT.shards[1], REFUSED, 0.0, 59.5, 60.0, "memory")
+    assert client.told == []
+    client.session.outages.failed(LAYOUT.shards[1], REFUSED, 60.0, 62.0, 120.0, "memory")
+    assert [text.split(". ")[1] for _, text in client.told] == [
+        "The call waits for it, up to 58 s more; `rowloom status` says how it is"
+    ]
 
 
 def test_nobody_waits_for_a_shard_that_is_dead_for_good() -> None:
