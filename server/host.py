@@ -43,7 +43,6 @@ from .taking import Taking
 
 MOVING_HOLD_S = 0.1  # that a push waits here for rows to have moved, before its client is told to come back
 MOVING_RETRY_S = 0.02
-# What changes a shard beside pushes: acknowledged when that is in the log.
 # Their messages are applied and then noted, both times the same: with a log, nobody else writes to them in between.
 NOTED_ROWS = (methods.PUSH, methods.STEP)
 _HEADS: dict[str, Callable[[Buffer], pb.Header]] = {

@@ -96,7 +96,7 @@ def test_a_cluster_from_up_to_down(cli):
     assert cli.json("down") == {"name": "ads", "down": True, "kept": False}
     assert not is_running(record.pid, record.started)
     _, err = cli.run("status", code=4)
-    assert err == "rowloom: no cluster is known here: `rowloom up` starts one\n"
+    assert err == "rowloom: no cluster is known here: `rowloom up` starts one; or give --address\n"
 
 
 def test_what_cannot_be_applied_changes_nothing(cli):
@@ -314,7 +314,7 @@ def test_names_choose_among_clusters_and_near_misses_are_named(cli):
 
 def test_a_cluster_whose_ray_is_gone_can_be_forgotten(cli):
     cli.directory.put(Record("gone", "ray", "127.0.0.1:9", ray="127.0.0.1:9"))
-    _, err = cli.run("down", code=1)
+    _, err = cli.run("down", "--yes", code=1)
     assert "does not answer: try again when it does, or, if it is gone for good" in err
     assert cli.json("down", "--forget") == {"name": "gone", "down": False}
     assert cli.directory.names() == []
