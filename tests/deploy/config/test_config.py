@@ -206,7 +206,7 @@ tables:
         "tables[0].partition": "got 'modd'; did you mean 'mod'?",
         "tables[0].optimizer.adagrd": "is no optimizer, got 'adagrd'; did you mean 'adagrad'?",
         "tables[1].num_embeddings": "must be a whole number or left out, got 'abc'",
-        "tables[1].optimizer.adagrad.lrr": "got 1; did you mean 'lr'?",
+        "tables[1].optimizer.adagrad.lrr": "is no key here; did you mean 'lr'?",
         "tables[1].optimizer.adagrad.lr": "must be finite and at least 0, got -1",
         "tables[1].optimizer.adagrad.eps": "must be at least 0, got -1",
         "tables[1].initializer.normal.std": "must be a number, got 'x'",
