@@ -290,7 +290,7 @@ def plan(
     )
     result.check()
     if status is not None:
-        check_serving(summary(status), options=directory_of(home).option(status.name))
+        check_serving(summary(status), options=directory_of(home).option(status.name), ways=False)
 
 
 @app.command()

@@ -176,18 +176,15 @@ def export(
             serving=serving,
             quiet=as_json,
         )
-    lost = [
-        f"MISSING: {rows:,} rows of shard {shard}, which does not serve"
-        for shard, rows in result["missing"].items()
-    ]
     more = "".join(f"; {one} belongs to it: keep both" for one in beside(path))
     told = f"{result['rows']:,} rows of table {table} are in {path}{more}"
-    show(as_json, result, "\n".join([told, *lost]))
-    if lost:  # whoever asked for a part of it is to know that it is one
-        shards = ", ".join(map(str, result["missing"]))
-        raise NotServing(
-            f"{path} is not the whole table: the rows of shard {shards} are missing, as --partial allows"
+    show(as_json, result, told)
+    if result["missing"]:  # whoever asked for a part of it is to know that it is one
+        lost = "; ".join(
+            f"up to {ids:,} trained rows are missing, of the ids that belong to shard {shard}, which does not serve"
+            for shard, ids in result["missing"].items()
         )
+        raise NotServing(f"{path} is not the whole table, as --partial allows: {lost}")
 
 
 def _serving(state: dict[str, Any], partial: bool, options: str) -> Serving | None:

@@ -204,6 +204,7 @@ def check_serving(
     only: int | None = None,
     reads: bool = False,
     options: str = "",
+    ways: bool = True,
 ) -> None:
     """Nothing if the shards of a cluster serve.
 
@@ -213,16 +214,18 @@ def check_serving(
         only: the shard that matters; None: all.
         reads: it is enough if they serve pulls.
         options: of commands that mean this cluster.
+        ways: say what can be done; False: that `rowloom status` says it, for commands that only look.
 
     Raises:
-        NotServing: one does not; the message says what can be done.
+        NotServing: one does not.
     """
     from .operate.status import not_serving, ways_out
 
     bad = not_serving(state, reads=reads)
     if bad and (only is None or only in bad):
         after = f"; {refused}" if refused else ""
-        raise NotServing(f"{'; '.join(bad.values())}{after}{ways_out(state, options)}")
+        todo = ways_out(state, options) if ways else f"; `rowloom status{options}` says what can be done"
+        raise NotServing(f"{'; '.join(bad.values())}{after}{todo}")
 
 
 def confirm(question: str, yes: bool, *, ask_nobody: bool) -> None:

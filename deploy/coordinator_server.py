@@ -148,17 +148,16 @@ class CoordinatorServer:
         return made
 
     def start(self) -> None:
-        """Start the shards, make the tables, open the port. Raises RowloomError; then nothing is left running."""
+        """Start the shards, make the tables, open the port. Raises RowloomError; then nothing of it is left."""
         try:
             with self._performer.alone("the start of the cluster"):
                 self._performer.run(self.coordinator.up(self.config.shards, self.config.tables))
                 for spec in self.config.tables:
-                    self._performer.run(self.coordinator.create_table(spec, START_LIMIT_S))
+                    self._performer.run(self.coordinator.create_table(spec, START_LIMIT_S, later=False))
                 if self.config.replicas:
                     self._performer.run(self._standbys.keep(Sighting()))
         except BaseException:
-            self._performer.close()
-            self.launcher.close()
+            self._undo()
             raise
         self._open()
 
@@ -187,9 +186,7 @@ class CoordinatorServer:
                 self._forget_begun()
                 self._performer.run(restoring.run())
         except BaseException:
-            self._performer.close()
-            self.launcher.close()
-            self._forget_unfinished()
+            self._undo()
             raise
         log.info("%s was restored: %d rows", source.about.url, source.about.rows)
         self._open()
@@ -200,14 +197,16 @@ class CoordinatorServer:
         if stored is not None:
             forget_begun(self.config.storage, stored)
 
-    def _forget_unfinished(self) -> None:
-        """Remove what a restore that failed has left, if it came as far as to leave something."""
+    def _undo(self) -> None:
+        """End, and remove, what a start or a restore that failed has made: nobody was let in, so no row is lost."""
+        self._performer.close()
+        self.launcher.close()
         state = self.coordinator.state
         if state.beginning or state.layout is not None:
             try:
                 self._forget()
             except (RowloomError, OSError) as e:  # why it failed is more important
-                log.warning("what a restore has left cannot be removed: %s", in_words(e))
+                log.warning("what was begun cannot be removed: %s", in_words(e))
 
     def take_up(self) -> None:
         """Go on where a coordinator of this cluster ended. Raises StateLost if nothing is known of it."""

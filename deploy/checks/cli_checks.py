@@ -128,7 +128,7 @@ def verify(
     lines = [told, *map(str, found.faults)] if found.faults else [well]
     whole = {"name": state["name"], "whole": not found.faults, "unfinished": state["unfinished"]}
     show(as_json, whole | found.to_json(), "\n".join(lines))
-    check_serving(state, options=options)
+    check_serving(state, options=options, ways=False)
     if found.faults:
         later = "".join(f"; not finished yet, and repeated: {one}" for one in state["unfinished"])
         count = counted(len(found.faults), "fault")

@@ -17,6 +17,7 @@ import fsspec
 from ...proto.snapshots.folder import words_of
 from ..config.config import DeployConfig
 from ..config.memory import in_bytes, memory
+from ..config.words import counted
 from ..operate.directory import ELSEWHERE, ClusterDirectory
 from ..storage import file_in
 from .diagnosis import Diagnosis, fault, warning, well
@@ -120,11 +121,22 @@ def _folder(folder: Path, config: DeployConfig) -> Iterator[Diagnosis]:
     free = disk.f_bavail * disk.f_frsize
     said = f"{folder}{will}: {in_bytes(free)} free"
     needed, what = needed_bytes(config)
-    if free < max(needed, LEAST_FREE_BYTES):
+    first = 0 if config.durability == "memory" or _has_logs(folder) else config.shards * LOG_BYTES
+    if free < first:
+        each = f"the log of each of {counted(config.shards, 'shard')} needs {in_bytes(LOG_BYTES)}"
+        fix = "make room there, or another `storage:`, and run `rowloom up` again"
+        yield fault("storage", f"no room in {said}, and {each}", fix)
+    elif free < max(needed, LEAST_FREE_BYTES):
         less = f"it may need {in_bytes(needed)}: {what}" if free < needed else "that is little"
         yield warning("storage", f"{said}, and {less}", "make room there, or another `storage:`")
     else:
         yield well("storage", said)
+
+
+def _has_logs(folder: Path) -> bool:
+    """Whether a cluster has logs there, so that it runs, or goes on from them, and needs little more."""
+    logs = folder / "logs"
+    return logs.is_dir() and any(logs.iterdir())
 
 
 def unwritable(folder: Path) -> tuple[str, str] | None:

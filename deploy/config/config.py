@@ -14,7 +14,7 @@ from pydantic import Field, InstanceOf, ValidationError
 from ...proto.security.credentials import is_loopback
 from ...proto.spec import TableSpec
 from .endpoints import MAX_PORT, advertised_faults, host_faults, ray_faults
-from .faults import Fault, InvalidConfig, invalid, on_lines
+from .faults import ABSENT, Fault, InvalidConfig, invalid, on_lines
 from .home import expanded
 from .quotas import QuotasConfig
 from .refused import fault_of, texts_as_keys, without
@@ -157,7 +157,7 @@ def parse(
     together = _together(config, running=running)
     if "ray" in given and config.launcher != "ray":
         problem = f"is not read with launcher: {config.launcher}; add `launcher: ray`, or leave `ray` out"
-        together.append((("launcher",), [Fault("ray", given["ray"], problem)]))
+        together.append((("launcher",), [Fault("ray", ABSENT, problem)]))
     faults = own + faults + _sound(together, own)
     if faults:
         raise invalid(source, faults)

@@ -66,7 +66,7 @@ def fault_of(error: ErrorDetails, given: Mapping[str, Any], root: type[BaseModel
     value = _at(given, location, error["input"])  # as it was written: not what it was taken for
     path = ".".join(str(part) for part in location)
     if kind == "extra_forbidden":
-        return _unknown_key(path, value, location, root)
+        return _unknown_key(path, location, root)
     if kind == "missing":
         return Fault(path, ABSENT, "is required")
     if path == "port" and kind in ("whole", *_BOUNDS):
@@ -108,7 +108,7 @@ def _at(given: Mapping[str, Any], location: Location, otherwise: Any) -> Any:
     return found
 
 
-def _unknown_key(path: str, value: Any, location: Location, root: type[BaseModel]) -> Fault:
+def _unknown_key(path: str, location: Location, root: type[BaseModel]) -> Fault:
     """A key that is none: a typo of one of its section, or one that stands in the wrong section."""
     *above, key = location
     own = list(section_at(tuple(above), root).model_fields)
@@ -116,11 +116,11 @@ def _unknown_key(path: str, value: Any, location: Location, root: type[BaseModel
     other = difflib.get_close_matches(str(key), elsewhere, 1, 0.75)
     closer = difflib.get_close_matches(str(key).lower(), own, 1, 0.75)
     if closer or not other:
-        return Fault(path, value, "is no key here", near(key, own), tuple(own))
+        return Fault(path, ABSENT, "is no key here", near(key, own), tuple(own))
     problem = f"is no key of {above[0]}, but one of the cluster" if above else "is no key here"
     if other[0] == "address":  # of what, is not known
         problem += " (where servers listen are `host` and `port`)"
-    return Fault(path, value, problem, elsewhere[other[0]])
+    return Fault(path, ABSENT, problem, elsewhere[other[0]])
 
 
 def _keys_below(root: type[BaseModel]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from ...proto.security.credentials import is_loopback
 from ...server.access.settings import ServerSecurity
-from .faults import Fault
+from .faults import ABSENT, Fault
 from .home import expanded
 
 _PATHS = ("ca", "cert", "key", "client_ca", "tokens", "token")
@@ -65,7 +65,7 @@ def security_faults(security: SecurityConfig, host: str | None) -> list[Fault]:
         faults.append(_lacking("cert", "ca", "the file of the CA that it is of", given))
     if security.cert and security.insecure:
         faults.append(
-            _fault("insecure", True, "contradicts `cert`: with TLS nothing is in plain text; leave one out")
+            _fault("insecure", ABSENT, "contradicts `cert`: with TLS nothing is in plain text; leave one out")
         )
     beyond = host is not None and not is_loopback(host)
     if beyond and security.tokens and not security.cert:

@@ -142,7 +142,7 @@ def _known(value: Mapping[Any, Any], names: list[str], path: str, faults: list[F
     for key in value:
         if key not in names:
             problem = "is no key here" if names else "is no key here, where nothing is to be said"
-            faults.append(Fault(below(path, key), value[key], problem, near(key, names), tuple(names)))
+            faults.append(Fault(below(path, key), ABSENT, problem, near(key, names), tuple(names)))
     return {str(k): v for k, v in value.items() if k in names}
 
 

@@ -339,7 +339,9 @@ class Coordinator:
 
     # ----------------------------------------------------------------------------------------------------- tables
 
-    def create_table(self, spec: TableSpec, limit_s: float = CHANGE_LIMIT_S, owner: str = "") -> Program:
+    def create_table(
+        self, spec: TableSpec, limit_s: float = CHANGE_LIMIT_S, owner: str = "", *, later: bool = True
+    ) -> Program:
         """Make a table on every shard. Returns its entry; the existing one if the spec is the same, as made or as now.
 
         Args:
@@ -347,6 +349,7 @@ class Coordinator:
                 anew: they may say what it was made with, or what is so now.
             limit_s: for the shards to take it.
             owner: the principal who creates it, if there is none yet; empty: it is the cluster's own.
+            later: if a shard does not take it, that is repeated; False: the cluster ends then, as at its start.
 
         Raises:
             TableExists: with another spec.
@@ -368,7 +371,8 @@ class Coordinator:
             check_tables(self.state, self.quotas, owner)
             yield from self.commit(self.state.with_begun([spec], owner))
             known = self.state.making[spec.name]
-        yield from begun(f"table {spec.name!r}", self._make(known, limit_s))
+        step = self._make(known, limit_s)
+        yield from begun(f"table {spec.name!r}", step) if later else step
         return known
 
     def _make(self, entry: TableEntry, limit_s: float) -> Program:

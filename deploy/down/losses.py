@@ -59,21 +59,20 @@ def _of_shards(record: Record, directory: ClusterDirectory, left: LeftShards, ro
 
 def _in_logs(record: Record, directory: ClusterDirectory) -> str:
     """Of a cluster that has ended, with its rows in logs."""
-    ended = (
-        "is down, and its rows are kept in" if record.kept else "has ended, and its rows are in its logs in"
-    )
+    ended = "is down" if record.kept else "has ended"
     ways = f"{_up(record, directory)} goes on from them"
     if not record.kept:
         ways += f", {_keep(record, directory)} leaves them"
-    return f"{record.name!r} {ended} {record.storage}; they are lost now{_size(record)}. {ways}."
+    lost = f"`rowloom down` would remove {_logs(record)}, and the rows of {record.name!r} with them"
+    return f"{record.name!r} {ended}; {lost}. {ways}."
 
 
-def _size(record: Record) -> str:
-    """In words, what is removed."""
+def _logs(record: Record) -> str:
+    """In words, the logs that a cluster has left: how large, and where."""
     with contextlib.suppress(RowloomError, OSError):
         id = kept_by(record.storage or None)
-        return f": {in_bytes(size_of_logs(record.storage, id))} in {logs_at(record.storage, id)} are removed"
-    return ""
+        return f"{in_bytes(size_of_logs(record.storage, id))} of logs in {logs_at(record.storage, id)}"
+    return f"its logs in {record.storage}"
 
 
 def _up(record: Record, directory: ClusterDirectory) -> str:
@@ -94,7 +93,7 @@ def _of_running(record: Record, directory: ClusterDirectory) -> Loss:
         who = repr(record.name) if record.name else f"the cluster at {record.address}"
         still = f" `kill -CONT {record.pid}` lets it go on." if record.pid and is_stopped(record.pid) else ""
         if is_kept(record):
-            still += f" {_keep(record, directory)} leaves them in its logs{_size(record)}."
+            still += f" {_keep(record, directory)} leaves them: {_logs(record)}."
         words = f"{who} does not answer, so how many rows it holds is not known, and they are lost with it.{still}"
         return Loss(words, True)
     rows = sum(t.rows for s in status.shards for t in s.statistics.tables)

@@ -145,10 +145,10 @@ def _full(directory: ClusterDirectory) -> str:
 def _full_storage(record: Record, said: str) -> str:
     """In words, that there is no room where logs and snapshots go; empty if there is some, or that is not known.
 
-    said: why it did not start, which may say it already.
+    said: why it did not start, which may say it already: then only what is to be done.
     """
     if os.strerror(errno.ENOSPC) in said:
-        return ""
+        return ". Make room there, or say another `storage`, and run `rowloom up` again"
     folder = record.storage.removeprefix("file://")
     with contextlib.suppress(OSError):
         disk = os.statvfs(folder if os.path.exists(folder) else os.path.dirname(folder) or ".")

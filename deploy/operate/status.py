@@ -104,7 +104,7 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
     full = [s for s in bad if s["health"] == PULLS_ONLY]
     logs = state["durability"] != "memory"
     again = [s for s in bad if s["health"] in AGAIN or (s["health"] == "dead" and logs)]
-    lost = [s for s in bad if s["health"] not in ("stopped", PULLS_ONLY) and s not in again]
+    lost = [s for s in bad if s["health"] in ("lost", "dead") and s not in again]
     said = "".join(
         f". The process of shard {s['index']} stands still (as by SIGSTOP) and holds its rows: `kill -CONT {s['pid']}` "
         f"on {s['node']} lets it go on"
@@ -120,17 +120,27 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
             ". A shard that is dead, or starts anew, has its rows in its log: it is started again by itself and reads "
             "them. Nothing is to be done; look again in some seconds. If it stays dead, the log of the cluster says why"
         )
+    if any(s not in (*still, *full, *again, *lost) for s in bad):
+        said += _silent(logs, options)
     if not lost:
         return said
     accept = " ".join(f"--accept-loss {s['index']}" for s in lost)
-    unsure = any(s["health"] not in ("lost", "dead") for s in lost)
-    hint = " One that is unreachable may come back: try again first." if unsure else ""
+    others = f"`rowloom export TABLE FILE --partial{options}` saves the rows of the other shards; "
     return (
-        f"{said}. What a lost or dead shard held is gone.{hint} The ways out: "
-        f"`rowloom export TABLE FILE --partial{options}` saves the rows of the other shards; "
+        f"{said}. What a lost or dead shard held is gone. The ways out: {others if living(state) else ''}"
         f"`rowloom recover {accept}{options}` makes it anew, from initial values, "
         f"and leaves the others as they are; {_restore(state)}`rowloom down{options}`, then `rowloom up`, starts all "
         "anew, and all rows are lost"
+    )
+
+
+def _silent(logs: bool, options: str) -> str:
+    """In words, what can be done about shards that did not answer, and are not known to have lost anything."""
+    keep = f", or `rowloom down --keep{options}`, then `rowloom up`, goes on from the logs and loses nothing"
+    return (
+        ". A shard that is unreachable did not answer in time: it may be busy, or stand still, and no rows of it are "
+        f"known to be lost. Look again in a moment: `rowloom status{options}`. If it stays so, `rowloom logs{options}` "
+        f"says why{keep if logs else ''}"
     )
 
 

@@ -44,12 +44,14 @@ def test_of_a_cluster_that_was_kept_nothing_was_known_any_more(cli, kept):
     assert cli.json("list")["clusters"][0]["state"] == "kept"
     # In a script it once removed them, and said "ads is down".
     _, err = cli.run("down", "--name", "ads", code=2)
-    lost = f"its rows are kept in {kept}; they are lost now"
+    # It said that they were lost now, and that nothing was changed.
     (logs,) = (kept / "logs").iterdir()
-    assert f"{lost}: " in err
+    assert "'ads' is down; `rowloom down` would remove " in err
     assert (
-        f"in {logs} are removed. `rowloom up --name ads` goes on from them. Add --yes if that is meant" in err
+        f" of logs in {logs}, and the rows of 'ads' with them. `rowloom up --name ads` goes on from them. "
+        in err
     )
+    assert err.endswith("Add --yes if that is meant; nothing was changed\n")
     assert cli.json("list")["clusters"][0]["state"] == "kept"
     assert f"the rows that were kept in {kept} are removed" in cli.run("down", "--name", "ads", "--yes")[0]
     assert list(kept.iterdir()) == []
@@ -60,7 +62,8 @@ def test_the_rows_of_a_killed_cluster_that_could_go_on_were_removed_by_a_script_
     cli.run("up")
     kill_all(cli.directory, "ads")
     _, err = cli.run("down", code=2)
-    assert f"'ads' has ended, and its rows are in its logs in {kept}; they are lost now: " in err
+    assert "'ads' has ended; `rowloom down` would remove " in err
+    assert f" of logs in {kept}/logs/" in err
     assert "`rowloom up --name ads` goes on from them, `rowloom down --keep` leaves them. Add --yes" in err
     assert (kept / "logs").exists()
     assert f"ads is down; its rows in {kept} are removed" in cli.run("down", "--yes")[0]
@@ -103,7 +106,8 @@ def test_down_of_a_cluster_that_was_kept_asks(cli, kept, monkeypatch):
         patch.setattr("rowloom.deploy.cli_options.can_ask", lambda: True)
         patch.setattr("rowloom.deploy.cli_options.agreed", lambda question: asked.append(question) or False)
         cli.run("down", code=1)
-    assert f"'ads' is down, and its rows are kept in {kept}; they are lost now: " in asked[0]
+    assert "'ads' is down; `rowloom down` would remove " in asked[0]
+    assert f" of logs in {kept}/logs/" in asked[0]
     assert cli.json("list")["clusters"][0]["state"] == "kept"
 
 

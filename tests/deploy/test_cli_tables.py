@@ -171,11 +171,13 @@ def test_import_and_export_find_a_coordinator_that_has_moved(cli, ads, monkeypat
 def test_a_lost_shard_is_named_with_the_ways_out_by_whatever_needs_it(cli, ads):
     kill_shard(cli, ads, 1)
     np.save(cli.folder / "users.npy", PUSHED)
-    commands = [["plan"], ["apply"], ["scale", "3"], ["tables"], ["status"], ["inspect", "users", "7"]]
+    commands = [["apply"], ["scale", "3"], ["tables"], ["status"], ["inspect", "users", "7"]]
     for command in [*commands, ["export", "users", "x.npy"], ["import", "users.npy", "users"]]:
         _, err = cli.run(*command, code=3)
         for words in ("shard 1 at 127.0.0.1:", "--partial", "recover --accept-loss 1", "all rows are lost"):
             assert words in err, command
+    _, err = cli.run("plan", code=3)  # it changes nothing, so it says only who knows more
+    assert err.endswith(" is dead; `rowloom status` says what can be done\n")
     assert cli.json("inspect", "users", "6")["shard"] == 0
     assert not (cli.folder / "x.npy").exists()
 
@@ -261,17 +263,16 @@ def test_hints_of_import_and_export_are_options_and_not_python(cli, ads):
 def test_what_is_left_of_a_table_is_exported_and_what_is_missing_is_said(cli, ads):
     kill_shard(cli, ads, 1)
     # It ended with 0, so that a script took a part of a table for all of it.
+    # Of ids that nobody had trained it said that their rows were missing.
     out, err = cli.run("export", "users", "users.npy", "--partial", "--json", code=3)
-    assert (
-        err
-        == "rowloom: users.npy is not the whole table: the rows of shard 1 are missing, as --partial allows\n"
-    )
+    missing = "up to 500 trained rows are missing, of the ids that belong to shard 1, which does not serve"
+    assert err == f"rowloom: users.npy is not the whole table, as --partial allows: {missing}\n"
     done = json.loads(out)
     assert (done["rows"], done["missing"]) == (500, {"1": 500})
     np.testing.assert_array_equal(np.load(cli.folder / "users.npy.ids.npy"), IDS[::2])
     np.testing.assert_allclose(np.load(cli.folder / "users.npy"), PUSHED[::2], rtol=1e-5)
     out, _ = cli.run("export", "users", "users.npy", "--partial", "--overwrite", code=3)
-    assert "MISSING: 500 rows of shard 1, which does not serve" in out
+    assert out == "500 rows of table users are in users.npy; users.npy.ids.npy belongs to it: keep both\n"
     (cli.folder / "ids.txt").write_text("1\n3\n")
     _, err = cli.run("export", "users", "few.npy", "--partial", "--ids", "ids.txt", code=3)
     assert "not one row of table 'users' is on a shard that serves" in err

@@ -217,7 +217,7 @@ def test_what_a_killed_coordinator_has_left_in_logs_is_removed_by_the_next_resto
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(CoordinatorServer, "_forget_unfinished", lambda self: None)
+        patch.setattr(CoordinatorServer, "_forget", lambda self: None)
         server = CoordinatorServer(config_of(folder), LoggingLauncher(str(folder)))
         with pytest.raises(KeyboardInterrupt):
             server.restore(made.path, killed)

@@ -74,6 +74,24 @@ def test_a_disk_with_less_room_than_rows_and_logs_need_is_told_with_figures(tmp_
     assert said == f"{tmp_path}: 512.0 MiB free, and that is little"
 
 
+def test_a_disk_without_room_for_the_first_logs_was_found_by_a_start_that_failed_after_a_minute(
+    tmp_path, monkeypatch
+):
+    with_room(monkeypatch, 20 << 20)
+    config = {"storage": str(tmp_path), "shards": 2}
+    said = "20.0 MiB free, and the log of each of 2 shards needs 64.0 MiB"
+    assert found(**config) == [("fault", f"no room in {tmp_path}: {said}")]
+    with pytest.raises(
+        Unavailable, match=r"make room there, or another `storage:`, and run `rowloom up` again"
+    ):
+        check_start(parse(config), print)
+    assert found(**config, durability="memory") == [
+        ("warning", f"{tmp_path}: 20.0 MiB free, and that is little")
+    ]
+    (tmp_path / "logs" / "ads-1").mkdir(parents=True)  # it goes on from them
+    assert [state for state, _ in found(**config)] == ["warning"]
+
+
 def test_a_full_disk_is_a_fault(tmp_path, monkeypatch):
     full = OSError(28, "No space left on device")
     monkeypatch.setattr(places, "can_write", lambda _: full)

@@ -157,6 +157,30 @@ def test_a_killed_shard_with_a_log_was_said_to_have_lost_its_rows_while_it_was_s
     assert "`rowloom recover --accept-loss 1`" in said
 
 
+def test_a_busy_cluster_whose_shards_did_not_answer_was_said_to_have_lost_its_rows() -> None:
+    # All that was offered then lost rows, of which none was lost.
+    shards = [pb.ShardStatus(health="unreachable"), pb.ShardStatus(health="unreachable")]
+    shards[1].shard.index = 1
+    said = ways_out(summary(pb.StatusReply(shards=shards, durability="process")), " --name ads")
+    assert "may be busy, or stand still, and no rows of it are known to be lost" in said
+    assert "Look again in a moment: `rowloom status --name ads`" in said
+    assert (
+        "`rowloom down --keep --name ads`, then `rowloom up`, goes on from the logs and loses nothing" in said
+    )
+    for lossy in ("gone", "accept-loss", "--partial", "all rows are lost"):
+        assert lossy not in said
+    said = ways_out(summary(pb.StatusReply(shards=shards, durability="memory")))
+    assert "may be busy" in said
+    assert "--keep" not in said  # there are no logs
+    shards[1].health = "dead"
+    said = ways_out(summary(pb.StatusReply(shards=shards, durability="memory")))
+    assert "may be busy" in said
+    assert "`rowloom recover --accept-loss 1` makes it anew" in said  # not 0, which may hold its rows
+    assert "--partial" not in said  # there is no other shard that can be read
+    shards[0].health = "serving"
+    assert "--partial" in ways_out(summary(pb.StatusReply(shards=shards, durability="memory")))
+
+
 def test_a_scaling_that_runs_is_shown_with_how_far_it_is(capsys) -> None:
     running = pb.ScaleReply(
         state="moving",
