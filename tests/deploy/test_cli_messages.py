@@ -153,19 +153,20 @@ def test_a_down_that_could_not_clear_its_storage_did_not_say_that_the_cluster_ha
 
 
 def test_a_full_storage_was_said_with_the_name_of_a_file_of_a_log_and_nothing_to_do(cli, monkeypatch):
-    def failed(*_):
-        raise Unavailable("the log failed")
-
-    monkeypatch.setattr(local_clusters, "_start", failed)
     full, roomy = (SimpleNamespace(f_bavail=n, f_frsize=4096, f_blocks=10**6) for n in (1, 10**6))
     with monkeypatch.context() as patch:
-        patch.setattr(local_clusters.os, "statvfs", lambda path: full if "kept" in str(path) else roomy)
+
+        def failed(*_):  # there was room before it began
+            patch.setattr(local_clusters.os, "statvfs", lambda path: full if "kept" in str(path) else roomy)
+            raise Unavailable("the log failed")
+
+        patch.setattr(local_clusters, "_start", failed)
         (cli.folder / "kept").mkdir()
         cli.write("storage: kept\n")
         _, err = cli.run("up", code=1)
         # One that says so itself was followed by the same once more.
         record = Record("x", "local", "", storage=f"{cli.folder}/kept")
-        assert local_clusters._full_storage(record, os.strerror(errno.ENOSPC)) == ""
+        assert local_clusters._full_storage(record, os.strerror(errno.ENOSPC)).startswith(". Make room there")
     assert (
         f"the log failed. The disk of its storage, {cli.folder}/kept, is full: make room there, or say" in err
     )

@@ -9,7 +9,6 @@ import time
 import numpy as np
 import pytest
 from free_ports import free_port
-from logging_launcher import LoggingLauncher
 from waiting import PATIENCE_S
 
 from rowloom.client import SGD, TableSpec, Zeros, connect
@@ -20,7 +19,6 @@ from rowloom.deploy.control.reshard import Reshard
 from rowloom.deploy.coordinator_server import CoordinatorServer
 from rowloom.deploy.launch.local_launcher import ThreadLauncher
 from rowloom.deploy.operate.remote import Remote
-from rowloom.deploy.snapshots.kept import has_kept
 from rowloom.deploy.storage import StateFile
 from rowloom.deploy.watcher import health_of
 from rowloom.proto import atomic_file, methods
@@ -47,21 +45,6 @@ def server(tmp_path):
 def remote(server):
     with Remote(server.address) as remote:
         yield remote
-
-
-def test_a_start_that_failed_was_said_to_have_left_rows_and_to_be_repeated(tmp_path, monkeypatch) -> None:
-    # Its disk was full. `plan` said afterwards that its rows were kept, and `up` went on without a table.
-    def refused(self, entry, limit_s):
-        yield from ()
-        raise Unavailable("No space left on device")
-
-    monkeypatch.setattr(Coordinator, "_make", refused)
-    config = parse({"name": "ads", "tables": [SPEC], "storage": str(tmp_path), "durability": "process"})
-    with pytest.raises(Unavailable) as caught:
-        CoordinatorServer(config, LoggingLauncher(str(tmp_path))).start()
-    assert str(caught.value) == "No space left on device"
-    assert not has_kept(str(tmp_path))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_calls_of_a_client_of_another_cluster_change_nothing(server, remote) -> None:

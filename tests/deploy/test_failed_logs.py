@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from logging_launcher import LoggingLauncher
 from waiting import until
 
 from rowloom.client import SGD, Client, PushUnresolved, TableNotFound, TableSpec, Unavailable, Zeros, connect
@@ -19,6 +20,7 @@ from rowloom.deploy.launch.local_launcher import ThreadLauncher
 from rowloom.deploy.operate.remote import Remote
 from rowloom.deploy.operate.status import summary, ways_out
 from rowloom.deploy.snapshots import snapshots
+from rowloom.deploy.snapshots.kept import has_kept
 from rowloom.server.durable.disk import Disk
 from rowloom.server.durable.log import Mode
 from rowloom.server.durable.shard_log import ShardLogs
@@ -311,3 +313,18 @@ def test_a_lost_shard_kept_the_log_of_another_one_from_going_on_and_status_promi
         assert (rows[1::2] == 1.0).all()
         end_abruptly(cluster, 0)
         np.testing.assert_array_equal(patient.table("t").pull(IDS), rows)
+
+
+def test_a_start_that_failed_was_said_to_have_left_rows_and_to_be_repeated(tmp_path, monkeypatch) -> None:
+    # Its disk was full. `plan` said afterwards that its rows were kept, and `up` went on without a table.
+    def refused(self, entry, limit_s):
+        yield from ()
+        raise Unavailable("No space left on device")
+
+    monkeypatch.setattr(coordinator.Coordinator, "_make", refused)
+    config = parse({"name": "ads", "tables": [SPEC], "storage": str(tmp_path), "durability": "process"})
+    with pytest.raises(Unavailable) as caught:
+        CoordinatorServer(config, LoggingLauncher(str(tmp_path))).start()
+    assert str(caught.value) == "No space left on device"
+    assert not has_kept(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []

@@ -125,6 +125,8 @@ def test_storage_is_tried_and_left_as_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(
         places.os, "statvfs", lambda _: SimpleNamespace(f_blocks=16, f_bavail=16, f_frsize=4096)
     )
+    assert states(places.storage(config))["storage"] == "fault"
+    (tmp_path / "kept/logs/shard-0").mkdir(parents=True)  # it goes on from these
     assert states(places.storage(config))["storage"] == "warning"
 
 

@@ -174,7 +174,7 @@ def test_an_object_store_that_fails_at_any_file_has_no_snapshot():
         try:
             frozen = life.snapshot(ObjectTarget(store, f"{base}/a", lambda seconds: None), "a")
         except OSError:
-            with pytest.raises(SnapshotCorrupt, match="never finished|does not exist"):
+            with pytest.raises(SnapshotCorrupt, match=r"never finished|does not exist"):
                 open_snapshot(f"{base}/a")
             puts += 1
             continue
