@@ -15,6 +15,7 @@ from typing import Any
 import fsspec
 
 from ...proto.snapshots.folder import words_of
+from ...server.durable.segments import SEGMENT_BYTES
 from ..config.config import DeployConfig
 from ..config.memory import in_bytes, memory
 from ..config.words import counted
@@ -27,7 +28,6 @@ SYNCS = 5
 SLOW_SYNC_S = 0.05  # a push with durability disk waits for one
 LEAST_FREE_BYTES = 1 << 30
 STORE_S = 30.0  # for a store that is no folder to be written and read
-LOG_BYTES = 64 << 20  # a log takes room on disk in pieces of so many bytes
 
 
 def home(directory: ClusterDirectory) -> Diagnosis:
@@ -121,9 +121,9 @@ def _folder(folder: Path, config: DeployConfig) -> Iterator[Diagnosis]:
     free = disk.f_bavail * disk.f_frsize
     said = f"{folder}{will}: {in_bytes(free)} free"
     needed, what = needed_bytes(config)
-    first = 0 if config.durability == "memory" or _has_logs(folder) else config.shards * LOG_BYTES
+    first = 0 if config.durability == "memory" or _has_logs(folder) else config.shards * SEGMENT_BYTES
     if free < first:
-        each = f"the log of each of {counted(config.shards, 'shard')} needs {in_bytes(LOG_BYTES)}"
+        each = f"the log of each of {counted(config.shards, 'shard')} needs {in_bytes(SEGMENT_BYTES)}"
         fix = "make room there, or another `storage:`, and run `rowloom up` again"
         yield fault("storage", f"no room in {said}, and {each}", fix)
     elif free < max(needed, LEAST_FREE_BYTES):
@@ -159,9 +159,9 @@ def needed_bytes(config: DeployConfig) -> tuple[int, str]:
     Open-ended tables do not count: nobody knows how many rows they will have.
     """
     rows = config.shards * sum(table.bound_bytes or 0 for table in memory(config).tables)
-    logs = 0 if config.durability == "memory" else config.shards * LOG_BYTES
+    logs = 0 if config.durability == "memory" else config.shards * SEGMENT_BYTES
     parts = [f"{in_bytes(rows)} of rows, twice, once every id was pushed"] if rows else []
-    parts += [f"{in_bytes(LOG_BYTES)} for the log of each shard"] if logs else []
+    parts += [f"{in_bytes(SEGMENT_BYTES)} for the log of each shard"] if logs else []
     return 2 * rows + logs, " and ".join(parts)
 
 

@@ -93,6 +93,8 @@ class HotIds:
 
     def _count(self) -> None:
         """Count what was picked."""
+        if not self._picked:
+            return
         if not len(self._recent):
             self._ids, self._counts = np.zeros((2, 2 * MOST), np.int64)
             self._recent = np.zeros(RECENT, np.int64)
