@@ -109,15 +109,26 @@ def _kept_here(config: DeployConfig) -> str:
 def _awaited(actor: Any, config: DeployConfig, tell: Tell, restore: Restore | None) -> str:
     """The coordinator's address, when it is up; says meanwhile for which room it waits."""
     ray: Any = ray_module()
-    answer, told = actor.info.remote(), ""
+    answer, told, waited = actor.info.remote(), "", False
     # A restore takes as long as its storage does, and ends by itself when nothing goes on.
-    until = time.monotonic() + (config.limits.start_timeout_s * 2 if restore is None else RESTORE_S)
-    while time.monotonic() < until and not ray.wait([answer], timeout=LOOK_S)[0]:
-        wanted = waits_for_node(config, nodes_of_ray()) or waits_for_room(config)
+    allowed_s = config.limits.start_timeout_s * 2 if restore is None else RESTORE_S
+    until = time.monotonic() + allowed_s
+    while not ray.wait([answer], timeout=LOOK_S)[0]:
+        room = waits_for_room(config)
+        if (
+            room and not waited
+        ):  # the coordinator's process is up only now; it ends its wait for room by itself
+            until, waited = time.monotonic() + allowed_s, True
+        wanted = waits_for_node(config, nodes_of_ray()) or room
         if wanted and wanted != told:
             tell(wanted)
             told = wanted
-    address, _, _ = ray.get(answer, timeout=LOOK_S)
+        if time.monotonic() >= until:
+            raise Unavailable(
+                f"cluster {config.name!r} did not start within {allowed_s:g} s (limits.start_timeout_s is "
+                f"{config.limits.start_timeout_s:g}): {told or 'its coordinator does not answer yet'}"
+            )
+    address, _, _ = ray.get(answer)
     return address
 
 
