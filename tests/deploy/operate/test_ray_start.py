@@ -1,4 +1,4 @@
-"""How long `up` waits for a coordinator on Ray, and what it says when that was too long. Ray and its clock are played."""
+"""How long `up` waits for a coordinator on Ray, and what it says when that was too long. Ray and clock are played."""
 
 import pytest
 
