@@ -157,10 +157,17 @@ def _recovered(state: dict[str, Any], made_anew: list[int]) -> dict[str, Any]:
 
 
 def _nothing_lost(state: dict[str, Any], options: str) -> str:
-    """In words, that no shard needs to be made anew. Raises WrongUse: one does, and its loss was not accepted."""
-    from .operate.status import not_serving, ways_out
+    """In words, that no shard needs to be made anew.
+
+    Raises:
+        WrongUse: one does, and its loss was not accepted.
+        NotServing: some do not answer, and none is known to have lost its rows.
+    """
+    from .operate.status import lost, not_serving, ways_out
 
     bad = not_serving(state, reads=True)
+    if not lost(state):
+        check_serving(state, "nothing is known to be lost, so nothing was done", reads=True, options=options)
     if bad:
         what = "; ".join(bad.values())
         raise WrongUse(

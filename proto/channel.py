@@ -186,7 +186,7 @@ def error_of(error: grpc.RpcError, address: str) -> RowloomError:
             return decode_error(value)  # pyright: ignore[reportUnknownArgumentType]
     code, details = error.code(), error.details()  # type: ignore[attr-defined]
     if code in _UNKNOWN:
-        return NoAnswer(f"{address} did not answer: {_in_words(code, details or '')}")
+        return NoAnswer.of(address, _in_words(code, details or ""))
     if code == grpc.StatusCode.UNIMPLEMENTED:
         return InvalidRequest(f"what answers at {address} is no rowloom server of this version: {details}")
     if code == grpc.StatusCode.UNAUTHENTICATED:

@@ -108,7 +108,20 @@ class QuotaExceeded(RowloomError):
 
 
 class NoAnswer(Unavailable):
-    """Internal: the carrier failed, so whether the server did what it was asked is not known. The client asks again."""
+    """Internal: the carrier failed, so whether the server did what it was asked is not known. The client asks again.
+
+    Attributes:
+        why: the cause alone, where that is known; the message names the server as well.
+    """
+
+    why = ""
+
+    @classmethod
+    def of(cls, address: str, why: str) -> NoAnswer:
+        """The error of a server that did not answer."""
+        error = cls(f"{address} did not answer: {why}")
+        error.why = why
+        return error
 
 
 class Unconfirmed(NoAnswer):
@@ -276,6 +289,11 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error) if isinstance(error, RowloomError) else f"{type(error).__name__}: {error}"
+
+
+def cause(error: RowloomError) -> str:
+    """What an error says, for sentences that name the server themselves."""
+    return (error.why if isinstance(error, NoAnswer) else "") or str(error)
 
 
 def encode_error(error: RowloomError) -> bytes:

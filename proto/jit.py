@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -46,6 +47,14 @@ def _is_ours(event: Any) -> bool:
 
 
 event.register("numba:compile", Announcer())
+
+
+def without_blas() -> None:
+    """For a process that is ours alone, before its first kernel: numba does not look for SciPy's linear algebra.
+
+    No kernel uses it, and importing it costs a server start where SciPy is installed, as beside most frameworks.
+    """
+    sys.modules.setdefault("scipy.linalg", None)  # type: ignore[arg-type]
 
 
 def kernel(function: Callable[..., Any]) -> Any:

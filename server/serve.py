@@ -26,6 +26,7 @@ from ..proto import rowloom_pb2 as pb
 from ..proto.allocator import give_back_freed_memory, keep_freed_memory
 from ..proto.errors import PushUnresolved, RowloomError, Unavailable, in_words
 from ..proto.framing import TRACE, Buffer, size_of, split_trace
+from ..proto.jit import without_blas
 from . import bags
 from .access.gate import gate_of
 from .access.settings import ServerSecurity
@@ -465,17 +466,17 @@ def main(argv: list[str] | None = None) -> None:
     """`python -m rowloom.server.serve`: one shard server until it is told to stop."""
     args = parsed(argv)
     keep_freed_memory()
+    without_blas()
     log_file = ""
     if args.log_file:
         name = Path(args.log_file).stem
         log_file = begin_log(name, level=args.log_level, format=args.log_format, file=args.log_file)
-    logs: ShardLogs | None = None
-    if args.durability != Mode.MEMORY.value:
-        logs = ShardLogs(args.log_folder, Mode(args.durability), interval_s=args.sync_interval_s)
-    security = ServerSecurity.from_json(args.security)
+    mode = Mode(args.durability)
+    logs = None if mode is Mode.MEMORY else ShardLogs(args.log_folder, mode, interval_s=args.sync_interval_s)
     metrics = None if args.metrics_port is None else (args.metrics_host, args.metrics_port)
     server = Server(
-        *(args.host, args.port, args.advertise, args.carrier, logs, args.snapshots, security),
+        *(args.host, args.port, args.advertise, args.carrier, logs, args.snapshots),
+        ServerSecurity.from_json(args.security),
         metrics=metrics,
         log_file=log_file,
         tracing=args.tracing,

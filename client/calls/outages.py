@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from ...proto.errors import RowloomError, StateLost
+from ...proto.errors import RowloomError, StateLost, cause
 from ...proto.layout import ShardAddress
 
 # A standby has taken the place of its shard by then, and silence beyond it looks like a program that hangs.
@@ -75,7 +75,7 @@ class Outages:
             outage = self.open.get(shard.index)
             if outage is None or now - outage.last > FORGOTTEN_S:
                 outage = self.open[shard.index] = Outage(sent, now, "")
-            outage.last, outage.why = now, str(error).removeprefix(f"{shard.address} did not answer: ")
+            outage.last, outage.why = now, cause(error)
             if outage.told or now - outage.since < PATIENCE_S or deadline - now < LEAST_S:
                 return
             outage.told = True

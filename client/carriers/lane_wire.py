@@ -132,7 +132,7 @@ class LaneWire:
         lane.close()
         self._lanes.lost(address)
         for tag, *_ in lane.waiting:
-            error_of = NoAnswer(f"{address} did not answer: {_in_words(error)}")
+            error_of = NoAnswer.of(address, _in_words(error))
             self._ended.append(Event(tag, error=error_of))
 
     def close(self) -> None:

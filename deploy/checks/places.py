@@ -18,6 +18,7 @@ from ...proto.snapshots.folder import words_of
 from ...server.durable.segments import SEGMENT_BYTES
 from ..config.config import DeployConfig
 from ..config.memory import in_bytes, memory
+from ..config.storage_url import storage_folder
 from ..config.words import counted
 from ..operate.directory import ELSEWHERE, ClusterDirectory
 from ..storage import file_in
@@ -62,9 +63,8 @@ def place(config: DeployConfig) -> Iterator[Diagnosis]:
 
 def _folder_of(config: DeployConfig) -> Path | None:
     """The storage as a folder of this machine; None: it is a URL of something else, or there is none."""
-    if config.storage is None or ("://" in config.storage and not config.storage.startswith("file://")):
-        return None
-    return Path(config.storage.removeprefix("file://"))
+    folder = storage_folder(config.storage)
+    return None if folder is None else Path(folder)
 
 
 def _there(folder: Path) -> Path:

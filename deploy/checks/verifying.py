@@ -18,7 +18,7 @@ import numpy as np
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.channel import Channels
-from ...proto.errors import Rerouted, RowloomError, TableNotFound, Unavailable
+from ...proto.errors import Rerouted, RowloomError, TableNotFound, Unavailable, cause
 from ...proto.layout import Layout, ShardAddress, owner
 from ...proto.security.credentials import NOTHING, Credentials
 from ...proto.spec import TableEntry
@@ -137,8 +137,7 @@ def _shard(
     except (Rerouted, TableNotFound) as e:  # a change meanwhile, or it never took one
         return rows, [Discrepancy("layout", shard.index, "", f"at {shard.address}: {e}")]
     except RowloomError as e:
-        why = str(e).removeprefix(f"{shard.address} did not answer: ")
-        return rows, [Discrepancy("no answer", shard.index, "", f"at {shard.address}: {why}")]
+        return rows, [Discrepancy("no answer", shard.index, "", f"at {shard.address}: {cause(e)}")]
     for number, count in rows.items():
         faults += _of_count(entries[number], shard.index, count, before[number], after.get(number, 0))
     return rows, faults

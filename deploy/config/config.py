@@ -36,6 +36,7 @@ from .sections import (
     Whole,
 )
 from .security import SecurityConfig, security_faults
+from .storage_url import storage_folder
 from .tables import table_to_mapping, tables_from_list
 from .yaml_text import YamlText
 
@@ -151,7 +152,7 @@ def parse(
         "durability" not in given
         and not config.replicas
         and config.launcher == "local"
-        and _has_folder(config.storage)
+        and storage_folder(config.storage) is not None
     ):
         config = config.model_copy(update={"durability": "process"})
     together = _together(config, running=running)
@@ -226,7 +227,7 @@ def _durability_faults(config: DeployConfig) -> list[Fault]:
     path, value = "durability", config.durability
     if config.storage is None:
         return [Fault(path, value, "needs `storage:`, a folder that outlives the servers")]
-    if not _has_folder(config.storage):
+    if storage_folder(config.storage) is None:
         where = "that all nodes of Ray share" if config.launcher == "ray" else "of this machine"
         problem = f"needs a folder {where} as `storage:`, where logs are synced; got {config.storage}"
         return [Fault(path, value, problem)]
@@ -297,11 +298,6 @@ def _quota_faults(config: DeployConfig) -> list[Fault]:
 def _listens_on(config: DeployConfig) -> str | None:
     """The interface of servers; None: on Ray each node has its own, known there."""
     return config.host or (None if config.launcher == "ray" else "127.0.0.1")
-
-
-def _has_folder(storage: str | None) -> bool:
-    """Whether it is a folder of the machine, where logs can be synced."""
-    return storage is not None and ("://" not in storage or storage.startswith("file://"))
 
 
 def policy_from(text: str) -> Autoscale | None:

@@ -46,9 +46,11 @@ class ShardActor:
 
     def __init__(self, given: bytes | str) -> None:
         from ...proto.allocator import give_back_freed_memory, keep_freed_memory
+        from ...proto.jit import without_blas
         from ...server.serve import Server
 
         keep_freed_memory()
+        without_blas()
         config = unpacked(given)
         be_as_nice(config.ray.niceness, node_here())
         host, advertise = interface(config)

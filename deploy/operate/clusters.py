@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import InvalidRequest, RowloomError, Unavailable
+from ...proto.errors import InvalidRequest, RowloomError, Unavailable, cause
 from ..config.changes import diff, running_config, worded
 from ..config.config import DeployConfig
 from ..config.launchers import LAUNCHERS
@@ -298,7 +298,7 @@ def reach(
             if address is not None and address != record.address:
                 break
             if not _is_at_work(record) or time.monotonic() >= until:
-                raise _unreachable(record, directory, f"{e}{why}") from e
+                raise _unreachable(record, directory, f"{cause(e)}{why}") from e
         time.sleep(RETRY_S)
     moved = dataclasses.replace(record, address=address)
     found = _asked(moved, timeout_s)
@@ -376,7 +376,6 @@ def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unrea
         )
     if record.pid and is_stopped(record.pid):
         why = "its process stands still (as by SIGSTOP)"  # whatever else was met follows from it
-    why = why.removeprefix(f"{record.address} did not answer: ")
     return Unreachable(f"{what} at {record.address} does not answer: {why}{_ways_on(record, option)}")
 
 

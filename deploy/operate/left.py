@@ -15,6 +15,7 @@ from ...proto.layout import Layout
 from ...proto.security.credentials import Credentials
 from ..config.config import DeployConfig
 from ..config.faults import InvalidConfig
+from ..config.storage_url import storage_folder
 from ..control.state import ClusterState
 from ..snapshots.kept import forget_stored, has_kept
 from ..storage import StateFile
@@ -55,10 +56,8 @@ def check_goes_on(config: DeployConfig, record: Record | None) -> None:
     """Raise InvalidRequest if a cluster of that name is kept in another storage, which nobody would remember then."""
     if record is None or not record.kept or not is_kept(record):
         return
-    asked, there = (
-        os.path.realpath((s or "").removeprefix("file://")) for s in (config.storage, record.storage)
-    )
-    if config.storage is None or asked != there:
+    asked, there = (os.path.realpath(storage_folder(s) or "") for s in (config.storage, record.storage))
+    if storage_folder(config.storage) is None or asked != there:
         raise InvalidRequest(
             f"the rows of cluster {config.name!r} are kept in {record.storage}, and this config says storage "
             f"{config.storage}; nothing was started. Give this one another `name`. `rowloom up --name {config.name}` "

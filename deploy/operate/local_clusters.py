@@ -21,6 +21,7 @@ from typing import Any
 from ...proto.atomic_file import write_atomic
 from ...proto.errors import InvalidRequest, RowloomError, SnapshotCorrupt, Unavailable
 from ..config.config import DeployConfig
+from ..config.storage_url import storage_folder
 from ..launch.cluster_folder import log_in, mark_of, ready_in, shards_in, tidy
 from ..launch.processes import (
     end_marked,
@@ -149,7 +150,7 @@ def _full_storage(record: Record, said: str) -> str:
     """
     if os.strerror(errno.ENOSPC) in said:
         return ". Make room there, or say another `storage`, and run `rowloom up` again"
-    folder = record.storage.removeprefix("file://")
+    folder = storage_folder(record.storage) or ""
     with contextlib.suppress(OSError):
         disk = os.statvfs(folder if os.path.exists(folder) else os.path.dirname(folder) or ".")
         if folder and disk.f_blocks and disk.f_bavail * disk.f_frsize < ROOM_BYTES:

@@ -92,6 +92,12 @@ def living(state: dict[str, Any]) -> list[int]:
     return [s["index"] for s in state["shards"] if s["health"] in READABLE]
 
 
+def lost(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of a `summary`, the shards whose rows are known to be gone."""
+    gone = ("lost",) if state["durability"] != "memory" else ("lost", "dead")  # the dead one's log has them
+    return [s for s in state["shards"] if s["health"] in gone]
+
+
 def ways_out(state: dict[str, Any], options: str = "") -> str:
     """In words, what can be done about the shards that do not serve; empty if all do.
 
@@ -104,7 +110,7 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
     full = [s for s in bad if s["health"] == PULLS_ONLY]
     logs = state["durability"] != "memory"
     again = [s for s in bad if s["health"] in AGAIN or (s["health"] == "dead" and logs)]
-    lost = [s for s in bad if s["health"] in ("lost", "dead") and s not in again]
+    gone = lost(state)
     said = "".join(
         f". The process of shard {s['index']} stands still (as by SIGSTOP) and holds its rows: `kill -CONT {s['pid']}` "
         f"on {s['node']} lets it go on"
@@ -120,11 +126,11 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
             ". A shard that is dead, or starts anew, has its rows in its log: it is started again by itself and reads "
             "them. Nothing is to be done; look again in some seconds. If it stays dead, the log of the cluster says why"
         )
-    if any(s not in (*still, *full, *again, *lost) for s in bad):
+    if any(s not in (*still, *full, *again, *gone) for s in bad):
         said += _silent(logs, options)
-    if not lost:
+    if not gone:
         return said
-    accept = " ".join(f"--accept-loss {s['index']}" for s in lost)
+    accept = " ".join(f"--accept-loss {s['index']}" for s in gone)
     others = f"`rowloom export TABLE FILE --partial{options}` saves the rows of the other shards; "
     return (
         f"{said}. What a lost or dead shard held is gone. The ways out: {others if living(state) else ''}"

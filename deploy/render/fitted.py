@@ -12,6 +12,7 @@ from ..config.config import DeployConfig, parse
 from ..config.endpoints import WILDCARDS
 from ..config.faults import ABSENT, Fault, invalid
 from ..config.security import WAYS_OUT, SecurityConfig
+from ..config.storage_url import storage_folder
 from ..config.tables import table_to_mapping
 from .options import Options
 from .sizes import Sizes
@@ -73,7 +74,9 @@ def fitted(config: DeployConfig, options: Options, sizes: Sizes) -> Fitted:
         "ray.resources": ray.resources or {SHARD_SEAT: 1.0},
         "ray.coordinator_resources": ray.coordinator_resources or {COORDINATOR_SEAT: 1.0},
         "port": config.port or PORT,
-        "storage": f"{STORAGE_AT}/{config.name}" if _is_folder(config.storage) else config.storage,
+        "storage": f"{STORAGE_AT}/{config.name}"
+        if storage_folder(config.storage) is not None
+        else config.storage,
         "security": security,
     }
     changed = tuple(
@@ -134,7 +137,7 @@ def _place_faults(config: DeployConfig) -> list[Fault]:
 
 
 def _storage_faults(config: DeployConfig, options: Options) -> list[Fault]:
-    if _is_folder(config.storage):
+    if storage_folder(config.storage) is not None:
         if options.storage_class or options.claim:
             return []
         problem = (
@@ -176,10 +179,6 @@ def _security(security: SecurityConfig) -> tuple[SecurityConfig, dict[str, str]]
     given = {name: getattr(security, name) for name in FILES if getattr(security, name)}
     there = {name: f"{SECURITY_AT}/{FILES[name]}" for name in given}
     return security.model_copy(update=there), {FILES[name]: path for name, path in given.items()}
-
-
-def _is_folder(storage: str | None) -> bool:
-    return storage is not None and ("://" not in storage or storage.startswith("file://"))
 
 
 def _at(config: DeployConfig, path: str) -> Any:

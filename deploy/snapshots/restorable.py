@@ -11,6 +11,7 @@ from ...proto.snapshots.snapshot import StoredSnapshot, open_snapshot
 from ...server.rows.limits import available
 from ..config.config import DeployConfig
 from ..config.memory import in_bytes, row_bytes
+from ..config.storage_url import storage_folder
 from ..control.restoring import RestoreSource
 from ..control.state import RestoredSnapshot
 
@@ -50,8 +51,8 @@ def check_room(snapshot: StoredSnapshot, config: DeployConfig) -> None:
     memory = available()
     if need > memory.bytes:
         raise _no_room(need, f"{memory.what}, {in_bytes(memory.bytes)}", "memory")
-    if config.durability != "memory" and config.storage is not None:
-        folder = config.storage.removeprefix("file://")
+    folder = storage_folder(config.storage)
+    if config.durability != "memory" and folder is not None:
         while folder and not os.path.isdir(folder):
             folder = os.path.dirname(folder)
         free = shutil.disk_usage(folder or "/").free

@@ -11,6 +11,7 @@ import ssl
 
 from ..errors import Unauthenticated
 from .credentials import Credentials
+from .wrapping import wrapped
 
 TIMEOUT_S = 1.0
 _ASKED_S = 0.3  # for a server to say, after the handshake, that it wants a certificate
@@ -31,9 +32,9 @@ def _with_tls(
     context = credentials.context()
     host = address.rpartition(":")[0]
     try:
-        with context.wrap_socket(end, server_hostname=credentials.name_of(host)) as wrapped:
-            wrapped.settimeout(_ASKED_S)
-            if not wrapped.recv(1):  # gRPC's server speaks first, or closes without a word
+        with wrapped(end, context, credentials.name_of(host)) as secured:
+            secured.settimeout(_ASKED_S)
+            if not secured.recv(1):  # gRPC's server speaks first, or closes without a word
                 return _closed(address, credentials, again=again)
     except ssl.SSLCertVerificationError as e:
         what = f"its certificate is not trusted: {e.verify_message}"
@@ -96,7 +97,7 @@ def _without(end: socket.socket, address: str) -> Unauthenticated | None:
     # Nothing is sent: it is asked whether there is TLS, not who is there.
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
-        with context.wrap_socket(end):
+        with wrapped(end, context):
             pass
     except ssl.SSLError as e:
         if "ALERT" not in (e.reason or ""):

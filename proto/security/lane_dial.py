@@ -14,6 +14,7 @@ from .. import rowloom_pb2 as pb
 from ..lane import ARENA_BYTES, HAS_ARENAS, SOCKET_BUFFER_BYTES, WELCOME, Hello
 from .credentials import NOTHING, Credentials
 from .lane_socket import be_patient
+from .wrapping import wrapped
 
 
 def dial(
@@ -51,7 +52,7 @@ def dial(
     try:
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if description.tls:  # the handshake is done under the timeout that it has
-            end = credentials.context().wrap_socket(end, server_hostname=credentials.name_of(host))
+            end = wrapped(end, credentials.context(), credentials.name_of(host))
         end.sendall(Hello(description.key, 0).encode())
         _be_welcomed(end, until, patience_s)
     except BaseException:

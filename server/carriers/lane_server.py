@@ -24,6 +24,7 @@ from collections.abc import Collection
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest
 from ...proto.lane import HAS_ARENAS
+from ...proto.security.wrapping import wrapped
 from ..access.gate import Gate
 from ..call import Caller
 from .budget import Budget
@@ -157,7 +158,11 @@ class LaneServer:
         context = self._gate.lane_context() if self._gate is not None else None
         if context is not None and end.family != socket.AF_UNIX:
             end.setblocking(False)
-            end = context.wrap_socket(end, server_side=True, do_handshake_on_connect=False)
+            try:
+                end = wrapped(end, context, serves=True)
+            except OSError as e:
+                log.debug("what connected to the row lane has gone again: %s", e)
+                return
         strangers.add(end, time.monotonic())
 
     def _starve(self, error: OSError) -> None:

@@ -50,7 +50,7 @@ class Peer:
             except _Broken as e:
                 log.info("the lane to %s broke: %s", self.address, e)
                 self._give_up()
-                raise NoAnswer(f"{self.address} did not answer: {e}") from None
+                raise NoAnswer.of(self.address, str(e)) from None
         return self._channels.call(self.address, method, data, self._timeout_s, wait=True)
 
     def _connected(self) -> _Lane | None:

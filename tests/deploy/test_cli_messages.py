@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from stopping import stop
 from waiting import until
 
 from rowloom.deploy import storage
@@ -103,6 +104,18 @@ def test_recover_without_a_shard_names_the_one_that_is_lost(cli, ads):
     assert err.startswith("rowloom: shard 1 at 127.0.0.1:")
     assert "is dead; nothing was changed: say with --accept-loss SHARD which one is to be made anew" in err
     assert "`rowloom recover --accept-loss 1`" in err
+
+
+def test_recover_asked_which_shard_is_lost_where_one_only_stood_still(cli, ads):
+    pid = cli.json("status")["shards"][1]["pid"]
+    stop(pid)
+    try:
+        _, err = cli.run("recover", code=3)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert "is stopped; nothing is known to be lost, so nothing was done" in err
+    assert f"`kill -CONT {pid}`" in err
+    assert "--accept-loss" not in err
 
 
 def test_a_storage_that_cannot_be_written_was_said_with_the_name_of_a_class(cli):

@@ -19,7 +19,7 @@ from rowloom.proto.spec import TableEntry
 
 ENTRY = TableEntry(1, TableSpec("t", 100, dim=1, optimizer=SGD()))
 LAYOUT = Layout("c", 1, tuple(ShardAddress(k, f"h:{k}", k + 1) for k in range(5)), "h:9")
-REFUSED = NoAnswer("h:1 did not answer: nothing listens there (connection refused)")
+REFUSED = NoAnswer.of("h:1", "nothing listens there (connection refused)")
 IDS = np.arange(2)
 
 

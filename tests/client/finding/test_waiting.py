@@ -7,7 +7,7 @@ from rowloom.client.calls.operation import Event, Turn
 from rowloom.client.finding import waiting
 from rowloom.proto.errors import NoAnswer
 
-REFUSED = Event(1, error=NoAnswer("h:1 did not answer: connection refused"))
+REFUSED = Event(1, error=NoAnswer.of("h:1", "connection refused"))
 ANSWER = Event(1, b"layout")
 
 
