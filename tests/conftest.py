@@ -17,7 +17,14 @@ settings.register_profile(
     derandomize="CI" in os.environ,
 )
 settings.load_profile("rowloom")
-SLOW = {"chaos", "deploy", "end_to_end", "simulation"}  # folders of tests that take long
+SLOW = {
+    "chaos",
+    "deploy",
+    "end_to_end",
+    "examples",
+    "project",
+    "simulation",
+}  # folders of tests that take long
 
 
 def pytest_configure(config: pytest.Config) -> None:

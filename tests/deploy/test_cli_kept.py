@@ -84,6 +84,7 @@ def test_a_cluster_that_was_kept_goes_on_with_its_config(cli, kept):
     assert cli.json("list")["clusters"][0]["state"] == "healthy"
 
 
+@pytest.mark.slow
 def test_the_config_of_a_cluster_that_went_on_by_its_name_was_refused_for_its_relative_storage(cli, kept):
     cli.run("up", "--name", "ads")
     assert cli.json("plan")["changes"] == []
@@ -93,6 +94,7 @@ def test_the_config_of_a_cluster_that_went_on_by_its_name_was_refused_for_its_re
     assert cli.json("status")["healthy"]
 
 
+@pytest.mark.slow
 def test_a_cluster_that_went_on_was_said_to_have_the_shards_of_an_edited_file(cli, kept):
     cli.write(ADS.replace("shards: 2", "shards: 3"))
     out, err = cli.run("up")
@@ -119,6 +121,7 @@ def test_a_command_without_a_name_means_what_runs_and_not_what_is_kept(cli, kept
     assert cli.directory.names() == ["ads"]
 
 
+@pytest.mark.slow
 def test_a_kept_cluster_was_forgotten_by_an_up_with_another_storage(cli, kept):
     cli.write(ADS.replace("storage: kept", "storage: other"))
     for command in (["up"], ["up", "deploy.yaml"]):
@@ -158,6 +161,7 @@ def test_a_cluster_of_the_same_name_and_another_home_wrote_over_the_storage_of_o
     assert cli.json("status")["healthy"]
 
 
+@pytest.mark.slow
 def test_a_down_of_a_kept_cluster_that_goes_on_by_another_home_would_have_removed_its_logs(cli, kept):
     cli.run("up", "--home", "other")
     try:

@@ -75,7 +75,9 @@ def told(server: CoordinatorServer) -> str:
     return said
 
 
-@pytest.mark.parametrize("durability", ["process", pytest.param("interval", marks=pytest.mark.slow), "disk"])
+@pytest.mark.parametrize(
+    "durability", ["process", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("interval", "disk"))]
+)
 def test_a_killed_shard_comes_back_with_every_push_that_was_acknowledged(durability, tmp_path) -> None:
     spec = TableSpec("t", 1000, dim=4, optimizer=SGD(lr=1.0), initializer=Zeros())
     with (

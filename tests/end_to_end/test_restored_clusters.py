@@ -134,6 +134,7 @@ def test_a_shard_killed_while_it_reads_ends_the_restore_and_a_second_try_works(
         server.stop()
 
 
+@pytest.mark.slow
 def test_a_cluster_killed_right_after_a_restore_is_followed_by_one_that_has_the_rows(taken, cli) -> None:
     url, before, after = taken
     cli.write(NEW.format(storage=cli.folder / "kept"))

@@ -61,6 +61,7 @@ def typed(folder: Path) -> list[str]:
     return done.stdout.split(MARK)[:-1]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_every_line_of_the_tutorial_works_and_prints_what_it_shows(tmp_path) -> None:
     printed = typed(tmp_path)

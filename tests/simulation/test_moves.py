@@ -330,7 +330,7 @@ def broken(lab: Lab, shards: int) -> None:
 
 
 @pytest.mark.parametrize("mode", [Mode.MEMORY, Mode.DISK])
-@pytest.mark.parametrize("shards", [2, 3])
+@pytest.mark.parametrize("shards", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_coordinator_that_ends_at_any_effect_of_a_move_costs_no_push(shards: int, mode: Mode) -> None:
     died = 0
     for effect in range(1, 40):

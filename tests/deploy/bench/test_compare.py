@@ -112,6 +112,7 @@ def small():
     )
 
 
+@pytest.mark.slow
 def test_all_systems_take_samples_with_every_case(small):
     assert list(small["systems"]) == ["rowloom-grpc", "fake_rivals:Fake", "sockets"]
     cases = {(row["distribution"], row["op"], row["batch"]) for row in small["results"]}

@@ -184,6 +184,7 @@ def test_a_small_demo_trains_scales_and_finds_neighbours(corpus, tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_small_demo_on_ray_leaves_no_cluster_and_no_ray(corpus, tmp_path, monkeypatch):
     rays = []
 

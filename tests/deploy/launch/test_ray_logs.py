@@ -61,6 +61,7 @@ def test_rows_outlive_the_process_and_the_node_of_their_shard(two_raylets, tmp_p
     assert not (tmp_path / "shared" / "logs").exists()
 
 
+@pytest.mark.slow
 def test_a_raylet_killed_under_a_shard_is_an_error_within_the_deadline_never_initial_rows(
     two_raylets, tmp_path
 ) -> None:

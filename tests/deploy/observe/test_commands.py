@@ -187,7 +187,7 @@ def test_top_goes_on_until_ctrl_c_which_is_no_failure(cli, watched):
     assert (running.returncode, err) == (0, "")
 
 
-@pytest.mark.parametrize("format", ["logfmt", "json"])
+@pytest.mark.parametrize("format", [pytest.param("logfmt", marks=pytest.mark.slow), "json"])
 def test_logs_shows_what_each_process_says_also_when_the_cluster_does_not_run(cli, format):
     cli.write(WATCHED.replace("FORMAT", format))
     cli.run("up")

@@ -103,6 +103,7 @@ def test_an_up_beside_a_coordinator_that_is_about_to_end_starts_it_again(
     np.testing.assert_allclose(push(up(config(tmp_path), directory).record), first + 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_kept_rows_are_not_passed_over_by_an_up_that_would_not_keep_any(directory, tmp_path) -> None:
     push(up(config(tmp_path), directory).record)
     down(directory.get("ads"), directory, keep=True)
@@ -141,6 +142,7 @@ def test_a_coordinator_that_stood_still_is_ended_with_its_rows_kept_too(
     np.testing.assert_allclose(push(up(config(tmp_path), directory).record), first + 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_up_of_kept_rows_that_fails_leaves_them_kept(directory, tmp_path, monkeypatch) -> None:
     first = push(up(config(tmp_path), directory).record)
     down(directory.get("ads"), directory, keep=True)

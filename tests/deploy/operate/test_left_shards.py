@@ -48,7 +48,7 @@ def directory(tmp_path):
     assert servers(directory) == []
 
 
-@pytest.fixture(params=["memory", "process"])
+@pytest.fixture(params=[pytest.param("memory", marks=pytest.mark.slow), "process"])
 def config(request, tmp_path) -> DeployConfig:
     return config_of(tmp_path, request.param)
 
@@ -399,6 +399,7 @@ def test_shards_of_an_unknown_layout_are_not_ended_by_an_up(directory, tmp_path)
     assert not up(config, directory).started
 
 
+@pytest.mark.slow
 def test_what_supervises_a_coordinator_may_start_it_again_but_not_beside_another(directory, tmp_path) -> None:
     record = up(config_of(tmp_path), directory).record
     before = servers(directory)
