@@ -17,14 +17,9 @@ settings.register_profile(
     derandomize="CI" in os.environ,
 )
 settings.load_profile("rowloom")
-SLOW = {
-    "chaos",
-    "deploy",
-    "end_to_end",
-    "examples",
-    "project",
-    "simulation",
-}  # folders of tests that take long
+LONGEST = "test_wheel.py"  # installs ours elsewhere, where all is compiled anew
+# Folders of tests that take long.
+SLOW = {"chaos", "deploy", "end_to_end", "examples", "project", "simulation"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,7 +34,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     slow = {item.path for item in items if item.get_closest_marker("ray") or SLOW & set(item.path.parts)}
     tests = Counter(item.path for item in items)
-    items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
+    items.sort(key=lambda item: (item.path.name != LONGEST, item.path not in slow, -tests[item.path]))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -89,4 +84,5 @@ def cli(tmp_path, monkeypatch, capsys):
     cli = Cli(tmp_path, monkeypatch, capsys)
     yield cli
     for name in cli.directory.names():
-        cli.run("down", "--name", name, "--yes")
+        if name != cli.stays:
+            cli.run("down", "--name", name, "--yes")

@@ -1,9 +1,7 @@
 """Fixtures of the command line."""
 
-import numpy as np
 import pytest
-
-from rowloom.client import connect
+from shared_cluster import SharedCluster
 
 ADS = """
 name: ads
@@ -13,11 +11,15 @@ tables:
 """
 
 
+@pytest.fixture(scope="module")
+def shared_ads(tmp_path_factory):
+    """What `ads` is made of."""
+    cluster = SharedCluster(tmp_path_factory.mktemp("ads"), ADS)
+    yield cluster
+    cluster.close()
+
+
 @pytest.fixture
-def ads(cli):
+def ads(cli, shared_ads):
     """A running cluster `ads` whose table users was pushed once, all of its 1,000 rows. Yields its address."""
-    cli.write(ADS)
-    address = cli.json("up", "deploy.yaml")["address"]
-    with connect(address) as client:
-        client.table("users").push(np.arange(1000), np.ones((1000, 4), np.float32))
-    return address
+    return shared_ads.as_new(cli)

@@ -17,11 +17,16 @@ class Cli:
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
         self.folder = folder
-        self.directory = ClusterDirectory(folder / "home")
+        self.stays = ""  # the cluster that other tests go on to use
         self._patch, self._capsys = patch, capsys
-        patch.setenv("ROWLOOM_HOME", str(self.directory.home))
+        self.at_home(folder / "home")
         patch.setenv("COLUMNS", "200")
         patch.chdir(folder)
+
+    def at_home(self, home: Path) -> None:
+        """Use another home."""
+        self.directory = ClusterDirectory(home)
+        self._patch.setenv("ROWLOOM_HOME", str(home))
 
     def run(self, *arguments: str, code: int = 0) -> tuple[str, str]:
         """(stdout, stderr) of a command that must end with `code`."""
