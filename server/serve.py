@@ -15,7 +15,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
@@ -24,34 +24,30 @@ from typing import Any
 from ..proto import methods
 from ..proto import rowloom_pb2 as pb
 from ..proto.allocator import give_back_freed_memory, keep_freed_memory
-from ..proto.errors import PushUnresolved, RowloomError, Unavailable, in_words
+from ..proto.errors import PushUnresolved, RowloomError, Unavailable
 from ..proto.framing import TRACE, Buffer, size_of, split_trace
 from ..proto.jit import without_blas
 from . import bags
 from .access.gate import gate_of
 from .access.settings import ServerSecurity
-from .arguments import parsed
 from .call import GRPC, Answer, Call, Caller, WaitFor
 from .carriers.grpc_server import THREADS, GrpcServer
 from .carriers.lane_server import LaneServer
 from .durable.log import Mode
-from .durable.shard_log import GRACE_S, Noted, ShardLog, ShardLogs, may_recover
-from .holder import Incoming, Process, Recovery
+from .durable.shard_log import GRACE_S, Noted, ShardLog, ShardLogs
+from .holder import Process
 from .host import NOTED_ROWS, Host
-from .huge_pages import use_huge_pages
 from .metrics.endpoint import MetricsEndpoint
 from .metrics.families import shard_families
 from .metrics.log_lines import begin_log
 from .metrics.spans import Spans
 from .metrics.traffic import Traffic
-from .process import give_back, resident_bytes_here, stop_at_end_of_stdin, stop_at_sigterm
-from .receiving import Receiver
-from .snapshots.writing import write_cut
-from .standby.following import Following
-from .standby.thread import StandbyThread
+from .running.arguments import parsed
+from .running.huge_pages import use_huge_pages
+from .running.own_process import resident_bytes_here, stop_at_end_of_stdin, stop_at_sigterm
+from .running.tasks import Tasks
 from .standby.waiting import CONFIRMED_S, Confirmations
 from .table import compile_kernels
-from .taking import Taking
 
 log = logging.getLogger(__name__)
 _ROWS = frozenset(methods.ROWS)
@@ -72,13 +68,13 @@ class Server:
         logs: where pushes are kept; None: in memory only.
         snapshots: folder or URL where snapshots are kept; none: this server writes none.
         security: what protects it; nothing by default, and then it listens on this machine only.
-
-    Raises:
-        InvalidRequest: a file of `security` cannot be used, or `host` is for others and nothing protects it.
         metrics: host and port where they are offered over HTTP; port 0 picks a free one. None: nowhere.
         log_file: where this process says what happens to it, for those who ask.
         tracing: URL that spans of traced calls go to, over OTLP; none: there are none.
         replicated: shards of the cluster have standbys.
+
+    Raises:
+        InvalidRequest: a file of `security` cannot be used, or `host` is for others and nothing protects it.
     """
 
     def __init__(
@@ -98,14 +94,7 @@ class Server:
     ) -> None:
         security = security or ServerSecurity()
         gate = gate_of(security, host)
-        self._peers = security.credentials()
         self._logs = logs
-        self._runs: dict[type, Callable[[Any], None]] = {
-            Incoming: self._receive,
-            Recovery: self._recover,
-            Following: self._follow,
-            Taking: self._take,
-        }
         self.incarnation = _number()
         self._host = Host(
             Process(
@@ -133,6 +122,7 @@ class Server:
         self._turnstile = threading.Lock()
         # Of the lock: notified when the host's state or the end of its log has moved.
         self._moved = threading.Condition(self._lock)
+        self._tasks = Tasks(self._host, self._moved, self._in_turn, logs, security.credentials())
         self._held = 0  # calls of gRPC that wait for it
         self._confirmations = Confirmations()
         self._stopping = False
@@ -289,21 +279,11 @@ class Server:
                 self._moved.notify_all()
                 self._confirmations.tell()
             if host.tasks:
-                self._start_tasks()
+                self._tasks.start()
             if host.discarded:
-                self._drop_logs()
+                self._tasks.drop_logs()
             if host.outlived:
-                outlived, host.outlived = host.outlived, []
-                threading.Thread(target=give_back, args=(outlived,), name="rowloom-free", daemon=True).start()
-
-    def _drop_logs(self) -> None:
-        """In a thread: whoever still uses one is waited for."""
-        assert self._logs is not None
-        dropped, self._host.discarded = self._host.discarded, []
-        for journal in dropped:
-            threading.Thread(
-                target=self._logs.drop, args=(journal,), name="rowloom-drop", daemon=True
-            ).start()
+                self._tasks.free()
 
     def _handle_later(self, call: Call, wait: WaitFor) -> Answer:
         """Handle a call again at each change of the host's state. Raises what it says when its time is up."""
@@ -332,32 +312,6 @@ class Server:
         finally:
             self._held -= over_grpc
 
-    def _start_tasks(self) -> None:
-        tasks, self._host.tasks = self._host.tasks, []
-        for task in tasks:
-            run = self._runs[type(task)]
-            threading.Thread(target=run, args=(task,), name="rowloom-task", daemon=True).start()
-
-    def _recover(self, recovery: Recovery) -> None:
-        """Read a shard from its log. No lock is held: nobody else has it yet."""
-        assert self._logs is not None
-        began = time.monotonic()
-        try:
-            shard, journal = self._logs.recover(recovery.owner, recovery.make, recovery.snapshots)
-        except Exception as e:  # whatever it is, the operator must hear of it
-            log.exception("%s cannot be read from its log", recovery.owner)
-            with self._moved:
-                self._host.not_recovered(in_words(e), again=may_recover(e))
-                self._moved.notify_all()
-            return
-        with contextlib.suppress(OSError):  # the next one that recovers tries again
-            self._logs.drop_older(recovery.owner)
-        seconds = time.monotonic() - began
-        log.info("%s has %d rows again after %.1f s", recovery.owner, shard.rows, seconds)
-        with self._moved:
-            self._host.recovered(shard, journal)
-            self._moved.notify_all()
-
     @contextlib.contextmanager
     def _in_turn(self) -> Generator[None]:
         """Hold the lock, after those only that wait for it already."""
@@ -367,50 +321,6 @@ class Server:
             yield
         finally:
             self._lock.release()
-
-    def _take(self, taking: Taking) -> None:
-        """Write a shard's part of a snapshot. The lock is held while a block of rows is copied, not longer."""
-        try:
-            stored = write_cut(taking, self._in_turn)
-            self._settle(taking)
-        except Exception as e:
-            if not isinstance(e, RowloomError | OSError):
-                log.exception("writing a snapshot failed")
-            with self._lock:
-                if taking.under_way:
-                    self._host.taken(taking, error=in_words(e))
-            return
-        with self._lock:
-            if taking.under_way:
-                self._host.taken(taking, stored)
-
-    def _settle(self, taking: Taking) -> None:
-        """Until a shard's log is durable up to its cut, so that it need not go on behind the snapshot.
-
-        One that failed will: that is what the snapshot may be for.
-        """
-        with self._lock:
-            journal = self._host.journal if taking.under_way else None
-            if not isinstance(journal, ShardLog):
-                return
-            journal.enter()
-        try:
-            with contextlib.suppress(PushUnresolved):
-                journal.settle(taking.end)
-        finally:
-            journal.leave()
-
-    def _receive(self, incoming: Incoming) -> None:
-        """Drive one receive to its end."""
-        Receiver(self._host, incoming, self._in_turn, self._peers).run()
-        with self._moved:
-            self._moved.notify_all()
-            if self._host.discarded:
-                self._drop_logs()
-
-    def _follow(self, following: Following) -> None:
-        """Keep a standby like its primary, until it takes its place."""
-        StandbyThread(self._host, following, self._in_turn, self._peers).run()
 
     def stop(self, grace_s: float = 5.0) -> None:
         """Answer what is under way, then close the port."""

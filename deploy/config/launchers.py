@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ...proto.errors import InvalidRequest
 
-LAUNCHERS = {"local": "local_clusters", "ray": "ray_clusters"}
-"""By name, the module of `deploy/operate` that starts, finds and ends its clusters: a `ClusterLauncher`."""
+LAUNCHERS = {"local": "operate.local_clusters", "ray": "operate.ray_clusters"}
+"""By name, the module below `deploy/` that starts, finds and ends its clusters: a `ClusterLauncher`."""
 
 
 def check_launcher(name: str, known: tuple[str, ...] = tuple(LAUNCHERS)) -> str:

@@ -75,4 +75,4 @@ class ClusterLauncher(Protocol):
 def launcher_of(name: str) -> ClusterLauncher:
     """The launcher of that name, imported when it is asked for. Raises InvalidRequest if there is none."""
     module = LAUNCHERS[check_launcher(name)]
-    return cast(ClusterLauncher, importlib.import_module(f".{module}", __package__))
+    return cast(ClusterLauncher, importlib.import_module(f"..{module}", __package__))

@@ -19,7 +19,6 @@ from ...proto.errors import InvalidRequest, RowloomError, Unavailable
 from ...proto.security.credentials import from_environment
 from ..config.config import DeployConfig
 from ..coordinator_actor import CoordinatorActor
-from ..coordinator_server import NOTHING_KEPT
 from ..launch.ray_actors import (
     GET_TIMEOUT_S,
     actors_of,
@@ -39,6 +38,7 @@ from ..launch.ray_session import (
     ray_module,
     reason,
 )
+from ..requests.handlers import NOTHING_KEPT
 from ..snapshots.kept import kept_by
 from . import local_ray
 from .directory import ClusterDirectory, Record, shown_to

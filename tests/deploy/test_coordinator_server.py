@@ -343,7 +343,7 @@ def test_clients_hear_of_a_shard_whose_process_has_ended_for_good_until_it_is_ma
     with connect(server.address) as client:
         table = client.table("t")
         server.launcher.stop(1, 0.0)
-        server._watcher.look()
+        server._parts.watcher.look()
         with pytest.raises(StateLost, match=r"shard 1 at .* is dead: its process has ended"):
             table.pull(IDS)
         with pytest.raises(StateLost, match=r"shard 1 at .* is dead"):
@@ -354,11 +354,11 @@ def test_clients_hear_of_a_shard_whose_process_has_ended_for_good_until_it_is_ma
 
 
 def test_status_says_since_when_a_shard_is_being_started_anew(server, remote):
-    server._watcher._away = {1: time.monotonic() - 3.0}
+    server._parts.watcher._away = {1: time.monotonic() - 3.0}
     assert list(remote.status().unfinished) == [
         "shard 1 is being started anew, since 3 s: its process had ended, and it reads its rows from its log"
     ]
-    server._watcher.look()  # it serves
+    server._parts.watcher.look()  # it serves
     assert list(remote.status().unfinished) == []
 
 
@@ -372,7 +372,7 @@ def test_a_server_that_is_about_to_read_its_log_is_not_called_lost():
 def test_a_shard_that_came_back_empty_is_lost(server, remote):
     server.launcher.stop(0, 0.0)
     launched = server.launcher.start(0)
-    server._watcher.look()
+    server._parts.watcher.look()
     assert server.coordinator.layout.shards[0].address == launched.address
     assert [s.health for s in remote.status().shards] == ["lost", "serving"]
 
@@ -386,10 +386,10 @@ def test_a_shard_that_moved_is_told_to_clients_only_when_storage_knows(server, t
 
     with monkeypatch.context() as patch:
         patch.setattr(StateFile, "_write", broken)
-        server._watcher.look()
+        server._parts.watcher.look()
         assert server.coordinator.layout.shards[0].address != launched.address
         assert_storage_agrees(server, tmp_path)
-    server._watcher.look()
+    server._parts.watcher.look()
     assert server.coordinator.layout.shards[0].address == launched.address
     assert_storage_agrees(server, tmp_path)
 
@@ -402,7 +402,7 @@ def test_a_coordinator_that_starts_anew_takes_up_the_cluster(server, tmp_path):
         assert_pushes_go_on(again)
         assert scale_through(again, 3).state == "done"
     finally:
-        again._watcher.stop()
+        again._parts.watcher.stop()
         again._grpc.stop(0.0)
         again._performer.close()
 

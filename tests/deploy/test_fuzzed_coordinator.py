@@ -122,7 +122,7 @@ class Beside:
     def settle(self) -> None:
         """Until the scaling that a message has started is over: what it moves, later messages do not wait for."""
         until = time.monotonic() + 120
-        while (scaling := self.server._scalings._running) is not None and not scaling.ended:
+        while (scaling := self.server._parts.scalings._running) is not None and not scaling.ended:
             assert time.monotonic() < until
             threading.Event().wait(0.002)
 
@@ -158,7 +158,7 @@ def rounds():
 
 def test_every_method_of_the_coordinator_has_a_right_message_here(beside) -> None:
     one = beside()
-    assert {method for method, _ in one.requests()} == set(one.server._methods)
+    assert {method for method, _ in one.requests()} == set(one.server._handlers.methods)
     for method, request in one.requests():
         assert one.outcome(method, request.SerializeToString()) in (
             "ok",

@@ -116,7 +116,7 @@ def test_a_request_whose_answer_was_lost_takes_no_second_snapshot(
 ) -> None:
     monkeypatch.setattr(requests, "HOLD_S", 0.0)
     request = pb.TakeSnapshotRequest(key=5, extra=encode_extra({"step": 7}))
-    answer = lambda **more: cluster._asked.answer(  # noqa: E731
+    answer = lambda **more: cluster._handlers.snapshots_asked.answer(  # noqa: E731
         pb.TakeSnapshotRequest(key=5, **more) if more else request
     )
     assert answer(asks=True).state == "unknown"
@@ -126,9 +126,9 @@ def test_a_request_whose_answer_was_lost_takes_no_second_snapshot(
     assert answer() == answer(asks=True)
     assert [path.name for path in (tmp_path / "snapshots").iterdir()] == [answer().id]
     with pytest.raises(InvalidRequest, match="key"):
-        cluster._asked.answer(pb.TakeSnapshotRequest())
+        cluster._handlers.snapshots_asked.answer(pb.TakeSnapshotRequest())
     with pytest.raises(InvalidRequest, match="is no dict that rowloom kept"):
-        cluster._asked.answer(pb.TakeSnapshotRequest(key=6, extra=b"junk"))
+        cluster._handlers.snapshots_asked.answer(pb.TakeSnapshotRequest(key=6, extra=b"junk"))
 
 
 def test_all_shards_are_written_as_they_were_at_one_moment_while_trainers_go_on(

@@ -25,7 +25,7 @@ SPEC = TableSpec("t", 100, dim=4, optimizer=SGD(lr=1.0), initializer=Zeros())
 
 
 def shown(cluster) -> dict:
-    return summary(cluster._server._status(pb.StatusRequest()))
+    return summary(cluster._server._handlers.status(pb.StatusRequest()))
 
 
 def in_step(cluster) -> bool:
@@ -60,9 +60,9 @@ def test_the_standby_of_each_shard_is_shown_with_how_far_it_is_behind() -> None:
         console = Console(width=200, file=io.StringIO())
         console.print(render_status(shown(cluster)))
         assert "in step" in console.file.getvalue()
-        families = {f.name: f for f in cluster_families(cluster._server._status(pb.StatusRequest()))}
+        families = {f.name: f for f in cluster_families(cluster._server._handlers.status(pb.StatusRequest()))}
         assert [s.value for s in families["rowloom_shard_standby"].samples] == [1, 1]
-        status = cluster._server._status(pb.StatusRequest())
+        status = cluster._server._handlers.status(pb.StatusRequest())
         families = {f.name: f for f in shard_families(status.shards[0].statistics)}
         assert [s.value for s in families["rowloom_standby_follows"].samples] == [1]
 

@@ -20,10 +20,11 @@ from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import PushUnresolved, RowloomError, Unconfirmed, in_words
 from rowloom.proto.framing import joined
 from rowloom.server.call import Answer, Call, Caller, WaitFor
+from rowloom.server.durable.shard_log import may_recover
 from rowloom.server.holder import Incoming, Process, Recovery
 from rowloom.server.host import Host
 from rowloom.server.journal import Journal
-from rowloom.server.serve import may_recover, unsafe
+from rowloom.server.serve import unsafe
 from rowloom.server.snapshots.writing import write_cut
 from rowloom.server.standby.following import Following
 from rowloom.server.standby.waiting import CONFIRMED_S

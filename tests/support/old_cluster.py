@@ -32,7 +32,9 @@ class OldCluster:
         launcher = LoggingLauncher(str(folder), clock=self.now)
         config = {"name": "old", "shards": shards, "storage": str(folder), "durability": "process"}
         self.server = CoordinatorServer(parse(config), launcher)
-        self.server._snapshots._clock = self.now  # snapshots are taken by the clock that records are made by
+        self.server._parts.snapshots._clock = (
+            self.now
+        )  # snapshots are taken by the clock that records are made by
         self.server.start()
         self.clients = [connect(self.server.address) for _ in range(3)]
         for spec in SPECS:

@@ -27,7 +27,7 @@ def cluster():
 
 def hand_over(cluster, what, indexes, make):
     """Run one to its end. Returns what its progress said last."""
-    scalings = cluster._server._scalings
+    scalings = cluster._server._parts.scalings
     number = scalings.hand_over(what, indexes, make).scaling
     until(lambda: scalings.progress(number).state in ("done", "failed"))
     return scalings.progress(number)

@@ -154,10 +154,10 @@ def test_a_drain_for_which_the_others_have_no_room_changes_nothing(server, remot
 
 def test_a_node_that_is_taken_away_is_left_without_being_asked_and_is_not_remembered(server, left):
     launcher = server.launcher
-    server._draining.look()
+    server._parts.draining.look()
     assert on(server) == ["a", "b", "c"]
     launcher.there[C] = Node(C, "10.0.0.2", draining=True)
-    server._draining.look()
+    server._parts.draining.look()
     until(lambda: left == [[C]])
     assert "c" not in on(server)
     assert not server.coordinator.state.drained

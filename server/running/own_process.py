@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .shard import Shard
+    from ..shard import Shard
 
 
 def resident_bytes_here() -> int:

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from rowloom.server import huge_pages
-from rowloom.server.huge_pages import HUGE_PAGE, use_huge_pages
+from rowloom.server.running import huge_pages
+from rowloom.server.running.huge_pages import HUGE_PAGE, use_huge_pages
 
 SCRIPT = """
 import hashlib
-from rowloom.server.huge_pages import use_huge_pages
+from rowloom.server.running.huge_pages import use_huge_pages
 
 def in_huge_pages():
     with open("/proc/self/smaps_rollup") as f:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from .durable.log import Mode
-from .durable.writer import INTERVAL_S
-from .metrics.log_lines import FORMATS, LEVELS
+from ..durable.log import Mode
+from ..durable.writer import INTERVAL_S
+from ..metrics.log_lines import FORMATS, LEVELS
 
 
 def parsed(argv: list[str] | None) -> argparse.Namespace:

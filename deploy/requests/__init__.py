@@ -1,0 +1,1 @@
+"""What the coordinator is asked over the network: who answers it, and the parts that do the work."""

@@ -1,0 +1,136 @@
+"""What a running coordinator is made of, and the config that it runs by, which changes while it runs."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ...proto.security.credentials import Credentials
+from ...server.access.in_flight import CallsInFlight
+from ..config.config import DeployConfig, policy_from, quotas_from
+from ..config.quotas import QuotasConfig
+from ..config.sections import Autoscale
+from ..control.coordinator import Coordinator
+from ..control.state import ClusterState
+from ..launch.launcher import Launcher
+from ..nodes.draining import Draining
+from ..nodes.nodes import Nodes
+from ..performer import Performer
+from ..scaling import Autoscaling, Scalings
+from ..snapshots.snapshots import Snapshots
+from ..standby.standbys import StandbyRules, Standbys
+from ..storage import StateFile
+from ..watcher import Watcher
+
+
+class Parts:
+    """The parts of one coordinator; nothing of it runs before `begin`.
+
+    Args:
+        config: what the cluster is to be.
+        launcher: starts its shard servers.
+        file: where the layout is kept.
+        address: of the coordinator.
+        in_flight: counts the calls that it is asked, and holds their quotas.
+        credentials: what shards are shown.
+        nodes: of the launcher; None: it has only this machine.
+        leave: ends this coordinator and starts another one that takes the cluster up, not on these nodes.
+
+    Attributes:
+        config: what the cluster is to be now.
+        coordinator: decides; another one when a cluster is taken up, and so are `standbys`.
+        revives: shards that died come back with the rows that are in their logs.
+    """
+
+    def __init__(
+        self,
+        config: DeployConfig,
+        launcher: Launcher,
+        file: StateFile,
+        *,
+        address: str,
+        in_flight: CallsInFlight,
+        credentials: Credentials,
+        nodes: Nodes | None,
+        leave: Callable[[Sequence[str]], None],
+    ) -> None:
+        self.config = config
+        self.revives = config.durability != "memory"
+        self._address, self._in_flight = address, in_flight
+        self.decide(ClusterState(config.name))
+        self.performer = Performer(file, launcher, config.limits.stop_grace_s, credentials)
+        self.scalings = Scalings(self._current, self.performer, self._scaled, self._most_extra)
+        self.draining = Draining(
+            self._current,
+            self.performer,
+            self.scalings,
+            nodes,
+            limit_s=config.limits.start_timeout_s,
+            environment=lambda: self.config.ray.runtime_env,
+            renewed=self._renewed,
+            leave=leave,
+        )
+        self.snapshots = Snapshots(self._current, self.performer, config.storage, config.snapshots)
+        self.watcher = Watcher(
+            self._current,
+            self.performer,
+            launcher,
+            file,
+            revives=self.revives,
+            on_look=self._looked,
+            standbys=lambda: self.standbys if config.replicas else None,
+        )
+        self.autoscaling = Autoscaling(self.scalings, self.watcher.statuses)
+
+    def decide(self, state: ClusterState) -> None:
+        """Have a coordinator that goes on from this state."""
+        made = Coordinator(state, time.monotonic, random.SystemRandom(), self._address, revives=self.revives)
+        rules = StandbyRules(waits=self.config.standby.mode == "sync", after_s=self.config.standby.after)
+        self.standbys = Standbys(made, rules, wanted=bool(self.config.replicas))
+        made.quotas = self.quote(self.config.quotas if state.quotas is None else quotas_from(state.quotas))
+        self.coordinator = made
+
+    def begin(self) -> None:
+        """Look at the cluster from now on, by what was changed before this process."""
+        state = self.coordinator.state
+        self.follow(self.config.autoscale if state.autoscale is None else policy_from(state.autoscale))
+        if state.max_extra_bytes is not None:
+            self.bound(state.max_extra_bytes)
+        self.snapshots.find_earlier()
+
+    def _current(self) -> Coordinator:
+        return self.coordinator
+
+    def _most_extra(self) -> int:
+        return self.config.limits.max_extra_memory or 0
+
+    def _looked(self, log_bytes: int, failed: bool) -> None:
+        self.snapshots.look(log_bytes, failed)
+        self.autoscaling.look()
+
+    # --------------------------------------------------------------------------------- the config, from now on
+
+    def bound(self, max_extra_bytes: int) -> None:
+        """Rows that move may take so much."""
+        limits = self.config.limits.model_copy(update={"max_extra_memory": max_extra_bytes or None})
+        self.config = self.config.model_copy(update={"limits": limits})
+
+    def quote(self, quotas: QuotasConfig) -> str:
+        """Principals have these quotas; returns them as JSON."""
+        self.config = self.config.model_copy(update={"quotas": quotas})
+        self._in_flight.quotas = quotas.values()
+        return quotas.to_json()
+
+    def follow(self, policy: Autoscale | None) -> None:
+        """Scale by this policy; None: by none."""
+        self.config = self.config.model_copy(update={"autoscale": policy})
+        self.autoscaling.follow(policy)
+
+    def _renewed(self, env: Mapping[str, Any]) -> None:
+        ray = self.config.ray.model_copy(update={"runtime_env": dict(env)})
+        self.config = self.config.model_copy(update={"ray": ray})
+
+    def _scaled(self, shards: int) -> None:
+        self.config = self.config.model_copy(update={"shards": shards})

@@ -1,0 +1,139 @@
+"""The threads that a host asks for: what takes longer than a call may, and is done beside the lock."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from ...proto.errors import PushUnresolved, RowloomError, in_words
+from ...proto.security.credentials import Credentials
+from ..durable.shard_log import ShardLog, ShardLogs, may_recover
+from ..holder import Incoming, Recovery
+from ..host import Host
+from ..receiving import Receiver
+from ..snapshots.writing import write_cut
+from ..standby.following import Following
+from ..standby.thread import StandbyThread
+from ..taking import Taking
+from .own_process import give_back
+
+log = logging.getLogger(__name__)
+
+
+class Tasks:
+    """Starts what a host has put down to be done, and says to it how that ended.
+
+    Args:
+        host: whose.
+        moved: the host's lock, and who waits for a change of its state.
+        in_turn: the same lock, for those who wait in order.
+        logs: where pushes are kept; None: in memory only.
+        credentials: what other shards are shown.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        moved: threading.Condition,
+        in_turn: Callable[[], AbstractContextManager[None]],
+        logs: ShardLogs | None,
+        credentials: Credentials,
+    ) -> None:
+        self._host, self._moved, self._in_turn = host, moved, in_turn
+        self._logs, self._credentials = logs, credentials
+        self._runs: dict[type, Callable[[Any], None]] = {
+            Incoming: self._receive,
+            Recovery: self._recover,
+            Following: self._follow,
+            Taking: self._take,
+        }
+
+    def start(self) -> None:
+        """Begin what the host wants done. The lock is held."""
+        tasks, self._host.tasks = self._host.tasks, []
+        for task in tasks:
+            run = self._runs[type(task)]
+            threading.Thread(target=run, args=(task,), name="rowloom-task", daemon=True).start()
+
+    def drop_logs(self) -> None:
+        """Remove the logs that the host has no use for. The lock is held; whoever still uses one is waited for."""
+        assert self._logs is not None
+        dropped, self._host.discarded = self._host.discarded, []
+        for journal in dropped:
+            threading.Thread(
+                target=self._logs.drop, args=(journal,), name="rowloom-drop", daemon=True
+            ).start()
+
+    def free(self) -> None:
+        """Give back the memory of shards that the host has no use for. The lock is held."""
+        outlived, self._host.outlived = self._host.outlived, []
+        threading.Thread(target=give_back, args=(outlived,), name="rowloom-free", daemon=True).start()
+
+    def _recover(self, recovery: Recovery) -> None:
+        """Read a shard from its log. No lock is held: nobody else has it yet."""
+        assert self._logs is not None
+        began = time.monotonic()
+        try:
+            shard, journal = self._logs.recover(recovery.owner, recovery.make, recovery.snapshots)
+        except Exception as e:  # whatever it is, the operator must hear of it
+            log.exception("%s cannot be read from its log", recovery.owner)
+            with self._moved:
+                self._host.not_recovered(in_words(e), again=may_recover(e))
+                self._moved.notify_all()
+            return
+        with contextlib.suppress(OSError):  # the next one that recovers tries again
+            self._logs.drop_older(recovery.owner)
+        seconds = time.monotonic() - began
+        log.info("%s has %d rows again after %.1f s", recovery.owner, shard.rows, seconds)
+        with self._moved:
+            self._host.recovered(shard, journal)
+            self._moved.notify_all()
+
+    def _take(self, taking: Taking) -> None:
+        """Write a shard's part of a snapshot. The lock is held while a block of rows is copied, not longer."""
+        try:
+            stored = write_cut(taking, self._in_turn)
+            self._settle(taking)
+        except Exception as e:
+            if not isinstance(e, RowloomError | OSError):
+                log.exception("writing a snapshot failed")
+            with self._moved:
+                if taking.under_way:
+                    self._host.taken(taking, error=in_words(e))
+            return
+        with self._moved:
+            if taking.under_way:
+                self._host.taken(taking, stored)
+
+    def _settle(self, taking: Taking) -> None:
+        """Until a shard's log is durable up to its cut, so that it need not go on behind the snapshot.
+
+        One that failed will: that is what the snapshot may be for.
+        """
+        with self._moved:
+            journal = self._host.journal if taking.under_way else None
+            if not isinstance(journal, ShardLog):
+                return
+            journal.enter()
+        try:
+            with contextlib.suppress(PushUnresolved):
+                journal.settle(taking.end)
+        finally:
+            journal.leave()
+
+    def _receive(self, incoming: Incoming) -> None:
+        """Drive one receive to its end."""
+        Receiver(self._host, incoming, self._in_turn, self._credentials).run()
+        with self._moved:
+            self._moved.notify_all()
+            if self._host.discarded:
+                self.drop_logs()
+
+    def _follow(self, following: Following) -> None:
+        """Keep a standby like its primary, until it takes its place."""
+        StandbyThread(self._host, following, self._in_turn, self._credentials).run()
