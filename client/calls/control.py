@@ -21,7 +21,7 @@ from ...proto.errors import (
 )
 from ...proto.layout import Layout, ShardAddress
 from .operation import Event, Message, Operation, Send, Turn
-from .outages import dead, named, what_next
+from .outages import dead, named
 from .session import ATTEMPT_TIMEOUT_S, Session, backoff_s
 
 ELSEWHERE_S = 1.0  # what a server gets to say where the coordinator is
@@ -226,7 +226,7 @@ def look_again(
     now, layout, outages = session.clock(), session.layout, session.outages
     if now >= deadline:  # what came before says more than an attempt that had no time
         said = outages.in_words(shard, now, str(error))
-        raise Unavailable(f"{said}. {what_next(session.durability)}") from error
+        raise Unavailable(f"{said}. {outages.what_next([shard], session.durability)}") from error
     outages.failed(shard, error, began, now, deadline, session.durability)
     if layout is None or not layout.coordinator:
         return

@@ -32,7 +32,7 @@ from ...proto.errors import (
 )
 from ...proto.layout import Layout
 from .operation import Event, Message, Operation, Send, Turn
-from .outages import NO_ANSWER, dead, named, what_next
+from .outages import NO_ANSWER, dead, named
 from .requests import PushRequest, Request
 from .session import ATTEMPT_TIMEOUT_S, SLOWEST_BYTES_S, Session, backoff_s
 
@@ -355,7 +355,7 @@ class Exchange:
         shards = [layout.shards[k] for k in sorted({request.shard for request in left}) if k < layout.n]
         said = [session.outages.in_words(s, now, why.get(s.index, NO_ANSWER)) for s in shards[:MOST_NAMED]]
         said += [f"and {len(shards) - MOST_NAMED} shards more"] if len(shards) > MOST_NAMED else []
-        return f"{'; '.join(said)}. {what_next(session.durability)}"
+        return f"{'; '.join(said)}. {session.outages.what_next(shards, session.durability)}"
 
 
 def _leaves_open(error: RowloomError) -> bool:

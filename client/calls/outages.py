@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from ...proto.errors import RowloomError, StateLost, cause
+from ...proto.errors import NoAnswer, RowloomError, StateLost, Unavailable, cause
 from ...proto.layout import ShardAddress
 
 # A standby has taken the place of its shard by then, and silence beyond it looks like a program that hangs.
@@ -28,12 +28,14 @@ class Outage:
         last: when it was last seen not to answer.
         why: in words.
         told: whether the log has it.
+        refuses: it answers, and says itself that it does not do what it is asked.
     """
 
     since: float
     last: float
     why: str
     told: bool = False
+    refuses: bool = False
 
 
 class Outages:
@@ -76,10 +78,11 @@ class Outages:
             if outage is None or now - outage.last > FORGOTTEN_S:
                 outage = self.open[shard.index] = Outage(sent, now, "")
             outage.last, outage.why = now, cause(error)
+            outage.refuses = isinstance(error, Unavailable) and not isinstance(error, NoAnswer)
             if outage.told or now - outage.since < PATIENCE_S or deadline - now < LEAST_S:
                 return
             outage.told = True
-        again = f"; {STARTED_AGAIN}" if durability not in ("", "memory") else ""
+        again = f"; {STARTED_AGAIN}" if durability not in ("", "memory") and not outage.refuses else ""
         self.tell(
             logging.WARNING,
             f"{self.in_words(shard, now)}. The call waits for it, up to {deadline - now:.0f} s more{again}; "
@@ -101,22 +104,25 @@ class Outages:
         outage = self.open.get(shard.index)
         if outage is None:
             return f"{named(shard)} has not done it: {otherwise}"
-        return f"{named(shard)} has served nothing for {now - outage.since:.0f} s: {outage.why}"
+        what = "has refused this" if outage.refuses else "has served nothing"
+        return f"{named(shard)} {what} for {now - outage.since:.0f} s: {outage.why}"
+
+    def what_next(self, shards: Iterable[ShardAddress], durability: str) -> str:
+        """In words, what can be done when these do not do what they are asked."""
+        outages = [self.open.get(shard.index) for shard in shards]
+        if outages and all(outage is not None and outage.refuses for outage in outages):
+            return "`rowloom status` says what can be done; to end its process is of no use"
+        if durability in ("", "memory"):
+            return "`rowloom status` says whether a shard is dead, and what can be done then"
+        return (
+            f"{STARTED_AGAIN.replace('a', 'A', 1)}, and reads its log: call again when `rowloom status` says that it "
+            "serves; `rowloom logs` says why it does not"
+        )
 
 
 def named(shard: ShardAddress) -> str:
     """A shard for people."""
     return f"shard {shard.index} at {shard.address}"
-
-
-def what_next(durability: str) -> str:
-    """In words, what can be done when shards do not answer."""
-    if durability in ("", "memory"):
-        return "`rowloom status` says whether a shard is dead, and what can be done then"
-    return (
-        f"{STARTED_AGAIN.replace('a', 'A', 1)}, and reads its log: call again when `rowloom status` says that it "
-        "serves; `rowloom logs` says why it does not"
-    )
 
 
 def dead(shard: ShardAddress) -> StateLost:

@@ -17,7 +17,7 @@ from ..launch.processes import is_running, is_stopped, wait_for_end
 from ..snapshots.earlier import EarlierSnapshots, passed_over
 from .directory import ClusterDirectory, DamagedRecord, Record
 from .launchers import Tell, launcher_of
-from .left import check_goes_on, check_not_live, is_kept, placed
+from .left import check_goes_on, check_not_live, is_kept, lacks_logs, not_there, placed
 from .left_shards import config_of, folder_of, serving_on
 from .remote import Remote, Unreachable
 from .status import not_serving, summary
@@ -340,6 +340,8 @@ def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unrea
     what = f"cluster {record.name!r}" if record.name else "the coordinator"
     option = directory.option(record.name)
     if record.kept:
+        if lacks_logs(record, None):
+            return Unreachable(f"{what} is down; {not_there(record)} `rowloom down{option}` forgets it")
         return Unreachable(
             f"{what} is down, and its rows are kept in {record.storage}: `rowloom up --name {record.name}`, or `up` "
             f"with its config, goes on from them; `rowloom down{option}` removes them"
@@ -362,13 +364,18 @@ def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unrea
         left = serving_on(record.name, directory)
         if left is not None:
             return Unreachable(
-                f"the coordinator of {what} has ended; {left.words()}, and no row of theirs is lost. `rowloom up` with "
+                f"the coordinator of {what} has ended; {left.words()}. `rowloom up` with "
                 f"its config starts a new coordinator, which takes them over; `rowloom down{option}` ends them"
             )
     if ended and record.pid:
         if is_kept(record):
             return Unreachable(
                 f"{what} ended by itself; its rows are in its logs: `rowloom up` with its config goes on from them"
+            )
+        if lacks_logs(record, config_of(folder_of(record.name, directory))):
+            return Unreachable(
+                f"{what} ended by itself; {not_there(record)} With them `rowloom up` goes on; if they are gone "
+                f"for good, `rowloom down{option}` clears it"
             )
         return Unreachable(
             f"{what} ended by itself, and its rows are lost: `rowloom down{option}` clears it, `rowloom up` starts "
@@ -403,7 +410,7 @@ def down(record: Record, directory: ClusterDirectory, *, keep: bool = False) -> 
 
     Returns its name. No error if it is gone already. Raises Unavailable if something of it cannot be ended.
     keep: rows that are in logs stay there, for an `up` that goes on, and it stays known. Raises InvalidRequest: there
-    are none.
+    are none, and nothing was ended.
     """
     if record.launcher == "":
         record = _named(record, directory)
@@ -414,12 +421,22 @@ def down(record: Record, directory: ClusterDirectory, *, keep: bool = False) -> 
         else:
             if record.kept and not keep:
                 check_not_live(record.storage, record.credentials)
+            if keep and record.launcher == "local" and not is_kept(record):
+                raise _nothing_to_keep(record, config_of(folder_of(record.name, directory)))
             launcher_of(record.launcher).down(record, directory, keep=keep)
             if keep and record.storage:
                 directory.put(dataclasses.replace(record, storage=placed(record.storage)).as_kept())
                 return record.name
         directory.remove(record.name)
     return record.name
+
+
+def _nothing_to_keep(record: Record, config: DeployConfig | None) -> InvalidRequest:
+    if lacks_logs(record, config):
+        return InvalidRequest(f"{not_there(record)} Nothing was ended")
+    from ..requests.handlers import NOTHING_KEPT  # what the coordinator says, if there is one
+
+    return InvalidRequest(NOTHING_KEPT)
 
 
 NOTHING_TO_END = "there is nothing to end here; --address ends one of another machine"

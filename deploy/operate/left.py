@@ -52,9 +52,40 @@ def placed(storage: str | None) -> str:
     return storage if storage and "://" in storage else os.path.abspath(storage) if storage else ""
 
 
+def lacks_logs(record: Record, config: DeployConfig | None) -> bool:
+    """Whether a cluster of this machine had logs, and there are none in its storage: that may not be mounted.
+
+    config: what the cluster was last started with, if that can be read.
+    """
+    had = record.kept or (bool(record.address) and config is not None and config.durability != "memory")
+    return record.launcher == "local" and bool(record.storage) and had and not is_kept(record)
+
+
+def not_there(record: Record) -> str:
+    """In words, that a cluster's storage has no logs of it."""
+    return (
+        f"the rows of {record.name!r} are in logs in {record.storage}, and there are none now: is it mounted?"
+    )
+
+
+def check_there(record: Record, config: DeployConfig | None) -> None:
+    """Raise InvalidRequest if an `up` would begin at initial values only because logs are not where they were."""
+    if lacks_logs(record, config):
+        raise InvalidRequest(
+            f"{not_there(record)} Nothing was started. If they are gone for good, `rowloom down --name {record.name}` "
+            "clears it, and `rowloom up` then begins at initial values"
+        )
+
+
 def check_goes_on(config: DeployConfig, record: Record | None) -> None:
-    """Raise InvalidRequest if a cluster of that name is kept in another storage, which nobody would remember then."""
-    if record is None or not record.kept or not is_kept(record):
+    """Raise InvalidRequest if rows of a cluster of that name are kept, and this one would begin without them.
+
+    They may be in another storage, which nobody would remember then, or not where they were.
+    """
+    if record is None or not record.kept:
+        return
+    check_there(record, None)
+    if not is_kept(record):
         return
     asked, there = (os.path.realpath(storage_folder(s) or "") for s in (config.storage, record.storage))
     if storage_folder(config.storage) is None or asked != there:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +32,12 @@ class LeftShards:
     Attributes:
         addresses: of those, at least one.
         config: what the cluster was started with; None: that cannot be read.
+        ended: indexes of the shards whose processes have ended too, and which have no standby.
     """
 
     addresses: list[str]
     config: DeployConfig | None
+    ended: Sequence[int] = ()
 
     def words(self) -> str:
         """How they are. Asks them."""
@@ -42,8 +45,15 @@ class LeftShards:
         replies = [reply for reply in asked if reply is None or reply.state != "standby"]
         serving = sum(reply is not None and reply.state in GOOD for reply in replies)
         shards = counted(len(replies), "shard")
+        if self.ended:
+            which = f"{'shards' if len(self.ended) > 1 else 'shard'} {', '.join(map(str, self.ended))}"
+            fate = "ITS ROWS ARE LOST" if len(self.ended) == 1 else "THEIR ROWS ARE LOST"
+            if self.config is not None and self.config.durability != "memory":
+                fate = "a new coordinator starts what has ended again, from its log"
+            whole = counted(len(replies) + len(self.ended), "shard")
+            return f"{serving} of its {whole} {_serve(serving)}; the process of {which} has ended, and {fate}"
         if serving == len(replies):
-            return f"its {shards} {'serves' if serving == 1 else 'serve'} pulls and pushes"
+            return f"its {shards} {_serve(serving)}, and no row of theirs is lost"
         return f"{serving} of its {shards} that run serve"
 
     def rows(self) -> int | None:
@@ -64,6 +74,10 @@ class LeftShards:
 
         with ThreadPoolExecutor(min(ASKERS, len(self.addresses))) as askers:
             return list(askers.map(ask, self.addresses))
+
+
+def _serve(shards: int) -> str:
+    return f"{'serves' if shards == 1 else 'serve'} pulls and pushes"
 
 
 def folder_of(name: str, directory: ClusterDirectory) -> Path:
@@ -89,9 +103,18 @@ def find_left(name: str, directory: ClusterDirectory) -> LeftShards | None:
     if not servers.running():
         return None
     config = config_of(folder)
-    left = left_shards(folder, StateFile(storage_of(config, folder)))
+    file = StateFile(storage_of(config, folder))
+    left = left_shards(folder, file)
     launched = [one for server in left if (one := servers.launched(server)) is not None]
-    return LeftShards([one.address for one in launched], config) if launched else None
+    if not launched:
+        return None
+    stored, running = file.load(), {server.key for server in left}
+    ended = [
+        index
+        for index, key in enumerate(stored.keys if stored is not None else [])
+        if key not in running and index not in stored.standbys
+    ]
+    return LeftShards([one.address for one in launched], config, ended)
 
 
 def serving_on(name: str, directory: ClusterDirectory) -> LeftShards | None:

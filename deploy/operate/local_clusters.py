@@ -38,7 +38,7 @@ from ..launch.processes import (
 from ..snapshots.kept import has_kept
 from .directory import ELSEWHERE, BadHome, ClusterDirectory, Record, shown_to
 from .launchers import RESTORE_S, Restore, Tell
-from .left import check_own_storage, forget, is_kept, placed
+from .left import check_own_storage, check_there, forget, is_kept, placed
 from .left_shards import config_of, find_left, folder_of, serving_on
 from .remote import Remote
 
@@ -72,6 +72,8 @@ def up(
             return known, True
         tell(f"{config.name!r} runs without its coordinator, and {left.words()}: a new one takes them over")
         return _take_over(left.config or config, known, directory)
+    if known is not None:
+        check_there(known, config_of(folder_of(config.name, directory)))
     check_own_storage(config)
     left_over = dataclasses.replace(known or _begun(config), address="")  # nobody tells it to remove its logs
     _end(left_over, directory, END_S)

@@ -122,7 +122,8 @@ class Log:
         """Raise Unavailable if the log takes no more: to be asked before anything is applied."""
         if self.error is not None:
             raise Unavailable(
-                f"this shard takes no changes, because its log failed: {self.cause}; nothing changed"
+                f"this shard takes no changes, because its log failed: {self.cause}; nothing changed. It serves pulls; "
+                "where there is room again, or the disk is mended, pushes go on by themselves"
             )
 
     def append(self, kind: Kind, length: int, rows_after: int = 0, fold: int = 0, time_s: int = 0) -> Ticket:

@@ -172,3 +172,35 @@ def test_a_down_of_a_kept_cluster_that_goes_on_by_another_home_would_have_remove
         cli.run("down", "--home", "other")
     assert cli.json("list")["clusters"][0]["state"] == "ended"  # what was kept is gone
     os.stat(cli.directory.home / "clusters/ads.json")
+
+
+def test_kept_rows_whose_disk_is_not_mounted_were_passed_over_by_an_up_that_began_anew(cli, kept):
+    moved = kept.rename(cli.folder / "unmounted")
+    _, err = cli.run("up", code=1)
+    assert err.startswith(
+        f"rowloom: the rows of 'ads' are in logs in {kept}, and there are none now: is it mounted? Nothing was started."
+    )
+    assert "`rowloom down --name ads` clears it" in err
+    assert not kept.exists()
+    assert "is it mounted?" in cli.run("status", code=5)[1]
+    assert "is it mounted? Nothing was ended" in cli.run("down", "--keep", code=1)[1]
+    moved.rename(kept)
+    np.testing.assert_array_equal(rows(cli.json("up")["address"]), -1.0)
+    kill_all(cli.directory, "ads")
+    kept.rename(moved)
+    _, err = cli.run("status", code=5)  # it said that the rows are lost
+    assert "'ads' ended by itself; the rows of 'ads' are in logs in" in err
+    assert "is it mounted? Nothing was started" in cli.run("up", code=1)[1]
+    assert "is it mounted? Nothing was ended" in cli.run("down", "--keep", code=1)[1]
+    cli.run("down", "--yes")
+    assert (cli.json("up")["started"], cli.json("tables")["tables"][0]["rows"]) == (True, 0)
+
+
+def test_a_down_that_keeps_promised_rows_of_a_killed_cluster_that_were_in_memory_only(cli):
+    cli.write(ADS.replace("storage: kept\n", "durability: memory\n"))
+    cli.run("up")
+    kill_all(cli.directory, "ads")
+    assert (
+        "rows of this cluster are in memory only, so none can be kept" in cli.run("down", "--keep", code=1)[1]
+    )
+    cli.run("down")

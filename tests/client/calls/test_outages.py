@@ -92,6 +92,20 @@ def test_a_call_that_waits_for_a_shard_says_so_within_seconds_once_and_when_it_i
     assert len(client.told) == 3
 
 
+def test_a_shard_whose_log_failed_was_said_to_have_ended_and_to_serve_nothing() -> None:
+    client = Client(durability="process")
+    client.error = Unavailable("this shard takes no changes, because its log failed: No space left on device")
+    with pytest.raises(PushUnresolved) as failed:
+        client.push()
+    assert (
+        "shard 1 at h:1 has refused this for 60 s: this shard takes no changes, because its log failed"
+        in str(failed.value)
+    )
+    assert "`rowloom status` says what can be done; to end its process is of no use" in str(failed.value)
+    assert "started again" not in str(failed.value)
+    assert all("started again" not in text for _, text in client.told)
+
+
 def test_a_shard_that_answers_again_soon_or_is_about_to_move_is_no_news() -> None:
     client = Client()
     with pytest.raises(Unavailable):

@@ -140,7 +140,8 @@ def test_a_killed_coordinator_took_its_shards_with_it(directory, config) -> None
         told: list[str] = []
         again = up(config, directory, told.append)
         assert told == [
-            "'ads' runs without its coordinator, and its 2 shards serve pulls and pushes: a new one takes them over"
+            "'ads' runs without its coordinator, and its 2 shards serve pulls and pushes, and no row of "
+            "theirs is lost: a new one takes them over"
         ]
         assert (again.started, again.replaced) == (False, False)
         assert again.record.pid != record.pid
@@ -366,6 +367,19 @@ def test_shards_that_ended_too_are_dead_in_memory_and_start_again_with_logs(dire
     with connect(again.record.address, timeout_s=200.0) as client:
         np.testing.assert_array_equal(client.table("users").pull(IDS), rows)
     assert stays in servers(directory)
+
+
+def test_a_shard_that_ended_with_its_coordinator_was_passed_over_by_no_row_is_lost(
+    directory, tmp_path
+) -> None:
+    record = up(config_of(tmp_path), directory).record
+    kill(record)
+    gone = next(server for server in servers(directory) if server.key == 1)
+    os.kill(gone.pid, signal.SIGKILL)
+    until(lambda: gone not in servers(directory))
+    told = r"; 1 of its 2 shards serves pulls and pushes; the process of shard 1 has ended, and ITS ROWS ARE LOST\."
+    with pytest.raises(Unavailable, match=told):
+        reach(record, directory)
 
 
 def test_rows_in_memory_whose_shards_all_ended_are_said_to_be_lost(directory, tmp_path) -> None:
