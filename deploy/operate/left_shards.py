@@ -15,7 +15,9 @@ from ...proto.errors import RowloomError
 from ...proto.security.credentials import NOTHING
 from ..config.config import DeployConfig, from_json
 from ..config.words import counted
+from ..control.state import ClusterState
 from ..launch.cluster_folder import left_shards, shards_in, storage_of
+from ..launch.shard_folder import KnownServer
 from ..storage import StateFile
 from .directory import ClusterDirectory
 from .remote import Remote
@@ -108,13 +110,15 @@ def find_left(name: str, directory: ClusterDirectory) -> LeftShards | None:
     launched = [one for server in left if (one := servers.launched(server)) is not None]
     if not launched:
         return None
-    stored, running = file.load(), {server.key for server in left}
-    ended = [
-        index
-        for index, key in enumerate(stored.keys if stored is not None else [])
-        if key not in running and index not in stored.standbys
-    ]
-    return LeftShards([one.address for one in launched], config, ended)
+    return LeftShards([one.address for one in launched], config, _ended(file.load(), left))
+
+
+def _ended(stored: ClusterState | None, running: Sequence[KnownServer]) -> list[int]:
+    """Indexes of the shards that do not run, and have no standby."""
+    if stored is None:
+        return []
+    keys = {server.key for server in running}
+    return [k for k, key in enumerate(stored.keys) if key not in keys and k not in stored.standbys]
 
 
 def serving_on(name: str, directory: ClusterDirectory) -> LeftShards | None:
