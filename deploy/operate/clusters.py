@@ -421,8 +421,8 @@ def down(record: Record, directory: ClusterDirectory, *, keep: bool = False) -> 
         else:
             if record.kept and not keep:
                 check_not_live(record.storage, record.credentials)
-            if keep and record.launcher == "local" and not is_kept(record):
-                raise _nothing_to_keep(record, config_of(folder_of(record.name, directory)))
+            if keep:
+                _check_keeps(record, directory)
             launcher_of(record.launcher).down(record, directory, keep=keep)
             if keep and record.storage:
                 directory.put(dataclasses.replace(record, storage=placed(record.storage)).as_kept())
@@ -431,12 +431,15 @@ def down(record: Record, directory: ClusterDirectory, *, keep: bool = False) -> 
     return record.name
 
 
-def _nothing_to_keep(record: Record, config: DeployConfig | None) -> InvalidRequest:
-    if lacks_logs(record, config):
-        return InvalidRequest(f"{not_there(record)} Nothing was ended")
+def _check_keeps(record: Record, directory: ClusterDirectory) -> None:
+    """Raise InvalidRequest if nothing runs of a cluster and no rows of it are in logs. What runs says so by itself."""
+    if record.launcher != "local" or is_kept(record) or serving_on(record.name, directory) is not None:
+        return
+    if lacks_logs(record, config_of(folder_of(record.name, directory))):
+        raise InvalidRequest(f"{not_there(record)} Nothing was ended")
     from ..requests.handlers import NOTHING_KEPT  # what the coordinator says, if there is one
 
-    return InvalidRequest(NOTHING_KEPT)
+    raise InvalidRequest(NOTHING_KEPT)
 
 
 NOTHING_TO_END = "there is nothing to end here; --address ends one of another machine"

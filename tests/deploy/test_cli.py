@@ -286,7 +286,9 @@ def test_a_coordinator_that_was_killed_is_reported_and_cleared(cli):
     listed = cli.json("list")["clusters"][0]
     assert (listed["state"], listed["shards"]) == ("no coordinator", 1)
     out, err = cli.run("up")
-    assert "its 1 shard serves pulls and pushes, and no row of theirs is lost: a new one takes them over" in err
+    assert (
+        "its 1 shard serves pulls and pushes, and no row of theirs is lost: a new one takes them over" in err
+    )
     assert "default runs already: 1 shard" in out
     assert cli.json("status")["healthy"]
     kill_all(cli.directory, "default")
