@@ -115,9 +115,8 @@ def _awaited(actor: Any, config: DeployConfig, tell: Tell, restore: Restore | No
     until = time.monotonic() + allowed_s
     while not ray.wait([answer], timeout=LOOK_S)[0]:
         room = waits_for_room(config)
-        if (
-            room and not waited
-        ):  # the coordinator's process is up only now; it ends its wait for room by itself
+        if room and not waited:
+            # The coordinator's process is up only now; it ends its wait for room by itself.
             until, waited = time.monotonic() + allowed_s, True
         wanted = waits_for_node(config, nodes_of_ray()) or room
         if wanted and wanted != told:

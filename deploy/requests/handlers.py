@@ -152,20 +152,23 @@ class Handlers:
 
     def _bound_moves(self, max_extra_bytes: int) -> None:
         """Rows that move may take so much from now on, also after a restart."""
-        if max_extra_bytes != (self._parts.config.limits.max_extra_memory or 0):
-            with self._performer.alone("another bound of what moves may take"):
-                state = dataclasses.replace(self._coordinator.state, max_extra_bytes=max_extra_bytes)
-                self._performer.run(self._coordinator.commit(state))
+        if max_extra_bytes != self._parts.most_extra():
+            self._record("another bound of what moves may take", max_extra_bytes=max_extra_bytes)
             self._parts.bound(max_extra_bytes)
+
+    def _record(self, what: str, **changes: Any) -> None:
+        """Have a change in the state that a coordinator which starts anew begins with. what: it is, in words."""
+        with self._performer.alone(what):
+            self._performer.run(
+                self._coordinator.commit(dataclasses.replace(self._coordinator.state, **changes))
+            )
 
     def _scale_progress(self, request: pb.ScaleProgressRequest) -> pb.ScaleReply:
         return self._scalings.progress(request.scaling)
 
     def _set_autoscale(self, request: pb.SetAutoscaleRequest) -> None:
         policy = policy_from(request.policy)
-        with self._performer.alone("another policy of autoscale"):
-            state = dataclasses.replace(self._coordinator.state, autoscale=request.policy)
-            self._performer.run(self._coordinator.commit(state))
+        self._record("another policy of autoscale", autoscale=request.policy)
         self._parts.follow(policy)
 
     def _set_quotas(self, request: pb.SetQuotasRequest) -> None:

@@ -61,7 +61,7 @@ class Parts:
         self._address, self._in_flight = address, in_flight
         self.decide(ClusterState(config.name))
         self.performer = Performer(file, launcher, config.limits.stop_grace_s, credentials)
-        self.scalings = Scalings(self._current, self.performer, self._scaled, self._most_extra)
+        self.scalings = Scalings(self._current, self.performer, self._scaled, self.most_extra)
         self.draining = Draining(
             self._current,
             self.performer,
@@ -103,7 +103,8 @@ class Parts:
     def _current(self) -> Coordinator:
         return self.coordinator
 
-    def _most_extra(self) -> int:
+    def most_extra(self) -> int:
+        """Bytes that rows may take while they move; 0: as many as they need."""
         return self.config.limits.max_extra_memory or 0
 
     def _looked(self, log_bytes: int, failed: bool) -> None:
