@@ -19,25 +19,21 @@ as names, because whoever inherits an origin's records has the same sum or an ea
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from math import gcd
 
 from ..proto import rowloom_pb2 as pb
 from ..proto.codec import PartName
 from ..proto.errors import ClientForgotten, InvalidRequest, Overloaded
 from .forgotten import BYTES, Forgotten
+from .push_shares import Origin, PushShares, add_share, as_messages, from_messages, most_of
 
 MAX_CLIENTS = 20_000  # beyond it the client that was silent longest is forgotten; about 1 kB each
 MAX_ENTRIES = 2_000_000  # numbers and steps of all clients together; about 100 bytes each
 MAX_WINDOW = 65_536  # requests of one client and origin that are applied but not yet known to be finished
 MOST_EVICTED = 1000  # clients that were forgotten last, of whose latest push it is kept how much is here
-MAX_SHARES = 1 << 63  # the finest share of a push that is added up; one that is finer is never whole
 PIECE_BYTES = 1 << 20  # of a ledger on its way to another shard
-
-Origin = tuple[int, int]
-Shares = dict[Origin, tuple[int, int]]  # of a push, by origin: (count, of)
 
 
 @dataclass
@@ -82,7 +78,7 @@ class KnownClient:
     push: int = 0
     steps: dict[int, int] = field(default_factory=dict[int, int])
     latest: int = 0
-    shares: Shares | None = None
+    shares: PushShares | None = None
 
     @property
     def entries(self) -> int:
@@ -96,17 +92,10 @@ class KnownClient:
         if push > self.latest:
             self.latest, self.shares = push, {origin: (1, parts)} if parts > 1 else None
         elif parts > 1:
-            self.shares = shares = self.shares or {}
-            count, of = shares.get(origin, (0, parts))
-            if of == parts:
-                shares[origin] = count + 1, of
-            else:
-                count, of = count * parts + of, of * parts
-                common = gcd(count, of)
-                if of // common < MAX_SHARES:
-                    shares[origin] = count // common, of // common
+            self.shares = self.shares or {}
+            add_share(self.shares, origin, parts)
 
-    def merge_shares(self, push: int, shares: Shares) -> None:
+    def merge_shares(self, push: int, shares: PushShares) -> None:
         """Take over what another shard knows of its latest push."""
         if push > self.latest:
             self.latest, self.shares = push, shares or None
@@ -134,7 +123,7 @@ class Ledger:
         self._entries = 0  # of all clients
         self._forgotten = Forgotten()
         # A push may be under way when its client is forgotten here, and not elsewhere: the one that was so first.
-        self._evicted: OrderedDict[int, tuple[int, Shares]] = OrderedDict()
+        self._evicted: OrderedDict[int, tuple[int, PushShares]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -214,7 +203,7 @@ class Ledger:
     def latest(self, admitted: Sequence[int] = ()) -> list[pb.LatestPush]:
         """The latest push of each client, and which of some clients are forgotten."""
         found = [
-            pb.LatestPush(client_id=client_id, push=client.latest, shares=_shares(client.shares))
+            pb.LatestPush(client_id=client_id, push=client.latest, shares=as_messages(client.shares))
             for client_id, client in self._clients.items()
         ]
         found += self._latest_evicted()
@@ -251,7 +240,7 @@ class Ledger:
 
     def _latest_evicted(self) -> list[pb.LatestPush]:
         return [
-            pb.LatestPush(client_id=client_id, push=push, shares=_shares(shares))
+            pb.LatestPush(client_id=client_id, push=push, shares=as_messages(shares))
             for client_id, (push, shares) in self._evicted.items()
         ]
 
@@ -287,7 +276,7 @@ class Ledger:
         if client.shares:
             self._evict(client_id, client.latest, client.shares)
 
-    def _evict(self, client_id: int, push: int, shares: Shares) -> None:
+    def _evict(self, client_id: int, push: int, shares: PushShares) -> None:
         known, some = self._evicted.get(client_id, (push, {}))
         if push >= known:
             self._evicted[client_id] = push, most_of(some, shares) if push == known else shares
@@ -329,7 +318,7 @@ class Ledger:
         if piece.forgotten:
             self._forgotten.merge(piece.forgotten, piece.forgotten_at)
         for one in piece.evicted:
-            self._evict(one.client_id, one.push, shares_of(one.shares))
+            self._evict(one.client_id, one.push, from_messages(one.shares))
         for theirs in piece.clients:
             mine = self._clients.get(theirs.client_id)
             # One that was forgotten meanwhile must not come back with half of what was known of it.
@@ -344,7 +333,7 @@ class Ledger:
             mine.begin(theirs.push)
             if theirs.push == mine.push:
                 mine.steps.update(zip(theirs.step_tables, theirs.steps, strict=True))
-            mine.merge_shares(theirs.latest, shares_of(theirs.shares))
+            mine.merge_shares(theirs.latest, from_messages(theirs.shares))
             self._entries += mine.entries - before
             self._trim()
 
@@ -368,25 +357,5 @@ def _message(client_id: int, client: KnownClient) -> pb.LedgerClient:
         step_tables=tables,
         steps=[client.steps[table] for table in tables],
         latest=client.latest,
-        shares=_shares(client.shares),
+        shares=as_messages(client.shares),
     )
-
-
-def _shares(shares: Shares | None) -> list[pb.PushShare]:
-    some = (shares or {}).items()
-    return [pb.PushShare(epoch=e, shard=s, count=count, of=of) for (e, s), (count, of) in some]
-
-
-def shares_of(messages: Iterable[pb.PushShare]) -> Shares:
-    """As `Shares`."""
-    return {(s.epoch, s.shard): (s.count, s.of) for s in messages}
-
-
-def most_of(some: Shares, others: Shares) -> Shares:
-    """Of each origin, the larger share: sums of one origin only grow, where its shard is."""
-    found = dict(some)
-    for origin, (count, of) in others.items():
-        mine, mine_of = found.get(origin, (0, 1))
-        if count * mine_of > mine * of:
-            found[origin] = count, of
-    return found

@@ -20,11 +20,10 @@ known there. Rejected: asking clients, which need not answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import Unavailable
-from ...server.ledger import Shares, most_of, shares_of
+from ...server.push_shares import PushShares, from_messages, is_whole, most_of
 from .coordinator import Coordinator
 from .effects import Program, Sleep
 
@@ -35,7 +34,7 @@ PAUSE_S = (0.002, 0.05)  # first and longest, between two reports in a hold
 LOOK_S = 0.5  # between two reports while pushes go on
 
 # The number of a push, and how much of it there is.
-Part = tuple[int, Shares]
+Part = tuple[int, PushShares]
 
 
 class Hold:
@@ -131,9 +130,5 @@ def unfinished(reports: Sequence[Sequence[pb.LatestPush]]) -> dict[int, Part]:
         if one.push > push:
             push, shares = one.push, {}
         if one.push == push:
-            found[one.client_id] = push, most_of(shares, shares_of(one.shares))
-    return {c: part for c, part in found.items() if c not in forgotten and not _whole(part[1])}
-
-
-def _whole(shares: Shares) -> bool:
-    return not shares or sum(Fraction(count, of) for count, of in shares.values()) >= 1
+            found[one.client_id] = push, most_of(shares, from_messages(one.shares))
+    return {c: part for c, part in found.items() if c not in forgotten and not is_whole(part[1])}

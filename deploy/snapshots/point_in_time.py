@@ -23,10 +23,11 @@ from ...proto.snapshots.listing import list_snapshots
 from ...proto.snapshots.snapshot import StoredSnapshot
 from ...proto.snapshots.stored import StoredShard
 from ...proto.spec import TableEntry
+from ...server.durable.counting import Counting, PushName, ShardPart
 from ...server.durable.disk import Disk
 from ...server.durable.extents import Owner
 from ...server.durable.history import NoLog, ShardHistory
-from ...server.durable.point import Counting, Point, PushName, ShardPart
+from ...server.durable.point import Point
 from ...server.durable.records import LogCorrupt
 from ...server.durable.shard_log import log_folder
 from ...server.ledger import Ledger

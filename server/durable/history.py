@@ -67,7 +67,7 @@ class ShardHistory:
                     )
                 # A clock that was set back: what comes later in a log was made later.
                 time_s = max(self.newest_s, head.time_s)
-                if not point.has(self.owner.shard, head, time_s):
+                if not point.has(self.owner.shard, head.lsn, time_s):
                     self.reached = True
                     return
                 self.end, self.newest_s = head.lsn, time_s

@@ -13,8 +13,9 @@ from contextlib import nullcontext
 from ...proto.snapshots.snapshot import StoredSnapshot
 from ...proto.snapshots.stored import StoredShard
 from ...proto.spec import TableEntry
+from ..durable.counting import ShardPart
 from ..durable.history import ShardHistory
-from ..durable.point import Point, ShardPart
+from ..durable.point import Point
 from ..durable.records import Head, LogCorrupt, LoggedRecord
 from ..durable.replay import Replay
 from ..shard import Shard

@@ -39,6 +39,7 @@ DECIDES = [
     "server/bags.py",
     "server/table.py",
     "server/ledger.py",
+    "server/push_shares.py",
     "server/forgotten.py",
     "server/shard.py",
     "server/host.py",
@@ -47,6 +48,7 @@ DECIDES = [
     "server/durable/records.py",
     "server/durable/extents.py",
     "server/durable/log.py",
+    "server/durable/counting.py",
     "server/durable/point.py",
     "server/received.py",
     "client/calls",
@@ -245,3 +247,9 @@ def test_a_client_needs_no_server_and_no_ray(tmp_path):
     code = f"import sys, rowloom.client; print([m for m in sys.modules if m.startswith({above})])"
     done = run(code, tmp_path)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_a_coordinator_needs_no_kernels_whose_import_was_half_of_its_start(tmp_path):
+    code = "import sys, rowloom.deploy.coordinator_process; print('numba' in sys.modules)"
+    done = run(code, tmp_path)
+    assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr

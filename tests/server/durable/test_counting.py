@@ -8,7 +8,8 @@ import pytest
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.codec import Block, PartName, Push
 from rowloom.proto.framing import joined
-from rowloom.server.durable.point import Counting, Point
+from rowloom.server.durable.counting import Counting
+from rowloom.server.durable.point import Point
 from rowloom.server.durable.records import Head, Kind, LoggedRecord
 
 
@@ -93,13 +94,12 @@ def test_of_two_tables_with_one_name_the_later_one_counts_though_no_shard_has_dr
 
 @pytest.mark.parametrize(("time_s", "inside"), [(99, True), (100, False), (101, False)])
 def test_a_second_is_the_first_one_that_does_not_count(time_s, inside):
-    assert Point(before_s=100).has(0, Head(Kind.PUSH, 0, 5, 0, 0), time_s) is inside
+    assert Point(before_s=100).has(0, 5, time_s) is inside
 
 
 def test_a_place_in_a_log_is_that_of_its_shard():
-    head = Head(Kind.PUSH, 0, 5, 0, 0)
-    assert Point(lsns=(4, 5)).has(1, head, 0)
-    assert not Point(lsns=(4, 5)).has(0, head, 10**9)
+    assert Point(lsns=(4, 5)).has(1, 5, 0)
+    assert not Point(lsns=(4, 5)).has(0, 5, 10**9)
 
 
 def test_values_of_pushes_are_not_looked_at():
