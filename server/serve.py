@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,7 @@ from .running.arguments import parsed
 from .running.huge_pages import use_huge_pages
 from .running.own_process import resident_bytes_here, stop_at_end_of_stdin, stop_at_sigterm
 from .running.tasks import Tasks
+from .running.version import running_version
 from .standby.waiting import CONFIRMED_S, Confirmations
 from .table import compile_kernels
 
@@ -137,7 +137,7 @@ class Server:
         if self._lane is not None:
             self._host.process.lane = self._lane.describe
         self.address = f"{advertise or host}:{self._grpc.port}"
-        self._log_file, self._version = log_file, version("rowloom")
+        self._log_file, self._version = log_file, running_version()
         self._metrics: MetricsEndpoint | None = None
         if metrics is not None:
             self._metrics = MetricsEndpoint(

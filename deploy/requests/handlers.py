@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 from ...proto import methods
@@ -15,6 +14,7 @@ from ...proto.errors import InvalidRequest
 from ...proto.spec import Dealing, TableSpec
 from ...server.access.named import check_call, owner_of
 from ...server.call import Call
+from ...server.running.version import running_version
 from ..config.changes import running_config
 from ..config.config import policy_from, quotas_from
 from ..control.coordinator import CHANGE_LIMIT_S, Coordinator
@@ -57,7 +57,7 @@ class Handlers:
         self._parts = parts
         self._performer, self._scalings, self._draining = parts.performer, parts.scalings, parts.draining
         self._watcher, self._snapshots = parts.watcher, parts.snapshots
-        self._log_file, self._version = log_file, version("rowloom")
+        self._log_file, self._version = log_file, running_version()
         self._metrics_address = metrics_address
         self._stopping, self._stop = stopping, stop
         self._started_s = time.monotonic()
