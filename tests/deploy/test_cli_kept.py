@@ -29,6 +29,24 @@ def kept(cli):
     return cli.folder / "kept"
 
 
+def test_the_question_before_rows_go_did_not_say_that_logs_can_keep_them(cli, monkeypatch):
+    cli.write(ADS)
+    with connect(cli.json("up")["address"]) as client:
+        client.table("users").push(IDS, np.ones((100, 4), np.float32))
+    asked: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("rowloom.deploy.cli_options.can_ask", lambda: True)
+        patch.setattr("rowloom.deploy.cli_options.agreed", lambda question: asked.append(question) or False)
+        cli.run("down", code=1)
+    assert asked == [
+        "'ads' holds 100 rows in 1 table, and they are lost with it. `rowloom down --keep` leaves them in its logs; "
+        "`rowloom export TABLE FILE` keeps rows."
+    ]
+    assert (
+        "`rowloom down --keep` too, and leaves its rows in its logs" in cli.run("down", "--forget", code=2)[1]
+    )
+
+
 def rows(address: str) -> np.ndarray:
     with connect(address) as client:
         return client.table("users").pull(IDS)

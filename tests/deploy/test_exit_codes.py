@@ -200,6 +200,8 @@ def test_a_dead_shard_ends_with_3_whatever_needs_it(cli, ads):
     assert [(f["kind"], f["shard"]) for f in found["faults"]] == [("no answer", 1)]
     cli.run("doctor", code=1)
     cli.run("recover", code=2)
+    # A script that tidied up took the rows of the other shard with it.
+    assert "holds 500 rows in 1 table (shard 1 is dead), and they are lost" in cli.run("down", code=2)[1]
     cli.json("verify", url)
     cli.json("snapshots")
     cli.json("inspect", "users", "6")
