@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
-from ..proto.errors import InvalidRequest, RowloomError
+from ..proto.errors import InvalidRequest, NoAnswer, RowloomError, Unavailable
 from .cli_options import (
     Address,
     AsJson,
     Home,
     Name,
     WrongUse,
+    check_serving,
     cluster,
     config_file,
     directory_of,
@@ -32,7 +33,9 @@ from .terminal import Stage, show, stage
 
 if TYPE_CHECKING:
     from ..proto.snapshots.snapshot import StoredSnapshot
+    from .operate.remote import Remote
 
+NO_NEW = "there is no new snapshot"
 Url = Annotated[
     str, typer.Argument(metavar="URL", help="A snapshot's folder: a path, or a URL such as s3://....")
 ]
@@ -68,6 +71,7 @@ def snapshot(
 ) -> None:
     """Take a snapshot of a cluster while trainers go on: rows, slots, steps, and who pushed what."""
     from ..proto.snapshots.extra import encode_extra
+    from .operate.status import summary
 
     def take() -> None:
         with wrong_use():
@@ -78,10 +82,11 @@ def snapshot(
         )
         with (
             interrupted(lambda: goes_on),
-            cluster(name, address, home) as (remote, _, _),
-            stage("writing a snapshot", as_json),
+            cluster(name, address, home) as (remote, now, options),
         ):
-            taken = remote.take_snapshot(given, full=full, keep=keep or 0)
+            check_serving(summary(now), NO_NEW, reads=True, options=options)
+            with stage("writing a snapshot", as_json), naming_shards(remote, options):
+                taken = remote.take_snapshot(given, full=full, keep=keep or 0)
         keys = ("id", "url", "rows", "bytes", "pause_s", "seconds")
         result = {key: getattr(taken, key) for key in keys} | {"parent": taken.parent or None}
         told = f"{taken.url}\n{taken.rows:,} rows, {taken.bytes:,} bytes"
@@ -94,6 +99,29 @@ def snapshot(
         repeat(take, every_s)
     else:
         raise WrongUse(f"--every must be a time above 0, such as 90s, 10m, 1h or 1d, got {every!r}")
+
+
+@contextmanager
+def naming_shards(remote: Remote, options: str) -> Generator[None]:
+    """Around a snapshot, which needs all shards: where one ceases to serve meanwhile, the error names it.
+
+    Raises:
+        NotServing: there is no snapshot, and a shard does not serve.
+        RowloomError: there is none for another reason.
+    """
+    from .operate.status import summary
+
+    try:
+        yield
+    except NoAnswer:  # of the coordinator, which then cannot be asked about its shards either
+        raise
+    except Unavailable as e:
+        try:
+            state = summary(remote.status())
+        except RowloomError:  # what is known is the first error
+            raise e from None
+        check_serving(state, NO_NEW, reads=True, options=options)
+        raise
 
 
 def repeat(

@@ -2,7 +2,7 @@
 
 Why it is so. Who ends a cluster that is well means to, and rows go with it, as `rowloom down` says. Who ends one that
 has ended already, has no coordinator or has a shard that does not serve, may only mean to tidy up: its rows go when
-somebody said so. Nor is one that runs forgotten in passing: it would run on, and hold its rows, and nobody would end it.
+somebody said so. Nor is one that runs forgotten in passing: it would run on with its rows, and nobody would end it.
 """
 
 from __future__ import annotations

@@ -89,7 +89,8 @@ def test_a_cluster_that_runs_was_forgotten_unasked_and_ran_on(cli, ads):
     _, err = cli.run("down", "--forget", code=2)
     assert err == (
         f"rowloom: 'ads' runs, its coordinator is {ads}, and holds 1,000 rows in 1 table. --forget ends nothing: it "
-        "would run on, unknown to `rowloom list`. `rowloom down` ends it. Add --yes if that is meant; nothing was changed\n"
+        "would run on, unknown to `rowloom list`. `rowloom down` ends it. "
+        "Add --yes if that is meant; nothing was changed\n"
     )
     assert cli.directory.names() == ["ads"]
     known = cli.directory.get("ads")

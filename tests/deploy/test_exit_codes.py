@@ -192,6 +192,7 @@ def test_a_dead_shard_ends_with_3_whatever_needs_it(cli, ads):
         ["verify"],
         ["import", "users.npy", "users"],
         ["export", "users", "x.npy"],
+        ["snapshot"],
     ):
         out, err = cli.run(*command, code=3)
         assert "shard 1 at 127.0.0.1:" in err, command
