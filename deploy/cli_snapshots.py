@@ -163,15 +163,17 @@ def snapshots(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """List snapshots: size, rows, time, and what is wrong with those that cannot be used."""
-    from .config.config import from_json
+    """List snapshots: size, rows, time, and what is wrong with those that cannot be used.
+
+    Of each it is looked whether its manifest can be read and its files are there, in their sizes: `rowloom verify URL`
+    reads them. A cluster need not run: of one that is down its storage is known.
+    """
     from .launch.keeping import snapshots_of
     from .snapshots.named import folder_of_snapshots, snapshots_in
 
     if url is None:
-        with cluster(name, address, home) as (_, now, _):
-            storage = from_json(now.config).storage
-        if storage is None:
+        storage = _storage_of(name, address, home)
+        if not storage:
             raise WrongUse("this cluster has no storage, so it has no snapshots: name a folder of them")
         url = snapshots_of(storage)
     else:
@@ -180,6 +182,24 @@ def snapshots(
     found = [_listed(one) for one in snapshots_in(url)]
     lines = [_line(one) for one in found] or [f"there are no snapshots in {url}"]
     show(as_json, {"url": url, "snapshots": found}, "\n".join(lines))
+
+
+def _storage_of(name: str | None, address: str | None, home: Path | None) -> str:
+    """Where a cluster keeps its snapshots, also one that does not answer; empty: it has no storage."""
+    from .config.config import from_json
+    from .operate.clusters import locate
+    from .operate.remote import Unreachable
+
+    known = locate(directory_of(home), name, address)
+    if known.kept:
+        return known.storage
+    try:
+        with cluster(name, address, home) as (_, now, _):
+            return from_json(now.config).storage or ""
+    except Unreachable:
+        if not known.storage:
+            raise
+        return known.storage
 
 
 def _listed(one: Any) -> dict[str, Any]:

@@ -13,8 +13,8 @@ LAYOUT, LOGS, SNAPSHOTS = "layout.json", "logs", "snapshots"  # what a storage h
 
 
 def snapshots_in(folder: str) -> tuple[ListedSnapshot, ...]:
-    """As `list_snapshots`; none where there is no such folder, as before the first was taken. Raises RowloomError."""
-    return () if SnapshotFolder(folder).absent() == "does not exist" else list_snapshots(folder)
+    """As `list_snapshots`, with their files; none where there is no such folder. Raises RowloomError."""
+    return () if SnapshotFolder(folder).absent() == "does not exist" else list_snapshots(folder, files=True)
 
 
 def folder_of_snapshots(url: str) -> str:

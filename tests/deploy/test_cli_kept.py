@@ -58,6 +58,10 @@ def test_of_a_cluster_that_was_kept_nothing_was_known_any_more(cli, kept):
     assert str(kept) in cli.run("list")[0]
     _, err = cli.run("status", code=5)
     assert f"cluster 'ads' is down, and its rows are kept in {kept}: `rowloom up --name ads`" in err
+    assert cli.json("snapshots") == {
+        "url": f"{kept}/snapshots",
+        "snapshots": [],
+    }  # it was asked, and does not answer
     assert cli.json("down", "--keep")["kept"]  # again, with nothing to end
     assert cli.json("list")["clusters"][0]["state"] == "kept"
     # In a script it once removed them, and said "ads is down".
