@@ -288,7 +288,7 @@ def restore(
 
     if logs is not None and until is None:
         raise WrongUse("--logs is for --until: without it no log is read")
-    with named_snapshot(url):
+    with named_snapshot(url, instead=True):
         snapshot = open_snapshot(url)
     wanted = config_for(snapshot, config_file(config))
     directory = directory_of(home)
@@ -297,7 +297,7 @@ def restore(
         rows = source.rows
         title = f"restoring {counted(wanted.shards, 'shard')} of {wanted.name!r}"
         with (
-            named_snapshot(url),
+            named_snapshot(url, instead=True),
             interrupted(lambda: left_of(wanted.name, directory)),
             stage(title, as_json, unit="rows") as restoring,
         ):

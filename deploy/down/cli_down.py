@@ -44,6 +44,7 @@ def down(
     from ..operate.clusters import locate_to_end, only_name
     from ..operate.directory import DamagedRecord
     from ..operate.left import is_kept
+    from ..snapshots.named import staying_in_words
     from .losses import Loss, lost_with, run_on_with
 
     directory = directory_of(home)
@@ -73,5 +74,5 @@ def down(
     became = "; its rows are kept, and `rowloom up` goes on from them" if keep else ""
     if had and not keep:
         which = "the rows that were kept" if record.kept else "its rows"
-        became = f"; {which} in {record.storage} are removed, its snapshots stay"
+        became = f"; {which} in {record.storage} are removed{staying_in_words(record.storage)}"
     show(as_json, {"name": ended, "down": True, "kept": keep}, f"{ended} is down{became}")

@@ -78,7 +78,7 @@ def test_a_named_snapshot_that_is_not_there_or_is_damaged_was_no_wrong_use(cli, 
         ("diff", url, "manifest", 2, "MANIFEST.json is damaged"),  # 1 means that they differ
         ("diff", url, "block", 2, "is damaged: block 0"),
         ("restore", "nope", "two.yaml", 2, "nope does not exist"),
-        ("restore", "manifest", "two.yaml", 2, "MANIFEST.json is damaged"),
+        ("restore", "manifest", "two.yaml", 2, "The newest beside it that has all its files is "),
         ("restore", "block", "two.yaml", 2, "is damaged: block 0"),  # found by a shard
         ("restore", url, "none.yaml", 2, "cannot read the deploy config"),
         ("restore", url, "deploy.yaml", 1, "runs already"),
