@@ -103,6 +103,9 @@ def test_a_file_that_cannot_be_read_as_what_it_is_was_no_wrong_use(cli, ads):
         ("import", "bad.txt", "users", 2, "not a word and its numbers"),
         ("import", "wide.txt", "users", 2, "is UTF-16: save it as UTF-8"),
         ("import", "folder", "users", 2, "folder without a TensorFlow checkpoint"),
+        ("import", ".", "users", 2, ". is a folder without a TensorFlow checkpoint"),
+        ("import", "", "users", 2, "PATH is empty, got ''"),
+        ("export", "users", "/", "--format", "npy", "--overwrite", 2, "/ is a folder: name a file in it"),
         ("import", "foo://x.npy", "users", 2, "cannot be used"),
         ("import", "narrow.npy", "users", 1, "narrow.npy"),  # it does not fit the table
         ("export", "users", "foo://x.npy", 2, "cannot be used"),
