@@ -171,11 +171,14 @@ def wrong_use() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def named_snapshot(*urls: str) -> Generator[None]:
-    """What is wrong with a snapshot that the command line names is wrong use: that it is not there, or is damaged."""
+def named_snapshot(*urls: str, instead: bool = False) -> Generator[None]:
+    """What is wrong with a snapshot that the command line names is wrong use: that it is not there, or is damaged.
+
+    instead: say which other one can be taken.
+    """
     from ..proto.snapshots.folder import SnapshotFolder
     from ..proto.snapshots.manifest import MANIFEST
-    from .snapshots.named import no_snapshot_in_words
+    from .snapshots.named import no_snapshot_in_words, others_in_words
 
     with wrong_use():
         folders = [SnapshotFolder(url) for url in urls]
@@ -185,7 +188,8 @@ def named_snapshot(*urls: str) -> Generator[None]:
     try:
         yield
     except SnapshotCorrupt as e:
-        raise WrongUse(str(e)) from e
+        more = "".join(f". {others_in_words(folder, str(e))}" for folder in folders if instead)
+        raise WrongUse(f"{e}{more}") from e
 
 
 def table_of(state: dict[str, Any], name: str, more: str = "") -> dict[str, Any]:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
-from ..proto.errors import InvalidRequest, RowloomError
+from ..proto.errors import InvalidRequest, NoAnswer, RowloomError, Unavailable
 from .cli_options import (
     Address,
     AsJson,
     Home,
     Name,
     WrongUse,
+    check_serving,
     cluster,
     config_file,
     directory_of,
@@ -32,7 +33,9 @@ from .terminal import Stage, show, stage
 
 if TYPE_CHECKING:
     from ..proto.snapshots.snapshot import StoredSnapshot
+    from .operate.remote import Remote
 
+NO_NEW = "there is no new snapshot"
 Url = Annotated[
     str, typer.Argument(metavar="URL", help="A snapshot's folder: a path, or a URL such as s3://....")
 ]
@@ -68,6 +71,7 @@ def snapshot(
 ) -> None:
     """Take a snapshot of a cluster while trainers go on: rows, slots, steps, and who pushed what."""
     from ..proto.snapshots.extra import encode_extra
+    from .operate.status import summary
 
     def take() -> None:
         with wrong_use():
@@ -78,10 +82,11 @@ def snapshot(
         )
         with (
             interrupted(lambda: goes_on),
-            cluster(name, address, home) as (remote, _, _),
-            stage("writing a snapshot", as_json),
+            cluster(name, address, home) as (remote, now, options),
         ):
-            taken = remote.take_snapshot(given, full=full, keep=keep or 0)
+            check_serving(summary(now), NO_NEW, reads=True, options=options)
+            with stage("writing a snapshot", as_json), naming_shards(remote, options):
+                taken = remote.take_snapshot(given, full=full, keep=keep or 0)
         keys = ("id", "url", "rows", "bytes", "pause_s", "seconds")
         result = {key: getattr(taken, key) for key in keys} | {"parent": taken.parent or None}
         told = f"{taken.url}\n{taken.rows:,} rows, {taken.bytes:,} bytes"
@@ -94,6 +99,29 @@ def snapshot(
         repeat(take, every_s)
     else:
         raise WrongUse(f"--every must be a time above 0, such as 90s, 10m, 1h or 1d, got {every!r}")
+
+
+@contextmanager
+def naming_shards(remote: Remote, options: str) -> Generator[None]:
+    """Around a snapshot, which needs all shards: where one ceases to serve meanwhile, the error names it.
+
+    Raises:
+        NotServing: there is no snapshot, and a shard does not serve.
+        RowloomError: there is none for another reason.
+    """
+    from .operate.status import summary
+
+    try:
+        yield
+    except NoAnswer:  # of the coordinator, which then cannot be asked about its shards either
+        raise
+    except Unavailable as e:
+        try:
+            state = summary(remote.status())
+        except RowloomError:  # what is known is the first error
+            raise e from None
+        check_serving(state, NO_NEW, reads=True, options=options)
+        raise
 
 
 def repeat(
@@ -135,15 +163,17 @@ def snapshots(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """List snapshots: size, rows, time, and what is wrong with those that cannot be used."""
-    from .config.config import from_json
+    """List snapshots: size, rows, time, and what is wrong with those that cannot be used.
+
+    Of each it is looked whether its manifest can be read and its files are there, in their sizes: `rowloom verify URL`
+    reads them. A cluster need not run: of one that is down its storage is known.
+    """
     from .launch.keeping import snapshots_of
     from .snapshots.named import folder_of_snapshots, snapshots_in
 
     if url is None:
-        with cluster(name, address, home) as (_, now, _):
-            storage = from_json(now.config).storage
-        if storage is None:
+        storage = _storage_of(name, address, home)
+        if not storage:
             raise WrongUse("this cluster has no storage, so it has no snapshots: name a folder of them")
         url = snapshots_of(storage)
     else:
@@ -152,6 +182,24 @@ def snapshots(
     found = [_listed(one) for one in snapshots_in(url)]
     lines = [_line(one) for one in found] or [f"there are no snapshots in {url}"]
     show(as_json, {"url": url, "snapshots": found}, "\n".join(lines))
+
+
+def _storage_of(name: str | None, address: str | None, home: Path | None) -> str:
+    """Where a cluster keeps its snapshots, also one that does not answer; empty: it has no storage."""
+    from .config.config import from_json
+    from .operate.clusters import locate
+    from .operate.remote import Unreachable
+
+    known = locate(directory_of(home), name, address)
+    if known.kept:
+        return known.storage
+    try:
+        with cluster(name, address, home) as (_, now, _):
+            return from_json(now.config).storage or ""
+    except Unreachable:
+        if not known.storage:
+            raise
+        return known.storage
 
 
 def _listed(one: Any) -> dict[str, Any]:
@@ -240,7 +288,7 @@ def restore(
 
     if logs is not None and until is None:
         raise WrongUse("--logs is for --until: without it no log is read")
-    with named_snapshot(url):
+    with named_snapshot(url, instead=True):
         snapshot = open_snapshot(url)
     wanted = config_for(snapshot, config_file(config))
     directory = directory_of(home)
@@ -249,7 +297,7 @@ def restore(
         rows = source.rows
         title = f"restoring {counted(wanted.shards, 'shard')} of {wanted.name!r}"
         with (
-            named_snapshot(url),
+            named_snapshot(url, instead=True),
             interrupted(lambda: left_of(wanted.name, directory)),
             stage(title, as_json, unit="rows") as restoring,
         ):

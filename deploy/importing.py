@@ -229,6 +229,10 @@ def check_formats(path: Place, format: str | None, *, writing: bool) -> None:
     Raises InvalidRequest.
     """
     with _in_options():
+        if not str(path):
+            raise InvalidRequest(
+                "PATH is empty, got ''; name the file, as rows.npy, its URL, or the prefix of a TensorFlow checkpoint"
+            )
         if is_url(path):
             opened_url(str(path))
         if format is not None:

@@ -19,7 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from ...proto.errors import RowloomError, Unavailable
 from ...proto.snapshots.folder import opened_url, words_of
-from ..urls import is_url, kind_of
+from ..urls import UnreadableFile, is_url, kind_of
 from .array_files import INDEX_SUFFIX
 from .beside import IDS_SUFFIX, WORDS_SUFFIX
 from .tensorflow_files import checkpoint_prefix
@@ -48,7 +48,7 @@ def fetched(path: str | os.PathLike[str]) -> Generator[Path]:
         yield Path(there)
         return
     with tempfile.TemporaryDirectory(prefix="rowloom-") as folder:
-        local = Path(folder) / posixpath.basename(there.rstrip("/"))
+        local = Path(folder) / (posixpath.basename(there.rstrip("/")) or "root")  # as of memory://, a folder
         try:
             _fetch(fs, there.rstrip("/"), local)
         except _MISSING:
@@ -68,7 +68,7 @@ def placed(path: str | os.PathLike[str]) -> Generator[Path]:
 
     Raises:
         FileNotFoundError: no such folder.
-        InvalidRequest: nothing here can write to such a URL.
+        InvalidRequest: nothing here can write to such a URL, or it names no file.
         Unavailable: the store does not take it.
     """
     if not is_url(path):
@@ -80,7 +80,7 @@ def placed(path: str | os.PathLike[str]) -> Generator[Path]:
         yield _in_a_folder(Path(there))
         return
     with tempfile.TemporaryDirectory(prefix="rowloom-") as folder:
-        local = Path(folder) / posixpath.basename(there)
+        local = Path(folder) / _with_name(url, posixpath.basename(there))
         with _naming(local, url):
             yield local
         try:
@@ -89,7 +89,17 @@ def placed(path: str | os.PathLike[str]) -> Generator[Path]:
             raise Unavailable(f"{url} cannot be written: {words_of(e)}") from e
 
 
+def _with_name(path: str | os.PathLike[str], name: str) -> str:
+    """The name of a file to be written. Raises UnreadableFile: it has none, as `.` and `/`."""
+    if not name:
+        raise UnreadableFile(
+            f"{path} is a folder: name a file in it, such as {posixpath.join(path, 'rows.npy')}"
+        )
+    return name
+
+
 def _in_a_folder(path: Path) -> Path:
+    _with_name(path, path.name)
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} to write {path.name} into")
     return path

@@ -59,13 +59,13 @@ class _Entry:
 
 def checkpoint_prefix(path: Path) -> Path | None:
     """The prefix of the checkpoint that a path means: a prefix, its `.index`, or a folder; else None."""
-    if path.name.endswith(".index") and path.is_file():
+    if path.name != ".index" and path.name.endswith(".index") and path.is_file():
         return path.with_name(path.name.removesuffix(".index"))
-    if path.with_name(path.name + ".index").is_file():
+    if path.name and path.with_name(path.name + ".index").is_file():  # "." and "/" have no name
         return path
     latest = path / "checkpoint"
     if latest.is_file():
-        found = re.search(r'^model_checkpoint_path: "(.*)"', latest.read_text(), re.MULTILINE)
+        found = re.search(r'^model_checkpoint_path: "(.+)"', latest.read_text(), re.MULTILINE)
         if found:
             return path / found[1]
     return None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated
 
 import typer
 
-from ..cli_options import Address, AsJson, Home, Name, Yes, confirm, directory_of, interrupted
+from ..cli_options import Address, AsJson, Home, Name, WrongUse, Yes, confirm, directory_of, interrupted
 from ..terminal import show, stage
 
 
@@ -34,17 +35,30 @@ def down(
     """End a cluster: its shards, their rows, its coordinator, its actors and placement groups.
 
     ALL ROWS ARE LOST, without --keep: `rowloom export` keeps those of a table, without its optimizer's slots, and
-    `rowloom import` brings them back. On a terminal it asks first, if there are rows. Where the cluster does not serve
-    them, and `rowloom up` could go on with them, a script has to say --yes.
+    `rowloom import` brings them back. On a terminal it asks first, if there are rows. A script has to say --yes where
+    not all of the cluster serves, or it has ended and `rowloom up` could go on with its rows; with --forget, where it
+    runs.
     """
     from ..operate.clusters import down as end
     from ..operate.clusters import forget as forget_record
-    from ..operate.clusters import locate_to_end
+    from ..operate.clusters import locate_to_end, only_name
+    from ..operate.directory import DamagedRecord
     from ..operate.left import is_kept
-    from .losses import Loss, lost_with
+    from ..snapshots.named import staying_in_words
+    from .losses import Loss, lost_with, run_on_with
 
     directory = directory_of(home)
     if forget:
+        if keep or address is not None:
+            raise WrongUse(
+                f"--forget ends nothing, so {'--keep' if keep else '--address'} has no meaning beside it"
+            )
+        name = name or only_name(directory)
+        with contextlib.suppress(DamagedRecord):
+            known = None if yes else directory.get(name)
+            running = run_on_with(known, directory) if known is not None else Loss()
+            if running.words:
+                confirm(running.words, yes, ask_nobody=False)
         gone = forget_record(directory, name)
         show(as_json, {"name": gone, "down": False}, f"{gone} is forgotten; nothing was ended")
         return
@@ -52,7 +66,7 @@ def down(
         record = locate_to_end(directory, name, address, looking.say)
         lost = Loss() if yes or keep else lost_with(record, directory)
     if lost.words:
-        confirm(lost.words, yes, ask_nobody=not lost.can_go_on)
+        confirm(lost.words, yes, ask_nobody=not lost.to_confirm)
     had = is_kept(record)
     again = f"some of it may run still; `rowloom down{directory.option(record.name)}` again ends it"
     with interrupted(lambda: again), stage(f"ending {record.name or record.address}", as_json):
@@ -60,5 +74,5 @@ def down(
     became = "; its rows are kept, and `rowloom up` goes on from them" if keep else ""
     if had and not keep:
         which = "the rows that were kept" if record.kept else "its rows"
-        became = f"; {which} in {record.storage} are removed, its snapshots stay"
+        became = f"; {which} in {record.storage} are removed{staying_in_words(record.storage)}"
     show(as_json, {"name": ended, "down": True, "kept": keep}, f"{ended} is down{became}")

@@ -1,7 +1,8 @@
 """What a cluster's rows are when it is to be ended: how many, whether they could be had again, and how.
 
-Why it is so. Who ends a cluster that runs means to, and rows go with it, as `rowloom down` says. Who ends one that has
-ended already, or has no coordinator, may only mean to tidy up: what could be had again goes when somebody said so.
+Why it is so. Who ends a cluster that is well means to, and rows go with it, as `rowloom down` says. Who ends one that
+has ended already, has no coordinator or has a shard that does not serve, may only mean to tidy up: its rows go when
+somebody said so. Nor is one that runs forgotten in passing: it would run on with its rows, and nobody would end it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
+from ...proto import rowloom_pb2 as pb
 from ...proto.errors import RowloomError
+from ..config.config import from_json
 from ..config.memory import in_bytes
 from ..config.words import counted
 from ..launch.keeping import logs_at, size_of_logs
@@ -18,10 +21,11 @@ from ..operate.directory import ClusterDirectory, Record
 from ..operate.left import is_kept
 from ..operate.left_shards import LeftShards, config_of, folder_of, serving_on
 from ..operate.remote import Remote
-from ..operate.status import READABLE
+from ..operate.status import GOOD, READABLE
 from ..snapshots.kept import kept_by
 
 LOST_S = 6.0  # for a cluster that is to end to say what it holds
+FORGET_S = 3.0  # for one that is to be forgotten, whose machines are most likely gone
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,11 @@ class Loss:
 
     Attributes:
         words: which, and what keeps them; empty: it has none.
-        can_go_on: it does not serve them now, and could again: nobody ends it in passing.
+        to_confirm: not all of it serves, or it would run on unknown: a script, too, has to say that this is meant.
     """
 
     words: str = ""
-    can_go_on: bool = False
+    to_confirm: bool = False
 
 
 def lost_with(record: Record, directory: ClusterDirectory) -> Loss:
@@ -96,14 +100,62 @@ def _of_running(record: Record, directory: ClusterDirectory) -> Loss:
             still += f" {_keep(record, directory)} leaves them: {_logs(record)}."
         words = f"{who} does not answer, so how many rows it holds is not known, and they are lost with it.{still}"
         return Loss(words, True)
-    rows = sum(t.rows for s in status.shards for t in s.statistics.tables)
-    silent = [s for s in status.shards if s.health not in (*READABLE, "lost", "dead")]
-    if not rows and not silent:
+    keeps = keeps_logs(status)
+    bad = [s for s in status.shards if s.health not in GOOD]
+    # Of these it is not known how many rows they have; what is dead comes again with those of its log.
+    silent = [s for s in bad if s.health not in READABLE and (keeps or s.health not in ("lost", "dead"))]
+    if not _rows(status) and not silent:
         return Loss()
-    held = f"{rows:,} rows in {counted(len(status.tables), 'table')}"
-    if silent:
-        who = ", ".join(f"shard {s.shard.index} is {s.health}" for s in silent)
-        held = f"at least {held} ({who} and may hold more)"
+    who = ", ".join(f"shard {s.shard.index} is {s.health}" for s in bad)
+    held = f"{'at least ' if silent else ''}{_held(status)}"
+    if who:
+        held += f" ({who}{' and may hold more' if silent else ''})"
     option = directory.option(record.name) if record.launcher else f" --address {record.address}"
-    ways = f"`rowloom export TABLE FILE{option}` keeps rows."
-    return Loss(f"{status.name!r} holds {held}, and they are lost with it. {ways}")
+    keep = f"`rowloom down --keep{option}` leaves them in its logs; " if keeps else ""
+    ways = f"{keep}`rowloom export TABLE FILE{' --partial' if silent else ''}{option}` keeps rows."
+    return Loss(f"{status.name!r} holds {held}, and they are lost with it. {ways}", bool(bad))
+
+
+def keeps_logs(status: pb.StatusReply) -> bool:
+    """Whether a cluster that runs writes logs, so that `down --keep` can leave its rows there."""
+    with contextlib.suppress(RowloomError, ValueError):
+        return from_json(status.config).durability != "memory"
+    return False
+
+
+def _rows(status: pb.StatusReply) -> int:
+    return sum(t.rows for s in status.shards for t in s.statistics.tables)
+
+
+def _held(status: pb.StatusReply) -> str:
+    rows = _rows(status)
+    return f"{rows:,} {'row' if rows == 1 else 'rows'} in {counted(len(status.tables), 'table')}"
+
+
+def run_on_with(record: Record, directory: ClusterDirectory) -> Loss:
+    """What would run on, and be known here no more, if a cluster were forgotten; empty: nothing is known to run."""
+    who, runs, holds = repr(record.name), "", ""
+    here = record.launcher == "local"
+    if here and not is_running(record.pid, record.started):
+        if serving_on(record.name, directory) is None:
+            return Loss()
+        runs = "has no coordinator, and shards of it run"
+    elif record.address:
+        with (
+            contextlib.suppress(RowloomError),
+            Remote(record.address, FORGET_S, record.credentials) as remote,
+        ):
+            status = remote.status()
+            if status.name == record.name:  # else another one has its port
+                runs, holds = f"runs, its coordinator is {record.address}", f", and holds {_held(status)}"
+    if not runs and not here:
+        return Loss()
+    runs = runs or f"does not answer, and its coordinator, process {record.pid}, is alive"
+    option = directory.option(record.name)
+    ways = f"`rowloom down{option}` ends it"
+    if is_kept(record):
+        ways += f", `rowloom down --keep{option}` too, and leaves its rows in its logs"
+    return Loss(
+        f"{who} {runs}{holds}. --forget ends nothing: it would run on, unknown to `rowloom list`. {ways}.",
+        True,
+    )

@@ -124,11 +124,18 @@ def _awaited(actor: Any, config: DeployConfig, tell: Tell, restore: Restore | No
             told = wanted
         if time.monotonic() >= until:
             raise Unavailable(
-                f"cluster {config.name!r} did not start within {allowed_s:g} s (limits.start_timeout_s is "
-                f"{config.limits.start_timeout_s:g}): {told or 'its coordinator does not answer yet'}"
+                f"cluster {config.name!r} did not start within {_bound(config, restore, allowed_s)}: "
+                f"{told or 'its coordinator does not answer yet'}"
             )
     address, _, _ = ray.get(answer)
     return address
+
+
+def _bound(config: DeployConfig, restore: Restore | None, allowed_s: float) -> str:
+    """In words, for how long a start may take, and what that follows from."""
+    if restore is None:
+        return f"{allowed_s:g} s (limits.start_timeout_s is {config.limits.start_timeout_s:g})"
+    return f"{allowed_s:.0f} s, which is the most that a restore may take, whatever the config says"
 
 
 def find_ray(name: str, timeout_s: float = GET_TIMEOUT_S) -> str | None:

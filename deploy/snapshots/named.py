@@ -13,8 +13,8 @@ LAYOUT, LOGS, SNAPSHOTS = "layout.json", "logs", "snapshots"  # what a storage h
 
 
 def snapshots_in(folder: str) -> tuple[ListedSnapshot, ...]:
-    """As `list_snapshots`; none where there is no such folder, as before the first was taken. Raises RowloomError."""
-    return () if SnapshotFolder(folder).absent() == "does not exist" else list_snapshots(folder)
+    """As `list_snapshots`, with their files; none where there is no such folder. Raises RowloomError."""
+    return () if SnapshotFolder(folder).absent() == "does not exist" else list_snapshots(folder, files=True)
 
 
 def folder_of_snapshots(url: str) -> str:
@@ -62,3 +62,39 @@ def no_snapshot_in_words(folder: SnapshotFolder) -> str:
     best = ([one for one in found if not one.problem] or found)[-1]
     newest = f"the newest is {best.url}; `rowloom snapshots {meant}` lists all"
     return f"{folder.url} {what}, and one of them is wanted: {newest}"
+
+
+def others_in_words(damaged: SnapshotFolder, why: str) -> str:
+    """What can be restored in place of a damaged snapshot: the newest beside it that does not need what is damaged.
+
+    why: what is wrong, with the file's name; it may be of a snapshot that this one was made upon.
+    """
+    above = damaged.beside("")
+    try:
+        listed = snapshots_in(above.url)
+    except RowloomError:  # a store that can be asked for a file, and not for a list
+        return "`rowloom snapshots FOLDER` lists those that are in a folder"
+    mine = next((one.manifest for one in listed if one.url == damaged.url and one.manifest is not None), None)
+    bad = {one.id for one in listed if one.url == damaged.url or f"{one.url}/" in why}
+    good = [
+        one for one in listed if one.manifest is not None and not one.problem and bad.isdisjoint(one.lineage)
+    ]
+    older = [one for one in good if mine and one.manifest and one.manifest.created_s <= mine.created_s]
+    lists = f"`rowloom snapshots {above.url}` lists all"
+    if not good:
+        return f"No other snapshot beside it can be restored; {lists}"
+    best, which = (older[-1], "before it") if older else (good[-1], "beside it")
+    return f"The newest {which} that has all its files is {best.url}: `rowloom verify` reads them; {lists}"
+
+
+def staying_in_words(storage: str) -> str:
+    """Of a cluster whose rows are removed: which snapshots its storage has still; empty: none."""
+    folder = snapshots_of(storage)
+    try:
+        count = sum(one.manifest is not None for one in list_snapshots(folder))
+    except InvalidRequest:  # no such folder: none was taken
+        return ""
+    except RowloomError:
+        return f"; snapshots, if there are any, stay in {folder}"
+    stay = "1 snapshot stays" if count == 1 else f"{count} snapshots stay"
+    return f"; {stay} in {folder}" if count else ""

@@ -97,6 +97,18 @@ class SnapshotFolder:
             self._unavailable(self.file(name), e)
         return int(info["size"]) if info["type"] == "file" else None
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file in it and in the folders below it, by name; one listing. Raises Unavailable."""
+        try:
+            self._fs.invalidate_cache()
+            found: dict[str, dict[str, Any]] = self._fs.find(self._path, detail=True)
+        except _MISSING:
+            return {}
+        except Exception as e:  # object stores raise errors of their own
+            self._unavailable(self.url, e)
+        skipped = len(self._path.strip("/")) + 1
+        return {path.strip("/")[skipped:]: int(info["size"]) for path, info in found.items()}
+
     def read(self, name: str, begin: int, end: int, scratch: Scratch | None = None) -> memoryview:
         """Bytes [begin, end) of a file; scratch: memory that may be used for them.
 

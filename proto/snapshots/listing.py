@@ -19,7 +19,7 @@ class ListedSnapshot(NamedTuple):
         url: the folder.
         manifest: None: there is none that can be read.
         lineage: ids of the snapshots that it needs and itself, oldest first.
-        problem: why it cannot be used, in words; empty if nothing is known against it. Its files are not looked at.
+        problem: why it cannot be used, in words; empty if nothing is known against it. No file but manifests is read.
     """
 
     url: str
@@ -33,31 +33,45 @@ class ListedSnapshot(NamedTuple):
         return self.manifest.id if self.manifest else self.url.rsplit("/", 1)[-1]
 
 
-def list_snapshots(url: str | os.PathLike[str]) -> tuple[ListedSnapshot, ...]:
+def list_snapshots(url: str | os.PathLike[str], *, files: bool = False) -> tuple[ListedSnapshot, ...]:
     """The snapshots in a folder, the oldest first, those that cannot be read at the end.
 
     Args:
         url: the folder that has their folders: a path, or a URL of any protocol that fsspec knows.
+        files: look whether the files of each are there, in their sizes: one more listing for each. None is read.
 
     Raises:
         InvalidRequest: there is no such folder.
         Unavailable: the store does not answer.
     """
     above = SnapshotFolder(url)
-    found = {name: _listed(above.below(name)) for name in above.folders()}
+    found = {name: _listed(above.below(name), files) for name in above.folders()}
     listed = [_with_lineage(name, found) for name in found]
     return tuple(
         sorted(listed, key=lambda one: (one.manifest is None, one.manifest.created_s if one.manifest else 0))
     )
 
 
-def _listed(folder: SnapshotFolder) -> ListedSnapshot:
+def _listed(folder: SnapshotFolder, files: bool) -> ListedSnapshot:
     try:
         manifest = manifest_in(folder)
     except SnapshotCorrupt as e:
         return ListedSnapshot(folder.url, problem=str(e))
-    problem = "" if manifest else f"unfinished: it has no {MANIFEST}"
-    return ListedSnapshot(folder.url, manifest, problem=problem)
+    if manifest is None:
+        return ListedSnapshot(folder.url, problem=f"unfinished: it has no {MANIFEST}")
+    return ListedSnapshot(folder.url, manifest, problem=_damage(folder, manifest) if files else "")
+
+
+def _damage(folder: SnapshotFolder, manifest: Manifest) -> str:
+    """In words, what of a snapshot's files is missing or of another size; empty: nothing."""
+    sizes = folder.sizes()
+    wrong = [file for file in manifest.files if sizes.get(file.name) != file.bytes]
+    if not wrong:
+        return ""
+    first, size = wrong[0], sizes.get(wrong[0].name)
+    what = "is missing" if size is None else f"has {size} bytes, not {first.bytes}"
+    more = f", and {len(wrong) - 1} more of its files are missing or of another size" if wrong[1:] else ""
+    return f"damaged: {first.name} {what}{more}"
 
 
 def _with_lineage(name: str, found: Mapping[str, ListedSnapshot]) -> ListedSnapshot:
@@ -75,4 +89,6 @@ def _with_lineage(name: str, found: Mapping[str, ListedSnapshot]) -> ListedSnaps
                 problem=f"snapshot {below.parent.id}, which it needs, is not there as it was",
             )
         below = parent.manifest
+        if parent.problem and not one.problem:
+            one = one._replace(problem=f"snapshot {below.id}, which it needs, is {parent.problem}")
     return one._replace(lineage=tuple(lineage))

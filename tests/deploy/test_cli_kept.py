@@ -29,6 +29,24 @@ def kept(cli):
     return cli.folder / "kept"
 
 
+def test_the_question_before_rows_go_did_not_say_that_logs_can_keep_them(cli, monkeypatch):
+    cli.write(ADS)
+    with connect(cli.json("up")["address"]) as client:
+        client.table("users").push(IDS, np.ones((100, 4), np.float32))
+    asked: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("rowloom.deploy.cli_options.can_ask", lambda: True)
+        patch.setattr("rowloom.deploy.cli_options.agreed", lambda question: asked.append(question) or False)
+        cli.run("down", code=1)
+    assert asked == [
+        "'ads' holds 100 rows in 1 table, and they are lost with it. `rowloom down --keep` leaves them in its logs; "
+        "`rowloom export TABLE FILE` keeps rows."
+    ]
+    assert (
+        "`rowloom down --keep` too, and leaves its rows in its logs" in cli.run("down", "--forget", code=2)[1]
+    )
+
+
 def rows(address: str) -> np.ndarray:
     with connect(address) as client:
         return client.table("users").pull(IDS)
@@ -40,6 +58,10 @@ def test_of_a_cluster_that_was_kept_nothing_was_known_any_more(cli, kept):
     assert str(kept) in cli.run("list")[0]
     _, err = cli.run("status", code=5)
     assert f"cluster 'ads' is down, and its rows are kept in {kept}: `rowloom up --name ads`" in err
+    assert cli.json("snapshots") == {
+        "url": f"{kept}/snapshots",
+        "snapshots": [],
+    }  # it was asked, and does not answer
     assert cli.json("down", "--keep")["kept"]  # again, with nothing to end
     assert cli.json("list")["clusters"][0]["state"] == "kept"
     # In a script it once removed them, and said "ads is down".
@@ -53,7 +75,10 @@ def test_of_a_cluster_that_was_kept_nothing_was_known_any_more(cli, kept):
     )
     assert err.endswith("Add --yes if that is meant; nothing was changed\n")
     assert cli.json("list")["clusters"][0]["state"] == "kept"
-    assert f"the rows that were kept in {kept} are removed" in cli.run("down", "--name", "ads", "--yes")[0]
+    out, _ = cli.run("down", "--name", "ads", "--yes")
+    assert (
+        out == f"ads is down; the rows that were kept in {kept} are removed\n"
+    )  # there are no snapshots that stay
     assert list(kept.iterdir()) == []
     assert cli.json("list") == {"clusters": []}
 

@@ -9,7 +9,9 @@ from waiting import until
 
 from rowloom.client import connect, open_snapshot
 from rowloom.deploy import cli_snapshots
+from rowloom.deploy.cli_options import NotServing
 from rowloom.deploy.snapshots.moments import in_words
+from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import Unavailable
 
 ADS = """
@@ -73,6 +75,38 @@ def test_one_is_taken_again_and_again_and_one_that_fails_ends_nothing(monkeypatc
         cli_snapshots.repeat(take, 10.0, wait)
     assert began == [0.0, 10.0, 20.0, 40.0]  # the third took so long that one was left out
     assert capsys.readouterr().err == "rowloom: no snapshot this time: the disk is full\n"
+
+
+class Asked:
+    """A coordinator whose second shard has this health."""
+
+    def __init__(self, health: str) -> None:
+        self._health = health
+
+    def status(self) -> pb.StatusReply:
+        shards = [("serving", "127.0.0.1:1"), (self._health, "127.0.0.1:2")]
+        return pb.StatusReply(
+            durability="process",
+            shards=[
+                pb.ShardStatus(
+                    shard=pb.ShardAddress(index=k, address=address), health=health, node="vm", pid=9
+                )
+                for k, (health, address) in enumerate(shards)
+            ],
+        )
+
+
+def test_a_shard_that_ceased_to_answer_under_a_snapshot_was_not_named(cli):
+    failed = Unavailable("127.0.0.1:2 did not answer: no answer in time")
+    with pytest.raises(NotServing) as said, cli_snapshots.naming_shards(Asked("stopped"), " --name ads"):
+        raise failed
+    assert str(said.value) == (
+        "shard 1 at 127.0.0.1:2 is stopped; there is no new snapshot. The process of shard 1 stands still (as by "
+        "SIGSTOP) and holds its rows: `kill -CONT 9` on vm lets it go on"
+    )
+    with pytest.raises(Unavailable) as said, cli_snapshots.naming_shards(Asked("serving"), ""):
+        raise failed
+    assert said.value is failed
 
 
 def test_a_time_that_is_none_is_wrong_use(cli):

@@ -85,6 +85,22 @@ def test_down_asks_on_a_terminal_and_says_what_is_lost(cli, ads, monkeypatch):
     assert len(asked) == 1
 
 
+def test_a_cluster_that_runs_was_forgotten_unasked_and_ran_on(cli, ads):
+    _, err = cli.run("down", "--forget", code=2)
+    assert err == (
+        f"rowloom: 'ads' runs, its coordinator is {ads}, and holds 1,000 rows in 1 table. --forget ends nothing: it "
+        "would run on, unknown to `rowloom list`. `rowloom down` ends it. "
+        "Add --yes if that is meant; nothing was changed\n"
+    )
+    assert cli.directory.names() == ["ads"]
+    known = cli.directory.get("ads")
+    assert cli.json("down", "--forget", "--yes") == {"name": "ads", "down": False}
+    assert cli.directory.names() == []
+    cli.directory.put(known)
+    for option in (["--keep"], ["--address", ads]):  # they were passed over
+        assert f"{option[0]} has no meaning" in cli.run("down", "--forget", *option, code=2)[1]
+
+
 @pytest.mark.parametrize(("answer", "meant"), [("y\n", True), ("YES\n", True), ("\n", False), ("", False)])
 def test_only_a_yes_is_one(monkeypatch, answer, meant):
     import io

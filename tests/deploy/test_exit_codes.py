@@ -78,7 +78,7 @@ def test_a_named_snapshot_that_is_not_there_or_is_damaged_was_no_wrong_use(cli, 
         ("diff", url, "manifest", 2, "MANIFEST.json is damaged"),  # 1 means that they differ
         ("diff", url, "block", 2, "is damaged: block 0"),
         ("restore", "nope", "two.yaml", 2, "nope does not exist"),
-        ("restore", "manifest", "two.yaml", 2, "MANIFEST.json is damaged"),
+        ("restore", "manifest", "two.yaml", 2, "The newest beside it that has all its files is "),
         ("restore", "block", "two.yaml", 2, "is damaged: block 0"),  # found by a shard
         ("restore", url, "none.yaml", 2, "cannot read the deploy config"),
         ("restore", url, "deploy.yaml", 1, "runs already"),
@@ -103,6 +103,9 @@ def test_a_file_that_cannot_be_read_as_what_it_is_was_no_wrong_use(cli, ads):
         ("import", "bad.txt", "users", 2, "not a word and its numbers"),
         ("import", "wide.txt", "users", 2, "is UTF-16: save it as UTF-8"),
         ("import", "folder", "users", 2, "folder without a TensorFlow checkpoint"),
+        ("import", ".", "users", 2, ". is a folder without a TensorFlow checkpoint"),
+        ("import", "", "users", 2, "PATH is empty, got ''"),
+        ("export", "users", "/", "--format", "npy", "--overwrite", 2, "/ is a folder: name a file in it"),
         ("import", "foo://x.npy", "users", 2, "cannot be used"),
         ("import", "narrow.npy", "users", 1, "narrow.npy"),  # it does not fit the table
         ("export", "users", "foo://x.npy", 2, "cannot be used"),
@@ -192,6 +195,7 @@ def test_a_dead_shard_ends_with_3_whatever_needs_it(cli, ads):
         ["verify"],
         ["import", "users.npy", "users"],
         ["export", "users", "x.npy"],
+        ["snapshot"],
     ):
         out, err = cli.run(*command, code=3)
         assert "shard 1 at 127.0.0.1:" in err, command
@@ -200,6 +204,8 @@ def test_a_dead_shard_ends_with_3_whatever_needs_it(cli, ads):
     assert [(f["kind"], f["shard"]) for f in found["faults"]] == [("no answer", 1)]
     cli.run("doctor", code=1)
     cli.run("recover", code=2)
+    # A script that tidied up took the rows of the other shard with it.
+    assert "holds 500 rows in 1 table (shard 1 is dead), and they are lost" in cli.run("down", code=2)[1]
     cli.json("verify", url)
     cli.json("snapshots")
     cli.json("inspect", "users", "6")

@@ -118,6 +118,21 @@ def test_a_vocabulary_is_saved_and_read_by_url(store):
     assert Vocabulary.from_file(f"{store}/words.json") == words
 
 
+@pytest.mark.parametrize("named", [".", "/", "memory://"])
+def test_a_path_that_ends_in_no_name_was_an_internal_error(store, table, tmp_path, monkeypatch, named):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidRequest, match=f"^{named} is a folder without a TensorFlow checkpoint in it"):
+        import_table(table, named)
+    with pytest.raises(InvalidRequest, match=f"^{named} is a folder: name a file in it, such as"):
+        export_table(table, named, format="npy")
+    (tmp_path / ".index").write_text("")  # of a checkpoint without a name
+    with pytest.raises(InvalidRequest, match=r"^cannot tell the format of \.index from its name"):
+        import_table(table, ".index")
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: ""')
+    with pytest.raises(InvalidRequest, match="is a folder without a TensorFlow checkpoint in it"):
+        import_table(table, tmp_path)
+
+
 @pytest.mark.parametrize("format", [None, "npy", "safetensors", "parquet", "glove", "word2vec-binary"])
 def test_a_missing_file_or_folder_is_one_line_whatever_its_format(table, tmp_path, format):
     with pytest.raises(FileNotFoundError, match=f"^no file {tmp_path}/none.npy$"):

@@ -4,6 +4,7 @@ import pytest
 
 from rowloom.deploy.config.config import DeployConfig, parse
 from rowloom.deploy.operate import ray_clusters
+from rowloom.deploy.operate.launchers import Restore
 from rowloom.proto.errors import Unavailable
 
 ROOM_S = 10.0  # limits.start_timeout_s: the coordinator waits for room so long, and gives up by itself
@@ -31,7 +32,7 @@ class PlayedRay:
         return "waiting for room on Ray" if self.now >= self.process_s else ""
 
 
-def started(monkeypatch: pytest.MonkeyPatch, process_s: float) -> str:
+def started(monkeypatch: pytest.MonkeyPatch, process_s: float, restore: Restore | None = None) -> str:
     """What `up` said in the end."""
     played = PlayedRay(process_s)
     monkeypatch.setattr(ray_clusters, "ray_module", lambda: played)
@@ -43,7 +44,7 @@ def started(monkeypatch: pytest.MonkeyPatch, process_s: float) -> str:
         {"name": "ads", "shards": 9, "launcher": "ray", "limits": {"start_timeout_s": ROOM_S}, "tables": []}
     )
     with pytest.raises(Unavailable) as caught:
-        ray_clusters._awaited(played, config, lambda text: None, None)
+        ray_clusters._awaited(played, config, lambda text: None, restore)
     return str(caught.value)
 
 
@@ -56,4 +57,13 @@ def test_a_coordinator_that_never_came_up_is_told_of_with_the_time_it_had(monkey
     assert started(monkeypatch, 1000.0) == (
         "cluster 'ads' did not start within 20 s (limits.start_timeout_s is 10): "
         "its coordinator does not answer yet"
+    )
+
+
+def test_a_restore_that_ran_out_of_time_named_a_setting_that_does_not_bound_it(monkeypatch):
+    monkeypatch.setattr(ray_clusters, "RESTORE_S", 60.0)
+    said = started(monkeypatch, 1000.0, Restore("/x"))
+    assert said == (
+        "cluster 'ads' did not start within 60 s, which is the most that a restore may take, whatever the config "
+        "says: its coordinator does not answer yet"
     )

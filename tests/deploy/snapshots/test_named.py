@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 from snapshot_life import SnapshotLife
 
-from rowloom.deploy.snapshots.named import folder_of_snapshots, no_snapshot_in_words, snapshots_in
+from rowloom.deploy.snapshots.named import (
+    folder_of_snapshots,
+    no_snapshot_in_words,
+    others_in_words,
+    snapshots_in,
+    staying_in_words,
+)
 from rowloom.proto.errors import InvalidRequest
 from rowloom.proto.snapshots.folder import SnapshotFolder
 from rowloom.server.snapshots.target import target_of
@@ -69,3 +75,37 @@ def test_who_names_a_storage_in_place_of_a_snapshot_hears_which_there_are(tmp_pa
     assert no_snapshot_in_words(SnapshotFolder(str(tmp_path / "nope"))) == f"{tmp_path}/nope does not exist"
     (tmp_path / "empty").mkdir()
     assert "has no MANIFEST.json" in no_snapshot_in_words(SnapshotFolder(str(tmp_path / "empty")))
+
+
+def test_snapshots_were_said_to_stay_where_there_are_none(tmp_path):
+    assert staying_in_words(str(tmp_path)) == ""
+    (tmp_path / "snapshots").mkdir()
+    assert staying_in_words(str(tmp_path)) == ""
+    storage_with_a_snapshot(tmp_path)
+    assert staying_in_words(f"{tmp_path}/") == f"; 1 snapshot stays in {tmp_path}/snapshots"
+
+
+def test_who_names_a_damaged_snapshot_was_not_told_which_one_can_be_taken(tmp_path):
+    life = SnapshotLife(seed=1)
+    life.create(0)
+    upon = None
+    for id in ("s1", "s2", "s3", "s4"):  # s4 needs s3
+        life.push(3)
+        upon = life.snapshot(target_of(tmp_path / id), id, upon=upon if id == "s4" else None)
+
+    def said(id: str, why: str) -> str:
+        return others_in_words(SnapshotFolder(str(tmp_path / id)), why)
+
+    rest = f"`rowloom verify` reads them; `rowloom snapshots {tmp_path}` lists all"
+    before = f"The newest before it that has all its files is {tmp_path}"
+    assert said("s3", f"{tmp_path}/s3/x is damaged") == f"{before}/s2: {rest}"
+    assert said("s4", f"{tmp_path}/s4/x is damaged") == f"{before}/s3: {rest}"
+    assert said("s4", f"{tmp_path}/s3/x is damaged") == f"{before}/s2: {rest}"  # it was made upon that
+    (tmp_path / "s2/tables.json").unlink()
+    assert said("s3", f"{tmp_path}/s3/x is damaged") == f"{before}/s1: {rest}"
+    (tmp_path / "s3/MANIFEST.json").write_text("{")  # so it is not known when it was taken, and s4 needs it
+    assert said("s3", "") == f"The newest beside it that has all its files is {tmp_path}/s1: {rest}"
+    (tmp_path / "s1/tables.json").unlink()
+    assert said("s3", "") == (
+        f"No other snapshot beside it can be restored; `rowloom snapshots {tmp_path}` lists all"
+    )

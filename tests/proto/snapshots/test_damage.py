@@ -131,6 +131,27 @@ def test_a_chain_without_its_parent_or_with_another_one_is_refused():
     assert b.problem == "snapshot a, which it needs, is not there as it was"
 
 
+def test_a_snapshot_whose_files_are_gone_or_cut_short_was_listed_as_a_good_one():
+    base = empty_memory()
+    small(base)
+
+    def problems() -> list[str]:
+        return [one.problem for one in list_snapshots(base, files=True)]
+
+    assert problems() == ["", ""]
+    files = sorted(path for path in FS.find(f"{base}/a") if ".rows-" in path)
+    FS.pipe_file(files[0], FS.cat_file(files[0])[:-1])
+    name, size = files[0].partition("/a/")[2], FS.size(files[0])
+    assert problems() == [
+        f"damaged: {name} has {size} bytes, not {size + 1}",
+        f"snapshot a, which it needs, is damaged: {name} has {size} bytes, not {size + 1}",
+    ]
+    FS.rm_file(f"{base}/a/tables.json")
+    words = "damaged: tables.json is missing, and 1 more of its files are missing or of another size"
+    assert problems() == [words, f"snapshot a, which it needs, is {words}"]
+    assert [one.problem for one in list_snapshots(base)] == ["", ""]  # they were not to be looked at
+
+
 def test_increments_that_lack_a_row_are_refused_when_they_are_read_to_the_end():
     # The manifest says how many rows there were; a chain whose increments forgot one does not have them.
     base = empty_memory()
