@@ -164,7 +164,8 @@ def up(
     directory = directory_of(home)
     title = f"starting {counted(wanted.shards, 'shard')} of {wanted.name!r}"
     with interrupted(lambda: left_of(wanted.name, directory)), stage(title, as_json) as starting:
-        result = start(wanted, directory, starting.say)
+        file = None if name is not None else str(path or "FILE")
+        result = start(wanted, directory, starting.say, file=file)
     record = result.record
     shards = result.shards or wanted.shards
     how = "is up" if result.started else "runs already"

@@ -67,12 +67,14 @@ def test_a_cluster_from_up_to_down(cli):
         assert "1,000 rows move, 39.1 KiB" in out
         _, err = cli.run("up", "deploy.yaml", code=1)
         assert err.startswith("rowloom: cluster 'ads' runs already, with another config; nothing was changed")
-        assert "shards: 2 runs, 3 asked" in err
+        assert "shards: 2 run, deploy.yaml says 3" in err
 
         assert cli.json("status")["config_hash"] == up["config_hash"]
         done = cli.json("apply")
         # It stayed that of the config before.
         assert cli.json("status")["config_hash"] == cli.json("up")["config_hash"] != up["config_hash"]
+        # By its name, that is with the config of its start, it was refused from then on.
+        assert cli.json("up", "--name", "ads")["shards"] == 3
         assert done["scaling"]["state"] == "done"
         assert done["scaling"]["rows"] == 1000
         assert done["scaling"]["tables"] == {"users": {"partition": "div", "hash_ids": False}}
