@@ -275,7 +275,7 @@ def plan(
 
     wanted = _load(config)
     status, seen, unseen = _running(wanted, address, home)
-    result = compare(wanted, status, seen, file=str(config))
+    result = compare(wanted, status, seen, directory_of(home), file=str(config))
     show(
         as_json,
         {
@@ -285,7 +285,7 @@ def plan(
             "refused": result.refused,
             "skew": [to_json(one) for one in result.skew],
             "skew_unknown": unseen,
-            "problems": [one.to_json() for one in result.problems],
+            "problems": [one.to_json() for one in result.told],
         },
         render_plan(result, starts(wanted) if status is None else "", unseen),
     )

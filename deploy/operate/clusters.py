@@ -84,7 +84,7 @@ def up(
     """
     from ..checks.starting import check_start  # with fsspec, which commands that only look do not wait for
 
-    check_start(config, tell, places=not _may_run(config.name, directory))
+    check_start(config, tell, directory, places=not _may_run(config.name, directory))
     with directory.lock(config.name, UP_WAIT_S, tell):
         record = _readable(config.name, directory, tell)
         check_goes_on(config, record)

@@ -432,7 +432,7 @@ def render_plan(plan: Plan, starts: str = "", unseen: Mapping[str, str] | None =
     if lines and not starts:
         parts = [Text("changes:"), *lines]
     problems = {"fault": "bold red", "warning": "bold yellow"}
-    parts += [Text(one.lines(), problems.get(one.state, "")) for one in plan.problems]
+    parts += [Text(one.lines(), problems.get(one.state, "")) for one in plan.told]
     # What is not there yet takes nothing now, and afterwards what is pushed.
     names = [">every id pushed"] if starts else [">now", ">after", ">every id pushed"]
     table = grid("memory per shard", ">bytes a row", *names)

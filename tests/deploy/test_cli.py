@@ -207,7 +207,10 @@ def test_what_apply_makes_is_shown_in_words(cli):
     cli.run("up")
     cli.write(CONFIG.replace("shards: 2", "shards: 1"))
     _, err = cli.run("up", code=1)
-    assert "tables.users: none runs, a table of 10,000 ids, dim 4, optimizer {adagrad: {lr: 0.05" in err
+    assert (
+        "tables.users: none runs, deploy.yaml says a table of 10,000 ids, dim 4, optimizer {adagrad: {lr: 0.05"
+        in err
+    )
     out, _ = cli.run("apply")
     assert out.startswith("tables.users: a table of 10,000 ids, dim 4, optimizer {adagrad: {lr: 0.05")
     assert out.endswith("mod (create)\n")
