@@ -262,7 +262,8 @@ def _render(state: dict[str, Any], *, narrow: bool) -> RenderableType:
     lines = [Text.assemble((state["name"], "bold"), size, "" if narrow else f"{place}  ", health)]
     if narrow:
         lines.append(Text(place))
-    lines += [Text(said, "bold yellow") for said in _versions(state)]
+    warned = [*_versions(state), state.get("storage_away")]
+    lines += [Text(said, "bold yellow") for said in warned if said]
     lines.append(Text(_durable(state)))
     lines += [Text(said) for said in _observed(state)]
     lines += [
