@@ -158,13 +158,15 @@ def up(
     """Start a cluster. It stays when this command has ended. Exit code 3 if it runs and a shard does not serve."""
     with at_once("rowloom: one moment", as_json):
         from .operate.clusters import up as start
+        from .operate.left import storage_away
         from .operate.status import MEMORY_ONLY, WITH_STANDBYS, summary
 
     wanted, path = _wanted(config, name, home)
     directory = directory_of(home)
     title = f"starting {counted(wanted.shards, 'shard')} of {wanted.name!r}"
     with interrupted(lambda: left_of(wanted.name, directory)), stage(title, as_json) as starting:
-        result = start(wanted, directory, starting.say)
+        file = None if name is not None else str(path or "FILE")
+        result = start(wanted, directory, starting.say, file=file)
     record = result.record
     shards = result.shards or wanted.shards
     how = "is up" if result.started else "runs already"
@@ -199,6 +201,8 @@ def up(
         told = result.passed_over.after_start(directory.option(record.name), str(path or "FILE"))
         sys.stderr.write(f"rowloom: {told}\n")
     if result.status is not None:
+        if away := storage_away(result.status, directory):
+            sys.stderr.write(f"rowloom: {away}\n")
         check_serving(summary(result.status), options=directory.option(record.name))
 
 
@@ -220,17 +224,24 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show each shard's node, address, epoch, rows, bytes, rates and health. Exit code 3 if one does not serve."""
+    from .operate.left import storage_away
     from .operate.status import render_status, summary
+
+    directory = directory_of(home)
+
+    def state_of(now: pb.StatusReply, earlier: pb.StatusReply, remote: Remote) -> dict[str, Any]:
+        state = _with_hottest(summary(now, earlier), remote, hot)
+        return state | {"storage_away": storage_away(now, directory) or None}
 
     while True:  # one that ceased to answer is looked for again: that says what has become of it
         with cluster(name, address, home) as (remote, now, options), contextlib.suppress(NoAnswer):
             time.sleep(min(interval_s, 0.5))
             earlier, now = now, remote.status()
             while watch:
-                _show_status(_with_hottest(summary(now, earlier), remote, hot), as_json)
+                _show_status(state_of(now, earlier, remote), as_json)
                 time.sleep(interval_s)
                 earlier, now = now, remote.status()
-            state = _with_hottest(summary(now, earlier), remote, hot)
+            state = state_of(now, earlier, remote)
             break
     show(as_json, state, render_status(state))
     check_serving(state, options=options)
@@ -274,7 +285,7 @@ def plan(
 
     wanted = _load(config)
     status, seen, unseen = _running(wanted, address, home)
-    result = compare(wanted, status, seen, file=str(config))
+    result = compare(wanted, status, seen, directory_of(home), file=str(config))
     show(
         as_json,
         {
@@ -284,7 +295,7 @@ def plan(
             "refused": result.refused,
             "skew": [to_json(one) for one in result.skew],
             "skew_unknown": unseen,
-            "problems": [one.to_json() for one in result.problems],
+            "problems": [one.to_json() for one in result.told],
         },
         render_plan(result, starts(wanted) if status is None else "", unseen),
     )

@@ -34,7 +34,8 @@ STORE_S = 30.0  # for a store that is no folder to be written and read
 def home(directory: ClusterDirectory) -> Diagnosis:
     """The folder that remembers clusters."""
     if (error := can_write(directory.home / "clusters")) is not None:
-        return fault("home", f"{directory.home} cannot be written: {error.strerror or error}", ELSEWHERE)
+        what = f"the folder that remembers clusters, {directory.home}, cannot be written"
+        return fault("home", f"{what}: {error.strerror or error}", ELSEWHERE)
     return well("home", str(directory.home))
 
 

@@ -12,28 +12,48 @@ from collections.abc import Callable, Iterator, Sequence
 from ...proto.errors import RowloomError, Unavailable
 from ..config.config import DeployConfig, InvalidConfig
 from ..config.words import counted
+from ..operate.directory import BadHome, ClusterDirectory
 from . import places
 from .diagnosis import Diagnosis, fault, warning, well
 
+_KINDS: dict[str, type[RowloomError]] = {
+    "security": InvalidConfig,
+    "home": BadHome,
+}  # where there is no other
 
-def before_start(config: DeployConfig) -> list[Diagnosis]:
-    """What is wrong with the files and places that a cluster of that config needs; nothing if all is well."""
-    return [one for one in (*security(config), *place(config)) if one.state != "ok"]
+
+def before_start(config: DeployConfig, directory: ClusterDirectory | None = None) -> list[Diagnosis]:
+    """What is wrong with the files and places that a cluster of that config needs; nothing if all is well.
+
+    directory: that is to know it, if its folder is looked at too.
+    """
+    known = [places.home(directory)] if directory is not None else []
+    return [one for one in (*security(config), *place(config), *known) if one.state != "ok"]
 
 
-def check_start(config: DeployConfig, tell: Callable[[str], object], *, places: bool = True) -> None:
+def check_start(
+    config: DeployConfig,
+    tell: Callable[[str], object],
+    directory: ClusterDirectory | None = None,
+    *,
+    places: bool = True,
+) -> None:
     """Look before anything is started.
 
     Args:
         config: of the cluster.
         tell: what should be known, and keeps nothing from starting.
+        directory: as of `before_start`.
         places: also where it writes; False for one that may run already.
 
     Raises:
         InvalidConfig: a file of `security` cannot be used.
+        BadHome: the folder that remembers clusters cannot be written.
         Unavailable: its storage cannot be used; with all else that is wrong.
     """
-    found = before_start(config) if places else [one for one in security(config) if one.state != "ok"]
+    found = (
+        before_start(config, directory) if places else [one for one in security(config) if one.state != "ok"]
+    )
     for one in found:
         if one.state == "warning":
             tell(str(one))
@@ -46,7 +66,8 @@ def refuse(found: Sequence[Diagnosis], what: str) -> None:
     if not faults:
         return
     several = f", {counted(len(faults), 'fault')}:\n  "
-    kind: type[RowloomError] = InvalidConfig if all(one.name == "security" for one in faults) else Unavailable
+    kinds = {_KINDS.get(one.name, Unavailable) for one in faults}
+    kind = kinds.pop() if len(kinds) == 1 else Unavailable
     raise kind(what + (several if len(faults) > 1 else ": ") + "\n  ".join(map(str, faults)))
 
 

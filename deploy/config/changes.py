@@ -22,6 +22,22 @@ FIXED = (
     "fixed while the cluster runs. To change it, start anew, which loses all rows: keep them with `rowloom export` of "
     "each table (rows only, no optimizer slots), then `rowloom down`, `rowloom up`, `rowloom import`"
 )
+FROM_LOGS = (
+    "fixed while the cluster runs: `rowloom down --keep`, then `rowloom up` with the file, goes on from the logs with "
+    "it, and loses no row"
+)
+# What a cluster that goes on from its logs takes from its file.
+_READ_AT_START = (
+    "host",
+    "port",
+    "advertise_host",
+    "carrier",
+    "log",
+    "metrics",
+    "tracing",
+    "limits",
+    "snapshots",
+)
 
 
 @dataclass(frozen=True)
@@ -101,12 +117,15 @@ def beginning(config: DeployConfig) -> list[Change]:
 
 def diff(old: DeployConfig, new: DeployConfig) -> list[Change]:
     """What differs, and what `apply` would do about each."""
+    at_start = _READ_AT_START if _goes_on(old, new) else ()
     changes = [*_count_changes(old, new), *_policy_changes(old, new), *_quota_changes(old, new)]
     changes += [
         change
         for path in DeployConfig.model_fields
         if path not in ("tables", "shards", "autoscale", "quotas")
-        for change in _plain_changes(path, getattr(old, path), getattr(new, path))
+        for change in _plain_changes(
+            path, getattr(old, path), getattr(new, path), FROM_LOGS if path in at_start else FIXED
+        )
     ]
     mine, theirs = {s.name: s for s in old.tables}, {s.name: s for s in new.tables}
     for name, spec in theirs.items():
@@ -117,6 +136,17 @@ def diff(old: DeployConfig, new: DeployConfig) -> list[Change]:
     gone = "it stays as it is; `rowloom drop` removes it"
     changes += [Change(f"tables.{n}", "present", None, "keep", gone) for n in mine if n not in theirs]
     return changes
+
+
+def _goes_on(old: DeployConfig, new: DeployConfig) -> bool:
+    """Whether `down --keep` of one, and `up` of the other, keep the rows."""
+    same = old.storage == new.storage and old.launcher == new.launcher and old.name == new.name
+    return same and "memory" not in (old.durability, new.durability)
+
+
+def differing(status: pb.StatusReply, config: DeployConfig) -> list[Change]:
+    """What of a cluster that runs is not as a config has it."""
+    return [change for change in diff(running_config(status), config) if change.action != "keep"]
 
 
 def _count_changes(old: DeployConfig, new: DeployConfig) -> list[Change]:
@@ -143,12 +173,12 @@ def _quota_changes(old: DeployConfig, new: DeployConfig) -> list[Change]:
     return [Change("quotas", was, is_now, "quotas")]
 
 
-def _plain_changes(path: str, old: Any, new: Any) -> list[Change]:
+def _plain_changes(path: str, old: Any, new: Any, fixed: str) -> list[Change]:
     if old == new:
         return []
     if isinstance(old, BaseModel) and isinstance(new, BaseModel):
         parts = [(f"{path}.{key}", getattr(old, key), getattr(new, key)) for key in type(old).model_fields]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-        return [change for part in parts for change in _plain_changes(*part)]
+        return [change for part in parts for change in _plain_changes(*part, fixed)]
     if path == "name":
         return [
             Change(
@@ -159,7 +189,7 @@ def _plain_changes(path: str, old: Any, new: Any) -> list[Change]:
         return [Change(path, old, new, "limit")]
     if path == "ray.runtime_env":
         return [Change(path, old, new, "upgrade")]
-    return [Change(path, old, new, "refused", FIXED)]
+    return [Change(path, old, new, "refused", fixed)]
 
 
 def _table_changes(old: TableSpec, new: TableSpec) -> list[Change]:
@@ -189,6 +219,33 @@ def _table_changes(old: TableSpec, new: TableSpec) -> list[Change]:
         if k not in Dealing._fields and mine[k] != theirs[k]
     ]
     return changes
+
+
+def compared(changes: Sequence[Change], file: str) -> list[str]:
+    """Of each change what runs, and what a file says, for people."""
+    runs = {c.path: "run" if c.path == "shards" and c.old != 1 else "runs" for c in changes}
+    return [f"{c.path}: {worded(c.old)} {runs[c.path]}, {file} says {worded(c.new)}" for c in changes]
+
+
+def ways_out(changes: Sequence[Change], file: str) -> str:
+    """In words, what can be done where a cluster runs with another config than a file says.
+
+    Args:
+        changes: that differ, at least one.
+        file: with the config, for commands.
+    """
+    short = [f"`{c.path}: {worded(c.old)}`" for c in changes if isinstance(c.old, int | float | str)]
+    runs = f" ({', '.join(short)})" if len(short) == len(changes) else ""
+    edit = f"edit {file} so that it says what runs{runs}"
+    reasons: dict[str, list[str]] = {}
+    for change in changes:
+        if change.action == "refused":
+            reasons.setdefault(change.reason, []).append(change.path)
+    if reasons:
+        why = ". ".join(f"{', '.join(paths)}: {reason}" for reason, paths in reasons.items())
+        return f"Either {edit}; or start the cluster anew, because `rowloom apply` cannot change all of that. {why}"
+    done = ", ".join(f"{c.path}: {worded(c.old)} -> {worded(c.new)}" for c in changes)
+    return f"Either {edit}; or `rowloom apply {file}` brings the cluster to what the file says ({done})"
 
 
 def refuse(changes: Sequence[Change]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RowloomError, Unavailable, cause
-from ..config.changes import diff, running_config, worded
+from ..config.changes import compared, differing, ways_out
 from ..config.config import DeployConfig
 from ..config.launchers import LAUNCHERS
 from ..launch.processes import is_running, is_stopped, wait_for_end
@@ -61,8 +61,21 @@ class Up:
         return self.status is None
 
 
-def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell = lambda text: None) -> Up:
-    """Start a cluster, unless it runs already with that very config. tell: what is waited for, while it is.
+def up(
+    config: DeployConfig,
+    directory: ClusterDirectory,
+    tell: Tell = lambda text: None,
+    *,
+    file: str | None = "FILE",
+) -> Up:
+    """Start a cluster, unless it runs already with that very config.
+
+    Args:
+        config: of the cluster.
+        directory: that is to know it.
+        tell: what is waited for, while it is.
+        file: with that config, for messages. None: it is the config that the cluster had, so that what it runs with
+            now is what was made of that since, and is fine.
 
     Raises:
         InvalidRequest: one of that name runs with another config; the message says what differs. Or the files of
@@ -71,13 +84,13 @@ def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell = lambda te
     """
     from ..checks.starting import check_start  # with fsspec, which commands that only look do not wait for
 
-    check_start(config, tell, places=not _may_run(config.name, directory))
+    check_start(config, tell, directory, places=not _may_run(config.name, directory))
     with directory.lock(config.name, UP_WAIT_S, tell):
         record = _readable(config.name, directory, tell)
         check_goes_on(config, record)
         if record is not None and record.launcher != config.launcher:
             if launcher_of(record.launcher).runs(record, directory):
-                return _same(record, config, directory)
+                return _same(record, config, directory, file)
             directory.remove(config.name)  # the machine was started anew, or someone killed it
         went_on = record is not None and is_kept(record)
         replaced = record is not None and bool(record.address) and not went_on
@@ -86,19 +99,19 @@ def up(config: DeployConfig, directory: ClusterDirectory, tell: Tell = lambda te
         left = passed_over(config.storage)
         record, found = launcher.up(config, directory, tell)
         if not found:
-            shards = _went_on(record, config, directory, tell) if went_on else None
+            shards = len(_as_before(record, config, directory, tell, file).layout.shards) if went_on else None
             return Up(record, None, replaced, shards, None if went_on else left)
         if ran and record.pid != ran:
-            return _taken_over(record, config, directory, tell)
+            return Up(record, _as_before(record, config, directory, tell, file))
         try:
-            return _same(record, config, directory)
+            return _same(record, config, directory, file)
         except Unavailable:
             if not record.pid or is_running(record.pid, record.started):
                 raise
         # It was about to end: that of a killed process takes a while.
         record, found = launcher.up(config, directory, tell)
         return (
-            _taken_over(record, config, directory, tell)
+            Up(record, _as_before(record, config, directory, tell, file))
             if found
             else Up(record, None, replaced, passed_over=left)
         )
@@ -115,29 +128,18 @@ def _may_run(name: str, directory: ClusterDirectory) -> bool:
     return True
 
 
-def _taken_over(record: Record, config: DeployConfig, directory: ClusterDirectory, tell: Tell) -> Up:
-    """A cluster that has a coordinator again. That it was scaled since its file was written is no failure of that."""
+def _as_before(
+    record: Record, config: DeployConfig, directory: ClusterDirectory, tell: Tell, file: str | None
+) -> pb.StatusReply:
+    """The status of a cluster that goes on as it was: that it was scaled since its file was written is no failure."""
     remote, status = reach(record, directory)
     remote.close()
-    _tell_changes(record, status, config, tell)
-    return Up(record, status)
-
-
-def _went_on(record: Record, config: DeployConfig, directory: ClusterDirectory, tell: Tell) -> int:
-    """How many shards a cluster has that went on from its logs: as many as it had, whatever its file says since."""
-    remote, status = reach(record, directory)
-    remote.close()
-    _tell_changes(record, status, config, tell)
-    return len(status.layout.shards)
-
-
-def _tell_changes(record: Record, status: pb.StatusReply, config: DeployConfig, tell: Tell) -> None:
-    changes = [c for c in diff(running_config(status), config) if c.action != "keep"]
-    if changes:
-        differing = ", ".join(f"{c.path}: {worded(c.old)} runs, {worded(c.new)} asked" for c in changes)
+    if file and (changes := differing(status, config)):
+        what = ", ".join(compared(changes, file))
         tell(
-            f"{record.name!r} runs as before, with another config: {differing}; `rowloom apply FILE` changes it"
+            f"{record.name!r} runs as before, with another config: {what}; `rowloom apply {file}` changes it"
         )
+    return status
 
 
 def _readable(name: str, directory: ClusterDirectory, tell: Tell) -> Record | None:
@@ -153,7 +155,7 @@ def _readable(name: str, directory: ClusterDirectory, tell: Tell) -> Record | No
         return found
 
 
-def _same(record: Record, config: DeployConfig, directory: ClusterDirectory) -> Up:
+def _same(record: Record, config: DeployConfig, directory: ClusterDirectory, file: str | None) -> Up:
     """A cluster that runs, if it runs with that config."""
     if not record.address:
         raise InvalidRequest(
@@ -162,14 +164,12 @@ def _same(record: Record, config: DeployConfig, directory: ClusterDirectory) -> 
         )
     remote, status = reach(record, directory)
     remote.close()
-    changes = [c for c in diff(running_config(status), config) if c.action != "keep"]
-    if changes:
-        option = directory.option(record.name)
+    if file and (changes := differing(status, config)):
         raise InvalidRequest(
             f"cluster {config.name!r} runs already, with another config; nothing was changed:\n  "
-            + "\n  ".join(f"{c.path}: {worded(c.old)} runs, {worded(c.new)} asked" for c in changes)
-            + f"\n`rowloom apply FILE` changes what can be changed; `rowloom down{option}` ends the cluster, and all "
-            "rows are lost" + "".join(f"\n{bad}" for bad in not_serving(summary(status)).values())
+            + "\n  ".join(compared(changes, file))
+            + f"\n{ways_out(changes, file)}"
+            + "".join(f"\n{bad}" for bad in not_serving(summary(status)).values())
         )
     return Up(record, status)
 

@@ -19,7 +19,7 @@ from ..config.storage_url import storage_folder
 from ..control.state import ClusterState
 from ..snapshots.kept import forget_stored, has_kept
 from ..storage import StateFile
-from .directory import Record
+from .directory import ClusterDirectory, Record
 
 ASK_S = 3.0  # what a server gets to say of which cluster it is
 ASKED = 16  # servers, at the same time
@@ -65,6 +65,29 @@ def not_there(record: Record) -> str:
     """In words, that a cluster's storage has no logs of it."""
     return (
         f"the rows of {record.name!r} are in logs in {record.storage}, and there are none now: is it mounted?"
+    )
+
+
+def storage_away(status: pb.StatusReply, directory: ClusterDirectory) -> str:
+    """In words, that the storage of a cluster which runs on this machine is not where it was; empty: it is there.
+
+    Its processes have files open there, so they do not notice when it is moved.
+    """
+    record = None
+    with contextlib.suppress(RowloomError):
+        record = directory.get(status.name)
+    if record is None or record.launcher != "local" or not record.storage:
+        return ""
+    if record.address != status.layout.coordinator:  # another one of that name
+        return ""
+    logs = status.durability != "memory"
+    if is_kept(record) if logs else _stored(record.storage) is not None:
+        return ""
+    what = "logs, with its rows, are" if logs else "layout is"
+    return (
+        f"the storage of {record.name!r} is not where it was: its {what} not in {record.storage}. Was that moved, or "
+        "is it not mounted? The cluster serves on; put it back before a process of the cluster ends: what starts anew "
+        "finds nothing there"
     )
 
 

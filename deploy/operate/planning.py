@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import InvalidRequest, Unavailable
-from ..checks.diagnosis import Diagnosis, warning
+from ...proto.errors import InvalidRequest, RowloomError, Unavailable
+from ..checks.diagnosis import Diagnosis, fault, warning
 from ..checks.starting import before_start
 from ..checks.starting import refuse as refuse_faults
 from ..config.changes import Change, beginning, diff, refuse, running_config
@@ -16,6 +16,8 @@ from ..config.config import DeployConfig
 from ..config.memory import Memory, memory
 from ..launch.local_room import check_room
 from ..snapshots.earlier import passed_over
+from .directory import ClusterDirectory
+from .left import check_own_storage
 from .skew import Seen, TableSkew, skew_of
 
 
@@ -27,6 +29,7 @@ class Plan:
         no_room: in words, that this machine has no room for the shards that would be started; empty if it has.
         skew: of each table whose ids were seen.
         problems: with the files and places that it needs, on this machine. Of a cluster that runs they are warnings.
+        refusal: what `up` refuses it with beyond these, such as a storage that is another cluster's.
     """
 
     changes: list[Change]
@@ -34,6 +37,12 @@ class Plan:
     no_room: str = ""
     skew: list[TableSkew] = field(default_factory=list[TableSkew])
     problems: list[Diagnosis] = field(default_factory=list[Diagnosis])
+    refusal: RowloomError | None = None
+
+    @property
+    def told(self) -> list[Diagnosis]:
+        """All that is wrong with what it needs, to be shown."""
+        return [*self.problems, *([fault("storage", str(self.refusal), "")] if self.refusal else [])]
 
     @property
     def refused(self) -> bool:
@@ -42,23 +51,29 @@ class Plan:
             bool(self.no_room)
             or not self.memory.fits
             or any(c.action == "refused" for c in self.changes)
-            or any(one.state == "fault" for one in self.problems)
+            or any(one.state == "fault" for one in self.told)
         )
 
     def check(self) -> None:
-        """Raise InvalidRequest, with all that is refused, if anything is; Unavailable: there is no room for it."""
+        """Raise InvalidRequest, with all that is refused, if anything is; Unavailable: there is no room for it.
+
+        What `up` refuses, is raised as it does that.
+        """
         refuse(self.changes)
         if not self.memory.fits:
             raise InvalidRequest(f"nothing was changed: {self.memory.warning}")
         if self.no_room:
             raise Unavailable(f"{self.no_room}; nothing was changed")
         refuse_faults(self.problems, "`rowloom up` would start nothing")
+        if self.refusal is not None:
+            raise self.refusal
 
 
 def plan(
     config: DeployConfig,
     status: pb.StatusReply | None,
     seen: Mapping[str, Seen] | None = None,
+    directory: ClusterDirectory | None = None,
     *,
     file: str = "FILE",
 ) -> Plan:
@@ -68,13 +83,15 @@ def plan(
         config: what is wanted.
         status: of the cluster; None: there is none.
         seen: by table, the ids that its shards have seen.
+        directory: that `up` would use; None: it is not looked at.
         file: with that config, for commands that are named.
     """
     if status is None:
-        found = before_start(config)
+        found = before_start(config, directory)
         if (left := passed_over(config.storage)) is not None:
             found.append(warning("snapshots", *left.before_start(file)))
-        return Plan(beginning(config), memory(config, None), _no_room(config, None), problems=found)
+        begun, refusal = beginning(config), _refusal(config)
+        return Plan(begun, memory(config, None), _no_room(config, None), problems=found, refusal=refusal)
     running = running_config(status)
     changes = diff(running, config)
     if all(change.action != "scale" for change in changes):  # a policy may have scaled it since
@@ -84,6 +101,15 @@ def plan(
     moves = any(change.action in ("scale", "deal") for change in changes)
     found = [replace(one, state="warning") for one in before_start(config)] if _runs_here(status) else []
     return Plan(changes, memory(config, status, moves=moves), _no_room(config, status), skew, found)
+
+
+def _refusal(config: DeployConfig) -> RowloomError | None:
+    """What `up` raises where nothing of that cluster is known."""
+    try:
+        check_own_storage(config)
+    except RowloomError as e:
+        return e
+    return None
 
 
 def _runs_here(status: pb.StatusReply) -> bool:

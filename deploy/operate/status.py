@@ -262,7 +262,8 @@ def _render(state: dict[str, Any], *, narrow: bool) -> RenderableType:
     lines = [Text.assemble((state["name"], "bold"), size, "" if narrow else f"{place}  ", health)]
     if narrow:
         lines.append(Text(place))
-    lines += [Text(said, "bold yellow") for said in _versions(state)]
+    warned = [*_versions(state), state.get("storage_away")]
+    lines += [Text(said, "bold yellow") for said in warned if said]
     lines.append(Text(_durable(state)))
     lines += [Text(said) for said in _observed(state)]
     lines += [
@@ -432,7 +433,7 @@ def render_plan(plan: Plan, starts: str = "", unseen: Mapping[str, str] | None =
     if lines and not starts:
         parts = [Text("changes:"), *lines]
     problems = {"fault": "bold red", "warning": "bold yellow"}
-    parts += [Text(one.lines(), problems.get(one.state, "")) for one in plan.problems]
+    parts += [Text(one.lines(), problems.get(one.state, "")) for one in plan.told]
     # What is not there yet takes nothing now, and afterwards what is pushed.
     names = [">every id pushed"] if starts else [">now", ">after", ">every id pushed"]
     table = grid("memory per shard", ">bytes a row", *names)

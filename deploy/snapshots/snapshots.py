@@ -70,6 +70,7 @@ class Snapshots:
         self._pause_s = MEND_AGAIN_S[0]
         self._mending: Snapshotting | None = None  # the last one that was taken for logs that failed
         self._why = ""  # logs that failed do not go on yet
+        self._tried = 0.0  # when that was so, on the monotonic clock
         self.took = (
             "",
             0.0,
@@ -203,11 +204,14 @@ class Snapshots:
 
     def waiting(self) -> list[str]:
         """What logs that failed wait for, in words; empty: none has, or it is not known yet."""
-        return (
-            [f"a log that failed goes on behind a snapshot, and none can be taken: {self._why}"]
-            if self._why
-            else []
-        )
+        if not self._why:
+            return []
+        now = time.monotonic()
+        ago, later = now - self._tried, max(0.0, self._not_before - now)
+        return [
+            f"a log that failed goes on behind a snapshot, and none can be taken: {self._why} (tried {ago:.0f} s ago, "
+            f"and again in {later:.0f} s)"
+        ]
 
     def soon(self) -> None:
         """What stood in the way of a snapshot may be gone: the next look tries again."""
@@ -227,7 +231,7 @@ class Snapshots:
             return
         except RowloomError as e:
             self._clear(again=True)
-            self._why = in_words(e)
+            self._why, self._tried = in_words(e), time.monotonic()
             log.warning("a log has failed, and cannot go on without a snapshot, which failed: %s", self._why)
         else:
             self._why = ""

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from ...proto.errors import RetryLater, RowloomError, Unavailable
+from ...proto.errors import RetryLater, RowloomError, Unavailable, in_words
 from ...proto.framing import Buffer
 from ...proto.snapshots.snapshot import open_snapshot
 from ..journal import Journal
@@ -48,6 +48,7 @@ class ShardLog:
         self._unused = threading.Condition(self._lock)
         self._closed = False
         self._mending = False
+        self._stays = ""  # why one that failed could not go on when that was tried last
 
     def __repr__(self) -> str:
         return f"<ShardLog {self._writer!r}>"
@@ -76,8 +77,10 @@ class ShardLog:
 
     @property
     def error(self) -> str:
-        """As `Journal.error`."""
-        return self._writer.error
+        """As `Journal.error`: why it failed and, where a snapshot would let it go on, why it does not yet."""
+        failed = self._writer.error
+        yet = f"; a snapshot has all its rows since then, and it cannot go on yet: {self._stays}"
+        return f"{failed}{yet}" if failed and self._stays else failed
 
     def trim(self, lsn: int) -> None:
         """As `Journal.trim`: in a thread of its own."""
@@ -109,8 +112,10 @@ class ShardLog:
             with self._unused:  # those that still wait are told, by `check_reachable`, that it is in vain
                 self._unused.wait_for(lambda: self._users == 1)
             self._writer = self._writer.renewed()
+            self._stays = ""
             log.warning("%s goes on behind a snapshot: pushes are taken again", self.folder)
         except OSError as e:
+            self._stays = in_words(e)
             log.error("%s cannot go on yet: %s", self.folder, e)
         finally:
             self._mending = False

@@ -67,12 +67,14 @@ def test_a_cluster_from_up_to_down(cli):
         assert "1,000 rows move, 39.1 KiB" in out
         _, err = cli.run("up", "deploy.yaml", code=1)
         assert err.startswith("rowloom: cluster 'ads' runs already, with another config; nothing was changed")
-        assert "shards: 2 runs, 3 asked" in err
+        assert "shards: 2 run, deploy.yaml says 3" in err
 
         assert cli.json("status")["config_hash"] == up["config_hash"]
         done = cli.json("apply")
         # It stayed that of the config before.
         assert cli.json("status")["config_hash"] == cli.json("up")["config_hash"] != up["config_hash"]
+        # By its name, that is with the config of its start, it was refused from then on.
+        assert cli.json("up", "--name", "ads")["shards"] == 3
         assert done["scaling"]["state"] == "done"
         assert done["scaling"]["rows"] == 1000
         assert done["scaling"]["tables"] == {"users": {"partition": "div", "hash_ids": False}}
@@ -205,7 +207,10 @@ def test_what_apply_makes_is_shown_in_words(cli):
     cli.run("up")
     cli.write(CONFIG.replace("shards: 2", "shards: 1"))
     _, err = cli.run("up", code=1)
-    assert "tables.users: none runs, a table of 10,000 ids, dim 4, optimizer {adagrad: {lr: 0.05" in err
+    assert (
+        "tables.users: none runs, deploy.yaml says a table of 10,000 ids, dim 4, optimizer {adagrad: {lr: 0.05"
+        in err
+    )
     out, _ = cli.run("apply")
     assert out.startswith("tables.users: a table of 10,000 ids, dim 4, optimizer {adagrad: {lr: 0.05")
     assert out.endswith("mod (create)\n")

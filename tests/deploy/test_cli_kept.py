@@ -124,7 +124,7 @@ def test_a_cluster_that_went_on_was_said_to_have_the_shards_of_an_edited_file(cl
     cli.write(ADS.replace("shards: 2", "shards: 3"))
     out, err = cli.run("up")
     assert "ads is up: 2 shards" in out
-    assert "shards: 2 runs, 3 asked; `rowloom apply FILE` changes it" in err
+    assert "shards: 2 run, deploy.yaml says 3; `rowloom apply deploy.yaml` changes it" in err
 
 
 def test_down_of_a_cluster_that_was_kept_asks(cli, kept, monkeypatch):

@@ -128,7 +128,9 @@ def test_a_running_cluster_with_a_dead_shard_is_not_said_to_be_up_as_if_all_were
 def test_up_with_another_config_did_not_say_that_a_shard_is_dead(cli, dead):
     cli.write("name: ads\nshards: 3\n")
     _, err = cli.run("up", code=1)
-    assert "runs already, with another config; nothing was changed:\n  shards: 2 runs, 3 asked" in err
+    assert (
+        "runs already, with another config; nothing was changed:\n  shards: 2 run, deploy.yaml says 3" in err
+    )
     assert re.search(r"\nshard 1 at 127\.0\.0\.1:\d+ is dead\n$", err), err
 
 

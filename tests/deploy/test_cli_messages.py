@@ -71,8 +71,8 @@ def test_a_home_that_can_only_be_read_did_not_say_that_nothing_was_started(cli, 
 def test_a_home_in_a_place_where_none_can_be_was_said_not_to_exist(cli):
     _, err = cli.run("up", "--home", "/proc/nothing/home", code=2)
     assert err == (
-        "rowloom: the folder that remembers clusters cannot be used: /proc/nothing: No such file or directory; nothing "
-        "was started or ended; --home FOLDER or $ROWLOOM_HOME takes another one\n"
+        "rowloom: cluster 'default' was not started: home: the folder that remembers clusters, /proc/nothing/home, "
+        "cannot be written: No such file or directory; --home FOLDER or $ROWLOOM_HOME takes another one\n"
     )
     assert cli.json("list", "--home", "/proc/nothing/home") == {"clusters": []}
 

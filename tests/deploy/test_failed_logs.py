@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -244,9 +245,28 @@ def test_a_snapshot_that_cannot_be_written_either_is_tried_again_and_leaves_noth
         launcher_of(cluster).fail("")
         until(lambda: len(tried) > 2)
         assert healths(cluster)[0] == "pulls only"
+        with Remote(cluster.address) as remote:  # how old the reason is was not said
+            (one,) = [said for said in remote.status().unfinished if "none can be taken" in said]
+        assert re.search(r"No space left on device.* \(tried \d s ago, and again in \d s\)$", one), one
     until(lambda: healths(cluster) == ["serving", "serving"])
     kept = {one.id for one in cluster.coordinator.state.snapshots}
     until(lambda: {path.name for path in snapshots.iterdir()} == kept)
+
+
+def test_a_log_that_a_snapshot_cannot_help_yet_kept_saying_only_why_it_had_failed_at_first(
+    cluster, client
+) -> None:
+    # There was room for the snapshot, and then none for the log's next file.
+    def said() -> str:
+        with Remote(cluster.address) as remote:
+            return summary(remote.status())["shards"][0]["log_error"] or ""
+
+    launcher_of(cluster).fail("full")
+    push_until_it_fails(client)
+    until(lambda: "it cannot go on yet: " in said() and said().endswith("No space left on device"))
+    launcher_of(cluster).fail("")
+    until(lambda: healths(cluster) == ["serving", "serving"])
+    assert said() == ""
 
 
 def test_a_shard_that_was_made_anew_does_not_go_back_to_a_snapshot_of_before(

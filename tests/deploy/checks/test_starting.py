@@ -10,6 +10,11 @@ from secured import SecuredFolder
 from rowloom.deploy.checks import machine, places
 from rowloom.deploy.checks.starting import before_start, check_start
 from rowloom.deploy.config.config import InvalidConfig, parse
+from rowloom.deploy.control.state import ClusterState
+from rowloom.deploy.operate.clusters import up
+from rowloom.deploy.operate.directory import ELSEWHERE, BadHome, ClusterDirectory
+from rowloom.deploy.operate.planning import plan
+from rowloom.deploy.storage import StateFile
 from rowloom.proto.errors import Unavailable
 
 TABLES = [
@@ -175,3 +180,37 @@ def test_a_cluster_that_runs_is_found_though_its_storage_is_full_and_plan_warns_
     out, _ = cli.run("plan")
     assert f"WARNING storage: {cli.folder}/kept cannot be written: No space left on device" in out
     assert [one["state"] for one in cli.json("plan")["problems"]] == ["warning"]
+
+
+def test_a_home_that_cannot_be_written_was_approved_by_plan_and_refused_by_up(tmp_path, monkeypatch):
+    directory = ClusterDirectory(tmp_path / "home")
+    monkeypatch.setattr(places, "can_write", lambda _: OSError(13, "Permission denied"))
+    folder = f"the folder that remembers clusters, {tmp_path}/home,"
+    words = f"home: {folder} cannot be written: Permission denied; {ELSEWHERE}"
+    planned = plan(parse({}), None, directory=directory)
+    assert planned.refused
+    with pytest.raises(BadHome) as said:
+        planned.check()
+    assert str(said.value) == f"`rowloom up` would start nothing: {words}"
+    with pytest.raises(BadHome) as said:
+        up(parse({}), directory)
+    assert str(said.value) == f"cluster 'default' was not started: {words}"
+    # With a storage that cannot be written either, both are said.
+    with pytest.raises(Unavailable, match=r"2 faults:\n  storage: .*\n  home: "):
+        up(parse({"storage": str(tmp_path / "kept")}), directory)
+
+
+def test_a_storage_of_another_cluster_was_approved_by_plan_and_refused_by_up(tmp_path):
+    storage = str(tmp_path / "kept")
+    StateFile(storage).commit(ClusterState("ads", beginning="1"))
+    other = parse({"name": "other", "storage": storage})
+    planned = plan(other, None)
+    with pytest.raises(InvalidConfig) as said:
+        planned.check()
+    with pytest.raises(InvalidConfig) as refused:
+        up(other, ClusterDirectory(tmp_path / "home"))
+    assert str(said.value) == str(refused.value)
+    assert f"the storage {storage} is that of cluster 'ads'" in str(said.value)
+    assert planned.refused
+    assert [(one.name, one.state) for one in planned.told] == [("storage", "fault")]
+    assert plan(parse({"name": "ads", "storage": storage}), None).refusal is None

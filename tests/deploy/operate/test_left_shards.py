@@ -315,8 +315,8 @@ def test_another_config_is_no_reason_to_end_shards_or_to_run_them_with_another_o
     kill(record)
     other, told = config_of(tmp_path, "process", shards=3), []
     assert not up(other, directory, told.append).started
-    assert "'ads' runs as before, with another config: shards: 2 runs, 3 asked, " in told[1]
-    assert "durability: 'memory' runs, 'process' asked; `rowloom apply FILE` changes it" in told[1]
+    assert "'ads' runs as before, with another config: shards: 2 run, FILE says 3, " in told[1]
+    assert "durability: 'memory' runs, FILE says 'process'; `rowloom apply FILE` changes it" in told[1]
     with pytest.raises(InvalidRequest, match="runs already, with another config"):
         up(other, directory)
     assert len(servers(directory)) == 2
