@@ -191,11 +191,13 @@ class Watcher:
             with self._performer.alone("starting shards again", wait_s=0.0):
                 if coordinator.layout is layout:
                     again = self._performer.run(revive(coordinator))
-                    log.warning("shards that had ended are started again: %s", again)
+                    for index in again:
+                        log.warning("shard %d had ended, and is started again: it reads its log", index)
         except RetryLater:
             return
         except RowloomError as e:
-            log.warning("shards have ended and cannot be started again yet: %s", in_words(e))
+            which = ", ".join(f"shard {index}" for index in ended)
+            log.warning("%s: ended, and cannot be started again yet: %s", which, in_words(e))
 
     def _converge(self) -> None:
         coordinator = self._coordinator()

@@ -120,9 +120,11 @@ def loss_in_words(state: ClusterState, index: int, *, logs: bool, ended: bool) -
     if ended:
         why = f"{what} is dead: its process has ended, and with `durability: memory` its rows ended with it"
     elif logs:
-        why = f"{what} has lost its rows: they could not be read from its log, `rowloom logs {index}` says why"
+        why = (
+            f"{what} has lost its rows: they could not be read from its log, `rowloom logs {index}` says why"
+        )
     else:
-        why = f"{what} has lost its rows: its process was started anew, and with `durability: memory` it came back empty"
+        why = f"{what} has lost its rows: its process was started anew, empty, because of `durability: memory`"
     tables = ", ".join(state.tables) or "none yet"
     options = f" --name {state.name}"
     back = (
@@ -132,8 +134,8 @@ def loss_in_words(state: ClusterState, index: int, *, logs: bool, ended: bool) -
     )
     return (
         f"{why}. What it held of each table ({tables}) is lost; the other shards have their rows, and calls that need "
-        f"this one raise StateLost. The ways out: {back}`rowloom recover --accept-loss {index}{options}` makes it anew, "
-        f"from initial values; before, `rowloom export TABLE FILE --partial{options}` saves the rows of the others"
+        f"this one raise StateLost. The ways out: {back}`rowloom recover --accept-loss {index}{options}` makes it "
+        f"anew, from initial values; before, `rowloom export TABLE FILE --partial{options}` saves the rows of the others"
     )
 
 

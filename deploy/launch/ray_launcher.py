@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ...proto.errors import Unavailable
+from ...server.metrics.log_lines import name_process
 from ..config.config import DeployConfig
 from ..config.words import counted
 from ..nodes.nodes import Node, check_fits
@@ -59,7 +60,8 @@ class ShardActor:
         self._server = Server(
             *(host, 0, advertise, config.carrier, logs, snapshots, config.security.settings()),
             metrics=metrics_of(config),
-            log_file=begin_log_of(config, "shard"),
+            log_file=begin_log_of(config, "server"),
+            on_name=name_process,
             tracing=config.tracing.otlp_endpoint or "",
         )
         self._server.start()
