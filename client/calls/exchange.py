@@ -32,7 +32,7 @@ from ...proto.errors import (
 )
 from ...proto.layout import Layout
 from .operation import Event, Message, Operation, Send, Turn
-from .outages import NO_ANSWER, dead, named
+from .outages import NO_ANSWER, PATIENCE_S, dead, named
 from .requests import PushRequest, Request
 from .session import ATTEMPT_TIMEOUT_S, SLOWEST_BYTES_S, Session, backoff_s
 
@@ -94,6 +94,8 @@ class Exchange:
                 now = clock()
                 if event is not None:
                     self._receive(event, now)
+                else:
+                    self._name_silent(now)
         finally:
             left = self._give_up()
         if left:
@@ -237,6 +239,15 @@ class Exchange:
         """A shard does not answer, or is none for now."""
         session, shard = self._session, layout.shards[request.shard]
         session.outages.failed(shard, error, sent, now, self._deadline, session.durability)
+
+    def _name_silent(self, now: float) -> None:
+        """Nothing has come for a while. A shard that stands still keeps its connections: attempts take long to end."""
+        if now >= self._deadline:
+            return
+        under_way = sum(request.size + request.reply_bytes for request, _, _ in self._in_flight.values())
+        for request, layout, sent in self._in_flight.values():
+            if now - sent >= PATIENCE_S + under_way / SLOWEST_BYTES_S:
+                self._silent(request, layout, NoAnswer(NO_ANSWER), sent, now)
 
     def _told(self, error: WrongLayout, request: Request) -> bool:
         """Whether a refusal has brought a newer layout than that of the request, which then goes on now."""

@@ -124,7 +124,9 @@ def loss_in_words(state: ClusterState, index: int, *, logs: bool, ended: bool) -
             f"{what} has lost its rows: they could not be read from its log, `rowloom logs {index}` says why"
         )
     else:
-        why = f"{what} has lost its rows: its process was started anew, empty, because of `durability: memory`"
+        why = (
+            f"{what} has lost its rows: its process was started anew, empty, because of `durability: memory`"
+        )
     tables = ", ".join(state.tables) or "none yet"
     options = f" --name {state.name}"
     back = (
@@ -135,7 +137,7 @@ def loss_in_words(state: ClusterState, index: int, *, logs: bool, ended: bool) -
     return (
         f"{why}. What it held of each table ({tables}) is lost; the other shards have their rows, and calls that need "
         f"this one raise StateLost. The ways out: {back}`rowloom recover --accept-loss {index}{options}` makes it "
-        f"anew, from initial values; before, `rowloom export TABLE FILE --partial{options}` saves the rows of the others"
+        f"anew, from initial values; before, `rowloom export TABLE FILE --partial{options}` saves the others' rows"
     )
 
 
