@@ -36,6 +36,7 @@ from .durable.log import Mode
 from .durable.shard_log import GRACE_S, Noted, ShardLog, ShardLogs
 from .holder import Process
 from .host import NOTED_ROWS, Host
+from .metrics import hot_ids
 from .metrics.endpoint import MetricsEndpoint
 from .metrics.families import shard_families
 from .metrics.log_lines import begin_log, name_process
@@ -411,6 +412,7 @@ def main(argv: list[str] | None = None) -> None:
     ready = {"address": server.address, "incarnation": server.incarnation, "pid": os.getpid()}
     sys.stdout.write(json.dumps(ready) + "\n")
     sys.stdout.flush()
+    hot_ids.compile_kernels()  # not before: no first call needs them
     stop_at_sigterm(server.stop, args.stop_grace_s)
     if args.until_stdin_closes:
         stop_at_end_of_stdin(server.stop, args.stop_grace_s)

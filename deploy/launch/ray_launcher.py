@@ -48,6 +48,7 @@ class ShardActor:
     def __init__(self, given: bytes | str) -> None:
         from ...proto.allocator import give_back_freed_memory, keep_freed_memory
         from ...proto.jit import without_blas
+        from ...server.metrics import hot_ids
         from ...server.serve import Server
 
         keep_freed_memory()
@@ -65,6 +66,7 @@ class ShardActor:
             tracing=config.tracing.otlp_endpoint or "",
         )
         self._server.start()
+        hot_ids.compile_kernels()
         threading.Thread(target=give_back_freed_memory, args=(self._server.wait,), daemon=True).start()
 
     def info(self) -> tuple[str, int, str, int]:
