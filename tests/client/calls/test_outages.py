@@ -1,5 +1,6 @@
 """A shard that does not answer: what the log says of it and when, what the error says, and who need not wait for it."""
 
+import itertools
 import logging
 import random
 import threading
@@ -209,6 +210,29 @@ def test_a_shard_that_says_that_it_has_lost_its_rows_is_named() -> None:
         client.pull()
     with pytest.raises(StateLost, match=r"^shard 1 at h:1: "):
         client.run(control.statistics(client.session, client.now + 60))
+
+
+@pytest.mark.parametrize("busy", [0, 1, 8])
+def test_why_a_change_was_not_made_is_not_hidden_by_attempts_that_had_to_wait_for_another_change(
+    busy,
+) -> None:
+    # With a time-out below that of an attempt only the first answer was told, whatever that had been.
+    client, answers = Client(), itertools.count()
+    full = Unavailable("state.json cannot be written: No space left on device")
+
+    def answer(send) -> Event:
+        error = RetryLater("finishing what was begun is in progress") if next(answers) == busy else full
+        client.now += 0.01
+        return Event(send.tag, error=error)
+
+    client._answer = answer
+    with pytest.raises(
+        Unavailable, match=r"^not done within the deadline: state.json .* No space left on device$"
+    ):
+        client.run(
+            control.ask(client.session, methods.DROP_TABLE, pb.RemoveTableRequest(name="t"), client.now + 5.0)
+        )
+    assert next(answers) > busy
 
 
 def test_other_calls_to_all_shards_name_the_one_that_does_not_answer() -> None:
