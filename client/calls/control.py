@@ -21,7 +21,7 @@ from ...proto.errors import (
 )
 from ...proto.layout import Layout, ShardAddress
 from .operation import Event, Message, Operation, Send, Turn
-from .outages import dead, named
+from .outages import NO_ANSWER, dead, named
 from .session import ATTEMPT_TIMEOUT_S, Session, backoff_s
 
 ELSEWHERE_S = 1.0  # what a server gets to say where the coordinator is
@@ -285,7 +285,7 @@ def call(
     while session.clock() < until and (event is None or event.tag != tag):
         event = yield Turn([], until)
     if event is None or event.tag != tag:
-        return Event(tag, error=NoAnswer(f"{address} did not answer in time"))
+        return Event(tag, error=NoAnswer.of(address, NO_ANSWER))
     return event
 
 

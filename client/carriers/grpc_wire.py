@@ -51,7 +51,7 @@ class GrpcWire:
         except RowloomError as e:
             return Event(send.tag, error=e)
         except MemoryError as e:  # no room for the message
-            return Event(send.tag, error=NoAnswer(f"{send.address}: {e}"))
+            return Event(send.tag, error=NoAnswer.of(send.address, f"no room for the message: {e}"))
 
     def wait(self, until: float) -> Event | None:
         """As `Wire.wait`."""

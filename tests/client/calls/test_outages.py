@@ -119,6 +119,13 @@ def test_a_shard_that_keeps_its_connection_and_says_nothing_was_named_only_when_
     )
 
 
+def test_the_error_of_a_single_call_has_its_cause_without_the_address_once_more() -> None:
+    client = Client()
+    client.silent = "h:0"
+    with pytest.raises(Unavailable, match=r"^shard 0 at h:0 has served nothing for 60 s: no answer in time\. "):
+        client.run(control.statistics(client.session, client.now + 60))
+
+
 def test_much_data_on_a_slow_link_is_no_silence() -> None:
     client = Client()
     client.silent, client.error = "h:1", None
