@@ -22,6 +22,7 @@ def test_a_drop_that_a_shard_was_slow_to_take_was_said_to_be_done_while_it_still
 
     monkeypatch.setattr(Coordinator, "drop_table", drop_table)
     monkeypatch.setattr(coordinator, "CHANGE_LIMIT_S", 0.01)
+    monkeypatch.setattr(coordinator, "ATTEMPT_S", 0.2)
     with (
         local_cluster(shards=1, tables=[TableSpec("t", 10, dim=2, optimizer=SGD())]) as cluster,
         cluster.connect(timeout_s=PATIENCE_S) as client,
