@@ -122,7 +122,9 @@ def test_a_shard_that_keeps_its_connection_and_says_nothing_was_named_only_when_
 def test_the_error_of_a_single_call_has_its_cause_without_the_address_once_more() -> None:
     client = Client()
     client.silent = "h:0"
-    with pytest.raises(Unavailable, match=r"^shard 0 at h:0 has served nothing for 60 s: no answer in time\. "):
+    with pytest.raises(
+        Unavailable, match=r"^shard 0 at h:0 has served nothing for 60 s: no answer in time\. "
+    ):
         client.run(control.statistics(client.session, client.now + 60))
 
 
