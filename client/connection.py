@@ -21,6 +21,7 @@ import numpy as np
 from ..proto import codec, methods
 from ..proto import rowloom_pb2 as pb
 from ..proto.errors import InvalidRequest, TableNotFound
+from ..proto.jit import compiled_s
 from ..proto.layout import Layout
 from ..proto.optimizers import checked_rate
 from ..proto.security.credentials import NOTHING, Credentials
@@ -54,7 +55,8 @@ class Connection:
     After a fork, the child gets connections and a name of its own.
 
     Attributes:
-        timeout_s: how long any call may take. Time that pushes wait because rows move does not count.
+        timeout_s: how long any call may take. Time that pushes wait because rows move does not count, nor what it takes
+            to compile kernels, once on a machine.
         read_only: whether every call that would change something is refused.
     """
 
@@ -106,6 +108,8 @@ class Connection:
             self._transport.sizes,
         )
         self._session.outages.tell = log.log
+        timeout_s = self.timeout_s
+        self._session.compiled_s = lambda deadline: compiled_s(deadline - timeout_s)
         if self._find is not None:
             self._session.lost = Seeker(self._find, self._session.found).seek
         self._session.layout = layout

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         held = _alone(folder)  # as long as this process lives
         file = StateFile(storage_of(config, folder))
         launcher = launcher_in(config, folder)
-        left = left_shards(folder, file)
+        left, _ = left_shards(folder, file)
         if left and args.restore is not None:
             raise Unavailable(f"{len(left)} shards of this cluster run: a restore makes a new one")
         kept = bool(left) or (args.restore is None and goes_on(config))

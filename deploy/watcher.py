@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import zip_longest
 
@@ -15,10 +15,11 @@ from ..proto.errors import RetryLater, RowloomError, StateLost, in_words
 from ..proto.layout import Layout, ShardAddress
 from .control.coordinator import Coordinator
 from .control.effects import ServerCall
+from .control.loss import loss_in_words
 from .control.revival import moved, revive
 from .control.state import ClusterState
 from .launch.launcher import Launched, Launcher, ServerProcess
-from .operate.status import AGAIN, PULLS_ONLY
+from .operate.status import AGAIN, GOOD, PULLS_ONLY
 from .performer import Performer
 from .standby.standbys import Sighting, Standbys
 from .standby.status import standby_status
@@ -61,6 +62,7 @@ class Watcher:
         self._away: dict[
             int, float
         ] = {}  # shards whose processes had ended and that do not serve again yet, since when
+        self._mourned: set[int] = set()  # shards of whose loss the log has a line, until they serve again
         self._revives = revives
         self._on_look = on_look
         self._standbys = standbys
@@ -127,11 +129,13 @@ class Watcher:
             self._find(layout, shard.index)
         self._dead = self._ended(layout, silent)
         healths = {
-            s.index: health_of(r, s, revives=True) for s, r in zip(layout.shards, replies, strict=True)
+            s.index: health_of(r, s, revives=self._revives)
+            for s, r in zip(layout.shards, replies, strict=True)
         }
         self._away = {
             i: since for i, since in self._away.items() if healths.get(i) in ("unreachable", *AGAIN)
         }
+        self._tell_losses(layout, healths)
         if silent and self._revives:
             self._revive(layout)
         self._converge()
@@ -163,6 +167,17 @@ class Watcher:
         wait(looks.values(), ANSWER_S)
         return frozenset(one for one, look in looks.items() if look.done() and look.result().state == "ended")
 
+    def _tell_losses(self, layout: Layout, healths: Mapping[int, str]) -> None:
+        """Say once in the log which shards have lost their rows: else nobody hears of it until somebody asks."""
+        state = self._coordinator().state
+        if state.layout is not layout:  # what was seen is of another one: the next look tells
+            return
+        ended = {s.index for s in layout.shards if s.incarnation in self._dead}
+        gone = ended | {index for index, health in healths.items() if health == "lost"}
+        for index in sorted(gone - self._mourned):
+            log.error("%s", loss_in_words(state, index, logs=self._revives, ended=index in ended))
+        self._mourned = gone | {i for i in self._mourned if healths.get(i) not in GOOD}
+
     def _revive(self, layout: Layout) -> None:
         """Start shards again whose processes have ended."""
         coordinator = self._coordinator()
@@ -176,11 +191,13 @@ class Watcher:
             with self._performer.alone("starting shards again", wait_s=0.0):
                 if coordinator.layout is layout:
                     again = self._performer.run(revive(coordinator))
-                    log.warning("shards that had ended are started again: %s", again)
+                    for index in again:
+                        log.warning("shard %d had ended, and is started again: it reads its log", index)
         except RetryLater:
             return
         except RowloomError as e:
-            log.warning("shards have ended and cannot be started again yet: %s", in_words(e))
+            which = ", ".join(f"shard {index}" for index in ended)
+            log.warning("%s: ended, and cannot be started again yet: %s", which, in_words(e))
 
     def _converge(self) -> None:
         coordinator = self._coordinator()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import numba
 from numba.core import event
 
 log = logging.getLogger(__name__)
+MOST_SPANS = 1000  # of compiling, that are remembered: more than there are kernels
 PATIENCE_S = 0.5  # of compiling in silence; all kernels of a trainer may take half a minute
 
 
@@ -24,6 +26,9 @@ class Announcer(event.Listener):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._depth, self._began, self._spent, self._told = 0, 0.0, 0.0, False
+        self._spans: deque[tuple[float, float]] = deque(
+            maxlen=MOST_SPANS
+        )  # of ours: when it began, when it ended
 
     def on_start(self, event: Any) -> None:
         """A kernel begins to be compiled, perhaps for another one."""
@@ -38,7 +43,13 @@ class Announcer(event.Listener):
         """It is compiled."""
         self._depth -= 1
         if not self._depth and _is_ours(event):
-            self._spent += self._clock() - self._began
+            now = self._clock()
+            self._spent += now - self._began
+            self._spans.append((self._began, now))
+
+    def seconds(self, since: float) -> float:
+        """How long kernels have been compiled since a moment on the clock, up to now, in whatever thread."""
+        return sum(end - max(began, since) for began, end in tuple(self._spans) if end > since)
 
 
 def _is_ours(event: Any) -> bool:
@@ -46,7 +57,9 @@ def _is_ours(event: Any) -> bool:
     return str(event.data["dispatcher"].py_func.__module__).startswith("rowloom.")
 
 
-event.register("numba:compile", Announcer())
+_announcer = Announcer()
+event.register("numba:compile", _announcer)
+compiled_s = _announcer.seconds  # since a moment on `time.monotonic`
 
 
 def without_blas() -> None:

@@ -15,7 +15,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,10 @@ from .durable.log import Mode
 from .durable.shard_log import GRACE_S, Noted, ShardLog, ShardLogs
 from .holder import Process
 from .host import NOTED_ROWS, Host
+from .metrics import hot_ids
 from .metrics.endpoint import MetricsEndpoint
 from .metrics.families import shard_families
-from .metrics.log_lines import begin_log
+from .metrics.log_lines import begin_log, name_process
 from .metrics.spans import Spans
 from .metrics.traffic import Traffic
 from .running.arguments import parsed
@@ -47,6 +48,7 @@ from .running.own_process import resident_bytes_here, stop_at_end_of_stdin, stop
 from .running.tasks import Tasks
 from .running.version import running_version
 from .standby.waiting import CONFIRMED_S, Confirmations
+from .states import name_of
 from .table import compile_kernels
 
 log = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ class Server:
         snapshots: folder or URL where snapshots are kept; none: this server writes none.
         security: what protects it; nothing by default, and then it listens on this machine only.
         metrics: host and port where they are offered over HTTP; port 0 picks a free one. None: nowhere.
+        on_name: told, as "shard-1", each time that this server becomes a shard, or the standby of one.
         log_file: where this process says what happens to it, for those who ask.
         tracing: URL that spans of traced calls go to, over OTLP; none: there are none.
         replicated: shards of the cluster have standbys.
@@ -88,6 +91,7 @@ class Server:
         security: ServerSecurity | None = None,
         *,
         metrics: tuple[str, int] | None = None,
+        on_name: Callable[[str], object] = lambda name: None,
         log_file: str = "",
         tracing: str = "",
         replicated: bool = False,
@@ -137,6 +141,7 @@ class Server:
         if self._lane is not None:
             self._host.process.lane = self._lane.describe
         self.address = f"{advertise or host}:{self._grpc.port}"
+        self._name, self._on_name = "", on_name
         self._log_file, self._version = log_file, running_version()
         self._metrics: MetricsEndpoint | None = None
         if metrics is not None:
@@ -274,7 +279,7 @@ class Server:
             raise
         finally:
             if host.changes != changes:
-                log.info("%s: %s", host.state.word, host.shard)
+                self._tell_state()
             if host.changes != changes or (feed is not None and host.moves != moves):
                 self._moved.notify_all()
                 self._confirmations.tell()
@@ -284,6 +289,16 @@ class Server:
                 self._tasks.drop_logs()
             if host.outlived:
                 self._tasks.free()
+
+    def _tell_state(self) -> None:
+        """Say in the log what this server is now; under the name of its shard, which operators know."""
+        state = self._host.state
+        name = name_of(state)
+        if name and name != self._name:
+            self._name = name
+            self._on_name(name)
+        what = f": {state.shard!r}" if state.shard is not None else ""
+        log.info("%s is %s%s", self._name.replace("-", " ") or "this server", state.word, what)
 
     def _handle_later(self, call: Call, wait: WaitFor) -> Answer:
         """Handle a call again at each change of the host's state. Raises what it says when its time is up."""
@@ -379,7 +394,7 @@ def main(argv: list[str] | None = None) -> None:
     without_blas()
     log_file = ""
     if args.log_file:
-        name = Path(args.log_file).stem
+        name = Path(args.log_file).stem.replace("shard", "server")  # by its key, until it is a shard
         log_file = begin_log(name, level=args.log_level, format=args.log_format, file=args.log_file)
     mode = Mode(args.durability)
     logs = None if mode is Mode.MEMORY else ShardLogs(args.log_folder, mode, interval_s=args.sync_interval_s)
@@ -388,6 +403,7 @@ def main(argv: list[str] | None = None) -> None:
         *(args.host, args.port, args.advertise, args.carrier, logs, args.snapshots),
         ServerSecurity.from_json(args.security),
         metrics=metrics,
+        on_name=name_process,
         log_file=log_file,
         tracing=args.tracing,
         replicated=args.replicated,
@@ -396,6 +412,7 @@ def main(argv: list[str] | None = None) -> None:
     ready = {"address": server.address, "incarnation": server.incarnation, "pid": os.getpid()}
     sys.stdout.write(json.dumps(ready) + "\n")
     sys.stdout.flush()
+    hot_ids.compile_kernels()  # not before: no first call needs them
     stop_at_sigterm(server.stop, args.stop_grace_s)
     if args.until_stdin_closes:
         stop_at_end_of_stdin(server.stop, args.stop_grace_s)

@@ -86,4 +86,13 @@ class Standing:
     shard: ClassVar[None] = None
 
 
+def name_of(state: State) -> str:
+    """The process in this state for people: shard-1, or standby-1; empty: it is none, or none any more."""
+    if isinstance(state, Standing):
+        return f"standby-{state.index}"
+    if isinstance(state, Recovering):
+        return f"shard-{state.index}"
+    return f"shard-{state.shard.index}" if state.shard is not None else ""
+
+
 State = Waiting | Recovering | Lost | Serving | Moving | Retired | Standing

@@ -21,7 +21,7 @@ from ...proto.errors import (
 )
 from ...proto.layout import Layout, ShardAddress
 from .operation import Event, Message, Operation, Send, Turn
-from .outages import dead, named
+from .outages import NO_ANSWER, dead, named
 from .session import ATTEMPT_TIMEOUT_S, Session, backoff_s
 
 ELSEWHERE_S = 1.0  # what a server gets to say where the coordinator is
@@ -109,11 +109,17 @@ def ask(session: Session, method: str, request: Change, deadline: float) -> Oper
     Raises:
         RowloomError: what it answered; Unavailable when the deadline passes, or another cluster has its place.
     """
-    attempts, last, begun, answered = 0, "none", "", False
+    attempts, begun = 0, ""
+    last: RowloomError | None = None
     while session.clock() < deadline:
         layout = session.layout
         if layout is None or not layout.coordinator or attempts % 4 == 3:  # it may have moved
-            yield from fetch_layout(session, deadline)
+            try:
+                yield from fetch_layout(session, deadline)
+            except Unavailable:  # the time is up, and what was answered before says more
+                if last is None:
+                    raise
+                break
         assert session.layout is not None
         until = min(deadline, session.clock() + ATTEMPT_TIMEOUT_S)
         request.cluster_id, address = session.layout.cluster_id, session.layout.coordinator
@@ -128,14 +134,23 @@ def ask(session: Session, method: str, request: Change, deadline: float) -> Oper
             raise event.error
         if isinstance(event.error, NoAnswer):
             begun = ". The change may have been begun, and then it is finished when it can be: `rowloom status` tells"
-        if not attempts or until < deadline:  # what came before says more than an attempt that had no time
-            last = str(event.error)
-            answered = not isinstance(event.error, NoAnswer)
+        # What came before says more than an attempt that had no time, or that something else was in progress.
+        if _says(event.error) >= _says(last) or (isinstance(event.error, NoAnswer) and until < deadline):
+            last = event.error
         attempts += 1
         yield from pause(session, attempts, deadline)
-    if answered:  # it says who is to blame, which need not be the coordinator
+    if _says(last):  # it says who is to blame, which need not be the coordinator
         raise Unavailable(f"not done within the deadline: {last}")
-    raise Unavailable(f"the coordinator did not do it within the deadline; last answer: {last}{begun}")
+    raise Unavailable(
+        f"the coordinator did not do it within the deadline; last answer: {last or 'none'}{begun}"
+    )
+
+
+def _says(error: RowloomError | None) -> int:
+    """How much an error says of why something is not done."""
+    if error is None or isinstance(error, NoAnswer):
+        return 0
+    return 1 if isinstance(error, Rerouted) else 2
 
 
 def take_snapshot(session: Session, request: pb.TakeSnapshotRequest, timeout_s: float) -> Operation:
@@ -270,7 +285,7 @@ def call(
     while session.clock() < until and (event is None or event.tag != tag):
         event = yield Turn([], until)
     if event is None or event.tag != tag:
-        return Event(tag, error=NoAnswer(f"{address} did not answer in time"))
+        return Event(tag, error=NoAnswer.of(address, NO_ANSWER))
     return event
 
 

@@ -32,7 +32,7 @@ from ...proto.errors import (
 )
 from ...proto.layout import Layout
 from .operation import Event, Message, Operation, Send, Turn
-from .outages import NO_ANSWER, dead, named
+from .outages import NO_ANSWER, PATIENCE_S, dead, named
 from .requests import PushRequest, Request
 from .session import ATTEMPT_TIMEOUT_S, SLOWEST_BYTES_S, Session, backoff_s
 
@@ -53,7 +53,7 @@ class Exchange:
     """
 
     # How every call begins, and most of them end.
-    _moving_until = _extended = 0.0
+    _moving_until = _extended = _compiled = 0.0
     _failure: RowloomError | None = None
     _last_error: RowloomError | None = None
     _last_shard = -1  # which had that
@@ -74,7 +74,7 @@ class Exchange:
         self._ready: list[Request] = list(requests)
         self._waiting: list[tuple[float, Request]] = []
         self._in_flight: dict[int, tuple[Request, Layout, float]] = {}  # by tag; since when
-        self._deadline = deadline
+        self._deadline = self._due = deadline
         self._pushed = pushed_rows is not None  # at least in part
         self.pushed_rows = pushed_rows or 0
 
@@ -84,7 +84,7 @@ class Exchange:
         try:
             now = clock()
             while self._in_flight or (self._failure is None and (self._ready or self._waiting)):
-                if now >= self._deadline:
+                if now >= self._deadline and not self._excused(now):
                     break
                 if self._ready or self._waiting or self._ask_at is not None:
                     turn = Turn(self._sends(now), self._wake_at())
@@ -94,6 +94,8 @@ class Exchange:
                 now = clock()
                 if event is not None:
                     self._receive(event, now)
+                else:
+                    self._name_silent(now)
         finally:
             left = self._give_up()
         if left:
@@ -238,6 +240,15 @@ class Exchange:
         session, shard = self._session, layout.shards[request.shard]
         session.outages.failed(shard, error, sent, now, self._deadline, session.durability)
 
+    def _name_silent(self, now: float) -> None:
+        """Nothing has come for a while. A shard that stands still keeps its connections: attempts take long to end."""
+        if now >= self._deadline:
+            return
+        under_way = sum(request.size + request.reply_bytes for request, _, _ in self._in_flight.values())
+        for request, layout, sent in self._in_flight.values():
+            if now - sent >= PATIENCE_S + under_way / SLOWEST_BYTES_S:
+                self._silent(request, layout, NoAnswer(NO_ANSWER), sent, now)
+
     def _told(self, error: WrongLayout, request: Request) -> bool:
         """Whether a refusal has brought a newer layout than that of the request, which then goes on now."""
         if not error.layout:
@@ -267,6 +278,16 @@ class Exchange:
             self._deadline += more
             self._extended += more
             self._moving_until = end
+
+    def _excused(self, now: float) -> bool:
+        """Whether there is time left, because some of it went into compiling kernels: once on a machine.
+
+        That is no fault of a shard. It is asked for only here, so that calls that end in time pay nothing for it.
+        """
+        compiled = self._session.compiled_s(self._due)
+        self._deadline += compiled - self._compiled
+        self._compiled = compiled
+        return now < self._deadline
 
     def _pause(self, attempts: int) -> float:
         return backoff_s(attempts, self._session.rng)

@@ -39,6 +39,7 @@ class Session:
     Attributes:
         lost: told that nobody answers where the cluster was; returns at once, and may call `found` later.
         outages: the shards that do not answer, and who is told of them.
+        compiled_s: of a call's deadline, how long kernels were compiled since the call began.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Session:
         self.clock = clock
         self.sizes = sizes or RequestSizes()
         self.outages = Outages(lock)
+        self.compiled_s: Callable[[float], float] = lambda deadline: 0.0
         self._lock = lock
         self._placed: dict[int, Placed] = {}  # by table number, all of one layout
         self._heads: tuple[Layout | None, list[np.ndarray]] = (None, [])

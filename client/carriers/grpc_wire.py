@@ -11,6 +11,8 @@ from ...proto.channel import Channels
 from ...proto.errors import NoAnswer, RowloomError
 from ..calls.operation import Event, Send, as_bytes
 
+LOOK_S = 0.5  # of silence, after which the operation may look who is silent: it cannot be woken for what does not come
+
 
 class GrpcWire:
     """One operation's calls. Each blocks a thread, the last one the caller's own: futures take half as long again."""
@@ -49,7 +51,7 @@ class GrpcWire:
         except RowloomError as e:
             return Event(send.tag, error=e)
         except MemoryError as e:  # no room for the message
-            return Event(send.tag, error=NoAnswer(f"{send.address}: {e}"))
+            return Event(send.tag, error=NoAnswer.of(send.address, f"no room for the message: {e}"))
 
     def wait(self, until: float) -> Event | None:
         """As `Wire.wait`."""
@@ -60,7 +62,7 @@ class GrpcWire:
             return self._call(send)
         self._start_kept()
         try:
-            event = self._ended.get(timeout=max(0.0, until - time.monotonic()))
+            event = self._ended.get(timeout=max(0.0, min(until - time.monotonic(), LOOK_S)))
         except queue.Empty:
             return None
         self._under_way -= 1

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from ...proto.errors import InvalidRequest, NoAnswer
 from ...proto.lane import NUMBER
 from ..calls.operation import Event, Send
-from .grpc_wire import GrpcWire
+from .grpc_wire import LOOK_S, GrpcWire
 from .lane import PATIENCE_S, Lane
 from .lanes import Lanes
 
@@ -63,6 +63,7 @@ class LaneWire:
 
     def wait(self, until: float) -> Event | None:
         """As `Wire.wait`."""
+        looks = False
         while not self._ended:
             if self._one_each:
                 for address, lane in self._mine.items():
@@ -72,6 +73,8 @@ class LaneWire:
                             return event
                         self._one_each = False  # it takes long: others may be quicker
                         break
+            if not looks:  # not before: who is answered at once needs no clock
+                looks, until = True, min(until, time.monotonic() + LOOK_S)
             calling = self._grpc is not None and self._grpc.busy
             busy = {address: lane for address, lane in self._mine.items() if lane.waiting}
             if not busy or calling:

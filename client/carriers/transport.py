@@ -29,7 +29,7 @@ class Wire(Protocol):
         ...
 
     def wait(self, until: float) -> Event | None:
-        """The next end of a request, or None when `time.monotonic()` is at `until`."""
+        """The next end of a request; None when `time.monotonic()` is at `until`, or nothing has come for a while."""
         ...
 
     def close(self) -> None:

@@ -402,6 +402,12 @@ class Coordinator:
             Unavailable, StateLost: a shard has not taken it, and the message names it. The table is gone for clients,
                 and from that shard as soon as it answers.
         """
+        if name not in self.state.making and name not in self.state.tables:
+            # It may be one of those: who drops it again, having heard that it was begun, is answered when it is done.
+            for number in self.state.dropping:
+                yield from begun(
+                    f"the end of a table, as {name!r} may be", self._drop(number, CHANGE_LIMIT_S)
+                )
         entry = self.state.making.get(name) or self._entry(name)
         state = dataclasses.replace(
             self.state,

@@ -21,6 +21,7 @@ from ..launch.launcher import ServerProcess
 from .coordinator import ATTEMPT_S, PAUSE_S, Coordinator
 from .effects import Calls, Look, Program, ServerCall, Sleep, Stop, call_all
 from .rounds import standing_still
+from .state import ClusterState
 
 LOOK_LIMIT_S = 10.0  # for which a shard may be silent before it is taken for lost
 
@@ -102,6 +103,41 @@ def _empty_server(coordinator: Coordinator, index: int, force: bool) -> Program:
     raise InvalidRequest(
         f"shard {index} at {old.address} has its rows ({health.state}): there is no loss to accept, and it stays as "
         "it is"
+    )
+
+
+def loss_in_words(state: ClusterState, index: int, *, logs: bool, ended: bool) -> str:
+    """For the log of the cluster: which shard has lost its rows, what that takes away, and the ways out.
+
+    Args:
+        state: of the cluster, which is up.
+        index: of the shard.
+        logs: shards have logs.
+        ended: its process has ended; else it came back without its rows.
+    """
+    assert state.layout is not None
+    what = f"shard {index} at {state.layout.shards[index].address}"
+    if ended:
+        why = f"{what} is dead: its process has ended, and with `durability: memory` its rows ended with it"
+    elif logs:
+        why = (
+            f"{what} has lost its rows: they could not be read from its log, `rowloom logs {index}` says why"
+        )
+    else:
+        why = (
+            f"{what} has lost its rows: its process was started anew, empty, because of `durability: memory`"
+        )
+    tables = ", ".join(state.tables) or "none yet"
+    options = f" --name {state.name}"
+    back = (
+        f"`rowloom restore {state.snapshots[-1].url}` goes back to the newest snapshot, with all shards; "
+        if state.snapshots
+        else ""
+    )
+    return (
+        f"{why}. What it held of each table ({tables}) is lost; the other shards have their rows, and calls that need "
+        f"this one raise StateLost. The ways out: {back}`rowloom recover --accept-loss {index}{options}` makes it "
+        f"anew, from initial values; before, `rowloom export TABLE FILE --partial{options}` saves the others' rows"
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...proto.errors import Unavailable
 from ..config.config import DeployConfig
+from ..control.state import ClusterState
 from ..storage import StateFile
 from .shard_folder import KnownServer, ShardFolder
 from .staying_launcher import StayingLauncher
@@ -75,17 +76,17 @@ def launcher_in(config: DeployConfig, folder: Path) -> StayingLauncher:
     )
 
 
-def left_shards(folder: Path, file: StateFile) -> list[KnownServer]:
-    """The cluster's shards that run, for a coordinator that has not started them.
+def left_shards(folder: Path, file: StateFile) -> tuple[list[KnownServer], ClusterState | None]:
+    """The cluster's shards that run, for a coordinator that has not started them, and the state that says so.
 
-    None: those that run, if any, were started for a layout that was never committed, and serve nobody.
+    No shards: those that run, if any, were started for a layout that was never committed, and serve nobody.
 
     Raises:
         RowloomError: the state cannot be read, or knows nothing of servers that run, which may have rows.
     """
     running = shards_in(folder).running()
     if not running:  # then a damaged state stands in nobody's way
-        return []
+        return [], None
     stored = file.load()
     keys = stored.server_keys if stored is not None and stored.layout is not None else []
     known = {*keys, *(stored.surplus if stored is not None else [])}
@@ -97,4 +98,4 @@ def left_shards(folder: Path, file: StateFile) -> list[KnownServer]:
             "`storage` is a relative path, use the folder in which the cluster was started. `rowloom down` ends them, "
             "and their rows are lost"
         )
-    return [server for server in running if server.key in keys]
+    return [server for server in running if server.key in keys], stored

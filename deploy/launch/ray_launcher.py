@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ...proto.errors import Unavailable
+from ...server.metrics.log_lines import name_process
 from ..config.config import DeployConfig
 from ..config.words import counted
 from ..nodes.nodes import Node, check_fits
@@ -47,6 +48,7 @@ class ShardActor:
     def __init__(self, given: bytes | str) -> None:
         from ...proto.allocator import give_back_freed_memory, keep_freed_memory
         from ...proto.jit import without_blas
+        from ...server.metrics import hot_ids
         from ...server.serve import Server
 
         keep_freed_memory()
@@ -59,10 +61,12 @@ class ShardActor:
         self._server = Server(
             *(host, 0, advertise, config.carrier, logs, snapshots, config.security.settings()),
             metrics=metrics_of(config),
-            log_file=begin_log_of(config, "shard"),
+            log_file=begin_log_of(config, "server"),
+            on_name=name_process,
             tracing=config.tracing.otlp_endpoint or "",
         )
         self._server.start()
+        hot_ids.compile_kernels()
         threading.Thread(target=give_back_freed_memory, args=(self._server.wait,), daemon=True).start()
 
     def info(self) -> tuple[str, int, str, int]:

@@ -106,11 +106,11 @@ def find_left(name: str, directory: ClusterDirectory) -> LeftShards | None:
         return None
     config = config_of(folder)
     file = StateFile(storage_of(config, folder))
-    left = left_shards(folder, file)
+    left, stored = left_shards(folder, file)
     launched = [one for server in left if (one := servers.launched(server)) is not None]
     if not launched:
         return None
-    return LeftShards([one.address for one in launched], config, _ended(file.load(), left))
+    return LeftShards([one.address for one in launched], config, _ended(stored, left))
 
 
 def _ended(stored: ClusterState | None, running: Sequence[KnownServer]) -> list[int]:

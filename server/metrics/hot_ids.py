@@ -156,6 +156,15 @@ class HotTables:
         self._tables.pop(number, None)
 
 
+def compile_kernels() -> None:
+    """Run the kernels once: a push that happens to count what was picked would wait for a compiler, with all others.
+
+    See `table.compile_kernels`.
+    """
+    ids, counts = np.zeros((2, 2 * MOST), np.int64)
+    count(np.zeros(1, np.int64), 1, np.zeros(4, np.int64), ids, counts, np.zeros(RECENT, np.int64))
+
+
 @kernel
 def count(picked, key, state, kept, counts, recent):
     """Count ids that were picked."""

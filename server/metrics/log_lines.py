@@ -29,20 +29,20 @@ class LineFormatter(logging.Formatter):
     """One line for each record, a traceback included.
 
     Args:
-        process: a name for it, as shard-0.
+        process: a name for it, as shard-0; may be changed.
         format: logfmt, or json: an object a line.
     """
 
     def __init__(self, process: str, format: str) -> None:
         super().__init__()
-        self._process, self._json = process, format == "json"
+        self.process, self._json = process, format == "json"
 
     def format(self, record: logging.LogRecord) -> str:
         """A record as a line."""
         fields = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{record.msecs:03.0f}Z",
             "level": record.levelname.lower(),
-            "process": self._process,
+            "process": self.process,
             "place": f"{record.module}:{record.lineno}",
             "message": record.getMessage(),
         }
@@ -90,6 +90,13 @@ def begin_log(
     if failed:
         logging.getLogger(__name__).error("the log goes to stderr: %s", failed)
     return file or _file_of_stderr()
+
+
+def name_process(name: str) -> None:
+    """From now on lines of this process have this name, as it has become a shard; nothing where no log was begun."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, LineFormatter):
+            handler.formatter.process = name
 
 
 def _file_of_stderr() -> str:

@@ -15,6 +15,8 @@ from stopping import stop
 from waiting import PATIENCE_S, least_seconds, until
 
 from rowloom.client import SGD, PushUnresolved, TableSpec, Unavailable, Zeros, connect
+from rowloom.client.calls import exchange, outages
+from rowloom.client.carriers import grpc_wire, lane_wire
 from rowloom.client.carriers.lanes import WINDOW_S
 from rowloom.deploy import local_cluster
 from rowloom.deploy.config.config import parse
@@ -59,6 +61,27 @@ def welcomed(description: pb.LaneReply) -> socket.socket:
     end.sendall(Hello(description.key, 0).encode())
     assert end.recv(1) == WELCOME
     return end
+
+
+@pytest.mark.parametrize("carrier", ["auto", "grpc"])
+def test_a_shard_that_holds_its_connection_and_does_not_answer_is_named_before_its_attempt_ends(
+    cluster, carrier: str, monkeypatch
+) -> None:
+    for module, name in ((exchange, "PATIENCE_S"), (outages, "PATIENCE_S"), (grpc_wire, "LOOK_S")):
+        monkeypatch.setattr(module, name, 0.01)
+    monkeypatch.setattr(lane_wire, "LOOK_S", 0.01)
+    monkeypatch.setattr(exchange, "ATTEMPT_TIMEOUT_S", 600.0)
+    told = threading.Event()
+    with connect(cluster.address, carrier=carrier, timeout_s=600.0) as client:
+        table = client.table("t")
+        table.pull(IDS)
+        client._session.outages.tell = lambda level, text: told.set()
+        first = cluster.launcher._running[0]
+        with first._lock:
+            pending = table.pull_async(IDS)
+            assert told.wait(PATIENCE_S)
+            assert not pending.done()
+        pending.result()
 
 
 @pytest.mark.parametrize(("carrier", "expected"), [("auto", 2), ("tcp", 2), ("grpc", 0)])

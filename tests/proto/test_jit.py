@@ -46,6 +46,16 @@ def test_a_first_use_that_compiles_for_long_says_so_once(clock, caplog):
     assert said == "compiling rowloom's kernels for this machine: the first use takes some seconds more"
 
 
+def test_it_is_known_how_much_of_a_time_went_into_compiling(clock, caplog):
+    announcer = Announcer(clock)
+    clock.now = 10.0
+    compiled(announcer, clock, 2.0)
+    clock.now = 20.0
+    compiled(announcer, clock, 3.0)
+    compiled(announcer, clock, 5.0, module="somebody.else")
+    assert [announcer.seconds(since) for since in (0.0, 11.0, 12.0, 21.0, 23.0)] == [5.0, 4.0, 3.0, 2.0, 0.0]
+
+
 def test_what_others_compile_and_what_is_quick_is_not_said(clock, caplog):
     announcer = Announcer(clock)
     for _ in range(4):

@@ -38,6 +38,13 @@ def pushing(clock: Clock, ids: int):
     return operations.push(session, [(ENTRY, np.arange(ids), grads)], deadline=10_000.0)
 
 
+def pulling(clock: Clock, deadline: float):
+    """A pull of a row, and the session whose it is."""
+    session = Session(["h:0"], 1, random.Random(0), clock, threading.Lock())
+    session.layout = Layout("c", 1, (ShardAddress(0, "h:0"),))
+    return operations.pull(session, [(ENTRY, np.arange(1))], deadline), session
+
+
 def size_of(send: Send) -> int:
     return send.message.size  # type: ignore[attr-defined]
 
@@ -52,6 +59,18 @@ def test_an_attempt_of_many_bytes_gets_the_time_that_a_slow_link_takes_for_them(
         assert send.until - clock.now >= ATTEMPT_TIMEOUT_S + before / SLOWEST_BYTES_S
     (small,) = next(pushing(clock, 1)).sends
     assert small.until - clock.now < ATTEMPT_TIMEOUT_S + 1
+
+
+def test_time_in_which_kernels_are_compiled_is_not_taken_from_the_call(clock: Clock) -> None:
+    # On a machine that had compiled none, a first pull with a short time-out failed: the shards "did not answer".
+    operation, session = pulling(clock, deadline=2.0)
+    next(operation)
+    session.compiled_s = lambda deadline: {2.0: 2.5}[deadline]
+    clock.now = 3.0
+    assert operation.send(None).wake_at == 4.5
+    clock.now = 4.5
+    with pytest.raises(Unavailable, match="no answer in time"):
+        operation.send(None)
 
 
 def test_an_attempt_after_one_that_got_no_answer_may_take_longer(clock: Clock) -> None:

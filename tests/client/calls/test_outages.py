@@ -1,5 +1,6 @@
 """A shard that does not answer: what the log says of it and when, what the error says, and who need not wait for it."""
 
+import itertools
 import logging
 import random
 import threading
@@ -11,6 +12,7 @@ from rowloom.client import SGD, PushUnresolved, StateLost, TableSpec, Unavailabl
 from rowloom.client.calls import control, listing, operations
 from rowloom.client.calls.operation import Event
 from rowloom.client.calls.session import Session
+from rowloom.client.carriers.grpc_wire import LOOK_S
 from rowloom.proto import codec, methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import Moving, NoAnswer, RetryLater
@@ -44,7 +46,7 @@ class Client:
             while True:
                 events += [self._answer(send) for send in turn.sends if send.address != self.silent]
                 if not events:
-                    self.now = max(self.now, turn.wake_at)
+                    self.now = max(self.now, min(turn.wake_at, self.now + LOOK_S))
                 turn = operation.send(events.pop(0) if events else None)
         except StopIteration as end:
             return end.value
@@ -106,6 +108,35 @@ def test_a_shard_whose_log_failed_was_said_to_have_ended_and_to_serve_nothing() 
     assert all("started again" not in text for _, text in client.told)
 
 
+def test_a_shard_that_keeps_its_connection_and_says_nothing_was_named_only_when_the_attempt_ended() -> None:
+    client = Client()
+    client.silent, client.error = "h:1", None
+    with pytest.raises(Unavailable, match="shard 1 at h:1 has served nothing for 60 s: no answer in time"):
+        client.pull()
+    ((_, text),) = client.told  # of the attempt that takes ten seconds, not of its end
+    assert text.startswith(
+        "shard 1 at h:1 has served nothing for 2 s: no answer in time. The call waits for it"
+    )
+
+
+def test_the_error_of_a_single_call_has_its_cause_without_the_address_once_more() -> None:
+    client = Client()
+    client.silent = "h:0"
+    with pytest.raises(
+        Unavailable, match=r"^shard 0 at h:0 has served nothing for 60 s: no answer in time\. "
+    ):
+        client.run(control.statistics(client.session, client.now + 60))
+
+
+def test_much_data_on_a_slow_link_is_no_silence() -> None:
+    client = Client()
+    client.silent, client.error = "h:1", None
+    entry = TableEntry(1, TableSpec("t", 1 << 20, dim=1024, optimizer=SGD()))
+    with pytest.raises(Unavailable):  # 8 MB, which may take 8 s
+        client.run(operations.pull(client.session, [(entry, np.arange(0, 10240, 5) + 1)], client.now + 9.0))
+    assert client.told == []
+
+
 def test_a_shard_that_answers_again_soon_or_is_about_to_move_is_no_news() -> None:
     client = Client()
     with pytest.raises(Unavailable):
@@ -147,7 +178,7 @@ def test_a_shard_that_said_nothing_was_blamed_with_what_another_one_had_said() -
     with pytest.raises(Unavailable) as failed:
         client.pull()
     first, second = str(failed.value).split("; ")
-    assert first == "shard 0 at h:0 has not done it: no answer in time"
+    assert first == "shard 0 at h:0 has served nothing for 60 s: no answer in time"
     assert second.startswith("shard 1 at h:1 has served nothing for 60 s: nothing listens there")
 
 
@@ -188,6 +219,29 @@ def test_a_shard_that_says_that_it_has_lost_its_rows_is_named() -> None:
         client.pull()
     with pytest.raises(StateLost, match=r"^shard 1 at h:1: "):
         client.run(control.statistics(client.session, client.now + 60))
+
+
+@pytest.mark.parametrize("busy", [0, 1, 8])
+def test_why_a_change_was_not_made_is_not_hidden_by_attempts_that_had_to_wait_for_another_change(
+    busy,
+) -> None:
+    # With a time-out below that of an attempt only the first answer was told, whatever that had been.
+    client, answers = Client(), itertools.count()
+    full = Unavailable("state.json cannot be written: No space left on device")
+
+    def answer(send) -> Event:
+        error = RetryLater("finishing what was begun is in progress") if next(answers) == busy else full
+        client.now += 0.01
+        return Event(send.tag, error=error)
+
+    client._answer = answer
+    with pytest.raises(
+        Unavailable, match=r"^not done within the deadline: state.json .* No space left on device$"
+    ):
+        client.run(
+            control.ask(client.session, methods.DROP_TABLE, pb.RemoveTableRequest(name="t"), client.now + 5.0)
+        )
+    assert next(answers) > busy
 
 
 def test_other_calls_to_all_shards_name_the_one_that_does_not_answer() -> None:

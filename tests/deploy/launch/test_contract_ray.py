@@ -73,7 +73,7 @@ class TestRay(Contract):
         remote.close()
         assert Path(status.log_file).is_file()
         for shard in status.shards:
-            assert "process=shard place=" in Path(shard.statistics.log_file).read_text()
+            assert f"process=shard-{shard.shard.index} place=" in Path(shard.statistics.log_file).read_text()
         (log, *_) = logs_of(status)
         assert chosen(logs_of(status), "coordinator") == [log]
 

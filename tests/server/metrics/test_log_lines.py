@@ -6,8 +6,13 @@ import re
 
 import pytest
 
+from rowloom.proto import methods
+from rowloom.proto import rowloom_pb2 as pb
+from rowloom.proto.layout import Layout, ShardAddress
+from rowloom.server.call import GRPC, Call, Caller
 from rowloom.server.metrics import log_lines
-from rowloom.server.metrics.log_lines import LineFormatter, begin_log
+from rowloom.server.metrics.log_lines import LineFormatter, begin_log, name_process
+from rowloom.server.serve import Server
 
 log = logging.getLogger("rowloom.server.somewhere")
 
@@ -59,6 +64,23 @@ def test_our_records_are_kept_from_their_level_on_and_those_of_libraries_from_wa
     logging.getLogger("numba").warning("theirs")
     lines = file.read_text().splitlines()
     assert [line.rpartition("message=")[2] for line in lines] == ["said", "theirs"]
+
+
+def test_lines_have_the_name_of_the_shard_that_the_process_has_become(begin, tmp_path):
+    # A server's key, which its file is called by, says nothing of which shard it is: operators know those by index.
+    begin("server-7", file=str(tmp_path / "shard-7.log"))
+    log.info("starts")
+    server = Server(carrier="grpc", on_name=name_process)
+    try:
+        layout = Layout("c", 1, (ShardAddress(0, "h:1", 3), ShardAddress(1, "h:2", server.incarnation)))
+        ask = pb.AdoptRequest(layout=layout.to_message(), index=1, fresh=True, turn=1)
+        server.answer(Call(methods.ADOPT, ask.SerializeToString(), Caller(GRPC)))
+    finally:
+        server.stop(0)
+    starts, becomes = (tmp_path / "shard-7.log").read_text().splitlines()
+    assert "process=server-7 " in starts
+    assert "process=shard-1 " in becomes
+    assert "shard 1 is serving" in becomes
 
 
 def test_a_log_that_has_grown_is_put_aside_and_the_oldest_goes(begin, tmp_path, monkeypatch):
