@@ -17,7 +17,7 @@ from .endpoints import MAX_PORT, advertised_faults, host_faults, ray_faults
 from .faults import ABSENT, Fault, InvalidConfig, invalid, on_lines
 from .home import expanded
 from .quotas import QuotasConfig
-from .refused import fault_of, texts_as_keys, without
+from .refused import as_typed, fault_of, texts_as_keys, without
 from .runtime_env import environment_faults
 from .sections import (
     MAX_SHARDS,
@@ -159,7 +159,7 @@ def parse(
     if "ray" in given and config.launcher != "ray":
         problem = f"is not read with launcher: {config.launcher}; add `launcher: ray`, or leave `ray` out"
         together.append((("launcher",), [Fault("ray", ABSENT, problem)]))
-    faults = own + faults + _sound(together, own)
+    faults = own + faults + [as_typed(fault, given) for fault in _sound(together, own)]
     if faults:
         raise invalid(source, faults)
     if config.security != SecurityConfig():
@@ -200,7 +200,7 @@ def _together(config: DeployConfig, *, running: bool) -> list[tuple[tuple[str, .
     place = ("host", "launcher", "advertise_host")
     at_fault = advertised_faults(config.launcher, config.host, config.advertise_host)
     host_fault = host_faults(config.host)
-    listens_on = None if at_fault or host_fault else _listens_on(config)
+    listens_on = None if host_fault else _listens_on(config)
     durable = ("durability", "storage", "launcher", "snapshots.every")
     return [
         (("host",), host_fault),
@@ -229,7 +229,9 @@ def _durability_faults(config: DeployConfig) -> list[Fault]:
         return [Fault(path, value, "needs `storage:`, a folder that outlives the servers")]
     if storage_folder(config.storage) is None:
         where = "that all nodes of Ray share" if config.launcher == "ray" else "of this machine"
-        problem = f"needs a folder {where} as `storage:`, where logs are synced; got {config.storage}"
+        problem = (
+            f"needs a folder {where} as `storage:`, where logs are synced, which {config.storage} is not"
+        )
         return [Fault(path, value, problem)]
     return []
 
@@ -240,8 +242,8 @@ def _standby_faults(config: DeployConfig) -> list[Fault]:
         return []
     faults: list[Fault] = []
     if config.durability != "memory":
-        problem = "needs `durability: memory`: a server has a standby or a log, not both yet"
-        faults.append(Fault("replicas", config.replicas, f"{problem}; got {config.durability}"))
+        problem = f"needs `durability: memory`, not {config.durability}: a server has a standby or a log, not both yet"
+        faults.append(Fault("replicas", config.replicas, problem))
     if config.launcher == "ray":
         problem = "needs `launcher: local`: standbys are not yet placed on nodes of Ray"
         faults.append(Fault("replicas", config.replicas, problem))

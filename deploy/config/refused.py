@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin
@@ -83,6 +84,13 @@ def fault_of(error: ErrorDetails, given: Mapping[str, Any], root: type[BaseModel
         bound = error.get("ctx", {})[key]
         return Fault(path, value, f"must be {words} {bound if isinstance(bound, int) else f'{bound:g}'}")
     return Fault(path, value, _must(kind, location, root) or error["msg"])
+
+
+def as_typed(fault: Fault, given: Mapping[str, Any]) -> Fault:
+    """The same fault, its value as it was written: 10m, and not the seconds that it was taken for."""
+    if fault.value is ABSENT:
+        return fault
+    return dataclasses.replace(fault, value=_at(given, tuple(fault.path.split(".")), fault.value))
 
 
 def _must(kind: str, location: Location, root: type[BaseModel]) -> str:
