@@ -132,8 +132,10 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    home: Home = None,
 ) -> None:
-    pass
+    if home is not None:  # commands read it; one of theirs counts more
+        os.environ["ROWLOOM_HOME"] = str(home)
 
 
 # ----------------------------------------------------------------------------------------------------------- commands

@@ -224,3 +224,14 @@ def test_who_ends_a_cluster_that_is_not_known_was_told_how_to_start_one(cli):
         "ends one of another machine\n"
     )
     assert "there is nothing to end here" in cli.run("down", code=4)[1]
+
+
+def test_home_before_the_command_was_no_such_option(cli, monkeypatch, tmp_path):
+    monkeypatch.setenv("ROWLOOM_HOME", str(cli.folder / "home"))  # and as it was afterwards
+    (tmp_path / "a_file").write_text("")
+    for command in (
+        ["--home", str(tmp_path / "a_file"), "list"],
+        ["list", "--home", str(tmp_path / "a_file")],
+    ):
+        _, err, code = cli.attempt(*command)
+        assert (code, "a_file" in err) == (2, True), err
