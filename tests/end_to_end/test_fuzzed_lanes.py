@@ -125,10 +125,13 @@ class RawLane:
         return body if status == OK else decode_error(body)
 
     def received(self, size: int) -> bytes:
-        data = self.end.recv(size, socket.MSG_WAITALL) if size else b""
-        if len(data) < size:
-            raise ConnectionResetError("closed")
-        return data
+        data = bytearray()
+        while len(data) < size:  # MSG_WAITALL does not wait on a socket with a time-out
+            some = self.end.recv(size - len(data))
+            if not some:
+                raise ConnectionResetError("closed")
+            data += some
+        return bytes(data)
 
     def close(self) -> None:
         self.end.close()
