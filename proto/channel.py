@@ -24,7 +24,9 @@ from .security.handshake import why_not
 
 MAX_MESSAGE_BYTES = 64 << 20
 LOOKAHEAD_BYTES = (4 << 20) + (64 << 10)  # one of a client's largest requests
-MOST_CALLS = 16  # of one client at once, at one server; what it calls beyond that waits in the client
+# Of one client at once, at one server; what it calls beyond that waits in the client. Far more than calls at once: at
+# the limit gRPC's server may refuse one that comes while it still closes another.
+MOST_CALLS = 64
 
 _COMMON: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

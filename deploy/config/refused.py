@@ -90,7 +90,8 @@ def as_typed(fault: Fault, given: Mapping[str, Any]) -> Fault:
     """The same fault, its value as it was written: 10m, and not the seconds that it was taken for."""
     if fault.value is ABSENT:
         return fault
-    return dataclasses.replace(fault, value=_at(given, tuple(fault.path.split(".")), fault.value))
+    typed = _at(given, tuple(fault.path.split(".")), fault.value)
+    return fault if isinstance(typed, list | dict) else dataclasses.replace(fault, value=typed)
 
 
 def _must(kind: str, location: Location, root: type[BaseModel]) -> str:

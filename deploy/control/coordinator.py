@@ -406,7 +406,7 @@ class Coordinator:
             # It may be one of those: who drops it again, having heard that it was begun, is answered when it is done.
             for number in self.state.dropping:
                 yield from begun(
-                    f"the end of a table, as {name!r} may be", self._drop(number, CHANGE_LIMIT_S)
+                    f"the end of a dropped table, which {name!r} may be,", self._drop(number, CHANGE_LIMIT_S)
                 )
         entry = self.state.making.get(name) or self._entry(name)
         state = dataclasses.replace(

@@ -93,20 +93,6 @@ def test_addresses_that_nobody_could_connect_to_are_refused(text, paths, tmp_pat
     assert parse({"launcher": "ray", "host": "0.0.0.0"} | private).host == "0.0.0.0"
 
 
-def test_a_fault_shows_a_value_as_it_was_typed_and_says_got_once(tmp_path):
-    path = tmp_path / "deploy.yaml"
-    for text in (
-        "durability: process\nstorage: s3://a/b\n",
-        "snapshots: {every: 10m}\n",
-        "replicas: 1\ndurability: process\n",
-    ):
-        path.write_text(text)
-        with pytest.raises(InvalidConfig) as refused:
-            load(path)
-        assert "600.0" not in str(refused.value)
-        assert all(line.count("got ") <= 1 for line in str(refused.value).splitlines())
-
-
 def test_an_address_in_a_network_is_no_network_and_is_not_taken_for_a_name(tmp_path):
     found = faults("launcher: ray\nadvertise_host: 10.1.2.3/16\n", tmp_path)
     assert "did you mean '10.1.0.0/16'?" in found["advertise_host"]

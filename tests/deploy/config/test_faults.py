@@ -209,3 +209,17 @@ def test_a_date_is_a_text(tmp_path):
     path.write_text("shards: 2024-13-01\n")
     with pytest.raises(InvalidConfig, match="line 1: shards: must be a whole number, got '2024-13-01'"):
         load(path)
+
+
+def test_a_fault_shows_a_value_as_it_was_typed_and_says_got_once(tmp_path):
+    path = tmp_path / "deploy.yaml"
+    for text in (
+        "durability: process\nstorage: s3://a/b\n",
+        "snapshots: {every: 10m}\n",
+        "replicas: 1\ndurability: process\n",
+    ):
+        path.write_text(text)
+        with pytest.raises(InvalidConfig) as refused:
+            load(path)
+        assert "600.0" not in str(refused.value)
+        assert all(line.count("got ") <= 1 for line in str(refused.value).splitlines())

@@ -11,7 +11,7 @@ from half_calls import HalfCalls
 from waiting import PATIENCE_S, until
 
 from rowloom.proto import methods
-from rowloom.proto.channel import LOOKAHEAD_BYTES, MOST_CALLS, Channels
+from rowloom.proto.channel import LOOKAHEAD_BYTES, Channels
 from rowloom.proto.errors import NoAnswer
 from rowloom.server.call import Call
 from rowloom.server.carriers import grpc_server, receiving
@@ -62,15 +62,14 @@ def test_calls_without_a_message_make_way_when_they_hold_every_thread(monkeypatc
     monkeypatch.setattr(receiving, "GREEDY_S", 3600.0)
     monkeypatch.setattr(grpc_server, "MOST_THREADS", MOST_MESSAGES + 10)
     server = served()
-    with contextlib.ExitStack() as ends:
-        for _ in range(4):
-            silent = ends.enter_context(HalfCalls(address(server), methods.HEALTH))
-            for _ in range(MOST_CALLS):
-                silent.start(100)
-        until(lambda: server._pool.waiting)
-        monkeypatch.setattr(receiving, "CROWDED_STALL_S", 0.05)
-        assert answers_at_last(server)
-        assert server._pool._threads <= MOST_MESSAGES + 10
+    silent = HalfCalls(address(server), methods.HEALTH)
+    for _ in range(MOST_MESSAGES + 20):
+        silent.start(100)
+    until(lambda: server._pool.waiting)
+    monkeypatch.setattr(receiving, "CROWDED_STALL_S", 0.05)
+    assert answers_at_last(server)
+    assert server._pool._threads <= MOST_MESSAGES + 10
+    silent.close()
     server.stop(0)
 
 
@@ -95,12 +94,12 @@ def test_connections_that_hold_all_places_once_kept_another_one_waiting_for_seco
 
 def test_one_connection_that_holds_all_threads_makes_way_at_once(monkeypatch) -> None:
     monkeypatch.setattr(receiving, "CROWDED_STALL_S", 3600.0)
-    monkeypatch.setattr(grpc_server, "MOST_THREADS", MOST_CALLS - 2)
+    monkeypatch.setattr(grpc_server, "MOST_THREADS", MOST_MESSAGES + 10)
     server = served()
     with HalfCalls(address(server), methods.HEALTH) as silent:
-        for _ in range(MOST_CALLS):
+        for _ in range(60):
             silent.start(100)
-        until(lambda: server._pool.waiting)
+        until(lambda: len(server._receiving._there) >= MOST_MESSAGES)
         for _ in range(5):
             assert answers(server)
     server.stop(0)
@@ -116,7 +115,7 @@ def test_no_more_messages_are_held_at_once_and_calls_under_way_are_never_broken_
 
     server = GrpcServer(methods.HEALTH.__eq__, answer, host="127.0.0.1", port=0)
     server.start()
-    one, all_of_it = MOST_MESSAGES // 2, MOST_CALLS  # what a connection may have, and what it wants
+    one, all_of_it = MOST_MESSAGES // 2, 30  # what a connection may have, and what it wants
     with grpc.insecure_channel(address(server)) as channel:
         calls = [channel.unary_unary(methods.HEALTH).future(b"x" * 100) for _ in range(all_of_it)]
         until(lambda: len(server._receiving._there) == all_of_it - one)
@@ -155,7 +154,7 @@ def test_messages_that_stop_half_way_once_filled_the_memory_also_where_nobody_re
     for _ in range(most):
         half.start(8 * MB)
     until(lambda: len(server._receiving._there) == most)
-    others = [half.start(8 * MB) for _ in range(MOST_CALLS - most)]
+    others = [half.start(8 * MB) for _ in range(6)]
     half.send(6 * MB, 0.5, full=most)
     assert sum(n == 6 * MB for n in half.sent.values()) == most
     assert sum(half.sent[stream] for stream in others) <= len(others) * LOOKAHEAD_BYTES
