@@ -170,8 +170,7 @@ def up(
         file = None if name is not None else str(path or "FILE")
         result = start(wanted, directory, starting.say, file=file)
     record = result.record
-    running = len(result.status.layout.shards) if result.status is not None else wanted.shards
-    shards = result.shards or running
+    shards = result.shards or wanted.shards
     how = "is up" if result.started else "runs already"
     found = f", from ./{path}" if path is not None else ", no ./deploy.yaml here"
     taken = "" if config is not None or name is not None else found

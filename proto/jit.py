@@ -26,9 +26,8 @@ class Announcer(event.Listener):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._depth, self._began, self._spent, self._told = 0, 0.0, 0.0, False
-        self._spans: deque[tuple[float, float]] = deque(
-            maxlen=MOST_SPANS
-        )  # of ours: when it began, when it ended
+        # Of ours: when it began, when it ended.
+        self._spans: deque[tuple[float, float]] = deque(maxlen=MOST_SPANS)
 
     def on_start(self, event: Any) -> None:
         """A kernel begins to be compiled, perhaps for another one."""

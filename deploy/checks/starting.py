@@ -16,10 +16,8 @@ from ..operate.directory import BadHome, ClusterDirectory
 from . import places
 from .diagnosis import Diagnosis, fault, warning, well
 
-_KINDS: dict[str, type[RowloomError]] = {
-    "security": InvalidConfig,
-    "home": BadHome,
-}  # where there is no other
+# Of an error that tells of one of these only.
+_KINDS: dict[str, type[RowloomError]] = {"security": InvalidConfig, "home": BadHome}
 
 
 def before_start(config: DeployConfig, directory: ClusterDirectory | None = None) -> list[Diagnosis]:

@@ -45,20 +45,25 @@ class Up:
         record: of it.
         status: what it says of itself, if it ran before; None if it was started.
         replaced: it was started in place of one that had ended by itself, whose rows are lost.
-        shards: how many it has, where that may be another number than the config says: it went on from its logs.
+        went_on: the shards of one that went on from its logs; None: it did not.
         passed_over: snapshots that its storage has, where it was started with initial values nevertheless.
     """
 
     record: Record
     status: pb.StatusReply | None
     replaced: bool = False
-    shards: int | None = None
+    went_on: int | None = None
     passed_over: EarlierSnapshots | None = None
 
     @property
     def started(self) -> bool:
         """Whether it had to be started."""
         return self.status is None
+
+    @property
+    def shards(self) -> int | None:
+        """How many it has, where that may be another number than the config says: it was not begun with that."""
+        return self.went_on if self.status is None else len(self.status.layout.shards)
 
 
 def up(
