@@ -19,7 +19,7 @@ from .control.loss import loss_in_words
 from .control.revival import moved, revive
 from .control.state import ClusterState
 from .launch.launcher import Launched, Launcher, ServerProcess
-from .operate.status import AGAIN, GOOD, PULLS_ONLY
+from .operate.status import AGAIN, GOOD, PULLS_ONLY, READABLE
 from .performer import Performer
 from .standby.standbys import Sighting, Standbys
 from .standby.status import standby_status
@@ -284,11 +284,14 @@ def _status(
     revives: bool,
 ) -> pb.ShardStatus:
     silent = isinstance(figures, RowloomError)
+    word = health_of(health, shard, process, revives=revives)
+    if silent and word in READABLE:  # a sum would lack its rows, and nobody would see that
+        word = "unreachable"
     return pb.ShardStatus(
         shard=pb.ShardAddress(index=shard.index, address=shard.address, incarnation=shard.incarnation),
         node=process.node,
         pid=process.pid,
-        health=health_of(health, shard, process, revives=revives),
+        health=word,
         statistics=None if silent else pb.StatisticsReply.FromString(figures),
     )
 

@@ -410,12 +410,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     server.start()
     ready = {"address": server.address, "incarnation": server.incarnation, "pid": os.getpid()}
-    sys.stdout.write(json.dumps(ready) + "\n")
-    sys.stdout.flush()
-    hot_ids.compile_kernels()  # not before: no first call needs them
-    stop_at_sigterm(server.stop, args.stop_grace_s)
-    if args.until_stdin_closes:
-        stop_at_end_of_stdin(server.stop, args.stop_grace_s)
+    with hot_ids.compiled_after():  # no first call needs them
+        sys.stdout.write(json.dumps(ready) + "\n")
+        sys.stdout.flush()
+        stop_at_sigterm(server.stop, args.stop_grace_s)
+        if args.until_stdin_closes:
+            stop_at_end_of_stdin(server.stop, args.stop_grace_s)
     with contextlib.suppress(KeyboardInterrupt):
         if not server.wait(SETTLED_S):
             log.debug("%d bytes of this process lie in huge pages", use_huge_pages())

@@ -65,8 +65,8 @@ class ShardActor:
             on_name=name_process,
             tracing=config.tracing.otlp_endpoint or "",
         )
-        self._server.start()
-        hot_ids.compile_kernels()
+        with hot_ids.compiled_after():
+            self._server.start()
         threading.Thread(target=give_back_freed_memory, args=(self._server.wait,), daemon=True).start()
 
     def info(self) -> tuple[str, int, str, int]:

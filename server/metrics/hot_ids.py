@@ -20,6 +20,9 @@ Rejected: the package `datasketches`, which has the same algorithm. It takes Pyt
 from __future__ import annotations
 
 import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -89,11 +92,12 @@ class HotIds:
             k += 1 + self._bits(_GAP_BITS)
         if len(self._picked) >= _MOST_PICKED:
             self._count()
+            del self._picked[_MOST_PICKED:]  # while nothing can be counted, the others are forgotten
         return k - count
 
     def _count(self) -> None:
-        """Count what was picked."""
-        if not self._picked:
+        """Count what was picked; nothing is counted while another thread compiles what does it."""
+        if not self._picked or _compiling.is_set():
             return
         if not len(self._recent):
             self._ids, self._counts = np.zeros((2, 2 * MOST), np.int64)
@@ -156,13 +160,23 @@ class HotTables:
         self._tables.pop(number, None)
 
 
-def compile_kernels() -> None:
-    """Run the kernels once: a push that happens to count what was picked would wait for a compiler, with all others.
+_compiling = threading.Event()
 
-    See `table.compile_kernels`.
+
+@contextmanager
+def compiled_after() -> Iterator[None]:
+    """Compile the kernels after what is done in here, a server's first word that it is up; until then nothing counts.
+
+    That takes seconds on a machine that is new. A call that counted meanwhile would wait for the compiler, holding the
+    shard's lock: then all calls of that shard wait, also those that ask how it does.
     """
-    ids, counts = np.zeros((2, 2 * MOST), np.int64)
-    count(np.zeros(1, np.int64), 1, np.zeros(4, np.int64), ids, counts, np.zeros(RECENT, np.int64))
+    _compiling.set()
+    try:
+        yield
+        ids, counts = np.zeros((2, 2 * MOST), np.int64)
+        count(np.zeros(1, np.int64), 1, np.zeros(4, np.int64), ids, counts, np.zeros(RECENT, np.int64))
+    finally:
+        _compiling.clear()
 
 
 @kernel

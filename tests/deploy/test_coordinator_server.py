@@ -20,7 +20,6 @@ from rowloom.deploy.coordinator_server import CoordinatorServer
 from rowloom.deploy.launch.local_launcher import ThreadLauncher
 from rowloom.deploy.operate.remote import Remote
 from rowloom.deploy.storage import StateFile
-from rowloom.deploy.watcher import health_of
 from rowloom.proto import atomic_file, methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import InvalidRequest, RetryLater, StateLost, Unavailable
@@ -360,13 +359,6 @@ def test_status_says_since_when_a_shard_is_being_started_anew(server, remote):
     ]
     server._parts.watcher.look()  # it serves
     assert list(remote.status().unfinished) == []
-
-
-def test_a_server_that_is_about_to_read_its_log_is_not_called_lost():
-    waits = pb.HealthReply(state="waiting", incarnation=8).SerializeToString()
-    shard = ShardAddress(1, "h:1", 7)
-    assert health_of(waits, shard, revives=True) == "starting"
-    assert health_of(waits, shard) == "lost"
 
 
 def test_a_shard_that_came_back_empty_is_lost(server, remote):

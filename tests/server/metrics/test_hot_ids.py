@@ -129,3 +129,14 @@ def test_the_reply_has_so_many_ids_as_are_asked_for_and_the_sample_only_if_it_is
     reply = tables.message(pb.HottestIdsRequest(table=1, limit=2**32 - 1, recent=True))
     assert (len(reply.ids), len(reply.recent)) == (32, 8 * reply.sampled_ids)
     assert tables.message(pb.HottestIdsRequest(table=2, limit=3, recent=True)) == pb.HottestIdsReply()
+
+
+def test_a_shard_answered_nobody_while_its_counts_were_compiled():
+    """On a new machine, for seconds: a call that counted waited for the compiler, and held the shard's lock."""
+    hot, ids = HotIds(key=5), np.arange(64 * EVERY)
+    with hot_ids.compiled_after():
+        for _ in range(100):
+            hot.see(ids)
+        assert hot.hottest(10).looked_at == 0
+        assert len(hot._picked) == 64
+    assert hot.hottest(10).looked_at == 64
