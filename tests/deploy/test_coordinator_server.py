@@ -23,7 +23,6 @@ from rowloom.deploy.storage import StateFile
 from rowloom.proto import atomic_file, methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import InvalidRequest, RetryLater, StateLost, Unavailable
-from rowloom.proto.layout import ShardAddress
 
 SPEC = TableSpec("t", 100, dim=2, optimizer=SGD(lr=1.0), initializer=Zeros())
 IDS = np.arange(100)
