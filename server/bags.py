@@ -16,8 +16,6 @@ from ..proto.spec import SGD, TableEntry, TableSpec
 from .received import own
 from .table import ShardTable
 
-_BLOCK_BYTES = 1 << 18  # rows that are gathered before they are added: what stays in the cache
-
 
 def count_of(entries: Entries, what: str) -> int:
     """K, the number of bags of a pull. Raises InvalidRequest for bags and factors that do not fit the ids."""
@@ -27,16 +25,12 @@ def count_of(entries: Entries, what: str) -> int:
 
 
 def pooled(table: ShardTable, entries: Entries, count: int) -> np.ndarray:
-    """The sum of each bag: [K, width] float32. Entries and their ids are ours and have been checked."""
+    """The sum of each bag: [K, width] float32. Entries are ours and have been through `count_of`.
+
+    Raises InvalidRequest: an id is out of range, or another shard's.
+    """
     out = np.zeros((count, table.width), np.float32)
-    ids, bags, factors = entries.ids, entries.bags, _factors(entries.factors, len(entries.ids))
-    step = max(1, _BLOCK_BYTES // (4 * table.width))
-    rows = np.empty((min(step, len(ids)), table.width), np.float32)
-    for begin in range(0, len(ids), step):
-        end = min(begin + step, len(ids))
-        some = rows[: end - begin]
-        table.pull(ids[begin:end], some)
-        _add(some, bags[begin:end], factors[begin:end], out)
+    table.pool(entries.ids, entries.bags, _factors(entries.factors, len(entries.ids)), out)
     return out
 
 
@@ -85,14 +79,6 @@ def _check(n: int, bags: np.ndarray, factors: np.ndarray | None, count: int, wha
 
 def _factors(factors: np.ndarray | None, n: int) -> np.ndarray:
     return np.ones(n, np.float32) if factors is None else factors
-
-
-@kernel
-def _add(rows: np.ndarray, bags: np.ndarray, factors: np.ndarray, out: np.ndarray):
-    for k in range(len(bags)):
-        total, factor = out[bags[k]], factors[k]
-        for j in range(rows.shape[1]):
-            total[j] += factor * rows[k, j]
 
 
 @kernel

@@ -200,7 +200,6 @@ class Shard:
             table = self.table(asked.table)
             factors = None if asked.factors is None else own(asked.factors)
             entries = Entries(asked.table, own(asked.ids), own(asked.bags), factors)
-            table.check_ids(entries.ids)
             wanted.append((table, entries, count_of(entries, f"table {table.spec.name!r}")))
         size = sum(count * table.width * 4 for table, _, count in wanted)
         if size > MAX_ROWS_BYTES:

@@ -27,6 +27,7 @@ from .rows.rows import Rows
 from .table_cut import TableCut
 
 _BLOCK_ROWS = 65536
+_POOLED_BYTES = 1 << 18  # copies of rows that are made before they are added: what stays in the cache
 
 # The writes of a change of which everything that can fail is done; what is left needs no memory to speak of.
 Write = Callable[[], None]
@@ -144,6 +145,32 @@ class ShardTable:
             self._refuse(ids, k)
         if self._rule.drifts and len(ids):
             self._catch_up(numbers, out)
+
+    def pool(self, ids: np.ndarray, bags: np.ndarray, factors: np.ndarray, out: np.ndarray) -> None:
+        """Add factor * row of each entry to its bag, out[bags[k]], in the order of the entries.
+
+        Args:
+            ids: [N] int64.
+            bags: [N] int32 in [0, K).
+            factors: [N] float32.
+            out: [K, width] float32.
+
+        Raises InvalidRequest as `check_ids`, and then out is as it was.
+        """
+        if not self._rule.drifts:
+            k = self._rows.pool(ids, bags, factors, out, self._start, self._mine)
+            if k < len(ids):
+                self._refuse(ids, k)
+            return
+        self.check_ids(ids)
+        s, step = self._start, max(1, _POOLED_BYTES // (4 * self.width))
+        for begin in range(0, len(ids), step):  # copies, brought up to date
+            some = slice(begin, begin + step)
+            rows = np.empty((len(ids[some]), self.width), np.float32)
+            self.pull(ids[some], rows)
+            numbers = np.arange(len(rows), dtype=np.int32)
+            given = bags[some], factors[some], out
+            kernels.add_to_bags(rows, numbers, ids[some], *given, s.kind, s.a, s.b, s.key)
 
     def checksum(self, row_id: int) -> int:
         """CRC-32C of a row's weights as they lie, behind if the optimizer is lazy; 0 if it does not exist."""

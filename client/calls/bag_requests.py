@@ -23,7 +23,7 @@ from ...proto.spec import TableEntry
 from .cutting import RequestSizes
 from .operation import Reply, as_array
 from .requests import FRAME_BYTES, Given, PullRequest, PushRequest, put_buffers
-from .routing import Route, distinct_of
+from .routing import Route, distinct_of, runs_of
 from .session import Session
 from .sums import Sums
 from .values import Values
@@ -98,6 +98,13 @@ class BagGrads:
 Partial = list[tuple[tuple[int, ...], np.ndarray, np.ndarray]]
 
 
+def add_up(sums: Partial, out: np.ndarray) -> None:
+    """Add all sums to those of their bags, in the order of the requests. out: [B, width] float32."""
+    for _, bags, partial in sorted(sums, key=lambda one: one[0]):
+        together = bags[-1] - bags[0] + 1 == len(bags)  # a slice is added in a third of the time
+        out[slice(bags[0], bags[-1] + 1) if together else bags] += partial
+
+
 @dataclass(eq=False)
 class PullBagsRequest(PullRequest):
     """Entries of one shard, of one table: what its rows add to their bags.
@@ -115,13 +122,17 @@ class PullBagsRequest(PullRequest):
 
     method = methods.PULL_BAGS
 
+    @cached_property
+    def numbered(self) -> tuple[np.ndarray, np.ndarray]:
+        """As `Shares.numbered`: entries of a pull come bag after bag."""
+        return runs_of(self.shares.bags)
+
     def prepare(self, session: Session, layout: Layout) -> None:
         """Before each attempt."""
-        _, numbers = self.shares.numbered
+        bags, numbers = self.numbered
         entries = Entries(self.entry.number, self.ids, numbers, self.shares.factors)
         self._framed = PullBags(layout.header(self.shard), [entries], self.wire).encode()
         self.size = size_of(self._framed)
-        bags, _ = self.shares.numbered
         self.reply_bytes = 2 * FRAME_BYTES + len(bags) * (self.entry.spec.width * 4 + 4)
 
     def write(self, buffer: np.ndarray, at: int) -> tuple[int, int]:
@@ -133,7 +144,7 @@ class PullBagsRequest(PullRequest):
         blocks = PullBagsReply.decode(as_array(reply).data)
         if len(blocks.blocks) != 1:
             raise InvalidRequest(f"asked for 1 table, the reply has {len(blocks.blocks)}")
-        bags, _ = self.shares.numbered
+        bags, _ = self.numbered
         what = f"sums of table {self.entry.spec.name!r}"
         block = codec.shaped(blocks.blocks[0], len(bags), self.entry.spec.width, what)
         self.sums.append((self.key, bags, codec.from_wire(block, blocks.wire)))
@@ -209,6 +220,13 @@ def pull_runs(bags: np.ndarray, width: int, sizes: RequestSizes) -> Iterator[sli
 
     bags: [N], never falling.
     """
+    n = len(bags)
+    if not n:
+        return
+    most = min(n, int(bags[-1] - bags[0]) + 1)  # bags
+    if _ENTRY_BYTES * n + 4 * width * most < sizes.piece and 4 * width * n < _WORK_BYTES:
+        yield slice(0, n)
+        return
     new = np.diff(bags, prepend=-1) != 0
     cost = np.cumsum(_ENTRY_BYTES + 4 * width * new)
     work = np.arange(len(bags)) * (4 * width)

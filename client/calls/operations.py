@@ -23,6 +23,7 @@ from .bag_requests import (
     PullBagsRequest,
     PushBagsRequest,
     Shares,
+    add_up,
     check_sums,
     pull_runs,
     push_runs,
@@ -326,16 +327,16 @@ def pull_bags(
     owners = layout.owner(entry, checked)
     for shard in range(layout.n):
         mine = np.flatnonzero(owners == shard)
-        for number, run in enumerate(pull_runs(shares.bags[mine], spec.width, session.sizes)):
-            some = mine[run]
+        its_ids, its_shares = checked[mine], shares[mine]
+        for number, run in enumerate(pull_runs(its_shares.bags, spec.width, session.sizes)):
             requests.append(
                 PullBagsRequest(
                     layout.epoch,
                     shard,
                     [],
                     entry=entry,
-                    ids=checked[some],
-                    shares=shares[some],
+                    ids=its_ids[run],
+                    shares=its_shares[run],
                     key=(shard, number),
                     sums=sums,
                 )
@@ -343,8 +344,7 @@ def pull_bags(
     requests.sort(key=lambda request: request.key[::-1])  # shards take turns, so that all start at once
     yield from Exchange(session, requests, deadline).run()
     out = np.zeros((int(np.prod(shape, dtype=np.int64)), spec.width), np.float32)
-    for _, some, partial in sorted(sums, key=lambda s: s[0]):
-        out[some] += partial
+    add_up(sums, out)
     return out.reshape(shape + spec.row_shape)
 
 

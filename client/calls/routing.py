@@ -65,6 +65,12 @@ def distinct_of(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return distinct[: _find_distinct(ids, distinct, inverse)], inverse
 
 
+def runs_of(bags: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `distinct_of` for what never falls, in a tenth of the time; the places are int32, as they travel."""
+    distinct, inverse = np.empty(len(bags), _I64), np.empty(len(bags), np.int32)
+    return distinct[: _find_runs(bags, distinct, inverse)], inverse
+
+
 def split(ids: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(ids, bounds, inverse) of a Route. ids: [N] int64, valid; owners: of `owners_of`."""
     grouped, bounds = np.empty(len(ids), _I64), np.empty(owners.item(1) + 1, _I64)
@@ -117,6 +123,18 @@ def _find_distinct(ids, distinct, inverse):
                 inverse[k] = u
                 break
             at = (at + 1) & mask
+    return count
+
+
+@kernel
+def _find_runs(bags, distinct, inverse):
+    """Fill what `runs_of` returns. Returns how many are distinct."""
+    count = 0
+    for k in range(len(bags)):
+        if not count or distinct[count - 1] != bags[k]:
+            distinct[count] = bags[k]
+            count += 1
+        inverse[k] = count - 1
     return count
 
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from ...proto.jit import kernel
 from ...proto.owners import first_stranger
+from .kernels import add_to_bags
 from .kernels import gather as write_out
 
 _FIRST_BITS = 10
@@ -142,6 +143,18 @@ def gather(ids, owners, shard, places, bits, key, keys, numbers, values, out, ki
     if first == len(ids):
         _find(ids, places, bits, key, keys, numbers)
         write_out(values, numbers, ids, out, kind, a, b, start_key)
+    return first
+
+
+@kernel
+def pool(
+    ids, owners, shard, places, bits, key, keys, numbers, values, bags, factors, out, kind, a, b, start_key
+):
+    """As `gather`, for sums: what is found is added to bags. Arguments beyond those: as of `add_to_bags`."""
+    first = first_stranger(ids, owners, shard)
+    if first == len(ids):
+        _find(ids, places, bits, key, keys, numbers)
+        add_to_bags(values, numbers, ids, bags, factors, out, kind, a, b, start_key)
     return first
 
 

@@ -33,6 +33,25 @@ def gather(values, numbers, ids, out, kind, a, b, key):
 
 
 @kernel
+def add_to_bags(values, numbers, ids, bags, factors, out, kind, a, b, key):
+    """Add factor * row of each entry to its bag in out [K, width] float32; rows as in `gather`.
+
+    In the order of the entries, each product and each sum rounded once. bags: [N] int32 in [0, K); factors: [N].
+    """
+    width = values.shape[1]
+    absent = np.empty(width, np.float32)
+    for k in range(len(numbers)):
+        if k + AHEAD < len(numbers) and numbers[k + AHEAD] >= 0:
+            fetch(values, numbers[k + AHEAD])
+        total, factor, number = out[bags[k]], factors[k], numbers[k]
+        if number < 0:
+            fill_row(kind, a, b, key, ids[k], absent)
+        row = values[number] if number >= 0 else absent
+        for j in range(width):
+            total[j] += factor * row[j]
+
+
+@kernel
 def copy_rows(column, numbers, out, at):
     """Copy rows that exist one behind the other into bytes, from `at` on. column: [capacity, width] of any type."""
     size = column.shape[1] * column.itemsize

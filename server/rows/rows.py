@@ -15,7 +15,7 @@ from ...proto.owners import Mine, owner_of
 from ..initializers import Start
 from . import limits, memory
 from .cut import Cut, CutBlock
-from .index import Index, gather
+from .index import Index, gather, pool
 
 _NONE = np.empty(0, np.int64)
 _I32 = np.dtype(np.int32)
@@ -94,6 +94,24 @@ class Rows:
         s, where = start, self._index.where
         first = gather(ids, *mine, *where, self._ids, numbers, self.columns[0], out, s.kind, s.a, s.b, s.key)
         return first, numbers
+
+    def pool(
+        self,
+        ids: np.ndarray,
+        bags: np.ndarray,
+        factors: np.ndarray,
+        out: np.ndarray,
+        start: Start,
+        mine: Mine,
+    ) -> int:
+        """Add factor * weights of each entry to its bag: out[bags[k]]. Returns as `gather` the number of an id.
+
+        bags: [N] int32, numbers of rows of out [K, width] float32; factors: [N] float32.
+        """
+        numbers = np.empty(len(ids), _I32)
+        s, where, values = start, self._index.where, self.columns[0]
+        rest = (bags, factors, out, s.kind, s.a, s.b, s.key)
+        return pool(ids, *mine, *where, self._ids, numbers, values, *rest)
 
     @property
     def ids(self) -> np.ndarray:
