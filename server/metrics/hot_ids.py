@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -164,7 +164,7 @@ _compiling = threading.Event()
 
 
 @contextmanager
-def compiled_after() -> Iterator[None]:
+def compiled_after() -> Generator[None]:
     """Compile the kernels after what is done in here, a server's first word that it is up; until then nothing counts.
 
     That takes seconds on a machine that is new. A call that counted meanwhile would wait for the compiler, holding the
