@@ -28,6 +28,7 @@ from .machine import can_write
 SYNCS = 5
 SLOW_SYNC_S = 0.05  # a push with durability disk waits for one
 LEAST_FREE_BYTES = 1 << 30
+LOG_BYTES = 2 * SEGMENT_BYTES  # of a shard: a segment that is written, and the next one, which is made ahead
 STORE_S = 30.0  # for a store that is no folder to be written and read
 
 
@@ -122,9 +123,9 @@ def _folder(folder: Path, config: DeployConfig) -> Iterator[Diagnosis]:
     free = disk.f_bavail * disk.f_frsize
     said = f"{folder}{will}: {in_bytes(free)} free"
     needed, what = needed_bytes(config)
-    first = 0 if config.durability == "memory" or _has_logs(folder) else config.shards * SEGMENT_BYTES
+    first = 0 if config.durability == "memory" or _has_logs(folder) else config.shards * LOG_BYTES
     if free < first:
-        each = f"the log of each of {counted(config.shards, 'shard')} needs {in_bytes(SEGMENT_BYTES)}"
+        each = f"the log of each of {counted(config.shards, 'shard')} needs {in_bytes(LOG_BYTES)}"
         fix = "make room there, or another `storage:`, and run `rowloom up` again"
         yield fault("storage", f"no room in {said}, and {each}", fix)
     elif free < max(needed, LEAST_FREE_BYTES):
@@ -160,9 +161,9 @@ def needed_bytes(config: DeployConfig) -> tuple[int, str]:
     Open-ended tables do not count: nobody knows how many rows they will have.
     """
     rows = config.shards * sum(table.bound_bytes or 0 for table in memory(config).tables)
-    logs = 0 if config.durability == "memory" else config.shards * SEGMENT_BYTES
+    logs = 0 if config.durability == "memory" else config.shards * LOG_BYTES
     parts = [f"{in_bytes(rows)} of rows, twice, once every id was pushed"] if rows else []
-    parts += [f"{in_bytes(SEGMENT_BYTES)} for the log of each shard"] if logs else []
+    parts += [f"{in_bytes(LOG_BYTES)} for the log of each shard"] if logs else []
     return 2 * rows + logs, " and ".join(parts)
 
 

@@ -69,8 +69,8 @@ def test_a_disk_with_less_room_than_rows_and_logs_need_is_told_with_figures(tmp_
     assert found(**config) == [
         (
             "warning",
-            f"{tmp_path}: 4.0 GiB free, and it may need 48.1 GiB: 24.0 GiB of rows, twice, once every id was pushed "
-            "and 64.0 MiB for the log of each shard",
+            f"{tmp_path}: 4.0 GiB free, and it may need 48.2 GiB: 24.0 GiB of rows, twice, once every id was pushed "
+            "and 128.0 MiB for the log of each shard",
         )
     ]
     assert "and it may need 48.0 GiB" in found(**config, durability="memory")[0][1]
@@ -84,7 +84,7 @@ def test_a_disk_without_room_for_the_first_logs_was_found_by_a_start_that_failed
 ):
     with_room(monkeypatch, 20 << 20)
     config = {"storage": str(tmp_path), "shards": 2}
-    said = "20.0 MiB free, and the log of each of 2 shards needs 64.0 MiB"
+    said = "20.0 MiB free, and the log of each of 2 shards needs 128.0 MiB"
     assert found(**config) == [("fault", f"no room in {tmp_path}: {said}")]
     with pytest.raises(
         Unavailable, match=r"make room there, or another `storage:`, and run `rowloom up` again"
