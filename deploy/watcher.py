@@ -71,7 +71,7 @@ class Watcher:
         self._launcher = launcher
         self._file = file
         self._finders = ThreadPoolExecutor(FIND_THREADS, thread_name_prefix="rowloom-find")
-        self._said = ""  # why what was begun is not finished
+        self._said: dict[str, str] = {}  # what could not be done, and why, as the log has it
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="rowloom-watch", daemon=True)
 
@@ -118,7 +118,9 @@ class Watcher:
             return
         except RowloomError as e:
             if not self._ending.is_set():
-                log.warning("standbys are not as they should be yet: %s", in_words(e))
+                self._tell("standbys are not as they should be", in_words(e))
+        else:
+            self._tell("standbys are not as they should be")
 
     def look(self) -> None:
         """Ask all shards for their health, find those that do not answer, and finish what was begun."""
@@ -197,7 +199,9 @@ class Watcher:
             return
         except RowloomError as e:
             which = ", ".join(f"shard {index}" for index in ended)
-            log.warning("%s: ended, and cannot be started again yet: %s", which, in_words(e))
+            self._tell("shards that ended cannot be started again", f"{which}: {in_words(e)}")
+        else:
+            self._tell("shards that ended cannot be started again")
 
     def _converge(self) -> None:
         coordinator = self._coordinator()
@@ -206,13 +210,17 @@ class Watcher:
         try:
             with self._performer.alone("finishing what was begun", wait_s=0.0):
                 self._performer.run(coordinator.converge(0.0), polite=True)
-                self._said = ""
+                self._tell("what was begun is not finished")
         except RetryLater:
             return
         except RowloomError as e:
-            if str(e) != self._said:  # once, not at each look
-                log.warning("what was begun is not finished yet: %s", e)
-            self._said = str(e)
+            self._tell("what was begun is not finished", in_words(e))
+
+    def _tell(self, what: str, why: str = "") -> None:
+        """Say in the log what cannot be done yet, and why; once, not at each look. Empty: it can be."""
+        if why and why != self._said.get(what):
+            log.warning("%s yet: %s", what, why)
+        self._said[what] = why
 
     def _find(self, layout: Layout, index: int) -> None:
         """A shard that came back elsewhere came back empty: tell clients where, so that they hear StateLost soon."""

@@ -115,8 +115,9 @@ class ShardLog:
             self._stays = ""
             log.warning("%s goes on behind a snapshot: pushes are taken again", self.folder)
         except OSError as e:
-            self._stays = in_words(e)
-            log.error("%s cannot go on yet: %s", self.folder, e)
+            before, self._stays = self._stays, in_words(e)
+            if self._stays != before:  # it is tried each second
+                log.error("%s cannot go on yet: %s", self.folder, e)
         finally:
             self._mending = False
             self.leave()

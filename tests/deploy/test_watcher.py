@@ -1,8 +1,10 @@
 """What is made of a shard's answers: its health in a word, and its figures."""
 
+from typing import Any
+
 import pytest
 
-from rowloom.deploy.watcher import UNKNOWN, _status, health_of
+from rowloom.deploy.watcher import UNKNOWN, Watcher, _status, health_of
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import Unavailable
 from rowloom.proto.layout import ShardAddress
@@ -25,3 +27,12 @@ def test_the_rows_of_a_shard_that_did_not_count_them_in_time_were_left_out_of_a_
     figures = pb.StatisticsReply(tables=[pb.TableStatistics(table=1, rows=500)]).SerializeToString()
     assert _status(SHARD, said(state), figures, UNKNOWN, False).health == state
     assert _status(SHARD, said(state), Unavailable("no answer within 2 s"), UNKNOWN, False).health == health
+
+
+def test_why_something_cannot_be_done_yet_was_written_into_the_log_each_second(caplog):
+    nobody: Any = None
+    watcher = Watcher(nobody, nobody, nobody, nobody)
+    for why in ("no room", "no room", "no disk", "", "no disk"):
+        watcher._tell("shards cannot be started", why)
+    said = [record.getMessage().removeprefix("shards cannot be started yet: ") for record in caplog.records]
+    assert said == ["no room", "no disk", "no disk"]
