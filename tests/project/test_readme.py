@@ -56,7 +56,7 @@ def test_every_command_of_ours_exists():
         assert done.returncode == 0, f"rowloom {name}: {done.stderr}"
 
 
-TESTS = "pytest -q -n 6 --dist loadfile"  # a third of the time they wait: six at once on two cores
+TESTS = "pytest -q -n 4 --dist loadfile"  # mostly they wait: four at once on two cores, and six take longer
 
 
 def test_setting_up_takes_one_line_for_the_demo_and_one_for_the_tests():
