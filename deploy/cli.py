@@ -339,7 +339,8 @@ def apply(
             done, scaled = change(wanted, remote, now, shown_on(moving), restart=restart, offer=offer)
     shown = ("create", "set_lr", "autoscale", "scale", "deal", "limit", "upgrade")
     made = [c for c in done.changes if c.action in shown]
-    lines = [str(c) for c in made] or ["every server was started anew" if restart else "nothing to change"]
+    anew = ["every server was started anew"] if restart else []
+    lines = [*map(str, made), *anew] or ["nothing to change"]
     if scaled is not None:
         lines.append(handed_over(scaled) if scaled.handed_over else moved(scaled))
     show(
@@ -369,9 +370,9 @@ def scale(
         raise WrongUse(f"shards must be in [1, {MAX_SHARDS}], got {shards}")
     with cluster(name, address, home) as (remote, now, options), _moving(as_json) as moving:
         check_serving(summary(now), "nothing was changed", options=options)
-        before = len(now.layout.shards)
         with interrupted(lambda: f"the cluster goes on alone; `rowloom scale {shards}` again waits for it"):
             done = remote.scale(shards, shown_on(moving))
+    before = done.shards_before or len(now.layout.shards)  # another scaling may have ended meanwhile
     told = (
         f"{before} -> {counted(shards, 'shard')}: {moved(done)}"
         if before != shards

@@ -182,8 +182,8 @@ class CoordinatorServer:
         if stored is None or stored.layout is None:
             raise StateLost(
                 f"the coordinator of {self.config.name!r} started anew and finds no layout in storage "
-                f"({self._file!r}): `rowloom down --name {self.config.name}`, then `rowloom up`, "
-                "starts from initial values"
+                f"({self._file!r}): `rowloom down --name {self.config.name}`, then `rowloom up` with its "
+                "config, starts from initial values"
             )
         self._parts.decide(stored)
         with self._performer.alone("taking up the cluster"):

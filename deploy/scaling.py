@@ -155,7 +155,8 @@ class Scalings:
             raise
         if scaling is None:
             self._performer.end()
-            return pb.ScaleReply(state="done", epoch=self._coordinator().layout.epoch)
+            layout = self._coordinator().layout
+            return pb.ScaleReply(state="done", epoch=layout.epoch, shards_before=layout.n)
         return self._reply(scaling)
 
     def same(self, what: str) -> pb.ScaleReply | None:
@@ -207,7 +208,7 @@ class Scalings:
         progress = (
             reshard.progress
             if reshard
-            else Progress(shards, state="committing", started_s=coordinator.clock())
+            else Progress(shards, state="committing", started_s=coordinator.clock(), before=shards)
         )
         return Scaling(coordinator.turn(), what, progress, reshard)
 
@@ -259,6 +260,7 @@ class Scalings:
             seconds=(progress.ended_s or time.monotonic()) - progress.started_s,
             scaling=scaling.number,
             shards=progress.shards,
+            shards_before=progress.before,
             passes=progress.passes,
             left=progress.left,
             rows_per_s=progress.rows_per_s,

@@ -1218,7 +1218,7 @@ class UpgradeRequest(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., environment: _Optional[str] = ...) -> None: ...
 
 class ScaleReply(_message.Message):
-    __slots__ = ("state", "epoch", "pause_s", "rows", "rows_total", "error", "seconds", "scaling", "shards", "passes", "left", "rows_per_s", "brake_row_s", "moved", "dealings", "held_bytes", "handed_over")
+    __slots__ = ("state", "epoch", "pause_s", "rows", "rows_total", "error", "seconds", "scaling", "shards", "shards_before", "passes", "left", "rows_per_s", "brake_row_s", "moved", "dealings", "held_bytes", "handed_over")
     STATE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PAUSE_S_FIELD_NUMBER: _ClassVar[int]
@@ -1228,6 +1228,7 @@ class ScaleReply(_message.Message):
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     SCALING_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_BEFORE_FIELD_NUMBER: _ClassVar[int]
     PASSES_FIELD_NUMBER: _ClassVar[int]
     LEFT_FIELD_NUMBER: _ClassVar[int]
     ROWS_PER_S_FIELD_NUMBER: _ClassVar[int]
@@ -1245,6 +1246,7 @@ class ScaleReply(_message.Message):
     seconds: float
     scaling: int
     shards: int
+    shards_before: int
     passes: int
     left: int
     rows_per_s: float
@@ -1253,7 +1255,7 @@ class ScaleReply(_message.Message):
     dealings: _containers.RepeatedCompositeFieldContainer[TableDealing]
     held_bytes: int
     handed_over: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, state: _Optional[str] = ..., epoch: _Optional[int] = ..., pause_s: _Optional[float] = ..., rows: _Optional[int] = ..., rows_total: _Optional[int] = ..., error: _Optional[str] = ..., seconds: _Optional[float] = ..., scaling: _Optional[int] = ..., shards: _Optional[int] = ..., passes: _Optional[int] = ..., left: _Optional[int] = ..., rows_per_s: _Optional[float] = ..., brake_row_s: _Optional[float] = ..., moved: _Optional[int] = ..., dealings: _Optional[_Iterable[_Union[TableDealing, _Mapping]]] = ..., held_bytes: _Optional[int] = ..., handed_over: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, state: _Optional[str] = ..., epoch: _Optional[int] = ..., pause_s: _Optional[float] = ..., rows: _Optional[int] = ..., rows_total: _Optional[int] = ..., error: _Optional[str] = ..., seconds: _Optional[float] = ..., scaling: _Optional[int] = ..., shards: _Optional[int] = ..., shards_before: _Optional[int] = ..., passes: _Optional[int] = ..., left: _Optional[int] = ..., rows_per_s: _Optional[float] = ..., brake_row_s: _Optional[float] = ..., moved: _Optional[int] = ..., dealings: _Optional[_Iterable[_Union[TableDealing, _Mapping]]] = ..., held_bytes: _Optional[int] = ..., handed_over: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class AcceptLossRequest(_message.Message):
     __slots__ = ("shard", "cluster_id", "force")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,8 +65,8 @@ def _runs(config: DeployConfig, directory: ClusterDirectory) -> bool:
 
 def ray(config: DeployConfig, directory: ClusterDirectory) -> Diagnosis:
     """The Ray that the config means."""
-    if importlib.util.find_spec("ray") is None:
-        return fault("ray", "is not installed", "pip install 'rowloom[ray]'")
+    if missing := starting.package(config):
+        return missing[0]
     address = local_ray.choose(config.ray.address, directory)
     if address is None:
         return well("ray", "none runs here: `rowloom up` starts one of its own on this machine")

@@ -7,6 +7,7 @@ after another, each found by another start.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 
 from ...proto.errors import RowloomError, Unavailable
@@ -26,7 +27,7 @@ def before_start(config: DeployConfig, directory: ClusterDirectory | None = None
     directory: that is to know it, if its folder is looked at too.
     """
     known = [places.home(directory)] if directory is not None else []
-    return [one for one in (*security(config), *place(config), *known) if one.state != "ok"]
+    return [one for one in (*package(config), *security(config), *place(config), *known) if one.state != "ok"]
 
 
 def check_start(
@@ -47,10 +48,12 @@ def check_start(
     Raises:
         InvalidConfig: a file of `security` cannot be used.
         BadHome: the folder that remembers clusters cannot be written.
-        Unavailable: its storage cannot be used; with all else that is wrong.
+        Unavailable: its storage cannot be used, or Ray is not installed; with all else that is wrong.
     """
     found = (
-        before_start(config, directory) if places else [one for one in security(config) if one.state != "ok"]
+        before_start(config, directory)
+        if places
+        else [one for one in (*package(config), *security(config)) if one.state != "ok"]
     )
     for one in found:
         if one.state == "warning":
@@ -67,6 +70,13 @@ def refuse(found: Sequence[Diagnosis], what: str) -> None:
     kinds = {_KINDS.get(one.name, Unavailable) for one in faults}
     kind = kinds.pop() if len(kinds) == 1 else Unavailable
     raise kind(what + (several if len(faults) > 1 else ": ") + "\n  ".join(map(str, faults)))
+
+
+def package(config: DeployConfig) -> list[Diagnosis]:
+    """The package that the launcher needs, if it is not installed."""
+    if config.launcher != "ray" or importlib.util.find_spec("ray") is not None:
+        return []
+    return [fault("ray", "`launcher: ray` needs Ray, which is not installed", "pip install 'rowloom[ray]'")]
 
 
 def security(config: DeployConfig) -> Iterator[Diagnosis]:

@@ -72,6 +72,7 @@ class Progress:
 
     Attributes:
         shards: how many there will be.
+        before: how many there were.
         dealings: by name, tables whose ids are dealt anew, and how they will be.
         state: starting, moving, finishing (pushes wait), committing, done, failed.
         rows, rows_total: that have arrived, and that there are.
@@ -98,6 +99,7 @@ class Progress:
     rows_per_s: float = 0.0
     held_bytes: int = 0
     error: str = ""
+    before: int = 0
 
     @property
     def ended(self) -> bool:
@@ -111,6 +113,7 @@ class Reshard:
     Args:
         coordinator: of the cluster.
         shards: how many there will be.
+        before: how many there were.
         dealings: by name, tables whose ids are to be dealt otherwise, and how.
         max_extra_bytes: of memory that rows may take of all shards together before they serve; 0: no bound.
 
@@ -140,7 +143,7 @@ class Reshard:
         self._looked: tuple[float, int] | None = None  # when, and how many rows had been moved
         self._revived: list[int] = []  # nobody waits for these servers once their processes have ended
         self._tables: dict[str, TableEntry] = {}  # as they will be
-        self.progress = Progress(shards, self._dealings, started_s=coordinator.clock())
+        self.progress = Progress(shards, self._dealings, started_s=coordinator.clock(), before=self._old.n)
 
     def run(self) -> Program:
         """Move every row and slot to its owner among the new count of shards.

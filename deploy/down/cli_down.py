@@ -44,8 +44,9 @@ def down(
     from ..operate.clusters import locate_to_end, only_name
     from ..operate.directory import DamagedRecord
     from ..operate.left import is_kept
+    from ..operate.left_shards import up_of
     from ..snapshots.named import staying_in_words
-    from .losses import Loss, lost_with, run_on_with
+    from .losses import Loss, left_of, lost_with, run_on_with
 
     directory = directory_of(home)
     if forget:
@@ -59,8 +60,9 @@ def down(
             running = run_on_with(known, directory) if known is not None else Loss()
             if running.words:
                 confirm(running.words, yes, ask_nobody=False)
+        left = left_of(name, directory)
         gone = forget_record(directory, name)
-        show(as_json, {"name": gone, "down": False}, f"{gone} is forgotten; nothing was ended")
+        show(as_json, {"name": gone, "down": False}, f"{gone} is forgotten; nothing was ended{left}")
         return
     with stage("looking for it", as_json) as looking:
         record = locate_to_end(directory, name, address, looking.say)
@@ -71,7 +73,7 @@ def down(
     again = f"some of it may run still; `rowloom down{directory.option(record.name)}` again ends it"
     with interrupted(lambda: again), stage(f"ending {record.name or record.address}", as_json):
         ended = end(record, directory, keep=keep)
-    became = "; its rows are kept, and `rowloom up` goes on from them" if keep else ""
+    became = f"; its rows are kept, and {up_of(ended, directory)} goes on from them" if keep else ""
     if had and not keep:
         which = "the rows that were kept" if record.kept else "its rows"
         became = f"; {which} in {record.storage} are removed{staying_in_words(record.storage)}"

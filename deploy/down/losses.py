@@ -19,7 +19,7 @@ from ..launch.keeping import logs_at, size_of_logs
 from ..launch.processes import is_running, is_stopped
 from ..operate.directory import ClusterDirectory, Record
 from ..operate.left import is_kept
-from ..operate.left_shards import LeftShards, config_of, folder_of, serving_on
+from ..operate.left_shards import LeftShards, serving_on, up_of
 from ..operate.remote import Remote
 from ..operate.status import GOOD, READABLE
 from ..snapshots.kept import kept_by
@@ -55,7 +55,7 @@ def lost_with(record: Record, directory: ClusterDirectory) -> Loss:
 def _of_shards(record: Record, directory: ClusterDirectory, left: LeftShards, rows: int | None) -> str:
     """Of shards without a coordinator."""
     held = "rows, how many is not known," if rows is None else f"{rows:,} {'row' if rows == 1 else 'rows'}"
-    ways = f"{_up(record, directory)} starts a coordinator for them"
+    ways = f"{up_of(record.name, directory)} starts a coordinator for them"
     if is_kept(record):
         ways += f", {_keep(record, directory)} leaves them in its logs"
     return f"{record.name!r} has no coordinator, and its shards hold {held} that are lost with it. {ways}."
@@ -64,11 +64,20 @@ def _of_shards(record: Record, directory: ClusterDirectory, left: LeftShards, ro
 def _in_logs(record: Record, directory: ClusterDirectory) -> str:
     """Of a cluster that has ended, with its rows in logs."""
     ended = "is down" if record.kept else "has ended"
-    ways = f"{_up(record, directory)} goes on from them"
+    ways = f"{up_of(record.name, directory)} goes on from them"
     if not record.kept:
         ways += f", {_keep(record, directory)} leaves them"
     lost = f"`rowloom down` would remove {_logs(record)}, and the rows of {record.name!r} with them"
     return f"{record.name!r} {ended}; {lost}. {ways}."
+
+
+def left_of(name: str, directory: ClusterDirectory) -> str:
+    """What stays of a cluster that is forgotten, after "nothing was ended"; empty: nothing, as far as is known here."""
+    with contextlib.suppress(RowloomError):
+        record = directory.get(name)
+        if record is not None and is_kept(record):
+            return f", and {_logs(record)} stay: `rowloom up` with its config goes on from them"
+    return ""
 
 
 def _logs(record: Record) -> str:
@@ -77,11 +86,6 @@ def _logs(record: Record) -> str:
         id = kept_by(record.storage or None)
         return f"{in_bytes(size_of_logs(record.storage, id))} of logs in {logs_at(record.storage, id)}"
     return f"its logs in {record.storage}"
-
-
-def _up(record: Record, directory: ClusterDirectory) -> str:
-    known = config_of(folder_of(record.name, directory)) is not None
-    return f"`rowloom up --name {record.name}`" if known else "`rowloom up` with its config"
 
 
 def _keep(record: Record, directory: ClusterDirectory) -> str:
@@ -112,7 +116,8 @@ def _of_running(record: Record, directory: ClusterDirectory) -> Loss:
         held += f" ({who}{' and may hold more' if silent else ''})"
     option = directory.option(record.name) if record.launcher else f" --address {record.address}"
     keep = f"`rowloom down --keep{option}` leaves them in its logs; " if keeps else ""
-    ways = f"{keep}`rowloom export TABLE FILE{' --partial' if silent else ''}{option}` keeps rows."
+    partial = any(s.health not in READABLE for s in bad)
+    ways = f"{keep}`rowloom export TABLE FILE{' --partial' if partial else ''}{option}` keeps rows."
     return Loss(f"{status.name!r} holds {held}, and they are lost with it. {ways}", bool(bad))
 
 

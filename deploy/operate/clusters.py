@@ -18,7 +18,7 @@ from ..snapshots.earlier import EarlierSnapshots, passed_over
 from .directory import ClusterDirectory, DamagedRecord, Record
 from .launchers import Tell, launcher_of
 from .left import check_goes_on, check_not_live, is_kept, lacks_logs, not_there, placed
-from .left_shards import config_of, folder_of, serving_on
+from .left_shards import config_of, folder_of, serving_on, up_of
 from .remote import Remote, Unreachable
 from .status import not_serving, summary
 
@@ -361,7 +361,7 @@ def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unrea
             )
         return Unreachable(
             f"{what} is not up: its `rowloom up` was interrupted. `rowloom down{option}` ends what is left of it, "
-            "`rowloom up` starts it anew"
+            "`rowloom up` with its config starts it anew"
         )
     # One that was killed closes its port a moment before it is gone.
     ended = record.launcher == "local" and wait_for_end(record.pid, record.started, 0.5)
@@ -369,30 +369,31 @@ def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unrea
         left = serving_on(record.name, directory)
         if left is not None:
             return Unreachable(
-                f"the coordinator of {what} has ended; {left.words()}. `rowloom up` with "
-                f"its config starts a new coordinator, which takes them over; `rowloom down{option}` ends them"
+                f"the coordinator of {what} has ended; {left.words()}. {up_of(record.name, directory)} starts a new "
+                f"coordinator, which takes them over; `rowloom down{option}` ends them"
             )
     if ended and record.pid:
         if is_kept(record):
             return Unreachable(
-                f"{what} ended by itself; its rows are in its logs: `rowloom up` with its config goes on from them"
+                f"{what} ended by itself; its rows are in its logs: {up_of(record.name, directory)} goes on from them"
             )
         if lacks_logs(record, config_of(folder_of(record.name, directory))):
             return Unreachable(
-                f"{what} ended by itself; {not_there(record)} With them `rowloom up` goes on; if they are gone "
-                f"for good, `rowloom down{option}` clears it"
+                f"{what} ended by itself; {not_there(record)} With them {up_of(record.name, directory)} goes on; "
+                f"if they are gone for good, `rowloom down{option}` clears it"
             )
         return Unreachable(
-            f"{what} ended by itself, and its rows are lost: `rowloom down{option}` clears it, `rowloom up` starts "
-            "it anew"
+            f"{what} ended by itself, and its rows are lost: `rowloom down{option}` clears it, `rowloom up` with its "
+            "config starts it anew"
         )
     if record.pid and is_stopped(record.pid):
         why = "its process stands still (as by SIGSTOP)"  # whatever else was met follows from it
-    return Unreachable(f"{what} at {record.address} does not answer: {why}{_ways_on(record, option)}")
+    return Unreachable(f"{what} at {record.address} does not answer: {why}{_ways_on(record, directory)}")
 
 
-def _ways_on(record: Record, option: str) -> str:
+def _ways_on(record: Record, directory: ClusterDirectory) -> str:
     """In words, what can be done about a coordinator that does not answer."""
+    option, again = directory.option(record.name), up_of(record.name, directory)
     if not record.launcher:
         return ""
     still = ""
@@ -401,9 +402,9 @@ def _ways_on(record: Record, option: str) -> str:
     if record.pid and is_stopped(record.pid):
         still = f": `kill -CONT {record.pid}` lets it go on, with all rows"
     if is_kept(record):
-        return f"{still}; if it is gone for good, `rowloom down --keep{option}`, then `rowloom up`, go on from its logs"
+        return f"{still}; if it is gone for good, `rowloom down --keep{option}`, then {again}, go on from its logs"
     if still:
-        still += f", or `kill -9 {record.pid}`, then `rowloom up`, starts another coordinator for its shards"
+        still += f", or `kill -9 {record.pid}`, then {again}, starts another coordinator for its shards"
     return f"{still}; `rowloom down{option}` ends what is left of it, AND ALL ITS ROWS ARE LOST"
 
 

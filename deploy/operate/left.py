@@ -96,7 +96,7 @@ def check_there(record: Record, config: DeployConfig | None) -> None:
     if lacks_logs(record, config):
         raise InvalidRequest(
             f"{not_there(record)} Nothing was started. If they are gone for good, `rowloom down --name {record.name}` "
-            "clears it, and `rowloom up` then begins at initial values"
+            "clears it, and `rowloom up` with its config then begins at initial values"
         )
 
 
@@ -112,9 +112,10 @@ def check_goes_on(config: DeployConfig, record: Record | None) -> None:
         return
     asked, there = (os.path.realpath(storage_folder(s) or "") for s in (config.storage, record.storage))
     if storage_folder(config.storage) is None or asked != there:
+        other = f"with storage {config.storage}" if config.storage else "without a `storage`"
         raise InvalidRequest(
-            f"the rows of cluster {config.name!r} are kept in {record.storage}, and this config says storage "
-            f"{config.storage}; nothing was started. Give this one another `name`. `rowloom up --name {config.name}` "
+            f"the rows of cluster {config.name!r} are kept in {record.storage}, and it would be started {other}; "
+            f"nothing was started. Give this one another `name`. `rowloom up --name {config.name}` "
             f"goes on from those rows, `rowloom down --name {config.name}` removes them, and with --forget leaves them"
         )
 

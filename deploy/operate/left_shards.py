@@ -94,6 +94,15 @@ def config_of(folder: Path) -> DeployConfig | None:
     return None
 
 
+def up_of(name: str, directory: ClusterDirectory) -> str:
+    """The command that starts a cluster again, for messages. Without a name it would start another one.
+
+    A cluster that was brought down, and not kept, has left nothing that could be named.
+    """
+    known = name and config_of(folder_of(name, directory)) is not None
+    return f"`rowloom up --name {name}`" if known else "`rowloom up` with its config"
+
+
 def find_left(name: str, directory: ClusterDirectory) -> LeftShards | None:
     """The shards of a cluster that run, whether or not its coordinator does; None: there are none.
 

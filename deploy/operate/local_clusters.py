@@ -39,7 +39,7 @@ from ..snapshots.kept import has_kept
 from .directory import ELSEWHERE, BadHome, ClusterDirectory, Record, shown_to
 from .launchers import RESTORE_S, Restore, Tell
 from .left import check_own_storage, check_there, forget, is_kept, placed
-from .left_shards import config_of, find_left, folder_of, serving_on
+from .left_shards import config_of, find_left, folder_of, serving_on, up_of
 from .remote import Remote
 
 BEYOND_S = 30.0  # what a coordinator takes to start, and to say so, beyond what its shards may take
@@ -130,7 +130,7 @@ def _take_over(config: DeployConfig, known: Record, directory: ClusterDirectory)
             log = log_in(folder_of(config.name, directory))
             raise Unavailable(
                 f"a new coordinator of {config.name!r} did not start: {e} (log: {log}). Its shards run on: mend that, "
-                "then `rowloom up`"
+                f"then {up_of(config.name, directory)}"
             ) from None
         raise
     return record, took_over
@@ -251,7 +251,7 @@ def _end(record: Record, directory: ClusterDirectory, end_s: float, *, keep: boo
     elif keep and record.address and shards_in(folder).running() and not has_kept(record.storage or None):
         raise InvalidRequest(
             f"rows of {record.name!r} are in memory only, so none can be kept: `durability: memory`. Its shards run on "
-            "without a coordinator: `rowloom up` starts a new one"
+            f"without a coordinator: {up_of(record.name, directory)} starts a new one"
         )
     _end_coordinator(record, end_s)
     shards = shards_in(folder)

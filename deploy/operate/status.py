@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...proto import rowloom_pb2 as pb
 from ...proto.spec import TableEntry
 from ...server.access.quotas import KINDS
+from ...server.durable.segments import SEGMENT_BYTES
 from ..config.memory import in_bytes
 from ..config.tables import plain
 from ..config.words import counted
@@ -119,7 +120,8 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
     if full:
         said += (
             ". A shard whose log failed has all its rows and takes no pushes: make room on its disk, or mend that. The "
-            "cluster then takes a snapshot, and pushes go on, by themselves"
+            "cluster then takes a snapshot, and pushes go on, by themselves; that needs about "
+            f"{in_bytes(_to_go_on(state))}"
         ) + _what_keeps_back([s for s in bad if s not in full])
     if again:
         said += (
@@ -135,14 +137,20 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
     return (
         f"{said}. What a lost or dead shard held is gone. The ways out: {others if living(state) else ''}"
         f"`rowloom recover {accept}{options}` makes it anew, from initial values, "
-        f"and leaves the others as they are; {_restore(state)}`rowloom down{options}`, then `rowloom up`, starts all "
-        "anew, and all rows are lost"
+        f"and leaves the others as they are; {_restore(state)}`rowloom down{options}`, then `rowloom up` with its "
+        "config, starts all anew, and all rows are lost"
     )
+
+
+def _to_go_on(state: dict[str, Any]) -> int:
+    """How many bytes a cluster needs whose logs have failed: for a snapshot of all rows, and for new logs."""
+    return sum(s["bytes"] + SEGMENT_BYTES for s in state["shards"])
 
 
 def _silent(logs: bool, options: str) -> str:
     """In words, what can be done about shards that did not answer, and are not known to have lost anything."""
-    keep = f", or `rowloom down --keep{options}`, then `rowloom up`, goes on from the logs and loses nothing"
+    up = "`rowloom up` with its config"
+    keep = f", or `rowloom down --keep{options}`, then {up}, goes on from the logs and loses nothing"
     return (
         ". A shard that is unreachable did not answer in time: it may be busy, or stand still, and no rows of it are "
         f"known to be lost. Look again in a moment: `rowloom status{options}`. If it stays so, `rowloom logs{options}` "

@@ -79,9 +79,9 @@ def check_nothing_kept(storage: str | None, state: ClusterState | None) -> None:
     cluster_id = _goes_on(storage, state)
     if cluster_id is not None:
         raise InvalidRequest(
-            f"the storage {storage} holds the logs of cluster {cluster_id!r}, which can go on (`rowloom up`); "
-            "nothing was started. `rowloom up` and then `rowloom down` end it for good, with its logs and those "
-            "snapshots that only kept them short; or restore under another `name` or `storage`"
+            f"the storage {storage} holds the logs of cluster {cluster_id!r}, which can go on: `rowloom up` "
+            "with its config. Nothing was started. That and then `rowloom down` end it for good, with its logs "
+            "and those snapshots that only kept them short; or restore under another `name` or `storage`"
         )
 
 

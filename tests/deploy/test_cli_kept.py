@@ -152,11 +152,14 @@ def test_a_kept_cluster_was_forgotten_by_an_up_with_another_storage(cli, kept):
     for command in (["up"], ["up", "deploy.yaml"]):
         _, err = cli.run(*command, code=1)
         assert (
-            f"the rows of cluster 'ads' are kept in {kept}, and this config says storage {kept.with_name('other')}; "
+            f"the rows of cluster 'ads' are kept in {kept}, and it would be started with storage "
+            f"{kept.with_name('other')}; "
             "nothing" in err
         )
     assert cli.json("list")["clusters"][0]["state"] == "kept"
-    cli.run("down", "--name", "ads", "--forget")
+    out, _ = cli.run("down", "--name", "ads", "--forget")
+    assert f"of logs in {kept}" in out
+    assert "stay: `rowloom up` with its config goes on from them" in out
     assert (kept / "logs").exists()
     assert cli.json("up")["started"]
 

@@ -201,7 +201,13 @@ def test_scaling_is_started_by_one_call_and_followed_by_another(server, remote, 
         scale(remote, 4)
     assert progress(remote, started.scaling).state == "starting"
     door.open.set()
-    assert remote.scale(3).state == "done"
+    done = remote.scale(3)
+    assert (done.state, done.shards_before, done.shards) == (
+        "done",
+        2,
+        3,
+    )  # it was said by who had asked before
+    assert remote.scale(3).shards_before == 3
     assert progress(remote, started.scaling).state == "done"
     assert_pushes_go_on(server)
 
@@ -259,7 +265,13 @@ def test_old_scalings_are_forgotten_in_the_end(server, remote, monkeypatch):
 
 def test_a_caller_whose_coordinator_forgot_its_scaling_starts_it_again(server, remote, monkeypatch):
     monkeypatch.setattr(scaling, "REMEMBERED", 0)
-    assert remote.scale(3).state == "done"
+    done = remote.scale(3)
+    assert (done.state, done.shards_before, done.shards) == (
+        "done",
+        2,
+        3,
+    )  # it was said by who had asked before
+    assert remote.scale(3).shards_before == 3
     assert server.coordinator.layout.n == 3
 
 
@@ -301,7 +313,13 @@ def test_a_folder_that_does_not_sync_leaves_memory_and_storage_in_the_same_epoch
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(atomic_file, "_sync_folder", broken)
-    assert remote.scale(3).state == "done"
+    done = remote.scale(3)
+    assert (done.state, done.shards_before, done.shards) == (
+        "done",
+        2,
+        3,
+    )  # it was said by who had asked before
+    assert remote.scale(3).shards_before == 3
     assert_storage_agrees(server, tmp_path)
     assert_pushes_go_on(server)
 

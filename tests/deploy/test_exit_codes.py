@@ -206,6 +206,9 @@ def test_a_dead_shard_ends_with_3_whatever_needs_it(cli, ads):
     cli.run("recover", code=2)
     # A script that tidied up took the rows of the other shard with it.
     assert "holds 500 rows in 1 table (shard 1 is dead), and they are lost" in cli.run("down", code=2)[1]
+    assert (
+        "`rowloom export TABLE FILE --partial` keeps rows" in cli.run("down", code=2)[1]
+    )  # without, it is refused
     cli.json("verify", url)
     cli.json("snapshots")
     cli.json("inspect", "users", "6")

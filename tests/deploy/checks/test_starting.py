@@ -8,7 +8,7 @@ import pytest
 from secured import SecuredFolder
 
 from rowloom.deploy.checks import machine, places
-from rowloom.deploy.checks.starting import before_start, check_start
+from rowloom.deploy.checks.starting import before_start, check_start, package
 from rowloom.deploy.config.config import InvalidConfig, parse
 from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.operate.clusters import up
@@ -214,3 +214,12 @@ def test_a_storage_of_another_cluster_was_approved_by_plan_and_refused_by_up(tmp
     assert planned.refused
     assert [(one.name, one.state) for one in planned.told] == [("storage", "fault")]
     assert plan(parse({"name": "ads", "storage": storage}), None).refusal is None
+
+
+def test_that_ray_is_not_installed_was_found_by_a_start_that_failed_with_words_of_python(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    config = parse({"launcher": "ray"})
+    assert "pip install 'rowloom[ray]'" in str(before_start(config))
+    with pytest.raises(Unavailable, match="needs Ray, which is not installed"):
+        check_start(config, print, places=False)
+    assert package(parse({})) == []

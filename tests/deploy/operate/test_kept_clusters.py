@@ -65,11 +65,13 @@ def test_a_killed_cluster_that_can_go_on_was_said_to_have_lost_its_rows(director
     first = push(up(config(tmp_path), directory).record)
     record = directory.get("ads")
     stop(record.pid)
-    with pytest.raises(Unavailable, match="`rowloom down --keep`, then `rowloom up`, go on from its logs"):
+    with pytest.raises(
+        Unavailable, match="`rowloom down --keep`, then `rowloom up --name ads`, go on from its logs"
+    ):
         reach(record, directory, timeout_s=0.5)
     kill_all(directory, "ads")
     with pytest.raises(
-        Unavailable, match="its rows are in its logs: `rowloom up` with its config goes on from them"
+        Unavailable, match="its rows are in its logs: `rowloom up --name ads` goes on from them"
     ):
         reach(record, directory)
     lost = lost_with(record, directory)

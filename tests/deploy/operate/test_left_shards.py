@@ -28,6 +28,7 @@ from rowloom.deploy.operate import local_clusters
 from rowloom.deploy.operate.clusters import down, reach, up
 from rowloom.deploy.operate.directory import ClusterDirectory, Record
 from rowloom.deploy.operate.launchers import Restore
+from rowloom.deploy.operate.left_shards import folder_of, up_of
 from rowloom.deploy.operate.listing import listed
 from rowloom.deploy.operate.remote import Remote
 from rowloom.deploy.operate.restoring import restore
@@ -223,7 +224,7 @@ def test_what_runs_without_a_coordinator_is_said_and_ended(directory, config, tm
         reach(record, directory)
     assert str(said.value) == (
         "the coordinator of cluster 'ads' has ended; its 2 shards serve pulls and pushes, and no row of theirs is "
-        "lost. `rowloom up` with its config starts a new coordinator, which takes them over; `rowloom down` ends them"
+        "lost. `rowloom up --name ads` starts a new coordinator, which takes them over; `rowloom down` ends them"
     )
     one = listed(directory)[0]
     assert (one["state"], one["shards"]) == ("no coordinator", 2)
@@ -239,7 +240,7 @@ def test_what_runs_without_a_coordinator_is_said_and_ended(directory, config, tm
     with pytest.raises(Unavailable, match="1 of its 2 shards that run serve"):
         reach(record, directory)
     if config.durability == "memory":
-        with pytest.raises(InvalidRequest, match=r"in memory only.*`rowloom up` starts a new one"):
+        with pytest.raises(InvalidRequest, match=r"in memory only.*`rowloom up --name ads` starts a new one"):
             down(record, directory, keep=True)
         assert len(servers(directory)) == 2
         down(record, directory)
@@ -289,7 +290,7 @@ def test_a_new_coordinator_that_cannot_start_leaves_the_shards_as_they_are(
         with taking(port), pytest.raises(Unavailable) as said:
             up(config, directory)
         assert "a new coordinator of 'ads' did not start: " in str(said.value)
-        assert "Its shards run on: mend that, then `rowloom up`" in str(said.value)
+        assert "Its shards run on: mend that, then `rowloom up --name ads`" in str(said.value)
         assert servers(directory) == before
 
         def interrupted(*_, **__):
@@ -436,3 +437,13 @@ def test_what_supervises_a_coordinator_may_start_it_again_but_not_beside_another
         finally:
             supervised.kill()
             supervised.wait()
+
+
+def test_the_up_that_was_advised_started_another_cluster(directory, tmp_path) -> None:
+    # In a folder without a config, and beside it.
+    folder = folder_of("ads", directory)
+    assert up_of("ads", directory) == "`rowloom up` with its config"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(parse({"name": "ads"}).to_json())
+    assert up_of("ads", directory) == "`rowloom up --name ads`"
+    assert up_of("", directory) == "`rowloom up` with its config"

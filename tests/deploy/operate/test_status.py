@@ -165,7 +165,8 @@ def test_a_busy_cluster_whose_shards_did_not_answer_was_said_to_have_lost_its_ro
     assert "may be busy, or stand still, and no rows of it are known to be lost" in said
     assert "Look again in a moment: `rowloom status --name ads`" in said
     assert (
-        "`rowloom down --keep --name ads`, then `rowloom up`, goes on from the logs and loses nothing" in said
+        "`rowloom down --keep --name ads`, then `rowloom up` with its config, goes on from the logs and loses nothing"
+        in said
     )
     for lossy in ("gone", "accept-loss", "--partial", "all rows are lost"):
         assert lossy not in said
