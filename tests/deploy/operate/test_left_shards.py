@@ -28,7 +28,7 @@ from rowloom.deploy.operate import local_clusters
 from rowloom.deploy.operate.clusters import down, reach, up
 from rowloom.deploy.operate.directory import ClusterDirectory, Record
 from rowloom.deploy.operate.launchers import Restore
-from rowloom.deploy.operate.left_shards import folder_of, up_of
+from rowloom.deploy.operate.left_shards import up_of
 from rowloom.deploy.operate.listing import listed
 from rowloom.deploy.operate.remote import Remote
 from rowloom.deploy.operate.restoring import restore
@@ -441,7 +441,7 @@ def test_what_supervises_a_coordinator_may_start_it_again_but_not_beside_another
 
 def test_the_up_that_was_advised_started_another_cluster(directory, tmp_path) -> None:
     # In a folder without a config, and beside it.
-    folder = folder_of("ads", directory)
+    folder = directory.home / "clusters" / "ads"
     assert up_of("ads", directory) == "`rowloom up` with its config"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(parse({"name": "ads"}).to_json())
