@@ -140,8 +140,9 @@ def logs(
     """Show what the processes of a cluster say happens to them. Of a cluster here also when it does not run."""
     from .log_files import Follower, chosen, last_lines
 
+    known = _known_logs(name, address, home)
     with wrong_use():
-        files = chosen(_known_logs(name, address, home), process)
+        files = chosen(known, process)
     if as_json and not follow:
         show_json({"files": {log.process: str(log.path) for log in files}, "lines": last_lines(files, lines)})
         return

@@ -111,6 +111,7 @@ def test_a_file_that_cannot_be_read_as_what_it_is_was_no_wrong_use(cli, ads):
         ("export", "users", "foo://x.npy", 2, "cannot be used"),
         ("export", "users", "x.npy", "--ids", "bad.txt", 2, "must hold integers"),
         ("export", "users", "x.vec", "--vocabulary", "wide.txt", 2, "is no UTF-8"),
+        ("logs", "--name", "nope", 4, "no cluster 'nope' is known"),  # it was 2
         ("demo", "--launcher", "embedded", "--corpus", "nope", 2, "there is no file or folder 'nope'"),
         ("demo", "--launcher", "embedded", "--corpus", "folder", 2, "give more text"),
     ):
