@@ -104,7 +104,8 @@ def _run() -> None:
     except ImportError as e:  # what only some files and launchers need
         if os.environ.get("ROWLOOM_TRACEBACK"):
             raise
-        sys.stderr.write(f"rowloom: this needs a package that is not installed: {e.name or e}\n")
+        bare = f"this needs a package that is not installed: {e.name or e}"
+        sys.stderr.write(f"rowloom: {e if 'pip install' in str(e) else bare}\n")
         sys.exit(2)
     except OSError as e:  # a file or folder that the user named, or home
         where = f"{e.filename}: " if e.filename else ""

@@ -41,8 +41,9 @@ def list_(home: Home = None, as_json: AsJson = False) -> None:
     """Show the clusters that are known here, and the state of each."""
     from .operate.listing import listed, render_list
 
-    found = listed(directory_of(home))
-    show(as_json, {"clusters": found}, render_list(found))
+    directory = directory_of(home)
+    found = listed(directory)
+    show(as_json, {"clusters": found}, render_list(found, directory.home))
 
 
 def tables(name: Name = None, address: Address = None, home: Home = None, as_json: AsJson = False) -> None:

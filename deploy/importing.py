@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..client.files.beside import IDS_SUFFIX, WORDS_SUFFIX
+from ..client.files.contract import mapped_array
 from ..client.files.formats import format_to_write, known
 from ..client.files.places import fetched
 from ..client.files.transfer import Imported, export_table, from_pretrained, import_table
@@ -347,7 +348,7 @@ def _ids_in(path: Place) -> np.ndarray:
     try:
         if str(path).endswith(".npy"):
             with fetched(path) as local:
-                return np.load(local, allow_pickle=False)
+                return np.array(mapped_array(local))
         return np.array([int(line) for line in read_text(path).split()], np.int64)
     except (ValueError, OverflowError) as e:
         raise UnreadableFile(f"{path} must hold integers, one a line, or be a .npy file: {e}") from e

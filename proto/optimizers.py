@@ -24,7 +24,7 @@ STEP_COLUMNS = 2
 
 
 @dataclass(frozen=True)
-class Schedule(Recipe):
+class Schedule(Recipe, family=True):
     """A learning rate that follows the table's step: the first push has step 0, as in Keras."""
 
     def _require_steps(self, argument: str) -> None:
@@ -123,7 +123,7 @@ class Constraint(Recipe):
 
 
 @dataclass(frozen=True)
-class Optimizer(Recipe):
+class Optimizer(Recipe, family=True):
     """How a shard turns a gradient into new weights.
 
     `lr` is a number, or a `Schedule` that shards compute from the table's step; `table.set_lr` replaces either.

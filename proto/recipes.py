@@ -57,11 +57,21 @@ class Recipe:
 
     kinds: ClassVar[dict[str, type[Recipe]]] = {}
 
-    def __init_subclass__(cls) -> None:
-        if not cls.__name__.startswith("_"):
+    def __init_subclass__(cls, *, family: bool = False) -> None:
+        """family: only a base of others, as `Optimizer` is of all optimizers; it can be neither named nor made."""
+        cls._is_family = family or cls.__name__.startswith("_")
+        if not cls._is_family:
             Recipe.kinds[cls.__name__] = cls
 
+    _is_family: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
+        if self._is_family:
+            name = type(self).__name__
+            known = ", ".join(sorted(k for k, v in Recipe.kinds.items() if issubclass(v, type(self))))
+            raise InvalidRequest(
+                f"{name} is what several have in common and none by itself; take one of: {known}"
+            )
         for f in dataclasses.fields(self):
             object.__setattr__(self, f.name, plain(getattr(self, f.name)))
 
@@ -177,7 +187,7 @@ def _argument(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Initializer(Recipe):
+class Initializer(Recipe, family=True):
     """The first value of a row: a pure function of (seed, table, id, column)."""
 
 

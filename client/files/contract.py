@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
+import math
 import os
+import tokenize
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +20,9 @@ from ...proto.spec import TableSpec
 from ..urls import UnreadableFile
 from ..vocabulary import HasSpec, Vocabulary
 
+# How every `.npy` file begins, and what numpy raises of one that it cannot read.
+_NPY = b"\x93NUMPY"
+_DISLIKED = (ValueError, EOFError, SyntaxError, TypeError, ArithmeticError, tokenize.TokenError)
 # One pull or assign of this much keeps the shards busy, and any machine can hold a few of them.
 BLOCK_BYTES = 8 << 20
 # A vocabulary in a file's own metadata; readers of Parquet refuse metadata that is much longer, safetensors' too.
@@ -298,13 +305,59 @@ def damaged(path: Path, error: BaseException) -> NoReturn:
 
 def mapped_array(path: Path) -> np.ndarray:
     """The array of a `.npy` file, mapped. Raises InvalidRequest: damaged, cut short, or several arrays."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as e:
-        damaged(path, e)
-    if not isinstance(array, np.ndarray):
+    with open(path, "rb") as f:
+        named = f.read(len(_NPY)) == _NPY
+    if not named and zipfile.is_zipfile(
+        path
+    ):  # as of `numpy.savez`; the numbers of an array may look like a zip's end
         raise InvalidRequest(f"{path} holds several arrays; save one with numpy.save")
-    return array  # pyright: ignore[reportUnknownVariableType]
+    if not named:
+        raise UnreadableFile(why_no_npy(path))
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except _DISLIKED:
+        # Without numpy's own words: they advise to load the file unsafely, which runs what is in it.
+        raise UnreadableFile(why_no_npy(path)) from None
+
+
+def why_no_npy(path: Path) -> str:
+    """In words, why numpy reads no array of numbers from a file, or cannot map it."""
+    size = path.stat().st_size
+    if not size:
+        return f"{path} is empty"
+    with open(path, "rb") as f:
+        start = f.read(len(_NPY))
+        if not _NPY.startswith(start):
+            return f"{path} is damaged or no .npy file: it begins with {start!r} and not with {_NPY!r}"
+        f.seek(0)
+        try:
+            version = np.lib.format.read_magic(f)
+            read = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read(f)
+        except Exception:  # a header is read as Python's literals, of which there are many that are none
+            return f"{path} is damaged or cut short: it has {size} bytes, and its header cannot be read"
+        wanted = f.tell() + math.prod(shape) * dtype.itemsize
+    if dtype.hasobject:
+        return f"{path} holds objects of Python ({dtype}), not numbers"
+    if size < wanted:
+        return f"{path} is cut short: it has {size:,} bytes and should have {wanted:,}"
+    return f"{path} is damaged: no array of shape {shape} of {dtype}"
+
+
+def needs(package: str, what: str, install: str) -> None:
+    """Raises ImportError, with how to install it, if a package that only some files need is not there.
+
+    Args:
+        package: its name, as it is imported.
+        what: what needs it, as "a Parquet file needs".
+        install: what to tell pip.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise ModuleNotFoundError(f"{what} {package}: pip install {install}", name=package)
 
 
 def words_in_order(vocabulary: Vocabulary, ids: np.ndarray) -> list[str]:

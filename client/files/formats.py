@@ -84,6 +84,8 @@ def _source(
     if format is not None:
         known(format)
     kind = format_to_read(where, format)
+    if where.is_file() and not where.stat().st_size:
+        raise UnreadableFile(f"{where} is empty")
     if kind in WORD_FORMATS:
         return files_words.open_words(where, kind, row_shape)
     return _OPENERS[kind](where, tensor, row_shape)

@@ -24,6 +24,7 @@ from .contract import (
     StoredVocabulary,
     choose_tensor,
     damaged,
+    needs,
     signed_ids,
     words_in_order,
 )
@@ -52,6 +53,7 @@ class ParquetSource(RowSource):
     """A Parquet file, read batch by batch."""
 
     def __init__(self, path: Path, tensor: str | None, row_shape: tuple[int, ...] | None) -> None:
+        needs("pyarrow", "a Parquet file needs", "'rowloom[parquet]'")
         import pyarrow as pa  # pyright: ignore[reportMissingImports]
         import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
 
@@ -257,6 +259,7 @@ class ParquetSink(RowSink):
     """
 
     def __init__(self, path: Path, spec: TableSpec, *, tensor: str, stored: StoredVocabulary | None) -> None:
+        needs("pyarrow", "a Parquet file needs", "'rowloom[parquet]'")
         import pyarrow as pa  # pyright: ignore[reportMissingImports]
         import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from ...proto.errors import InvalidRequest
 from ..urls import UnreadableFile
-from .contract import ArraySource, RowSink, choose_tensor, damaged, fits
+from .contract import ArraySource, RowSink, choose_tensor, damaged, fits, needs
 
 _MAGIC = 0xDB4775248B80FB57
 _OBJECT_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -283,6 +283,7 @@ class TensorflowSink(RowSink):
     """Writes a checkpoint of one variable; `tf.train.load_checkpoint` and savers by name read it."""
 
     def __init__(self, path: Path, *, rows: int, row_shape: tuple[int, ...], tensor: str) -> None:
+        needs("tensorflow", "a TensorFlow checkpoint is written with", "tensorflow")
         import tensorflow as tf  # pyright: ignore[reportMissingImports]
 
         self._tf: Any = tf

@@ -13,7 +13,8 @@ import numpy as np
 
 from ...proto.atomic_file import AtomicFile
 from ...proto.errors import InvalidRequest
-from .contract import RowSink, RowSource, check_matrix, choose_tensor, damaged, fits, take_room
+from ..urls import UnreadableFile
+from .contract import RowSink, RowSource, check_matrix, choose_tensor, damaged, fits, needs, take_room
 
 
 def open_torch(path: Path, tensor: str | None, row_shape: tuple[int, ...] | None) -> TorchSource:
@@ -32,6 +33,7 @@ def open_torch(path: Path, tensor: str | None, row_shape: tuple[int, ...] | None
 
 
 def _load(path: Path) -> Any:
+    needs("torch", "a file of torch needs", "'rowloom[torch]'")
     import torch  # pyright: ignore[reportMissingImports]
 
     with open(path, "rb") as f:
@@ -42,6 +44,10 @@ def _load(path: Path) -> Any:
     except (
         Exception
     ) as e:  # torch has a dozen ways to dislike a file, RuntimeError and UnpicklingError among them
+        if "weights only" in str(e).lower():  # torch goes on with how to run what is in the file
+            raise UnreadableFile(
+                f"{path} is damaged, or holds objects that are no tensors: save a state_dict, or one tensor"
+            ) from None
         damaged(path, e)
 
 
@@ -94,6 +100,7 @@ class TorchSink(RowSink):
     """Writes `{tensor: rows}`, as `torch.nn.Embedding.load_state_dict` reads it. Needs the space twice."""
 
     def __init__(self, path: Path, *, rows: int, row_shape: tuple[int, ...], tensor: str) -> None:
+        needs("torch", "a file of torch needs", "'rowloom[torch]'")
         import torch  # pyright: ignore[reportMissingImports]
 
         self._part = AtomicFile(path)

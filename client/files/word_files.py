@@ -90,6 +90,8 @@ class TextSource(RowSource):
             first = f.readline().removeprefix(_MARK)
         if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise UnreadableFile(f"{self._path} is UTF-16: save it as UTF-8")
+        if not first:
+            raise UnreadableFile(f"{self._path} is empty")
         dim = len(first.split()) - (not first[:1].isspace())  # a word may be a space, or nothing
         if dim < 1:
             raise UnreadableFile(f"{self._path}: line 1 is {first[:40]!r}, not a word and its numbers")

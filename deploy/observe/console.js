@@ -181,8 +181,10 @@ function shard(s) {
 
 function table(t) {
   const push = [t.push.p99_ms, t.step.p99_ms].filter((ms) => ms !== null);
+  const known = t.rows !== undefined && (t.rows > 0 || !t.uncounted_shards.length);
+  const size = (figure) => (!known ? "-" : t.uncounted_shards.length ? `>= ${figure}` : figure); // some shards tell nothing
   return [
-    t.name, whole(t.rows), t.bytes === undefined ? "-" : inBytes(t.bytes), whole(t.pulled_rows_per_s), whole(t.pushed_rows_per_s),
+    t.name, size(whole(t.rows)), size(inBytes(t.bytes)), whole(t.pulled_rows_per_s), whole(t.pushed_rows_per_s),
     inMs(t.pull.p99_ms), inMs(push.length ? Math.max(...push) : null), t.skew === null ? "-" : t.skew.toFixed(2),
     inPercent(t.hottest_share),
   ];

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..config.memory import in_bytes
 from ..config.words import counted
 from ..operate.status import GOOD, WIDEST, grid, health_in_words, in_time
+from .figures import sizes_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -115,10 +116,11 @@ def _shard_cells(shard: dict[str, Any]) -> dict[str, Any]:
 def _table_cells(table: dict[str, Any]) -> dict[str, str]:
     pull, push = table["pull"], _worst(table["push"], table["step"])
     skew, hottest = table["skew"], table.get("hottest_share")
+    rows, size = sizes_of(table) if "rows" in table else ("-", "-")
     return {
         "table": table["name"],
-        ">rows": f"{table['rows']:,}" if "rows" in table else "-",
-        ">bytes": in_bytes(table["bytes"]) if "bytes" in table else "-",
+        ">rows": rows,
+        ">bytes": size,
         ">pull/s": f"{table['pulled_rows_per_s']:,.0f}",
         ">push/s": f"{table['pushed_rows_per_s']:,.0f}",
         ">pull p50": _in_ms(pull["p50_ms"]),

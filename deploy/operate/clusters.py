@@ -211,7 +211,7 @@ def locate(
         hint = f"; did you mean {near[0]!r}?" if near else ""
         there = ", ".join(names) or "none"
         raise NoSuchCluster(
-            f"no cluster {name!r} is known on this machine{hint} (known: {there}): {otherwise}"
+            f"no cluster {name!r} is known on this machine{hint} (known in {directory.home}: {there}): {otherwise}"
             + "".join(f"; {reason}" for reason in unasked)
         )
     return record
@@ -225,7 +225,7 @@ def config_as_it_was(directory: ClusterDirectory, name: str) -> DeployConfig:
         DamagedRecord: what is known of it cannot be read.
         InvalidRequest: its config is not known here; it takes the file.
     """
-    record = locate(directory, name)
+    record = locate(directory, name, otherwise="`rowloom up FILE` starts it, with FILE its deploy config")
     config = config_of(folder_of(name, directory))
     if config is None:
         raise InvalidRequest(f"the config of cluster {name!r} is not known here: `rowloom up FILE` starts it")
@@ -245,7 +245,8 @@ def forget(directory: ClusterDirectory, name: str | None) -> str:
         if name not in names:
             there = ", ".join(names) or "none"
             raise NoSuchCluster(
-                f"no cluster {name!r} is known on this machine (known: {there}): nothing was forgotten"
+                f"no cluster {name!r} is known on this machine (known in {directory.home}: {there}): nothing was "
+                "forgotten"
             )
         directory.remove(name)
     return name
@@ -259,8 +260,9 @@ def only_name(directory: ClusterDirectory, otherwise: str = STARTS_ONE) -> str:
     if len(meant := directory.meant()) == 1:
         return meant[0]
     names = directory.names()
-    there = f"say which with --name: {', '.join(names)}" if names else otherwise
-    raise NoSuchCluster(f"{'several clusters are' if names else 'no cluster is'} known here: {there}")
+    if not names:
+        raise NoSuchCluster(f"no cluster is known here, in {directory.home}: {otherwise}")
+    raise NoSuchCluster(f"several clusters are known here: say which with --name: {', '.join(names)}")
 
 
 def known(directory: ClusterDirectory, name: str, unasked: list[str] | None = None) -> Record | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...proto.errors import RowloomError
@@ -84,12 +85,12 @@ def _state(record: Record, directory: ClusterDirectory) -> tuple[str, int | None
     return "healthy" if state["healthy"] else "not healthy", len(state["shards"])
 
 
-def render_list(found: list[dict[str, Any]]) -> RenderableType:
-    """`listed` as a table."""
+def render_list(found: list[dict[str, Any]], home: Path) -> RenderableType:
+    """`listed` as a table. home: where was looked."""
     from rich.text import Text
 
     if not found:
-        return Text("no cluster is known here: `rowloom up` starts one")
+        return Text(f"no cluster is known here, in {home}: `rowloom up` starts one")
     table = grid("cluster", "state", ">shards", "launcher", "coordinator", "storage")
     for one in found:
         colour = COLOURS.get(one["state"], "bold red")

@@ -13,6 +13,7 @@ from ...server.durable.segments import SEGMENT_BYTES
 from ..config.memory import in_bytes
 from ..config.tables import plain
 from ..config.words import counted
+from ..observe.figures import at_least, sizes_of, told_by
 from ..observe.quotas import quota_cells, quota_summary
 from ..standby.shown import standby_in_words, standby_of
 from .moves import in_progress, move_summary
@@ -202,6 +203,7 @@ def _shard(status: pb.ShardStatus, before: pb.StatisticsReply | None) -> dict[st
         "address": status.shard.address,
         "incarnation": f"{status.shard.incarnation:016x}",
         "health": status.health,
+        "counted": status.HasField("statistics"),
         "epoch": now.epoch,
         "rows": sum(t.rows for t in now.tables),
         "bytes": sum(t.bytes for t in now.tables),
@@ -236,6 +238,7 @@ def _table(entry: TableEntry, status: pb.StatusReply) -> dict[str, Any]:
         "lr": plain(entry.current_lr),
         "rows": sum(t.rows for t in held),
         "bytes": sum(t.bytes for t in held),
+        "uncounted_shards": [s.shard.index for s in status.shards if not s.HasField("statistics")],
         "owner": entry.owner or None,
         "step": max((t.step for t in held), default=0) if spec.optimizer.counts_steps else None,
     }
@@ -341,8 +344,11 @@ def _durable(state: dict[str, Any]) -> str:
     """In words, what survives."""
     newest = state["snapshot"]
     mode = state["durability"] or "unknown"
-    longest = max((s["log_bytes"] for s in state["shards"]), default=0)
-    logs = "rows end with their shard's process" if mode == "memory" else f"longest log {in_bytes(longest)}"
+    told = [s["log_bytes"] for s in state["shards"] if s.get("counted", True)]
+    longest = at_least(
+        in_bytes(max(told, default=0)), len(told) == len(state["shards"]), bool(told) or not state["shards"]
+    )
+    logs = "rows end with their shard's process" if mode == "memory" else f"longest log {longest}"
     if mode == "memory" and any(s.get("standby") for s in state["shards"]):
         logs = "rows end with their shard's process and its standby"
     snapshot = f"{newest['id']}, {in_time(newest['age_s'])} old" if newest else "none"
@@ -361,12 +367,7 @@ def _shards_table(shards: list[dict[str, Any]], narrow: bool) -> RenderableType:
             "node": s["node"],
             "address": s["address"],
             "health": Text(s["health"], "green" if s["health"] in GOOD else "bold red"),
-            "epoch": str(s["epoch"]),
-            ">rows": f"{s['rows']:,}",
-            ">bytes": in_bytes(s["bytes"]),
-            ">process": in_bytes(s["resident_bytes"]),
-            ">pull/s": f"{s['pulled_rows_per_s']:,.0f}",
-            ">push/s": f"{s['pushed_rows_per_s']:,.0f}",
+            **told_by(s),
             "standby": standby_in_words(s.get("standby")),
         }
         for s in shards
@@ -396,6 +397,7 @@ def render_tables(tables: list[dict[str, Any]], *, narrow: bool = False) -> Rend
 
 def _cells(table: dict[str, Any]) -> dict[str, str]:
     ids, lr, step = table["num_embeddings"], table["lr"], table["step"]
+    rows, size = sizes_of(table)
     return {
         "table": table["name"],
         "ids": "open" if ids is None else f"{ids:,}",
@@ -403,9 +405,9 @@ def _cells(table: dict[str, Any]) -> dict[str, str]:
         "partition": table["partition"],
         "optimizer": table["optimizer"],
         ">lr": str(next(iter(lr))) if isinstance(lr, dict) else f"{lr:g}",  # pyright: ignore[reportUnknownArgumentType]
-        ">rows": f"{table['rows']:,}",
-        ">bytes": in_bytes(table["bytes"]),
-        ">step": "-" if step is None else f"{step:,}",
+        ">rows": rows,
+        ">bytes": size,
+        ">step": "-" if step is None or rows == "-" else f"{step:,}",
     }
 
 

@@ -98,7 +98,10 @@ def test_a_cluster_from_up_to_down(cli):
     assert cli.json("down") == {"name": "ads", "down": True, "kept": False}
     assert not is_running(record.pid, record.started)
     _, err = cli.run("status", code=4)
-    assert err == "rowloom: no cluster is known here: `rowloom up` starts one; or give --address\n"
+    assert (
+        err
+        == f"rowloom: no cluster is known here, in {cli.directory.home}: `rowloom up` starts one; or give --address\n"
+    )
 
 
 def test_what_cannot_be_applied_changes_nothing(cli):

@@ -13,6 +13,7 @@ import pytest
 from stopping import stop
 from waiting import until
 
+from rowloom.deploy import cli as entry
 from rowloom.deploy import storage
 from rowloom.deploy.config.words import counted
 from rowloom.deploy.control.effects import NotStored
@@ -213,15 +214,18 @@ def test_a_cluster_that_is_not_known_did_not_say_how_to_start_one(cli):
     cli.write("name: ads\n")
     _, err = cli.run("apply", code=4)
     assert err == (
-        "rowloom: no cluster 'ads' is known on this machine (known: none): `rowloom up` starts one; or give --address\n"
+        f"rowloom: no cluster 'ads' is known on this machine (known in {cli.directory.home}: none): "
+        "`rowloom up` starts one; or "
+        "give --address\n"
     )
 
 
 def test_who_ends_a_cluster_that_is_not_known_was_told_how_to_start_one(cli):
     _, err = cli.run("down", "--name", "nosuch", code=4)
     assert err == (
-        "rowloom: no cluster 'nosuch' is known on this machine (known: none): there is nothing to end here; --address "
-        "ends one of another machine\n"
+        f"rowloom: no cluster 'nosuch' is known on this machine (known in {cli.directory.home}: none): "
+        "there is nothing to end "
+        "here; --address ends one of another machine\n"
     )
     assert "there is nothing to end here" in cli.run("down", code=4)[1]
 
@@ -235,3 +239,26 @@ def test_home_before_the_command_was_no_such_option(cli, monkeypatch, tmp_path):
     ):
         _, err, code = cli.attempt(*command)
         assert (code, "a_file" in err) == (2, True), err
+
+
+def test_up_of_a_name_that_is_not_known_advised_up(cli):
+    _, err = cli.run("up", "--name", "mem", code=4)
+    assert err == (
+        f"rowloom: no cluster 'mem' is known on this machine (known in {cli.directory.home}: none): "
+        "`rowloom up FILE` starts it, "
+        "with FILE its deploy config\n"
+    )
+
+
+def test_a_package_that_is_missing_is_named_with_how_to_install_it(monkeypatch, capsys):
+    def lacks():
+        raise ModuleNotFoundError(
+            "a Parquet file needs pyarrow: pip install 'rowloom[parquet]'", name="pyarrow"
+        )
+
+    monkeypatch.setattr(entry, "app", lacks)
+    with pytest.raises(SystemExit, match="2"):
+        entry._run()
+    assert (
+        capsys.readouterr().err == "rowloom: a Parquet file needs pyarrow: pip install 'rowloom[parquet]'\n"
+    )

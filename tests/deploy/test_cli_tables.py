@@ -167,7 +167,7 @@ def test_status_says_which_ray_did_not_answer_and_does_not_wait_for_it(cli, monk
 def test_nothing_known_is_an_empty_list_and_no_error(cli):
     assert cli.json("list") == {"clusters": []}
     out, _ = cli.run("list")
-    assert out == "no cluster is known here: `rowloom up` starts one\n"
+    assert out == f"no cluster is known here, in {cli.directory.home}: `rowloom up` starts one\n"
 
 
 def test_import_and_export_find_a_coordinator_that_has_moved(cli, ads, monkeypatch):

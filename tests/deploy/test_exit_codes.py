@@ -98,7 +98,7 @@ def test_a_file_that_cannot_be_read_as_what_it_is_was_no_wrong_use(cli, ads):
     (cli.folder / "folder").mkdir()
     np.save(cli.folder / "narrow.npy", np.ones((1000, 3), np.float32))
     for *command, code, words in (
-        ("import", "bad.npy", "users", 2, "bad.npy is damaged, cut short or of another format"),
+        ("import", "bad.npy", "users", 2, "bad.npy is damaged or no .npy file: it begins with"),
         ("import", "bad.safetensors", "users", 2, "is cut short or no safetensors file"),
         ("import", "bad.txt", "users", 2, "not a word and its numbers"),
         ("import", "wide.txt", "users", 2, "is UTF-16: save it as UTF-8"),

@@ -18,6 +18,7 @@ from rowloom.proto.spec import (
     Constraint,
     Cosine,
     Exponential,
+    Initializer,
     Optimizer,
     Recipe,
     RMSprop,
@@ -142,3 +143,20 @@ def test_configs_write_schedules_inside_of_optimizers() -> None:
 
 def test_helpers_of_the_family_are_no_recipes() -> None:
     assert not [name for name in Recipe.kinds if name.startswith("_")]
+
+
+@pytest.mark.parametrize("family", [Optimizer, Initializer, Schedule, Recipe])
+def test_the_base_of_a_family_was_known_and_taken_as_a_member_of_it(family) -> None:
+    # `rowloom import ... --optimizer 'Optimizer(lr=1)'` was an internal error of the shards.
+    name = family.__name__
+    assert name not in Recipe.kinds
+    with pytest.raises(InvalidRequest, match=f"^{name} is what several have in common.* take one of: "):
+        family()
+    with pytest.raises(InvalidRequest, match=f"^unknown recipe '{name}'; known: Adadelta") as sent:
+        Recipe.from_message(pb.Recipe(name=name))
+    with pytest.raises(InvalidRequest, match=f"unknown {name.lower()} '{name}'; known: ") as named:
+        family.from_mapping({name: {}})
+    for error in (sent, named):
+        assert not {name, "Optimizer", "Initializer", "Schedule"} & set(
+            str(error.value).partition("known: ")[2].split(", ")
+        )

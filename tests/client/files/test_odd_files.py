@@ -1,6 +1,9 @@
 """Files as other programs leave them: rows under their own names, or a refusal; never under the names of others."""
 
 import json
+import pickle
+import re
+import sys
 import warnings
 
 import numpy as np
@@ -256,3 +259,82 @@ def test_words_that_the_tables_metadata_cannot_hold_are_not_lost_in_silence(clie
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         client.from_pretrained(tmp_path / "v.txt", "w", vocabulary=Vocabulary(["word000001"]))
+
+
+class Thing:
+    """What only a pickle can hold."""
+
+
+def npy_with(path, rows, cut=None):
+    np.save(path, rows, allow_pickle=True)
+    if cut is not None:
+        path.write_bytes(path.read_bytes()[:cut])
+    return path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"name: ads\nshards: 2\n", "damaged or no .npy file: it begins with b'name: ' and not with"),
+        (pickle.dumps([1.0]), "damaged or no .npy file: it begins with"),
+        (b"PK\x03\x04 and no zip file", "damaged or no .npy file: it begins with"),
+        (b"", "is empty"),
+        (b"\x93NUM", "it has 4 bytes, and its header cannot be read"),
+        (b"\x93NUMPY\x01\x00\x05\x00{[(,]", "it has 15 bytes, and its header cannot be read"),
+    ],
+)
+def test_what_is_no_npy_file_was_met_with_the_advice_to_load_it_unsafely(memory, tmp_path, data, words):
+    with pytest.raises(InvalidRequest) as caught:
+        made(memory, tmp_path / "m.npy", data)
+    assert words in str(caught.value)
+    assert "pickle" not in str(caught.value)
+    assert "unsafe" not in str(caught.value)
+
+
+def test_an_npy_file_of_objects_is_said_to_hold_no_numbers(memory, tmp_path):
+    npy_with(tmp_path / "m.npy", np.array([[Thing, None]], object))
+    with pytest.raises(InvalidRequest, match=r"holds objects of Python \(object\), not numbers$"):
+        from_pretrained(memory, tmp_path / "m.npy", "v")
+
+
+def test_an_npy_file_that_is_cut_short_did_not_say_by_how_much(memory, tmp_path):
+    whole = npy_with(tmp_path / "m.npy", np.zeros((1000, 8), np.float32))
+    npy_with(tmp_path / "m.npy", np.zeros((1000, 8), np.float32), cut=whole - 1001)
+    with pytest.raises(
+        InvalidRequest, match=f"is cut short: it has {whole - 1001:,} bytes and should have {whole:,}$"
+    ):
+        from_pretrained(memory, tmp_path / "m.npy", "v")
+
+
+@pytest.mark.parametrize("name", ["e.txt", "e.vec", "e.pt", "e.safetensors", "e.parquet", "e.bin"])
+def test_an_empty_file_is_said_to_be_empty(memory, tmp_path, name):
+    # Of a text: "line 1 is b'', not a word and its numbers".
+    with pytest.raises(InvalidRequest, match=r"is empty$"):
+        made(memory, tmp_path / name, b"")
+
+
+def test_objects_in_a_file_of_torch_were_met_with_the_advice_to_run_them(memory, tmp_path):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    torch.save({"w": Thing()}, tmp_path / "m.pt")
+    with pytest.raises(InvalidRequest, match="holds objects that are no tensors") as caught:
+        from_pretrained(memory, tmp_path / "m.pt", "v")
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "install"),
+    [
+        ("x.parquet", "pyarrow", "'rowloom[parquet]'"),
+        ("x.pt", "torch", "'rowloom[torch]'"),
+    ],
+)
+def test_a_package_that_a_format_lacks_was_named_without_how_to_install_it(
+    memory, tmp_path, monkeypatch, name, package, install
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    table = memory.create_table(TableSpec("t", 4, dim=2))
+    with pytest.raises(ImportError, match=re.escape(f"{package}: pip install {install}")):
+        export_table(table, tmp_path / name)
+    (tmp_path / name).write_bytes(b"something")
+    with pytest.raises(ImportError, match=re.escape(f"{package}: pip install {install}")):
+        from_pretrained(memory, tmp_path / name, "v")

@@ -62,3 +62,11 @@ def test_a_cluster_without_tables_has_a_screen():
     for shard in now.shards:
         del shard.statistics.counts[:]
     assert lines_of(activity(now), 80)[-1] == "no tables yet"
+
+
+def test_the_rows_of_a_table_dropped_unmarked_where_a_shard_tells_nothing():
+    now = status(2.0, (3, 1))
+    now.shards[1].health = "dead"
+    now.shards[1].ClearField("statistics")
+    (users,) = [line for line in lines_of(activity(now), 200) if line.startswith("users")]
+    assert users.split()[1] == ">="

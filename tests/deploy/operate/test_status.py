@@ -226,3 +226,38 @@ def test_each_server_says_which_version_it_runs(cluster) -> None:
     with Remote(cluster.address) as remote:
         state = summary(remote.status())
     assert [state["version"], *(s["version"] for s in state["shards"])] == [version("rowloom")] * 3
+
+
+def with_a_silent_shard(*counted: int) -> pb.StatusReply:
+    """Two shards of one table; those that are counted hold a thousand rows."""
+    spec = TableSpec("users", 10_000, dim=4, optimizer=Adam(mode="dense"))
+    status = pb.StatusReply(name="ads", durability="process", tables=[TableEntry(1, spec).to_message()])
+    for index in range(2):
+        shard = status.shards.add(node="here", health="serving" if index in counted else "dead")
+        shard.shard.index = index
+        if index in counted:
+            shard.statistics.epoch = 1
+            shard.statistics.tables.add(table=1, name="users", rows=1002, bytes=16_000, step=7)
+    return status
+
+
+def test_a_shard_that_tells_nothing_was_shown_with_no_rows() -> None:
+    said = text(with_a_silent_shard(0))
+    (dead,) = [line.split() for line in said.splitlines() if line.startswith("1 ")]
+    assert dead == ["1", "here", "dead", *6 * "-"]
+    (users,) = [line for line in said.splitlines() if line.startswith("users")]
+    assert ">= 1,002" in users
+    assert users.count(">=") == 2
+    assert "longest log >= 0 B" in said
+    assert ">=" not in text(with_a_silent_shard(0, 1))
+
+
+def test_what_no_shard_tells_is_shown_as_not_known() -> None:
+    (users,) = [line for line in text(with_a_silent_shard()).splitlines() if line.startswith("users")]
+    assert users.split()[-3:] == ["-", "-", "-"]
+
+
+def test_programs_read_which_shards_a_sum_lacks() -> None:
+    state = summary(with_a_silent_shard(0))
+    assert [(s["counted"], s["rows"]) for s in state["shards"]] == [(True, 1002), (False, 0)]
+    assert (state["tables"][0]["rows"], state["tables"][0]["uncounted_shards"]) == (1002, [1])
