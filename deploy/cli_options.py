@@ -155,10 +155,13 @@ def left_of(name: str, directory: ClusterDirectory) -> str:
         record = directory.get(name)
         if record is not None and record.kept:
             return f"what was started of {name!r} was ended, and its rows are kept as they were"
-    return (
-        f"something of {name!r} may run; `rowloom down{directory.option(name)}` ends it, `rowloom up` "
-        "finds it or starts anew"
-    )
+    from .operate.left_shards import serving_on, up_of
+
+    down, again = f"`rowloom down{directory.option(name)}` ends", up_of(name, directory)
+    with contextlib.suppress(RowloomError):
+        if (left := serving_on(name, directory)) is not None:
+            return f"{name!r} is there: {left.words()}. {again} finds them; {down} them"
+    return f"something of {name!r} may run; {again} finds it or starts anew, {down} it"
 
 
 @contextlib.contextmanager

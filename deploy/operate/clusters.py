@@ -372,7 +372,7 @@ def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unrea
         if left is not None:
             return Unreachable(
                 f"the coordinator of {what} has ended; {left.words()}. {up_of(record.name, directory)} starts a new "
-                f"coordinator, which takes them over; `rowloom down{option}` ends them"
+                f"coordinator, which takes them over; `rowloom down{option}` ends them, and asks before rows are lost"
             )
     if ended and record.pid:
         if is_kept(record):

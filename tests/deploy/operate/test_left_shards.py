@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,11 +21,12 @@ from waiting import until
 from rowloom.client import connect
 from rowloom.deploy import local_cluster
 from rowloom.deploy.addresses import address_of
+from rowloom.deploy.cli_options import left_of
 from rowloom.deploy.config.config import DeployConfig, parse
 from rowloom.deploy.down.losses import Loss, lost_with
 from rowloom.deploy.launch.processes import is_running, marked, started
 from rowloom.deploy.launch.shard_folder import KnownServer, ShardFolder
-from rowloom.deploy.operate import local_clusters
+from rowloom.deploy.operate import left_shards, local_clusters
 from rowloom.deploy.operate.clusters import down, reach, up
 from rowloom.deploy.operate.directory import ClusterDirectory, Record
 from rowloom.deploy.operate.launchers import Restore
@@ -224,7 +226,8 @@ def test_what_runs_without_a_coordinator_is_said_and_ended(directory, config, tm
         reach(record, directory)
     assert str(said.value) == (
         "the coordinator of cluster 'ads' has ended; its 2 shards serve pulls and pushes, and no row of theirs is "
-        "lost. `rowloom up --name ads` starts a new coordinator, which takes them over; `rowloom down` ends them"
+        "lost. `rowloom up --name ads` starts a new coordinator, which takes them over; `rowloom down` ends them, "
+        "and asks before rows are lost"
     )
     one = listed(directory)[0]
     assert (one["state"], one["shards"]) == ("no coordinator", 2)
@@ -447,3 +450,19 @@ def test_the_up_that_was_advised_started_another_cluster(directory, tmp_path) ->
     (folder / "config.json").write_text(parse({"name": "ads"}).to_json())
     assert up_of("ads", directory) == "`rowloom up --name ads`"
     assert up_of("", directory) == "`rowloom up` with its config"
+
+
+def test_of_shards_that_an_interrupted_up_had_found_it_was_said_that_something_may_run(
+    directory, monkeypatch
+) -> None:
+    # The `up` and `down` that were named had no word of the rows, and started another cluster.
+    directory.put(Record("ads", "local", ""))
+    assert left_of("ads", directory).startswith(
+        "something of 'ads' may run; `rowloom up` with its config finds it"
+    )
+    serving = SimpleNamespace(words=lambda: "its 2 shards serve, and no row of theirs is lost")
+    monkeypatch.setattr(left_shards, "serving_on", lambda name, directory: serving)
+    assert left_of("ads", directory) == (
+        "'ads' is there: its 2 shards serve, and no row of theirs is lost. `rowloom up` with its config finds them; "
+        "`rowloom down` ends them"
+    )
