@@ -307,9 +307,8 @@ def mapped_array(path: Path) -> np.ndarray:
     """The array of a `.npy` file, mapped. Raises InvalidRequest: damaged, cut short, or several arrays."""
     with open(path, "rb") as f:
         named = f.read(len(_NPY)) == _NPY
-    if not named and zipfile.is_zipfile(
-        path
-    ):  # as of `numpy.savez`; the numbers of an array may look like a zip's end
+    # As of `numpy.savez`; but the numbers of an array may look like a zip's end.
+    if not named and zipfile.is_zipfile(path):
         raise InvalidRequest(f"{path} holds several arrays; save one with numpy.save")
     if not named:
         raise UnreadableFile(why_no_npy(path))

@@ -21,13 +21,18 @@ from .diagnosis import Diagnosis, fault, warning, well
 _KINDS: dict[str, type[RowloomError]] = {"security": InvalidConfig, "home": BadHome}
 
 
-def before_start(config: DeployConfig, directory: ClusterDirectory | None = None) -> list[Diagnosis]:
+def before_start(
+    config: DeployConfig, directory: ClusterDirectory | None = None, *, written: bool = True
+) -> list[Diagnosis]:
     """What is wrong with the files and places that a cluster of that config needs; nothing if all is well.
 
     directory: that is to know it, if its folder is looked at too.
+    written: also where it writes.
     """
-    known = [places.home(directory)] if directory is not None else []
-    return [one for one in (*package(config), *security(config), *place(config), *known) if one.state != "ok"]
+    found = [*package(config), *security(config)]
+    if written:
+        found += [*place(config), *([places.home(directory)] if directory is not None else [])]
+    return [one for one in found if one.state != "ok"]
 
 
 def check_start(
@@ -50,11 +55,7 @@ def check_start(
         BadHome: the folder that remembers clusters cannot be written.
         Unavailable: its storage cannot be used, or Ray is not installed; with all else that is wrong.
     """
-    found = (
-        before_start(config, directory)
-        if places
-        else [one for one in (*package(config), *security(config)) if one.state != "ok"]
-    )
+    found = before_start(config, directory, written=places)
     for one in found:
         if one.state == "warning":
             tell(str(one))

@@ -46,7 +46,7 @@ def down(
     from ..operate.left import is_kept
     from ..operate.left_shards import up_of
     from ..snapshots.named import staying_in_words
-    from .losses import Loss, left_of, lost_with, run_on_with
+    from .losses import Loss, lost_with, run_on_with, stays_of
 
     directory = directory_of(home)
     if forget:
@@ -60,9 +60,9 @@ def down(
             running = run_on_with(known, directory) if known is not None else Loss()
             if running.words:
                 confirm(running.words, yes, ask_nobody=False)
-        left = left_of(name, directory)
+        stays = stays_of(name, directory)
         gone = forget_record(directory, name)
-        show(as_json, {"name": gone, "down": False}, f"{gone} is forgotten; nothing was ended{left}")
+        show(as_json, {"name": gone, "down": False}, f"{gone} is forgotten; nothing was ended{stays}")
         return
     with stage("looking for it", as_json) as looking:
         record = locate_to_end(directory, name, address, looking.say)

@@ -71,7 +71,7 @@ def _in_logs(record: Record, directory: ClusterDirectory) -> str:
     return f"{record.name!r} {ended}; {lost}. {ways}."
 
 
-def left_of(name: str, directory: ClusterDirectory) -> str:
+def stays_of(name: str, directory: ClusterDirectory) -> str:
     """What stays of a cluster that is forgotten, after "nothing was ended"; empty: nothing, as far as is known here."""
     with contextlib.suppress(RowloomError):
         record = directory.get(name)
