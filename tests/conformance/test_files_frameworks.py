@@ -302,7 +302,7 @@ def test_faults_in_parquet_are_named(tmp_path, table, pa):
     whole = (tmp_path / "y.parquet").read_bytes()
     for length in (0, 4, len(whole) // 2, len(whole) - 1):
         (tmp_path / "y.parquet").write_bytes(whole[:length])
-        with pytest.raises(InvalidRequest, match=r"y\.parquet is damaged"):
+        with pytest.raises(InvalidRequest, match=r"y\.parquet is damaged" if length else r"y\.parquet is empty"):
             import_table(table, tmp_path / "y.parquet")
 
 
