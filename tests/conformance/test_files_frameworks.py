@@ -77,7 +77,9 @@ def test_code_in_a_file_of_pytorch_is_not_run(tmp_path, table, torch):
     torch.save({"w": Evil()}, tmp_path / "x.pt")
     (tmp_path / "y.pt").write_bytes(pickle.dumps(Evil()))
     for name in ("x.pt", "y.pt"):
-        with pytest.raises(InvalidRequest, match=r"is damaged, cut short or of another format"):
+        with pytest.raises(
+            InvalidRequest, match=name + r" is damaged, (or holds objects that are no tensors|cut short)"
+        ):
             import_table(table, tmp_path / name)
     assert not (tmp_path / "owned").exists()
 
@@ -92,7 +94,7 @@ def test_faults_in_files_of_pytorch_are_named(tmp_path, table, torch):
     whole = (tmp_path / "x.pt").read_bytes()
     for length in (0, 3, 100, len(whole) // 2, len(whole) - 1):
         (tmp_path / "cut.pt").write_bytes(whole[:length])
-        with pytest.raises(InvalidRequest, match=r"cut\.pt is damaged"):
+        with pytest.raises(InvalidRequest, match=r"cut\.pt is damaged" if length else r"cut\.pt is empty"):
             import_table(table, tmp_path / "cut.pt", tensor="item.weight")
     torch.save({"w": torch.tensor(ROWS).to_sparse()}, tmp_path / "s.pt")
     with pytest.raises(InvalidRequest, match="is sparse, complex or quantized"):
@@ -302,7 +304,9 @@ def test_faults_in_parquet_are_named(tmp_path, table, pa):
     whole = (tmp_path / "y.parquet").read_bytes()
     for length in (0, 4, len(whole) // 2, len(whole) - 1):
         (tmp_path / "y.parquet").write_bytes(whole[:length])
-        with pytest.raises(InvalidRequest, match=r"y\.parquet is damaged" if length else r"y\.parquet is empty"):
+        with pytest.raises(
+            InvalidRequest, match=r"y\.parquet is damaged" if length else r"y\.parquet is empty"
+        ):
             import_table(table, tmp_path / "y.parquet")
 
 
