@@ -18,6 +18,13 @@ from .jit import kernel
 from .memory import copy_bytes, get_head, get_varint, head_bytes, put_head, put_varint, varint_bytes
 
 _PULL_HEADER, _PULL_TABLE, _PULL_WIRE, _PUSH_TABLE = 1, 2, 3, 9
+_PUSH_HEADER, _CLIENT_ID, _CLIENT_EPOCH, _NAME, _LOW_WATER, _PUSH, _KIND, _WIRE = 1, 2, 3, 4, 5, 6, 7, 8
+_OLDEST, _PARTS, _HEAD_END = 10, 13, 14
+_NAME_EPOCH, _NAME_SHARD, _SEQ = (
+    0,
+    11,
+    12,
+)  # where a name's numbers are kept; heads that have fields 11, 12 are not plain
 _NUMBER, _IDS, _VALUES = 1, 2, 3
 _STEP_PUSH, _STEP_PULL = 1, 2
 _BLOCK, _ROWS = 1, 1
@@ -81,6 +88,75 @@ def read_push(data, at):
     if size < 0 or at + size != end:
         table = np.int64(-1)
     return table, start, np.int64(ids), np.int64(count), np.int64(at), np.int64(end)
+
+
+@kernel
+def read_push_head(data, end):
+    """The fields of a PushRequest that stand before its tables, which begin at `end`, if there is one name.
+
+    Returns:
+        (where the header's field ends, client_id, client_epoch, the name's epoch, shard and seq, low_water, push, kind,
+        wire, oldest_epoch, parts); the first is -1 if it is not plain. What is not there is 0.
+    """
+    found = np.zeros(_HEAD_END, np.int64)
+    size, at = get_head(data, np.int64(0), end, _PUSH_HEADER)
+    header = at + size if size >= 0 else np.int64(-1)
+    identity = np.uint64(0)
+    at, last = header, np.int64(_PUSH_HEADER)
+    while header >= 0 and at < end:
+        number, kind = np.int64(data[at] >> 3), data[at] & 7
+        if number <= last or number >= _HEAD_END or number == _PUSH_TABLE or data[at] & 0x80:
+            header = np.int64(-1)
+        elif number == _CLIENT_ID and kind == 1 and at + 9 <= end:
+            for k in range(8):
+                identity |= np.uint64(data[at + 1 + k]) << np.uint64(8 * k)
+            at += 9
+        elif number == _NAME and kind == 2:
+            size, at = get_head(data, at, end, _NAME)
+            if size < 0 or not _read_name(data, at, at + size, found):
+                header = np.int64(-1)
+            at += size
+        elif number in (_CLIENT_EPOCH, _LOW_WATER, _PUSH, _KIND, _WIRE, _OLDEST, _PARTS) and kind == 0:
+            value, at = get_varint(data, at + 1, end)
+            if value < 0 or (number in (_KIND, _WIRE) and value > 9):
+                header = np.int64(-1)
+            found[number] = value
+        else:
+            header = np.int64(-1)
+        last = number
+    if at != end or not found[_SEQ]:
+        header = np.int64(-1)
+    return (
+        header,
+        identity,
+        found[_CLIENT_EPOCH],
+        found[_NAME_EPOCH],
+        found[_NAME_SHARD],
+        found[_SEQ],
+        found[_LOW_WATER],
+        found[_PUSH],
+        found[_KIND],
+        found[_WIRE],
+        found[_OLDEST],
+        found[_PARTS],
+    )
+
+
+@kernel
+def _read_name(data, at, end, found):
+    """Whether a PartName is plain; then its numbers are in `found`."""
+    last = 0
+    while at < end:
+        number = data[at] >> 3
+        if data[at] & 0x87 or number <= last or number > 3:
+            return False
+        value, at = get_varint(data, at + 1, end)
+        if value < 0 or (number == 2 and value >= 1 << 32):
+            return False
+        # No other field of a head has these places.
+        found[_NAME_EPOCH if number == 1 else _NAME_SHARD if number == 2 else _SEQ] = value
+        last = number
+    return True
 
 
 @kernel

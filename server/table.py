@@ -16,7 +16,7 @@ from ..proto.errors import InvalidRequest
 from ..proto.layout import owner
 from ..proto.memory import address_of
 from ..proto.owners import first_stranger, owners_of
-from ..proto.plain import block_bytes, put_block, read_pull, read_push
+from ..proto.plain import block_bytes, put_block, read_pull, read_push, read_push_head
 from ..proto.spec import SGD, Adagrad, Adam, Optimizer, TableEntry, TableSpec, Uniform
 from .initializers import start_of
 from .optimizers.rates import Rates
@@ -445,6 +445,7 @@ def compile_kernels() -> None:
     address_of(nothing)
     address_of(np.empty(8, np.uint8))
     read_push(nothing, 0)
+    read_push_head(nothing, 0)
     read_pull(nothing, 0)
     put_block(np.empty(16, np.uint8), 0, block_bytes(8))
     optimizers: list[Optimizer] = [SGD(), SGD(momentum=0.5), Adagrad(), Adam()]

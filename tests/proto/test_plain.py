@@ -12,10 +12,22 @@ from rowloom.proto.errors import InvalidRequest
 from rowloom.proto.layout import owner
 from rowloom.proto.memory import get_varint, put_varint, varint_bytes
 from rowloom.proto.owners import owner_of, owners_of
-from rowloom.proto.plain import read_pull, read_push
+from rowloom.proto.plain import read_pull, read_push, read_push_head
 
 HEADER = pb.Header(cluster_id="c", epoch=3, protocol=1, shard=2)
 NAMES = (codec.PartName(3, 2, 9), codec.PartName(2, 1, 300))
+NUMBERS = [
+    "client_id",
+    "client_epoch",
+    "push",
+    "low_water",
+    "kind",
+    "wire",
+    "oldest_epoch",
+    "max_norm",
+    "norm_type",
+]
+NUMBERS += ["parts"]
 
 
 def array(data: bytes) -> np.ndarray:
@@ -33,8 +45,11 @@ def a_push(rng: np.random.Generator, tables: int = 1, wire: int = codec.FLOAT32)
         rows = rng.normal(size=(n, 3)).astype(np.float32)
         blocks.append((table * 200, rng.integers(0, 2**62, n), codec.to_wire(rows, wire)))
     client_id = int(rng.integers(2**62))
-    finished = {"low_water": 5, "oldest_epoch": 2}
-    return codec.Push(HEADER, client_id, NAMES, 7, blocks, wire=wire, parts=300, **finished)
+    names = NAMES if rng.random() < 0.3 else NAMES[: int(rng.integers(2))]
+    rest = {"low_water": int(rng.integers(3)) * 2**33, "oldest_epoch": 2, "kind": int(rng.integers(3))}
+    if rng.random() < 0.2:
+        rest["max_norm"] = 1.5
+    return codec.Push(HEADER, client_id, names, 7, blocks, wire=wire, parts=300, **rest)
 
 
 def outcome(data: bytes) -> object:
@@ -47,7 +62,8 @@ def outcome(data: bytes) -> object:
         (table, ids.tobytes(), block.data.tobytes(), *map(repr, (block.scales, block.bags, block.factors)))
         for table, ids, block in push.tables
     ]
-    return push.header.SerializeToString(), push.client_id, push.names, push.push, push.low_water, tables
+    numbers = [getattr(push, name) for name in NUMBERS]
+    return push.header.SerializeToString(), push.names, numbers, tables
 
 
 def pull_outcome(data: bytes) -> object:
@@ -85,6 +101,9 @@ def test_a_push_reads_the_same_in_the_quick_way_and_in_the_usual_one(monkeypatch
     wire = codec.FLOAT32 if rng.random() < 0.8 else codec.INT8
     some = mangled(rng, joined(a_push(rng, int(rng.choice([0, 1, 1, 2, 3])), wire)))
     quick = [outcome(one) for one in some]
+    with monkeypatch.context() as patch:
+        patch.setattr(codec, "read_push_head", lambda *_: (-1, *[0] * 11))
+        assert quick == [outcome(one) for one in some]
     monkeypatch.setattr(codec, "read_push", lambda *_: (-1, 0, 0, 0, 0, 0))
     assert quick == [outcome(one) for one in some]
 
@@ -182,3 +201,31 @@ def test_compiled_code_finds_the_owners_of_open_ended_ids() -> None:
         spec = TableSpec("t", dim=1, hash_ids=hashed)
         owners = owners_of(spec, 7)
         assert [owner_of(x, owners) for x in ids] == owner(spec, ids, 7).tolist()
+
+
+def plain_head(push: codec.Push) -> tuple[int, ...]:
+    head = push.head()
+    return read_push_head(array(head), len(head))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_head_of_what_clients_push_is_plain(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    name = codec.PartName(int(rng.integers(2**34)), int(rng.integers(2**32)), int(rng.integers(1, 2**34)))
+    client_id, numbers = int(rng.integers(2**63)) * 2, rng.integers(2**34, size=5).tolist()
+    push = codec.Push(
+        HEADER, client_id, (name,), *numbers[:1], [], *numbers[1:3], 1, 2, *numbers[3:4], 0.0, 0.0, 5
+    )
+    size, *found = plain_head(push)
+    assert pb.PushRequest.FromString(push.head()[:size]) == pb.PushRequest(header=HEADER)
+    assert found == [client_id, numbers[1], *name, numbers[2], numbers[0], 1, 2, numbers[3], 5]
+
+
+def test_a_head_of_several_names_or_of_norms_or_of_large_numbers_is_left_to_protobuf() -> None:
+    def is_plain(names=NAMES[:1], **how) -> bool:
+        return plain_head(codec.Push(HEADER, 1, names, 7, [], **how))[0] >= 0
+
+    assert is_plain()
+    assert not any(map(is_plain, [(), NAMES, [codec.PartName(1, 2, 0)], [codec.PartName(1, 2, 2**35)]]))
+    for how in ({"max_norm": 1.0}, {"norm_type": 2.0}, {"low_water": 2**35}, {"parts": 2**35}):
+        assert not is_plain(**how)
