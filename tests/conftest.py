@@ -37,6 +37,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: (item.path.name != LONGEST, item.path not in slow, -tests[item.path]))
 
 
+def pytest_terminal_summary(terminalreporter) -> None:
+    """What passed only when it was run again is a fault to find: here is why it failed at first."""
+    reports = terminalreporter.stats.get("rerun", [])
+    if reports:
+        terminalreporter.section("why tests were run again")
+    for report in reports:
+        terminalreporter.write_line(f"{report.nodeid}\n{report.longreprtext[-2000:]}\n")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def ray_folder():
     """Where the Rays of this run announce themselves: tests never find one that runs on this machine for others.
