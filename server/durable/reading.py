@@ -8,7 +8,8 @@ behind it was, and it is dropped: overwritten with zeros before the log grows ag
 taken for successors of new ones.
 A segment that was used before is full of whole records of its earlier life. They are told by their offset, their number
 and the segment's salt; no end is marked.
-Not seen: damage of the very last group of records, behind which no other was made. It reads as a crash.
+Not seen: damage of the very last group of records, behind which no other was made. It reads as a crash. That the file
+they were in is gone is seen: the folder names its newest segment.
 With `process`, a loss of power may look like damage. It is refused as such: acknowledged pushes are missing either way.
 A log may end before the snapshot that it goes on from: it failed, and the snapshot was made to go on; or the power was
 lost, and the snapshot had been synced while the log (`process`) had not. All that counts is in the snapshot, unless a
@@ -71,6 +72,8 @@ class Reading:
         self._segments = segments
         self._after = after
         self._done = False
+        # Asked first: a log that is read while it grows has its newest segment before it says so.
+        self._newest = segments.newest()
         self._synced = 0  # up to this offset the log was safe when its last record was made
         self._extents = tuple(segments.take(number).extent for number in segments.numbers())
         self._check_extents()
@@ -88,6 +91,11 @@ class Reading:
             held = extent.begin - before.begin
             if held < 0 or extent.first_lsn < before.first_lsn or before.place(extent.begin) > before.bytes:
                 raise LogCorrupt(f"{file} does not follow the segment before it: {before}, then {extent}")
+        if self._newest > (self._extents[-1].number if self._extents else 0):
+            raise LogCorrupt(
+                f"{self._segments.file(self._newest)} is missing: it was the newest segment of the log. Nothing was "
+                "changed: put it back, or restore a snapshot"
+            )
         first = self._extents[0].first_lsn if self._extents else 1
         if first > self._after + 1:
             raise BeginsTooLate(

@@ -16,6 +16,7 @@ from .extents import HEADER_BYTES, Header, Owner
 from .records import LogCorrupt
 
 _SEGMENT = re.compile(r"wal-(\d{10})\.log")
+_NEWEST = re.compile(r"newest-(\d{10})")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,14 @@ class SegmentFiles:
 
     def numbers(self) -> list[int]:
         """Of the segments that are there, in order."""
-        found = [_SEGMENT.fullmatch(name) for name in self.disk.names(self.folder)]
+        return self._numbers_in(_SEGMENT)
+
+    def newest(self) -> int:
+        """Number of the last segment that was made, by the folder's word: also if its file is gone; 0: it has none."""
+        return max(self._numbers_in(_NEWEST), default=0)
+
+    def _numbers_in(self, pattern: re.Pattern[str]) -> list[int]:
+        found = [pattern.fullmatch(name) for name in self.disk.names(self.folder)]
         return sorted(int(match[1]) for match in found if match)
 
     def take(self, number: int) -> Header:

@@ -1,6 +1,6 @@
 """The files of one shard's log: segments in order, and spare ones that are ready to be the next.
 
-    lock   wal-0000000007.log   wal-0000000008.log   spare-12.log   spare-13.new (being made)
+    lock   wal-0000000007.log   wal-0000000008.log   newest-0000000008   spare-12.log   spare-13.new (being made)
 
 Why it is so. What must hold: writing a record never changes the size of a file or takes new blocks. A sync of such a
 write costs half of one that appends, and a disk that is full says so while a spare is made, long before a record has no
@@ -9,6 +9,8 @@ the first sync. A segment that is needed no more becomes a spare, old records an
 and another salt, so none of them is taken for a new one.
 It stays one, up to MOST_SPARES: to write over pages that the system has for a file takes half the time of new ones.
 A file gets its name as a segment when its header is on disk. So each file of that name has a header, or is damaged.
+Records end anywhere, so that the last segment is gone could not be seen in those before it. The name of an empty file,
+`newest-N`, says which it was: made after the segment, renamed before one is removed, so it never names one too many.
 Rejected: memory maps: a full disk would end the process, instead of failing a call.
 """
 
@@ -77,11 +79,13 @@ class Segments(SegmentFiles):
         self._lock = threading.Lock()  # of what follows, and of the files; held around no call of the system
         self._spares: list[str] = []
         self._spare_number = 0
+        self._marked = 0  # what the folder says is the newest segment
         self._failed = 0  # number of the last segment whose file may be on a part of the disk that fails
         self.disk.make_folder(folder)
         self._locked = self._take()
         try:
             self._find_spares()
+            self._marked = self.newest()
         except BaseException:
             self.close()
             raise
@@ -143,11 +147,21 @@ class Segments(SegmentFiles):
             self.disk.rename(path, self.file(extent.number))
             if synced:
                 self.disk.sync_folder(self.folder)
+            self._mark(extent.number)
         except BaseException:
             self.disk.close(handle)
             raise
         with self._lock:
             self._files[extent.number] = OpenSegment(handle, header.salt)
+
+    def _mark(self, number: int) -> None:
+        """Say in the folder which segment is the newest."""
+        new = self._path(f"newest-{number:010}")
+        if self._marked:
+            self.disk.rename(self._path(f"newest-{self._marked:010}"), new)
+        else:
+            self.disk.close(self.disk.open(new, create=True))
+        self._marked = number
 
     def begin_anew(self, extent: SegmentExtent) -> None:
         """As `open`, when those before it have failed: none of their files is used again."""
@@ -236,7 +250,10 @@ class Segments(SegmentFiles):
             self.disk.close(file.handle)
 
     def remove(self, number: int) -> None:
-        """A segment holds nothing that counts: its file goes, with what is in it."""
+        """The newest segment holds nothing that counts: its file goes, with what is in it."""
+        if number == self._marked:
+            self._mark(number - 1)
+            self.disk.sync_folder(self.folder)
         file = self._files.pop(number)
         self.disk.close(file.handle)
         self.disk.unlink(self.file(number))

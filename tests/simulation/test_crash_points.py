@@ -32,6 +32,7 @@ POINTS = {
     "the head of a segment is written": ("pwritev", r"spare-\d+\.log"),
     "the head of a segment is synced": ("fdatasync", r"spare-\d+\.log"),
     "a segment becomes the log's last": ("rename", r"spare-\d+\.log"),
+    "the folder names its newest segment": ("rename", "newest-"),
     "a segment is used again": ("rename", "wal-"),
     "names are made durable": ("sync_folder", "shard-"),
 }

@@ -34,6 +34,7 @@ class Made:
     def segments(self, files):
         disk = VirtualDisk()
         disk.names_live = {path: Inode(bytearray(data)) for path, data in files.items()}
+        disk.names_durable = dict(disk.names_live)
         return Segments(FOLDER, OWNER, segment_bytes=SMALL, disk=disk)
 
     def read(self, files, after=0):
@@ -132,6 +133,20 @@ def test_a_segment_that_is_missing_at_the_beginning_is_noticed_unless_a_snapshot
     with pytest.raises(LogCorrupt, match=f"begins with record {first}, records 1 to {first - 1} are missing"):
         made.read(files)
     assert made.read(files, after=first - 1)[0] == made.history[first - 1 :]
+
+
+def test_a_log_whose_newest_segments_were_deleted_was_read_as_one_that_ended_there(made):
+    last = made.tickets[-1].extent.number
+    for gone in ({last}, {last, last - 1}, set(range(1, last + 1))):
+        files = {path: data for path, data in made.files.items() if path not in map(made.file, gone)}
+        with pytest.raises(LogCorrupt, match=f"{made.file(last)} is missing"):
+            made.read(files)
+
+
+def test_a_log_of_before_that_was_told_is_read_as_ever(made):
+    files = {path: data for path, data in made.files.items() if "newest" not in path}
+    assert len(files) == len(made.files) - 1
+    assert made.read(files)[0] == made.history
 
 
 def test_a_log_without_segments_is_new_unless_a_snapshot_says_otherwise(made):

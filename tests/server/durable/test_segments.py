@@ -129,7 +129,7 @@ def test_what_a_dead_process_left_half_made_is_removed(tmp_path):
     segments = segments_of(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["lock", "notes.txt", "spare-9.log"]
     segments.open(SegmentExtent(1, 0, 1, SMALL))
-    assert sorted(os.listdir(tmp_path)) == ["lock", "notes.txt", "wal-0000000001.log"]
+    assert sorted(os.listdir(tmp_path)) == ["lock", "newest-0000000001", "notes.txt", "wal-0000000001.log"]
     segments.make_spare()
     assert "spare-10.log" in os.listdir(tmp_path)
     segments.close()
