@@ -105,4 +105,7 @@ def compile_kernels() -> None:
     table = ShardTable(TableEntry(1, TableSpec("warm-up", 8, dim=2, optimizer=SGD())), 0, 1)
     ids, bags = np.array([1, 1, 2], np.int64), np.array([0, 1, 1], np.int32)
     pooled(table, Entries(1, ids, bags), 2)
-    expanded(ids, Block(np.ones(4, np.float32), bags=bags), 0, 2, "warm-up")
+    runs = np.array([1, 2, 1], np.int64)  # gradients that may be written to, unlike those off the wire
+    ids, grads = expanded(runs, Block(np.ones(4, np.float32), bags=bags), 0, 2, "warm-up")
+    table.check_push(ids, grads)
+    table.push(ids, grads, 1)

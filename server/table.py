@@ -23,6 +23,7 @@ from .optimizers.rates import Rates
 from .optimizers.rules import rule_of
 from .received import contiguous, is_finite, summed
 from .rows import kernels
+from .rows.index import FIRST_PLACES
 from .rows.rows import Rows
 from .table_cut import TableCut
 
@@ -449,11 +450,11 @@ def compile_kernels() -> None:
     read_pull(nothing, 0)
     put_block(np.empty(16, np.uint8), 0, block_bytes(8))
     optimizers: list[Optimizer] = [SGD(), SGD(momentum=0.5), Adagrad(), Adam()]
-    ids = np.array([1, 2, 2])
+    ids, many = np.array([1, 2, 2]), 2 * FIRST_PLACES
     for optimizer, skip in itertools.product(optimizers, (0, 1)):
         # As off the wire: not to be written to, and at any byte of a message.
         grads = np.frombuffer(bytes(skip) + bytes(24), np.float32, offset=skip).reshape(3, 2)
-        spec = TableSpec("warm-up", 8, dim=2, optimizer=optimizer, initializer=Uniform())
+        spec = TableSpec("warm-up", many, dim=2, optimizer=optimizer, initializer=Uniform())
         table = ShardTable(TableEntry(1, spec), 0, 1)
         table.check_ids(ids)
         table.check_push(ids, grads)
@@ -468,5 +469,4 @@ def compile_kernels() -> None:
         for since in (0, 1):
             numbers, _ = table.find_owned(0, 1 << 20, since, owners_of(spec, 1), 0)
             table.copy_out(numbers, np.empty(1 << 10, np.uint8), [0] * (1 + len(table.widths)))
-        for _ in range(2):  # makes the index grow
-            table.reserve(np.arange(8))
+        table.reserve(np.arange(many))  # more than the first index has places for

@@ -27,6 +27,7 @@ from .kernels import add_to_bags
 from .kernels import gather as write_out
 
 _FIRST_BITS = 10
+FIRST_PLACES = 1 << _FIRST_BITS
 _NONE = np.empty(0, np.int32)
 
 
@@ -45,7 +46,7 @@ class Index:
     """
 
     def __init__(self, key: int) -> None:
-        self.where: Where = np.full(1 << _FIRST_BITS, -1, np.int32), _FIRST_BITS, key
+        self.where: Where = np.full(FIRST_PLACES, -1, np.int32), _FIRST_BITS, key
 
     @property
     def nbytes(self) -> int:

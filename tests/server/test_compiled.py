@@ -6,9 +6,10 @@ import sys
 CALLS = """
 import sys
 import numpy as np
-from rowloom.client import SGD, TableSpec
+from rowloom.client import SGD, Adagrad, Adam, TableSpec, Zeros
 from rowloom.proto import methods
-from rowloom.proto.codec import Block, PartName, Pull, Push
+from rowloom.proto.codec import ASSIGN, GRADIENTS, RENORM, Block, PartName, Pull, Push, Step
+from rowloom.proto.codec_bags import Entries, PullBags
 from rowloom.proto.framing import joined
 from rowloom.proto.layout import Layout, ShardAddress
 from rowloom.proto.spec import TableEntry
@@ -18,9 +19,28 @@ from rowloom.server.shard import Shard
 from rowloom.server.states import Serving
 
 layout = Layout("c", 1, (ShardAddress(0, "h:1", 1),))
-ids, grads = np.arange(3), Block(np.ones((3, 2), np.float32))
-push = joined(Push(layout.header(0), 7, (PartName(1, 0, 1),), push=1, tables=[(1, ids, grads)]).encode())
-pull = joined(Pull(layout.header(0), [(1, ids)]).encode())
+numbers = iter(range(1, 1000))
+
+
+def push(table, ids, kind=GRADIENTS, **more):
+    block = Block(np.ones((0 if kind == RENORM else len(ids), 2), np.float32), **more)
+    n = next(numbers)
+    norms = {"max_norm": 1.0, "norm_type": 2.0} if kind == RENORM else {}
+    return Push(layout.header(0), 7, (PartName(1, 0, n),), push=n, tables=[(table, ids, block)], kind=kind, **norms)
+
+
+def calls():
+    # Of three ids, of more than an index has places for at first, of ids that repeat.
+    for table in range(1, 5):
+        for ids in (np.arange(3), np.arange(3000), np.array([4, 4000, 4])):
+            pull = Pull(layout.header(0), [(table, ids)])
+            for kind in (GRADIENTS, ASSIGN, RENORM):
+                yield methods.PUSH, push(table, ids, kind)
+            yield methods.PULL, pull
+            yield methods.STEP, Step(push(table, ids), pull)
+            bags = np.arange(len(ids), dtype=np.int32)
+            yield methods.PULL_BAGS, PullBags(layout.header(0), [Entries(table, ids, bags)])
+            yield methods.PUSH, push(table, ids, bags=bags)
 
 
 def compiled():
@@ -37,10 +57,16 @@ def compiled():
 
 server = Server(carrier="grpc")
 server.start()
-server._host.state = Serving(Shard(layout, 0, [TableEntry(1, TableSpec("t", 100, dim=2, optimizer=SGD()))]))
+optimizers = [SGD(), SGD(momentum=0.5), Adagrad(), Adam()]
+specs = [TableSpec(f"t{n}", 5000, dim=2, optimizer=one, initializer=Zeros()) for n, one in enumerate(optimizers)]
+entries = [TableEntry(n + 1, spec) for n, spec in enumerate(specs)]
+server._host.state = Serving(Shard(layout, 0, entries))
 before = compiled()
-server.answer(Call(methods.PUSH, push, Caller(LANE)))
-server.answer(Call(methods.PULL, pull, Caller(LANE), memoryview(bytearray(1000))))
+for method, message in calls():
+    for space in (None, memoryview(bytearray(100_000))):
+        if method in (methods.PUSH, methods.STEP) and space is not None:
+            continue
+        server.answer(Call(method, joined(message.encode()), Caller(LANE), space))
 late = compiled() - before
 server.stop(0)
 assert before
@@ -48,7 +74,7 @@ print(sorted(late))
 """
 
 
-def test_a_first_pull_and_a_first_push_compile_nothing_in_a_server() -> None:
+def test_first_calls_of_every_kind_compile_nothing_in_a_server() -> None:
     done = subprocess.run(
         [sys.executable, "-c", CALLS], capture_output=True, text=True, timeout=120, check=False
     )
