@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .operate.remote import Remote
 
 NO_NEW = "there is no new snapshot"
+GOES = "* only keeps the logs short: `rowloom down` removes it with them; `rowloom snapshot` makes one that stays"
 Url = Annotated[
     str, typer.Argument(metavar="URL", help="A snapshot's folder: a path, or a URL such as s3://....")
 ]
@@ -169,6 +170,7 @@ def snapshots(
     reads them. A cluster need not run: of one that is down its storage is known.
     """
     from .launch.keeping import snapshots_of
+    from .snapshots.kept import going_of
     from .snapshots.named import folder_of_snapshots, snapshots_in
 
     if url is None:
@@ -179,8 +181,11 @@ def snapshots(
     else:
         with wrong_use():
             url = folder_of_snapshots(url)
-    found = [_listed(one) for one in snapshots_in(url)]
+    short = going_of(url)
+    found = [_listed(one) | {"goes_with_logs": one.id in short} for one in snapshots_in(url)]
     lines = [_line(one) for one in found] or [f"there are no snapshots in {url}"]
+    if any(one["goes_with_logs"] for one in found):
+        lines.append(GOES)
     show(as_json, {"url": url, "snapshots": found}, "\n".join(lines))
 
 
@@ -224,6 +229,7 @@ def _line(one: dict[str, Any]) -> str:
     told = f"{one['id']}  {when}  {one['rows']:,} rows  {one['bytes']:,} bytes  {counted(one['shards'], 'shard')}"
     if one["parent"]:
         told += f"  upon {one['parent']}"
+    told += "  *" if one["goes_with_logs"] else ""
     return f"{told}  {one['problem']}" if one["problem"] else told
 
 

@@ -45,6 +45,7 @@ def down(
     from ..operate.directory import DamagedRecord
     from ..operate.left import is_kept
     from ..operate.left_shards import up_of
+    from ..snapshots.kept import going_in_words
     from ..snapshots.named import staying_in_words
     from .losses import Loss, lost_with, run_on_with, stays_of
 
@@ -70,11 +71,13 @@ def down(
     if lost.words:
         confirm(lost.words, yes, ask_nobody=not lost.to_confirm)
     had = is_kept(record)
+    short = going_in_words(record.storage) if had and not keep else ""
     again = f"some of it may run still; `rowloom down{directory.option(record.name)}` again ends it"
     with interrupted(lambda: again), stage(f"ending {record.name or record.address}", as_json):
         ended = end(record, directory, keep=keep)
     became = f"; its rows are kept, and {up_of(ended, directory)} goes on from them" if keep else ""
     if had and not keep:
         which = "the rows that were kept" if record.kept else "its rows"
-        became = f"; {which} in {record.storage} are removed{staying_in_words(record.storage)}"
+        also = f", {short} too" if short else ""
+        became = f"; {which} in {record.storage} are removed{also}{staying_in_words(record.storage)}"
     show(as_json, {"name": ended, "down": True, "kept": keep}, f"{ended} is down{became}")

@@ -22,7 +22,7 @@ from ..operate.left import is_kept
 from ..operate.left_shards import LeftShards, serving_on, up_of
 from ..operate.remote import Remote
 from ..operate.status import GOOD, READABLE
-from ..snapshots.kept import kept_by
+from ..snapshots.kept import going_in_words, kept_by
 
 LOST_S = 6.0  # for a cluster that is to end to say what it holds
 FORGET_S = 3.0  # for one that is to be forgotten, whose machines are most likely gone
@@ -67,7 +67,9 @@ def _in_logs(record: Record, directory: ClusterDirectory) -> str:
     ways = f"{up_of(record.name, directory)} goes on from them"
     if not record.kept:
         ways += f", {_keep(record, directory)} leaves them"
-    lost = f"`rowloom down` would remove {_logs(record)}, and the rows of {record.name!r} with them"
+    short = going_in_words(record.storage)
+    also = f" and {short}" if short else ""
+    lost = f"`rowloom down` would remove {_logs(record)}{also}, and the rows of {record.name!r} with them"
     return f"{record.name!r} {ended}; {lost}. {ways}."
 
 
@@ -118,6 +120,9 @@ def _of_running(record: Record, directory: ClusterDirectory) -> Loss:
     keep = f"`rowloom down --keep{option}` leaves them in its logs; " if keeps else ""
     partial = any(s.health not in READABLE for s in bad)
     ways = f"{keep}`rowloom export TABLE FILE{' --partial' if partial else ''}{option}` keeps rows."
+    short = going_in_words(record.storage) if keeps and record.storage else ""
+    if short:
+        ways += f" So does `rowloom snapshot{option}`: else {short} go too."
     return Loss(f"{status.name!r} holds {held}, and they are lost with it. {ways}", bool(bad))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from ...proto.errors import InvalidRequest
 from ...proto.snapshots.snapshot import StoredSnapshot
 from ..config.config import DeployConfig, load, parse
+from ..snapshots.kept import goes_with_logs
 from .clusters import UP_WAIT_S
 from .directory import ClusterDirectory, Record
 from .launchers import Restore, Tell, launcher_of
@@ -48,16 +49,23 @@ def restore(
         check_goes_on(config, known)
         if known is not None and known.launcher != config.launcher:
             if launcher_of(known.launcher).runs(known, directory):
-                raise _runs(config.name, directory)
+                raise _runs(config.name, directory, wanted)
             directory.remove(config.name)
         record, found = launcher_of(config.launcher).up(config, directory, tell, wanted)
         if found:
-            raise _runs(config.name, directory)
+            raise _runs(config.name, directory, wanted)
     return record
 
 
-def _runs(name: str, directory: ClusterDirectory) -> InvalidRequest:
+def _runs(name: str, directory: ClusterDirectory, wanted: Restore) -> InvalidRequest:
+    down = f"`rowloom down{directory.option(name)}`"
+    if goes_with_logs(wanted.url):
+        ways = (
+            f"give that another `name` and `storage`. {down} would remove this snapshot too, which only keeps the logs "
+            "of that cluster short"
+        )
+    else:
+        ways = f"give that another `name`, or end this one, whose rows are lost then ({down})"
     return InvalidRequest(
-        f"cluster {name!r} runs already, and a restore makes a new one: give that another `name`, or end this one, "
-        f"whose rows are lost then (`rowloom down{directory.option(name)}`); nothing was changed"
+        f"cluster {name!r} runs already, and a restore makes a new one: {ways}; nothing was changed"
     )

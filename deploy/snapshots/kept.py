@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import fsspec
 
 from ...proto.errors import InvalidRequest, RowloomError
+from ...proto.snapshots.folder import SnapshotFolder
 from ...proto.snapshots.listing import list_snapshots
 from ...proto.snapshots.manifest import MANIFEST
 from ..config.config import DeployConfig
@@ -74,15 +75,62 @@ def forget_begun(storage: str | None, state: ClusterState) -> None:
         drop_logs(storage, state.beginning)
 
 
+def going_with_logs(storage: str) -> list[str]:
+    """Ids of the snapshots, oldest first, that `rowloom down` removes with the logs that they keep short.
+
+    Not one that another was made upon which stays. Raises RowloomError: the storage cannot be read.
+    """
+    state = StateFile(storage).load()
+    short = [one.id for one in state.snapshots if one.automatic] if state is not None else []
+    needed = _needed_beside(storage, short) if short else frozenset[str]()
+    return [one for one in short if one not in needed]
+
+
+def going_of(folder: str) -> frozenset[str]:
+    """Ids of those in a folder of snapshots; none where nobody can say."""
+    with contextlib.suppress(RowloomError, OSError):
+        return frozenset(going_with_logs(SnapshotFolder(folder).beside("").url.rstrip("/")))
+    return frozenset()
+
+
+def goes_with_logs(url: str) -> bool:
+    """Whether a snapshot is one of those."""
+    folder = SnapshotFolder(url)
+    return folder.url.rpartition("/")[2] in going_of(folder.beside("").url.rstrip("/"))
+
+
+def going_in_words(storage: str) -> str:
+    """How many those are, and the newest; empty: none, or nobody can say."""
+    ids: list[str] = []
+    with contextlib.suppress(RowloomError, OSError):
+        ids = going_with_logs(storage)
+    if not ids:
+        return ""
+    if len(ids) == 1:
+        return f"1 snapshot that only keeps its logs short ({ids[0]})"
+    return f"{len(ids)} snapshots that only keep its logs short (the newest: {ids[-1]})"
+
+
+def _needed_beside(storage: str, unwanted: Collection[str]) -> frozenset[str]:
+    """Ids of what other snapshots in a storage than these were made upon. Raises RowloomError, OSError."""
+    listed = list_snapshots(snapshots_of(storage))
+    return frozenset(id for one in listed if one.id not in unwanted for id in one.lineage)
+
+
 def check_nothing_kept(storage: str | None, state: ClusterState | None) -> None:
     """Raise InvalidRequest if there is a cluster to go on from, which a new one in its place would pass over."""
     cluster_id = _goes_on(storage, state)
     if cluster_id is not None:
         raise InvalidRequest(
             f"the storage {storage} holds the logs of cluster {cluster_id!r}, which can go on: `rowloom up` "
-            "with its config. Nothing was started. That and then `rowloom down` end it for good, with its logs "
-            "and those snapshots that only kept them short; or restore under another `name` or `storage`"
+            "with its config. Nothing was started. A restore under another `name` and `storage` leaves it as it is. "
+            f"`rowloom up` and then `rowloom down` would end it for good, and remove its logs{_and_short(storage)}"
         )
+
+
+def _and_short(storage: str | None) -> str:
+    short = going_in_words(storage) if storage is not None else ""
+    return f" and {short}: none of them can be restored then" if short else ""
 
 
 def _goes_on(storage: str | None, state: ClusterState | None) -> str | None:
@@ -99,12 +147,10 @@ def remove_snapshots(storage: str, unwanted: Sequence[KnownSnapshot]) -> list[Kn
         unwanted: what is made upon another one stands before it.
     """
     try:
-        listed = list_snapshots(snapshots_of(storage))
+        needed = _needed_beside(storage, {one.id for one in unwanted})
     except (RowloomError, OSError) as e:
         log.warning("snapshots that are needed no more stay as long as %s cannot be listed: %s", storage, e)
         return []
-    ids = {one.id for one in unwanted}
-    needed = {id for one in listed if one.id not in ids for id in one.lineage}
     gone: list[KnownSnapshot] = []
     for one in unwanted:
         if one.id in needed:

@@ -232,3 +232,45 @@ def test_a_down_that_keeps_promised_rows_of_a_killed_cluster_that_were_in_memory
         "rows of this cluster are in memory only, so none can be kept" in cli.run("down", "--keep", code=1)[1]
     )
     cli.run("down")
+
+
+def test_advice_to_end_the_cluster_of_a_snapshot_that_keeps_its_logs_short_led_to_the_loss_of_both(cli):
+    cli.write(ADS)
+    with connect(cli.json("up")["address"]) as client:
+        client.table("users").push(IDS, np.ones((100, 4), np.float32))
+    one = cli.json("snapshot")
+    cli.run("down", "--keep")
+    state = cli.folder / "kept" / "layout.json"
+    text = state.read_text()
+    assert text.count('"automatic": false') == 1
+    state.write_text(text.replace('"automatic": false', '"automatic": true'))  # as those that no one asked for
+    elsewhere = cli.folder / "elsewhere.yaml"
+    elsewhere.write_text(ADS.replace("name: ads", "name: again").replace("storage: kept", "storage: other"))
+
+    def refused() -> str:
+        _, err = cli.run("restore", one["url"], "deploy.yaml", code=1)
+        assert "another `name` and `storage`" in err
+        return err
+
+    assert f"1 snapshot that only keeps its logs short ({one['id']}): none of them can be restored" in refused()
+    cli.run("up")
+    assert "`rowloom down` would remove this snapshot too" in refused()
+    out, _ = cli.run("snapshots")
+    assert f"{one['bytes']:,} bytes  2 shards  *\n* only keeps the logs short" in out
+    assert cli.json("restore", one["url"], str(elsewhere))["rows"] == 100
+    cli.run("down", "--name", "again")
+    out, _ = cli.run("down", "--name", "ads")
+    assert f"are removed, 1 snapshot that only keeps its logs short ({one['id']}) too" in out
+    assert cli.json("snapshots", "kept")["snapshots"] == []
+
+
+def test_a_snapshot_that_another_one_needs_stays_although_it_only_kept_logs_short(cli):
+    cli.write(ADS)
+    cli.run("up")
+    first, second = cli.json("snapshot"), cli.json("snapshot")
+    assert second["parent"] == first["id"]
+    cli.run("down", "--keep")
+    state = cli.folder / "kept" / "layout.json"
+    text = state.read_text()
+    state.write_text(text.replace('"automatic": false', '"automatic": true', 1))
+    assert [one["goes_with_logs"] for one in cli.json("snapshots")["snapshots"]] == [False, False]
