@@ -15,12 +15,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...proto.errors import Unavailable
 from ...server.rows.limits import available, total
 from ..config.config import DeployConfig
 from ..config.memory import in_bytes
 from ..config.words import counted
-from ..launch.local_room import check_room
+from ..launch.local_room import MachineRoom, room
 from ..operate.local_ray import OBJECT_STORE_BYTES
 from .diagnosis import Diagnosis, fault, warning, well
 
@@ -117,12 +116,15 @@ def limits(config: DeployConfig) -> Iterator[Diagnosis]:
         else:
             yield well(name, _limit(soft))
     if config.launcher == "local":
-        try:
-            check_room(config.shards)
-        except Unavailable as e:
-            yield fault("room for shards", str(e), f"`shards:` below {config.shards}, or more machines")
-        else:
-            yield well("room for shards", f"{counted(config.shards, 'shard')} can be started")
+        yield room_for(config.shards, room())
+
+
+def room_for(shards: int, there: MachineRoom) -> Diagnosis:
+    """Whether so many shards can be started here."""
+    if not (lacking := there.lacking(shards)):
+        return well("room for shards", f"{counted(shards, 'shard')} can be started")
+    most = f"`shards: {there.servers}`" if there.servers else "make room"
+    return fault("room for shards", lacking, f"{most}, or use more machines (`launcher: ray`)")
 
 
 def _limit(value: int) -> str:
