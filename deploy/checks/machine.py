@@ -18,10 +18,12 @@ from pathlib import Path
 from ...server.rows.limits import available, total
 from ..config.config import DeployConfig
 from ..config.memory import in_bytes
+from ..config.memory import memory as needed_by
 from ..config.words import counted
 from ..launch.local_room import MachineRoom, room
 from ..operate.local_ray import OBJECT_STORE_BYTES
 from .diagnosis import Diagnosis, fault, warning, well
+from .rows import every_id
 
 FILES = 4096  # open files that are enough for some hundred shards and trainers
 LEAST_FILE_BYTES = 1 << 30  # a segment of a log, a file of a snapshot
@@ -135,6 +137,8 @@ def memory(config: DeployConfig) -> Iterator[Diagnosis]:
     """How much there is, who limits it, and shared memory."""
     whole, left = total(), available()
     yield well("memory", f"{in_bytes(left.bytes)} is {left.what}; {whole.what} is {in_bytes(whole.bytes)}")
+    if (much := every_id(config, needed_by(config), whole)) is not None:
+        yield much
     if _read("/proc/sys/vm/overcommit_memory") == "2":
         fix = "`sysctl vm.overcommit_memory=0`"
         yield warning(

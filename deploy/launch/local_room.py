@@ -14,8 +14,8 @@ from ...server.rows.limits import available
 from ..config.memory import in_bytes
 
 # What a server without rows has for itself, without what servers share (Private_Dirty of smaps_rollup), measured with
-# 1, 2 and 4 servers: 80 MiB where the kernels were on disk, 190 MiB, for as long as it lives, where it compiled them, as
-# each server of a first start on a machine does. A figure for later starts would promise that first one too much.
+# 1, 2 and 4 servers: 80 MiB where the kernels were on disk; 190 MiB, for as long as it lives, where it compiled them,
+# as each server of a first start on a machine does. A figure for later starts would promise that first one too much.
 SERVER_BYTES = 192 << 20
 SERVER_THREADS = 16
 SERVER_FILES = 4  # of the process that starts it: two pipes, a connection, and one more while it starts

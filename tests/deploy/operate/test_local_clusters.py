@@ -86,8 +86,8 @@ def test_a_taken_port_was_asked_about_and_nothing_said_of_what_to_do(directory):
         with pytest.raises(Unavailable) as caught:
             up(parse({**ADS, "port": port}), directory)
     assert (
-        f"cannot listen on 127.0.0.1:{port}: is the port taken? Say another `port:` in the config, or none for any free "
-        f"one; `ss -ltnp sport = :{port}` shows who has it (log: "
+        f"cannot listen on 127.0.0.1:{port}: is the port taken? Say another `port:` in the config, or none for any "
+        f"free one; `ss -ltnp sport = :{port}` shows who has it (log: "
     ) in str(caught.value)
     running = to_a_port(port, f"cannot listen on 127.0.0.1:{port}: is the port taken?", runs=True)
     assert (
