@@ -17,7 +17,7 @@ import numpy as np
 from ..client.files.beside import IDS_SUFFIX, WORDS_SUFFIX
 from ..client.files.contract import mapped_array
 from ..client.files.formats import format_to_write, known
-from ..client.files.places import fetched
+from ..client.files.places import check_names_a_file, fetched
 from ..client.files.transfer import Imported, export_table, from_pretrained, import_table
 from ..client.urls import UnreadableFile, exists, is_url, read_text
 from ..client.vocabulary import Vocabulary
@@ -249,10 +249,11 @@ def check_formats(path: Place, format: str | None, *, writing: bool) -> None:
             )
         if is_url(path):
             opened_url(str(path))
-        if format is not None:
+        if writing:
+            check_names_a_file(path)
+            format_to_write(Path(path), format)
+        elif format is not None:
             known(format)
-        elif writing:
-            format_to_write(Path(path))
 
 
 def is_there(path: Place) -> bool:

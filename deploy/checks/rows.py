@@ -46,8 +46,8 @@ def _ways(machines: int, shards: int) -> str:
         )
     even = -(-shards // machines) * machines  # as many shards on each
     return (
-        f"{machines:,} such machines (`launcher: ray`, `shards: {min(even, MAX_SHARDS)}`), fewer ids, or fewer columns; "
-        "it matters once that many are pushed"
+        f"{machines:,} such machines (`launcher: ray`, `shards: {min(even, MAX_SHARDS)}`), fewer ids, or fewer "
+        "columns; it matters once that many are pushed"
     )
 
 
