@@ -35,6 +35,7 @@ from .cli_options import (
     interrupted,
     known_names,
     left_of,
+    number,
 )
 from .config import home as homes
 from .config.words import counted
@@ -356,7 +357,12 @@ def apply(
 
 @app.command(cls=WithNumbers)
 def scale(
-    shards: Annotated[int, typer.Argument(help="How many shards there shall be.")],
+    shards: Annotated[
+        int,
+        typer.Argument(
+            help="How many shards there shall be.", parser=number("shards", int, "rowloom scale 3")
+        ),
+    ],
     name: Name = None,
     address: Address = None,
     home: Home = None,

@@ -142,6 +142,17 @@ def test_a_number_below_zero_was_taken_for_an_option(cli):
         (["set-lr", "users", "-.5"], "got -0.5 (table 'users')"),
         (["scale", "-3"], "shards must be in [1, 1024], got -3"),
         (["set-lr", "users", "-x"], "No such option"),
+        # "Input should be a valid integer, unable to parse string as an integer", said pydantic.
+        (["scale", "abc"], "rowloom: shards must be a whole number, as in `rowloom scale 3`, got 'abc'\n"),
+        (["scale", "2.5"], "rowloom: shards must be a whole number, as in `rowloom scale 3`, got '2.5'\n"),
+        (
+            ["inspect", "users", "x"],
+            "rowloom: an id must be a whole number, as in `rowloom inspect users 7`, got",
+        ),
+        (
+            ["set-lr", "users", "fast"],
+            "rowloom: RATE must be a number, as in `rowloom set-lr users 0.05`, got",
+        ),
         (["set-lr", "users", "-1", "--jso"], "--jso"),
     ):
         _, err = cli.run(*command, code=2)
