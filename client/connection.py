@@ -11,7 +11,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
@@ -211,9 +211,9 @@ class Connection:
             entry = known
         return entry if layout is None else entry.dealt(entry.dealing_by(layout.dealt))
 
-    def list_entry_ids(self, entry: TableEntry) -> np.ndarray:
-        """What `Table.ids` calls."""
-        return self._run(list_ids(self._live(), entry, self._deadline()), [(entry,)])
+    def list_entry_ids(self, entry: TableEntry, without: Collection[int] = ()) -> np.ndarray:
+        """What `Table.ids` calls. without: shards whose rows are left out, for they do not serve."""
+        return self._run(list_ids(self._live(), entry, self._deadline(), without), [(entry,)])
 
     def hottest_entry_ids(self, entry: TableEntry, limit: int) -> Hottest:
         """What `Table.hottest` calls."""

@@ -35,6 +35,7 @@ from .cli_options import (
     interrupted,
     known_names,
     left_of,
+    number,
 )
 from .config import home as homes
 from .config.words import counted
@@ -43,7 +44,7 @@ from .ending import INTERRUPTED, as_interrupts
 from .nodes import cli_nodes
 from .observe import commands as observing
 from .render import cli_render
-from .terminal import at_once, console, show, show_json, stage
+from .terminal import at_once, console, show, show_json, stage, unless_soon
 
 if TYPE_CHECKING:
     from ..proto import rowloom_pb2 as pb
@@ -73,6 +74,7 @@ Exit codes:
   143  ended by SIGTERM, as if interrupted: what was begun is removed; 129: by SIGHUP""",
 )
 
+SLOW_START_S = 10.0  # of a start without a word; a quick one takes 2 to 5 s
 ConfigFile = Annotated[Path, typer.Argument(help="The deploy config.")]
 
 
@@ -169,7 +171,11 @@ def up(
     title = f"starting {counted(wanted.shards, 'shard')} of {wanted.name!r}"
     with interrupted(lambda: left_of(wanted.name, directory)), stage(title, as_json) as starting:
         file = None if name is not None else str(path or "FILE")
-        result = start(wanted, directory, starting.say, file=file)
+        slow = partial(
+            starting.say, f"{title}: where nothing was compiled yet, this takes up to a minute, once"
+        )
+        with unless_soon(SLOW_START_S, slow, as_json):
+            result = start(wanted, directory, starting.say, file=file)
     record = result.record
     shards = result.shards or wanted.shards
     how = "is up" if result.started else "runs already"
@@ -356,7 +362,12 @@ def apply(
 
 @app.command(cls=WithNumbers)
 def scale(
-    shards: Annotated[int, typer.Argument(help="How many shards there shall be.")],
+    shards: Annotated[
+        int,
+        typer.Argument(
+            help="How many shards there shall be.", parser=number("shards", int, "rowloom scale 3")
+        ),
+    ],
     name: Name = None,
     address: Address = None,
     home: Home = None,

@@ -181,7 +181,8 @@ def export(
     show(as_json, result, told)
     if result["missing"]:  # whoever asked for a part of it is to know that it is one
         lost = "; ".join(
-            f"up to {ids:,} trained rows are missing, of the ids that belong to shard {shard}, which does not serve"
+            f"{'all' if ids is None else f'up to {ids:,}'} trained rows are missing, of the ids that belong to shard "
+            f"{shard}, which does not serve"
             for shard, ids in result["missing"].items()
         )
         raise NotServing(f"{path} is not the whole table, as --partial allows: {lost}")

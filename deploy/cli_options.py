@@ -64,6 +64,19 @@ Address = Annotated[
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
+def number(what: str, kind: type[int] | type[float], example: str) -> Callable[[str], Any]:
+    """What reads an argument that is a number: for `parser=`. what: is called so in the error; example: of its use."""
+
+    def read(text: str) -> int | float:
+        try:
+            return kind(text)
+        except ValueError:
+            noun = "a whole number" if kind is int else "a number"
+            raise NoNumber(f"{what} must be {noun}, as in `{example}`, got {text!r}") from None
+
+    return read
+
+
 _BELOW_ZERO = re.compile(r"-([0-9]|\.[0-9]|inf|nan)", re.IGNORECASE)
 
 
@@ -84,6 +97,12 @@ class NotServing(RowloomError):
 
 class WrongUse(InvalidRequest):
     """Options or arguments that cannot be meant; nothing was done."""
+
+    exit_code = 2
+
+
+class NoNumber(RowloomError):
+    """Wrong use, too. It is no ValueError: typer would put words of its own before those of a parser's."""
 
     exit_code = 2
 

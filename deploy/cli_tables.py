@@ -19,6 +19,7 @@ from .cli_options import (
     confirm,
     directory_of,
     interrupted,
+    number,
     table_of,
     wrong_use,
 )
@@ -84,7 +85,14 @@ def drop(
 
 def set_lr(
     table: Table,
-    lr: Annotated[float, typer.Argument(metavar="RATE", help="The new learning rate; replaces a schedule.")],
+    lr: Annotated[
+        float,
+        typer.Argument(
+            metavar="RATE",
+            help="The new learning rate; replaces a schedule.",
+            parser=number("RATE", float, "rowloom set-lr users 0.05"),
+        ),
+    ],
     name: Name = None,
     address: Address = None,
     home: Home = None,

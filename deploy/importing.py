@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from ..client.files.beside import IDS_SUFFIX, WORDS_SUFFIX
 from ..client.files.contract import mapped_array
 from ..client.files.formats import format_to_write, known
-from ..client.files.places import fetched
+from ..client.files.places import check_names_a_file, fetched
 from ..client.files.transfer import Imported, export_table, from_pretrained, import_table
 from ..client.urls import UnreadableFile, exists, is_url, read_text
 from ..client.vocabulary import Vocabulary
@@ -24,11 +25,12 @@ from ..proto.atomic_file import naming
 from ..proto.errors import InvalidRequest, RowloomError, StateLost
 from ..proto.snapshots.folder import opened_url
 from ..proto.spec import Initializer, Optimizer
-from .operate.partial import readable
+from .operate.partial import left_out, readable
 from .terminal import stage
 
 if TYPE_CHECKING:
     from ..client.client import Client
+    from ..client.table import Table
 
 Serving = tuple[int, list[int]]
 Place = str | os.PathLike[str]  # of this machine, or a URL
@@ -180,16 +182,22 @@ def export_file(
         quiet: no bar.
 
     Returns:
-        `{"table", "path", "rows", "missing"}`, for `--json`; missing: by shard that does not serve, its rows.
+        `{"table", "path", "rows", "missing"}`, for `--json`; missing: by shard that does not serve, how many ids are
+            left out, at the most; None of the trained ones of a table whose ids are open-ended.
 
     Raises:
         RowloomError: as `export_table`; StateLost if no row is left to take.
     """
     words = Vocabulary.from_file(vocabulary) if vocabulary is not None else None
-    chosen = client.table(name).ids() if trained else _ids_in(ids) if ids is not None else None
-    missing: dict[int, int] = {}
+    chosen = _ids_in(ids) if ids is not None else None
+    missing: dict[int, int | None] = {}
     if serving is not None and len(serving[1]) < serving[0]:
-        chosen, missing = _readable(client, name, chosen, words, serving)
+        take = _trained if trained else partial(_readable, words=words, ids=chosen)
+        chosen, missing = take(client.table(name), serving)
+        if not len(chosen):
+            raise StateLost(f"not one row of table {name!r} is on a shard that serves: nothing was written")
+    elif trained:
+        chosen = client.table(name).ids()
     with (
         _in_options(),
         stage(f"{name} into {Path(path).name}", quiet, unit="rows", lasting=True) as moving,
@@ -209,19 +217,24 @@ def export_file(
     return {"table": name, "path": str(path), "rows": rows, "missing": missing}
 
 
+def _trained(table: Table, serving: Serving) -> tuple[np.ndarray, dict[int, int | None]]:
+    """Ids of the rows that exist on the shards that serve, and what that leaves out."""
+    missing = left_out(table.spec, *serving)
+    return table.client.list_entry_ids(table.entry, without=missing), missing
+
+
 def _readable(
-    client: Client, name: str, ids: np.ndarray | None, words: Vocabulary | None, serving: Serving
-) -> tuple[np.ndarray, dict[int, int]]:
-    table = client.table(name)
+    table: Table, serving: Serving, *, ids: np.ndarray | None, words: Vocabulary | None
+) -> tuple[np.ndarray, dict[int, int | None]]:
     words = words or Vocabulary.of(table)
     if ids is None and table.spec.num_embeddings is None:
-        raise InvalidRequest(f"table {name!r} has open-ended ids: say which rows, with --ids")
+        raise InvalidRequest(
+            f"table {table.name!r} has open-ended ids: say which rows, with --ids, or --trained for those that exist"
+        )
     if ids is None and words is not None:  # ids behind the vocabulary have no word
         ids = np.arange(len(words))
     found = readable(table.spec, ids, *serving)
-    if not len(found.ids):
-        raise StateLost(f"not one row of table {name!r} is on a shard that serves: nothing was written")
-    return found.ids, found.missing
+    return found.ids, {**found.missing}
 
 
 def check_formats(path: Place, format: str | None, *, writing: bool) -> None:
@@ -236,10 +249,11 @@ def check_formats(path: Place, format: str | None, *, writing: bool) -> None:
             )
         if is_url(path):
             opened_url(str(path))
-        if format is not None:
+        if writing:
+            check_names_a_file(path)
+            format_to_write(Path(path), format)
+        elif format is not None:
             known(format)
-        elif writing:
-            format_to_write(Path(path))
 
 
 def is_there(path: Place) -> bool:

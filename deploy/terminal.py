@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import threading
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,21 @@ def at_once(text: str, quiet: bool) -> Generator[None]:
     finally:
         sys.stderr.write("\r\x1b[K")
         sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def unless_soon(seconds: float, tell: Callable[[], object], quiet: bool) -> Generator[None]:
+    """Call `tell`, in another thread, if the block lasts longer. quiet: do not."""
+    if quiet:
+        yield
+        return
+    timer = threading.Timer(seconds, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Stage:

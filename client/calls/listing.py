@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from typing import TypeVar
 
 import numpy as np
@@ -22,8 +22,10 @@ T = TypeVar("T")
 Asking = Generator[Turn, Event | None, T]
 
 
-def list_ids(session: Session, entry: TableEntry, deadline: float) -> Operation:
-    """Ids of the rows that exist, of all shards: [M] int64, ascending.
+def list_ids(
+    session: Session, entry: TableEntry, deadline: float, without: Collection[int] = ()
+) -> Operation:
+    """Ids of the rows that exist: [M] int64, ascending. without: shards that are not asked, for they do not serve.
 
     Rows that come into being meanwhile may be among them or not. When rows move to other shards, it begins anew.
 
@@ -34,8 +36,9 @@ def list_ids(session: Session, entry: TableEntry, deadline: float) -> Operation:
     def of_shard(layout: Layout, index: int) -> Asking[list[np.ndarray]]:
         return _ids_of(session, layout, index, entry, deadline)
 
-    found = yield from _of_all(session, of_shard, deadline)
-    return np.unique(np.concatenate([piece for pieces in found for piece in pieces]))
+    found = yield from _of_all(session, of_shard, deadline, without)
+    pieces = [piece for pieces in found for piece in pieces]
+    return np.unique(np.concatenate([np.empty(0, np.int64), *pieces]))
 
 
 def hottest_ids(session: Session, entry: TableEntry, limit: int, deadline: float) -> Operation:
@@ -51,21 +54,26 @@ def hottest_ids(session: Session, entry: TableEntry, limit: int, deadline: float
 
 
 def _of_all(
-    session: Session, of_shard: Callable[[Layout, int], Asking[T]], deadline: float
+    session: Session,
+    of_shard: Callable[[Layout, int], Asking[T]],
+    deadline: float,
+    without: Collection[int] = (),
 ) -> Asking[list[T]]:
-    """What each shard of one layout says, by shard; from the beginning when rows move to other shards."""
+    """What each shard of one layout says, but for some; from the beginning when rows move to other shards."""
     attempts = 0
     while True:
         layout = yield from known_layout(session, deadline)
-        began, found = session.clock(), list[T]()
+        began, found, index = session.clock(), list[T](), 0
         try:
             for index in range(layout.n):
+                if index in without:
+                    continue
                 began = session.clock()
                 found.append((yield from of_shard(layout, index)))
                 session.outages.answered(index, session.clock())
             return found
         except (Rerouted, StateLost, Unavailable) as e:
-            yield from look_again(session, layout.shards[len(found)], e, began, deadline)
+            yield from look_again(session, layout.shards[index], e, began, deadline)
         attempts += 1
         yield from pause(session, attempts, deadline)
         if session.clock() < deadline:  # else that would be what is said to be missing

@@ -20,7 +20,7 @@ from . import torch_files as files_torch
 from . import word_files as files_words
 from .beside import read_words
 from .contract import ArraySource, RowSink, RowSource, StoredVocabulary
-from .places import fetched
+from .places import a_folder, fetched
 
 WORD_FORMATS = ("word2vec", "word2vec-binary", "glove")
 FORMATS = ("npy", "safetensors", "torch", "tensorflow", "parquet", *WORD_FORMATS)
@@ -117,15 +117,25 @@ def format_to_read(path: Path, format: str | None = None) -> str:
     return _by_suffix(path)
 
 
-def format_to_write(path: Path) -> str:
-    """What a file should become, by its name; `.bin` is word2vec's. Raises InvalidRequest."""
-    return "word2vec-binary" if path.suffix == ".bin" else _by_suffix(path)
+def format_to_write(path: Path, format: str | None = None) -> str:
+    """What a file should become, by its name if it is not said; `.bin` is word2vec's.
+
+    Raises:
+        InvalidRequest: an unknown format; or nothing says it; or there is a folder, which only the prefix of a
+            checkpoint may be called like.
+    """
+    if format is None and path.suffix == ".bin":
+        format = "word2vec-binary"
+    kind = _BY_SUFFIX.get(path.suffix) if format is None else known(format)
+    if kind != "tensorflow" and path.is_dir():
+        raise a_folder(path)
+    return kind or _by_suffix(path)
 
 
 def _by_suffix(path: Path) -> str:
     found = _BY_SUFFIX.get(path.suffix)
     if found is None:
-        raise InvalidRequest(
+        raise UnreadableFile(
             f"cannot tell the format of {path} from its name; say format=, one of: {', '.join(FORMATS)}"
         )
     return found

@@ -71,6 +71,7 @@ def placed(path: str | os.PathLike[str]) -> Generator[Path]:
         InvalidRequest: nothing here can write to such a URL, or it names no file.
         Unavailable: the store does not take it.
     """
+    check_names_a_file(path)
     if not is_url(path):
         yield _in_a_folder(Path(path))
         return
@@ -92,10 +93,21 @@ def placed(path: str | os.PathLike[str]) -> Generator[Path]:
 def _with_name(path: str | os.PathLike[str], name: str) -> str:
     """The name of a file to be written. Raises UnreadableFile: it has none, as `.` and `/`."""
     if not name:
-        raise UnreadableFile(
-            f"{path} is a folder: name a file in it, such as {posixpath.join(path, 'rows.npy')}"
-        )
+        raise a_folder(path)
     return name
+
+
+def a_folder(path: str | os.PathLike[str]) -> UnreadableFile:
+    """The error of a folder where a file is wanted."""
+    return UnreadableFile(
+        f"{path} is a folder: name a file in it, such as {posixpath.join(path, 'rows.npy')}"
+    )
+
+
+def check_names_a_file(path: str | os.PathLike[str]) -> None:
+    """Raises UnreadableFile for what ends like a folder, as `rows/`, which a `Path` forgets."""
+    if str(path).endswith("/"):
+        raise a_folder(path)
 
 
 def _in_a_folder(path: Path) -> Path:

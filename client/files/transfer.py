@@ -245,7 +245,7 @@ def _export(
     if words is not None:
         words.check(spec)
     stored = StoredVocabulary(words, spec.num_embeddings) if words is not None else None
-    kind = format_to_write(path) if format is None else format
+    kind = format_to_write(path, format)
     if kind in WORD_FORMATS and words is not None and chosen is None:
         rows = len(words)  # ids behind the vocabulary have no word
     sink = sink_for(kind, path, spec, rows=rows, named=chosen is not None, tensor=tensor, stored=stored)

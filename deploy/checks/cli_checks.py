@@ -21,6 +21,7 @@ from ..cli_options import (
     cluster,
     config_file,
     named_snapshot,
+    number,
 )
 from ..config.words import counted
 from ..terminal import show, stage
@@ -39,7 +40,14 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     table: Annotated[str, typer.Argument(help="The table's name.")],
-    row_ids: Annotated[list[int], typer.Argument(metavar="ID...", help="Ids of rows.")],
+    row_ids: Annotated[
+        list[int],
+        typer.Argument(
+            metavar="ID...",
+            help="Ids of rows.",
+            parser=number("an id", int, "rowloom inspect users 7"),
+        ),
+    ],
     name: Name = None,
     address: Address = None,
     home: Home = None,

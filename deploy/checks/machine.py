@@ -15,14 +15,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...proto.errors import Unavailable
 from ...server.rows.limits import available, total
 from ..config.config import DeployConfig
 from ..config.memory import in_bytes
+from ..config.memory import memory as needed_by
 from ..config.words import counted
-from ..launch.local_room import check_room
+from ..launch.local_room import MachineRoom, room
 from ..operate.local_ray import OBJECT_STORE_BYTES
 from .diagnosis import Diagnosis, fault, warning, well
+from .rows import every_id
 
 FILES = 4096  # open files that are enough for some hundred shards and trainers
 LEAST_FILE_BYTES = 1 << 30  # a segment of a log, a file of a snapshot
@@ -117,12 +118,15 @@ def limits(config: DeployConfig) -> Iterator[Diagnosis]:
         else:
             yield well(name, _limit(soft))
     if config.launcher == "local":
-        try:
-            check_room(config.shards)
-        except Unavailable as e:
-            yield fault("room for shards", str(e), f"`shards:` below {config.shards}, or more machines")
-        else:
-            yield well("room for shards", f"{counted(config.shards, 'shard')} can be started")
+        yield room_for(config.shards, room())
+
+
+def room_for(shards: int, there: MachineRoom) -> Diagnosis:
+    """Whether so many shards can be started here."""
+    if not (lacking := there.lacking(shards)):
+        return well("room for shards", f"{counted(shards, 'shard')} can be started")
+    most = f"`shards: {there.servers}`" if there.servers else "make room"
+    return fault("room for shards", lacking, f"{most}, or use more machines (`launcher: ray`)")
 
 
 def _limit(value: int) -> str:
@@ -133,6 +137,8 @@ def memory(config: DeployConfig) -> Iterator[Diagnosis]:
     """How much there is, who limits it, and shared memory."""
     whole, left = total(), available()
     yield well("memory", f"{in_bytes(left.bytes)} is {left.what}; {whole.what} is {in_bytes(whole.bytes)}")
+    if (much := every_id(config, needed_by(config), whole)) is not None:
+        yield much
     if _read("/proc/sys/vm/overcommit_memory") == "2":
         fix = "`sysctl vm.overcommit_memory=0`"
         yield warning(

@@ -74,6 +74,8 @@ class Change:
         line = f"{self.path}: {worded(self.old)} -> {worded(self.new)}"
         if self.old is None:
             line = f"{self.path}: {worded(self.new)}"
+        elif self.new is None and self.table:
+            line = f"{self.path}: is there, and this config leaves it out"
         return f"{line} ({self.action}{': ' + self.reason if self.reason else ''})"
 
 
@@ -133,9 +135,13 @@ def diff(old: DeployConfig, new: DeployConfig) -> list[Change]:
             changes.append(Change(f"tables.{name}", None, table_to_mapping(spec), "create", table=name))
         else:
             changes += _table_changes(mine[name], spec)
-    gone = "it stays as it is; `rowloom drop` removes it"
-    changes += [Change(f"tables.{n}", "present", None, "keep", gone) for n in mine if n not in theirs]
-    return changes
+    return changes + [_left_out(spec, old.name) for name, spec in mine.items() if name not in theirs]
+
+
+def _left_out(spec: TableSpec, cluster: str) -> Change:
+    """A table that is there, and that a new config does not name."""
+    stays = f"it stays with its rows; `rowloom drop {spec.name} --name {cluster}` removes it"
+    return Change(f"tables.{spec.name}", table_to_mapping(spec), None, "keep", stays, table=spec.name)
 
 
 def _goes_on(old: DeployConfig, new: DeployConfig) -> bool:

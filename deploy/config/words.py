@@ -25,6 +25,17 @@ def scaling_to(shards: int, dealings: Mapping[str, Dealing]) -> str:
     return f"scaling to {counted(shards, 'shard')}{tables}"
 
 
+def to_a_port(port: int, why: str, *, runs: bool = False) -> str:
+    """What follows on why a coordinator did not start: what to do where its port is taken. Empty: that is not why.
+
+    runs: its shards do, and it starts with the config that they have.
+    """
+    if not port or not why.endswith(f":{port}: is the port taken?"):
+        return ""
+    who = f"`ss -ltnp sport = :{port}` shows who has it"
+    return f" {who}" if runs else f" Say another `port:` in the config, or none for any free one; {who}"
+
+
 def seconds_of(text: str) -> float | None:
     """Seconds from `90s`, `10m`, `1.5h` or `1d`; None: it is no time above 0."""
     match = TIME.fullmatch(text)

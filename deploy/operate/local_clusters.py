@@ -22,6 +22,7 @@ from ...proto.atomic_file import write_atomic
 from ...proto.errors import InvalidRequest, RowloomError, SnapshotCorrupt, Unavailable
 from ..config.config import DeployConfig
 from ..config.storage_url import storage_folder
+from ..config.words import to_a_port
 from ..launch.cluster_folder import log_in, mark_of, ready_in, shards_in, tidy
 from ..launch.processes import (
     end_marked,
@@ -94,9 +95,8 @@ def up(
         if isinstance(e, RowloomError):
             log = log_in(folder_of(config.name, directory))
             kind = SnapshotCorrupt if isinstance(e, SnapshotCorrupt) else Unavailable
-            raise kind(
-                f"cluster {config.name!r} did not start: {e}{_full_storage(record, str(e))} (log: {log})"
-            ) from None
+            todo = _full_storage(record, str(e)) or to_a_port(config.port, str(e))
+            raise kind(f"cluster {config.name!r} did not start: {e}{todo} (log: {log})") from None
         raise
     return record, False
 
@@ -128,9 +128,10 @@ def _take_over(config: DeployConfig, known: Record, directory: ClusterDirectory)
         _end_coordinator(record, END_S)
         if isinstance(e, RowloomError):
             log = log_in(folder_of(config.name, directory))
+            todo = to_a_port(config.port, str(e), runs=True)
             raise Unavailable(
-                f"a new coordinator of {config.name!r} did not start: {e} (log: {log}). Its shards run on: mend that, "
-                f"then {up_of(config.name, directory)}"
+                f"a new coordinator of {config.name!r} did not start: {e}{todo} (log: {log}). Its shards run on: mend "
+                f"that, then {up_of(config.name, directory)}"
             ) from None
         raise
     return record, took_over

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...proto.layout import owner
+from ...proto.partition import size_of
 from ...proto.spec import TableSpec
 
 BLOCK_IDS = 1 << 20
@@ -48,3 +49,17 @@ def readable(spec: TableSpec, ids: np.ndarray | None, shards: int, living: Colle
         lost += np.bincount(owners[~alive[owners]], minlength=shards)
     missing = {shard: int(lost[shard]) for shard in range(shards) if not alive[shard]}
     return Readable(np.sort(np.concatenate(kept)) if kept else np.empty(0, np.int64), missing)
+
+
+def left_out(spec: TableSpec, shards: int, living: Collection[int]) -> dict[int, int | None]:
+    """By shard that does not serve, how many ids of the table it owns; None: their number has no end.
+
+    spec, shards, living: as `readable` has them.
+    """
+    gone = [shard for shard in range(shards) if shard not in living]
+    size = spec.num_embeddings
+    if size is None:
+        return dict.fromkeys(gone)
+    if spec.hash_ids:  # then only counting tells
+        return {**readable(spec, None, shards, living).missing}
+    return {shard: size_of(shard, shards, spec.partition, size) for shard in gone}

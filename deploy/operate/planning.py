@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RowloomError, Unavailable
+from ...server.rows.limits import total
 from ..checks.diagnosis import Diagnosis, fault, warning
+from ..checks.rows import every_id
 from ..checks.starting import before_start
 from ..checks.starting import refuse as refuse_faults
 from ..config.changes import Change, beginning, diff, refuse, running_config
@@ -90,8 +92,9 @@ def plan(
         found = before_start(config, directory)
         if (left := passed_over(config.storage)) is not None:
             found.append(warning("snapshots", *left.before_start(file)))
-        begun, refusal = beginning(config), _refusal(config)
-        return Plan(begun, memory(config, None), _no_room(config, None), problems=found, refusal=refusal)
+        begun, refusal, needed = beginning(config), _refusal(config), memory(config, None)
+        found += _too_many_rows(config, needed)
+        return Plan(begun, needed, _no_room(config, None), problems=found, refusal=refusal)
     running = running_config(status)
     changes = diff(running, config)
     if all(change.action != "scale" for change in changes):  # a policy may have scaled it since
@@ -99,8 +102,17 @@ def plan(
     specs = {spec.name: spec for spec in (*running.tables, *config.tables)}
     skew = [skew_of(specs[name], config.shards, one) for name, one in (seen or {}).items() if name in specs]
     moves = any(change.action in ("scale", "deal") for change in changes)
-    found = [replace(one, state="warning") for one in before_start(config)] if _runs_here(status) else []
-    return Plan(changes, memory(config, status, moves=moves), _no_room(config, status), skew, found)
+    needed, found = memory(config, status, moves=moves), list[Diagnosis]()
+    if _runs_here(status):
+        found = [replace(one, state="warning") for one in before_start(config)]
+        found += _too_many_rows(config, needed)
+    return Plan(changes, needed, _no_room(config, status), skew, found)
+
+
+def _too_many_rows(config: DeployConfig, needed: Memory) -> list[Diagnosis]:
+    """A warning if the rows of every id would be more than the memory that there is."""
+    found = every_id(config, needed, total())
+    return [] if found is None else [found]
 
 
 def _refusal(config: DeployConfig) -> RowloomError | None:

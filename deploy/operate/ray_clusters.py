@@ -18,6 +18,7 @@ from ...proto.atomic_file import write_atomic
 from ...proto.errors import InvalidRequest, RowloomError, Unavailable
 from ...proto.security.credentials import from_environment
 from ..config.config import DeployConfig
+from ..config.words import to_a_port
 from ..coordinator_actor import CoordinatorActor
 from ..launch.ray_actors import (
     GET_TIMEOUT_S,
@@ -88,7 +89,10 @@ def up_ray(config: DeployConfig, tell: Tell = lambda text: None, restore: Restor
     except BaseException as e:
         down_ray(config.name, keep=config.durability != "memory")  # it may have gone on from logs
         if isinstance(e, ray.exceptions.RayError):
-            raise Unavailable(f"cluster {config.name!r} did not start: {reason(e)}") from e
+            why = reason(e)
+            raise Unavailable(
+                f"cluster {config.name!r} did not start: {why}{to_a_port(config.port, why)}"
+            ) from e
         raise
 
 

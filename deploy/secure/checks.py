@@ -55,21 +55,25 @@ def file_faults(config: DeployConfig, tell: Callable[[str], object] = lambda tex
 
 
 def _each_by_itself(security: SecurityConfig) -> Iterator[str]:
-    """What is wrong with each file alone: it cannot be read, others may read it, or it holds something else."""
-    looks: list[tuple[Callable[[str], object], str | None]] = [
-        (_load, security.ca),
-        (_load, security.cert),
-        (_check_key, security.key),
-        (_load, security.client_ca),
-        (read_tokens, security.tokens),
-        (token_in, security.token),
-    ]
-    for look, path in looks:
+    """What is wrong with each file alone: it cannot be read, others may read it, or it holds something else.
+
+    The key of the config stands before it: two may name the same file.
+    """
+    looks: dict[str, Callable[[str], object]] = {
+        "ca": _load,
+        "cert": _load,
+        "key": _check_key,
+        "client_ca": _load,
+        "tokens": read_tokens,
+        "token": token_in,
+    }
+    for key, look in looks.items():
+        path: str | None = getattr(security, key)
         if path:
             try:
                 look(path)
             except InvalidRequest as e:
-                yield str(e)
+                yield f"{key}: {e}"
 
 
 def _dialled(config: DeployConfig) -> str | None:

@@ -15,8 +15,10 @@ from killing import kill_all
 from waiting import PATIENCE_S, least_seconds, until
 
 from rowloom.client import connect
+from rowloom.deploy import cli as cli_module
 from rowloom.deploy.launch.processes import is_running
 from rowloom.deploy.operate.directory import Record
+from rowloom.deploy.terminal import unless_soon
 
 CONFIG = """
 name: ads
@@ -142,6 +144,17 @@ def test_a_number_below_zero_was_taken_for_an_option(cli):
         (["set-lr", "users", "-.5"], "got -0.5 (table 'users')"),
         (["scale", "-3"], "shards must be in [1, 1024], got -3"),
         (["set-lr", "users", "-x"], "No such option"),
+        # "Input should be a valid integer, unable to parse string as an integer", said pydantic.
+        (["scale", "abc"], "rowloom: shards must be a whole number, as in `rowloom scale 3`, got 'abc'\n"),
+        (["scale", "2.5"], "rowloom: shards must be a whole number, as in `rowloom scale 3`, got '2.5'\n"),
+        (
+            ["inspect", "users", "x"],
+            "rowloom: an id must be a whole number, as in `rowloom inspect users 7`, got",
+        ),
+        (
+            ["set-lr", "users", "fast"],
+            "rowloom: RATE must be a number, as in `rowloom set-lr users 0.05`, got",
+        ),
         (["set-lr", "users", "-1", "--jso"], "--jso"),
     ):
         _, err = cli.run(*command, code=2)
@@ -229,6 +242,17 @@ def test_a_machine_without_room_refuses_at_once_and_says_how_many_shards_fit(cli
 
     assert least_seconds(refused, 20.0) < 20.0
     assert len(cli.json("status")["shards"]) == 1
+
+
+def test_a_start_that_takes_long_said_nothing_where_nobody_watches(cli, monkeypatch):
+    # The first one on a machine compiles, for up to 47 s.
+    monkeypatch.setattr(cli_module, "SLOW_START_S", 0.0)
+    _, err = cli.run("up")
+    said = "rowloom: starting 1 shard of 'default': where nothing was compiled yet, this takes up to a minute, once\n"
+    assert said in err
+    assert cli.run("up", "--json")[1] == ""
+    with unless_soon(PATIENCE_S, lambda: pytest.fail("it was soon"), quiet=False):
+        pass
 
 
 def test_a_host_of_another_machine_is_not_called_a_taken_port(cli):

@@ -294,6 +294,25 @@ def test_what_is_left_of_a_table_is_exported_and_what_is_missing_is_said(cli, ad
     assert "not one row of table 'users' is on a shard that serves" in err
 
 
+def test_trained_rows_of_shards_that_serve_are_exported_where_another_one_is_dead(cli, ads):
+    # It was refused, with the advice to save what there is by `export --partial`: what had been typed.
+    with connect(ads) as client:
+        client.create_table(TableSpec("open", dim=4)).push(IDS[:10], PUSHED[:10])
+        client.create_table(TableSpec("few", 1000, dim=4)).push(IDS[:10], PUSHED[:10])
+    kill_shard(cli, ads, 1)
+    _, err = cli.run("export", "open", "open.npy", "--partial", code=1)
+    assert "--trained for those that exist" in err
+    for table, many, number in (("few", "up to 500", 500), ("open", "all", None)):
+        out, err = cli.run("export", table, f"{table}.npy", "--partial", "--trained", "--json", code=3)
+        missing = f"{many} trained rows are missing, of the ids that belong to shard 1, which does not serve"
+        assert err == f"rowloom: {table}.npy is not the whole table, as --partial allows: {missing}\n"
+        done = json.loads(out)
+        assert (done["rows"], done["missing"]) == (5, {"1": number})
+        np.testing.assert_array_equal(np.load(cli.folder / f"{table}.npy.ids.npy"), IDS[:10:2])
+    _, err = cli.run("export", "few", "few2.npy", "--trained", code=3)
+    assert "nothing was written" in err
+
+
 def test_a_lost_shard_is_made_anew_only_when_its_loss_is_accepted(cli, ads):
     _, err = cli.run("recover", "--accept-loss", "1", code=1)
     assert "shard 1 at 127.0.0.1:" in err

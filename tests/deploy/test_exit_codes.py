@@ -105,6 +105,13 @@ def test_a_file_that_cannot_be_read_as_what_it_is_was_no_wrong_use(cli, ads):
         ("import", "folder", "users", 2, "folder without a TensorFlow checkpoint"),
         ("import", ".", "users", 2, ". is a folder without a TensorFlow checkpoint"),
         ("import", "", "users", 2, "PATH is empty, got ''"),
+        ("import", "deploy.yaml", "users", 2, "cannot tell the format of deploy.yaml"),  # it was 1
+        ("export", "users", "x.foo", 2, "cannot tell the format of x.foo"),
+        # It said that it cannot tell the format.
+        ("export", "users", "new/", 2, "new/ is a folder: name a file in it, such as new/rows.npy"),
+        ("export", "users", "folder", 2, "folder is a folder: name a file in it, such as folder/rows.npy"),
+        ("export", "users", "memory://new/", 2, "memory://new/ is a folder: name a file in it"),
+        ("export", "users", "folder", "--format", "npy", "--overwrite", 2, "folder is a folder: name a file"),
         ("export", "users", "/", "--format", "npy", "--overwrite", 2, "/ is a folder: name a file in it"),
         ("import", "foo://x.npy", "users", 2, "cannot be used"),
         ("import", "narrow.npy", "users", 1, "narrow.npy"),  # it does not fit the table

@@ -141,3 +141,14 @@ def test_a_missing_file_or_folder_is_one_line_whatever_its_format(table, tmp_pat
         import_table(table, tmp_path, format=format)
     with pytest.raises(FileNotFoundError, match=f"^no folder {tmp_path}/none to write x.npy into$"):
         export_table(table, tmp_path / "none" / "x.npy", format=format)
+
+
+def test_a_folder_to_export_into_was_said_to_have_a_name_without_a_format(table, tmp_path):
+    (tmp_path / "rows.npy").mkdir()
+    (tmp_path / "small").mkdir()
+    for named in (f"{tmp_path}/new/", f"{tmp_path}/small", f"{tmp_path}/rows.npy", "memory://new/"):
+        for format in (None, "npy"):
+            with pytest.raises(InvalidRequest, match=f"^{named} is a folder: name a file in it, such as"):
+                export_table(table, named, format=format)
+    with pytest.raises(InvalidRequest, match="unknown format 'h5'"):
+        export_table(table, tmp_path / "x.h5", format="h5")

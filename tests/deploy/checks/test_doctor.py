@@ -11,8 +11,8 @@ import pytest
 from rowloom.deploy.checks import doctor, machine, places
 from rowloom.deploy.checks.doctor import Tick, odd_rate, skew_of
 from rowloom.deploy.config.config import parse
+from rowloom.deploy.launch.local_room import MachineRoom
 from rowloom.deploy.operate.directory import ClusterDirectory, Record
-from rowloom.proto.errors import Unavailable
 
 ONE = parse({})
 
@@ -63,13 +63,16 @@ def test_limits_of_processes_are_found(monkeypatch):
 
 
 def test_a_machine_without_room_for_the_shards_is_found(monkeypatch):
-    monkeypatch.setattr(machine, "check_room", lambda _: (_ for _ in ()).throw(Unavailable("no room for 9")))
+    # It said "`shards:` below 9" beside how many fit, which were fewer than 8.
+    monkeypatch.setattr(machine, "room", lambda: MachineRoom(3, "one takes a third"))
     (found,) = [one for one in machine.limits(parse({"shards": 9})) if one.name == "room for shards"]
     assert (found.state, found.found, found.fix) == (
         "fault",
-        "no room for 9",
-        "`shards:` below 9, or more machines",
+        "this machine has no room for 9 more shard servers, 3 fit: one takes a third",
+        "`shards: 3`, or use more machines (`launcher: ray`)",
     )
+    assert machine.room_for(3, MachineRoom(3, "")).state == "ok"
+    assert machine.room_for(1, MachineRoom(0, "no memory")).fix.startswith("make room, or use more machines")
 
 
 def test_shared_memory_that_is_small_matters_to_ray_only(monkeypatch):

@@ -128,11 +128,11 @@ def test_each_file_of_security_is_told_at_once_with_what_is_wrong_with_it(tmp_pa
     said = [one for _, one in found(security=section)]
     for expected, one in zip(
         (
-            f"{secured['junk']} holds no certificate in PEM",
-            f"the certificate {secured['server.pem']} cannot be read: No such file or directory",
-            f"{secured['junk']} holds no key in PEM",
-            f"{secured['tokens.yaml']}",
-            f"the token {secured['cluster.token']} may be read by others (mode 0644)",
+            f"ca: {secured['junk']} holds no certificate in PEM",
+            f"cert: the certificate {secured['server.pem']} cannot be read: No such file or directory",
+            f"key: {secured['junk']} holds no key in PEM",
+            f"tokens: {secured['tokens.yaml']}",
+            f"token: the token {secured['cluster.token']} may be read by others (mode 0644)",
         ),
         said,
         strict=True,
@@ -152,7 +152,7 @@ def test_a_start_is_refused_with_all_faults_in_one_message_and_one_alone_in_one_
     assert lines[0] == "cluster 'ads' was not started, 2 faults:"
     assert [line.split(":")[0] for line in lines[1:]] == ["  security", "  storage"]
     with pytest.raises(
-        InvalidConfig, match=r"^cluster 'ads' was not started: security: the certificate .*ca.pem"
+        InvalidConfig, match=r"^cluster 'ads' was not started: security: ca: the certificate .*ca.pem"
     ):
         check_start(both, told.append, places=False)  # where it may run already
     assert told == []

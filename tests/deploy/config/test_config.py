@@ -430,6 +430,13 @@ def test_a_table_that_the_config_does_not_list_stays():
     old = parse({"tables": [USERS]})
     assert actions(old, parse({})) == {"tables.users": "keep"}
     refuse(diff(old, parse({})))
+    (change,) = diff(old, parse({}))
+    # It said "'present' -> none".
+    assert str(change) == (
+        "tables.users: is there, and this config leaves it out (keep: it stays with its rows; "
+        "`rowloom drop users --name default` removes it)"
+    )
+    json.dumps(dataclasses.asdict(change))
 
 
 def test_the_same_config_is_no_change():

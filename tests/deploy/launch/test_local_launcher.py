@@ -141,7 +141,7 @@ def test_room_is_the_least_of_memory_open_files_and_threads(monkeypatch):
     monkeypatch.setattr(local_room, "available", lambda: Limit(10 * local_room.SERVER_BYTES, "what is left"))
     local_room.check_room(10)
     with pytest.raises(
-        Unavailable, match=r"no room for 11 more .*, 10 fit: one takes 64.0 MiB .* what is left"
+        Unavailable, match=r"no room for 11 more .*, 10 fit: one takes 192.0 MiB .* what is left"
     ):
         local_room.check_room(11)
     monkeypatch.setattr(local_room.resource, "getrlimit", lambda _: (0, 0))

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from waiting import until
 
 from rowloom.client import connect
 from rowloom.deploy.config.config import parse
+from rowloom.deploy.config.words import to_a_port
 from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.down.losses import Loss, lost_with
 from rowloom.deploy.launch.processes import is_running, marked, started
@@ -74,6 +76,24 @@ def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing(directory):
         up(parse({**ADS, "host": "192.0.2.200", "security": {"insecure": True}}), directory)
     assert "192.0.2.200" in str(caught.value)
     assert directory.get("ads") is None
+
+
+def test_a_taken_port_was_asked_about_and_nothing_said_of_what_to_do(directory):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(Unavailable) as caught:
+            up(parse({**ADS, "port": port}), directory)
+    assert (
+        f"cannot listen on 127.0.0.1:{port}: is the port taken? Say another `port:` in the config, or none for any "
+        f"free one; `ss -ltnp sport = :{port}` shows who has it (log: "
+    ) in str(caught.value)
+    running = to_a_port(port, f"cannot listen on 127.0.0.1:{port}: is the port taken?", runs=True)
+    assert (
+        running == f" `ss -ltnp sport = :{port}` shows who has it"
+    )  # another port is not for shards that run
+    assert to_a_port(port, "no room") == ""
 
 
 def test_a_stopped_coordinator_and_a_stopped_shard_end_with_the_cluster(directory):

@@ -97,3 +97,9 @@ def test_servers_need_a_token_with_all_rights(folder):
     stranger.write_text("rowloom_stranger\n")
     os.chmod(stranger, 0o600)
     assert "which is of nobody in" in fault(folder, token=str(stranger))
+
+
+def test_two_keys_that_name_the_same_missing_file_were_one_fault_said_twice(folder):
+    missing = str(folder.path / "none.pem")
+    said = f"the certificate {missing} cannot be read: No such file or directory"
+    assert fault(folder, ca=missing, cert=missing) == f"security: ca: {said}; cert: {said}"
