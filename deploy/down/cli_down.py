@@ -47,7 +47,7 @@ def down(
     from ..operate.left_shards import up_of
     from ..snapshots.kept import going_in_words
     from ..snapshots.named import staying_in_words
-    from .losses import Loss, lost_with, run_on_with, stays_of
+    from .losses import Loss, lost_with, not_kept, run_on_with, stays_of
 
     directory = directory_of(home)
     if forget:
@@ -68,6 +68,7 @@ def down(
     with stage("looking for it", as_json) as looking:
         record = locate_to_end(directory, name, address, looking.say)
         lost = Loss() if yes or keep else lost_with(record, directory)
+        without = not_kept(record) if keep and record.address else ""
     if lost.words:
         confirm(lost.words, yes, ask_nobody=not lost.to_confirm)
     had = is_kept(record)
@@ -75,7 +76,9 @@ def down(
     again = f"some of it may run still; `rowloom down{directory.option(record.name)}` again ends it"
     with interrupted(lambda: again), stage(f"ending {record.name or record.address}", as_json):
         ended = end(record, directory, keep=keep)
-    became = f"; its rows are kept, and {up_of(ended, directory)} goes on from them" if keep else ""
+    became = f"; its rows are kept, and {up_of(ended, directory)} goes on from them{without}" if keep else ""
+    if lost.held and not had:
+        became = f"; it had {lost.held}, which are gone with it"
     if had and not keep:
         which = "the rows that were kept" if record.kept else "its rows"
         also = f", {short} too" if short else ""

@@ -21,7 +21,7 @@ from ..operate.directory import ClusterDirectory, Record
 from ..operate.left import is_kept
 from ..operate.left_shards import LeftShards, serving_on, up_of
 from ..operate.remote import Remote
-from ..operate.status import GOOD, READABLE
+from ..operate.status import GOOD, PULLS_ONLY, READABLE
 from ..snapshots.kept import going_in_words, kept_by
 
 LOST_S = 6.0  # for a cluster that is to end to say what it holds
@@ -35,10 +35,12 @@ class Loss:
     Attributes:
         words: which, and what keeps them; empty: it has none.
         to_confirm: not all of it serves, or it would run on unknown: a script, too, has to say that this is meant.
+        held: how many rows, as far as is known; empty: none, or nobody can say.
     """
 
     words: str = ""
     to_confirm: bool = False
+    held: str = ""
 
 
 def lost_with(record: Record, directory: ClusterDirectory) -> Loss:
@@ -123,7 +125,28 @@ def _of_running(record: Record, directory: ClusterDirectory) -> Loss:
     short = going_in_words(record.storage) if keeps and record.storage else ""
     if short:
         ways += f" So does `rowloom snapshot{option}`: else {short} go too."
-    return Loss(f"{status.name!r} holds {held}, and they are lost with it. {ways}", bool(bad))
+    return Loss(f"{status.name!r} holds {held}, and they are lost with it. {ways}", bool(bad), held)
+
+
+def not_kept(record: Record) -> str:
+    """In words, what a `down --keep` of a cluster that runs cannot keep; empty: nothing that is known of."""
+    try:
+        with Remote(record.address, LOST_S, record.credentials) as remote:
+            shards = remote.status().shards
+    except RowloomError:
+        return ""
+    lost = [s.shard.index for s in shards if s.health == "lost"]
+    failed = [s.shard.index for s in shards if s.health == PULLS_ONLY]
+    words = ""
+    if lost:
+        words += f"; but {_shards(lost)} cannot be read from the log as it is now: `rowloom logs {lost[0]}` says why"
+    if failed:
+        words += f"; but the log of {_shards(failed)} had failed: what was pushed since then is not in it"
+    return words
+
+
+def _shards(indices: list[int]) -> str:
+    return f"shard{'s' if len(indices) > 1 else ''} {', '.join(map(str, indices))}"
 
 
 def keeps_logs(status: pb.StatusReply) -> bool:

@@ -1,10 +1,12 @@
 """Clusters that are down and whose rows are kept, as the command line has them; and storage that another home uses."""
 
+import json
 import os
 
 import numpy as np
 import pytest
 from killing import kill_all
+from waiting import until
 
 from rowloom.client import connect
 from rowloom.deploy.operate.directory import Record
@@ -243,7 +245,9 @@ def test_advice_to_end_the_cluster_of_a_snapshot_that_keeps_its_logs_short_led_t
     state = cli.folder / "kept" / "layout.json"
     text = state.read_text()
     assert text.count('"automatic": false') == 1
-    state.write_text(text.replace('"automatic": false', '"automatic": true'))  # as those that no one asked for
+    state.write_text(
+        text.replace('"automatic": false', '"automatic": true')
+    )  # as those that no one asked for
     elsewhere = cli.folder / "elsewhere.yaml"
     elsewhere.write_text(ADS.replace("name: ads", "name: again").replace("storage: kept", "storage: other"))
 
@@ -252,7 +256,9 @@ def test_advice_to_end_the_cluster_of_a_snapshot_that_keeps_its_logs_short_led_t
         assert "another `name` and `storage`" in err
         return err
 
-    assert f"1 snapshot that only keeps its logs short ({one['id']}): none of them can be restored" in refused()
+    assert (
+        f"1 snapshot that only keeps its logs short ({one['id']}): none of them can be restored" in refused()
+    )
     cli.run("up")
     assert "`rowloom down` would remove this snapshot too" in refused()
     out, _ = cli.run("snapshots")
@@ -274,3 +280,33 @@ def test_a_snapshot_that_another_one_needs_stays_although_it_only_kept_logs_shor
     text = state.read_text()
     state.write_text(text.replace('"automatic": false', '"automatic": true', 1))
     assert [one["goes_with_logs"] for one in cli.json("snapshots")["snapshots"]] == [False, False]
+
+
+def test_a_down_that_keeps_did_not_say_that_a_damaged_log_cannot_be_read(cli):
+    cli.write(ADS)
+    with connect(cli.json("up")["address"]) as client:
+        for _ in range(3):  # damage of the last one would read as a crash
+            client.table("users").push(IDS, np.ones((100, 4), np.float32))
+    cli.run("down", "--keep")
+    (log,) = cli.folder.glob("kept/logs/*/epoch-1/shard-1/wal-0000000001.log")
+    good = log.read_bytes()
+    at = good.index(np.ones(4, np.float32).tobytes())
+    log.write_bytes(good[:at] + bytes(8) + good[at + 8 :])
+    cli.attempt("up")
+
+    def healths() -> list[str]:
+        return [shard["health"] for shard in json.loads(cli.attempt("status", "--json")[0])["shards"]]
+
+    until(lambda: healths() == ["serving", "lost"])
+    out, _ = cli.run("down", "--keep")
+    assert "; but shard 1 cannot be read from the log as it is now: `rowloom logs 1` says why" in out
+    log.write_bytes(good)
+    assert (rows(cli.json("up")["address"]) == -3).all()  # put back, nothing is lost
+
+
+def test_what_a_script_ended_was_not_said(cli):
+    cli.write(ADS.replace("storage: kept", "durability: memory"))
+    with connect(cli.json("up")["address"]) as client:
+        client.table("users").push(IDS, np.ones((100, 4), np.float32))
+    out, _ = cli.run("down")
+    assert out == "ads is down; it had 100 rows in 1 table, which are gone with it\n"
