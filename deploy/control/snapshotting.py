@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import os
 from collections.abc import Callable
 
 from ...proto import methods
@@ -35,6 +37,7 @@ from .lineage import listed, recovery_points
 from .stalling import until_done
 from .state import KnownSnapshot
 
+FULL = os.strerror(errno.ENOSPC)
 STEP_LIMIT_S = 10.0  # for each step while pushes wait
 POLL_S = (0.02, 0.5)  # first and longest pause between questions for progress
 STALL_S = 120.0  # a shard has stopped writing when nothing was written for so long
@@ -168,8 +171,9 @@ class Snapshotting:
             replies = [pb.CutProgressReply.FromString(answer) for answer in answers]
             for shard, reply in zip(self._layout.shards, replies, strict=True):
                 if reply.error:
+                    full = "; once there is room, take it again" if FULL in reply.error else ""
                     raise Unavailable(
-                        f"shard {shard.index} could not write its part: {reply.error}; there is no new snapshot"
+                        f"shard {shard.index} could not write its part: {reply.error}; there is no new snapshot{full}"
                     )
             stored[:] = [reply.stored for reply in replies]
             return all(reply.done for reply in replies), sum(r.bytes + r.done for r in replies)

@@ -132,6 +132,7 @@ class Snapshots:
                 known: KnownSnapshot = self._performer.run(taking.run())
             except BaseException:
                 self._left.append(url)
+                self._clear(again=True)
                 raise
             self._mending = taking if mends else None
             self._tidy(coordinator, keep)
@@ -197,7 +198,6 @@ class Snapshots:
         except RetryLater:
             return
         except RowloomError as e:
-            self._clear(again=True)
             self._not_before = time.monotonic() + AGAIN_S
             why = "a snapshot is due" if due else "logs are long"
             log.warning("%s, and none could be taken: %s", why, in_words(e))
@@ -230,7 +230,6 @@ class Snapshots:
         except RetryLater:
             return
         except RowloomError as e:
-            self._clear(again=True)
             self._why, self._tried = in_words(e), time.monotonic()
             log.warning("a log has failed, and cannot go on without a snapshot, which failed: %s", self._why)
         else:

@@ -1,6 +1,8 @@
 """Snapshots of a running cluster: what is in them, and what becomes of old ones and of those that fail."""
 
+import errno
 import math
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -38,6 +40,7 @@ from rowloom.proto.snapshots.listing import list_snapshots
 from rowloom.proto.snapshots.verifying import verify
 from rowloom.server import holder
 from rowloom.server.snapshots import writing
+from rowloom.server.snapshots.target import LocalTarget
 
 SPEC = TableSpec("t", 2000, dim=8, optimizer=Adagrad(lr=0.1), initializer=Zeros())
 
@@ -183,6 +186,23 @@ def test_a_snapshot_that_cannot_be_written_leaves_pushes_going_on(cluster, clien
     table.push([1], np.ones((1, 8), np.float32))
     assert cluster.coordinator.state.snapshots == []
     assert all(server._host.taking.error for server in cluster.launcher.servers.values())
+
+
+def test_a_snapshot_that_found_its_disk_full_left_its_files_there(
+    cluster, client, remote, tmp_path, monkeypatch
+) -> None:
+    client.table("t").push([1], np.ones((1, 8), np.float32))
+    with monkeypatch.context() as patch:
+
+        def full(self: LocalTarget) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path))
+
+        patch.setattr(LocalTarget, "settle", full)
+        with pytest.raises(Unavailable, match=r"No space left on device.*once there is room, take it again"):
+            remote.take_snapshot()
+    until(lambda: ids_of(tmp_path / "snapshots") == set())
+    taken = remote.take_snapshot()
+    assert ids_of(tmp_path / "snapshots") == {taken.id}
 
 
 def test_pushes_wait_for_the_writer_before_copies_take_too_much_memory(
