@@ -178,7 +178,7 @@ def up(
             result = start(wanted, directory, starting.say, file=file)
     record = result.record
     shards = result.shards or wanted.shards
-    how = "is up" if result.started else "runs already"
+    how = "is up" if result.started else "has a new coordinator" if result.taken_over else "runs already"
     found = f", from ./{path}" if path is not None else ", no ./deploy.yaml here"
     taken = "" if config is not None or name is not None else found
     show(

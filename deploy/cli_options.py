@@ -245,7 +245,8 @@ def check_serving(
     Raises:
         NotServing: one does not.
     """
-    from .operate.status import not_serving, ways_out
+    from .health.ways_out import ways_out
+    from .operate.status import not_serving
 
     bad = not_serving(state, reads=reads)
     if bad and (only is None or only in bad):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..proto.errors import RowloomError
 from .cli_options import (
     Address,
     AsJson,
@@ -23,8 +26,11 @@ from .cli_options import (
     table_of,
     wrong_use,
 )
-from .config.words import counted
+from .config.words import counted, shards_named
 from .terminal import show, stage
+
+if TYPE_CHECKING:
+    from ..proto import rowloom_pb2 as pb
 
 Table = Annotated[str, typer.Argument(help="The table's name.")]
 
@@ -145,6 +151,7 @@ def recover(
             show(as_json, _recovered(state, []), _nothing_lost(state, options))
             return
         _check_indexes(accept_loss, len(now.layout.shards))
+        before = _lost_logs(now, home)
         for shard in accept_loss:
             with interrupted(lambda: f"a shard may be made anew still; `rowloom status{options}` tells"):
                 remote.accept_loss(shard, force=force)
@@ -152,13 +159,35 @@ def recover(
                 f"shard {shard} was made anew: ALL ROWS THAT IT HELD ARE LOST, and begin again at their initial values"
             )
         state = summary(remote.status())
-    lost = ", ".join(map(str, accept_loss))
-    show(
-        as_json,
-        _recovered(state, accept_loss),
-        f"{state['name']}: shard {lost} begins again at initial values; the other shards kept their rows",
-    )
+    stays = sorted(_lost_logs(now, home) - before)
+    show(as_json, _recovered(state, accept_loss), _made_anew(state, sorted(set(accept_loss)), stays))
     check_serving(state, options=options)
+
+
+def _lost_logs(now: pb.StatusReply, home: Path | None) -> set[str]:
+    """The old logs of shards that were made anew, where they can be seen from here."""
+    from .launch.keeping import lost_logs
+
+    record = None
+    with contextlib.suppress(RowloomError):
+        record = directory_of(home).get(now.name)
+    return (
+        lost_logs(record.storage, now.layout.cluster_id) if record is not None and record.storage else set()
+    )
+
+
+def _made_anew(state: dict[str, Any], anew: list[int], stays: list[str]) -> str:
+    """In words, what has become of shards whose loss was accepted.
+
+    Args:
+        state: a `summary`.
+        anew: their indexes.
+        stays: folders of their old logs.
+    """
+    others = "; the other shards kept their rows" if len(anew) < len(state["shards"]) else ""
+    old = f". The old {'log stays' if len(stays) == 1 else 'logs stay'}: {', '.join(stays)}" if stays else ""
+    begin = "begins" if len(anew) == 1 else "begin"
+    return f"{state['name']}: {shards_named(anew)} {begin} again at initial values{others}{old}"
 
 
 def _recovered(state: dict[str, Any], made_anew: list[int]) -> dict[str, Any]:
@@ -172,7 +201,8 @@ def _nothing_lost(state: dict[str, Any], options: str) -> str:
         WrongUse: one does, and its loss was not accepted.
         NotServing: some do not answer, and none is known to have lost its rows.
     """
-    from .operate.status import lost, not_serving, ways_out
+    from .health.ways_out import ways_out
+    from .operate.status import lost, not_serving
 
     bad = not_serving(state, reads=True)
     if not lost(state):

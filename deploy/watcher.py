@@ -300,6 +300,7 @@ def _status(
         node=process.node,
         pid=process.pid,
         health=word,
+        lost="" if isinstance(health, RowloomError) else pb.HealthReply.FromString(health).lost,
         statistics=None if silent else pb.StatisticsReply.FromString(figures),
     )
 

@@ -244,7 +244,7 @@ class HealthRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HealthReply(_message.Message):
-    __slots__ = ("role", "state", "incarnation", "epoch", "uptime_s", "index", "cluster_id", "log_bytes", "log_error", "wall_s", "standby", "standby_error", "standby_rows", "standby_behind", "standby_behind_s", "standby_unheard_s")
+    __slots__ = ("role", "state", "incarnation", "epoch", "uptime_s", "index", "cluster_id", "log_bytes", "log_error", "wall_s", "standby", "standby_error", "standby_rows", "standby_behind", "standby_behind_s", "standby_unheard_s", "lost")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -261,6 +261,7 @@ class HealthReply(_message.Message):
     STANDBY_BEHIND_FIELD_NUMBER: _ClassVar[int]
     STANDBY_BEHIND_S_FIELD_NUMBER: _ClassVar[int]
     STANDBY_UNHEARD_S_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
     role: str
     state: str
     incarnation: int
@@ -277,7 +278,8 @@ class HealthReply(_message.Message):
     standby_behind: int
     standby_behind_s: float
     standby_unheard_s: float
-    def __init__(self, role: _Optional[str] = ..., state: _Optional[str] = ..., incarnation: _Optional[int] = ..., epoch: _Optional[int] = ..., uptime_s: _Optional[float] = ..., index: _Optional[int] = ..., cluster_id: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., wall_s: _Optional[float] = ..., standby: _Optional[str] = ..., standby_error: _Optional[str] = ..., standby_rows: _Optional[int] = ..., standby_behind: _Optional[int] = ..., standby_behind_s: _Optional[float] = ..., standby_unheard_s: _Optional[float] = ...) -> None: ...
+    lost: str
+    def __init__(self, role: _Optional[str] = ..., state: _Optional[str] = ..., incarnation: _Optional[int] = ..., epoch: _Optional[int] = ..., uptime_s: _Optional[float] = ..., index: _Optional[int] = ..., cluster_id: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., wall_s: _Optional[float] = ..., standby: _Optional[str] = ..., standby_error: _Optional[str] = ..., standby_rows: _Optional[int] = ..., standby_behind: _Optional[int] = ..., standby_behind_s: _Optional[float] = ..., standby_unheard_s: _Optional[float] = ..., lost: _Optional[str] = ...) -> None: ...
 
 class Done(_message.Message):
     __slots__ = ()
@@ -1334,20 +1336,22 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ShardStatus(_message.Message):
-    __slots__ = ("shard", "node", "health", "statistics", "pid", "standby")
+    __slots__ = ("shard", "node", "health", "statistics", "pid", "standby", "lost")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     HEALTH_FIELD_NUMBER: _ClassVar[int]
     STATISTICS_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     STANDBY_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
     shard: ShardAddress
     node: str
     health: str
     statistics: StatisticsReply
     pid: int
     standby: StandbyStatus
-    def __init__(self, shard: _Optional[_Union[ShardAddress, _Mapping]] = ..., node: _Optional[str] = ..., health: _Optional[str] = ..., statistics: _Optional[_Union[StatisticsReply, _Mapping]] = ..., pid: _Optional[int] = ..., standby: _Optional[_Union[StandbyStatus, _Mapping]] = ...) -> None: ...
+    lost: str
+    def __init__(self, shard: _Optional[_Union[ShardAddress, _Mapping]] = ..., node: _Optional[str] = ..., health: _Optional[str] = ..., statistics: _Optional[_Union[StatisticsReply, _Mapping]] = ..., pid: _Optional[int] = ..., standby: _Optional[_Union[StandbyStatus, _Mapping]] = ..., lost: _Optional[str] = ...) -> None: ...
 
 class StandbyStatus(_message.Message):
     __slots__ = ("address", "incarnation", "node", "pid", "state", "rows", "error")

@@ -323,19 +323,16 @@ class Host(Holder):
         return reply
 
     def _health(self, request: pb.HealthRequest) -> pb.HealthReply:
-        shard, process = self.shard, self.process
+        process = self.process
         reply = pb.HealthReply(
             role="shard",
-            state=self.state.word,
             incarnation=process.incarnation,
-            epoch=shard.layout.epoch if shard else 0,
             uptime_s=process.now() - process.started_s,
-            index=shard.index if shard else 0,
-            cluster_id=shard.layout.cluster_id if shard else "",
             log_bytes=self.journal.bytes if self.journal is not None else 0,
             log_error=self.journal.error if self.journal is not None else "",
             wall_s=process.wall_s(),
         )
+        states.tell(self.state, reply)
         if self.following is not None:
             self.following.health(reply)
         return reply

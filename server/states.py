@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..proto import rowloom_pb2 as pb
 from ..proto.layout import Layout
 from .shard import Shard
 
@@ -93,6 +94,16 @@ def name_of(state: State) -> str:
     if isinstance(state, Recovering):
         return f"shard-{state.index}"
     return f"shard-{state.shard.index}" if state.shard is not None else ""
+
+
+def tell(state: State, reply: pb.HealthReply) -> None:
+    """Fill in what a process is in this state."""
+    reply.state = state.word
+    if state.shard is not None:
+        layout = state.shard.layout
+        reply.index, reply.epoch, reply.cluster_id = state.shard.index, layout.epoch, layout.cluster_id
+    if isinstance(state, Lost):
+        reply.lost = state.why
 
 
 State = Waiting | Recovering | Lost | Serving | Moving | Retired | Standing

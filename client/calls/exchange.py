@@ -32,7 +32,7 @@ from ...proto.errors import (
 )
 from ...proto.layout import Layout
 from .operation import Event, Message, Operation, Send, Turn
-from .outages import NO_ANSWER, PATIENCE_S, dead, named
+from .outages import NO_ANSWER, PATIENCE_S, SAYS_WHAT, dead, named
 from .requests import PushRequest, Request
 from .session import ATTEMPT_TIMEOUT_S, SLOWEST_BYTES_S, Session, backoff_s
 
@@ -371,7 +371,10 @@ class Exchange:
         """In words, which shards have not done their part, why, and what to do."""
         session, layout = self._session, self._session.layout
         if self._failure is not None or isinstance(self._last_error, Overloaded) or layout is None:
-            return f"Last answer: {self._failure or self._last_error or 'none'}"
+            todo = (
+                f". {SAYS_WHAT}" if isinstance(self._failure, PushUnresolved) else ""
+            )  # as when its log failed
+            return f"Last answer: {self._failure or self._last_error or 'none'}{todo}"
         now, why = session.clock(), {self._last_shard: str(self._last_error)}
         shards = [layout.shards[k] for k in sorted({request.shard for request in left}) if k < layout.n]
         said = [session.outages.in_words(s, now, why.get(s.index, NO_ANSWER)) for s in shards[:MOST_NAMED]]

@@ -15,6 +15,7 @@ from ...proto.layout import ShardAddress
 PATIENCE_S = 2.0
 LEAST_S = 1.0  # that a call still waits, or its error says all
 NO_ANSWER = "no answer in time"
+SAYS_WHAT = "`rowloom status` says what can be done"
 STARTED_AGAIN = "a shard whose process has ended is started again by itself"
 FORGOTTEN_S = 60.0  # nobody asked the shard for so long: what was before is another story
 
@@ -111,12 +112,13 @@ class Outages:
         """In words, what can be done when these do not do what they are asked."""
         outages = [self.open.get(shard.index) for shard in shards]
         if outages and all(outage is not None and outage.refuses for outage in outages):
-            return "`rowloom status` says what can be done; to end its process is of no use"
+            return f"{SAYS_WHAT}; to end its process is of no use"
         if durability in ("", "memory"):
-            return "`rowloom status` says whether a shard is dead, and what can be done then"
+            return "`rowloom status` says whether a shard is dead or stands still, and what can be done then"
         return (
             f"{STARTED_AGAIN.replace('a', 'A', 1)}, and reads its log: call again when `rowloom status` says that it "
-            "serves; `rowloom logs` says why it does not"
+            "serves. One that stands still, stopped or hung, stays so: `rowloom status` says which it is, and what to "
+            "type; `rowloom logs` says what happened to it"
         )
 
 

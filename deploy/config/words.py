@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ...proto.spec import Dealing
 
@@ -14,6 +14,16 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def counted(n: int, noun: str, nouns: str = "") -> str:
     """`1 shard`, `2 shards`. nouns: where an s does not make it more of them."""
     return f"{n} {noun}" if n == 1 else f"{n} {nouns or noun + 's'}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([*([", ".join(words[:-1])] if words[1:] else []), *words[-1:]])
+
+
+def shards_named(indexes: Sequence[int]) -> str:
+    """`shard 1`, `shards 0 and 2`."""
+    return f"{'shard' if len(indexes) == 1 else 'shards'} {listed([str(index) for index in indexes])}"
 
 
 def scaling_to(shards: int, dealings: Mapping[str, Dealing]) -> str:

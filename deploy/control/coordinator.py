@@ -488,10 +488,7 @@ class Coordinator:
 
     def waiting(self) -> list[str]:
         """What was begun and does not hold everywhere yet, each in words; `converge` repeats it until it does."""
-        shards = ", ".join(map(str, sorted(self._doubtful)))
-        why = "they have not taken the layout since it, or a server, was new"
-        frozen = [f"pushes may wait on shards {shards}: {why}"] if shards else []
-        return self.state.waiting(reviving=self.reviving) + frozen
+        return self.state.waiting(sorted(self._doubtful), reviving=self.reviving)
 
 
 def addresses(launched: Sequence[Launched]) -> tuple[ShardAddress, ...]:

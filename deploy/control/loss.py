@@ -116,19 +116,19 @@ def loss_in_words(state: ClusterState, index: int, *, logs: bool, ended: bool) -
         ended: its process has ended; else it came back without its rows.
     """
     assert state.layout is not None
-    what = f"shard {index} at {state.layout.shards[index].address}"
+    what, options = f"shard {index} at {state.layout.shards[index].address}", f" --name {state.name}"
     if ended:
         why = f"{what} is dead: its process has ended, and with `durability: memory` its rows ended with it"
     elif logs:
         why = (
-            f"{what} has lost its rows: they could not be read from its log, `rowloom logs {index}` says why"
+            f"{what} has lost its rows: they could not be read from its log. `rowloom logs {index}{options}` says why, "
+            f"and `rowloom status{options}` how a copy of its files is put back"
         )
     else:
         why = (
             f"{what} has lost its rows: its process was started anew, empty, because of `durability: memory`"
         )
     tables = ", ".join(state.tables) or "none yet"
-    options = f" --name {state.name}"
     back = (
         f"`rowloom restore {state.snapshots[-1].url}` goes back to the newest snapshot, with all shards; "
         if state.snapshots

@@ -15,6 +15,7 @@ from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RowloomError, version_fault
 from ...proto.layout import Layout, ShardAddress
 from ...proto.spec import TableEntry, TableSpec
+from ..config.words import shards_named
 from ..launch.launcher import Launched
 
 FORMAT = 1
@@ -191,9 +192,10 @@ class ClusterState:
         """Whether something was begun that does not hold yet."""
         return bool(self.making or self.dropping or self.changing or self.surplus)
 
-    def waiting(self, *, reviving: bool = False) -> list[str]:
+    def waiting(self, untold: Sequence[int] = (), *, reviving: bool = False) -> list[str]:
         """What was begun and does not hold yet, each in words.
 
+        untold: shards that have not heard of the layout since it, a server or the coordinator was new.
         reviving: servers that are no shard are there to take the place of some that have ended.
         """
         said = [f"table {name!r} is not on every shard yet" for name in self.making]
@@ -202,6 +204,13 @@ class ClusterState:
         if self.surplus and not reviving:
             said.append(
                 "there are more servers than shards: new ones that rows move to, or old ones that are still to be ended"
+            )
+        if untold:
+            have, them = ("has", "it") if len(untold) == 1 else ("have", "them")
+            said.append(
+                f"{shards_named(untold)} {have} yet to be told the layout, and pushes to {them} may wait until then. "
+                "The coordinator tries again by itself: nothing is to be done for that. A shard that does not serve is "
+                "told when it is back, or made anew"
             )
         return said
 

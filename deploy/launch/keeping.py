@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import time
@@ -47,6 +48,13 @@ def has_logs(storage: str | None, cluster_id: str) -> bool:
 def logs_at(storage: str, cluster_id: str) -> str:
     """The folder with the logs of a cluster."""
     return os.path.join(_logs(storage), cluster_id)
+
+
+def lost_logs(storage: str, cluster_id: str) -> set[str]:
+    """The folders of those logs of a cluster whose loss was accepted, that are there."""
+    return set(
+        glob.glob(os.path.join(glob.escape(logs_at(storage, cluster_id)), "epoch-*", "shard-*.lost-*"))
+    )
 
 
 def size_of_logs(storage: str, cluster_id: str) -> int:

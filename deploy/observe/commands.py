@@ -159,7 +159,9 @@ def logs(
 
 
 def _say(line: str, as_json: bool) -> None:
-    sys.stdout.write(f"{json.dumps({'line': line}) if as_json else line}\n")
+    from .log_files import unfolded
+
+    sys.stdout.write(f"{json.dumps({'line': line}) if as_json else unfolded(line)}\n")
     sys.stdout.flush()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import time
@@ -20,6 +21,7 @@ from ..storage import StateFile
 
 POLL_S = 0.2
 COORDINATOR = "coordinator"
+_TRACEBACK = re.compile(r' traceback=("(?:[^"\\]|\\.)*")$')
 _TIME = re.compile(r'(?:time=|\{"time": ")(\S+?)["\s]')
 
 
@@ -96,6 +98,18 @@ def last_lines(logs: Sequence[ProcessLog], count: int) -> list[str]:
             timed.append((when, line))
     timed.sort(key=lambda one: one[0])
     return [line for _, line in timed[-count:]] if count else []
+
+
+def unfolded(line: str) -> str:
+    """A line for people: a traceback at its end, which a log has in one line with the rest, as lines of their own."""
+    found = _TRACEBACK.search(line)
+    if found is None:
+        return line
+    try:
+        traceback = json.loads(found[1])
+    except ValueError:
+        return line
+    return "\n  ".join([line[: found.start()], *traceback.splitlines()])
 
 
 def _tail(path: Path, count: int) -> list[str]:

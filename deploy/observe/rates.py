@@ -7,7 +7,7 @@ from typing import Any
 
 from ...proto import rowloom_pb2 as pb
 from ...server.metrics.traffic import BOUNDS_S, SEVERAL
-from ..operate.status import summary
+from ..operate.status import is_counted, summary
 
 ROWS = ("pulled_rows", "pushed_rows")
 SENT = ("sent_bytes", "received_bytes")
@@ -62,13 +62,11 @@ def activity(now: pb.StatusReply, earlier: pb.StatusReply | None = None) -> dict
         earlier: the same a moment ago. None: since each shard started.
     """
     before = {s.shard.incarnation: s.statistics for s in earlier.shards} if earlier is not None else {}
-    looks = [
-        _Look(s.statistics, before.get(s.shard.incarnation)) for s in now.shards if s.HasField("statistics")
-    ]
+    looks = [_Look(s.statistics, before.get(s.shard.incarnation)) for s in now.shards if is_counted(s)]
     state = summary(now, earlier)
     there = iter(looks)
     for shard, status in zip(state["shards"], now.shards, strict=True):
-        if status.HasField("statistics"):
+        if is_counted(status):
             shard |= _shard(status.statistics, next(there))
     names = [table["name"] for table in state["tables"]]
     for table in state["tables"]:

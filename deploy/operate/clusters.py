@@ -43,27 +43,24 @@ class Up:
 
     Attributes:
         record: of it.
-        status: what it says of itself, if it ran before; None if it was started.
+        status: what it says of itself; None: it was started with initial values, so that nothing can be lost.
+        started: it had to be started.
+        taken_over: its shards ran without a coordinator, and have a new one.
         replaced: it was started in place of one that had ended by itself, whose rows are lost.
-        went_on: the shards of one that went on from its logs; None: it did not.
         passed_over: snapshots that its storage has, where it was started with initial values nevertheless.
     """
 
     record: Record
     status: pb.StatusReply | None
+    started: bool = False
+    taken_over: bool = False
     replaced: bool = False
-    went_on: int | None = None
     passed_over: EarlierSnapshots | None = None
-
-    @property
-    def started(self) -> bool:
-        """Whether it had to be started."""
-        return self.status is None
 
     @property
     def shards(self) -> int | None:
         """How many it has, where that may be another number than the config says: it was not begun with that."""
-        return self.went_on if self.status is None else len(self.status.layout.shards)
+        return None if self.status is None else len(self.status.layout.shards)
 
 
 def up(
@@ -97,29 +94,26 @@ def up(
             if launcher_of(record.launcher).runs(record, directory):
                 return _same(record, config, directory, file)
             directory.remove(config.name)  # the machine was started anew, or someone killed it
-        went_on = record is not None and is_kept(record)
-        replaced = record is not None and bool(record.address) and not went_on
+        kept = record is not None and is_kept(record)
+        replaced = record is not None and bool(record.address) and not kept
+        went_on = kept or is_kept(Record(config.name, config.launcher, "", storage=placed(config.storage)))
         launcher = launcher_of(config.launcher)
         ran = record.pid if record is not None else 0
         left = passed_over(config.storage)
         record, found = launcher.up(config, directory, tell)
-        if not found:
-            shards = len(_as_before(record, config, directory, tell, file).layout.shards) if went_on else None
-            return Up(record, None, replaced, shards, None if went_on else left)
-        if ran and record.pid != ran:
-            return Up(record, _as_before(record, config, directory, tell, file))
-        try:
-            return _same(record, config, directory, file)
-        except Unavailable:
-            if not record.pid or is_running(record.pid, record.started):
-                raise
-        # It was about to end: that of a killed process takes a while.
-        record, found = launcher.up(config, directory, tell)
-        return (
-            Up(record, _as_before(record, config, directory, tell, file))
-            if found
-            else Up(record, None, replaced, passed_over=left)
-        )
+        if found and not (ran and record.pid != ran):
+            try:
+                return _same(record, config, directory, file)
+            except Unavailable:
+                if not record.pid or is_running(record.pid, record.started):
+                    raise
+            # It was about to end: that of a killed process takes a while.
+            record, found = launcher.up(config, directory, tell)
+        if not found and not went_on:
+            return Up(record, None, started=True, replaced=replaced, passed_over=left)
+        # Shards that went on from their logs may have lost them: the status tells.
+        status = _as_before(record, config, directory, tell, file)
+        return Up(record, status, started=not found, taken_over=found)
 
 
 def _may_run(name: str, directory: ClusterDirectory) -> bool:

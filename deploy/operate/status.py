@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from ...proto import rowloom_pb2 as pb
 from ...proto.spec import TableEntry
 from ...server.access.quotas import KINDS
-from ...server.durable.segments import SEGMENT_BYTES
 from ..config.memory import in_bytes
 from ..config.tables import plain
 from ..config.words import counted
@@ -84,9 +83,15 @@ def not_serving(state: dict[str, Any], *, reads: bool = False) -> dict[int, str]
 
 
 def health_in_words(shard: dict[str, Any]) -> str:
-    """The health of a shard of a `summary`, and why it takes no pushes, if that is known."""
-    why = f": its log failed: {shard['log_error']}" if shard["health"] == PULLS_ONLY else ""
-    return f"{shard['health']}{why}"
+    """The health of a shard of a `summary`, and why it takes no pushes or has no rows, if that is known."""
+    if shard["health"] == PULLS_ONLY:
+        return f"{PULLS_ONLY}: its log failed: {shard['log_error']}"
+    return f"lost: {shard['lost']}" if shard.get("lost") else shard["health"]
+
+
+def is_counted(status: pb.ShardStatus) -> bool:
+    """Whether a shard told of all its rows: not one that lost them, or is about to read them from its log."""
+    return status.HasField("statistics") and status.health in READABLE
 
 
 def living(state: dict[str, Any]) -> list[int]:
@@ -98,82 +103,6 @@ def lost(state: dict[str, Any]) -> list[dict[str, Any]]:
     """Of a `summary`, the shards whose rows are known to be gone."""
     gone = ("lost",) if state["durability"] != "memory" else ("lost", "dead")  # the dead one's log has them
     return [s for s in state["shards"] if s["health"] in gone]
-
-
-def ways_out(state: dict[str, Any], options: str = "") -> str:
-    """In words, what can be done about the shards that do not serve; empty if all do.
-
-    Args:
-        state: a `summary`.
-        options: of commands that mean this cluster, such as " --name ads".
-    """
-    bad = [s for s in state["shards"] if s["health"] not in GOOD]
-    still = [s for s in bad if s["health"] == "stopped"]
-    full = [s for s in bad if s["health"] == PULLS_ONLY]
-    logs = state["durability"] != "memory"
-    again = [s for s in bad if s["health"] in AGAIN or (s["health"] == "dead" and logs)]
-    gone = lost(state)
-    said = "".join(
-        f". The process of shard {s['index']} stands still (as by SIGSTOP) and holds its rows: `kill -CONT {s['pid']}` "
-        f"on {s['node']} lets it go on"
-        for s in still
-    )
-    if full:
-        said += (
-            ". A shard whose log failed has all its rows and takes no pushes: make room on its disk, or mend that. The "
-            "cluster then takes a snapshot, and pushes go on, by themselves; that needs about "
-            f"{in_bytes(_to_go_on(state))}"
-        ) + _what_keeps_back([s for s in bad if s not in full])
-    if again:
-        said += (
-            ". A shard that is dead, or starts anew, has its rows in its log: it is started again by itself and reads "
-            "them. Nothing is to be done; look again in some seconds. If it stays dead, the log of the cluster says why"
-        )
-    if any(s not in (*still, *full, *again, *gone) for s in bad):
-        said += _silent(logs, options)
-    if not gone:
-        return said
-    accept = " ".join(f"--accept-loss {s['index']}" for s in gone)
-    others = f"`rowloom export TABLE FILE --partial{options}` saves the rows of the other shards; "
-    return (
-        f"{said}. What a lost or dead shard held is gone. The ways out: {others if living(state) else ''}"
-        f"`rowloom recover {accept}{options}` makes it anew, from initial values, "
-        f"and leaves the others as they are; {_restore(state)}`rowloom down{options}`, then `rowloom up` with its "
-        "config, starts all anew, and all rows are lost"
-    )
-
-
-def _to_go_on(state: dict[str, Any]) -> int:
-    """How many bytes a cluster needs whose logs have failed: for a snapshot of all rows, and for new logs."""
-    return sum(s["bytes"] + SEGMENT_BYTES for s in state["shards"])
-
-
-def _silent(logs: bool, options: str) -> str:
-    """In words, what can be done about shards that did not answer, and are not known to have lost anything."""
-    up = "`rowloom up` with its config"
-    keep = f", or `rowloom down --keep{options}`, then {up}, goes on from the logs and loses nothing"
-    return (
-        ". A shard that is unreachable did not answer in time: it may be busy, or stand still, and no rows of it are "
-        f"known to be lost. Look again in a moment: `rowloom status{options}`. If it stays so, `rowloom logs{options}` "
-        f"says why{keep if logs else ''}"
-    )
-
-
-def _what_keeps_back(others: list[dict[str, Any]]) -> str:
-    """In words, the shards without which there is no snapshot, so that no log that failed goes on."""
-    if not others:
-        return ""
-    who = ", ".join(f"shard {s['index']} is {s['health']}" for s in others)
-    return f": not while {who}, because every shard has its part in a snapshot"
-
-
-def _restore(state: dict[str, Any]) -> str:
-    newest = state["snapshot"] or state.get("earlier_snapshot")
-    if newest is None:
-        return ""
-    age = in_time(newest["age_s"])
-    whose = "" if state["snapshot"] else " of the cluster before this one"
-    return f"`rowloom restore {newest['url']}` goes back to the newest snapshot{whose}, {age} old, with all shards; "
 
 
 def _snapshot(newest: pb.NewestSnapshot) -> dict[str, Any]:
@@ -203,7 +132,8 @@ def _shard(status: pb.ShardStatus, before: pb.StatisticsReply | None) -> dict[st
         "address": status.shard.address,
         "incarnation": f"{status.shard.incarnation:016x}",
         "health": status.health,
-        "counted": status.HasField("statistics"),
+        "lost": status.lost or None,
+        "counted": is_counted(status),
         "epoch": now.epoch,
         "rows": sum(t.rows for t in now.tables),
         "bytes": sum(t.bytes for t in now.tables),
@@ -238,7 +168,7 @@ def _table(entry: TableEntry, status: pb.StatusReply) -> dict[str, Any]:
         "lr": plain(entry.current_lr),
         "rows": sum(t.rows for t in held),
         "bytes": sum(t.bytes for t in held),
-        "uncounted_shards": [s.shard.index for s in status.shards if not s.HasField("statistics")],
+        "uncounted_shards": [s.shard.index for s in status.shards if not is_counted(s)],
         "owner": entry.owner or None,
         "step": max((t.step for t in held), default=0) if spec.optimizer.counts_steps else None,
     }
@@ -280,7 +210,7 @@ def _render(state: dict[str, Any], *, narrow: bool) -> RenderableType:
     lines += [
         Text(f"shard {s['index']} is {health_in_words(s)}", "bold red")
         for s in state["shards"]
-        if s["health"] == PULLS_ONLY
+        if s["health"] == PULLS_ONLY or s.get("lost")
     ]
     if state["moving"]:
         lines.append(Text(state["moving"], "bold yellow"))

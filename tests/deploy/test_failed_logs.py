@@ -16,10 +16,11 @@ from rowloom.deploy import watcher
 from rowloom.deploy.config.config import parse
 from rowloom.deploy.control import coordinator
 from rowloom.deploy.coordinator_server import CoordinatorServer
+from rowloom.deploy.health.ways_out import ways_out
 from rowloom.deploy.launch.launcher import Launched
 from rowloom.deploy.launch.local_launcher import ThreadLauncher
 from rowloom.deploy.operate.remote import Remote
-from rowloom.deploy.operate.status import summary, ways_out
+from rowloom.deploy.operate.status import summary
 from rowloom.deploy.snapshots import snapshots
 from rowloom.deploy.snapshots.kept import has_kept
 from rowloom.server.durable.disk import Disk

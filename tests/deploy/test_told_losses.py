@@ -59,4 +59,5 @@ def test_the_log_says_that_a_shard_came_back_without_its_rows(server, caplog):
 
 def test_of_a_shard_whose_log_cannot_be_read_the_log_says_so(server):
     said = loss_in_words(server.coordinator.state, 0, logs=True, ended=False)
-    assert "could not be read from its log, `rowloom logs 0` says why" in said
+    assert "could not be read from its log. `rowloom logs 0 --name ads` says why" in said
+    assert "`rowloom status --name ads` how a copy of its files is put back" in said

@@ -36,3 +36,10 @@ def test_why_something_cannot_be_done_yet_was_written_into_the_log_each_second(c
         watcher._tell("shards cannot be started", why)
     said = [record.getMessage().removeprefix("shards cannot be started yet: ") for record in caplog.records]
     assert said == ["no room", "no disk", "no disk"]
+
+
+def test_why_a_shard_has_lost_its_rows_comes_with_its_status():
+    why = pb.HealthReply(state="lost", incarnation=7, lost="wal: record 3 is damaged").SerializeToString()
+    figures = pb.StatisticsReply().SerializeToString()
+    assert _status(SHARD, why, figures, UNKNOWN, True).lost == "wal: record 3 is damaged"
+    assert _status(SHARD, Unavailable("no answer"), figures, UNKNOWN, True).lost == ""

@@ -217,7 +217,13 @@ def test_shards_that_may_wait_with_pushes_are_named() -> None:
     lab = Lab(1, 3)
     lab.after(methods.FREEZE, lambda _: lab.world.at(0.005, lab.world.clogged.add, "shard-2:1"))
     assert isinstance(lab.scale(4), Unavailable)
-    assert "pushes may wait on shards 2: they have not taken" in "".join(lab.node.coordinator.waiting())
+    said = "".join(lab.node.coordinator.waiting())
+    assert (
+        "shard 2 has yet to be told the layout, and pushes to it may wait until then. The coordinator tries"
+        in said
+    )
+    said = "".join(lab.node.coordinator.state.waiting([0, 2]))
+    assert "shards 0 and 2 have yet to be told the layout, and pushes to them may wait until then" in said
 
 
 def test_a_table_is_not_dropped_while_that_cannot_be_stored() -> None:

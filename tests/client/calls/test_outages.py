@@ -154,7 +154,7 @@ def test_the_error_names_the_shard_why_it_did_not_answer_and_what_to_do() -> Non
         client.pull()
     assert str(failed.value) == (
         "shard 1 at h:1 has served nothing for 60 s: nothing listens there (connection refused). `rowloom status` says "
-        "whether a shard is dead, and what can be done then"
+        "whether a shard is dead or stands still, and what can be done then"
     )
     with pytest.raises(PushUnresolved) as unresolved:
         client.push()
@@ -170,6 +170,28 @@ def test_the_error_names_the_shard_why_it_did_not_answer_and_what_to_do() -> Non
     assert "A shard whose process has ended is started again by itself, and reads its log: call" in str(
         failed.value
     )
+
+
+def test_the_error_of_a_shard_that_stands_still_said_only_to_wait_until_it_is_started_again() -> None:
+    # Its process had been stopped: it never ended, so nothing started it again.
+    client = Client(durability="process")
+    client.silent, client.error = "h:1", None
+    with pytest.raises(Unavailable) as failed:
+        client.pull()
+    assert (
+        "One that stands still, stopped or hung, stays so: `rowloom status` says which it is, and what to"
+        in str(failed.value)
+    )
+
+
+def test_the_error_of_a_push_whose_log_fails_just_then_names_the_next_step() -> None:
+    client = Client(durability="process")
+    client.error = PushUnresolved(
+        "the push was applied, but could not be written to the log: No space left on device"
+    )
+    with pytest.raises(PushUnresolved) as failed:
+        client.push()
+    assert str(failed.value).endswith("No space left on device. `rowloom status` says what can be done")
 
 
 def test_a_shard_that_said_nothing_was_blamed_with_what_another_one_had_said() -> None:

@@ -1,14 +1,25 @@
 """Logs of a cluster's processes: their last lines, and what follows."""
 
 import itertools
+import logging
+import sys
 from pathlib import Path
 
 import pytest
 
 from rowloom.deploy.launch import shard_folder
-from rowloom.deploy.observe.log_files import Follower, ProcessLog, chosen, last_lines, logs_here, logs_of
+from rowloom.deploy.observe.log_files import (
+    Follower,
+    ProcessLog,
+    chosen,
+    last_lines,
+    logs_here,
+    logs_of,
+    unfolded,
+)
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import InvalidRequest, RowloomError
+from rowloom.server.metrics.log_lines import LineFormatter
 
 
 def lines(process: str, *seconds: int) -> str:
@@ -108,3 +119,18 @@ def test_logs_of_servers_that_ended_long_ago_go_and_those_of_servers_that_run_st
     servers.put(shard_folder.KnownServer(0, 1, 1))
     servers.forget_logs(tmp_path)
     assert sorted(path.name for path in tmp_path.glob("shard-*")) == [f"shard-{key}.log" for key in (0, 4, 5)]
+
+
+def test_a_traceback_was_shown_as_one_line_of_thousands_of_characters():
+    try:
+        raise RuntimeError('a "quoted" \\ word')
+    except RuntimeError:
+        record = logging.LogRecord("rowloom", logging.ERROR, __file__, 1, "it failed", (), sys.exc_info())
+    line = LineFormatter("shard-1", "logfmt").format(record)
+    first, *more = unfolded(line).splitlines()
+    assert first.endswith('process=shard-1 place=test_log_files:1 message="it failed"')
+    assert more[0] == "  Traceback (most recent call last):"
+    assert more[-1] == '  RuntimeError: a "quoted" \\ word'
+    as_json = LineFormatter("shard-1", "json").format(record)
+    for other in (as_json, 'message="a traceback=" x', 'message=x traceback="not \\x json"', ""):
+        assert unfolded(other) == other

@@ -8,9 +8,10 @@ from rich.console import Console
 
 from rowloom.client import SGD, Adagrad, Adam, TableSpec
 from rowloom.deploy import terminal
+from rowloom.deploy.health.ways_out import ways_out
 from rowloom.deploy.operate.moves import in_progress, move_summary
 from rowloom.deploy.operate.remote import Remote
-from rowloom.deploy.operate.status import living, not_serving, render_status, summary, ways_out
+from rowloom.deploy.operate.status import living, not_serving, render_status, summary
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.spec import TableEntry
 
@@ -168,6 +169,8 @@ def test_a_busy_cluster_whose_shards_did_not_answer_was_said_to_have_lost_its_ro
         "`rowloom down --keep --name ads`, then `rowloom up` with its config, goes on from the logs and loses nothing"
         in said
     )
+    named = ways_out(summary(pb.StatusReply(name="ads", shards=shards, durability="process")), " --name ads")
+    assert "`rowloom down --keep --name ads`, then `rowloom up --name ads`, goes on" in named
     for lossy in ("gone", "accept-loss", "--partial", "all rows are lost"):
         assert lossy not in said
     said = ways_out(summary(pb.StatusReply(shards=shards, durability="memory")))
@@ -252,6 +255,17 @@ def test_a_shard_that_tells_nothing_was_shown_with_no_rows() -> None:
     assert ">=" not in text(with_a_silent_shard(0, 1))
 
 
+@pytest.mark.parametrize("health", ["lost", "recovering"])
+def test_tables_that_lack_the_rows_of_a_shard_that_answers_and_has_none_were_understated(health) -> None:
+    status = with_a_silent_shard(0)
+    status.shards[1].health = health
+    status.shards[1].statistics.epoch = 1  # it is asked, and tells of no table
+    (users,) = [line for line in text(status).splitlines() if line.startswith("users")]
+    assert ">= 1,002" in users
+    state = summary(status)
+    assert (state["shards"][1]["counted"], state["tables"][0]["uncounted_shards"]) == (False, [1])
+
+
 def test_what_no_shard_tells_is_shown_as_not_known() -> None:
     (users,) = [line for line in text(with_a_silent_shard()).splitlines() if line.startswith("users")]
     assert users.split()[-3:] == ["-", "-", "-"]
@@ -261,3 +275,51 @@ def test_programs_read_which_shards_a_sum_lacks() -> None:
     state = summary(with_a_silent_shard(0))
     assert [(s["counted"], s["rows"]) for s in state["shards"]] == [(True, 1002), (False, 0)]
     assert (state["tables"][0]["rows"], state["tables"][0]["uncounted_shards"]) == (1002, [1])
+
+
+def with_lost_shards(durability: str, *healths: str) -> dict:
+    status = pb.StatusReply(name="ads", durability=durability)
+    status.layout.cluster_id, status.layout.epoch = "ads-1", 3
+    for index, health in enumerate(healths):
+        why = (
+            "/kept/wal-0000000001.log: record 4 (byte 200 of the file) is damaged" if health == "lost" else ""
+        )
+        status.shards.add(health=health, lost=why).shard.index = index
+    return summary(status)
+
+
+def test_a_lost_shard_with_a_copy_of_its_log_was_said_to_have_only_ways_out_that_lose_rows() -> None:
+    state = with_lost_shards("process", "serving", "lost")
+    assert not_serving(state)[1].endswith(
+        "is lost: /kept/wal-0000000001.log: record 4 (byte 200 of the file) is damaged"
+    )
+    said = ways_out(state, " --name ads")
+    assert said.startswith(
+        ". Shard 1 could not read its log: `rowloom logs 1 --name ads` says more. Whoever has a whole copy of the "
+        "files loses no row: `rowloom down --keep --name ads`, put them back into logs/ads-1/epoch-3/shard-1 of the "
+        "storage, then `rowloom up --name ads`. Without such a copy what it held is gone. The ways out: "
+    )
+    assert (
+        "`rowloom recover --accept-loss 1 --name ads` makes it anew, from initial values, and leaves the others as "
+        "they are; what there is of the old log stays beside, as `shard-1.lost-1` or with the next number; "
+        in said
+    )
+    assert "then `rowloom up` with its config. Without" in ways_out(state, " --address h:1")  # not known here
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(render_status(state))
+    assert "shard 1 is lost: /kept/wal-0000000001.log: record 4" in capture.get()
+    assert "copy" not in ways_out(with_lost_shards("memory", "serving", "lost"))  # there is no log
+
+
+def test_where_all_shards_are_dead_no_others_are_said_to_stay_as_they_are() -> None:
+    said = ways_out(with_lost_shards("memory", "dead", "dead"))
+    assert (
+        "`rowloom recover --accept-loss 0 --accept-loss 1` makes them anew, from initial values; `rowloom down"
+        in said
+    )
+    assert "others" not in said
+    said = ways_out(with_lost_shards("process", "lost", "lost"))
+    assert "Shards 0 and 1 could not read their logs: `rowloom logs 0` and `rowloom logs 1` say more" in said
+    assert "Without such a copy what they held is gone" in said
+    assert "as `shard-0.lost-1` and `shard-1.lost-1` or with the next number" in said

@@ -10,10 +10,11 @@ from waiting import until
 
 from rowloom.deploy.config.config import parse
 from rowloom.deploy.coordinator_server import CoordinatorServer
+from rowloom.deploy.health.ways_out import ways_out
 from rowloom.deploy.launch.local_launcher import ThreadLauncher
 from rowloom.deploy.operate.planning import plan
 from rowloom.deploy.operate.remote import Remote
-from rowloom.deploy.operate.status import render_status, summary, ways_out
+from rowloom.deploy.operate.status import render_status, summary
 from rowloom.deploy.snapshots.earlier import EarlierSnapshots, earlier_in, passed_over
 from rowloom.proto.errors import Unavailable
 from rowloom.server.snapshots.target import target_of

@@ -1,0 +1,1 @@
+"""Shards that do not serve: what can be done about them."""

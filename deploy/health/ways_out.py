@@ -1,0 +1,114 @@
+"""What can be done about shards that do not serve, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...server.durable.segments import SEGMENT_BYTES
+from ..config.memory import in_bytes
+from ..config.words import listed, shards_named
+from ..operate.status import AGAIN, GOOD, PULLS_ONLY, in_time, living, lost
+
+
+def ways_out(state: dict[str, Any], options: str = "") -> str:
+    """In words, what can be done about the shards that do not serve; empty if all do.
+
+    Args:
+        state: a `summary`.
+        options: of commands that mean this cluster, such as " --name ads".
+    """
+    bad = [s for s in state["shards"] if s["health"] not in GOOD]
+    still = [s for s in bad if s["health"] == "stopped"]
+    full = [s for s in bad if s["health"] == PULLS_ONLY]
+    logs = state["durability"] != "memory"
+    again = [s for s in bad if s["health"] in AGAIN or (s["health"] == "dead" and logs)]
+    gone = lost(state)
+    said = "".join(
+        f". The process of shard {s['index']} stands still (as by SIGSTOP) and holds its rows: `kill -CONT {s['pid']}` "
+        f"on {s['node']} lets it go on"
+        for s in still
+    )
+    if full:
+        said += (
+            ". A shard whose log failed has all its rows and takes no pushes: make room on its disk, or mend that. The "
+            "cluster then takes a snapshot, and pushes go on, by themselves; that needs about "
+            f"{in_bytes(_to_go_on(state))}"
+        ) + _what_keeps_back([s for s in bad if s not in full])
+    if again:
+        said += (
+            ". A shard that is dead, or starts anew, has its rows in its log: it is started again by itself and reads "
+            "them. Nothing is to be done; look again in some seconds. If it stays dead, the log of the cluster says why"
+        )
+    if any(s not in (*still, *full, *again, *gone) for s in bad):
+        said += _silent(state, options)
+    return said + (_without_rows(state, [s["index"] for s in gone], options) if gone else "")
+
+
+def _without_rows(state: dict[str, Any], gone: list[int], options: str) -> str:
+    """In words, what can be done about shards that have no rows. gone: their indexes."""
+    one = len(gone) == 1
+    said, stays = ". What a lost or dead shard held is gone", ""
+    if state["durability"] != "memory":
+        said = f"{_put_back(state, gone, options)}. Without such a copy what {'it' if one else 'they'} held is gone"
+        logs = listed([f"`shard-{index}.lost-1`" for index in gone])
+        stays = f"; what there is of the old {'log' if one else 'logs'} stays beside, as {logs} or with the next number"
+    accept = " ".join(f"--accept-loss {index}" for index in gone)
+    others = ", and leaves the others as they are" if len(gone) < len(state["shards"]) else ""
+    saves = f"`rowloom export TABLE FILE --partial{options}` saves the rows of the other shards; "
+    return (
+        f"{said}. The ways out: {saves if living(state) else ''}"
+        f"`rowloom recover {accept}{options}` makes {'it' if one else 'them'} anew, from initial values{others}"
+        f"{stays}; {_restore(state)}`rowloom down{options}`, then `rowloom up` with its config, starts all anew, "
+        "and all rows are lost"
+    )
+
+
+def _put_back(state: dict[str, Any], gone: list[int], options: str) -> str:
+    """In words, how shards whose logs cannot be read have their rows again. gone: their indexes."""
+    one = len(gone) == 1
+    more = listed([f"`rowloom logs {index}{options}`" for index in gone])
+    folder = f"logs/{state['cluster_id']}/epoch-{state['epoch']}"
+    folders = listed([f"{folder}/shard-{index}" for index in gone])
+    return (
+        f". {shards_named(gone).capitalize()} could not read {'its log' if one else 'their logs'}: {more} "
+        f"{'says' if one else 'say'} more. Whoever has a whole copy of the files loses no row: `rowloom down --keep"
+        f"{options}`, put them back into {folders} of the storage, then {_up(state, options)}"
+    )
+
+
+def _up(state: dict[str, Any], options: str) -> str:
+    """The command that goes on with a cluster that was kept. Of one given by address nothing may be known here."""
+    named = state["name"] and "--address" not in options
+    return f"`rowloom up --name {state['name']}`" if named else "`rowloom up` with its config"
+
+
+def _to_go_on(state: dict[str, Any]) -> int:
+    """How many bytes a cluster needs whose logs have failed: for a snapshot of all rows, and for new logs."""
+    return sum(s["bytes"] + SEGMENT_BYTES for s in state["shards"])
+
+
+def _silent(state: dict[str, Any], options: str) -> str:
+    """In words, what can be done about shards that did not answer, and are not known to have lost anything."""
+    keep = f", or `rowloom down --keep{options}`, then {_up(state, options)}, goes on from the logs and loses nothing"
+    return (
+        ". A shard that is unreachable did not answer in time: it may be busy, or stand still, and no rows of it are "
+        f"known to be lost. Look again in a moment: `rowloom status{options}`. If it stays so, `rowloom logs{options}` "
+        f"says why{keep if state['durability'] != 'memory' else ''}"
+    )
+
+
+def _what_keeps_back(others: list[dict[str, Any]]) -> str:
+    """In words, the shards without which there is no snapshot, so that no log that failed goes on."""
+    if not others:
+        return ""
+    who = ", ".join(f"shard {s['index']} is {s['health']}" for s in others)
+    return f": not while {who}, because every shard has its part in a snapshot"
+
+
+def _restore(state: dict[str, Any]) -> str:
+    newest = state["snapshot"] or state.get("earlier_snapshot")
+    if newest is None:
+        return ""
+    age = in_time(newest["age_s"])
+    whose = "" if state["snapshot"] else " of the cluster before this one"
+    return f"`rowloom restore {newest['url']}` goes back to the newest snapshot{whose}, {age} old, with all shards; "
