@@ -14,7 +14,7 @@ from ...proto import rowloom_pb2 as pb
 from ...proto.errors import RowloomError
 from ..config.config import from_json
 from ..config.memory import in_bytes
-from ..config.words import counted
+from ..config.words import counted, shards_named
 from ..launch.keeping import logs_at, size_of_logs
 from ..launch.processes import is_running, is_stopped
 from ..operate.directory import ClusterDirectory, Record
@@ -139,14 +139,12 @@ def not_kept(record: Record) -> str:
     failed = [s.shard.index for s in shards if s.health == PULLS_ONLY]
     words = ""
     if lost:
-        words += f"; but {_shards(lost)} cannot be read from the log as it is now: `rowloom logs {lost[0]}` says why"
+        words += f"; but {shards_named(lost)} cannot be read from the log as it is now: `rowloom logs {lost[0]}` says why"
     if failed:
-        words += f"; but the log of {_shards(failed)} had failed: what was pushed since then is not in it"
+        words += (
+            f"; but the log of {shards_named(failed)} had failed: what was pushed since then is not in it"
+        )
     return words
-
-
-def _shards(indices: list[int]) -> str:
-    return f"shard{'s' if len(indices) > 1 else ''} {', '.join(map(str, indices))}"
 
 
 def keeps_logs(status: pb.StatusReply) -> bool:
