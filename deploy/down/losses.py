@@ -139,7 +139,7 @@ def not_kept(record: Record) -> str:
     failed = [s.shard.index for s in shards if s.health == PULLS_ONLY]
     words = ""
     if lost:
-        words += f"; but {shards_named(lost)} cannot be read from the log as it is now: `rowloom logs {lost[0]}` says why"
+        words += f"; but {shards_named(lost)} cannot be read from the log as that is: `rowloom logs {lost[0]}` says why"
     if failed:
         words += (
             f"; but the log of {shards_named(failed)} had failed: what was pushed since then is not in it"

@@ -299,7 +299,7 @@ def test_a_down_that_keeps_did_not_say_that_a_damaged_log_cannot_be_read(cli):
 
     until(lambda: healths() == ["serving", "lost"])
     out, _ = cli.run("down", "--keep")
-    assert "; but shard 1 cannot be read from the log as it is now: `rowloom logs 1` says why" in out
+    assert "; but shard 1 cannot be read from the log as that is: `rowloom logs 1` says why" in out
     log.write_bytes(good)
     assert (rows(cli.json("up")["address"]) == -3).all()  # put back, nothing is lost
 
