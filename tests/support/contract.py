@@ -1,5 +1,6 @@
 """What every cluster must do, however it is launched: one test class, inherited by each kind of cluster."""
 
+import itertools
 import threading
 
 import numpy as np
@@ -30,6 +31,7 @@ INITIALIZERS = [
     Normal(std=0.1, seed=4),
     TruncatedNormal(seed=5),
 ]
+_MADE = itertools.count()
 
 
 def random_spec(rng: np.random.Generator, name: str) -> TableSpec:
@@ -77,7 +79,6 @@ class Contract:
         self, cluster, client: Client, seed: int, oracle
     ) -> None:
         rng = np.random.default_rng(seed)
-        made = 0
         for _ in range(self.STEPS):
             names = list(oracle.tables)
             action = rng.choice(
@@ -85,8 +86,7 @@ class Contract:
                 p=[0.08, 0.25, 0.2, 0.14, 0.12, 0.08, 0.04, 0.06, 0.03],
             )
             if action == "create" or not names:
-                spec = random_spec(rng, f"h{seed}-{made}")
-                made += 1
+                spec = random_spec(rng, f"h{seed}-{next(_MADE)}")  # of a run that failed tables may be left
                 client.create_table(spec)
                 oracle.create_table(spec)
                 continue

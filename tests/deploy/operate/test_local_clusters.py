@@ -113,7 +113,8 @@ def test_a_cluster_that_cannot_say_what_it_holds_is_no_longer_ended_without_a_qu
     with connect(record.address) as client:
         client.table("users").push(range(100), np.ones((100, 4)))
     assert lost_with(record, directory) == Loss(
-        "'ads' holds 100 rows in 1 table, and they are lost with it. `rowloom export TABLE FILE` keeps rows."
+        "'ads' holds 100 rows in 1 table, and they are lost with it. `rowloom export TABLE FILE` keeps rows.",
+        held="100 rows in 1 table",
     )
     with Remote(record.address) as remote:
         shard = remote.status().shards[1].pid
