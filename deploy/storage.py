@@ -22,6 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from ..proto.atomic_file import write_atomic
 from ..proto.errors import Unavailable
+from ..proto.snapshots.stores import why_not_opened
 from .config.faults import InvalidConfig
 from .control.effects import NotStored
 from .control.state import ClusterState
@@ -153,10 +154,8 @@ def file_in(folder: str | os.PathLike[str]) -> str:
 def _opened(url: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(url)  # pyright: ignore[reportUnknownVariableType]
-    except ImportError as e:
-        raise InvalidConfig(f"storage: {url!r} needs a package that is not installed: {e}") from e
     except Exception as e:
-        raise InvalidConfig(f"storage: {url!r} cannot be used: {_words(e)}") from e
+        raise InvalidConfig(f"storage: {why_not_opened(url, e)}") from e
 
 
 def _words(error: Exception) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import re
 
+from ...proto.snapshots.stores import LIBRARIES
 from .options import Options, own_version, python_here
-
-_STORES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 
 
 def dockerfile(options: Options, storage: str | None) -> str:
     """Its text. storage: as the config has it; an object store needs its library."""
-    library = _STORES.get((storage or "").partition("://")[0])
+    library = LIBRARIES.get((storage or "").partition("://")[0])
     wheel = f"rowloom-{own_version()}-py3-none-any.whl"
     wanted = f'"/tmp/{wheel}[ray]"' + (f" {library}" if library else "")
     return f"""\

@@ -11,6 +11,7 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
 from ..errors import InvalidRequest, SnapshotCorrupt, Unavailable
+from .stores import why_not_opened
 
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
@@ -153,10 +154,8 @@ def opened_url(url: str) -> tuple[Any, str]:
     """The file system of fsspec that a path or a URL leads to, and the path in it. Raises InvalidRequest."""
     try:
         fs, path = fsspec.core.url_to_fs(url)  # pyright: ignore[reportUnknownVariableType]
-    except ImportError as e:
-        raise InvalidRequest(f"{url!r} needs a package that is not installed: {e}") from e
     except Exception as e:
-        raise InvalidRequest(f"{url!r} cannot be used: {type(e).__name__}: {e}") from e
+        raise InvalidRequest(why_not_opened(url, e)) from e
     return fs, str(path)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
 

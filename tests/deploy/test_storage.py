@@ -177,7 +177,7 @@ def test_a_damaged_state_is_refused(tmp_path):
         StateFile(str(tmp_path)).load()
 
 
-@pytest.mark.parametrize(("url", "words"), [("foo://x", "Protocol not known: foo")])
+@pytest.mark.parametrize(("url", "words"), [("foo://x", "foo:// is no store that is known")])
 def test_a_storage_that_nothing_can_read_is_refused_at_once(url, words):
     with pytest.raises(InvalidConfig, match=f"storage: '{url}/layout.json' cannot be used: .*{words}"):
         StateFile(url)
