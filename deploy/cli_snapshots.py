@@ -167,7 +167,9 @@ def snapshots(
     """List snapshots: size, rows, time, and what is wrong with those that cannot be used.
 
     Of each it is looked whether its manifest can be read and its files are there, in their sizes: `rowloom verify URL`
-    reads them. A cluster need not run: of one that is down its storage is known.
+    reads them. A cluster need not run: of one that is down its storage is known. Those with a * the cluster took by
+    itself, to keep its logs short: `rowloom down` without --keep removes them with the logs, and then
+    nobody can restore them. `rowloom snapshot` takes one that stays, with all that it is made upon.
     """
     from .launch.keeping import snapshots_of
     from .snapshots.kept import going_of

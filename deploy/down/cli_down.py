@@ -35,9 +35,10 @@ def down(
     """End a cluster: its shards, their rows, its coordinator, its actors and placement groups.
 
     ALL ROWS ARE LOST, without --keep: `rowloom export` keeps those of a table, without its optimizer's slots, and
-    `rowloom import` brings them back. On a terminal it asks first, if there are rows. A script has to say --yes where
-    not all of the cluster serves, or it has ended and `rowloom up` could go on with its rows; with --forget, where it
-    runs.
+    `rowloom import` brings them back. Snapshots stay, but for those that the cluster took by itself to keep its logs
+    short: `rowloom snapshots` marks them. On a terminal it asks first, if there are rows. A script has to say --yes
+    where not all of the cluster serves, or it has ended and `rowloom up` could go on with its rows; with --forget,
+    where it runs.
     """
     from ..operate.clusters import down as end
     from ..operate.clusters import forget as forget_record
@@ -45,7 +46,7 @@ def down(
     from ..operate.directory import DamagedRecord
     from ..operate.left import is_kept
     from ..operate.left_shards import up_of
-    from ..snapshots.kept import going_in_words
+    from ..snapshots.kept import going_named, known_going
     from ..snapshots.named import staying_in_words
     from .losses import Loss, lost_with, not_kept, run_on_with, stays_of
 
@@ -67,12 +68,13 @@ def down(
         return
     with stage("looking for it", as_json) as looking:
         record = locate_to_end(directory, name, address, looking.say)
-        lost = Loss() if yes or keep else lost_with(record, directory)
+        had = is_kept(record)
+        # Of rows that --yes gives up only those in memory are told afterwards: what was in logs has a line of its own.
+        lost = Loss() if keep or (yes and had) else lost_with(record, directory)
         without = not_kept(record) if keep and record.address else ""
     if lost.words:
         confirm(lost.words, yes, ask_nobody=not lost.to_confirm)
-    had = is_kept(record)
-    short = going_in_words(record.storage) if had and not keep else ""
+    short = known_going(record.storage) if had and not keep else []
     again = f"some of it may run still; `rowloom down{directory.option(record.name)}` again ends it"
     with interrupted(lambda: again), stage(f"ending {record.name or record.address}", as_json):
         ended = end(record, directory, keep=keep)
@@ -81,6 +83,7 @@ def down(
         became = f"; it had {lost.held}, which are gone with it"
     if had and not keep:
         which = "the rows that were kept" if record.kept else "its rows"
-        also = f", {short} too" if short else ""
+        also = f", {going_named(short)} too" if short else ""
         became = f"; {which} in {record.storage} are removed{also}{staying_in_words(record.storage)}"
-    show(as_json, {"name": ended, "down": True, "kept": keep}, f"{ended} is down{became}")
+    told = {"name": ended, "down": True, "kept": keep, "removed_snapshots": short}
+    show(as_json, told, f"{ended} is down{became}")

@@ -60,7 +60,8 @@ def _of_shards(record: Record, directory: ClusterDirectory, left: LeftShards, ro
     ways = f"{up_of(record.name, directory)} starts a coordinator for them"
     if is_kept(record):
         ways += f", {_keep(record, directory)} leaves them in its logs"
-    return f"{record.name!r} has no coordinator, and its shards hold {held} that are lost with it. {ways}."
+    ways += f".{_short(record)}"
+    return f"{record.name!r} has no coordinator, and its shards hold {held} that are lost with it. {ways}"
 
 
 def _in_logs(record: Record, directory: ClusterDirectory) -> str:
@@ -92,6 +93,12 @@ def _logs(record: Record) -> str:
     return f"its logs in {record.storage}"
 
 
+def _short(record: Record) -> str:
+    """A sentence about the snapshots that go with the logs; empty: none do."""
+    short = going_in_words(record.storage) if is_kept(record) else ""
+    return f" `rowloom down` removes {short} too." if short else ""
+
+
 def _keep(record: Record, directory: ClusterDirectory) -> str:
     return f"`rowloom down --keep{directory.option(record.name)}`"
 
@@ -105,7 +112,7 @@ def _of_running(record: Record, directory: ClusterDirectory) -> Loss:
         who = repr(record.name) if record.name else f"the cluster at {record.address}"
         still = f" `kill -CONT {record.pid}` lets it go on." if record.pid and is_stopped(record.pid) else ""
         if is_kept(record):
-            still += f" {_keep(record, directory)} leaves them: {_logs(record)}."
+            still += f" {_keep(record, directory)} leaves them: {_logs(record)}.{_short(record)}"
         words = f"{who} does not answer, so how many rows it holds is not known, and they are lost with it.{still}"
         return Loss(words, True)
     keeps = keeps_logs(status)
@@ -122,9 +129,9 @@ def _of_running(record: Record, directory: ClusterDirectory) -> Loss:
     keep = f"`rowloom down --keep{option}` leaves them in its logs; " if keeps else ""
     partial = any(s.health not in READABLE for s in bad)
     ways = f"{keep}`rowloom export TABLE FILE{' --partial' if partial else ''}{option}` keeps rows."
-    short = going_in_words(record.storage) if keeps and record.storage else ""
+    short = _short(record) if keeps else ""
     if short:
-        ways += f" So does `rowloom snapshot{option}`: else {short} go too."
+        ways += f" So does `rowloom snapshot{option}`.{short}"
     return Loss(f"{status.name!r} holds {held}, and they are lost with it. {ways}", bool(bad), held)
 
 

@@ -99,11 +99,20 @@ def goes_with_logs(url: str) -> bool:
     return folder.url.rpartition("/")[2] in going_of(folder.beside("").url.rstrip("/"))
 
 
+def known_going(storage: str) -> list[str]:
+    """Ids of those, oldest first; empty: none, or nobody can say."""
+    with contextlib.suppress(RowloomError, OSError):
+        return going_with_logs(storage)
+    return []
+
+
 def going_in_words(storage: str) -> str:
     """How many those are, and the newest; empty: none, or nobody can say."""
-    ids: list[str] = []
-    with contextlib.suppress(RowloomError, OSError):
-        ids = going_with_logs(storage)
+    return going_named(known_going(storage))
+
+
+def going_named(ids: Sequence[str]) -> str:
+    """Of snapshots that go with the logs, how many they are, and the newest."""
     if not ids:
         return ""
     if len(ids) == 1:

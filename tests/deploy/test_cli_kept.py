@@ -27,7 +27,7 @@ def kept(cli):
     cli.write(ADS)
     with connect(cli.json("up")["address"]) as client:
         client.table("users").push(IDS, np.ones((100, 4), np.float32))
-    assert cli.json("down", "--keep") == {"name": "ads", "down": True, "kept": True}
+    assert cli.json("down", "--keep") == {"name": "ads", "down": True, "kept": True, "removed_snapshots": []}
     return cli.folder / "kept"
 
 
@@ -280,6 +280,8 @@ def test_a_snapshot_that_another_one_needs_stays_although_it_only_kept_logs_shor
     text = state.read_text()
     state.write_text(text.replace('"automatic": false', '"automatic": true', 1))
     assert [one["goes_with_logs"] for one in cli.json("snapshots")["snapshots"]] == [False, False]
+    state.write_text(text.replace('"automatic": false', '"automatic": true'))
+    assert cli.json("down", "--yes")["removed_snapshots"] == [first["id"], second["id"]]
 
 
 def test_a_down_that_keeps_did_not_say_that_a_damaged_log_cannot_be_read(cli):
@@ -304,9 +306,10 @@ def test_a_down_that_keeps_did_not_say_that_a_damaged_log_cannot_be_read(cli):
     assert (rows(cli.json("up")["address"]) == -3).all()  # put back, nothing is lost
 
 
-def test_what_a_script_ended_was_not_said(cli):
+@pytest.mark.parametrize("options", [[], ["--yes"]])
+def test_what_a_script_ended_was_not_said(cli, options):
     cli.write(ADS.replace("storage: kept", "durability: memory"))
     with connect(cli.json("up")["address"]) as client:
         client.table("users").push(IDS, np.ones((100, 4), np.float32))
-    out, _ = cli.run("down")
+    out, _ = cli.run("down", *options)
     assert out == "ads is down; it had 100 rows in 1 table, which are gone with it\n"
