@@ -164,7 +164,7 @@ def up(
     with at_once("rowloom: one moment", as_json):
         from .operate.clusters import up as start
         from .operate.left import storage_away
-        from .operate.status import MEMORY_ONLY, WITH_STANDBYS, summary
+        from .operate.status import in_memory, summary
 
     wanted, path = _wanted(config, name, home)
     directory = directory_of(home)
@@ -200,7 +200,7 @@ def up(
         f"    client = {record.to_connect}",
     )
     if result.started and wanted.durability == "memory" and not as_json:
-        sys.stderr.write(f"rowloom: {WITH_STANDBYS if wanted.replicas else MEMORY_ONLY}\n")
+        sys.stderr.write(f"rowloom: {in_memory(wanted)}\n")
     if result.replaced:
         sys.stderr.write(
             f"rowloom: the {record.name!r} that ran before had ended by itself, and its rows are lost: this one begins "

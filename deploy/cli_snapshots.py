@@ -293,6 +293,7 @@ def restore(
     from .operate.launchers import Restore
     from .operate.restoring import config_for
     from .operate.restoring import restore as start
+    from .operate.status import in_memory
 
     if logs is not None and until is None:
         raise WrongUse("--logs is for --until: without it no log is read")
@@ -330,6 +331,8 @@ def restore(
         f"({record.launcher}), coordinator {record.address}, {seconds:.1f} s\n"
         f"    client = {record.to_connect}",
     )
+    if wanted.durability == "memory" and not as_json:
+        sys.stderr.write(f"rowloom: {in_memory(wanted)}\n")
 
 
 @contextmanager

@@ -39,8 +39,8 @@ from .taking import Taking
 
 RECOVERING_RETRY_S = 0.05
 WAYS_OUT = (
-    "The ways out: `rowloom restore URL` goes back to a snapshot, with all shards; `rowloom recover --accept-loss "
-    "SHARD` makes this one anew, from initial values; `rowloom export TABLE FILE --partial` saves those of the others"
+    "`rowloom status` names the ways out: a copy of the files put back, a snapshot, or the rows of the others saved "
+    "and this shard made anew"
 )
 MOST_SAVED_BYTES = 256 << 20  # of rows that change while they wait to be written to a snapshot
 

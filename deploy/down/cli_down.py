@@ -80,7 +80,8 @@ def down(
         ended = end(record, directory, keep=keep)
     became = f"; its rows are kept, and {up_of(ended, directory)} goes on from them{without}" if keep else ""
     if lost.held and not had:
-        became = f"; it had {lost.held}, which are gone with it"
+        stay = staying_in_words(record.storage) if record.storage else ""
+        became = f"; it had {lost.held}, which are gone with it{stay}"
     if had and not keep:
         which = "the rows that were kept" if record.kept else "its rows"
         also = f", {going_named(short)} too" if short else ""

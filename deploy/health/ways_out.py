@@ -111,4 +111,7 @@ def _restore(state: dict[str, Any]) -> str:
         return ""
     age = in_time(newest["age_s"])
     whose = "" if state["snapshot"] else " of the cluster before this one"
-    return f"`rowloom restore {newest['url']}` goes back to the newest snapshot{whose}, {age} old, with all shards; "
+    return (
+        f"`rowloom restore {newest['url']} CONFIG`, with another `name` and `storage` in CONFIG, starts a cluster "
+        f"beside this one from the newest snapshot{whose}, {age} old; "
+    )

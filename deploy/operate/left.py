@@ -132,8 +132,8 @@ def check_own_storage(config: DeployConfig) -> None:
         raise InvalidConfig(
             f"the storage {config.storage} is that of cluster {stored.name!r}, which runs or can go on, and "
             f"{config.name!r} would write over its layout and its logs; nothing was started. Say another "
-            f"`storage`, or end {stored.name!r} first: `rowloom down --name {stored.name}`; if no cluster of that "
-            "name is known here, `rowloom up` with its config makes it known"
+            f"`storage`, or end {stored.name!r} first, whose rows are lost then: `rowloom down --name {stored.name}`; "
+            "if no cluster of that name is known here, `rowloom up` with its config makes it known"
         )
     _check_silent(stored, config.storage, config.security.settings().credentials())
 

@@ -65,7 +65,7 @@ def _runs(name: str, directory: ClusterDirectory, wanted: Restore) -> InvalidReq
             "of that cluster short"
         )
     else:
-        ways = f"give that another `name`, or end this one, whose rows are lost then ({down})"
+        ways = f"give that another `name` and `storage`, or end this one, whose rows are lost then ({down})"
     return InvalidRequest(
         f"cluster {name!r} runs already, and a restore makes a new one: {ways}; nothing was changed"
     )

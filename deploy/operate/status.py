@@ -29,12 +29,22 @@ AGAIN = ("starting", "recovering")  # its process had ended: it is about to read
 MEMORY_ONLY = (
     "durability memory: a shard loses its rows with its process; `storage: FOLDER` in the config keeps them"
 )
+MEMORY_WITH_STORAGE = (
+    "durability memory: a shard loses its rows with its process; `durability: process` keeps them in its log"
+)
 WITH_STANDBYS = (
     "durability memory: rows are lost where a server and its standby end together, as with this machine"
 )
 READABLE = (*GOOD, PULLS_ONLY)
 WIDEST = 10_000  # no screen is wider
 FOLDED = ("node", "address", "coordinator", "table", "cluster", "storage")  # columns whose words may be long
+
+
+def in_memory(config: DeployConfig) -> str:
+    """What ends with what, of a cluster without logs, and what the config would say to keep it."""
+    if config.replicas:
+        return WITH_STANDBYS
+    return MEMORY_WITH_STORAGE if config.storage else MEMORY_ONLY
 
 
 def summary(status: pb.StatusReply, earlier: pb.StatusReply | None = None) -> dict[str, Any]:

@@ -333,6 +333,14 @@ class ShardLogs:
                     reading.end.lsn,
                     lsn,
                 )
+            if reading.dropped:
+                log.warning(
+                    "%s: %d bytes behind record %d are no whole record, and are dropped: a push that was being written "
+                    "when the process ended, or one that was damaged since, with which it was acknowledged",
+                    segments.folder,
+                    reading.dropped,
+                    reading.end.lsn,
+                )
             shard.counters = Counters()
             return shard, self._open(segments, reading.repair())
         except BaseException:

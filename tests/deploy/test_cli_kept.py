@@ -313,3 +313,22 @@ def test_what_a_script_ended_was_not_said(cli, options):
         client.table("users").push(IDS, np.ones((100, 4), np.float32))
     out, _ = cli.run("down", *options)
     assert out == "ads is down; it had 100 rows in 1 table, which are gone with it\n"
+
+
+def test_a_restore_without_a_config_did_not_say_that_its_rows_are_in_memory_only(cli):
+    cli.write(ADS)
+    cli.run("up")
+    one = cli.json("snapshot")
+    out, _ = cli.run("down")
+    assert "; 1 snapshot stays in " in out
+    (cli.folder / "deploy.yaml").unlink()
+    _, err = cli.run("restore", one["url"])
+    assert "durability memory: a shard loses its rows with its process; `storage: FOLDER`" in err
+    cli.run("down")
+    cli.write(ADS + "durability: memory\n")
+    out, err = cli.run("up")
+    assert "`durability: process` keeps them in its log" in err  # it asked for the storage that it has
+    with connect(cli.json("status")["coordinator"]) as client:
+        client.table("users").push(IDS, np.ones((100, 4), np.float32))
+    out, _ = cli.run("down")
+    assert "it had 100 rows in 1 table, which are gone with it; 1 snapshot stays in " in out

@@ -87,7 +87,7 @@ def test_status_shows_the_newest_of_the_storage_until_the_cluster_has_one_of_its
             assert "newest snapshot: none of this cluster; its storage has s2, " in text(state)
             state["shards"][0]["health"] = "lost"
             assert (
-                f"`rowloom restore {storage}/snapshots/s2` goes back to the newest snapshot of the"
+                f"`rowloom restore {storage}/snapshots/s2 CONFIG`, with another `name` and `storage` in CONFIG"
                 in ways_out(state)
             )
             own = remote.take_snapshot()
