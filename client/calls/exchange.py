@@ -371,9 +371,8 @@ class Exchange:
         """In words, which shards have not done their part, why, and what to do."""
         session, layout = self._session, self._session.layout
         if self._failure is not None or isinstance(self._last_error, Overloaded) or layout is None:
-            todo = (
-                f". {SAYS_WHAT}" if isinstance(self._failure, PushUnresolved) else ""
-            )  # as when its log failed
+            # As when a shard's log failed.
+            todo = f". {SAYS_WHAT}" if isinstance(self._failure, PushUnresolved) else ""
             return f"Last answer: {self._failure or self._last_error or 'none'}{todo}"
         now, why = session.clock(), {self._last_shard: str(self._last_error)}
         shards = [layout.shards[k] for k in sorted({request.shard for request in left}) if k < layout.n]

@@ -156,9 +156,9 @@ class Segments(SegmentFiles):
 
     def _mark(self, number: int) -> None:
         """Say in the folder which segment is the newest."""
-        new = self._path(f"newest-{number:010}")
+        old, new = [self._path(f"newest-{one:010}") for one in (self._marked, number)]
         if self._marked:
-            self.disk.rename(self._path(f"newest-{self._marked:010}"), new)
+            self.disk.rename(old, new)
         else:
             self.disk.close(self.disk.open(new, create=True))
         self._marked = number
