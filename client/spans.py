@@ -9,6 +9,7 @@ event of the call. Take that up again when OpenTelemetry's spans cost a tenth.
 from __future__ import annotations
 
 import contextvars
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,7 @@ class TracedWire:
         message = send.message
         if send.method in methods.ROWS:
             message = TracedMessage(message, self._trace)
-        self._wire.send(Send(send.tag, send.address, send.method, message, send.until))
+        self._wire.send(dataclasses.replace(send, message=message))
 
     def wait(self, until: float) -> Event | None:
         """As `Wire`."""
