@@ -288,6 +288,10 @@ def _in_options() -> Generator[None]:
     except RowloomError as e:
         e.message = _reworded(e.message)
         raise
+    except OSError as e:
+        if e.strerror:
+            e.strerror = _reworded(e.strerror)
+        raise
 
 
 def _reworded(message: str) -> str:
