@@ -106,8 +106,8 @@ class Filling:
         if not self.what.endswith(".npy"):
             return ""
         return (
-            f". That counts its rows on from one id, in order. If they have other ids, these belong into "
-            f"{self.what}{IDS_SUFFIX}, which is not there: an export of chosen ids makes both files, and they stay together"
+            f". That counts its rows on from one id, in order. If they have other ids, these belong into {self.what}"
+            f"{IDS_SUFFIX}, which is not there: an export of chosen ids makes both files, and they stay together"
         )
 
     def by_word(self, vocabulary: Vocabulary, first_id: int | None = None, mod_parts: int = 1) -> Imported:
