@@ -117,6 +117,11 @@ def format_to_read(path: Path, format: str | None = None) -> str:
     return _by_suffix(path)
 
 
+def says_format(name: str) -> bool:
+    """Whether a name ends as that of a file of rows does."""
+    return name.endswith((*_BY_SUFFIX, ".bin"))
+
+
 def format_to_write(path: Path, format: str | None = None) -> str:
     """What a file should become, by its name if it is not said; `.bin` is word2vec's.
 

@@ -9,7 +9,7 @@ from memory_client import MemoryClient
 from rowloom.client.files import room
 from rowloom.client.vocabulary import Vocabulary
 from rowloom.deploy import importing
-from rowloom.deploy.importing import ImportTarget, export_file, import_file, parsed
+from rowloom.deploy.importing import ImportTarget, check_order, export_file, import_file, parsed
 from rowloom.proto.errors import InvalidRequest
 from rowloom.proto.spec import SGD, Adagrad, Adam, Constant, Exponential, Optimizer, TableSpec
 
@@ -127,3 +127,20 @@ def test_an_export_larger_than_the_disk_names_the_option_that_exports_less(tmp_p
     assert raised.value.strerror.endswith(
         "has 100 bytes free; say --trained for only those rows that were ever pushed to or assigned, or another place"
     )
+
+
+def test_a_file_and_a_table_that_changed_places_were_called_a_missing_file_or_an_unknown_format(tmp_path):
+    rows = str(tmp_path / "rows.npy")
+    np.save(rows, ROWS)
+    with pytest.raises(InvalidRequest) as refused:
+        check_order("users", rows, "import")
+    assert str(refused.value) == (
+        f"{rows!r} is a file, and a table's name is wanted in its place; the other way round: `rowloom import {rows} "
+        "users`"
+    )
+    with pytest.raises(InvalidRequest, match=r"`rowloom export users new\.npy`"):
+        check_order("users", "new.npy", "export")
+    check_order(rows, "users", "import")
+    check_order(rows, rows, "import")  # a table may be called like a file
+    check_order("new.npy", "old.npy", "export")
+    check_order("users", "items", "export")
