@@ -87,10 +87,11 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Fill a table from a file, block by block: a file larger than memory works."""
-    from .importing import ImportTarget, check_formats, import_file
+    from .importing import ImportTarget, check_formats, check_order, import_file
     from .operate.status import summary
 
     with wrong_use():
+        check_order(path, table, "import")
         check_formats(path, format_, writing=False)
         target = ImportTarget(create, freeze, optimizer, initializer, partition, num_embeddings, first_id)
     with (
@@ -148,10 +149,12 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write a table to a file, block by block. A file that is there is only replaced with --overwrite."""
-    from .importing import beside, check_formats, export_file, is_there
+    from .importing import beside, check_formats, check_order, export_file, is_there
     from .operate.status import summary
 
     with wrong_use():
+        if format_ is None:
+            check_order(path, table, "export")
         check_formats(path, format_, writing=True)
     if trained and ids is not None:
         raise WrongUse("--trained and --ids both say which rows; give one of them")

@@ -25,9 +25,17 @@ from typing import IO
 from ..proto.allocator import give_back_freed_memory
 from ..proto.atomic_file import write_atomic
 from ..proto.errors import SnapshotCorrupt, Unavailable, in_words
+from ..server.metrics.log_lines import stamp
 from .config.config import from_json
 from .coordinator_server import CoordinatorServer
-from .launch.cluster_folder import coordinator_log_in, launcher_in, left_shards, lock_in, storage_of
+from .launch.cluster_folder import (
+    coordinator_log_in,
+    launcher_in,
+    left_shards,
+    lock_in,
+    note_begin,
+    storage_of,
+)
 from .launch.observed import begin_log_of
 from .launch.processes import POLL_S
 from .snapshots.kept import goes_on
@@ -53,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     config = from_json(Path(args.config_json).read_text())
     ready = Path(args.ready_file)
     folder = ready.parent
+    began = stamp(time.time())
     log_file = begin_log_of(config, "coordinator", coordinator_log_in(folder))
     try:
         held = _alone(folder)  # as long as this process lives
@@ -62,6 +71,8 @@ def main(argv: list[str] | None = None) -> None:
         if left and args.restore is not None:
             raise Unavailable(f"{len(left)} shards of this cluster run: a restore makes a new one")
         kept = bool(left) or (args.restore is None and goes_on(config))
+        if not kept:
+            note_begin(folder, began)
         launcher.keep([server.key for server in left])
         server = CoordinatorServer(
             config,

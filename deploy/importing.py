@@ -16,7 +16,7 @@ import numpy as np
 
 from ..client.files.beside import IDS_SUFFIX, WORDS_SUFFIX
 from ..client.files.contract import mapped_array
-from ..client.files.formats import format_to_write, known
+from ..client.files.formats import format_to_write, known, says_format
 from ..client.files.places import check_names_a_file, fetched
 from ..client.files.transfer import Imported, export_table, from_pretrained, import_table
 from ..client.urls import UnreadableFile, exists, is_url, read_text
@@ -256,6 +256,27 @@ def check_formats(path: Place, format: str | None, *, writing: bool) -> None:
             known(format)
 
 
+def check_order(path: str, table: str, command: str) -> None:
+    """Raises InvalidRequest for a file and a table that change places: what is wanted stands first in `command`.
+
+    Args:
+        path: what was given for the file.
+        table: what was given for the table.
+        command: import or export.
+    """
+    if command == "import":
+        swapped = not is_url(path) and not exists(path) and (is_url(table) or Path(table).is_file())
+        right = f"{table} {path}"
+    else:
+        swapped = not is_url(path) and not says_format(path) and (is_url(table) or says_format(table))
+        right = f"{path} {table}"
+    if swapped:
+        raise InvalidRequest(
+            f"{table!r} is a file, and a table's name is wanted in its place; the other way round: `rowloom {command} "
+            f"{right}`"
+        )
+
+
 def is_there(path: Place) -> bool:
     """Whether an export to this path would replace something: the file, or a checkpoint of that prefix."""
     return exists(path) or exists(f"{path}.index")
@@ -287,6 +308,10 @@ def _in_options() -> Generator[None]:
         yield
     except RowloomError as e:
         e.message = _reworded(e.message)
+        raise
+    except OSError as e:
+        if e.strerror:
+            e.strerror = _reworded(e.strerror)
         raise
 
 

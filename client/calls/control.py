@@ -141,8 +141,18 @@ def ask(session: Session, method: str, request: Change, deadline: float) -> Oper
         yield from pause(session, attempts, deadline)
     if _says(last):  # it says who is to blame, which need not be the coordinator
         raise Unavailable(f"not done within the deadline: {last}")
+    where = session.layout.coordinator if session.layout is not None else ""
     raise Unavailable(
-        f"the coordinator did not do it within the deadline; last answer: {last or 'none'}{begun}"
+        f"the coordinator did not do it within the deadline; last answer: {last or 'none'}{begun}{_look(where)}"
+    )
+
+
+def _look(coordinator: str) -> str:
+    """In words, how to see what became of a coordinator that does not answer."""
+    asked = f"`rowloom status --address {coordinator}`" if coordinator else "`rowloom status`"
+    return (
+        f". Is it up? {asked} says whether it answers from here; on the machine that `rowloom up` ran on, `rowloom "
+        "status` says whether its process runs or stands still, and what to type"
     )
 
 

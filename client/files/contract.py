@@ -27,6 +27,8 @@ _DISLIKED = (ValueError, EOFError, SyntaxError, TypeError, ArithmeticError, toke
 BLOCK_BYTES = 8 << 20
 # A vocabulary in a file's own metadata; readers of Parquet refuse metadata that is much longer, safetensors' too.
 MOST_WORDS_BYTES = 16 << 20
+# Formats whose files name no ids, so that only whole tables are written.
+WITHOUT_IDS = ("torch", "tensorflow")
 
 
 class RowTable(HasSpec, Protocol):

@@ -12,6 +12,7 @@ from ...proto.errors import InvalidRequest
 from ...proto.partition import offset
 from ...proto.recipes import is_whole
 from ..vocabulary import Vocabulary
+from .beside import IDS_SUFFIX
 from .contract import BLOCK_BYTES, RowSource, RowTable, as_float32, check_ids
 
 Progress = Callable[[int, "int | None"], None]
@@ -92,13 +93,22 @@ class Filling:
         if first_id is None and spec.num_embeddings not in (None, rows):
             raise InvalidRequest(
                 f"{self.what} has {rows} rows, table {spec.name!r} {spec.num_embeddings}; "
-                "say first_id= to fill a part of it"
+                f"say first_id= to fill a part of it{self._without_ids()}"
             )
         if (first_id or 0) < 0 or (first_id or 0) + rows > spec.id_limit:
             raise InvalidRequest(
                 f"{self.what} has {rows} rows; from first_id={first_id} on they end beyond the "
-                f"{spec.id_limit} ids of table {spec.name!r}"
+                f"{spec.id_limit} ids of table {spec.name!r}{self._without_ids()}"
             )
+
+    def _without_ids(self) -> str:
+        """In words, that a `.npy` file whose ids are chosen has them in a file beside it, which is not there."""
+        if not self.what.endswith(".npy"):
+            return ""
+        return (
+            f". That counts its rows on from one id, in order. If they have other ids, these belong into {self.what}"
+            f"{IDS_SUFFIX}, which is not there: an export of chosen ids makes both files, and they stay together"
+        )
 
     def by_word(self, vocabulary: Vocabulary, first_id: int | None = None, mod_parts: int = 1) -> Imported:
         """Rows whose words are in the vocabulary; `pad` and `unk` if the file lacks them."""

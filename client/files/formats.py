@@ -19,7 +19,7 @@ from . import tensorflow_files as files_tensorflow
 from . import torch_files as files_torch
 from . import word_files as files_words
 from .beside import read_words
-from .contract import ArraySource, RowSink, RowSource, StoredVocabulary
+from .contract import WITHOUT_IDS, ArraySource, RowSink, RowSource, StoredVocabulary
 from .places import a_folder, fetched
 
 WORD_FORMATS = ("word2vec", "word2vec-binary", "glove")
@@ -117,6 +117,11 @@ def format_to_read(path: Path, format: str | None = None) -> str:
     return _by_suffix(path)
 
 
+def says_format(name: str) -> bool:
+    """Whether a name ends as that of a file of rows does."""
+    return name.endswith((*_BY_SUFFIX, ".bin"))
+
+
 def format_to_write(path: Path, format: str | None = None) -> str:
     """What a file should become, by its name if it is not said; `.bin` is word2vec's.
 
@@ -141,6 +146,16 @@ def _by_suffix(path: Path) -> str:
     return found
 
 
+def check_holds(kind: str, spec: TableSpec, *, named: bool, stored: StoredVocabulary | None) -> None:
+    """Raises InvalidRequest if a format cannot hold a table; the arguments are those of `sink_for`."""
+    if known(kind) not in _SINKS:
+        raise InvalidRequest(f"{kind} files are only read here; written are: {', '.join(_SINKS)}")
+    if named and kind in WITHOUT_IDS:
+        raise InvalidRequest(f"{kind} has no place for ids; export chosen ids to npy, safetensors or Parquet")
+    if kind in WORD_FORMATS and stored is None:
+        raise InvalidRequest(f"{kind} names rows by words; give vocabulary= (table {spec.name!r})")
+
+
 def sink_for(
     kind: str,
     path: Path,
@@ -151,7 +166,7 @@ def sink_for(
     tensor: str,
     stored: StoredVocabulary | None,
 ) -> RowSink:
-    """Where to write a table. Raises InvalidRequest if the format cannot hold it.
+    """Where to write a table that `check_holds` has passed.
 
     Args:
         kind: the format.
@@ -162,12 +177,6 @@ def sink_for(
         tensor: what the tensor or column is called.
         stored: the vocabulary, or None.
     """
-    if known(kind) not in _SINKS:
-        raise InvalidRequest(f"{kind} files are only read here; written are: {', '.join(_SINKS)}")
-    if named and kind in ("torch", "tensorflow"):
-        raise InvalidRequest(f"{kind} has no place for ids; export chosen ids to npy, safetensors or Parquet")
-    if kind in WORD_FORMATS and stored is None:
-        raise InvalidRequest(f"{kind} names rows by words; give vocabulary= (table {spec.name!r})")
     return _SINKS[kind](_Wanted(kind, path, spec, rows, named, tensor, stored))
 
 

@@ -22,6 +22,7 @@ from ...proto.snapshots.folder import opened_url, words_of
 from ..urls import UnreadableFile, is_url, kind_of
 from .array_files import INDEX_SUFFIX
 from .beside import IDS_SUFFIX, WORDS_SUFFIX
+from .room import FULL, free_bytes, in_bytes
 from .tensorflow_files import checkpoint_prefix
 
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -54,9 +55,20 @@ def fetched(path: str | os.PathLike[str]) -> Generator[Path]:
         except _MISSING:
             raise FileNotFoundError(f"no file {url}") from None
         except Exception as e:  # stores raise errors of their own
+            if isinstance(e, OSError) and e.errno in FULL:
+                raise OSError(e.errno, _no_room_for_copy(Path(folder).parent), url) from e
             raise Unavailable(f"{url} cannot be read: {words_of(e)}") from e
         with _naming(local, url):
             yield local
+
+
+def _no_room_for_copy(folder: Path) -> str:
+    free = free_bytes(folder / "any")
+    left = "" if free is None else f", which has {in_bytes(free)} free without it"
+    return (
+        f"the copy that is read finds no room in the folder for temporary files, {folder}{left}; the variable TMPDIR "
+        "names another one"
+    )
 
 
 @contextlib.contextmanager
@@ -88,6 +100,11 @@ def placed(path: str | os.PathLike[str]) -> Generator[Path]:
             _put(fs, Path(folder), there)
         except Exception as e:  # stores raise errors of their own
             raise Unavailable(f"{url} cannot be written: {words_of(e)}") from e
+
+
+def is_staged(path: str | os.PathLike[str]) -> bool:
+    """Whether a file to be written is made in the folder for temporary files first: it is not for this machine."""
+    return is_url(path) and not isinstance(opened_url(str(path))[0], LocalFileSystem)
 
 
 def _with_name(path: str | os.PathLike[str], name: str) -> str:

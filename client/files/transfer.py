@@ -16,9 +16,10 @@ Torch, TensorFlow (to write only) and pyarrow are imported when a file needs the
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,11 @@ from ...proto.spec import SGD, Initializer, Optimizer, TableSpec, Uniform
 from ..inputs import as_ids
 from ..vocabulary import Vocabulary
 from .beside import write_words
-from .contract import RowSource, RowTable, StoredVocabulary, TableMaker
+from .contract import RowSink, RowSource, RowTable, StoredVocabulary, TableMaker
 from .filling import Filling, Imported, Progress, block_rows_of, block_size
-from .formats import WORD_FORMATS, format_to_write, opened, sink_for
-from .places import placed
+from .formats import WORD_FORMATS, check_holds, format_to_write, opened, sink_for
+from .places import is_staged, placed
+from .room import FileRoom
 
 
 def import_table(
@@ -222,10 +224,13 @@ def export_table(
     Raises:
         InvalidRequest: a format that cannot hold this table, or no ids where they are needed.
         FileNotFoundError: no such folder.
+        OSError: the disk has no room for the file, which is known before its first byte, or fills up meanwhile.
         Unavailable: the store that a URL leads to does not take it.
     """
     with placed(path) as local:
-        return _export(_table_of(target, name), local, format, tensor, ids, vocabulary, block_rows, progress)
+        staged = is_staged(path)
+        table = _table_of(target, name)
+        return _export(table, local, format, tensor, ids, vocabulary, block_rows, progress, staged=staged)
 
 
 def _export(
@@ -237,6 +242,8 @@ def _export(
     vocabulary: Vocabulary | None,
     block_rows: int | None,
     progress: Progress | None,
+    *,
+    staged: bool,
 ) -> int:
     spec = table.spec
     chosen = _chosen(ids, spec)
@@ -248,18 +255,13 @@ def _export(
     kind = format_to_write(path, format)
     if kind in WORD_FORMATS and words is not None and chosen is None:
         rows = len(words)  # ids behind the vocabulary have no word
-    sink = sink_for(kind, path, spec, rows=rows, named=chosen is not None, tensor=tensor, stored=stored)
-    try:
-        done = 0
-        for block in _id_blocks(chosen, rows, block_size(block_rows, spec.row_shape)):
-            sink.write(block, table.pull(block, wire="float32"))
-            done += len(block)
-            if progress is not None:
-                progress(done, rows)
-        sink.commit()
-    except BaseException:
-        sink.abort()
-        raise
+    named = chosen is not None
+    check_holds(kind, spec, named=named, stored=stored)
+    room = FileRoom(path, kind, spec, rows, named=named, staged=staged)
+    room.check()
+    with room.told():
+        sink = sink_for(kind, path, spec, rows=rows, named=named, tensor=tensor, stored=stored)
+        _fill(sink, table, _id_blocks(chosen, rows, block_size(block_rows, spec.row_shape)), room, progress)
     write_words(path, None if sink.holds_words else stored)
     return rows
 
@@ -296,6 +298,26 @@ def _vocabulary_of(
 
 
 # ---------------------------------------------------------------------------------------------------- writing
+
+
+def _fill(
+    sink: RowSink, table: RowTable, blocks: Iterable[np.ndarray], room: FileRoom, progress: Progress | None
+) -> None:
+    """Write all blocks, and give the file its name; or leave nothing of it."""
+    done = 0
+    try:
+        for block in blocks:
+            sink.write(block, table.pull(block, wire="float32"))
+            done += len(block)
+            if progress is not None:
+                progress(done, room.rows)
+        sink.commit()
+    except BaseException as e:
+        full = room.quietly_full(e)
+        sink.abort()
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from e
+        raise
 
 
 def _chosen(ids: Any, spec: TableSpec) -> np.ndarray | None:

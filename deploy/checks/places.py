@@ -10,11 +10,9 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import fsspec
-
-from ...proto.snapshots.folder import words_of
+from ...proto.errors import InvalidRequest
+from ...proto.snapshots.folder import opened_url, words_of
 from ...server.durable.segments import SEGMENT_BYTES
 from ..config.config import DeployConfig
 from ..config.memory import in_bytes, memory
@@ -91,23 +89,21 @@ def _at_url(url: str) -> Diagnosis:
 def _tried(url: str) -> Diagnosis:
     began = time.monotonic()
     try:
-        fs, path = _opened(url)
+        fs, path = opened_url(url)
         name = f"{path.rstrip('/')}/rowloom-doctor-{os.getpid()}"
         fs.pipe_file(name, b"x" * 4096)
         same = fs.cat_file(name) == b"x" * 4096
         fs.rm_file(name)
+    except InvalidRequest as e:  # nothing here opens it
+        return fault("storage", str(e), "mend that, or say another `storage:`")
     except Exception as e:  # stores raise errors of their own
-        fix = "look at its credentials, endpoint, bucket and rights, and at the package that reads such URLs"
+        fix = "look at its credentials, endpoint, bucket and rights"
         return fault("storage", f"{url} cannot be used: {words_of(e)}", fix)
     if not same:
         return fault(
             "storage", f"{url} gives back other bytes than were written", "a store that is consistent"
         )
     return well("storage", f"{url}: written, read and removed in {1e3 * (time.monotonic() - began):.0f} ms")
-
-
-def _opened(url: str) -> tuple[Any, str]:
-    return fsspec.core.url_to_fs(url)  # pyright: ignore[reportUnknownVariableType]
 
 
 def _folder(folder: Path, config: DeployConfig) -> Iterator[Diagnosis]:

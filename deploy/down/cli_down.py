@@ -46,7 +46,7 @@ def down(
     from ..operate.directory import DamagedRecord
     from ..operate.left import is_kept
     from ..operate.left_shards import up_of
-    from ..snapshots.kept import going_named, known_going
+    from ..snapshots.kept import also_named, known_going, known_old_logs
     from ..snapshots.named import staying_in_words
     from .losses import Loss, lost_with, not_kept, run_on_with, stays_of
 
@@ -75,6 +75,7 @@ def down(
     if lost.words:
         confirm(lost.words, yes, ask_nobody=not lost.to_confirm)
     short = known_going(record.storage) if had and not keep else []
+    old = known_old_logs(record.storage) if had and not keep else []
     again = f"some of it may run still; `rowloom down{directory.option(record.name)}` again ends it"
     with interrupted(lambda: again), stage(f"ending {record.name or record.address}", as_json):
         ended = end(record, directory, keep=keep)
@@ -84,7 +85,7 @@ def down(
         became = f"; it had {lost.held}, which are gone with it{stay}"
     if had and not keep:
         which = "the rows that were kept" if record.kept else "its rows"
-        also = f", {going_named(short)} too" if short else ""
+        also = f", {also_named(short, old)} too" if short or old else ""
         became = f"; {which} in {record.storage} are removed{also}{staying_in_words(record.storage)}"
-    told = {"name": ended, "down": True, "kept": keep, "removed_snapshots": short}
+    told = {"name": ended, "down": True, "kept": keep, "removed_snapshots": short, "removed_old_logs": old}
     show(as_json, told, f"{ended} is down{became}")

@@ -94,7 +94,7 @@ def _logs(record: Record) -> str:
 
 
 def _short(record: Record) -> str:
-    """A sentence about the snapshots that go with the logs; empty: none do."""
+    """A sentence about the snapshots and old logs that go with the logs; empty: none do."""
     short = going_in_words(record.storage) if is_kept(record) else ""
     return f" `rowloom down` removes {short} too." if short else ""
 

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 from pathlib import Path
 
+from ...proto.atomic_file import write_atomic
 from ...proto.errors import Unavailable
 from ..config.config import DeployConfig
 from ..control.state import ClusterState
@@ -32,6 +33,23 @@ def logs_in(folder: Path) -> Path:
 def coordinator_log_in(folder: Path) -> Path:
     """The log of the coordinator."""
     return logs_in(folder) / "coordinator.log"
+
+
+def note_begin(folder: Path, when: str) -> None:
+    """Say when the cluster began that logs from now on, as lines have it: one of that name may have logged before."""
+    with contextlib.suppress(OSError):  # a full disk must not keep it from starting
+        write_atomic(_begin_in(folder), when)
+
+
+def begin_of(folder: Path) -> str:
+    """When the cluster that logged last began; empty: nobody noted it."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return _begin_in(folder).read_text().strip()
+    return ""
+
+
+def _begin_in(folder: Path) -> Path:
+    return logs_in(folder) / "begin"
 
 
 def ready_in(folder: Path) -> Path:

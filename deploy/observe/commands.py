@@ -138,22 +138,33 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Show what the processes of a cluster say happens to them. Of a cluster here also when it does not run."""
-    from .log_files import Follower, chosen, last_lines
+    from .log_files import Follower, chosen, last_lines, still_in_words, with_older
 
-    known = _known_logs(name, address, home)
+    known, since = _known_logs(name, address, home, process)
     with wrong_use():
         files = chosen(known, process)
     if as_json and not follow:
-        show_json({"files": {log.process: str(log.path) for log in files}, "lines": last_lines(files, lines)})
+        still = {log.process: log.still for log in files if log.still}
+        paths = {log.process: str(log.path) for log in files}
+        said = last_lines(files, lines, since)
+        show_json({"files": paths, "lines": said, "not_running": still, "since": since or None})
         return
     # Before the last lines are read, so that none is missed in between.
     with Follower(files if follow else []) as following, _until_interrupted():
-        said = last_lines(files, lines)
+        said = last_lines(files, lines, since)
         for line in said:
             _say(line, as_json)
         if lines and not said:
             where = ", ".join(str(log.path) for log in files)
             sys.stderr.write(f"rowloom: nothing was logged yet: {where}\n")
+        older = with_older(files, since) if len(said) < lines else []
+        if older:
+            where = ", ".join(str(log.path) for log in older)
+            sys.stderr.write(
+                f"rowloom: lines of an earlier cluster of this name, of before {since}, are left out: {where}\n"
+            )
+        if still := still_in_words(files):
+            sys.stderr.write(f"rowloom: {still}\n")
         for line in following.lines() if follow else ():
             _say(line, as_json)
 
@@ -165,12 +176,14 @@ def _say(line: str, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def _known_logs(name: str | None, address: str | None, home: Path | None) -> list[ProcessLog]:
-    """By the files of the cluster, if it is of this machine; else by asking it."""
-    from ..launch.cluster_folder import logs_in
+def _known_logs(
+    name: str | None, address: str | None, home: Path | None, process: str | None
+) -> tuple[list[ProcessLog], str]:
+    """By the files of the cluster, if it is of this machine; else by asking it. And since when it logs, if known."""
+    from ..launch.cluster_folder import begin_of, logs_in
     from ..operate.clusters import only_name
     from ..operate.left_shards import folder_of
-    from .log_files import logs_here, logs_of
+    from .log_files import check_says, logs_here, logs_of
 
     directory = directory_of(home)
     if address is None:
@@ -178,9 +191,11 @@ def _known_logs(name: str | None, address: str | None, home: Path | None) -> lis
         record = directory.get(meant)
         folder = folder_of(meant, directory)
         if record.launcher == "local" if record is not None else logs_in(folder).is_dir():
-            return logs_here(folder)
+            running = (record.pid, record.started) if record is not None else (0, 0)
+            return logs_here(folder, *running), begin_of(folder)
     with cluster(name, address, home) as (_, status, _):
-        return logs_of(status)
+        check_says(status, process)
+        return logs_of(status), ""
 
 
 def metrics(

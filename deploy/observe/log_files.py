@@ -15,7 +15,8 @@ from pathlib import Path
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RowloomError
 from ..config.config import from_json
-from ..launch.cluster_folder import coordinator_log_in, logs_in, storage_of
+from ..launch.cluster_folder import coordinator_log_in, logs_in, shards_in, storage_of
+from ..launch.processes import is_running, is_stopped
 from ..launch.shard_folder import logged_keys, shard_log
 from ..storage import StateFile
 
@@ -33,28 +34,73 @@ class ProcessLog:
         process: COORDINATOR, or the index of a shard.
         path: its file.
         node: where that is, if it is not here; for people.
+        still: in words, why it says nothing more; empty: its process runs, or is elsewhere.
     """
 
     process: str
     path: Path
     node: str = ""
+    still: str = ""
+
+    @property
+    def who(self) -> str:
+        """For people."""
+        return "the coordinator" if self.process == COORDINATOR else f"shard {self.process}"
 
 
-def logs_here(folder: Path) -> list[ProcessLog]:
-    """Those of a cluster on this machine, whether or not it runs. folder: of the cluster.
+def logs_here(folder: Path, pid: int = 0, began: int = 0) -> list[ProcessLog]:
+    """Those of a cluster on this machine, whether or not it runs.
 
     Without its state, which says which server is which shard, servers are named by their keys.
+
+    Args:
+        folder: of the cluster.
+        pid: the process of its coordinator; 0: not known.
+        began: when that process began.
     """
-    coordinator = ProcessLog(COORDINATOR, coordinator_log_in(folder))
+    coordinator = ProcessLog(
+        COORDINATOR, coordinator_log_in(folder), still=_why_still(pid, began) if pid else ""
+    )
     config = stored = None
     # Logs are wanted most where something is broken: then those are shown that there are.
     with contextlib.suppress(OSError, ValueError):
         config = from_json((folder / "config.json").read_text())
     with contextlib.suppress(RowloomError, OSError):
         stored = StateFile(storage_of(config, folder)).load()
-    logs = logs_in(folder)
+    logs, servers = logs_in(folder), shards_in(folder)
     named = enumerate(stored.keys) if stored is not None else ((key, key) for key in logged_keys(logs))
-    return [coordinator, *(ProcessLog(str(shard), shard_log(logs, key)) for shard, key in named)]
+
+    def of_shard(shard: int, key: int) -> ProcessLog:
+        known = servers.get(key)
+        still = _why_still(known.pid, known.began) if known is not None else "does not run"
+        return ProcessLog(str(shard), shard_log(logs, key), still=still)
+
+    return [coordinator, *(of_shard(shard, key) for shard, key in named)]
+
+
+def _why_still(pid: int, began: int) -> str:
+    if not is_running(pid, began):
+        return "does not run"
+    return f"stands still: `kill -CONT {pid}` lets it go on" if is_stopped(pid) else ""
+
+
+def still_in_words(logs: Sequence[ProcessLog]) -> str:
+    """In words, which processes say nothing more, and where the last is that they said; empty: all run."""
+    return "; ".join(f"{log.who} {log.still} (its last log: {log.path})" for log in logs if log.still)
+
+
+def check_says(status: pb.StatusReply, process: str | None) -> None:
+    """Raise RowloomError for a shard that does not answer where its log is."""
+    for s in status.shards:
+        wanted = process is not None and process.removeprefix("shard-") == str(s.shard.index)
+        if wanted and not s.statistics.log_file:
+            where = f" on {s.node}" if s.node else ""
+            raise RowloomError(
+                f"shard {s.shard.index} is {s.health}, so it does not say where its log is{where}. That of the "
+                f"coordinator says what happened: `rowloom logs coordinator --address {status.layout.coordinator}`. On "
+                f"the machine that `rowloom up` ran on, `rowloom logs {s.shard.index} --name {status.name}` shows its "
+                "last lines"
+            )
 
 
 def logs_of(status: pb.StatusReply) -> list[ProcessLog]:
@@ -87,8 +133,11 @@ def chosen(logs: Sequence[ProcessLog], process: str | None) -> list[ProcessLog]:
     return here
 
 
-def last_lines(logs: Sequence[ProcessLog], count: int) -> list[str]:
-    """The last lines of all of them together, by time."""
+def last_lines(logs: Sequence[ProcessLog], count: int, since: str = "") -> list[str]:
+    """The last lines of all of them together, by time.
+
+    since: when the cluster began; what was logged before is of another one of that name, and left out.
+    """
     timed: list[tuple[str, str]] = []
     for log in logs:
         when = ""
@@ -96,8 +145,23 @@ def last_lines(logs: Sequence[ProcessLog], count: int) -> list[str]:
             found = _TIME.match(line)
             when = found[1] if found else when
             timed.append((when, line))
-    timed.sort(key=lambda one: one[0])
+    timed = sorted((one for one in timed if not one[0] or one[0] >= since), key=lambda one: one[0])
     return [line for _, line in timed[-count:]] if count else []
+
+
+def with_older(logs: Sequence[ProcessLog], since: str) -> list[ProcessLog]:
+    """Those whose files also have lines of an earlier cluster of that name."""
+    return [log for log in logs if since and _first_time(log.path) < since]
+
+
+def _first_time(path: Path) -> str:
+    """Of the first line that has one; behind all others where there is none."""
+    for file in (Path(f"{path}.1"), path):
+        with contextlib.suppress(FileNotFoundError), open(file, encoding="utf-8", errors="replace") as f:
+            for line in f:
+                if found := _TIME.match(line):
+                    return found[1]
+    return "~"
 
 
 def unfolded(line: str) -> str:

@@ -18,11 +18,14 @@ from ...proto.snapshots.listing import list_snapshots
 from ...proto.snapshots.manifest import MANIFEST
 from ..config.config import DeployConfig
 from ..config.faults import InvalidConfig
+from ..config.words import listed
 from ..control.state import ClusterState, KnownSnapshot
-from ..launch.keeping import drop_logs, has_logs, snapshots_of
+from ..launch.keeping import drop_logs, has_logs, lost_logs, snapshots_of
 from ..storage import StateFile
 
 log = logging.getLogger(__name__)
+
+MOST_NAMED = 3  # folders of old logs in one message
 
 
 def has_kept(storage: str | None) -> bool:
@@ -106,9 +109,32 @@ def known_going(storage: str) -> list[str]:
     return []
 
 
+def known_old_logs(storage: str) -> list[str]:
+    """Folders of the logs whose loss `rowloom recover` accepted, which go too; empty: none, or nobody can say."""
+    with contextlib.suppress(RowloomError, OSError):
+        id = kept_by(storage)
+        return sorted(lost_logs(storage, id)) if id else []
+    return []
+
+
 def going_in_words(storage: str) -> str:
-    """How many those are, and the newest; empty: none, or nobody can say."""
-    return going_named(known_going(storage))
+    """All that goes with the logs of the rows; empty: nothing, or nobody can say."""
+    return also_named(known_going(storage), known_old_logs(storage))
+
+
+def also_named(snapshots: Sequence[str], old_logs: Sequence[str]) -> str:
+    """Of what goes with the logs of the rows: what it is, and how many."""
+    return " and ".join(filter(None, (going_named(snapshots), old_logs_named(old_logs))))
+
+
+def old_logs_named(folders: Sequence[str]) -> str:
+    """Of logs that `rowloom recover` put aside, how many they are, and where."""
+    if not folders:
+        return ""
+    if len(folders) == 1:
+        return f"1 old log that `rowloom recover` put aside ({folders[0]})"
+    where = listed(folders) if len(folders) <= MOST_NAMED else f"the first: {folders[0]}"
+    return f"{len(folders)} old logs that `rowloom recover` put aside ({where})"
 
 
 def going_named(ids: Sequence[str]) -> str:
@@ -138,7 +164,7 @@ def check_nothing_kept(storage: str | None, state: ClusterState | None) -> None:
 
 
 def _and_short(storage: str | None) -> str:
-    short = going_in_words(storage) if storage is not None else ""
+    short = going_named(known_going(storage)) if storage is not None else ""
     return f" and {short}: none of them can be restored then" if short else ""
 
 

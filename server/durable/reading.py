@@ -41,6 +41,11 @@ from .segments import Segments
 _WINDOW_BYTES = (
     16 << 20
 )  # read at once: several of the longest records that are usual; a longer one is read whole
+# Whether there is a snapshot to restore a server does not know: `status` does, and says it only then.
+_PUT_BACK = (
+    "Nothing was changed: put back a copy of the files, if there is one; `rowloom status` of the cluster names the "
+    "other ways out"
+)
 
 
 class BeginsTooLate(LogCorrupt):
@@ -93,19 +98,23 @@ class Reading:
                 raise LogCorrupt(f"{file} does not follow the segment before it: {before}, then {extent}")
         if self._newest > (self._extents[-1].number if self._extents else 0):
             raise LogCorrupt(
-                f"{self._segments.file(self._newest)} is missing: it was the newest segment of the log. Nothing was "
-                "changed: put it back, or restore a snapshot"
+                f"{self._segments.file(self._newest)} is missing: it was the newest segment of the log. {_PUT_BACK}"
             )
         first = self._extents[0].first_lsn if self._extents else 1
         if first > self._after + 1:
             raise BeginsTooLate(
                 f"{self._segments.folder}: the log begins with record {first}, records {self._after + 1} to "
-                f"{first - 1} are missing"
+                f"{first - 1} are missing{self._before_oldest()}"
             )
         if not self._extents and self._after:
             raise BeginsTooLate(
                 f"{self._segments.folder} has no segment: the log up to record {self._after} is missing"
             )
+
+    def _before_oldest(self) -> str:
+        """In words, the file that stood before the first that is there."""
+        before = self._extents[0].number - 1
+        return f": {self._segments.file(before)}, which had the last of them, is not there" if before else ""
 
     def records(self) -> Iterator[LoggedRecord]:
         """All records behind `after`, in order; memory is bounded by the longest. Raises LogCorrupt, OSError."""
@@ -163,8 +172,7 @@ class Reading:
                         f"{self._segments.file(extents[0].number)}: record {last + 1} at offset {bad} (byte "
                         f"{extents[0].place(bad)} of the file) is damaged: {why}. It had been acknowledged: record "
                         f"{later.lsn} at byte {extent.place(later.offset)} of {self._segments.file(extent.number)} was "
-                        f"made when the log was safe up to offset {later.prefix}. Nothing was changed: restore a "
-                        "snapshot, or a copy of the files"
+                        f"made when the log was safe up to offset {later.prefix}. {_PUT_BACK}"
                     )
                 end = max(end, later.end)
         self.dropped = end - bad

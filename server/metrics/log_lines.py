@@ -40,7 +40,7 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """A record as a line."""
         fields = {
-            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{record.msecs:03.0f}Z",
+            "time": stamp(record.created, record.msecs),
             "level": record.levelname.lower(),
             "process": self.process,
             "place": f"{record.module}:{record.lineno}",
@@ -51,6 +51,11 @@ class LineFormatter(logging.Formatter):
         if self._json:
             return json.dumps(fields)
         return " ".join(f"{key}={_quoted(value)}" for key, value in fields.items())
+
+
+def stamp(seconds: float, msecs: float = 0.0) -> str:
+    """A time as lines have it: those that are later are so in the order of letters too."""
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{msecs:03.0f}Z"
 
 
 def _quoted(value: str) -> str:

@@ -97,7 +97,13 @@ def test_a_cluster_from_up_to_down(cli):
         assert (row["shard"], row["id"]) == (0, 7)
         assert row["row"] == pytest.approx(trained[7].tolist())
 
-    assert cli.json("down") == {"name": "ads", "down": True, "kept": False, "removed_snapshots": []}
+    assert cli.json("down") == {
+        "name": "ads",
+        "down": True,
+        "kept": False,
+        "removed_snapshots": [],
+        "removed_old_logs": [],
+    }
     assert not is_running(record.pid, record.started)
     _, err = cli.run("status", code=4)
     assert (

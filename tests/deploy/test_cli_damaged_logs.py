@@ -84,3 +84,10 @@ def test_programs_hear_at_once_that_a_log_is_gone(cli, log):
     out, _ = cli.run("recover", "--accept-loss", "1")
     assert out.endswith(f"; the other shards kept their rows. The old log stays: {log}.lost-1\n")
     assert (log.parent / "shard-1.lost-1").is_dir()
+    # A down that removed it said nothing of it.
+    cli.run("down", "--keep")
+    old = f"1 old log that `rowloom recover` put aside ({log}.lost-1)"
+    assert old in cli.run("down", "--name", "ads", code=2)[1]
+    out, _ = cli.run("down", "--name", "ads", "--yes", "--json")
+    assert json.loads(out)["removed_old_logs"] == [f"{log}.lost-1"]
+    assert not log.parent.exists()

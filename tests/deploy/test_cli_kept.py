@@ -27,7 +27,13 @@ def kept(cli):
     cli.write(ADS)
     with connect(cli.json("up")["address"]) as client:
         client.table("users").push(IDS, np.ones((100, 4), np.float32))
-    assert cli.json("down", "--keep") == {"name": "ads", "down": True, "kept": True, "removed_snapshots": []}
+    assert cli.json("down", "--keep") == {
+        "name": "ads",
+        "down": True,
+        "kept": True,
+        "removed_snapshots": [],
+        "removed_old_logs": [],
+    }
     return cli.folder / "kept"
 
 

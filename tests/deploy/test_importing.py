@@ -1,14 +1,17 @@
 """What `rowloom import` and `rowloom export` do."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from memory_client import MemoryClient
 
+from rowloom.client.files import room
 from rowloom.client.vocabulary import Vocabulary
 from rowloom.deploy import importing
-from rowloom.deploy.importing import ImportTarget, export_file, import_file, parsed
+from rowloom.deploy.importing import ImportTarget, check_order, export_file, import_file, parsed
 from rowloom.proto.errors import InvalidRequest
-from rowloom.proto.spec import SGD, Adagrad, Adam, Constant, Exponential, Optimizer
+from rowloom.proto.spec import SGD, Adagrad, Adam, Constant, Exponential, Optimizer, TableSpec
 
 MADE = ImportTarget(create=True)
 ROWS = np.arange(12, dtype=np.float32).reshape(6, 2)
@@ -112,3 +115,32 @@ def test_an_option_and_its_value_were_one_word_in_a_message():
         "w has 9 rows; from first_id=7 on they end beyond the 10 ids; say first_id= to fill"
     )
     assert said == "w has 9 rows; from --first-id 7 on they end beyond the 10 ids; say --first-id to fill"
+
+
+def test_an_export_larger_than_the_disk_names_the_option_that_exports_less(tmp_path, monkeypatch):
+    client = MemoryClient()
+    client.create_table(TableSpec("t", 10, dim=3))
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: SimpleNamespace(total=1 << 40, free=100))
+    with pytest.raises(OSError, match="nothing was written: 10 rows take at least 120 bytes") as raised:
+        export_file(client, "t", tmp_path / "x.npy", quiet=True)
+    assert raised.value.filename == str(tmp_path / "x.npy")
+    assert raised.value.strerror.endswith(
+        "has 100 bytes free; say --trained for only those rows that were ever pushed to or assigned, or another place"
+    )
+
+
+def test_a_file_and_a_table_that_changed_places_were_called_a_missing_file_or_an_unknown_format(tmp_path):
+    rows = str(tmp_path / "rows.npy")
+    np.save(rows, ROWS)
+    with pytest.raises(InvalidRequest) as refused:
+        check_order("users", rows, "import")
+    assert str(refused.value) == (
+        f"{rows!r} is a file, and a table's name is wanted in its place; the other way round: `rowloom import {rows} "
+        "users`"
+    )
+    with pytest.raises(InvalidRequest, match=r"`rowloom export users new\.npy`"):
+        check_order("users", "new.npy", "export")
+    check_order(rows, "users", "import")
+    check_order(rows, rows, "import")  # a table may be called like a file
+    check_order("new.npy", "old.npy", "export")
+    check_order("users", "items", "export")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from memory_client import MemoryClient
 from optional import PARQUET
+from safetensors.numpy import save_file
 
 from rowloom.client.files import export_table, from_pretrained, import_table
 from rowloom.client.vocabulary import Vocabulary
@@ -178,3 +179,22 @@ def test_rows_that_say_where_they_go_are_not_told_otherwise(tmp_path, table, nam
     with pytest.raises(InvalidRequest, match=rf"names its (ids|words); leave {next(iter(places))}= out, got"):
         import_table(table, tmp_path / name, **places)
     np.testing.assert_array_equal(table.rows, before)
+
+
+@pytest.mark.parametrize("options", [{}, {"first_id": 6}])
+def test_a_npy_file_that_has_lost_its_ids_was_advised_to_be_counted_on_from_one(tmp_path, table, options):
+    export_table(table, tmp_path / "x.npy", ids=[1, 5])
+    (tmp_path / "x.npy.ids.npy").unlink()
+    with pytest.raises(InvalidRequest) as refused:
+        import_table(table, tmp_path / "x.npy", **options)
+    assert str(refused.value).endswith(
+        f". That counts its rows on from one id, in order. If they have other ids, these belong into {tmp_path}/x.npy"
+        ".ids.npy, which is not there: an export of chosen ids makes both files, and they stay together"
+    )
+    import_table(table, tmp_path / "x.npy", first_id=2)
+
+
+def test_a_file_that_names_no_ids_beside_it_is_not_told_of_any(tmp_path, table):
+    save_file({"weight": ROWS[:2]}, tmp_path / "x.safetensors")
+    with pytest.raises(InvalidRequest, match=r"say first_id= to fill a part of it$"):
+        import_table(table, tmp_path / "x.safetensors")

@@ -4,9 +4,11 @@ import importlib.metadata
 import os
 import resource
 import socket
+import sys
 from types import SimpleNamespace
 
 import pytest
+from fsspec.registry import _registry
 
 from rowloom.deploy.checks import doctor, machine, places
 from rowloom.deploy.checks.doctor import Tick, odd_rate, skew_of
@@ -141,6 +143,18 @@ def test_storage_at_a_url_is_written_read_and_removed():
     assert fsspec.filesystem("memory").find("doctor") == []
     (bad,) = places.storage(parse({"storage": "http://127.0.0.1:9/x"}))
     assert bad.state == "fault"
+
+
+def test_a_storage_whose_library_is_missing_was_told_as_an_import_error_of_python(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # as if it were not installed
+    monkeypatch.delitem(_registry, "gs", raising=False)
+    for found in (places.storage, places.place):
+        (bad,) = found(parse({"storage": "gs://bucket/x"}))
+        assert (bad.state, bad.found) == (
+            "fault",
+            "'gs://bucket/x' needs gcsfs, which is not installed: pip install gcsfs",
+        )
+        assert bad.fix == "mend that, or say another `storage:`"
 
 
 def test_a_ray_that_does_not_answer_is_found(tmp_path):

@@ -112,7 +112,7 @@ def test_a_store_that_cannot_be_reached_or_does_not_answer_is_found(monkeypatch)
     assert (state, said.startswith("http://127.0.0.1:9/x cannot be used: ")) == ("fault", True)
     monkeypatch.setattr(places, "STORE_S", 0.01)
     silent = threading.Event()
-    monkeypatch.setattr(places, "_opened", lambda _: silent.wait())
+    monkeypatch.setattr(places, "opened_url", lambda _: silent.wait())
     assert found(storage="memory://x") == [("fault", "memory://x does not answer within 0 s")]
     silent.set()
 

@@ -206,6 +206,12 @@ def test_logs_shows_what_each_process_says_also_when_the_cluster_does_not_run(cl
     cli.run("logs", "7", code=2)
     os.kill(state["shards"][1]["pid"], signal.SIGKILL)
     assert "<Shard 1/" in cli.run("logs", "1")[0]
+    cli.run("down", "--yes")
+    assert "shard 0 does not run (its last log: " in cli.run("logs", "--name", "ads")[1]
+    cli.run("up")
+    out, err = cli.run("logs", "-n", "1000")
+    assert "<Shard 2/3" not in out  # of the cluster before
+    assert "lines of an earlier cluster of this name, of before " in err
 
 
 def test_logs_of_a_process_that_said_nothing_yet_were_silence(cli, watched):

@@ -8,14 +8,19 @@ from pathlib import Path
 import pytest
 
 from rowloom.deploy.launch import shard_folder
+from rowloom.deploy.launch.cluster_folder import begin_of, note_begin, shards_in
+from rowloom.deploy.observe import log_files
 from rowloom.deploy.observe.log_files import (
     Follower,
     ProcessLog,
+    check_says,
     chosen,
     last_lines,
     logs_here,
     logs_of,
+    still_in_words,
     unfolded,
+    with_older,
 )
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import InvalidRequest, RowloomError
@@ -95,6 +100,52 @@ def test_a_log_on_another_machine_is_named_with_its_node():
     reply.shards.add(node="n1").statistics.log_file = "/r/b.err"
     with pytest.raises(RowloomError, match=r"0: /r/b\.err on n1"):
         chosen(logs_of(reply), "0")
+
+
+def test_logs_mixed_in_the_lines_of_earlier_clusters_of_the_same_name(logs, tmp_path):
+    assert last_lines(logs, 10, "2026-11-28T10:00:04.000Z") == [
+        *lines("coordinator", 4).splitlines(),
+        *lines("shard-0", 5).splitlines(),
+    ]
+    assert with_older(logs, "2026-11-28T10:00:02.000Z") == logs[:1]
+    assert with_older(logs, "") == with_older(logs, "2026-11-28T10:00:01.000Z") == []
+    note_begin(tmp_path, "2026-11-28T10:00:04.000Z")
+    assert begin_of(tmp_path) == "2026-11-28T10:00:04.000Z"
+    assert begin_of(tmp_path / "none") == ""
+    logs[0].path.write_text("no line of ours\n")
+    assert last_lines(logs[:1], 10, "2026-11-28T10:00:04.000Z") == ["no line of ours"]
+    assert with_older(logs[:1], "2026-11-28T10:00:04.000Z") == []
+
+
+def test_a_shard_that_does_not_run_was_shown_as_if_it_did(tmp_path, monkeypatch):
+    (tmp_path / "logs").mkdir()
+    for key in range(3):
+        (tmp_path / f"logs/shard-{key}.log").write_text("x\n")
+    servers = shards_in(tmp_path)
+    servers.put(shard_folder.KnownServer(0, 10, 1))
+    servers.put(shard_folder.KnownServer(1, 11, 1))
+    monkeypatch.setattr(log_files, "is_running", lambda pid, _: pid in (10, 11))
+    monkeypatch.setattr(log_files, "is_stopped", lambda pid: pid == 11)
+    assert still_in_words(logs_here(tmp_path)) == (
+        f"shard 1 stands still: `kill -CONT 11` lets it go on (its last log: {tmp_path}/logs/shard-1.log); "
+        f"shard 2 does not run (its last log: {tmp_path}/logs/shard-2.log)"
+    )
+    (coordinator, *_) = logs_here(tmp_path, 12, 1)
+    assert still_in_words([coordinator]).startswith("the coordinator does not run (its last log: ")
+
+
+def test_a_shard_that_does_not_answer_where_its_log_is_was_called_no_process():
+    reply = pb.StatusReply(name="ads", log_file="/r/a.log", layout=pb.Layout(coordinator="h:1"))
+    reply.shards.add(health="dead", node="n1", shard=pb.ShardAddress(index=1))
+    with pytest.raises(RowloomError) as raised:
+        check_says(reply, "shard-1")
+    assert str(raised.value) == (
+        "shard 1 is dead, so it does not say where its log is on n1. That of the coordinator says what happened: "
+        "`rowloom logs coordinator --address h:1`. On the machine that `rowloom up` ran on, `rowloom logs 1 --name "
+        "ads` shows its last lines"
+    )
+    check_says(reply, "coordinator")
+    check_says(reply, None)
 
 
 def test_logs_are_found_where_the_state_of_a_cluster_cannot_be_read(tmp_path):

@@ -135,6 +135,24 @@ def test_a_segment_that_is_missing_at_the_beginning_is_noticed_unless_a_snapshot
     assert made.read(files, after=first - 1)[0] == made.history[first - 1 :]
 
 
+def test_the_missing_oldest_file_of_a_log_was_not_named(made):
+    files = {path: data for path, data in made.files.items() if path not in (made.file(1), made.file(2))}
+    with pytest.raises(
+        LogCorrupt, match=f"are missing: {made.file(2)}, which had the last of them, is not there"
+    ):
+        made.read(files)
+
+
+def test_a_log_that_cannot_be_read_advised_a_snapshot_also_where_there_is_none(made):
+    last = made.tickets[-1].extent.number
+    with pytest.raises(LogCorrupt) as raised:
+        made.read({path: data for path, data in made.files.items() if path != made.file(last)})
+    assert "restore" not in str(raised.value)
+    assert str(raised.value).endswith(
+        "put back a copy of the files, if there is one; `rowloom status` of the cluster names the other ways out"
+    )
+
+
 def test_a_log_whose_newest_segments_were_deleted_was_read_as_one_that_ended_there(made):
     last = made.tickets[-1].extent.number
     for gone in ({last}, {last, last - 1}, set(range(1, last + 1))):
