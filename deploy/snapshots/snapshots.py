@@ -20,10 +20,10 @@ from ..control.coordinator import Coordinator
 from ..control.lineage import disposable, listed, parent_of_next
 from ..control.snapshotting import Snapshotting
 from ..control.state import KnownSnapshot
-from ..launch.keeping import snapshots_of
 from ..performer import Performer
+from .begun import BegunSnapshots
 from .earlier import EarlierSnapshots, earlier_in
-from .kept import remove_folder, remove_snapshots
+from .kept import remove_snapshots
 from .shown import earlier_of, newest_of
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Snapshots:
             0.0,
             0.0,
         )  # the last one: its id, seconds until it was whole, and for how many pushes waited
-        self._left: list[str] = []  # folders of snapshots that failed, which may yet hold something
+        self._begun = BegunSnapshots(storage) if storage is not None else None
         self._earlier: EarlierSnapshots | None = None
 
     def take(
@@ -102,7 +102,7 @@ class Snapshots:
             RetryLater: something else changes the cluster.
             RowloomError: it failed, and pushes go on.
         """
-        if self._storage is None:
+        if self._begun is None:
             raise InvalidRequest(
                 "a snapshot needs `storage:` in the deploy config, a folder or URL that all shards reach, and this "
                 "cluster was started without; `rowloom export TABLE FILE` keeps the rows of a table"
@@ -110,13 +110,13 @@ class Snapshots:
         now, began = self._clock(), time.monotonic()
         day = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
         id = f"{day}-{random.SystemRandom().getrandbits(32):08x}"
-        url = f"{snapshots_of(self._storage)}/{id}"
         with self._performer.alone("taking a snapshot", 0.0 if automatic else 2.0):
             coordinator = self._coordinator()
             state = coordinator.state
             parent = None if full else parent_of_next(state.snapshots, coordinator.layout.epoch)
             if parent is not None and not _is_there(parent):
                 parent = None
+            url = self._begun.begin(coordinator.layout.cluster_id, id)
             taking = Snapshotting(
                 coordinator,
                 id,
@@ -131,9 +131,9 @@ class Snapshots:
             try:
                 known: KnownSnapshot = self._performer.run(taking.run())
             except BaseException:
-                self._left.append(url)
                 self._clear(again=True)
                 raise
+            self._clear()
             self._mending = taking if mends else None
             self._tidy(coordinator, keep)
         self.took = id, time.monotonic() - began, taking.pause_s
@@ -225,7 +225,8 @@ class Snapshots:
                     self._performer.run(self._mending.tell_logs())
             if time.monotonic() < self._not_before:
                 return
-            self._clear()  # a disk that is full needs the room
+            with self._performer.alone("making room for a snapshot", 0.0):
+                self._clear()  # a disk that is full needs it
             self.take(full=True, automatic=True, mends=True)
         except RetryLater:
             return
@@ -239,10 +240,8 @@ class Snapshots:
 
     def _clear(self, *, again: bool = False) -> None:
         """Remove what is left of snapshots that failed. again: once more the next time, as shards may yet write."""
-        known = {one.url for one in self._coordinator().state.snapshots}
-        left = [url for url in self._left if url not in known]
-        stay = [url for url in left if not remove_folder(url)]
-        self._left = left if again else stay
+        if self._begun is not None:
+            self._begun.clear({one.id for one in self._coordinator().state.snapshots}, again=again)
 
     def _is_due(self) -> bool:
         if self._schedule.every is None:

@@ -116,6 +116,11 @@ class Log:
             return self.end
         return self.written_prefix if self.mode is Mode.PROCESS else self.synced_prefix
 
+    @property
+    def settled(self) -> bool:
+        """Whether all that was reserved is on disk."""
+        return self.error is None and self.synced_prefix == self.end
+
     # ------------------------------------------------------------------------------------------------- it grows
 
     def check(self) -> None:

@@ -8,8 +8,9 @@ behind it was, and it is dropped: overwritten with zeros before the log grows ag
 taken for successors of new ones.
 A segment that was used before is full of whole records of its earlier life. They are told by their offset, their number
 and the segment's salt; no end is marked.
-Not seen: damage of the very last group of records, behind which no other was made. It reads as a crash. That the file
-they were in is gone is seen: the folder names its newest segment.
+Damage of the very last group of records, behind which no other was made, reads as a crash, unless the server stopped
+by itself: then the folder names the last record, nothing was being written, and a log that ends before is refused. That
+the file they were in is gone is seen in any case: the folder names its newest segment.
 With `process`, a loss of power may look like damage. It is refused as such: acknowledged pushes are missing either way.
 A log may end before the snapshot that it goes on from: it failed, and the snapshot was made to go on; or the power was
 lost, and the snapshot had been synced while the log (`process`) had not. All that counts is in the snapshot, unless a
@@ -38,9 +39,7 @@ from .records import (
 from .segment_files import SegmentFiles
 from .segments import Segments
 
-_WINDOW_BYTES = (
-    16 << 20
-)  # read at once: several of the longest records that are usual; a longer one is read whole
+_WINDOW_BYTES = 16 << 20  # read at once: several of the longest usual records; a longer one is read whole
 # Whether there is a snapshot to restore a server does not know: `status` does, and says it only then.
 _PUT_BACK = (
     "Nothing was changed: put back a copy of the files, if there is one; `rowloom status` of the cluster names the "
@@ -78,7 +77,7 @@ class Reading:
         self._after = after
         self._done = False
         # Asked first: a log that is read while it grows has its newest segment before it says so.
-        self._newest = segments.newest()
+        self._newest, self._ended = segments.newest(), segments.ended()
         self._synced = 0  # up to this offset the log was safe when its last record was made
         self._extents = tuple(segments.take(number).extent for number in segments.numbers())
         self._check_extents()
@@ -138,7 +137,16 @@ class Reading:
                     f"before it ends with record {self.end.lsn}"
                 )
         self.is_behind = self.end.lsn < self._after
+        if self._lacks(self.end.lsn + 1):
+            raise LogCorrupt(
+                f"{self._segments.folder}: the log ends with record {self.end.lsn}, and its server stopped after "
+                f"record {self._ended}: what lies between is missing. {_PUT_BACK}"
+            )
         self._done = True
+
+    def _lacks(self, lsn: int) -> bool:
+        """Whether a record that cannot be read was there when the server stopped, and no snapshot has all of that."""
+        return lsn <= self._ended and self._after < self._ended
 
     def _of_segment(self, extent: SegmentExtent, following: SegmentExtent | None) -> Iterator[LoggedRecord]:
         window = _Window(self._segments, extent)
@@ -162,6 +170,10 @@ class Reading:
     def _judge(self, bad: int, last: int, why: str, head: Head | None) -> None:
         """Decide what the first bad place means: the end of the log, or that it was damaged. Raises LogCorrupt."""
         extents = self._extents[len(self.end.extents) - 1 :]
+        damaged = (
+            f"{self._segments.file(extents[0].number)}: record {last + 1} at offset {bad} (byte "
+            f"{extents[0].place(bad)} of the file) is damaged: {why}. It had been acknowledged:"
+        )
         end = bad
         if head is not None and (head.offset, head.lsn) == (bad, last + 1):
             end = head.end if extents[0].place(head.end) <= extents[0].bytes else bad + HEAD_BYTES
@@ -169,12 +181,15 @@ class Reading:
             for later in self._later(extent, max(bad, extent.begin), last):
                 if later.prefix > bad and later.lsn > self._after:
                     raise LogCorrupt(
-                        f"{self._segments.file(extents[0].number)}: record {last + 1} at offset {bad} (byte "
-                        f"{extents[0].place(bad)} of the file) is damaged: {why}. It had been acknowledged: record "
-                        f"{later.lsn} at byte {extent.place(later.offset)} of {self._segments.file(extent.number)} was "
-                        f"made when the log was safe up to offset {later.prefix}. {_PUT_BACK}"
+                        f"{damaged} record {later.lsn} at byte {extent.place(later.offset)} of "
+                        f"{self._segments.file(extent.number)} was made when the log was safe up to offset "
+                        f"{later.prefix}. {_PUT_BACK}"
                     )
                 end = max(end, later.end)
+        if self._lacks(last + 1):
+            raise LogCorrupt(
+                f"{damaged} the log was whole up to record {self._ended} when its server stopped. {_PUT_BACK}"
+            )
         self.dropped = end - bad
 
     def _later(self, extent: SegmentExtent, begin: int, last: int) -> Iterator[Head]:
@@ -209,6 +224,7 @@ class Reading:
             self._write_again(kept)
         if kept and (self.dropped or segments.survives_power):
             segments.zero(kept[-1].number, kept[-1].place(self.end.offset))
+        segments.unmark_end()
         for extent in kept:
             # A process that was killed may have left it in the system's memory only.
             segments.sync(extent.number)
@@ -217,6 +233,7 @@ class Reading:
 
     def _go_on_behind(self) -> LogEnd:
         """The snapshot has more than the log: that goes on behind it, in a file of its own."""
+        self._writable.unmark_end()  # for good with the names of the new file
         kept = tuple(extent for extent in self._extents if extent.first_lsn <= self._after + 1)
         for extent in reversed(self._extents[len(kept) :]):
             self._writable.remove(extent.number)

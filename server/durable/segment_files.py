@@ -17,6 +17,12 @@ from .records import LogCorrupt
 
 _SEGMENT = re.compile(r"wal-(\d{10})\.log")
 _NEWEST = re.compile(r"newest-(\d{10})")
+_ENDED = re.compile(r"ended-(\d{10}|[1-9]\d{10,})")
+
+
+def ended_name(lsn: int) -> str:
+    """Name of the file that says which record is the last of a log whose server stopped."""
+    return f"ended-{lsn:010}"
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,17 @@ class SegmentFiles:
     def newest(self) -> int:
         """Number of the last segment that was made, by the folder's word: also if its file is gone; 0: it has none."""
         return max(self._numbers_in(_NEWEST), default=0)
+
+    def ended(self) -> int:
+        """Number of the last record of a log whose server stopped, by the folder's word; 0: it has none.
+
+        Every record up to that one is on disk: nothing was under way when the server stopped.
+        """
+        return max(self.ends(), default=0)
+
+    def ends(self) -> list[int]:
+        """What all such words say: one, unless somebody put more there."""
+        return self._numbers_in(_ENDED)
 
     def _numbers_in(self, pattern: re.Pattern[str]) -> list[int]:
         found = [pattern.fullmatch(name) for name in self.disk.names(self.folder)]

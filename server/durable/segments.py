@@ -1,6 +1,7 @@
 """The files of one shard's log: segments in order, and spare ones that are ready to be the next.
 
     lock   wal-0000000007.log   wal-0000000008.log   newest-0000000008   spare-12.log   spare-13.new (being made)
+    ended-0000001234 (only while no server has it)
 
 Why it is so. What must hold: writing a record never changes the size of a file or takes new blocks. A sync of such a
 write costs half of one that appends, and a disk that is full says so while a spare is made, long before a record has no
@@ -11,6 +12,8 @@ It stays one, up to MOST_SPARES: to write over pages that the system has for a f
 A file gets its name as a segment when its header is on disk. So each file of that name has a header, or is damaged.
 Records end anywhere, so that the last segment is gone could not be seen in those before it. The name of an empty file,
 `newest-N`, says which it was: made after the segment, renamed before one is removed, so it never names one too many.
+A log whose server stops has no torn end, and says so: `ended-LSN` names its last record, made when all is on disk, so
+that damage of the very last record is not taken for a crash. It goes, for good, before a record comes behind that one.
 Rejected: memory maps: a full disk would end the process, instead of failing a call.
 """
 
@@ -26,7 +29,7 @@ from ...proto.errors import RowloomError
 from ...proto.framing import Buffer
 from .disk import Disk
 from .extents import Header, Owner, SegmentExtent
-from .segment_files import OpenSegment, SegmentFiles
+from .segment_files import OpenSegment, SegmentFiles, ended_name
 
 SEGMENT_BYTES = 64 << 20
 LOCK = "lock"  # the file that says who has the folder
@@ -162,6 +165,17 @@ class Segments(SegmentFiles):
         else:
             self.disk.close(self.disk.open(new, create=True))
         self._marked = number
+
+    def mark_end(self, lsn: int) -> None:
+        """Say in the folder which record is the last, of a log that is closed. All of it is on disk, but for names."""
+        self.sync_names()  # or a loss of power might leave the mark, and take the name of what it speaks of
+        self.disk.close(self.disk.open(self._path(ended_name(lsn)), create=True))
+        self.sync_names()
+
+    def unmark_end(self) -> None:
+        """Say no more which record is the last; for good after `sync_names`."""
+        for lsn in self.ends():
+            self.disk.unlink(self._path(ended_name(lsn)))
 
     def begin_anew(self, extent: SegmentExtent) -> None:
         """As `open`, when those before it have failed: none of their files is used again."""

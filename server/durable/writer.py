@@ -231,15 +231,29 @@ class Writer:
             self._wake.notify_all()
 
     def close(self, *, sync: bool = True) -> None:
-        """Sync what is written, if wanted, and give the files back. No other call is under way or follows."""
+        """Sync what is written and mark its end, if wanted; give the files back. No other call is there or follows."""
         self.stop()
         for thread in self._threads:
             thread.join()
         try:
             if sync and self._log.error is None:
                 self.sync()
+                self._mark_end()
         finally:
             self._segments.close()
+
+    def _mark_end(self) -> None:
+        """Say that the log ends here, and not by a crash. Without the mark it is read as if it were one."""
+        if not self._log.settled or not self._log.lsn:
+            return
+        try:
+            self._segments.mark_end(self._log.lsn)
+        except OSError as e:
+            log.warning(
+                "%s: it could not be noted that the log ends with record %d, so damage of that one would be taken for "
+                "a crash: %s",
+                *(self._segments.folder, self._log.lsn, e),
+            )
 
     # ---------------------------------------------------------------------------------------------------- inside
 

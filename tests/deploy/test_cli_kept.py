@@ -293,7 +293,7 @@ def test_a_snapshot_that_another_one_needs_stays_although_it_only_kept_logs_shor
 def test_a_down_that_keeps_did_not_say_that_a_damaged_log_cannot_be_read(cli):
     cli.write(ADS)
     with connect(cli.json("up")["address"]) as client:
-        for _ in range(3):  # damage of the last one would read as a crash
+        for _ in range(3):
             client.table("users").push(IDS, np.ones((100, 4), np.float32))
     cli.run("down", "--keep")
     (log,) = cli.folder.glob("kept/logs/*/epoch-1/shard-1/wal-0000000001.log")

@@ -1,6 +1,7 @@
 """Snapshots of a running cluster: what is in them, and what becomes of old ones and of those that fail."""
 
 import errno
+import json
 import math
 import os
 import shutil
@@ -30,7 +31,7 @@ from rowloom.deploy.config.sections import SnapshotSchedule
 from rowloom.deploy.coordinator_server import CoordinatorServer
 from rowloom.deploy.launch.local_launcher import ThreadLauncher
 from rowloom.deploy.operate.remote import Remote
-from rowloom.deploy.snapshots import requests
+from rowloom.deploy.snapshots import begun, requests
 from rowloom.deploy.snapshots import snapshots as snapshots_module
 from rowloom.deploy.snapshots.snapshots import Snapshots
 from rowloom.proto import rowloom_pb2 as pb
@@ -203,6 +204,70 @@ def test_a_snapshot_that_found_its_disk_full_left_its_files_there(
     until(lambda: ids_of(tmp_path / "snapshots") == set())
     taken = remote.take_snapshot()
     assert ids_of(tmp_path / "snapshots") == {taken.id}
+
+
+def fails_at_the_end(self: LocalTarget) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO), "somewhere")
+
+
+def test_what_was_left_of_a_snapshot_that_failed_stayed_until_the_next_one_failed(
+    cluster, client, remote, tmp_path, monkeypatch
+) -> None:
+    client.table("t").push([1], np.ones((1, 8), np.float32))
+    folder = tmp_path / "snapshots"
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalTarget, "settle", fails_at_the_end)
+        patch.setattr(begun, "remove_folder", lambda url: False)  # as of a store that does not answer
+        with pytest.raises(Unavailable, match="could not write its part"):
+            remote.take_snapshot()
+    (left,) = ids_of(folder)
+    (folder / "of-somebody-else").mkdir()  # a copy that is being made, say
+    taken = remote.take_snapshot()
+    assert ids_of(folder) == {taken.id, "of-somebody-else"}
+    assert left != taken.id
+    assert not (tmp_path / begun.FILE).exists()
+
+
+def test_what_a_coordinator_that_ended_left_of_a_snapshot_stayed_for_good(
+    cluster, client, remote, tmp_path, monkeypatch
+) -> None:
+    client.table("t").push([1], np.ones((1, 8), np.float32))
+    folder, known = tmp_path / "snapshots", tmp_path / begun.FILE
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalTarget, "settle", fails_at_the_end)
+        patch.setattr(Snapshots, "_clear", lambda self, again=False: None)  # it has ended before
+        with pytest.raises(Unavailable, match="could not write its part"):
+            remote.take_snapshot()
+    (left,) = ids_of(folder)
+    mine = cluster.coordinator.layout.cluster_id
+    assert json.loads(known.read_text()) == {"cluster_id": mine, "ids": [left]}
+    shutil.copytree(folder / left, folder / "another")  # of somebody else
+    cluster._parts.snapshots._begun = begun.BegunSnapshots(str(tmp_path))  # as of one that starts anew
+    first = remote.take_snapshot()
+    assert ids_of(folder) == {first.id, "another"}
+    # One that was whole when the coordinator ended is a snapshot, also if it is in no list; the rest are no names.
+    shutil.copytree(folder / first.id, folder / "whole")
+    known.write_text(json.dumps({"cluster_id": mine, "ids": ["whole", "../logs", "gone"]}))
+    cluster._parts.snapshots._begun = begun.BegunSnapshots(str(tmp_path))
+    second = remote.take_snapshot()
+    assert ids_of(folder) == {first.id, second.id, "another", "whole"}
+    assert not known.exists()
+    assert any((tmp_path / "logs").iterdir())
+    # What another cluster has noted in the storage is not touched either.
+    known.write_text(json.dumps({"cluster_id": "c", "ids": ["another"]}))
+    cluster._parts.snapshots._begun = begun.BegunSnapshots(str(tmp_path))
+    remote.take_snapshot()
+    assert "another" in ids_of(folder)
+
+
+@pytest.mark.parametrize("text", ["no json", "[]", '{"ids": 3}', '{"ids": ["x"]}'])
+def test_a_note_of_begun_snapshots_that_cannot_be_read_fails_none(tmp_path, text, caplog) -> None:
+    (tmp_path / begun.FILE).write_text(text)
+    mine = begun.BegunSnapshots(str(tmp_path))
+    assert mine.begin("c", "one") == f"{tmp_path}/snapshots/one"
+    assert "what is left of them stays" in caplog.text
+    mine.clear({"one"})
+    assert not (tmp_path / begun.FILE).exists()
 
 
 def test_pushes_wait_for_the_writer_before_copies_take_too_much_memory(

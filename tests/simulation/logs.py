@@ -7,6 +7,7 @@ wait for each other, and its spare segments being made beside them.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -182,7 +183,22 @@ class Scribe:
 
     def close(self, *, sync: bool = True) -> None:
         self.stop()
-        self._segments.close()
+        try:
+            if sync and self.log.error is None and not self._syncing:
+                self._close_whole()
+        finally:
+            self._segments.close()
+
+    def _close_whole(self) -> None:
+        """As a Writer that is closed: all is synced, and its end marked."""
+        upto, numbers = self.log.unsynced()
+        with contextlib.suppress(OSError):
+            for number in numbers:
+                self._segments.sync(number)
+            self.log.synced(upto)
+            if self.log.settled and self.log.lsn:
+                self._segments.mark_end(self.log.lsn)
+                self._storage.world.injected["log was closed"] += 1
 
     # ------------------------------------------------------------------------------------------------ in virtual time
 

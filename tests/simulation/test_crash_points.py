@@ -34,6 +34,8 @@ POINTS = {
     "a segment becomes the log's last": ("rename", r"spare-\d+\.log"),
     "the folder names its newest segment": ("rename", "newest-"),
     "a segment is used again": ("rename", "wal-"),
+    "the folder says where the log ended": ("create", "ended-"),
+    "the folder says no more where the log ended": ("unlink", "ended-"),
     "names are made durable": ("sync_folder", "shard-"),
 }
 FAULTS = {"kill": None, "EIO": errno.EIO, "ENOSPC": errno.ENOSPC}
@@ -104,7 +106,17 @@ class Interrupted:
         self.node.kill(0.1)
         self._mend()
         self._push()
+        self._close()
+        self._mend()
+        self._push()
         self.lab.settle()
+
+    def _close(self) -> None:
+        """The server is stopped, and another one is started."""
+        node = self.node
+        self.lab.world.run(lambda: not (node.alive and node.host.journal and node.host.journal.users))
+        if node.alive and node.host.journal is not None:
+            node.close(0.1)
 
     def _push(self) -> None:
         self.attempted += 1

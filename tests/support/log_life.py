@@ -129,10 +129,20 @@ class LogLife:
             self.cut = max(self.cut, kept[which % len(kept)])
             self.writer.recycle(self.cut)
 
-    def crash(self, power: bool) -> None:
-        """The process ends; the machine too, where the mode survives that."""
+    def close(self) -> bool:
+        """The server stops by itself, when nobody uses the log any more. Returns whether it did. Raises Crash."""
+        while self.waiting and self.log.error is None:
+            self.write(0)
+        self.writer.close()
+        if self.log.error is not None:
+            return False
+        self.sure = len(self.history)
+        return True
+
+    def crash(self, power: bool, *, closed: bool = False) -> None:
+        """The process ends; the machine too, where the mode survives that. closed: it has closed the log before."""
         self.note()
-        if power and self.mode is Mode.INTERVAL:
+        if power and self.mode is Mode.INTERVAL and not closed:
             kept = [lsn for lsn, t in self.tickets.items() if t.end <= self.log.kept]
             self.sure = max([self.read_once, *kept])
         self.disk = self.disk.without_power(self.rng) if power else self.disk.killed()

@@ -62,6 +62,39 @@ def test_a_crash_while_a_log_is_repaired_is_like_any_other(mode, lives, seed, cr
 
 @given(
     MODES,
+    # (steps, call of the system at which closing it crashes, or that of opening it, whether power is lost then)
+    st.lists(
+        st.tuples(st.lists(OPS, max_size=30), st.integers(1, 12), st.integers(1, 20), st.booleans()),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(0, 2**32),
+    st.integers(0, 2000),
+)
+def test_a_log_that_was_closed_is_there_to_its_end_and_is_never_refused(mode, lives, seed, torn):
+    life = LogLife(mode, seed)
+    for steps, close_at, open_at, power in lives:
+        for op, n in steps:
+            life.do(op, n)
+        life.disk.before = fails_at(close_at, torn)
+        try:
+            closed = life.close()
+        except Crash:
+            closed = False
+        # All is on disk once it is closed: no mode loses anything with the power.
+        life.crash(power and (closed or mode is not Mode.PROCESS), closed=closed)
+        life.disk.before = fails_at(open_at, torn)
+        try:
+            life.open()
+        except Crash:
+            life.disk = life.disk.without_power(life.rng) if power and closed else life.disk.killed()
+            life.disk.before = lambda method, name: None
+            life.open()
+        life.disk.before = lambda method, name: None
+
+
+@given(
+    MODES,
     st.lists(OPS, max_size=60),
     st.integers(1, 60),
     st.sampled_from([errno.EIO, errno.ENOSPC]),

@@ -14,9 +14,14 @@ from rowloom.server.durable.segments import Segments
 
 
 class Made:
-    """A log of 9 records in 3 segments, all of them acknowledged, in groups of up to two."""
+    """A log of 9 records in 3 segments, all of them acknowledged, in groups of up to two.
 
-    def __init__(self, mode=Mode.DISK, lengths=(600, 700, 1500, 900, 1640, 2000, 1400, 30, 40)):
+    closed: its server stopped by itself; else it was killed.
+    """
+
+    def __init__(
+        self, mode=Mode.DISK, lengths=(600, 700, 1500, 900, 1640, 2000, 1400, 30, 40), *, closed=False
+    ):
         life = LogLife(mode, salted=True)
         for length in lengths:
             life.append(length)
@@ -25,6 +30,8 @@ class Made:
                 life.wait(-1)
         life.write(0)
         life.wait(-1)
+        assert life.close() if closed else True
+        self.closed = closed
         self.history, self.tickets = life.history, list(life.tickets.values())
         self.files = {path: bytes(inode.live) for path, inode in life.disk.names_live.items()}
 
@@ -51,13 +58,19 @@ class Made:
         return {**self.files, self.file(number): old[:place] + data + old[place + len(data) :]}
 
     def must_refuse(self, bad):
-        """Whether a record behind a bad one proves that it had been acknowledged."""
-        return any(t.head.prefix > bad.offset for t in self.tickets[bad.lsn :])
+        """Whether a record behind a bad one proves that it had been acknowledged, or the end of the server does."""
+        return self.closed or any(t.head.prefix > bad.offset for t in self.tickets[bad.lsn :])
 
 
 @pytest.fixture(scope="module")
 def made():
     return Made()
+
+
+@pytest.fixture(scope="module")
+def stopped():
+    """The same log, whose server stopped by itself."""
+    return Made(closed=True)
 
 
 def check(made, files, bad):
@@ -103,6 +116,64 @@ def test_a_record_that_was_lost_in_part_or_whole_is_refused_or_ends_the_log(made
 
 def test_both_outcomes_are_in_these_tests(made):
     assert [made.must_refuse(t) for t in made.tickets] == [True] * 8 + [False]
+
+
+@pytest.mark.parametrize("mode", [Mode.PROCESS, Mode.INTERVAL, Mode.DISK])
+def test_damage_of_the_last_record_after_a_clean_stop_read_as_a_crash(mode):
+    # Acknowledged pushes were dropped with a warning.
+    stopped = Made(mode, closed=True)
+    assert stopped.read(stopped.files)[0] == stopped.history
+    ticket = stopped.tickets[-1]
+    last = stopped.file(ticket.extent.number)
+    for place in range(ticket.place, ticket.place + ticket.end - ticket.offset - (-ticket.head.length % 8)):
+        flipped = bytes([stopped.files[last][place] ^ 1])
+        check(stopped, stopped.with_bytes(ticket.extent.number, place, flipped), ticket)
+        rest = bytes(len(stopped.files[last]) - place)  # of a file that was cut there, and made as long again
+        if any(stopped.files[last][place:]):
+            check(stopped, stopped.with_bytes(ticket.extent.number, place, rest), ticket)
+    with pytest.raises(LogCorrupt, match="the log was whole up to record 9 when its server stopped"):
+        stopped.read(stopped.with_bytes(ticket.extent.number, ticket.place, bytes(8)))
+
+
+@pytest.mark.parametrize("lsn", range(1, 10))
+def test_what_went_with_the_last_records_of_a_log_that_was_closed_is_named(stopped, lsn):
+    ticket = stopped.tickets[lsn - 1]
+    rest = bytes(SMALL - ticket.place)
+    check(stopped, stopped.with_bytes(ticket.extent.number, ticket.place, rest), ticket)
+
+
+def test_segments_that_went_with_the_word_of_the_newest_are_missed_when_the_log_was_closed(stopped):
+    gone = (stopped.file(3), f"{FOLDER}/newest-0000000003")
+    first = next(t for t in stopped.tickets if t.extent.number == 3).lsn
+    files = {path: data for path, data in stopped.files.items() if path not in gone}
+    assert len(files) == len(stopped.files) - 2
+    with pytest.raises(LogCorrupt, match=f"record {first} at offset .* whole up to record 9 when its server"):
+        stopped.read(files)
+
+
+def test_damage_of_the_end_of_a_log_that_was_closed_is_none_where_a_snapshot_has_all(stopped):
+    ticket = stopped.tickets[-1]
+    files = stopped.with_bytes(3, ticket.place, b"????")
+    segments = stopped.segments(files)
+    reading = Reading(segments, 9)
+    assert list(reading.records()) == []
+    assert reading.is_behind
+    reading.repair()
+    assert not segments.ended()
+    segments.close()
+    with pytest.raises(LogCorrupt, match="record 9 at offset"):
+        stopped.read(files, after=8)
+
+
+def test_a_log_that_goes_on_says_no_more_that_it_was_closed(stopped):
+    segments = stopped.segments(stopped.files)
+    reading = Reading(segments)
+    assert len(list(reading.records())) == 9
+    assert segments.ended() == 9
+    reading.repair()
+    segments.close()
+    disk = segments.disk
+    assert not [name for names in (disk.names_live, disk.names_durable) for name in names if "ended" in name]
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
