@@ -31,7 +31,8 @@ STANDBY = Family(
     ("index", "state"),
 )
 UNFINISHED = Family(
-    "rowloom_unfinished_changes", "Changes that were begun and do not hold on every shard yet."
+    "rowloom_unfinished_changes",
+    "Changes that were begun and do not hold on every shard yet, and snapshots that wait.",
 )
 MOVING = Family("rowloom_move_running", "1 while rows move to another number of shards.")
 MOVED = Family("rowloom_move_rows", "Rows that have moved.")

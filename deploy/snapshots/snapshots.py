@@ -32,6 +32,7 @@ LONG_LOG_BYTES = 4 << 30
 LISTING_S = 1.0  # for what a storage has to be known before the cluster is up
 AGAIN_S = 60.0  # after a snapshot that failed
 MEND_AGAIN_S = (2.0, 60.0)  # the same, for logs that failed: first and longest pause
+_MENDS = "a log that failed goes on behind a snapshot"
 
 
 class TakenSnapshot(NamedTuple):
@@ -69,7 +70,7 @@ class Snapshots:
         self._not_before = 0.0  # on the monotonic clock
         self._pause_s = MEND_AGAIN_S[0]
         self._mending: Snapshotting | None = None  # the last one that was taken for logs that failed
-        self._why = ""  # logs that failed do not go on yet
+        self._waits = self._why = ""  # what waits for a snapshot, and why none could be taken
         self._tried = 0.0  # when that was so, on the monotonic clock
         self.took = (
             "",
@@ -186,9 +187,14 @@ class Snapshots:
         if failed:
             self._mend()
             return
-        self._pause_s, self._mending, self._why = MEND_AGAIN_S[0], None, ""
+        self._pause_s, self._mending = MEND_AGAIN_S[0], None
         due, long = self._is_due(), log_bytes >= LONG_LOG_BYTES
-        if time.monotonic() < self._not_before or not (due or long):
+        waits = (
+            "a snapshot is due" if due else "logs are long, and a snapshot makes them short" if long else ""
+        )
+        if waits != self._waits:
+            self._waits, self._why = waits, ""
+        if not waits or time.monotonic() < self._not_before:
             return
         try:
             if due:
@@ -199,18 +205,22 @@ class Snapshots:
             return
         except RowloomError as e:
             self._not_before = time.monotonic() + AGAIN_S
-            why = "a snapshot is due" if due else "logs are long"
-            log.warning("%s, and none could be taken: %s", why, in_words(e))
+            self._failed(e)
+        else:
+            self._why = ""
+
+    def _failed(self, error: RowloomError) -> None:
+        self._why, self._tried = in_words(error), time.monotonic()
+        log.warning("%s, and none could be taken: %s", self._waits, self._why)
 
     def waiting(self) -> list[str]:
-        """What logs that failed wait for, in words; empty: none has, or it is not known yet."""
+        """What waits for a snapshot that cannot be taken, in words; empty: nothing does, or it is not known yet."""
         if not self._why:
             return []
         now = time.monotonic()
         ago, later = now - self._tried, max(0.0, self._not_before - now)
         return [
-            f"a log that failed goes on behind a snapshot, and none can be taken: {self._why} (tried {ago:.0f} s ago, "
-            f"and again in {later:.0f} s)"
+            f"{self._waits}, and none can be taken: {self._why} (tried {ago:.0f} s ago, and again in {later:.0f} s)"
         ]
 
     def soon(self) -> None:
@@ -219,6 +229,8 @@ class Snapshots:
 
     def _mend(self) -> None:
         """Let logs that failed go on behind a snapshot, as soon as one can be taken."""
+        if self._waits != _MENDS:
+            self._waits, self._why = _MENDS, ""
         try:
             if self._mending is not None:
                 with self._performer.alone("going on with logs that failed", 0.0):
@@ -231,8 +243,7 @@ class Snapshots:
         except RetryLater:
             return
         except RowloomError as e:
-            self._why, self._tried = in_words(e), time.monotonic()
-            log.warning("a log has failed, and cannot go on without a snapshot, which failed: %s", self._why)
+            self._failed(e)
         else:
             self._why = ""
         self._not_before = time.monotonic() + self._pause_s

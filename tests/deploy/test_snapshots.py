@@ -415,3 +415,29 @@ def test_snapshots_are_taken_when_they_are_due_and_so_many_are_kept(tmp_path) ->
     finally:
         server.stop()
     assert ids_of(tmp_path / "snapshots") == set(made[-1]), "whoever ends the cluster wanted to have them"
+
+
+def test_status_was_well_while_the_snapshots_that_were_due_all_failed(tmp_path) -> None:
+    config = parse({"name": "s", "storage": str(tmp_path), "tables": [SPEC]})
+    server = CoordinatorServer(config, LoggingLauncher(str(tmp_path)))
+    now = [1e9]
+    schedule = SnapshotSchedule(every="10m")  # type: ignore[arg-type]
+    taking = Snapshots(lambda: server.coordinator, server._performer, str(tmp_path), schedule, lambda: now[0])
+    (tmp_path / "snapshots").write_text("a file, where a folder should be")
+    server.start()
+    try:
+        taking.look(0, failed=False)
+        assert taking.waiting() == []
+        now[0] += 600.0
+        for _ in range(2):  # the second look waits a minute before it tries again
+            taking.look(0, failed=False)
+            (said,) = taking.waiting()
+            assert said.startswith("a snapshot is due, and none can be taken: ")
+            assert "could not write its part" in said
+        (tmp_path / "snapshots").unlink()
+        taking.soon()
+        taking.look(0, failed=False)
+        assert taking.waiting() == []
+        assert len(server.coordinator.state.snapshots) == 1
+    finally:
+        server.stop()
