@@ -14,10 +14,12 @@ from ...proto.channel import Channels
 from ...proto.errors import RowloomError
 from ...proto.security.credentials import NOTHING, Credentials
 from ..config.config import DeployConfig
+from ..launch.cluster_folder import shards_in
 from ..launch.processes import is_running
 from ..launch.ray_session import answers
 from ..operate import local_ray
 from ..operate.directory import ELSEWHERE, BadHome, ClusterDirectory, DamagedRecord
+from ..operate.left_shards import folder_of
 from ..operate.remote import Remote
 from . import machine, places, starting
 from .diagnosis import Diagnosis, fault, warning, well
@@ -48,6 +50,8 @@ def examine(config: DeployConfig, home: Path | None) -> Iterator[Diagnosis]:
         yield fault("home", str(e), ELSEWHERE)
         return
     yield places.home(directory)
+    if config.launcher == "local":
+        yield machine.room_for(config, _servers_of(config, directory))
     yield machine.port(config, _runs(config, directory))
     if config.launcher == "ray":
         yield ray(config, directory)
@@ -61,6 +65,13 @@ def _runs(config: DeployConfig, directory: ClusterDirectory) -> bool:
         record = directory.get(config.name)
         return record is not None and (record.launcher != "local" or is_running(record.pid, record.started))
     return False
+
+
+def _servers_of(config: DeployConfig, directory: ClusterDirectory) -> int:
+    """How many servers of a cluster of that name run on this machine."""
+    with contextlib.suppress(OSError):
+        return len(shards_in(folder_of(config.name, directory)).running())
+    return 0
 
 
 def ray(config: DeployConfig, directory: ClusterDirectory) -> Diagnosis:

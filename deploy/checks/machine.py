@@ -117,15 +117,25 @@ def limits(config: DeployConfig) -> Iterator[Diagnosis]:
             )
         else:
             yield well(name, _limit(soft))
-    if config.launcher == "local":
-        yield room_for(config.shards, room())
 
 
-def room_for(shards: int, there: MachineRoom) -> Diagnosis:
-    """Whether so many shards can be started here."""
-    if not (lacking := there.lacking(shards)):
-        return well("room for shards", f"{counted(shards, 'shard')} can be started")
-    most = f"`shards: {there.servers}`" if there.servers else "make room"
+def room_for(config: DeployConfig, running: int, there: MachineRoom | None = None) -> Diagnosis:
+    """Whether the servers of a config can be started here.
+
+    Args:
+        config: its shards, and their standbys.
+        running: how many of them run already.
+        there: what there is room for beside these; None: it is looked at.
+    """
+    there = there or room()
+    each = 1 + config.replicas
+    more = max(0, config.shards * each - running)
+    if not (lacking := there.lacking(more)):
+        what = counted(config.shards, "shard") + (" with a standby each" if config.replicas else "")
+        run = f", {running} of their servers run" if running and more else ""
+        return well("room for shards", f"{what} can be started{run}" if more else f"{what}, which run")
+    fit = (running + there.servers) // each
+    most = f"`shards: {fit}`" if fit else "make room"
     return fault("room for shards", lacking, f"{most}, or use more machines (`launcher: ray`)")
 
 

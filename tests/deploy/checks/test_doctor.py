@@ -58,23 +58,35 @@ def test_limits_of_processes_are_found(monkeypatch):
         "open files": "warning",
         "address space": "fault",
         "size of a file": "fault",
-        "room for shards": "ok",
     }
     assert "ulimit -n 4096" in found["open files"].fix
     assert "ulimit -v unlimited" in found["address space"].fix
 
 
-def test_a_machine_without_room_for_the_shards_is_found(monkeypatch):
+def test_a_machine_without_room_for_the_shards_is_found():
     # It said "`shards:` below 9" beside how many fit, which were fewer than 8.
-    monkeypatch.setattr(machine, "room", lambda: MachineRoom(3, "one takes a third"))
-    (found,) = [one for one in machine.limits(parse({"shards": 9})) if one.name == "room for shards"]
+    found = machine.room_for(parse({"shards": 9}), 0, MachineRoom(3, "one takes a third"))
     assert (found.state, found.found, found.fix) == (
         "fault",
         "this machine has no room for 9 more shard servers, 3 fit: one takes a third",
         "`shards: 3`, or use more machines (`launcher: ray`)",
     )
-    assert machine.room_for(3, MachineRoom(3, "")).state == "ok"
-    assert machine.room_for(1, MachineRoom(0, "no memory")).fix.startswith("make room, or use more machines")
+    assert machine.room_for(parse({"shards": 3}), 0, MachineRoom(3, "")).state == "ok"
+    none = MachineRoom(0, "no memory")
+    assert machine.room_for(ONE, 0, none).fix.startswith("make room, or use more machines")
+
+
+def test_servers_that_run_were_asked_room_for_once_more_and_standbys_were_not():
+    four = parse({"shards": 4})
+    assert machine.room_for(four, 4, MachineRoom(0, "no memory")).found == "4 shards, which run"
+    assert (
+        machine.room_for(four, 3, MachineRoom(1, "")).found
+        == "4 shards can be started, 3 of their servers run"
+    )
+    with_standbys = parse({"shards": 4, "replicas": 1})
+    found = machine.room_for(with_standbys, 4, MachineRoom(3, "no memory"))
+    assert found.found.startswith("this machine has no room for 4 more shard servers, 3 fit")
+    assert found.fix.startswith("`shards: 3`")
 
 
 def test_shared_memory_that_is_small_matters_to_ray_only(monkeypatch):
