@@ -12,6 +12,7 @@ Damage of the very last group of records, behind which no other was made, reads 
 by itself: then the folder names the last record, nothing was being written, and a log that ends before is refused. That
 the file they were in is gone is seen in any case: the folder names its newest segment.
 With `process`, a loss of power may look like damage. It is refused as such: acknowledged pushes are missing either way.
+Damage of records that the snapshot has is passed over, where one behind it can be read: nothing of them is needed.
 A log may end before the snapshot that it goes on from: it failed, and the snapshot was made to go on; or the power was
 lost, and the snapshot had been synced while the log (`process`) had not. All that counts is in the snapshot, unless a
 whole record of a later number is there: then records between the two are missing.
@@ -64,6 +65,7 @@ class Reading:
         dropped: bytes behind it of records that were never finished nor acknowledged.
         is_behind: it ends before the snapshot does, and nothing says that there was more of it than the snapshot has.
         passed: the last record that was read and is not needed; None: none is there any more.
+        damaged: records that cannot be read and are not needed: first and last of each place.
 
     Raises:
         LogCorrupt: a segment is missing or its header is damaged.
@@ -73,6 +75,7 @@ class Reading:
         self.dropped = 0
         self.is_behind = False
         self.passed: Head | None = None
+        self.damaged: list[tuple[int, int]] = []
         self._segments = segments
         self._after = after
         self._done = False
@@ -162,10 +165,27 @@ class Reading:
                 if extent.place(head.end) > size:
                     raise BadRecord(f"it reaches beyond the end of the segment, to {extent.place(head.end)}")
             except BadRecord as e:
-                self._judge(offset, lsn - 1, str(e), head)
-                return
+                later = self._next_in_snapshot(extent, offset, lsn)
+                if later is None:
+                    self._judge(offset, lsn - 1, str(e), head)
+                    return
+                self.damaged.append((lsn, later.lsn - 1))
+                offset, lsn = later.offset, later.lsn
+                continue
             yield record
             offset, lsn = record.head.end, lsn + 1
+
+    def _next_in_snapshot(self, extent: SegmentExtent, bad: int, lsn: int) -> Head | None:
+        """The record to go on with behind a bad one, if the snapshot has all between them; None: there is none.
+
+        lsn: of the bad one.
+        """
+        # The next one that is needed, too, but only if one before it tells whose log this is: see `passed`.
+        limit = self._after + (self.passed is not None)
+        if lsn > self._after:
+            return None
+        found = next(self._later(extent, bad, lsn), None)
+        return found if found is not None and found.lsn <= limit else None
 
     def _judge(self, bad: int, last: int, why: str, head: Head | None) -> None:
         """Decide what the first bad place means: the end of the log, or that it was damaged. Raises LogCorrupt."""

@@ -333,6 +333,12 @@ class ShardLogs:
                     reading.end.lsn,
                     lsn,
                 )
+            for first, last in reading.damaged:
+                log.warning(
+                    "%s: records %d to %d are damaged; a snapshot has all up to record %d, so nothing is lost. Look at "
+                    "the disk, and take a snapshot: without this one the log could not be read",
+                    *(segments.folder, first, last, lsn),
+                )
             if reading.dropped:
                 log.warning(
                     "%s: %d bytes behind record %d are no whole record, and are dropped: a push that was being written "

@@ -263,18 +263,36 @@ def test_a_log_that_ends_before_its_snapshot_goes_on_behind_that(made):
         segments.close()
 
 
-@pytest.mark.parametrize("after", range(1, 9))
-def test_damage_that_a_snapshot_covers_is_refused_if_a_later_record_is_there(made, after):
-    # A log that goes on behind the snapshot would lack what lies between the two.
-    ticket = next(t for t in made.tickets if t.extent.number == 3)
-    assert ticket.lsn < 9
-    files = made.with_bytes(3, ticket.place, bytes(100))
-    if after < ticket.lsn:
-        check(made, files, ticket)
-        return
-    with pytest.raises(LogCorrupt, match=f"record {ticket.lsn} at offset"):
-        made.read(files, after)
-    assert made.read(files, 9)[0] == []
+@pytest.mark.parametrize("lsn", range(1, 10))
+@pytest.mark.parametrize("after", range(1, 10))
+def test_damage_that_a_snapshot_has_was_refused_if_a_later_record_was_there(made, lsn, after):
+    # A log that went on behind the snapshot would lack what lies between the two. It is read on behind the damage.
+    ticket = made.tickets[lsn - 1]
+    for data in (bytes(60), b"????"):
+        files = made.with_bytes(ticket.extent.number, ticket.place, data)
+        if after < lsn:
+            check(made, files, ticket)
+            continue
+        first = next(t for t in made.tickets if t.extent == ticket.extent)
+        if after == lsn < 9 and ticket is first and made.tickets[lsn].extent == ticket.extent:
+            # Nothing that the snapshot has can be read any more, to tell that it is of this log.
+            with pytest.raises(LogCorrupt, match=f"record {lsn} at offset"):
+                made.read(files, after)
+            continue
+        found, reading = made.read(files, after)
+        assert found == made.history[after:]
+        read_at_all = made.tickets[min(after, 8)].extent == ticket.extent
+        assert reading.damaged == ([(lsn, lsn)] if read_at_all and lsn < 9 else [])
+        assert reading.is_behind == (lsn == after == 9)
+
+
+def test_damage_up_to_behind_a_snapshot_is_refused(made):
+    first, last = (next(t for t in made.tickets if t.lsn == lsn) for lsn in (7, 8))
+    assert first.extent == last.extent
+    files = made.with_bytes(first.extent.number, first.place, bytes(last.end - first.offset))
+    with pytest.raises(LogCorrupt, match="record 7 at offset"):
+        made.read(files, after=7)
+    assert made.read(files, after=9)[0] == []
 
 
 @pytest.mark.parametrize("after", range(10))
