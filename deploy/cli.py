@@ -344,7 +344,7 @@ def apply(
         with interrupted(lambda: f"what was begun goes on; `rowloom apply {config}` again does the rest"):
             offer = partial(_offer, wanted, home)
             done, scaled = change(wanted, remote, now, shown_on(moving), restart=restart, offer=offer)
-    shown = ("create", "set_lr", "autoscale", "scale", "deal", "limit", "upgrade")
+    shown = ("create", "set_lr", "autoscale", "scale", "deal", "limit", "standbys", "upgrade")
     made = [c for c in done.changes if c.action in shown]
     anew = ["every server was started anew"] if restart else []
     lines = [*map(str, made), *anew] or ["nothing to change"]
