@@ -237,7 +237,7 @@ class Remote:
         self._until_free(methods.SET_QUOTAS, request.SerializeToString())
 
     def set_replicas(self, replicas: str) -> None:
-        """Let shards have so many standbys. replicas: as JSON, see `replicas_of`. Raises InvalidRequest, Unavailable."""
+        """Let shards have so many standbys. replicas: as `replicas_of` says. Raises InvalidConfig, Unavailable."""
         request = pb.SetReplicasRequest(cluster_id=self.cluster, replicas=replicas)
         self._until_free(methods.SET_REPLICAS, request.SerializeToString())
 

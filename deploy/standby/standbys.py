@@ -107,7 +107,7 @@ class Standbys:
     def kept(self) -> bool:
         """Whether there is anything to look at: there are to be standbys, or there were some in this cluster's life.
 
-        Without any it stays so: a shard may have yet to hear that its standby is gone, for which it would wait for ever.
+        It stays so: a shard may have yet to hear that its standby is gone, for which it would wait for ever.
         """
         return self.wanted or self._coordinator.state.replicas is not None
 
@@ -266,8 +266,7 @@ class Standbys:
                 yield from _put_empty(self._coordinator, index, incarnation)
         if taken:  # what else was seen is old: the next look is soon
             return taken
-        coordinator = self._coordinator
-        yield from self._drop(seen.unfit if self.wanted else self._needless(seen))
+        yield from self._drop(self._over(seen))
         failed: RowloomError | None = None
         try:
             if self.wanted:
@@ -282,16 +281,18 @@ class Standbys:
 
     def settle(self) -> Program:
         """What can be done at once after `rules` or `wanted` have changed; `keep` does the rest."""
-        if not self.wanted:
-            yield from self._drop(self._needless((yield from self.look())))
+        seen = yield from self.look()
+        yield from self._drop(self._over(seen))
         yield from self._tell()
 
-    def _needless(self, seen: Sighting) -> list[int]:
-        """Where there are to be no standbys: those that may go.
+    def _over(self, seen: Sighting) -> Collection[int]:
+        """The standbys that go: those that are none any more; where there are to be none, the others too.
 
-        One whose server does not answer stays: it may be all that there is of the shard's rows. It takes the place, or
-        the server is back.
+        But not one whose server does not answer: it may be all that there is of the shard's rows. It takes the
+        place, or the server is back.
         """
+        if self.wanted:
+            return seen.unfit
 
         def may_take_over(index: int) -> bool:
             health = seen.healths.get(index)

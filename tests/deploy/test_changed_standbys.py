@@ -5,7 +5,6 @@ import signal
 import threading
 
 import numpy as np
-import pytest
 from support.waiting import until
 
 from rowloom.client import SGD, TableSpec, Zeros

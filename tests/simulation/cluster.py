@@ -115,11 +115,16 @@ class CoordinatorNode:
     ADDRESS = "coordinator:1"
 
     def __init__(
-        self, world: World, storage: Storage | None = None, rules: StandbyRules | None = None
+        self,
+        world: World,
+        storage: Storage | None = None,
+        rules: StandbyRules | None = None,
+        *,
+        wanted: bool = True,
     ) -> None:
         self.world = world
         self.storage = storage
-        self.rules = rules
+        self.rules, self._wanted = rules, wanted
         self.shards: dict[int, ShardNode] = {}
         self.disk = Disk(world)
         self.busy = False
@@ -137,7 +142,7 @@ class CoordinatorNode:
     def _new(self, state: ClusterState) -> Coordinator:
         world = self.world
         made = Coordinator(state, world.clock, world.rng, self.ADDRESS, revives=self.storage is not None)
-        self.standbys = Standbys(made, self.rules) if self.rules is not None else None
+        self.standbys = Standbys(made, self.rules, wanted=self._wanted) if self.rules is not None else None
         if self.standbys is not None and state.replicas is not None:
             applied = with_replicas(DeployConfig(), state.replicas)
             rules = dataclasses.replace(rules_of(applied.standby), lease_s=self.standbys.rules.lease_s)

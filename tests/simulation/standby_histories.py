@@ -11,8 +11,8 @@ from simulation.histories import History
 from simulation.shards import ShardNode
 
 from rowloom.deploy.control.state import Standby
-from rowloom.proto.errors import RowloomError, Unavailable
 from rowloom.deploy.standby.standbys import StandbyRules
+from rowloom.proto.errors import RowloomError, Unavailable
 from rowloom.server.durable.log import Mode
 
 STRIKES = 6
@@ -31,13 +31,14 @@ class StandbyHistory(History):
     def __init__(self, seed: int, *, waits: bool = True, traced: bool = False) -> None:
         rules = StandbyRules(waits=waits, lease_s=1.0, after_s=2.0)
         self._healed_s = 0.0
+        self._changes = bool(seed % 3)
         super().__init__(seed, mode=Mode.MEMORY, rules=rules, traced=traced, scalings=seed % 2)
 
     def _begin_faults(self, on: set[str]) -> None:
         super()._begin_faults(on)
         for _ in range(self.world.rng.randint(1, STRIKES)):
             self._later(self._strike)
-        for _ in range(self.world.rng.randint(0, CHANGES)):
+        for _ in range(self.world.rng.randint(0, CHANGES) if self._changes else 0):
             self._later(self._replicate)
 
     def _replicate(self) -> None:
