@@ -326,7 +326,7 @@ def apply(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a running cluster to a config: tables are made, learning rates set, rows moved to the new shards.
+    """Bring a running cluster to a config: tables, learning rates, standbys; rows are moved to the new shards.
 
     With another `ray.runtime_env`, or --restart, every server is started anew, one after the other, while trainers
     go on; on Ray the coordinator, too.

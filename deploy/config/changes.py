@@ -143,7 +143,18 @@ def diff(old: DeployConfig, new: DeployConfig) -> list[Change]:
             changes.append(Change(f"tables.{name}", None, table_to_mapping(spec), "create", table=name))
         else:
             changes += _table_changes(mine[name], spec)
+    if old.replicas > new.replicas:
+        changes = [_durable_as_before(change) for change in changes]
     return changes + [_left_out(spec, old.name) for name, spec in mine.items() if name not in theirs]
+
+
+def _durable_as_before(change: Change) -> Change:
+    """Without standbys a file that says no `durability` means logs, where they have a place."""
+    if change.path != "durability" or change.old != "memory":
+        return change
+    return dataclasses.replace(
+        change, reason=f"`durability: memory` in the file leaves it as it is; else it is {change.reason}"
+    )
 
 
 def _left_out(spec: TableSpec, cluster: str) -> Change:

@@ -88,6 +88,9 @@ class Parts:
     def decide(self, state: ClusterState) -> None:
         """Have a coordinator that goes on from this state."""
         made = Coordinator(state, time.monotonic, random.SystemRandom(), self._address, revives=self.revives)
+        if state.replicas is None and state.standbys and not self.config.replicas:
+            # Taken up with a file that was edited meanwhile: what runs goes on as it was, until somebody applies that.
+            state.replicas = replicas_of(self.config.model_copy(update={"replicas": 1}))
         if state.replicas is not None:
             self.config = with_replicas(self.config, state.replicas)
         self._launcher.replicated = bool(self.config.replicas)
