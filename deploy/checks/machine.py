@@ -118,15 +118,18 @@ def limits(config: DeployConfig) -> Iterator[Diagnosis]:
         else:
             yield well(name, _limit(soft))
     if config.launcher == "local":
-        yield room_for(config.shards, room())
+        yield room_for(config.shards, room(), config.replicas)
 
 
-def room_for(shards: int, there: MachineRoom) -> Diagnosis:
-    """Whether so many shards can be started here."""
-    if not (lacking := there.lacking(shards)):
-        return well("room for shards", f"{counted(shards, 'shard')} can be started")
-    most = f"`shards: {there.servers}`" if there.servers else "make room"
-    return fault("room for shards", lacking, f"{most}, or use more machines (`launcher: ray`)")
+def room_for(shards: int, there: MachineRoom, replicas: int = 0) -> Diagnosis:
+    """Whether so many shards can be started here, each with so many standbys."""
+    if not (lacking := there.lacking(shards * (1 + replicas))):
+        standbys = ", each with its standby," if replicas else ""
+        return well("room for shards", f"{counted(shards, 'shard')}{standbys} can be started")
+    fit = there.servers // (1 + replicas)
+    most = f"`shards: {fit}`" if fit else "make room"
+    other = "leave `replicas` at 0" if replicas else "use more machines (`launcher: ray`)"
+    return fault("room for shards", lacking, f"{most}, or {other}")
 
 
 def _limit(value: int) -> str:

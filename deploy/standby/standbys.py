@@ -11,6 +11,9 @@ read from its log (`revival.py`). The old server may be alive: `server/standby/f
 A layout of another epoch ends all standbys. Until it is committed they follow as ever: should a server end while rows
 move, the move rolls back, and its standby takes its place. From the commit on they are of an epoch that is over, which
 is all that says so; new ones are made.
+Where there are to be none any more (`changing.py`), the same steps end them, but not before their primary has answered:
+until then a standby may be all that there is. Who is told that it has none may miss it, and the coordinator may end
+before it tells it; so a cluster that had standbys is looked at for ever (`kept`), and every new coordinator tells all.
 """
 
 from __future__ import annotations
@@ -179,7 +182,8 @@ class Standbys:
             if why:
                 unfit[index] = why
         known = {s.incarnation for s in layout.shards} | {one.incarnation for one in standbys.values()}
-        self._silent = {one: since for one, since in self._silent.items() if one in known}
+        # Whoever changes standbys looks, too, at the same time.
+        self._silent = {one: since for one, since in list(self._silent.items()) if one in known}
         self.seen = Sighting(gone, empty, healths, unfit, alone)
         return self.seen
 

@@ -1,6 +1,7 @@
 """Standbys that are made, ended or kept otherwise while a cluster runs."""
 
 import errno
+import io
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ import threading
 
 import numpy as np
 import pytest
+from rich.console import Console
 from support.waiting import until
 
 from rowloom.client import SGD, TableSpec, Zeros
@@ -16,11 +18,13 @@ from rowloom.deploy.config.changes import diff, differing
 from rowloom.deploy.config.config import DeployConfig, InvalidConfig, from_json, parse, with_replicas
 from rowloom.deploy.coordinator_server import CoordinatorServer
 from rowloom.deploy.launch import local_room
-from rowloom.deploy.launch.local_launcher import ThreadLauncher
+from rowloom.deploy.launch.local_launcher import ProcessLauncher, ThreadLauncher
+from rowloom.deploy.launch.local_server import server_command
 from rowloom.deploy.operate import planning
 from rowloom.deploy.operate.applying import apply
 from rowloom.deploy.operate.planning import plan
 from rowloom.deploy.operate.remote import Remote
+from rowloom.deploy.operate.status import render_status, summary
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import RetryLater, Unavailable
 from rowloom.server.rows.limits import Limit
@@ -241,6 +245,27 @@ def test_a_file_without_replicas_and_durability_meant_logs_and_was_refused_witho
     assert [
         c.path for c in diff(parse(given | {"replicas": 1}), parse(given | {"durability": "memory"}))
     ] == ["replicas"]
+
+
+def test_rows_were_said_to_end_with_a_standby_that_was_only_being_filled() -> None:
+    status = running(wanted(1), rows=1)
+    status.durability = "memory"
+    status.shards[0].standby.state = "filling"
+    assert "(rows end with their shard's process)" in on_screen(status)
+    status.shards[0].standby.state = "in step"
+    assert "(rows end with their shard's process and its standby)" in on_screen(status)
+
+
+def on_screen(status: pb.StatusReply) -> str:
+    console = Console(width=200, file=io.StringIO())
+    console.print(render_status(summary(status)))
+    return console.file.getvalue()
+
+
+def test_servers_are_started_for_standbys_by_what_holds_at_that_moment() -> None:
+    assert "--replicated" not in server_command(wanted(1))
+    assert "--replicated" in server_command(wanted(0), replicated=True)
+    assert ProcessLauncher(wanted(1)).replicated
 
 
 def running(config: DeployConfig, rows: int = 0, row: int = 1) -> pb.StatusReply:

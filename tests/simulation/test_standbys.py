@@ -170,6 +170,17 @@ def test_the_alert_of_missing_standbys_asks_who_is_to_have_one() -> None:
     assert not said.HasField("standby_follows")
 
 
+def test_a_change_just_after_rows_had_moved_named_standbys_of_the_layout_before() -> None:
+    lab = lab_in_step(8, 3)
+    assert lab.scale(1) is None
+    assert lab.replicate(1) is None  # it raised IndexError, or named one to the server of another epoch
+    assert lab.node.coordinator.state.standbys == {}
+    in_step(lab)
+    primary(lab, 0).kill(None)
+    lab.do(lab.push(list(range(ROWS))))
+    assert set(lab.rows()[:, 0]) == {1}
+
+
 @pytest.mark.parametrize("waits", [True, False])
 def test_pushes_wait_for_standbys_from_the_moment_on_at_which_the_mode_says_so(waits: bool) -> None:
     lab = lab_in_step(5, 1, waits=not waits)

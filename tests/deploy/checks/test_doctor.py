@@ -75,6 +75,18 @@ def test_a_machine_without_room_for_the_shards_is_found(monkeypatch):
     assert machine.room_for(1, MachineRoom(0, "no memory")).fix.startswith("make room, or use more machines")
 
 
+def test_room_for_standbys_was_not_asked_for_and_up_then_refused_them(monkeypatch):
+    monkeypatch.setattr(machine, "room", lambda: MachineRoom(3, "one takes a third"))
+    (found,) = [
+        one for one in machine.limits(parse({"shards": 2, "replicas": 1})) if one.name == "room for shards"
+    ]
+    assert (found.state, found.fix) == ("fault", "`shards: 1`, or leave `replicas` at 0")
+    assert found.found.startswith("this machine has no room for 4 more shard servers, 3 fit")
+    assert (
+        machine.room_for(1, MachineRoom(3, ""), 1).found == "1 shard, each with its standby, can be started"
+    )
+
+
 def test_shared_memory_that_is_small_matters_to_ray_only(monkeypatch):
     monkeypatch.setattr(
         machine.os, "statvfs", lambda _: SimpleNamespace(f_blocks=16, f_bavail=16, f_frsize=4096)
