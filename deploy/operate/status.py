@@ -289,8 +289,8 @@ def _durable(state: dict[str, Any]) -> str:
         in_bytes(max(told, default=0)), len(told) == len(state["shards"]), bool(told) or not state["shards"]
     )
     logs = "rows end with their shard's process" if mode == "memory" else f"longest log {longest}"
-    standbys = [s.get("standby") or {} for s in state["shards"]]
-    if mode == "memory" and standbys and all(one.get("state") == IN_STEP for one in standbys):
+    in_step = [bool(s.get("standby")) and s["standby"]["state"] == IN_STEP for s in state["shards"]]
+    if mode == "memory" and in_step and all(in_step):
         logs = "rows end with their shard's process and its standby"
     snapshot = f"{newest['id']}, {in_time(newest['age_s'])} old" if newest else "none"
     if (before := state.get("earlier_snapshot")) and not newest:
