@@ -326,7 +326,7 @@ def apply(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a running cluster to a config: tables are made, learning rates set, rows moved to the new shards.
+    """Bring a running cluster to a config: tables, learning rates, standbys; rows are moved to the new shards.
 
     With another `ray.runtime_env`, or --restart, every server is started anew, one after the other, while trainers
     go on; on Ray the coordinator, too.
@@ -344,7 +344,7 @@ def apply(
         with interrupted(lambda: f"what was begun goes on; `rowloom apply {config}` again does the rest"):
             offer = partial(_offer, wanted, home)
             done, scaled = change(wanted, remote, now, shown_on(moving), restart=restart, offer=offer)
-    shown = ("create", "set_lr", "autoscale", "scale", "deal", "limit", "upgrade")
+    shown = ("create", "set_lr", "autoscale", "scale", "deal", "limit", "standbys", "upgrade")
     made = [c for c in done.changes if c.action in shown]
     anew = ["every server was started anew"] if restart else []
     lines = [*map(str, made), *anew] or ["nothing to change"]

@@ -694,20 +694,22 @@ class StandByRequest(_message.Message):
     def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., turn: _Optional[int] = ..., lease_s: _Optional[float] = ...) -> None: ...
 
 class SetStandbyRequest(_message.Message):
-    __slots__ = ("cluster_id", "epoch", "turn", "standby", "waits", "lease_s")
+    __slots__ = ("cluster_id", "epoch", "turn", "standby", "waits", "lease_s", "replicated")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TURN_FIELD_NUMBER: _ClassVar[int]
     STANDBY_FIELD_NUMBER: _ClassVar[int]
     WAITS_FIELD_NUMBER: _ClassVar[int]
     LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    REPLICATED_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     epoch: int
     turn: int
     standby: int
     waits: bool
     lease_s: float
-    def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., turn: _Optional[int] = ..., standby: _Optional[int] = ..., waits: bool = ..., lease_s: _Optional[float] = ...) -> None: ...
+    replicated: bool
+    def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., turn: _Optional[int] = ..., standby: _Optional[int] = ..., waits: bool = ..., lease_s: _Optional[float] = ..., replicated: bool = ...) -> None: ...
 
 class AttachRequest(_message.Message):
     __slots__ = ("header", "standby", "feed", "tables", "since", "limit_bytes")
@@ -1186,6 +1188,14 @@ class SetQuotasRequest(_message.Message):
     cluster_id: str
     quotas: str
     def __init__(self, cluster_id: _Optional[str] = ..., quotas: _Optional[str] = ...) -> None: ...
+
+class SetReplicasRequest(_message.Message):
+    __slots__ = ("cluster_id", "replicas")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    replicas: str
+    def __init__(self, cluster_id: _Optional[str] = ..., replicas: _Optional[str] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ("cluster_id", "node", "undo")

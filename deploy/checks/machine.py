@@ -136,7 +136,8 @@ def room_for(config: DeployConfig, running: int, there: MachineRoom | None = Non
         return well("room for shards", f"{what} can be started{run}" if more else f"{what}, which run")
     fit = (running + there.servers) // each
     most = f"`shards: {fit}`" if fit else "make room"
-    return fault("room for shards", lacking, f"{most}, or use more machines (`launcher: ray`)")
+    other = "leave `replicas` at 0" if config.replicas else "use more machines (`launcher: ray`)"
+    return fault("room for shards", lacking, f"{most}, or {other}")
 
 
 def _limit(value: int) -> str:

@@ -16,6 +16,7 @@ from ...proto.spec import Dealing, Schedule, TableEntry, TableSpec
 from .config import DeployConfig, from_json
 from .faults import as_yaml
 from .tables import plain, table_to_mapping
+from .words import counted
 
 # `down` throws the rows away, so it is never advised without that word.
 FIXED = (
@@ -26,6 +27,11 @@ FROM_LOGS = (
     "fixed while the cluster runs: `rowloom down --keep`, then `rowloom up` with the file, goes on from the logs with "
     "it, and loses no row"
 )
+BEGUN = (
+    "{} more, and the memory of each shard once more; filled while trainers go on: `rowloom status` shows when "
+    "they are in step"
+)
+ENDED = "the standbys end: from then on the rows of a shard end with its process"
 # What a cluster that goes on from its logs takes from its file.
 _READ_AT_START = (
     "host",
@@ -46,8 +52,8 @@ class Change:
 
     Attributes:
         path: where in the config.
-        action: start, scale, deal (ids of a table anew), limit (what moves may take), autoscale, quotas, create,
-            set_lr, upgrade; keep: nothing is done; refused: the config cannot be applied, `reason` says why.
+        action: start, scale, deal (ids of a table anew), limit (what moves may take), autoscale, quotas, standbys,
+            create, set_lr, upgrade; keep: nothing is done; refused: the config cannot be applied, `reason` says why.
         table: which table is made or changed. Its name may have dots, so `path` cannot say it.
     """
 
@@ -61,6 +67,7 @@ class Change:
         "limit",
         "autoscale",
         "quotas",
+        "standbys",
         "create",
         "set_lr",
         "upgrade",
@@ -121,10 +128,11 @@ def diff(old: DeployConfig, new: DeployConfig) -> list[Change]:
     """What differs, and what `apply` would do about each."""
     at_start = _READ_AT_START if _goes_on(old, new) else ()
     changes = [*_count_changes(old, new), *_policy_changes(old, new), *_quota_changes(old, new)]
+    changes += _standby_changes(old, new)
     changes += [
         change
         for path in DeployConfig.model_fields
-        if path not in ("tables", "shards", "autoscale", "quotas")
+        if path not in ("tables", "shards", "autoscale", "quotas", "replicas", "standby")
         for change in _plain_changes(
             path, getattr(old, path), getattr(new, path), FROM_LOGS if path in at_start else FIXED
         )
@@ -135,7 +143,18 @@ def diff(old: DeployConfig, new: DeployConfig) -> list[Change]:
             changes.append(Change(f"tables.{name}", None, table_to_mapping(spec), "create", table=name))
         else:
             changes += _table_changes(mine[name], spec)
+    if old.replicas > new.replicas:
+        changes = [_durable_as_before(change) for change in changes]
     return changes + [_left_out(spec, old.name) for name, spec in mine.items() if name not in theirs]
+
+
+def _durable_as_before(change: Change) -> Change:
+    """Without standbys a file that says no `durability` means logs, where they have a place."""
+    if change.path != "durability" or change.old != "memory":
+        return change
+    return dataclasses.replace(
+        change, reason=f"`durability: memory` in the file leaves it as it is; else it is {change.reason}"
+    )
 
 
 def _left_out(spec: TableSpec, cluster: str) -> Change:
@@ -177,6 +196,22 @@ def _quota_changes(old: DeployConfig, new: DeployConfig) -> list[Change]:
         return []
     was, is_now = (one.model_dump(exclude_none=True) for one in (old.quotas, new.quotas))
     return [Change("quotas", was, is_now, "quotas")]
+
+
+def _standby_changes(old: DeployConfig, new: DeployConfig) -> list[Change]:
+    changes: list[Change] = []
+    if old.replicas != new.replicas:
+        reason = (
+            ENDED
+            if old.replicas > new.replicas
+            else BEGUN.format(counted(new.shards, "process", "processes"))
+        )
+        changes.append(Change("replicas", old.replicas, new.replicas, "standbys", reason))
+    for key in type(old.standby).model_fields:
+        was, is_now = getattr(old.standby, key), getattr(new.standby, key)
+        if was != is_now:
+            changes.append(Change(f"standby.{key}", was, is_now, "standbys"))
+    return changes
 
 
 def _plain_changes(path: str, old: Any, new: Any, fixed: str) -> list[Change]:

@@ -322,6 +322,32 @@ def quotas_from(text: str) -> QuotasConfig:
     return parse({"quotas": value, "security": someone}, "quotas", running=True).quotas
 
 
+def with_replicas(config: DeployConfig, text: str) -> DeployConfig:
+    """A cluster's config with other standbys.
+
+    Args:
+        config: of a cluster that runs.
+        text: what `replicas` and `standby` say, as JSON.
+
+    Raises:
+        InvalidConfig: it is no such thing, or standbys do not go with the rest.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise InvalidConfig(f"the replicas are no JSON: {e}") from None
+    read = parse(value, "replicas", running=True)
+    wanted = config.model_copy(update={"replicas": read.replicas, "standby": read.standby})
+    if faults := _standby_faults(wanted):
+        raise invalid(f"cluster {config.name!r}", faults)
+    return wanted
+
+
+def replicas_of(config: DeployConfig) -> str:
+    """What `with_replicas` reads."""
+    return json.dumps({"replicas": config.replicas, "standby": config.standby.model_dump()}, sort_keys=True)
+
+
 def environment_from(text: str) -> dict[str, Any]:
     """The environment that `ray.runtime_env` says, as JSON. Raises InvalidConfig."""
     try:

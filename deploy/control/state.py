@@ -134,6 +134,7 @@ class ClusterState:
         autoscale: the policy that was applied since it was started, as JSON; None: that of its config.
         quotas: of principals, as they were applied since, as JSON; None: those of its config.
         max_extra_bytes: what moves may take, as it was applied since; 0: no bound; None: as its config says.
+        replicas: of each shard and how they are kept, as it was applied since, as JSON; None: as its config says.
         drained: ids of nodes on which nothing is started any more.
         runtime_env: the environment that was applied since it was started, as JSON; None: that of its config.
         standbys: by shard index. One whose primary is not the layout's is none any more.
@@ -157,6 +158,7 @@ class ClusterState:
     autoscale: str | None = None
     quotas: str | None = None
     max_extra_bytes: int | None = None
+    replicas: str | None = None
     drained: list[str] = field(default_factory=list[str])
     runtime_env: str | None = None
     standbys: dict[int, Standby] = field(default_factory=dict[int, Standby])
@@ -264,6 +266,7 @@ class ClusterState:
                 "autoscale": self.autoscale,
                 "quotas": self.quotas,
                 "max_extra_bytes": self.max_extra_bytes,
+                "replicas": self.replicas,
                 "drained": self.drained,
                 "runtime_env": self.runtime_env,
                 "standbys": {str(index): dataclasses.asdict(one) for index, one in self.standbys.items()},
@@ -301,6 +304,7 @@ class ClusterState:
                 autoscale=data.get("autoscale"),
                 quotas=data.get("quotas"),
                 max_extra_bytes=data.get("max_extra_bytes"),
+                replicas=data.get("replicas"),
                 drained=list(data.get("drained", [])),
                 runtime_env=data.get("runtime_env"),
                 standbys={int(index): Standby(**one) for index, one in data.get("standbys", {}).items()},

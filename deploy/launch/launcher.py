@@ -41,7 +41,12 @@ class Launcher(Protocol):
     """Starts and stops empty shard servers. Methods may block and are called from any thread.
 
     A `key` names one server for ever within a cluster; it is never used for another.
+
+    Attributes:
+        replicated: shards have standbys; of the servers that are started from now on.
     """
+
+    replicated: bool
 
     def reserve(self, keys: Sequence[int]) -> None:
         """Set room aside for servers that will be started together. Raises Unavailable if there is none."""

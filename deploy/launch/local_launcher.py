@@ -29,6 +29,7 @@ class ProcessLauncher:
 
     def __init__(self, config: DeployConfig, logs: Path | None = None) -> None:
         self._config = config
+        self.replicated = bool(config.replicas)
         self._logs = logs
         self._lock = threading.Lock()
         self._running: dict[int, tuple[Child, Launched]] = {}
@@ -40,7 +41,7 @@ class ProcessLauncher:
     def start(self, key: int) -> Launched:
         """As `Launcher`."""
         log = self._logs / f"shard-{key}.log" if self._logs is not None else None
-        command = [*server_command(self._config), "--until-stdin-closes"]
+        command = [*server_command(self._config, replicated=self.replicated), "--until-stdin-closes"]
         child = Child("a shard server", command, log=log)
         try:
             line = child.first_line(self._config.limits.start_timeout_s, "limits.start_timeout_s")
@@ -108,7 +109,7 @@ class ThreadLauncher:
     ) -> None:
         self._security = security
         self._tracing = tracing
-        self._replicated = replicated
+        self.replicated = replicated
         self._snapshots = snapshots_of(storage) if storage is not None else ""
         self._running: dict[int, Server] = {}
 
@@ -121,7 +122,7 @@ class ThreadLauncher:
             snapshots=self._snapshots,
             security=self._security,
             tracing=self._tracing,
-            replicated=self._replicated,
+            replicated=self.replicated,
         )
         server.start()
         self._running[key] = server

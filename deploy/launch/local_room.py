@@ -40,10 +40,20 @@ def room() -> MachineRoom:
     return min(_rooms(), key=lambda room: room.servers)
 
 
-def check_room(servers: int) -> None:
-    """Raises Unavailable if so many more servers do not fit; the message says how many do, and why not more."""
+def check_room(servers: int, copied: int = 0) -> None:
+    """Raises Unavailable if so many more servers do not fit; the message says how many do, and why not more.
+
+    copied: bytes of rows of other servers that these will have, too, as standbys do.
+    """
     if lacking := room().lacking(servers):
         raise Unavailable(f"{lacking}. Ask for fewer shards, or use more machines (launcher: ray)")
+    memory = available()
+    if copied and copied + servers * SERVER_BYTES > memory.bytes:
+        raise Unavailable(
+            f"this machine has no room for standbys: they take the rows of all shards once more, {in_bytes(copied)}, "
+            f"and each {in_bytes(SERVER_BYTES)} before it has rows, of {memory.what}, {in_bytes(memory.bytes)}. Leave "
+            "`replicas` at 0, or free memory"
+        )
 
 
 def _rooms() -> Iterator[MachineRoom]:

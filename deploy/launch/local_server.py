@@ -16,8 +16,16 @@ REACH_S = 5.0  # to connect to a server by its advertised name
 KILL_AFTER_S = 1.0  # beyond the grace: what a server needs to end once its calls are answered
 
 
-def server_command(config: DeployConfig, log_file: Path | None = None) -> list[str]:
-    """It prints a line when it is up: its address, incarnation and pid, as JSON. log_file: of its own log."""
+def server_command(
+    config: DeployConfig, log_file: Path | None = None, *, replicated: bool = False
+) -> list[str]:
+    """It prints a line when it is up: its address, incarnation and pid, as JSON.
+
+    Args:
+        config: of the cluster.
+        log_file: of its own log.
+        replicated: shards have standbys now, whatever the config says that the cluster was started with.
+    """
     command = python("-m", "rowloom.server.serve")
     command += ["--stop-grace-s", str(config.limits.stop_grace_s)]
     command += ["--host", config.host or "127.0.0.1", "--carrier", config.carrier]
@@ -26,7 +34,7 @@ def server_command(config: DeployConfig, log_file: Path | None = None) -> list[s
     settings = config.security.settings()
     if settings != ServerSecurity():
         command += ["--security", settings.to_json()]
-    if config.replicas:
+    if replicated:
         command.append("--replicated")
     return command + keeping(config) + observing(config, log_file)
 

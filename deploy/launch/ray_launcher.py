@@ -87,6 +87,7 @@ class RayLauncher:
 
     def __init__(self, config: DeployConfig) -> None:
         self._config = config
+        self.replicated = False  # standbys are not yet placed on nodes
         self._avoided: Collection[str] = ()
         self._runtime_env: Mapping[str, object] = config.ray.runtime_env
         self.ray = ray_module()

@@ -35,6 +35,7 @@ class StayingLauncher:
         self, config: DeployConfig, servers: ShardFolder, *, log: Path, logs: Path, mark: str
     ) -> None:
         self._config = config
+        self.replicated = bool(config.replicas)
         self._servers = servers
         self._log, self._logs = log, logs
         self._mark = mark
@@ -48,7 +49,7 @@ class StayingLauncher:
         with contextlib.suppress(OSError):  # the next one does it
             self._servers.forget_logs(self._logs)
         pid = spawn_detached(
-            server_command(self._config, shard_log(self._logs, key)),
+            server_command(self._config, shard_log(self._logs, key), replicated=self.replicated),
             self._log,
             out=self._servers.printed(key),
             mark=self._mark,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...proto import rowloom_pb2 as pb
-from ..config.config import DeployConfig
+from ..config.config import DeployConfig, replicas_of
 from ..config.runtime_env import digest_of
 from .planning import Plan, plan
 from .remote import Remote
@@ -49,11 +49,16 @@ def apply(
             remote.set_quotas(config.quotas.to_json())
         elif change.action == "limit":
             remote.bound_moves(change.new or 0)
+    standbys = any(change.action == "standbys" for change in wanted.changes)
+    if standbys and not config.replicas:  # those of now end before rows move: nobody waits for them
+        remote.set_replicas(replicas_of(config))
     # Last, because it takes long; and all at once, because rows move once.
     shards = next((change.new for change in wanted.changes if change.action == "scale"), 0)
     dealings = {c.table: specs[c.table].dealing for c in wanted.changes if c.action == "deal"}
     if shards or dealings:
         scaled = remote.scale(shards, on_progress, dealings)
+    if standbys and config.replicas:  # another layout would end them again
+        remote.set_replicas(replicas_of(config))
     other = any(change.action == "upgrade" for change in wanted.changes)
     if other:
         offer()

@@ -128,13 +128,21 @@ def _runs_here(status: pb.StatusReply) -> bool:
     return not {s.node for s in status.shards} - {socket.gethostname()}
 
 
+def _copied(config: DeployConfig, before: DeployConfig, status: pb.StatusReply | None) -> int:
+    """Bytes of the rows that exist and that standbys would hold which are not there yet."""
+    if status is None or config.replicas <= before.replicas:
+        return 0
+    return sum(table.bytes for shard in status.shards for table in shard.statistics.tables)
+
+
 def _no_room(config: DeployConfig, status: pb.StatusReply | None) -> str:
-    """In words, that this machine has no room for more shards. Of other machines and of Ray that is not known here."""
-    more = config.shards - (len(status.shards) if status is not None else 0)
+    """In words, that this machine has no room for more servers. Of other machines and of Ray that is not known here."""
+    before = running_config(status) if status is not None else config.model_copy(update={"shards": 0})
+    more = config.shards * (1 + config.replicas) - before.shards * (1 + before.replicas)
     if config.launcher != "local" or more <= 0 or (status is not None and not _runs_here(status)):
         return ""
     try:
-        check_room(more)
+        check_room(more, _copied(config, before, status))
     except Unavailable as e:
         return str(e)
     return ""

@@ -236,6 +236,11 @@ class Remote:
         request = pb.SetQuotasRequest(cluster_id=self.cluster, quotas=quotas)
         self._until_free(methods.SET_QUOTAS, request.SerializeToString())
 
+    def set_replicas(self, replicas: str) -> None:
+        """Let shards have so many standbys. replicas: as `replicas_of` says. Raises InvalidConfig, Unavailable."""
+        request = pb.SetReplicasRequest(cluster_id=self.cluster, replicas=replicas)
+        self._until_free(methods.SET_REPLICAS, request.SerializeToString())
+
     def drop_table(self, name: str) -> None:
         """Drop a table; its rows are gone. Raises TableNotFound."""
         request = pb.RemoveTableRequest(name=name, cluster_id=self.cluster)

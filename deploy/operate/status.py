@@ -14,7 +14,7 @@ from ..config.tables import plain
 from ..config.words import counted
 from ..observe.figures import at_least, sizes_of, told_by
 from ..observe.quotas import quota_cells, quota_summary
-from ..standby.shown import standby_in_words, standby_of
+from ..standby.shown import IN_STEP, standby_in_words, standby_of
 from .moves import in_progress, move_summary
 
 if TYPE_CHECKING:
@@ -289,7 +289,8 @@ def _durable(state: dict[str, Any]) -> str:
         in_bytes(max(told, default=0)), len(told) == len(state["shards"]), bool(told) or not state["shards"]
     )
     logs = "rows end with their shard's process" if mode == "memory" else f"longest log {longest}"
-    if mode == "memory" and any(s.get("standby") for s in state["shards"]):
+    in_step = [bool(s.get("standby")) and s["standby"]["state"] == IN_STEP for s in state["shards"]]
+    if mode == "memory" and in_step and all(in_step):
         logs = "rows end with their shard's process and its standby"
     snapshot = f"{newest['id']}, {in_time(newest['age_s'])} old" if newest else "none"
     if (before := state.get("earlier_snapshot")) and not newest:

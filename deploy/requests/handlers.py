@@ -84,6 +84,7 @@ class Handlers:
             methods.UPGRADE: self._meant(pb.UpgradeRequest, self._upgrade),
             methods.SET_AUTOSCALE: self._meant(pb.SetAutoscaleRequest, self._set_autoscale),
             methods.SET_QUOTAS: self._meant(pb.SetQuotasRequest, self._set_quotas),
+            methods.SET_REPLICAS: self._meant(pb.SetReplicasRequest, self._set_replicas),
             methods.ACCEPT_LOSS: self._meant(pb.AcceptLossRequest, self._accept_loss),
             methods.TAKE_SNAPSHOT: self._meant(pb.TakeSnapshotRequest, self.snapshots_asked.answer),
             methods.DESCRIBE_RESTORED: self._meant(pb.DescribeRestoredRequest, self._describe_restored),
@@ -184,6 +185,9 @@ class Handlers:
             finally:
                 if self._coordinator.quotas == said:  # recorded, whether or not every shard has heard of it
                     self._parts.quote(quotas)
+
+    def _set_replicas(self, request: pb.SetReplicasRequest) -> None:
+        self._parts.replicate(request.replicas)
 
     def _upgrade(self, request: pb.UpgradeRequest) -> pb.ScaleReply:
         return self._draining.upgrade(request.environment)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...proto.security.credentials import Credentials
 from ...server.access.in_flight import CallsInFlight
-from ..config.config import DeployConfig, policy_from, quotas_from
+from ..config.config import DeployConfig, policy_from, quotas_from, replicas_of, with_replicas
 from ..config.quotas import QuotasConfig
 from ..config.sections import Autoscale
 from ..control.coordinator import Coordinator
@@ -20,7 +20,8 @@ from ..nodes.nodes import Nodes
 from ..performer import Performer
 from ..scaling import Autoscaling, Scalings
 from ..snapshots.snapshots import Snapshots
-from ..standby.standbys import StandbyRules, Standbys
+from ..standby.changing import rules_of, set_replicas
+from ..standby.standbys import Standbys
 from ..storage import StateFile
 from ..watcher import Watcher
 
@@ -58,7 +59,7 @@ class Parts:
     ) -> None:
         self.config = config
         self.revives = config.durability != "memory"
-        self._address, self._in_flight = address, in_flight
+        self._address, self._in_flight, self._launcher = address, in_flight, launcher
         self.decide(ClusterState(config.name))
         self.performer = Performer(file, launcher, config.limits.stop_grace_s, credentials)
         self.scalings = Scalings(self._current, self.performer, self._scaled, self.most_extra)
@@ -80,15 +81,20 @@ class Parts:
             file,
             revives=self.revives,
             on_look=self._looked,
-            standbys=lambda: self.standbys if config.replicas else None,
+            standbys=lambda: self.standbys if self.standbys.kept else None,
         )
         self.autoscaling = Autoscaling(self.scalings, self.watcher.statuses)
 
     def decide(self, state: ClusterState) -> None:
         """Have a coordinator that goes on from this state."""
         made = Coordinator(state, time.monotonic, random.SystemRandom(), self._address, revives=self.revives)
-        rules = StandbyRules(waits=self.config.standby.mode == "sync", after_s=self.config.standby.after)
-        self.standbys = Standbys(made, rules, wanted=bool(self.config.replicas))
+        if state.replicas is None and state.standbys and not self.config.replicas:
+            # Taken up with a file that was edited meanwhile: what runs goes on as it was, until somebody applies that.
+            state.replicas = replicas_of(self.config.model_copy(update={"replicas": 1}))
+        if state.replicas is not None:
+            self.config = with_replicas(self.config, state.replicas)
+        self._launcher.replicated = bool(self.config.replicas)
+        self.standbys = Standbys(made, rules_of(self.config.standby), wanted=bool(self.config.replicas))
         made.quotas = self.quote(self.config.quotas if state.quotas is None else quotas_from(state.quotas))
         self.coordinator = made
 
@@ -128,6 +134,29 @@ class Parts:
         """Scale by this policy; None: by none."""
         self.config = self.config.model_copy(update={"autoscale": policy})
         self.autoscaling.follow(policy)
+
+    def replicate(self, replicas: str) -> None:
+        """Shards have so many standbys, kept so, also after a restart; what `SetReplicas` asks for, as JSON.
+
+        Raises:
+            InvalidConfig: standbys do not go with the rest.
+            Unavailable: there is no room for them; nothing was changed.
+            RetryLater: something else changes.
+        """
+        wanted = with_replicas(self.config, replicas)
+        if replicas_of(wanted) == replicas_of(self.config):
+            return
+        with self.performer.alone("other standbys"):
+            more = wanted.replicas - self.config.replicas
+            if more > 0:
+                self._launcher.reserve(range(more * self.coordinator.layout.n))
+            self.performer.run(set_replicas(self.coordinator, self.standbys, wanted, self._replicated))
+
+    def _replicated(self, wanted: DeployConfig) -> None:
+        """This is stored, and so it is from now on."""
+        changes = {"replicas": wanted.replicas, "standby": wanted.standby}
+        self.config = self.config.model_copy(update=changes)
+        self._launcher.replicated = bool(wanted.replicas)
 
     def _renewed(self, env: Mapping[str, Any]) -> None:
         ray = self.config.ray.model_copy(update={"runtime_env": dict(env)})

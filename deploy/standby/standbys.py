@@ -11,6 +11,9 @@ read from its log (`revival.py`). The old server may be alive: `server/standby/f
 A layout of another epoch ends all standbys. Until it is committed they follow as ever: should a server end while rows
 move, the move rolls back, and its standby takes its place. From the commit on they are of an epoch that is over, which
 is all that says so; new ones are made.
+Where there are to be none any more (`changing.py`), the same steps end them, but not before their primary has answered:
+until then a standby may be all that there is. Who is told that it has none may miss it, and the coordinator may end
+before it tells it; so a cluster that had standbys is looked at for ever (`kept`), and every new coordinator tells all.
 """
 
 from __future__ import annotations
@@ -57,12 +60,31 @@ class Sighting:
         empty: those of them at whose address another server answers, which holds nothing; its incarnation.
         healths: of standbys that answered.
         unfit: standbys that never will take a place, and why.
+        alone: shards whose server did not answer, so that their standby may be all that there is.
     """
 
     gone: Mapping[int, bool] = field(default_factory=dict[int, bool])
     empty: Mapping[int, int] = field(default_factory=dict[int, int])
     healths: Mapping[int, pb.HealthReply] = field(default_factory=dict[int, pb.HealthReply])
     unfit: Mapping[int, str] = field(default_factory=dict[int, str])
+    alone: Collection[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a shard's server was told of its standby, or is to be told.
+
+    Attributes:
+        server: its incarnation.
+        standby: that of its standby; 0: it has none.
+        waits: as in StandbyRules; of no meaning without a standby.
+        replicated: shards of the cluster have standbys.
+    """
+
+    server: int
+    standby: int
+    waits: bool
+    replicated: bool
 
 
 class Standbys:
@@ -74,22 +96,29 @@ class Standbys:
         wanted: whether there are to be any; else those that there are go.
 
     Attributes:
+        rules, wanted: they may change, when that is stored.
         seen: at the last look.
     """
 
     def __init__(self, coordinator: Coordinator, rules: StandbyRules, *, wanted: bool = True) -> None:
         self._coordinator, self.rules, self.wanted = coordinator, rules, wanted
         self.seen = Sighting()  # the last time
-        self._told: dict[
-            int, tuple[int, int]
-        ] = {}  # by shard, its server and that one's standby, as it was told
+        self._told: dict[int, Told | None] = {}  # by shard; None: it may have heard what is no more
         self._silent: dict[int, float] = {}  # by incarnation, since when it does not answer
 
+    @property
+    def kept(self) -> bool:
+        """Whether there is anything to look at: there are to be standbys, or there were some in this cluster's life.
+
+        It stays so: a shard may have yet to hear that its standby is gone, for which it would wait for ever.
+        """
+        return self.wanted or self._coordinator.state.replicas is not None
+
     def said(self) -> list[str]:
-        """Of each shard that may acknowledge what only it has, in words."""
-        if not self.wanted:
-            return []
+        """Of each shard that may acknowledge what only it has, and of what is yet to change, in words."""
         coordinator, words = self._coordinator, list[str]()
+        if not self.wanted:
+            return self._said_of_the_last()
         for shard in coordinator.layout.shards:
             index, health = shard.index, self.seen.healths.get(shard.index)
             if index not in coordinator.state.standbys:
@@ -98,6 +127,22 @@ class Standbys:
                 rows = f", {health.standby_rows} rows are there" if health is not None else ""
                 why = f": {health.standby_error}" if health is not None and health.standby_error else ""
                 words.append(f"the standby of shard {index} is being filled{rows}{why}")
+            elif self._untold(index):
+                mode = "sync" if self.rules.waits else "async"
+                words.append(f"shard {index} has yet to hear that `standby.mode` is {mode}")
+        return words
+
+    def _said_of_the_last(self) -> list[str]:
+        """In words, what is left of standbys where there are to be none."""
+        coordinator = self._coordinator
+        left = coordinator.state.standbys
+        words = [f"the standby of shard {index} has yet to be ended" for index in sorted(left)]
+        if self.kept and coordinator.state.layout is not None:
+            words += [
+                f"shard {index} has yet to hear that it has no standby any more, and pushes to it may wait until then"
+                for index in range(coordinator.layout.n)
+                if index not in left and index not in self.seen.alone and self._untold(index)
+            ]
         return words
 
     # ------------------------------------------------------------------------------------------------------- looking
@@ -137,8 +182,9 @@ class Standbys:
             if why:
                 unfit[index] = why
         known = {s.incarnation for s in layout.shards} | {one.incarnation for one in standbys.values()}
-        self._silent = {one: since for one, since in self._silent.items() if one in known}
-        self.seen = Sighting(gone, empty, healths, unfit)
+        # Whoever changes standbys looks, too, at the same time.
+        self._silent = {one: since for one, since in list(self._silent.items()) if one in known}
+        self.seen = Sighting(gone, empty, healths, unfit, alone)
         return self.seen
 
     def is_suspected(self, incarnation: int) -> bool:
@@ -194,13 +240,15 @@ class Standbys:
 
     def _untold(self, index: int) -> bool:
         """Whether a shard's server has yet to hear who its standby is."""
-        return self._told.get(index, (0, 0)) != self._wanted_of(index) and (
-            self._wanted_of(index)[1] != 0 or index in self._told or self.wanted
-        )
+        wanted = self._wanted_of(index)
+        return self._told.get(index) != wanted and (wanted.standby != 0 or index in self._told or self.kept)
 
-    def _wanted_of(self, index: int) -> tuple[int, int]:
+    def _wanted_of(self, index: int) -> Told:
+        server = self._coordinator.layout.shards[index].incarnation
         standby = self._coordinator.state.standbys.get(index)
-        return self._coordinator.layout.shards[index].incarnation, standby.incarnation if standby else 0
+        if standby is None:
+            return Told(server, 0, False, self.wanted)
+        return Told(server, standby.incarnation, self.rules.waits, self.wanted)
 
     # ------------------------------------------------------------------------------------------------------- keeping
 
@@ -222,9 +270,7 @@ class Standbys:
                 yield from _put_empty(self._coordinator, index, incarnation)
         if taken:  # what else was seen is old: the next look is soon
             return taken
-        coordinator = self._coordinator
-        standbys = coordinator.state.standbys
-        yield from self._drop(seen.unfit if self.wanted else list(standbys))
+        yield from self._drop(self._over(seen))
         failed: RowloomError | None = None
         try:
             if self.wanted:
@@ -236,6 +282,28 @@ class Standbys:
         if failed is not None:
             raise failed
         return taken
+
+    def settle(self) -> Program:
+        """What can be done at once after `rules` or `wanted` have changed; `keep` does the rest."""
+        seen = yield from self.look()
+        yield from self._drop(self._over(seen))
+        yield from self._tell()
+
+    def _over(self, seen: Sighting) -> Collection[int]:
+        """The standbys that go: those that are none any more; where there are to be none, the others too.
+
+        But not one whose server does not answer: it may be all that there is of the shard's rows. It takes the
+        place, or the server is back.
+        """
+        if self.wanted:
+            return seen.unfit
+
+        def may_take_over(index: int) -> bool:
+            health = seen.healths.get(index)
+            return index not in seen.gone or health is None or health.standby == IN_STEP
+
+        standbys = self._coordinator.state.standbys
+        return [i for i in standbys if i in seen.unfit or i not in seen.alone or not may_take_over(i)]
 
     def _launch(self) -> Program:
         coordinator = self._coordinator
@@ -267,9 +335,10 @@ class Standbys:
                 cluster_id=layout.cluster_id,
                 epoch=layout.epoch,
                 turn=coordinator.turn(),
-                standby=self._wanted_of(index)[1],
+                standby=self._wanted_of(index).standby,
                 waits=rules.waits,
                 lease_s=rules.lease_s,
+                replicated=self.wanted,
             )
             address = layout.shards[index].address
             calls.append(ServerCall(address, methods.SET_STANDBY, primary.SerializeToString()))
@@ -320,7 +389,10 @@ class Standbys:
         calls: list[ServerCall] = []
         for index in indices:
             request = pb.SetStandbyRequest(
-                cluster_id=layout.cluster_id, epoch=layout.epoch, turn=coordinator.turn()
+                cluster_id=layout.cluster_id,
+                epoch=layout.epoch,
+                turn=coordinator.turn(),
+                replicated=self.wanted,
             )
             calls.append(
                 ServerCall(layout.shards[index].address, methods.SET_STANDBY, request.SerializeToString())
@@ -328,9 +400,9 @@ class Standbys:
         outcomes = yield Calls(calls, ASK_S)
         for index, outcome in zip(indices, outcomes, strict=True):
             if isinstance(outcome, RowloomError):
-                self._told[index] = 0, 0  # `keep` tells it
+                self._told[index] = None  # `keep` tells it
             else:
-                self._told[index] = layout.shards[index].incarnation, 0
+                self._told[index] = self._wanted_of(index)
 
     # ----------------------------------------------------------------------------------------------------- taking over
 

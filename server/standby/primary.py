@@ -26,6 +26,8 @@ def set_standby(host: Holder, request: pb.SetStandbyRequest) -> None:
         raise WrongLayout(f"this server is no shard of epoch {request.epoch}")
     if host.standby[0] != request.standby:
         host.end_feed()
+    if request.HasField("replicated"):
+        host.process.replicated = request.replicated
     host.standby = request.standby, request.waits, request.lease_s
     if host.feed is not None:
         host.feed.waits = request.waits

@@ -58,6 +58,7 @@ def test_calls_of_a_client_of_another_cluster_change_nothing(server, remote) -> 
         methods.UPGRADE: pb.UpgradeRequest(environment="0" * 64),
         methods.SET_AUTOSCALE: pb.SetAutoscaleRequest(policy="null"),
         methods.SET_QUOTAS: pb.SetQuotasRequest(quotas="{}"),
+        methods.SET_REPLICAS: pb.SetReplicasRequest(replicas='{"replicas": 1}'),
         methods.ACCEPT_LOSS: pb.AcceptLossRequest(shard=0),
         methods.TAKE_SNAPSHOT: pb.TakeSnapshotRequest(),
         methods.DESCRIBE_RESTORED: pb.DescribeRestoredRequest(),

@@ -93,6 +93,7 @@ class Beside:
             (methods.UPGRADE, pb.UpgradeRequest(environment=digest_of({}), cluster_id=cluster)),
             (methods.SET_AUTOSCALE, pb.SetAutoscaleRequest(policy='{"max": 2}', cluster_id=cluster)),
             (methods.SET_QUOTAS, pb.SetQuotasRequest(quotas='{"default": {"rows": 2}}', cluster_id=cluster)),
+            (methods.SET_REPLICAS, pb.SetReplicasRequest(replicas='{"replicas": 1}', cluster_id=cluster)),
             (methods.ACCEPT_LOSS, pb.AcceptLossRequest(shard=1, cluster_id=cluster)),
             (
                 methods.TAKE_SNAPSHOT,

@@ -3,6 +3,7 @@
 A scene fails with an AssertionError where something was lost, or a client was told what is no more.
 """
 
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -26,6 +27,13 @@ def lab_in_step(seed: int, shards: int = 2, *, waits: bool = True) -> Lab:
     lab = Lab(seed, shards, rules=StandbyRules(waits=waits))
     lab.world.linger = 0.0
     in_step(lab)
+    return lab
+
+
+def lab_without(seed: int, shards: int = 2) -> Lab:
+    """None of whose servers was started with standbys in mind."""
+    lab = Lab(seed, shards, rules=StandbyRules(), wanted=False)
+    lab.world.linger = 0.0
     return lab
 
 
@@ -130,6 +138,36 @@ def a_standby_hears_little_of_what_came_before_it_followed() -> None:
         assert coordinator.state.standby_in_step(0) is None, "who lacks what was acknowledged is in step"
 
 
+def standbys_are_to_go_of_which_a_server_has_just_ended() -> None:
+    lab = lab_in_step(3)
+    lab.do(lab.push(EVERY))
+    primary(lab, 0).kill(None)
+    lab.replicate(0)
+    assert set(lab.rows()[:, 0]) == {1}, "the rows went with the standby that had them"
+    lab.world.run(lambda: not lab.node.coordinator.state.standbys)
+
+
+def a_coordinator_ends_before_servers_hear_that_they_have_no_standby() -> None:
+    lab = lab_in_step(3, 1)
+    world, node = lab.world, lab.node
+    ways, commit = both_ways(primary(lab, 0).address, COORDINATOR), node.disk.commit
+
+    def watched(state):
+        if state.replicas is not None and not state.standbys:
+            world.severed |= ways
+            node.doom = 2
+        return commit(state)
+
+    node.disk.commit = watched
+    node.replicate(json.dumps({"replicas": 0}), lambda _: None)
+    world.run(lambda: not node.alive)
+    del node.disk.commit
+    world.severed -= ways
+    lab.settle()  # the standby is ended
+    pushed = lab.outcome(lambda ended: world.operate(lab.session, lab.push(EVERY, 30.0), ended))
+    assert not isinstance(pushed, Exception), "a push waits for a standby that is no more"
+
+
 # ---------------------------------------------------------------------------------------------------------- builds
 
 
@@ -169,12 +207,28 @@ def forgets_what_came_before_the_first_question(patch) -> None:
     patch.setattr(Following, "in_step", property(lambda self: not self.failed and self._begun_at is not None))
 
 
+def ends_standbys_whatever_becomes_of_their_servers(patch) -> None:
+    """Where there are to be no standbys, all go at once."""
+    patch.setattr(
+        Standbys,
+        "_over",
+        lambda self, seen: seen.unfit if self.wanted else list(self._coordinator.state.standbys),
+    )
+
+
+def forgets_that_there_were_standbys(patch) -> None:
+    """A coordinator that starts anew, and whose shards are to have no standbys, tells them nothing."""
+    patch.setattr(Standbys, "kept", property(lambda self: self.wanted))
+
+
 SCENES: list[Callable[[], None]] = [
     a_server_ends_that_its_standby_does_not_hear,
     a_server_ends_before_its_standby_is_filled,
     a_server_is_reached_by_clients_only,
     a_server_is_not_reached_by_the_coordinator,
     a_standby_hears_little_of_what_came_before_it_followed,
+    standbys_are_to_go_of_which_a_server_has_just_ended,
+    a_coordinator_ends_before_servers_hear_that_they_have_no_standby,
 ]
 BUILDS: dict[Callable[..., None], Callable[[], None]] = {
     acknowledges_before_the_standby_has_it: a_server_ends_that_its_standby_does_not_hear,
@@ -183,4 +237,6 @@ BUILDS: dict[Callable[..., None], Callable[[], None]] = {
     takes_the_place_at_once: a_server_is_not_reached_by_the_coordinator,
     goes_on_to_follow: a_server_is_not_reached_by_the_coordinator,
     forgets_what_came_before_the_first_question: a_standby_hears_little_of_what_came_before_it_followed,
+    ends_standbys_whatever_becomes_of_their_servers: standbys_are_to_go_of_which_a_server_has_just_ended,
+    forgets_that_there_were_standbys: a_coordinator_ends_before_servers_hear_that_they_have_no_standby,
 }

@@ -9,6 +9,7 @@ from simulation.logs import Storage
 from simulation.shards import ShardNode
 from simulation.world import Ended, World
 
+from rowloom.deploy.config.config import DeployConfig, with_replicas
 from rowloom.deploy.control.coordinator import Coordinator
 from rowloom.deploy.control.effects import (
     Calls,
@@ -28,6 +29,7 @@ from rowloom.deploy.control.snapshotting import Snapshotting
 from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.launch.launcher import ServerProcess
 from rowloom.deploy.snapshots.manifests import write_manifest
+from rowloom.deploy.standby.changing import rules_of, set_replicas
 from rowloom.deploy.standby.standbys import StandbyRules, Standbys
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
@@ -113,11 +115,16 @@ class CoordinatorNode:
     ADDRESS = "coordinator:1"
 
     def __init__(
-        self, world: World, storage: Storage | None = None, rules: StandbyRules | None = None
+        self,
+        world: World,
+        storage: Storage | None = None,
+        rules: StandbyRules | None = None,
+        *,
+        wanted: bool = True,
     ) -> None:
         self.world = world
         self.storage = storage
-        self.rules = rules
+        self.rules, self._wanted = rules, wanted
         self.shards: dict[int, ShardNode] = {}
         self.disk = Disk(world)
         self.busy = False
@@ -135,7 +142,11 @@ class CoordinatorNode:
     def _new(self, state: ClusterState) -> Coordinator:
         world = self.world
         made = Coordinator(state, world.clock, world.rng, self.ADDRESS, revives=self.storage is not None)
-        self.standbys = Standbys(made, self.rules) if self.rules is not None else None
+        self.standbys = Standbys(made, self.rules, wanted=self._wanted) if self.rules is not None else None
+        if self.standbys is not None and state.replicas is not None:
+            applied = with_replicas(DeployConfig(), state.replicas)
+            rules = dataclasses.replace(rules_of(applied.standby), lease_s=self.standbys.rules.lease_s)
+            self.standbys.rules, self.standbys.wanted = rules, bool(applied.replicas)
         return made
 
     # --------------------------------------------------------------------------------------------------- programs
@@ -239,7 +250,7 @@ class CoordinatorNode:
             return
         for key in effect.keys:
             node = self.shards[key] = ShardNode(
-                world, key, self.disk, self.storage, replicated=self.rules is not None
+                world, key, self.disk, self.storage, replicated=bool(self.standbys and self.standbys.wanted)
             )
             if world.rng.random() < self.empty_dies:
                 world.at(world.rng.uniform(0.0, 1.5), self._kill_empty, node)
@@ -410,6 +421,15 @@ class CoordinatorNode:
             self.moving = these_shards(self.coordinator, some, HANDOVER_S)
             self.world.injected[f"handover: {type(self.moving).__name__}"] += 1
             self.perform(self.moving.run(), ended)
+
+    def replicate(self, replicas: str, ended: Ended) -> None:
+        """Have other standbys when nothing else changes. replicas: as `SetReplicas` takes it."""
+        if self.busy or not self.alive or self.coordinator.state.layout is None:
+            self.world.at(BUSY_S, self.replicate, replicas, ended)
+            return
+        assert self.standbys is not None
+        wanted = with_replicas(DeployConfig(), replicas)
+        self.perform(set_replicas(self.coordinator, self.standbys, wanted), ended)
 
     def snapshot(self, ended: Ended, began: Callable[[], None] = lambda: None) -> None:
         """Take one when nothing else changes. began: is called when it is asked for."""

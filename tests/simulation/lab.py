@@ -1,5 +1,6 @@
 """A world with one table and one client, whose operations run one at a time: for tests of one thing."""
 
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -35,10 +36,11 @@ class Lab:
         *,
         mode: Mode = Mode.MEMORY,
         rules: StandbyRules | None = None,
+        wanted: bool = True,
     ) -> None:
         self.world = World(seed)
         self.storage = None if mode is Mode.MEMORY else Storage(self.world, mode)
-        self.node = CoordinatorNode(self.world, self.storage, rules)
+        self.node = CoordinatorNode(self.world, self.storage, rules, wanted=wanted)
         self.wait(lambda ended: self.node.perform(self.node.coordinator.up(shards), ended))
         self.session = self.world.session([CoordinatorNode.ADDRESS], 1)
         spec = TableSpec(
@@ -107,6 +109,12 @@ class Lab:
         """Until nothing is unfinished."""
         node = self.node
         self.world.run(lambda: node.alive and not node.busy and not node.coordinator.unfinished)
+
+    def replicate(self, replicas: int, *, waits: bool = True):
+        """What it ends with that shards have standbys from now on, or none."""
+        standby = {"mode": "sync" if waits else "async"}
+        said = json.dumps({"replicas": replicas, "standby": standby})
+        return self.outcome(lambda ended: self.node.replicate(said, ended))
 
     def shards(self) -> list:
         """What each shard of the layout serves."""

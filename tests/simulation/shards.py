@@ -72,12 +72,13 @@ class ShardNode:
         lurking: at which of POINTS this process ends; next_lurks: the next one.
         doom: before which of its next calls of the disk it ends; None: never.
         journal: the log that the last process wrote.
+        replicated: its processes were started with it.
     """
 
     def __init__(
         self, world: World, key: int, disk: Disk, storage: Storage | None = None, *, replicated: bool = False
     ) -> None:
-        self._replicated = replicated
+        self.replicated = replicated
         self.world = world
         self.key = key
         self.storage = storage
@@ -117,7 +118,7 @@ class ShardNode:
             block_bytes=world.block_bytes,
             journals=self.logs,
             snapshots=world.snapshots,
-            replicated=self._replicated,
+            replicated=self.replicated,
         )
         self.host = host = Host(process)
         world.nodes[self.address] = self._arrive

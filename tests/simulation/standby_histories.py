@@ -1,5 +1,9 @@
-"""Histories of clusters with standbys: servers end, stand still and are cut off, and what was acknowledged stays."""
+"""Histories of clusters with standbys: servers end, stand still and are cut off, and what was acknowledged stays.
 
+Standbys come and go meanwhile.
+"""
+
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -8,9 +12,11 @@ from simulation.shards import ShardNode
 
 from rowloom.deploy.control.state import Standby
 from rowloom.deploy.standby.standbys import StandbyRules
+from rowloom.proto.errors import RowloomError, Unavailable
 from rowloom.server.durable.log import Mode
 
 STRIKES = 6
+CHANGES = 4  # of whether there are standbys
 SETTLED_S = 4.0  # after all was healed, until nobody is silent any more
 
 
@@ -25,12 +31,31 @@ class StandbyHistory(History):
     def __init__(self, seed: int, *, waits: bool = True, traced: bool = False) -> None:
         rules = StandbyRules(waits=waits, lease_s=1.0, after_s=2.0)
         self._healed_s = 0.0
+        self._changes = bool(seed % 3)
         super().__init__(seed, mode=Mode.MEMORY, rules=rules, traced=traced, scalings=seed % 2)
 
     def _begin_faults(self, on: set[str]) -> None:
         super()._begin_faults(on)
         for _ in range(self.world.rng.randint(1, STRIKES)):
             self._later(self._strike)
+        for _ in range(self.world.rng.randint(0, CHANGES) if self._changes else 0):
+            self._later(self._replicate)
+
+    def _replicate(self) -> None:
+        """There are to be standbys, or none, from now on."""
+        rng = self.world.rng
+        replicas, after = rng.randint(0, 1), rng.choice([1.0, 2.0])
+
+        def ended(outcome: object) -> None:
+            assert isinstance(outcome, Unavailable) or not isinstance(outcome, RowloomError), outcome
+            self.calls[f"replicas: {replicas}"] += not isinstance(outcome, Exception)
+            self._over()
+
+        standby = {"after": after, "mode": "sync"}
+        wait_s = rng.uniform(0.0, 12.0)  # as long as all that is begun in the first moments takes
+        self.world.at(
+            wait_s, self.node.replicate, json.dumps({"replicas": replicas, "standby": standby}), ended
+        )
 
     def _lose(self) -> None:
         """Others lose a shard; these strike."""
@@ -79,7 +104,9 @@ class StandbyHistory(History):
         }
         # Both at once are a loss, also where the primary is only about to be given up.
         if not (self._struck(primary) or self._struck(standby) or self._suspected(primary)):
-            strikes["primary killed"] = lambda: primary.kill(rng.choice([None, rng.uniform(0.0, 1.0)]))
+            # Where one comes back, as it might on Ray, servers know from their start that there may be standbys.
+            away_s = rng.choice([None, rng.uniform(0.0, 1.0)]) if primary.replicated else None
+            strikes["primary killed"] = lambda: primary.kill(away_s)
             strikes["standby killed"] = lambda: standby.kill(None)
         kind = rng.choice(list(strikes))
         self.world.injected[kind] += 1
@@ -122,8 +149,15 @@ class StandbyHistory(History):
         # Who was not reached for long enough before is given up yet.
         if not super()._at_rest() or self.world.now < self._healed_s + SETTLED_S:
             return False
-        if not all(state.standby_in_step(i) for i in range(coordinator.layout.n)):
+        assert self.node.standbys is not None
+        if self.node.standbys.said():
             return False
+        wanted = self.node.standbys.wanted
+        if not all(bool(state.standby_in_step(i)) == wanted for i in range(coordinator.layout.n)):
+            return False
+        if not wanted:
+            assert not state.standbys
+            return all(self.node.shards[key].host.feed is None for key in state.keys)
         pairs = [
             (self.node.shards[state.keys[i]].host, self.node.shards[one.key].host)
             for i, one in state.standbys.items()

@@ -4,13 +4,14 @@ import os
 
 import numpy as np
 import pytest
-from simulation.broken_standbys import BUILDS, SCENES, in_step, lab_in_step, primary, standby
+from simulation.broken_standbys import BUILDS, SCENES, in_step, lab_in_step, lab_without, primary, standby
 from simulation.lab import ROWS, WIDTH, Lab
 from simulation.standby_histories import StandbyHistory
 
 from rowloom.deploy.standby.standbys import StandbyRules
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
+from rowloom.proto.errors import Unavailable
 from rowloom.server.standby.primary import observe
 
 SEEDS = int(os.environ.get("ROWLOOM_SEEDS", "10"))
@@ -135,6 +136,80 @@ def test_without_waiting_no_more_is_lost_than_the_standby_was_said_to_be_behind(
         assert (rows <= acked).all()
         assert (rows >= acked - said.standby_behind).all()
         acked = rows.copy()
+
+
+def test_standbys_that_are_asked_for_later_take_places_and_those_that_are_not_wanted_end() -> None:
+    lab = lab_without(3)
+    lab.do(lab.push(list(range(ROWS))))
+    assert lab.replicate(1) is None
+    assert lab.node.standbys.said() == ["shard 0 has no standby yet", "shard 1 has no standby yet"]
+    in_step(lab)
+    primary(lab, 0).kill(None)
+    lab.do(lab.push(list(range(ROWS))))
+    assert lab.node.taken_over == 1
+    in_step(lab)
+    others = [one.key for one in lab.node.coordinator.state.standbys.values()]
+    assert lab.replicate(0) is None
+    lab.settle()
+    assert not lab.node.coordinator.state.standbys
+    assert not any(key in lab.node.shards for key in others)
+    lab.do(lab.push(list(range(ROWS))))
+    assert set(lab.rows()[:, 0]) == {3}
+
+
+def test_the_alert_of_missing_standbys_asks_who_is_to_have_one() -> None:
+    lab = lab_without(3)
+    host = primary(lab, 0).host
+    assert not host.process.replicated
+    lab.replicate(1)
+    in_step(lab)
+    assert host.process.replicated
+    lab.replicate(0)
+    lab.settle()
+    observe(host, said := pb.StatisticsReply())
+    assert not said.HasField("standby_follows")
+
+
+def test_a_change_just_after_rows_had_moved_named_standbys_of_the_layout_before() -> None:
+    lab = lab_in_step(8, 3)
+    assert lab.scale(1) is None
+    assert lab.replicate(1) is None  # it raised IndexError, or named one to the server of another epoch
+    assert lab.node.coordinator.state.standbys == {}
+    in_step(lab)
+    primary(lab, 0).kill(None)
+    lab.do(lab.push(list(range(ROWS))))
+    assert set(lab.rows()[:, 0]) == {1}
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_pushes_wait_for_standbys_from_the_moment_on_at_which_the_mode_says_so(waits: bool) -> None:
+    lab = lab_in_step(5, 1, waits=not waits)
+    assert lab.replicate(1, waits=waits) is None
+    assert primary(lab, 0).host.feed.waits == waits
+    assert not lab.node.standbys.said()
+    lab.do(lab.push(list(range(ROWS))))
+    standby(lab, 0).sleep(0.9)
+    lab.do(lab.push(list(range(ROWS))))
+    feed = primary(lab, 0).host.feed
+    assert (feed.end == feed.confirmed) == waits
+
+
+def test_a_server_that_does_not_hear_of_another_mode_is_named_until_it_does() -> None:
+    lab = lab_in_step(5, 1, waits=False)
+    post, lost = lab.world.post, [True]
+
+    def without_it(address, method, *rest):
+        if method == methods.SET_STANDBY and lost:
+            lab.world.at(1.0, rest[2], Unavailable("it did not come"))
+        else:
+            post(address, method, *rest)
+
+    lab.world.post = without_it
+    lab.replicate(1, waits=True)
+    assert lab.node.standbys.said() == ["shard 0 has yet to hear that `standby.mode` is sync"]
+    lost.clear()
+    lab.world.run(lambda: not lab.node.standbys.said())
+    assert primary(lab, 0).host.feed.waits
 
 
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))

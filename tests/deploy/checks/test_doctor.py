@@ -86,7 +86,7 @@ def test_servers_that_run_were_asked_room_for_once_more_and_standbys_were_not():
     with_standbys = parse({"shards": 4, "replicas": 1})
     found = machine.room_for(with_standbys, 4, MachineRoom(3, "no memory"))
     assert found.found.startswith("this machine has no room for 4 more shard servers, 3 fit")
-    assert found.fix.startswith("`shards: 3`")
+    assert found.fix == "`shards: 3`, or leave `replicas` at 0"
 
 
 def test_shared_memory_that_is_small_matters_to_ray_only(monkeypatch):
