@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -18,6 +18,7 @@ from ..proto.errors import (
     SnapshotCorrupt,
     TableNotFound,
 )
+from .config.storage_url import ELSEWHERE, dies_with_its_process
 from .ending import INTERRUPTED
 from .terminal import agreed, can_ask
 
@@ -111,6 +112,16 @@ class Interrupted(RowloomError):
     """By Ctrl-C; the message says what is left."""
 
     exit_code = INTERRUPTED
+
+
+def check_urls(arguments: Sequence[str]) -> None:
+    """Raise WrongUse if one is a URL of memory: what a command reads there is never there, what it writes goes."""
+    for one in arguments:
+        if dies_with_its_process(one):
+            raise WrongUse(
+                f"{one} is memory of this process: nothing is there that others wrote, and nothing would be there when "
+                f"the command has ended; {ELSEWHERE}"
+            )
 
 
 class ClusterHere(NamedTuple):

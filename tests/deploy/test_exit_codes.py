@@ -110,7 +110,20 @@ def test_a_file_that_cannot_be_read_as_what_it_is_was_no_wrong_use(cli, ads):
         # It said that it cannot tell the format.
         ("export", "users", "new/", 2, "new/ is a folder: name a file in it, such as new/rows.npy"),
         ("export", "users", "folder", 2, "folder is a folder: name a file in it, such as folder/rows.npy"),
-        ("export", "users", "memory://new/", 2, "memory://new/ is a folder: name a file in it"),
+        # It was done, and nothing was there afterwards.
+        (
+            "export",
+            "users",
+            "memory://x.npy",
+            2,
+            "memory://x.npy is memory of this process: nothing is there",
+        ),
+        ("import", "memory://x.npy", "users", 2, "a URL such as s3://bucket/folder, stays"),
+        ("export", "users", "x.npy", "--ids=memory://i.npy", 2, "is memory of this process"),
+        ("snapshots", "memory://x", 2, "memory://x is memory of this process"),
+        ("restore", "memory://x/y", 2, "memory://x/y is memory of this process"),
+        ("verify", "memory://x/y", 2, "memory://x/y is memory of this process"),
+        ("diff", "simplecache::memory://x/y", "memory://z", 2, "simplecache::memory://x/y is memory of this"),
         ("export", "users", "folder", "--format", "npy", "--overwrite", 2, "folder is a folder: name a file"),
         ("export", "users", "/", "--format", "npy", "--overwrite", 2, "/ is a folder: name a file in it"),
         ("import", "foo://x.npy", "users", 2, "cannot be used"),

@@ -8,10 +8,11 @@ from rich.console import Console
 
 from rowloom.client import SGD, Adagrad, Adam, TableSpec
 from rowloom.deploy import terminal
+from rowloom.deploy.config.config import parse
 from rowloom.deploy.health.ways_out import ways_out
 from rowloom.deploy.operate.moves import in_progress, move_summary
 from rowloom.deploy.operate.remote import Remote
-from rowloom.deploy.operate.status import living, not_serving, render_status, summary
+from rowloom.deploy.operate.status import in_memory, living, not_serving, render_status, summary
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.spec import TableEntry
 
@@ -323,3 +324,11 @@ def test_where_all_shards_are_dead_no_others_are_said_to_stay_as_they_are() -> N
     assert "Shards 0 and 1 could not read their logs: `rowloom logs 0` and `rowloom logs 1` say more" in said
     assert "Without such a copy what they held is gone" in said
     assert "as `shard-0.lost-1` and `shard-1.lost-1` or with the next number" in said
+
+
+def test_durability_process_was_advised_where_a_storage_that_is_no_folder_would_refuse_it():
+    folder, store = (
+        parse({"storage": s, "durability": "memory"}) for s in ("/var/lib/ads", "s3://bucket/ads")
+    )
+    assert in_memory(folder).endswith("; `durability: process` keeps them in its log")
+    assert "`durability: process` with a `storage` that is a folder keeps" in in_memory(store)
