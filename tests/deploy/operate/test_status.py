@@ -132,10 +132,11 @@ def test_status_says_what_survives_and_how_old_the_newest_snapshot_is() -> None:
     assert "durability disk (longest log 0 B)  newest snapshot: none" in text(status)
     status.shards.add(health="lost")
     assert "restore" not in ways_out(summary(status))
-    status.snapshot.MergeFrom(pb.NewestSnapshot(id="20260101T000000Z-1", url="/s/1", age_s=7200.0))
-    assert summary(status)["snapshot"] == {"id": "20260101T000000Z-1", "url": "/s/1", "age_s": 7200.0}
+    status.snapshot.MergeFrom(pb.NewestSnapshot(id="20260101T000000Z-1", url="/no/s/1", age_s=7200.0))
+    assert summary(status)["snapshot"] == {"id": "20260101T000000Z-1", "url": "/no/s/1", "age_s": 7200.0}
     assert "20260101T000000Z-1, 2 h old" in text(status)
-    assert "`rowloom restore /s/1 CONFIG`" in ways_out(summary(status))
+    assert "`rowloom restore /no/s/1 CONFIG`" in ways_out(summary(status))
+    assert "2 h old (its files cannot be looked at from here), without what was" in ways_out(summary(status))
     assert "rows end with their shard's process" in text(pb.StatusReply(durability="memory"))
 
 
