@@ -52,6 +52,10 @@ Name = Annotated[
 
 def _host_and_port(address: str | None) -> str | None:
     """An --address. Raises WrongUse: it can be none."""
+    if address is not None and "://" in address:
+        bare = address.partition("://")[2].partition("/")[0]
+        form = bare if ":" in bare else f"{bare or '127.0.0.1'}:7400"
+        raise WrongUse(f"--address must be host:port, as {form}, got {address!r}: leave its protocol out")
     host, _, port = (address or "").rpartition(":")
     if address is not None and not (host and port.isdecimal() and 0 < int(port) < 65536):
         raise WrongUse(f"--address must be host:port, as 127.0.0.1:7400, got {address!r}")

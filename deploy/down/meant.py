@@ -64,9 +64,6 @@ def _at(address: str, directory: ClusterDirectory) -> Record:
 
 def _instead(address: str, directory: ClusterDirectory) -> str:
     """What can be done where no cluster answers."""
-    for name in directory.names():
-        with contextlib.suppress(DamagedRecord):
-            record = directory.get(name)
-            if record is not None and record.address == address:
-                return f"The coordinator of {name!r} was there: `rowloom down --name {name}` ends what is left of it"
-    return "None that is known here was there: `rowloom list` shows those, and nothing was ended"
+    if name := directory.at(address):
+        return f"The coordinator of {name!r} was there: `rowloom down --name {name}` ends what is left of it"
+    return "No cluster that is known here was there: `rowloom list` shows those. Nothing was ended"

@@ -391,7 +391,7 @@ def _ways_on(record: Record, directory: ClusterDirectory) -> str:
     """In words, what can be done about a coordinator that does not answer."""
     option, again = directory.option(record.name), up_of(record.name, directory)
     if not record.launcher:
-        return ""
+        return _of_address(record.address, directory)
     still = ""
     if _is_at_work(record):
         return f"; its process {record.pid} is alive, and may be busy: try again"
@@ -402,6 +402,16 @@ def _ways_on(record: Record, directory: ClusterDirectory) -> str:
     if still:
         still += f", or `kill -9 {record.pid}`, then {again}, starts another coordinator for its shards"
     return f"{still}; `rowloom down{option}` ends what is left of it, AND ALL ITS ROWS ARE LOST"
+
+
+def _of_address(address: str, directory: ClusterDirectory) -> str:
+    """The same, of one that was given by address."""
+    if name := directory.at(address):
+        return f". Cluster {name!r}, which is known here, was there: `rowloom status --name {name}` says more"
+    return (
+        ". `rowloom list` shows the clusters that are known on this machine; where it was started, `rowloom status` "
+        "says the address of its coordinator"
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- down

@@ -190,6 +190,15 @@ class ClusterDirectory:
         names = self.names()
         return [name for name in names if not self._is_kept(name)] or names
 
+    def at(self, address: str) -> str:
+        """The cluster that is known to have its coordinator there, or to have had it; empty: none is."""
+        for name in self.names():
+            with contextlib.suppress(DamagedRecord):
+                record = self.get(name)
+                if record is not None and record.address == address:
+                    return name
+        return ""
+
     def _is_kept(self, name: str) -> bool:
         with contextlib.suppress(DamagedRecord):
             record = self.get(name)

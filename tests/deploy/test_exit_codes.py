@@ -158,6 +158,13 @@ def test_a_name_or_an_address_that_is_none(cli):
             "--address must be host:port, as 127.0.0.1:7400, got 'nonsense'",
         ),
         ("status", "--address", "host:0", 2, "--address must be host:port"),
+        (
+            "status",
+            "--address",
+            "http://h:7400",
+            2,
+            "must be host:port, as h:7400, got 'http://h:7400': leave its protocol out",
+        ),
         ("bench", "--address", "127.0.0.1", 2, "--address must be host:port"),
         ("status", "--address", "127.0.0.1:9", 5, "does not answer"),
     ):
