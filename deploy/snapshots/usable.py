@@ -21,7 +21,7 @@ LOOK_S = 10.0  # for a store that does not answer; what the coordinator knows is
 
 
 @dataclass(frozen=True)
-class Look:
+class SnapshotsSeen:
     """What was found beside a snapshot.
 
     Attributes:
@@ -77,9 +77,9 @@ def _begins(url: str, which: str) -> str:
     )
 
 
-def looked_beside(url: str) -> Look | None:
+def looked_beside(url: str) -> SnapshotsSeen | None:
     """The snapshots beside one, with their files; None: they cannot be seen from here, or not in time."""
-    found: list[Look] = []
+    found: list[SnapshotsSeen] = []
     looker = threading.Thread(
         target=lambda: found.extend(_looked(url)), name="rowloom-snapshots", daemon=True
     )
@@ -88,11 +88,11 @@ def looked_beside(url: str) -> Look | None:
     return found[0] if found else None
 
 
-def _looked(url: str) -> list[Look]:
+def _looked(url: str) -> list[SnapshotsSeen]:
     try:
         folder = SnapshotFolder(SnapshotFolder(url).beside("").url)
         listed = snapshots_in(folder.url)
         away = not listed and folder.beside("").absent()  # a storage that this machine does not see
     except RowloomError:
         return []
-    return [] if away else [Look(folder.url, listed)]
+    return [] if away else [SnapshotsSeen(folder.url, listed)]
