@@ -29,6 +29,7 @@ from .cli_options import (
     WithNumbers,
     WrongUse,
     check_serving,
+    check_urls,
     cluster,
     config_file,
     directory_of,
@@ -88,6 +89,7 @@ def main() -> None:
 
 def _run() -> None:
     try:
+        check_urls(sys.argv[1:])
         app()
     except SystemExit as e:
         if e.code == INTERRUPTED:  # typer ends so at Ctrl-C, without a word

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -18,6 +18,7 @@ from ..proto.errors import (
     SnapshotCorrupt,
     TableNotFound,
 )
+from .config.storage_url import ELSEWHERE, dies_with_its_process
 from .ending import INTERRUPTED
 from .terminal import agreed, can_ask
 
@@ -51,6 +52,10 @@ Name = Annotated[
 
 def _host_and_port(address: str | None) -> str | None:
     """An --address. Raises WrongUse: it can be none."""
+    if address is not None and "://" in address:
+        bare = address.partition("://")[2].partition("/")[0]
+        form = bare if ":" in bare else f"{bare or '127.0.0.1'}:7400"
+        raise WrongUse(f"--address must be host:port, as {form}, got {address!r}: leave its protocol out")
     host, _, port = (address or "").rpartition(":")
     if address is not None and not (host and port.isdecimal() and 0 < int(port) < 65536):
         raise WrongUse(f"--address must be host:port, as 127.0.0.1:7400, got {address!r}")
@@ -111,6 +116,16 @@ class Interrupted(RowloomError):
     """By Ctrl-C; the message says what is left."""
 
     exit_code = INTERRUPTED
+
+
+def check_urls(arguments: Sequence[str]) -> None:
+    """Raise WrongUse if one is a URL of memory: what a command reads there is never there, what it writes goes."""
+    for one in arguments:
+        if dies_with_its_process(one):
+            raise WrongUse(
+                f"{one} is memory of this process: nothing is there that others wrote, and nothing would be there when "
+                f"the command has ended; {ELSEWHERE}"
+            )
 
 
 class ClusterHere(NamedTuple):

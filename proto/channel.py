@@ -61,6 +61,10 @@ SERVER_OPTIONS: list[tuple[str, Any]] = [
 
 # What gRPC says of a call that came to nothing, and what people read.
 _IN_WORDS = (
+    (
+        r"failed parsing http/2|expected settings",
+        "something listens there that is no server of rowloom (it speaks no gRPC)",
+    ),
     (r"connection refused", "nothing listens there (connection refused)"),
     (r"no route to host|network is unreachable", "there is no way to its machine (no route to host)"),
     (r"dns|name resolution|name or service not known|domain name", "its host name is not known"),

@@ -36,7 +36,7 @@ from .sections import (
     Whole,
 )
 from .security import SecurityConfig, security_faults
-from .storage_url import storage_folder
+from .storage_url import ELSEWHERE, dies_with_its_process, storage_folder
 from .tables import table_to_mapping, tables_from_list
 from .yaml_text import YamlText
 
@@ -116,6 +116,7 @@ def load(path: str | Path) -> DeployConfig:
     read = YamlText(text, str(path))
     try:
         config = parse({} if read.value is None else read.value, str(path), Path(path).parent)
+        _check_lasts(config.storage, str(path))
     except InvalidConfig as e:
         raise on_lines(e, str(path), read.line_of) from None
     if config.storage is None or "://" in config.storage:
@@ -123,6 +124,13 @@ def load(path: str | Path) -> DeployConfig:
     # What runs and what is asked later are compared, perhaps from another folder: both must be the same words.
     storage = os.path.abspath(Path(path).parent / expanded(config.storage))
     return config.model_copy(update={"storage": storage})
+
+
+def _check_lasts(storage: str | None, source: str) -> None:
+    """Raise InvalidConfig for a storage that only one process would see: the servers of a file's config are several."""
+    if dies_with_its_process(storage):
+        problem = f"is memory of one process, which no other sees and which ends with it: {ELSEWHERE}"
+        raise invalid(source, [Fault("storage", storage, problem)])
 
 
 def parse(

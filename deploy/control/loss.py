@@ -130,7 +130,7 @@ def loss_in_words(state: ClusterState, index: int, *, logs: bool, ended: bool) -
         )
     tables = ", ".join(state.tables) or "none yet"
     back = (
-        f"`rowloom restore {state.snapshots[-1].url}` goes back to the newest snapshot, with all shards; "
+        f"`rowloom status{options}` names the newest snapshot that can be read, to begin with again; "
         if state.snapshots
         else ""
     )

@@ -42,13 +42,14 @@ def down(
     """
     from ..operate.clusters import down as end
     from ..operate.clusters import forget as forget_record
-    from ..operate.clusters import locate_to_end, only_name
+    from ..operate.clusters import only_name
     from ..operate.directory import DamagedRecord
     from ..operate.left import is_kept
     from ..operate.left_shards import up_of
     from ..snapshots.kept import also_named, known_going, known_old_logs
     from ..snapshots.named import staying_in_words
     from .losses import Loss, lost_with, not_kept, run_on_with, stays_of
+    from .meant import locate_to_end
 
     directory = directory_of(home)
     if forget:

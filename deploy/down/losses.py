@@ -8,6 +8,7 @@ somebody said so. Nor is one that runs forgotten in passing: it would run on wit
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...proto import rowloom_pb2 as pb
@@ -21,7 +22,7 @@ from ..operate.directory import ClusterDirectory, Record
 from ..operate.left import is_kept
 from ..operate.left_shards import LeftShards, serving_on, up_of
 from ..operate.remote import Remote
-from ..operate.status import GOOD, PULLS_ONLY, READABLE
+from ..operate.status import AGAIN, GOOD, PULLS_ONLY, READABLE
 from ..snapshots.kept import going_in_words, kept_by
 
 LOST_S = 6.0  # for a cluster that is to end to say what it holds
@@ -126,13 +127,41 @@ def _of_running(record: Record, directory: ClusterDirectory) -> Loss:
     if who:
         held += f" ({who}{' and may hold more' if silent else ''})"
     option = directory.option(record.name) if record.launcher else f" --address {record.address}"
-    keep = f"`rowloom down --keep{option}` leaves them in its logs; " if keeps else ""
-    partial = any(s.health not in READABLE for s in bad)
-    ways = f"{keep}`rowloom export TABLE FILE{' --partial' if partial else ''}{option}` keeps rows."
     short = _short(record) if keeps else ""
-    if short:
-        ways += f" So does `rowloom snapshot{option}`.{short}"
-    return Loss(f"{status.name!r} holds {held}, and they are lost with it. {ways}", bool(bad), held)
+    ways = _ways(status.shards, option, keeps, bool(short)) + short
+    return Loss(f"{status.name!r} holds {held}, and they are lost with it.{ways}", bool(bad), held)
+
+
+def _ways(shards: Sequence[pb.ShardStatus], option: str, keeps: bool, snapshot: bool) -> str:
+    """Sentences about what keeps the rows of a cluster that is to end, each after a blank; only what works now.
+
+    Args:
+        shards: of the cluster.
+        option: of commands that mean it.
+        keeps: it has logs.
+        snapshot: name that way too.
+    """
+    others = [s for s in shards if s.health not in READABLE]
+    ways = [
+        f"`kill -CONT {s.pid}` on {s.node} lets shard {s.shard.index} go on, with its rows."
+        for s in others
+        if s.health == "stopped"
+    ]
+    if keeps and any(s.health in (*AGAIN, "dead") for s in others):
+        ways.append(
+            "A shard that is dead, or starts anew, is started again by itself and reads its rows from its log: wait "
+            f"some seconds, and ask again (`rowloom status{option}`)."
+        )
+    partial = " --partial" if others else ""
+    export = f"`rowloom export TABLE FILE{partial}{option}` keeps rows" if len(others) < len(shards) else ""
+    keep = f"`rowloom down --keep{option}` leaves them in its logs" if keeps else ""
+    if keep or export:
+        ways.append("; ".join(filter(None, (keep, export))) + ".")
+    if snapshot and not others:  # every shard has its part in one
+        full = any(s.health == PULLS_ONLY for s in shards)
+        after = ", once there is room on the disk of its storage" if full else ""
+        ways.append(f"So does `rowloom snapshot{option}`{after}.")
+    return "".join(f" {way}" for way in ways)
 
 
 def not_kept(record: Record) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from ...server.durable.segments import SEGMENT_BYTES
 from ..config.memory import in_bytes
 from ..config.words import listed, shards_named
-from ..operate.status import AGAIN, GOOD, PULLS_ONLY, in_time, living, lost
+from ..operate.status import AGAIN, GOOD, PULLS_ONLY, living, lost
 
 
 def ways_out(state: dict[str, Any], options: str = "") -> str:
@@ -46,6 +46,8 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
 
 def _without_rows(state: dict[str, Any], gone: list[int], options: str) -> str:
     """In words, what can be done about shards that have no rows. gone: their indexes."""
+    from ..snapshots.usable import restore_in_words  # with fsspec, which not every status waits for
+
     one = len(gone) == 1
     said, stays = ". What a lost or dead shard held is gone", ""
     if state["durability"] != "memory":
@@ -58,8 +60,8 @@ def _without_rows(state: dict[str, Any], gone: list[int], options: str) -> str:
     return (
         f"{said}. The ways out: {saves if living(state) else ''}"
         f"`rowloom recover {accept}{options}` makes {'it' if one else 'them'} anew, from initial values{others}"
-        f"{stays}; {_restore(state)}`rowloom down{options}`, then `rowloom up` with its config, starts all anew, "
-        "and all rows are lost"
+        f"{stays}; {restore_in_words(state)}`rowloom down{options}`, then `rowloom up` with its config, starts all "
+        "anew, and all rows are lost"
     )
 
 
@@ -103,15 +105,3 @@ def _what_keeps_back(others: list[dict[str, Any]]) -> str:
         return ""
     who = ", ".join(f"shard {s['index']} is {s['health']}" for s in others)
     return f": not while {who}, because every shard has its part in a snapshot"
-
-
-def _restore(state: dict[str, Any]) -> str:
-    newest = state["snapshot"] or state.get("earlier_snapshot")
-    if newest is None:
-        return ""
-    age = in_time(newest["age_s"])
-    whose = "" if state["snapshot"] else " of the cluster before this one"
-    return (
-        f"`rowloom restore {newest['url']} CONFIG`, with another `name` and `storage` in CONFIG, starts a cluster "
-        f"beside this one from the newest snapshot{whose}, {age} old; "
-    )

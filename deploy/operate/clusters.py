@@ -15,7 +15,7 @@ from ..config.config import DeployConfig
 from ..config.launchers import LAUNCHERS
 from ..launch.processes import is_running, is_stopped, wait_for_end
 from ..snapshots.earlier import EarlierSnapshots, passed_over
-from .directory import ClusterDirectory, DamagedRecord, Record
+from .directory import Addressed, ClusterDirectory, DamagedRecord, Record
 from .launchers import Tell, launcher_of
 from .left import check_goes_on, check_not_live, is_kept, lacks_logs, not_there, placed
 from .left_shards import config_of, folder_of, serving_on, up_of
@@ -88,7 +88,7 @@ def up(
 
     check_start(config, tell, directory, places=not _may_run(config.name, directory))
     with directory.lock(config.name, UP_WAIT_S, tell):
-        record = _readable(config.name, directory, tell)
+        record = readable(config.name, directory, tell)
         check_goes_on(config, record)
         if record is not None and record.launcher != config.launcher:
             if launcher_of(record.launcher).runs(record, directory):
@@ -141,7 +141,7 @@ def _as_before(
     return status
 
 
-def _readable(name: str, directory: ClusterDirectory, tell: Tell) -> Record | None:
+def readable(name: str, directory: ClusterDirectory, tell: Tell) -> Record | None:
     """The record of a cluster; if it is damaged, one made of what is found to run."""
     try:
         return directory.get(name)
@@ -391,7 +391,7 @@ def _ways_on(record: Record, directory: ClusterDirectory) -> str:
     """In words, what can be done about a coordinator that does not answer."""
     option, again = directory.option(record.name), up_of(record.name, directory)
     if not record.launcher:
-        return ""
+        return _of_address(record.address, directory)
     still = ""
     if _is_at_work(record):
         return f"; its process {record.pid} is alive, and may be busy: try again"
@@ -404,23 +404,32 @@ def _ways_on(record: Record, directory: ClusterDirectory) -> str:
     return f"{still}; `rowloom down{option}` ends what is left of it, AND ALL ITS ROWS ARE LOST"
 
 
+def _of_address(address: str, directory: ClusterDirectory) -> str:
+    """The same, of one that was given by address."""
+    if name := directory.at(address):
+        return f". Cluster {name!r}, which is known here, was there: `rowloom status --name {name}` says more"
+    return (
+        ". `rowloom list` shows the clusters that are known on this machine; where it was started, `rowloom status` "
+        "says the address of its coordinator"
+    )
+
+
 # --------------------------------------------------------------------------------------------------------------- down
 
 
 def down(record: Record, directory: ClusterDirectory, *, keep: bool = False) -> str:
     """End a cluster and all that belongs to it: servers, actors, placement groups, a Ray that was started for it.
 
-    Returns its name. No error if it is gone already. Raises Unavailable if something of it cannot be ended.
+    Returns its name. No error if it is gone already. Raises Unavailable if something of it cannot be ended, and
+    PermissionDenied if it was given by address, and whoever did may not.
+
     keep: rows that are in logs stay there, for an `up` that goes on, and it stays known. Raises InvalidRequest: there
     are none, and nothing was ended.
     """
-    if record.launcher == "":
-        record = _named(record, directory)
     with directory.lock(record.name, DOWN_WAIT_S):
-        if not record.launcher:  # given by address, and not known here
-            with Remote(record.address, credentials=record.credentials) as remote:
-                remote.shutdown(keep=keep)
-        else:
+        if not record.launcher or isinstance(record, Addressed):
+            _ask_to_end(record, keep)
+        if record.launcher:
             if record.kept and not keep:
                 check_not_live(record.storage, record.credentials)
             if keep:
@@ -433,6 +442,14 @@ def down(record: Record, directory: ClusterDirectory, *, keep: bool = False) -> 
     return record.name
 
 
+def _ask_to_end(record: Record, keep: bool) -> None:
+    """Let a coordinator end its cluster. Raises PermissionDenied: whoever gave its address may not."""
+    with Remote(record.address, credentials=record.credentials) as remote:
+        remote.shutdown(keep=keep)
+        if record.pid:
+            wait_for_end(record.pid, record.started, record.stop_grace_s + DOWN_WAIT_S)
+
+
 def _check_keeps(record: Record, directory: ClusterDirectory) -> None:
     """Raise InvalidRequest if nothing runs of a cluster and no rows of it are in logs. What runs says so by itself."""
     if record.launcher != "local" or is_kept(record) or serving_on(record.name, directory) is not None:
@@ -442,37 +459,3 @@ def _check_keeps(record: Record, directory: ClusterDirectory) -> None:
     from ..requests.handlers import NOTHING_KEPT  # what the coordinator says, if there is one
 
     raise InvalidRequest(NOTHING_KEPT)
-
-
-NOTHING_TO_END = "there is nothing to end here; --address ends one of another machine"
-
-
-def locate_to_end(
-    directory: ClusterDirectory,
-    name: str | None = None,
-    address: str | None = None,
-    tell: Tell = lambda text: None,
-) -> Record:
-    """As `locate`; a damaged record is moved aside, and what of the cluster is found to run is meant.
-
-    Raises:
-        NoSuchCluster.
-    """
-    if address is None:
-        name = name or only_name(directory, NOTHING_TO_END)
-        try:
-            directory.get(name)
-        except DamagedRecord:
-            return _readable(name, directory, tell) or Record(name, "local", "")
-    return locate(directory, name, address, otherwise=NOTHING_TO_END)
-
-
-def _named(record: Record, directory: ClusterDirectory) -> Record:
-    """What is known here of a cluster that was given by address."""
-    with Remote(record.address, credentials=record.credentials) as remote:
-        status = remote.status()
-    with contextlib.suppress(DamagedRecord):
-        known = directory.get(status.name)
-        if known is not None and known.address == record.address:
-            return known
-    return dataclasses.replace(record, name=status.name, launcher="")

@@ -102,6 +102,20 @@ class Record:
         return dataclasses.replace(self, address="", pid=0, started=0, ray="", kept=True)
 
 
+class Addressed(Record):
+    """A cluster that is known here, and was given by its address: it is shown what the environment says."""
+
+    @classmethod
+    def of(cls, record: Record) -> Addressed:
+        """A record, given by its address."""
+        return cls(**dataclasses.asdict(record))
+
+    @property
+    def credentials(self) -> Credentials:
+        """Of whoever gave the address, who need not be who started it."""
+        return from_environment(os.environ, {})
+
+
 def shown_to(config: DeployConfig) -> dict[str, Any]:
     """The fields of a record that say what the servers of a config are shown."""
     return dict(config.security.settings().credentials().paths())
@@ -175,6 +189,15 @@ class ClusterDirectory:
         """Those that a command without a name may mean: not what is only kept, if there is another. Raises BadHome."""
         names = self.names()
         return [name for name in names if not self._is_kept(name)] or names
+
+    def at(self, address: str) -> str:
+        """The cluster that is known to have its coordinator there, or to have had it; empty: none is."""
+        for name in self.names():
+            with contextlib.suppress(DamagedRecord):
+                record = self.get(name)
+                if record is not None and record.address == address:
+                    return name
+        return ""
 
     def _is_kept(self, name: str) -> bool:
         with contextlib.suppress(DamagedRecord):

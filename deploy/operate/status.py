@@ -10,6 +10,7 @@ from ...proto import rowloom_pb2 as pb
 from ...proto.spec import TableEntry
 from ...server.access.quotas import KINDS
 from ..config.memory import in_bytes
+from ..config.storage_url import storage_folder
 from ..config.tables import plain
 from ..config.words import counted
 from ..observe.figures import at_least, sizes_of, told_by
@@ -32,6 +33,10 @@ MEMORY_ONLY = (
 MEMORY_WITH_STORAGE = (
     "durability memory: a shard loses its rows with its process; `durability: process` keeps them in its log"
 )
+MEMORY_WITH_URL = (
+    "durability memory: a shard loses its rows with its process; `durability: process` with a `storage` that is a "
+    "folder keeps them in its log"
+)
 WITH_STANDBYS = (
     "durability memory: rows are lost where a server and its standby end together, as with this machine"
 )
@@ -44,7 +49,9 @@ def in_memory(config: DeployConfig) -> str:
     """What ends with what, of a cluster without logs, and what the config would say to keep it."""
     if config.replicas:
         return WITH_STANDBYS
-    return MEMORY_WITH_STORAGE if config.storage else MEMORY_ONLY
+    if not config.storage:
+        return MEMORY_ONLY
+    return MEMORY_WITH_URL if storage_folder(config.storage) is None else MEMORY_WITH_STORAGE
 
 
 def summary(status: pb.StatusReply, earlier: pb.StatusReply | None = None) -> dict[str, Any]:

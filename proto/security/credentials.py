@@ -156,6 +156,11 @@ def from_environment(environment: Mapping[str, str], given: Mapping[str, str | N
     return Credentials(**{name: value for name, value in found.items() if value})
 
 
+def is_any_set(environment: Mapping[str, str]) -> bool:
+    """Whether an environment says something of whom a caller is, or whom it trusts."""
+    return any(environment.get(variable) for variable in VARIABLES.values())
+
+
 def is_loopback(host: str) -> bool:
     """Whether nobody beyond this machine is at a host, by its name."""
     host = host.strip("[]")

@@ -364,8 +364,21 @@ def test_a_cluster_whose_ray_is_gone_can_be_forgotten(cli):
 def test_an_address_where_nothing_answers_is_an_error(cli):
     _, err = cli.run("status", "--address", "127.0.0.1:9", code=5)
     assert err == (
-        "rowloom: the coordinator at 127.0.0.1:9 does not answer: nothing listens there (connection refused)\n"
+        "rowloom: the coordinator at 127.0.0.1:9 does not answer: nothing listens there (connection refused). `rowloom "
+        "list` shows the clusters that are known on this machine; where it was started, `rowloom status` says the "
+        "address of its coordinator\n"
     )
+    _, err = cli.run("down", "--address", "127.0.0.1:9", code=5)  # it said that rows are lost, and --yes
+    assert err == (
+        "rowloom: no cluster answers at 127.0.0.1:9: nothing listens there (connection refused). No cluster that is "
+        "known here was there: `rowloom list` shows those. Nothing was ended\n"
+    )
+    cli.directory.put(Record("ads", "local", "127.0.0.1:9"))
+    _, err = cli.run("status", "--address", "127.0.0.1:9", code=5)
+    assert "Cluster 'ads', which is known here, was there: `rowloom status --name ads` says more" in err
+    _, err = cli.run("down", "--address", "127.0.0.1:9", "--yes", code=5)
+    assert "The coordinator of 'ads' was there: `rowloom down --name ads` ends what is left of it" in err
+    assert cli.directory.names() == ["ads"]
 
 
 def test_the_exit_codes_are_part_of_the_help(cli):

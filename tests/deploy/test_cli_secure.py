@@ -87,6 +87,24 @@ def test_a_secured_cluster_is_started_used_scaled_and_ended_and_shows_no_secret(
     assert not [secret for secret in secrets for text in said if secret in text]
 
 
+def test_a_token_without_the_right_ended_a_cluster_of_this_machine_by_its_address(secured, monkeypatch):
+    cli = secured
+    address = cli.json("up")["address"]
+    for name, value in {"CA": "ca.pem", "CERT": "client.pem", "KEY": "client.key"}.items():
+        monkeypatch.setenv(f"ROWLOOM_{name}", str(cli.folder / "s" / value))
+    for token in ("trainer", "serving"):
+        monkeypatch.setenv("ROWLOOM_TOKEN_FILE", str(cli.folder / "s" / f"{token}.token"))
+        _, err = cli.run("down", "--address", address, "--yes", code=1)
+        assert f"'{token}' may not call" in err
+    assert cli.json("status")["shards"][0]["health"] == "serving"
+    assert cli.directory.get("ads").address == address
+    monkeypatch.delenv("ROWLOOM_TOKEN_FILE")
+    monkeypatch.setenv("ROWLOOM_TOKEN", Path("s/cluster.token").read_text().strip())
+    assert cli.json("down", "--address", address, "--yes")["down"]
+    assert cli.directory.names() == []
+    assert not marked(mark_of(cli.directory.home / "clusters" / "ads"))
+
+
 def test_checks_of_a_secured_cluster_showed_nothing_and_took_it_for_silent(secured):
     cli = secured
     cli.run("up")

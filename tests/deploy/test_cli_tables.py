@@ -230,7 +230,6 @@ def test_an_export_may_have_the_trained_rows_only_and_go_to_a_url(cli, ads):
     ("command", "words"),
     [
         (["import", "none.npy", "users"], "no file none.npy"),
-        (["import", "memory://none/x.npy", "users"], "no file memory://none/x.npy"),
         (["import", "none.npy", "users", "--format", "parquet"], "no file none.npy"),
         (
             ["import", "w.txt", "new", "--create", "--vocabulary", "none.txt"],

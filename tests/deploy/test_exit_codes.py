@@ -110,7 +110,20 @@ def test_a_file_that_cannot_be_read_as_what_it_is_was_no_wrong_use(cli, ads):
         # It said that it cannot tell the format.
         ("export", "users", "new/", 2, "new/ is a folder: name a file in it, such as new/rows.npy"),
         ("export", "users", "folder", 2, "folder is a folder: name a file in it, such as folder/rows.npy"),
-        ("export", "users", "memory://new/", 2, "memory://new/ is a folder: name a file in it"),
+        # It was done, and nothing was there afterwards.
+        (
+            "export",
+            "users",
+            "memory://x.npy",
+            2,
+            "memory://x.npy is memory of this process: nothing is there",
+        ),
+        ("import", "memory://x.npy", "users", 2, "a URL such as s3://bucket/folder, stays"),
+        ("export", "users", "x.npy", "--ids=memory://i.npy", 2, "is memory of this process"),
+        ("snapshots", "memory://x", 2, "memory://x is memory of this process"),
+        ("restore", "memory://x/y", 2, "memory://x/y is memory of this process"),
+        ("verify", "memory://x/y", 2, "memory://x/y is memory of this process"),
+        ("diff", "simplecache::memory://x/y", "memory://z", 2, "simplecache::memory://x/y is memory of this"),
         ("export", "users", "folder", "--format", "npy", "--overwrite", 2, "folder is a folder: name a file"),
         ("export", "users", "/", "--format", "npy", "--overwrite", 2, "/ is a folder: name a file in it"),
         ("import", "foo://x.npy", "users", 2, "cannot be used"),
@@ -145,6 +158,13 @@ def test_a_name_or_an_address_that_is_none(cli):
             "--address must be host:port, as 127.0.0.1:7400, got 'nonsense'",
         ),
         ("status", "--address", "host:0", 2, "--address must be host:port"),
+        (
+            "status",
+            "--address",
+            "http://h:7400",
+            2,
+            "must be host:port, as h:7400, got 'http://h:7400': leave its protocol out",
+        ),
         ("bench", "--address", "127.0.0.1", 2, "--address must be host:port"),
         ("status", "--address", "127.0.0.1:9", 5, "does not answer"),
     ):

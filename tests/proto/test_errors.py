@@ -128,6 +128,11 @@ def test_a_failed_call_gives_the_error_that_the_server_sent(cls):
             "there is no way to its machine (no route to host)",
         ),
         ("DNS resolution failed for nowhere:7400: Domain name not found", "its host name is not known"),
+        (
+            "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:10.0.0.1:7400: Failed parsing HTTP/2 "
+            "(Expected SETTINGS frame as the first frame, got frame type 79)",
+            "something listens there that is no server of rowloom (it speaks no gRPC)",
+        ),
         ("Socket closed", "the connection broke"),
         ("recvmsg:Connection timed out", "no answer in time"),
         ("something that nobody has seen yet", "unavailable: something that nobody has seen yet"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rowloom.deploy.config.config import load
+from rowloom.deploy.config.config import InvalidConfig, load
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,13 @@ def test_a_relative_storage_was_another_one_from_another_folder(tmp_path, monkey
 def test_a_storage_with_a_protocol_stays_as_it_is_written(tmp_path):
     (tmp_path / "deploy.yaml").write_text("storage: file:///var/kept\n")
     assert load(tmp_path / "deploy.yaml").storage == "file:///var/kept"
+
+
+@pytest.mark.parametrize("launcher", ["local", "ray"])
+def test_a_storage_in_the_memory_of_each_process_was_taken_and_nothing_was_there(tmp_path, launcher):
+    file = tmp_path / "deploy.yaml"
+    file.write_text(f"launcher: {launcher}\nstorage: memory://x\n")
+    with pytest.raises(
+        InvalidConfig, match=r"2: storage.*is memory of one process.*such as s3://bucket/folder, stays"
+    ):
+        load(file)

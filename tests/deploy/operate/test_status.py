@@ -8,10 +8,11 @@ from rich.console import Console
 
 from rowloom.client import SGD, Adagrad, Adam, TableSpec
 from rowloom.deploy import terminal
+from rowloom.deploy.config.config import parse
 from rowloom.deploy.health.ways_out import ways_out
 from rowloom.deploy.operate.moves import in_progress, move_summary
 from rowloom.deploy.operate.remote import Remote
-from rowloom.deploy.operate.status import living, not_serving, render_status, summary
+from rowloom.deploy.operate.status import in_memory, living, not_serving, render_status, summary
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.spec import TableEntry
 
@@ -131,10 +132,11 @@ def test_status_says_what_survives_and_how_old_the_newest_snapshot_is() -> None:
     assert "durability disk (longest log 0 B)  newest snapshot: none" in text(status)
     status.shards.add(health="lost")
     assert "restore" not in ways_out(summary(status))
-    status.snapshot.MergeFrom(pb.NewestSnapshot(id="20260101T000000Z-1", url="/s/1", age_s=7200.0))
-    assert summary(status)["snapshot"] == {"id": "20260101T000000Z-1", "url": "/s/1", "age_s": 7200.0}
+    status.snapshot.MergeFrom(pb.NewestSnapshot(id="20260101T000000Z-1", url="/no/s/1", age_s=7200.0))
+    assert summary(status)["snapshot"] == {"id": "20260101T000000Z-1", "url": "/no/s/1", "age_s": 7200.0}
     assert "20260101T000000Z-1, 2 h old" in text(status)
-    assert "`rowloom restore /s/1 CONFIG`" in ways_out(summary(status))
+    assert "`rowloom restore /no/s/1 CONFIG`" in ways_out(summary(status))
+    assert "2 h old (its files cannot be looked at from here), without what was" in ways_out(summary(status))
     assert "rows end with their shard's process" in text(pb.StatusReply(durability="memory"))
 
 
@@ -323,3 +325,11 @@ def test_where_all_shards_are_dead_no_others_are_said_to_stay_as_they_are() -> N
     assert "Shards 0 and 1 could not read their logs: `rowloom logs 0` and `rowloom logs 1` say more" in said
     assert "Without such a copy what they held is gone" in said
     assert "as `shard-0.lost-1` and `shard-1.lost-1` or with the next number" in said
+
+
+def test_durability_process_was_advised_where_a_storage_that_is_no_folder_would_refuse_it():
+    folder, store = (
+        parse({"storage": s, "durability": "memory"}) for s in ("/var/lib/ads", "s3://bucket/ads")
+    )
+    assert in_memory(folder).endswith("; `durability: process` keeps them in its log")
+    assert "`durability: process` with a `storage` that is a folder keeps" in in_memory(store)
