@@ -343,7 +343,9 @@ def apply(
         check_serving(summary(now), "nothing was changed", options=options)
         with interrupted(lambda: f"what was begun goes on; `rowloom apply {config}` again does the rest"):
             offer = partial(_offer, wanted, home)
-            done, scaled = change(wanted, remote, now, shown_on(moving), restart=restart, offer=offer)
+            done, scaled = change(
+                wanted, remote, now, shown_on(moving), restart=restart, file=str(config), offer=offer
+            )
     shown = ("create", "set_lr", "autoscale", "scale", "deal", "limit", "upgrade")
     made = [c for c in done.changes if c.action in shown]
     anew = ["every server was started anew"] if restart else []

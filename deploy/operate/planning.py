@@ -96,7 +96,7 @@ def plan(
         found += _too_many_rows(config, needed)
         return Plan(begun, needed, _no_room(config, None), problems=found, refusal=refusal)
     running = running_config(status)
-    changes = diff(running, config)
+    changes = diff(running, config, file)
     if all(change.action != "scale" for change in changes):  # a policy may have scaled it since
         config = config.model_copy(update={"shards": running.shards})
     specs = {spec.name: spec for spec in (*running.tables, *config.tables)}

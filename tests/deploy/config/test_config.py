@@ -414,7 +414,7 @@ def test_what_cannot_change_is_refused_all_at_once_and_says_what_to_do():
         InvalidRequest, match=r"nothing was changed(.|\n)*tables.users.dim: 8 -> 16"
     ) as caught:
         refuse(diff(old, new))
-    assert "`rowloom down`" in str(caught.value)
+    assert "`rowloom down --name default`" in str(caught.value)
 
 
 def test_a_number_replaces_a_schedule_while_it_runs_but_not_the_other_way_round():
@@ -489,8 +489,8 @@ def test_a_change_names_its_table_apart_from_its_path_which_has_dots():
 def test_what_only_a_new_start_can_change_says_that_rows_are_lost_and_what_keeps_them():
     (change,) = diff(parse({"carrier": "auto"}), parse({"carrier": "grpc"}))
     assert "loses all rows" in change.reason
-    assert "`rowloom export`" in change.reason
-    assert "`rowloom import`" in change.reason
+    assert "`rowloom export TABLE ROWS.npy --name default`" in change.reason
+    assert "`rowloom import TABLE ROWS.npy`" in change.reason
 
 
 @pytest.mark.parametrize("value", [[], {}, None, 3, "slurm"])
