@@ -163,12 +163,12 @@ def up(
     """Start a cluster. It stays when this command has ended. Exit code 3 if it runs and a shard does not serve."""
     with at_once("rowloom: one moment", as_json):
         from .operate.clusters import up as start
-        from .operate.left import storage_away
+        from .operate.left import shards_at_start, storage_away
         from .operate.status import in_memory, summary
 
     wanted, path = _wanted(config, name, home)
     directory = directory_of(home)
-    title = f"starting {counted(wanted.shards, 'shard')} of {wanted.name!r}"
+    title = f"starting {counted(shards_at_start(wanted), 'shard')} of {wanted.name!r}"
     with interrupted(lambda: left_of(wanted.name, directory)), stage(title, as_json) as starting:
         file = None if name is not None else str(path or "FILE")
         slow = partial(

@@ -100,7 +100,8 @@ def test_an_address_in_a_network_is_no_network_and_is_not_taken_for_a_name(tmp_p
 
 
 def test_a_storage_of_a_protocol_that_nothing_reads_is_a_fault(tmp_path):
-    assert "must be a folder or a URL such as" in faults("storage: foo://x\n", tmp_path)["storage"]
+    assert "foo:// is no store that is known" in faults("storage: foo://x\n", tmp_path)["storage"]
+    assert "is blank" in faults("storage: ' '\n", tmp_path)["storage"]
     for good in ("/var/lib/x", "file:///var/lib/x", "s3://bucket/x", "memory://x"):
         assert parse({"storage": good}).storage == good
 
