@@ -349,7 +349,8 @@ def apply(
     shown = ("create", "set_lr", "autoscale", "scale", "deal", "limit", "upgrade")
     made = [c for c in done.changes if c.action in shown]
     anew = ["every server was started anew"] if restart else []
-    lines = [*map(str, made), *anew] or ["nothing to change"]
+    stays = [str(c) for c in done.changes if c.action == "keep"]
+    lines = [*([*map(str, made), *anew] or ["nothing to change"]), *stays]
     if scaled is not None:
         lines.append(handed_over(scaled) if scaled.handed_over else moved(scaled))
     show(

@@ -69,6 +69,9 @@ def _time(value: Any) -> Any:
 
 
 def _name(value: Any) -> Any:
+    if isinstance(value, bool | int | float):
+        rule = f"{NAME_RULE}, and this is no text: write it in quotes"
+        raise PydanticCustomError("name", f"must be {rule}")  # type: ignore[arg-type]  # no template
     if not isinstance(value, str) or not NAME.fullmatch(value):
         raise PydanticCustomError("name", f"must be {NAME_RULE}")  # type: ignore[arg-type]  # no template
     return value

@@ -10,6 +10,7 @@ from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RowloomError, Unavailable
 from ...server.rows.limits import total
 from ..checks.diagnosis import Diagnosis, fault, warning
+from ..checks.machine import not_listening
 from ..checks.rows import every_id
 from ..checks.starting import before_start
 from ..checks.starting import refuse as refuse_faults
@@ -89,7 +90,7 @@ def plan(
         file: with that config, for commands that are named.
     """
     if status is None:
-        found = before_start(config, directory)
+        found = [*before_start(config, directory), *not_listening(config)]
         if (left := passed_over(config.storage)) is not None:
             found.append(warning("snapshots", *left.before_start(file)))
         begun, refusal, needed = beginning(config), _refusal(config), memory(config, None)
