@@ -154,7 +154,7 @@ class Table:
         Raises:
             InvalidRequest: wrong ids, shape, type, NaN/infinity, or a sum that `wire` cannot carry; nothing changed.
             TableNotFound, StateLost, Unavailable: nothing changed.
-            PushUnresolved: some shard did not answer in time; applied at most once.
+            PushUnresolved: some shard did not answer in time; applied at most once: do not push it again.
         """
         self.client.push_entries([(self._entry, ids, grads)], wire=wire)
 

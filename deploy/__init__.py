@@ -1,14 +1,17 @@
 """Putting shards and trainers together: clusters on this machine, clusters on Ray, the deploy config."""
 
-import importlib as _importlib
-import typing as _typing
+from __future__ import annotations as _annotations
 
-if _typing.TYPE_CHECKING:
+TYPE_CHECKING = False  # that of `typing`, which takes longer to import than Ctrl-C at a command should wait
+if TYPE_CHECKING:
+    from typing import Any as _Any
+
     from .addresses import address_of
     from .config.config import DeployConfig, load
     from .embedded import LocalCluster, local_cluster
 
     __version__: str
+del TYPE_CHECKING
 
 __all__ = ["DeployConfig", "LocalCluster", "address_of", "load", "local_cluster"]
 
@@ -21,8 +24,10 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> _typing.Any:
+def __getattr__(name: str) -> _Any:
     # Imported when first named: the command line starts in a fraction of the time.
+    import importlib as _importlib
+
     if name == "__version__":
         return _importlib.import_module("importlib.metadata").version("rowloom")
     if name in _HOMES:

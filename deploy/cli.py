@@ -165,12 +165,12 @@ def up(
     """Start a cluster. It stays when this command has ended. Exit code 3 if it runs and a shard does not serve."""
     with at_once("rowloom: one moment", as_json):
         from .operate.clusters import up as start
-        from .operate.left import storage_away
+        from .operate.left import shards_at_start, storage_away
         from .operate.status import in_memory, summary
 
     wanted, path = _wanted(config, name, home)
     directory = directory_of(home)
-    title = f"starting {counted(wanted.shards, 'shard')} of {wanted.name!r}"
+    title = f"starting {counted(shards_at_start(wanted), 'shard')} of {wanted.name!r}"
     with interrupted(lambda: left_of(wanted.name, directory)), stage(title, as_json) as starting:
         file = None if name is not None else str(path or "FILE")
         slow = partial(
@@ -345,11 +345,14 @@ def apply(
         check_serving(summary(now), "nothing was changed", options=options)
         with interrupted(lambda: f"what was begun goes on; `rowloom apply {config}` again does the rest"):
             offer = partial(_offer, wanted, home)
-            done, scaled = change(wanted, remote, now, shown_on(moving), restart=restart, offer=offer)
+            done, scaled = change(
+                wanted, remote, now, shown_on(moving), restart=restart, file=str(config), offer=offer
+            )
     shown = ("create", "set_lr", "autoscale", "scale", "deal", "limit", "standbys", "upgrade")
     made = [c for c in done.changes if c.action in shown]
     anew = ["every server was started anew"] if restart else []
-    lines = [*map(str, made), *anew] or ["nothing to change"]
+    stays = [str(c) for c in done.changes if c.action == "keep"]
+    lines = [*([*map(str, made), *anew] or ["nothing to change"]), *stays]
     if scaled is not None:
         lines.append(handed_over(scaled) if scaled.handed_over else moved(scaled))
     show(

@@ -17,12 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from ..proto.atomic_file import write_atomic
-from ..proto.errors import Unavailable
-from ..proto.snapshots.stores import why_not_opened
+from ..proto.errors import InvalidRequest, Unavailable
+from ..proto.snapshots.folder import opened_url
 from .config.faults import InvalidConfig
 from .control.effects import NotStored
 from .control.state import ClusterState
@@ -153,9 +152,9 @@ def file_in(folder: str | os.PathLike[str]) -> str:
 
 def _opened(url: str) -> tuple[Any, str]:
     try:
-        return fsspec.core.url_to_fs(url)  # pyright: ignore[reportUnknownVariableType]
-    except Exception as e:
-        raise InvalidConfig(f"storage: {why_not_opened(url, e)}") from e
+        return opened_url(url)
+    except InvalidRequest as e:
+        raise InvalidConfig(f"storage: {e}") from e
 
 
 def _words(error: Exception) -> str:

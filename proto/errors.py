@@ -136,6 +136,9 @@ class Unconfirmed(NoAnswer):
 class PushUnresolved(RowloomError):
     """A push ended before every shard had answered. Each row got it at most once.
 
+    Do not push the same batch again: the rows that have it would get it twice. Go on with the next batch, or restore
+    a snapshot where each push must count exactly once.
+
     Attributes:
         acked_rows: rows that are known to have it.
         unknown_rows: rows that may or may not have it.

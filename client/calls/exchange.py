@@ -32,9 +32,10 @@ from ...proto.errors import (
 )
 from ...proto.layout import Layout
 from .operation import Event, Message, Operation, Send, Turn
-from .outages import NO_ANSWER, PATIENCE_S, SAYS_WHAT, dead, named
+from .outages import CALL_AGAIN, NO_ANSWER, PATIENCE_S, SAYS_WHAT, dead, named
 from .requests import PushRequest, Request
 from .session import ATTEMPT_TIMEOUT_S, SLOWEST_BYTES_S, Session, backoff_s
+from .unresolved import told_of
 
 MOVING_LIMIT_S = 600.0  # how long a push waits for rows to move, beyond its own deadline
 MOST_IN_FLIGHT = 4  # requests of one call to one shard that are under way at a time
@@ -347,14 +348,10 @@ class Exchange:
         cause = self._failure or self._last_error
         if self._pushed or maybe:
             unapplied = sum(request.rows for request in pushes) - unknown
-            what = (
-                "the push ended before every shard had answered"
-                if pushes
-                else "the rows to pull did not come"
-            )
+            what, todo, then = told_of(pushes[0].kind if pushes else None)
             unresolved = PushUnresolved(
                 f"{what}: {self.pushed_rows} rows have the push, {unknown} may have it, {unapplied} do not; each at "
-                f"most once. {self._why(left)}",
+                f"most once. {todo}. {self._why(left, then)}",
                 acked_rows=self.pushed_rows,
                 unknown_rows=unknown,
                 unapplied_rows=unapplied,
@@ -367,8 +364,8 @@ class Exchange:
             return cause
         return Unavailable(self._why(left))
 
-    def _why(self, left: list[Request]) -> str:
-        """In words, which shards have not done their part, why, and what to do."""
+    def _why(self, left: list[Request], then: str = CALL_AGAIN) -> str:
+        """In words, which shards have not done their part, why, and what to do; `then`: when they serve."""
         session, layout = self._session, self._session.layout
         if self._failure is not None or isinstance(self._last_error, Overloaded) or layout is None:
             # As when a shard's log failed.
@@ -378,7 +375,7 @@ class Exchange:
         shards = [layout.shards[k] for k in sorted({request.shard for request in left}) if k < layout.n]
         said = [session.outages.in_words(s, now, why.get(s.index, NO_ANSWER)) for s in shards[:MOST_NAMED]]
         said += [f"and {len(shards) - MOST_NAMED} shards more"] if len(shards) > MOST_NAMED else []
-        return f"{'; '.join(said)}. {session.outages.what_next(shards, session.durability)}"
+        return f"{'; '.join(said)}. {session.outages.what_next(shards, session.durability, then)}"
 
 
 def _leaves_open(error: RowloomError) -> bool:

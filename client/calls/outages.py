@@ -16,6 +16,7 @@ PATIENCE_S = 2.0
 LEAST_S = 1.0  # that a call still waits, or its error says all
 NO_ANSWER = "no answer in time"
 SAYS_WHAT = "`rowloom status` says what can be done"
+CALL_AGAIN = "call again"
 STARTED_AGAIN = "a shard whose process has ended is started again by itself"
 FORGOTTEN_S = 60.0  # nobody asked the shard for so long: what was before is another story
 
@@ -108,15 +109,18 @@ class Outages:
         what = "has refused this" if outage.refuses else "has served nothing"
         return f"{named(shard)} {what} for {now - outage.since:.0f} s: {outage.why}"
 
-    def what_next(self, shards: Iterable[ShardAddress], durability: str) -> str:
-        """In words, what can be done when these do not do what they are asked."""
+    def what_next(self, shards: Iterable[ShardAddress], durability: str, then: str = CALL_AGAIN) -> str:
+        """In words, what can be done when these do not do what they are asked.
+
+        then: what the caller does when they serve.
+        """
         outages = [self.open.get(shard.index) for shard in shards]
         if outages and all(outage is not None and outage.refuses for outage in outages):
             return f"{SAYS_WHAT}; to end its process is of no use"
         if durability in ("", "memory"):
             return "`rowloom status` says whether a shard is dead or stands still, and what can be done then"
         return (
-            f"{STARTED_AGAIN.replace('a', 'A', 1)}, and reads its log: call again when `rowloom status` says that it "
+            f"{STARTED_AGAIN.replace('a', 'A', 1)}, and reads its log: {then} when `rowloom status` says that it "
             "serves. One that stands still, stopped or hung, stays so: `rowloom status` says which it is, and what to "
             "type; `rowloom logs` says what happened to it"
         )

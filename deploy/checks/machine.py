@@ -197,22 +197,39 @@ def clock() -> Diagnosis:
     return well("clock", f"{said}; a jump of it matters only for `restore --until` and the age of snapshots")
 
 
-def port(config: DeployConfig, ours: bool) -> Diagnosis:
-    """Whether the coordinator could listen. ours: its cluster runs, and may have the port."""
-    host = config.host or "127.0.0.1"
-    at = f"{host}:{config.port}" if config.port else f"{host}, any port"
+def port(config: DeployConfig, ours: bool, prefix: str = "") -> Diagnosis:
+    """Whether the coordinator could listen.
+
+    Args:
+        config: of the cluster.
+        ours: its cluster runs, and may have the port.
+        prefix: of the keys that say where: empty, or `metrics.` for where its metrics are offered.
+    """
+    host, number = config.host or "127.0.0.1", config.port
+    if prefix:
+        host, number = config.metrics.host, config.metrics.port or 0
+    name, at = f"{prefix}port", f"{host}:{number}" if number else f"{host}, any port"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((host, config.port))
+            listener.bind((host, number))
     except OSError as e:
         if ours and e.errno == errno.EADDRINUSE:
-            return well("port", f"{at} is that of {config.name!r}, which runs")
+            return well(name, f"{at} is that of {config.name!r}, which runs")
+        called = "" if prefix else "; what others call it is `advertise_host`"
         fix = {
-            errno.EADDRINUSE: f"another `port:`, or end who has it (`ss -ltnp sport = :{config.port}`)",
-            errno.EADDRNOTAVAIL: "`host:` of this machine (`ip address`); what others call it is `advertise_host`",
-            errno.EACCES: "a `port:` of 1024 or more",
-        }.get(e.errno or 0, "another `host:` or `port:`")
-        return fault("port", f"cannot listen at {at}: {e.strerror}", fix)
-    return well("port", f"{at} is free")
+            errno.EADDRINUSE: f"another `{name}:`, or end who has it (`ss -ltnp sport = :{number}`)",
+            errno.EADDRNOTAVAIL: f"`{prefix}host:` of this machine (`ip address`){called}",
+            errno.EACCES: f"a `{name}:` of 1024 or more",
+        }.get(e.errno or 0, f"another `{prefix}host:` or `{name}:`")
+        return fault(name, f"cannot listen at {at}: {e.strerror}", fix)
+    return well(name, f"{at} is free")
+
+
+def not_listening(config: DeployConfig) -> list[Diagnosis]:
+    """A fault for each address where a cluster that is to start here cannot listen. Of Ray's nodes none is known."""
+    if config.launcher != "local":
+        return []
+    places = ["", "metrics."] if config.metrics.port is not None else [""]
+    return [one for prefix in places if (one := port(config, False, prefix)).state == "fault"]

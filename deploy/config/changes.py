@@ -15,18 +15,10 @@ from ...proto.errors import InvalidRequest
 from ...proto.spec import Dealing, Schedule, TableEntry, TableSpec
 from .config import DeployConfig, from_json
 from .faults import as_yaml
+from .fixed import why_fixed
 from .tables import plain, table_to_mapping
 from .words import counted
 
-# `down` throws the rows away, so it is never advised without that word.
-FIXED = (
-    "fixed while the cluster runs. To change it, start anew, which loses all rows: keep them with `rowloom export` of "
-    "each table (rows only, no optimizer slots), then `rowloom down`, `rowloom up`, `rowloom import`"
-)
-FROM_LOGS = (
-    "fixed while the cluster runs: `rowloom down --keep`, then `rowloom up` with the file, goes on from the logs with "
-    "it, and loses no row"
-)
 BEGUN = (
     "{} more, and the memory of each shard once more; filled while trainers go on: `rowloom status` shows when "
     "they are in step"
@@ -124,9 +116,12 @@ def beginning(config: DeployConfig) -> list[Change]:
     return [Change("shards", None, config.shards, "start"), *tables]
 
 
-def diff(old: DeployConfig, new: DeployConfig) -> list[Change]:
-    """What differs, and what `apply` would do about each."""
+def diff(old: DeployConfig, new: DeployConfig, file: str = "FILE") -> list[Change]:
+    """What differs, and what `apply` would do about each. file: with the new one, for commands that are named."""
     at_start = _READ_AT_START if _goes_on(old, new) else ()
+    fixed, read_anew = (
+        why_fixed(old.name, file, storage=old.storage is not None, logs=logs) for logs in (False, True)
+    )
     changes = [*_count_changes(old, new), *_policy_changes(old, new), *_quota_changes(old, new)]
     changes += _standby_changes(old, new)
     changes += [
@@ -134,7 +129,7 @@ def diff(old: DeployConfig, new: DeployConfig) -> list[Change]:
         for path in DeployConfig.model_fields
         if path not in ("tables", "shards", "autoscale", "quotas", "replicas", "standby")
         for change in _plain_changes(
-            path, getattr(old, path), getattr(new, path), FROM_LOGS if path in at_start else FIXED
+            path, getattr(old, path), getattr(new, path), read_anew if path in at_start else fixed
         )
     ]
     mine, theirs = {s.name: s for s in old.tables}, {s.name: s for s in new.tables}
@@ -169,9 +164,9 @@ def _goes_on(old: DeployConfig, new: DeployConfig) -> bool:
     return same and "memory" not in (old.durability, new.durability)
 
 
-def differing(status: pb.StatusReply, config: DeployConfig) -> list[Change]:
-    """What of a cluster that runs is not as a config has it."""
-    return [change for change in diff(running_config(status), config) if change.action != "keep"]
+def differing(status: pb.StatusReply, config: DeployConfig, file: str = "FILE") -> list[Change]:
+    """What of a cluster that runs is not as a config has it. file: as `diff` takes it."""
+    return [change for change in diff(running_config(status), config, file) if change.action != "keep"]
 
 
 def _count_changes(old: DeployConfig, new: DeployConfig) -> list[Change]:
@@ -291,8 +286,12 @@ def ways_out(changes: Sequence[Change], file: str) -> str:
 
 def refuse(changes: Sequence[Change]) -> None:
     """Raise InvalidRequest if any of the changes cannot be made."""
-    bad = [
-        f"{c.path}: {worded(c.old)} -> {worded(c.new)}: {c.reason}" for c in changes if c.action == "refused"
-    ]
+    bad: list[str] = []
+    first: dict[str, str] = {}  # by reason: of several the first has it all
+    for c in changes:
+        if c.action == "refused":
+            why = f"as {first[c.reason]}" if c.reason in first else c.reason
+            first.setdefault(c.reason, c.path)
+            bad.append(f"{c.path}: {worded(c.old)} -> {worded(c.new)}: {why}")
     if bad:
         raise InvalidRequest("this config cannot be applied, nothing was changed:\n  " + "\n  ".join(bad))

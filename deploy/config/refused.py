@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
@@ -22,6 +23,7 @@ _BOUNDS = {
     "greater_than": ("gt", "more than"),
     "less_than_equal": ("le", "at most"),
 }
+_LIKE_A_SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([KMGTkmgt])([Ii]?)[Bb]?\s*")
 Location = tuple[int | str, ...]
 _DEPTH = 3  # of sections in one another, as `quotas.principals.NAME`
 
@@ -79,11 +81,21 @@ def fault_of(error: ErrorDetails, given: Mapping[str, Any], root: type[BaseModel
     if kind in ("whole", "number"):
         meant = number_in(value)
         return Fault(path, value, error["msg"], meant if kind == "number" or isinstance(meant, int) else None)
+    if kind == "size":
+        return Fault(path, value, error["msg"], near_size(value))
+    if kind == "name" and type(value) is int:
+        return Fault(path, value, error["msg"], str(value))
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
         bound = error.get("ctx", {})[key]
         return Fault(path, value, f"must be {words} {bound if isinstance(bound, int) else f'{bound:g}'}")
     return Fault(path, value, _must(kind, location, root) or error["msg"])
+
+
+def near_size(value: Any) -> str | None:
+    """What a size was probably meant to be: 5GB for 5gb, 5G or 5m; None: it is like none."""
+    found = _LIKE_A_SIZE.fullmatch(value) if isinstance(value, str) else None
+    return f"{found[1]}{found[2].upper()}{found[3].lower()}B" if found else None
 
 
 def as_typed(fault: Fault, given: Mapping[str, Any]) -> Fault:

@@ -69,6 +69,9 @@ def _time(value: Any) -> Any:
 
 
 def _name(value: Any) -> Any:
+    if isinstance(value, bool | int | float):
+        rule = f"{NAME_RULE}, and this is no text: write it in quotes"
+        raise PydanticCustomError("name", f"must be {rule}")  # type: ignore[arg-type]  # no template
     if not isinstance(value, str) or not NAME.fullmatch(value):
         raise PydanticCustomError("name", f"must be {NAME_RULE}")  # type: ignore[arg-type]  # no template
     return value
@@ -82,11 +85,16 @@ def _launcher(value: Any) -> Any:
 
 def _storage(value: Any) -> Any:
     protocol, colon, _ = str(value).partition("://")
-    known = fsspec.available_protocols()
-    if colon and protocol.partition("::")[0] not in known:
+    protocol = protocol.partition("::")[0]
+    if colon and protocol not in fsspec.available_protocols():
         raise PydanticCustomError(
-            "storage", "must be a folder or a URL such as file:///var/lib/rowloom or s3://bucket"
+            "storage",
+            "must be a folder or a URL such as file:///var/lib/rowloom or s3://bucket, and {protocol}:// is no store "
+            "that is known",
+            {"protocol": protocol},
         )
+    if isinstance(value, str) and value and not value.strip():
+        raise PydanticCustomError("storage", "must be a folder or a URL, and is blank")
     return value
 
 

@@ -70,8 +70,7 @@ def down(
     with stage("looking for it", as_json) as looking:
         record = locate_to_end(directory, name, address, looking.say)
         had = is_kept(record)
-        # Of rows that --yes gives up only those in memory are told afterwards: what was in logs has a line of its own.
-        lost = Loss() if keep or (yes and had) else lost_with(record, directory)
+        lost = Loss() if keep else lost_with(record, directory)
         without = not_kept(record) if keep and record.address else ""
     if lost.words:
         confirm(lost.words, yes, ask_nobody=not lost.to_confirm)
@@ -86,6 +85,7 @@ def down(
         became = f"; it had {lost.held}, which are gone with it{stay}"
     if had and not keep:
         which = "the rows that were kept" if record.kept else "its rows"
+        which = f"it had {lost.held}, and {which}" if lost.held else which
         also = f", {also_named(short, old)} too" if short or old else ""
         became = f"; {which} in {record.storage} are removed{also}{staying_in_words(record.storage)}"
     told = {"name": ended, "down": True, "kept": keep, "removed_snapshots": short, "removed_old_logs": old}

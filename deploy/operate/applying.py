@@ -20,11 +20,13 @@ def apply(
     on_progress: OnProgress | None = None,
     *,
     restart: bool = False,
+    file: str = "FILE",
     offer: Callable[[], None] = lambda: None,
 ) -> tuple[Plan, pb.ScaleReply | None]:
     """Bring a cluster to a config. Applying it again goes on where it was interrupted.
 
     restart: every server is started anew, also if nothing of the config wants it.
+    file: with that config, for commands that are named.
     offer: gives the cluster the config's environment, by another way than `remote`; called if it has another one.
 
     Returns:
@@ -34,7 +36,7 @@ def apply(
         InvalidRequest: part of it cannot be done; nothing was changed.
         Unavailable: this machine has no room for its shards; nothing was changed.
     """
-    wanted = plan(config, status)
+    wanted = plan(config, status, file=file)
     wanted.check()
     specs = {spec.name: spec for spec in config.tables}
     scaled = None

@@ -133,7 +133,7 @@ def _as_before(
     """The status of a cluster that goes on as it was: that it was scaled since its file was written is no failure."""
     remote, status = reach(record, directory)
     remote.close()
-    if file and (changes := differing(status, config)):
+    if file and (changes := differing(status, config, file)):
         what = ", ".join(compared(changes, file))
         tell(
             f"{record.name!r} runs as before, with another config: {what}; `rowloom apply {file}` changes it"
@@ -163,7 +163,7 @@ def _same(record: Record, config: DeployConfig, directory: ClusterDirectory, fil
         )
     remote, status = reach(record, directory)
     remote.close()
-    if file and (changes := differing(status, config)):
+    if file and (changes := differing(status, config, file)):
         raise InvalidRequest(
             f"cluster {config.name!r} runs already, with another config; nothing was changed:\n  "
             + "\n  ".join(compared(changes, file))

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from ..ending import INTERRUPTED  # what takes longer is imported when Ctrl-C is heeded
+# Nothing else, not of ours either: what takes longer is imported when Ctrl-C is heeded.
 
 # Commands that import so much that people would ask themselves what goes on.
 SLOW = {"up", "restore", "demo", "bench"}
@@ -25,10 +25,15 @@ def main() -> None:
 
     if not ignored:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    run()
+    try:
+        run()
+    except KeyboardInterrupt:  # before it heeds that by itself, or once more while it ends
+        _end()
 
 
 def _end(*_: object) -> None:
     """Nothing was begun. A KeyboardInterrupt would be taken for a failed import by some of what is imported."""
+    from ..ending import INTERRUPTED
+
     os.write(2, b"rowloom: interrupted\n")
     os._exit(INTERRUPTED)

@@ -33,6 +33,15 @@ def is_kept(record: Record) -> bool:
     return False
 
 
+def shards_at_start(config: DeployConfig) -> int:
+    """How many shards `up` starts: as many as there were, where it goes on from logs, whatever the config says."""
+    stored = None
+    if storage_folder(config.storage) is not None:
+        with contextlib.suppress(RowloomError, OSError):
+            stored = _stored(config.storage) if has_kept(config.storage) else None
+    return config.shards if stored is None or stored.layout is None else stored.layout.n
+
+
 def forget(record: Record, layout: str) -> None:
     """Remove what a cluster that was ended has left. Raises Unavailable: it is still there, or some of it.
 

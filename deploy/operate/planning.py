@@ -10,6 +10,7 @@ from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RowloomError, Unavailable
 from ...server.rows.limits import total
 from ..checks.diagnosis import Diagnosis, fault, warning
+from ..checks.machine import not_listening
 from ..checks.rows import every_id
 from ..checks.starting import before_start
 from ..checks.starting import refuse as refuse_faults
@@ -89,14 +90,14 @@ def plan(
         file: with that config, for commands that are named.
     """
     if status is None:
-        found = before_start(config, directory)
+        found = [*before_start(config, directory), *not_listening(config)]
         if (left := passed_over(config.storage)) is not None:
             found.append(warning("snapshots", *left.before_start(file)))
         begun, refusal, needed = beginning(config), _refusal(config), memory(config, None)
         found += _too_many_rows(config, needed)
         return Plan(begun, needed, _no_room(config, None), problems=found, refusal=refusal)
     running = running_config(status)
-    changes = diff(running, config)
+    changes = diff(running, config, file)
     if all(change.action != "scale" for change in changes):  # a policy may have scaled it since
         config = config.model_copy(update={"shards": running.shards})
     specs = {spec.name: spec for spec in (*running.tables, *config.tables)}

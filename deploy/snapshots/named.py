@@ -91,10 +91,14 @@ def staying_in_words(storage: str) -> str:
     """Of a cluster whose rows are removed: which snapshots its storage has still; empty: none."""
     folder = snapshots_of(storage)
     try:
-        count = sum(one.manifest is not None for one in list_snapshots(folder))
+        found = list_snapshots(folder)
     except InvalidRequest:  # no such folder: none was taken
         return ""
     except RowloomError:
         return f"; snapshots, if there are any, stay in {folder}"
-    stay = "1 snapshot stays" if count == 1 else f"{count} snapshots stay"
-    return f"; {stay} in {folder}" if count else ""
+    if not found:
+        return ""
+    stay = "1 snapshot stays" if len(found) == 1 else f"{len(found)} snapshots stay"
+    bad = [one.id for one in found if one.manifest is None]
+    cannot = f", of which {', '.join(bad)} cannot be read" if bad else ""
+    return f"; {stay} in {folder}{cannot}"

@@ -11,7 +11,7 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
 from ..errors import InvalidRequest, SnapshotCorrupt, Unavailable
-from .stores import why_not_opened
+from .stores import lacking, why_not_opened
 
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
@@ -152,6 +152,8 @@ class SnapshotFolder:
 
 def opened_url(url: str) -> tuple[Any, str]:
     """The file system of fsspec that a path or a URL leads to, and the path in it. Raises InvalidRequest."""
+    if lacks := lacking(url):
+        raise InvalidRequest(lacks)
     try:
         fs, path = fsspec.core.url_to_fs(url)  # pyright: ignore[reportUnknownVariableType]
     except Exception as e:

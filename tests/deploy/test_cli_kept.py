@@ -9,7 +9,9 @@ from killing import kill_all
 from waiting import until
 
 from rowloom.client import connect
+from rowloom.deploy.config.config import load
 from rowloom.deploy.operate.directory import Record
+from rowloom.deploy.operate.left import shards_at_start
 
 ADS = """
 name: ads
@@ -53,6 +55,18 @@ def test_the_question_before_rows_go_did_not_say_that_logs_can_keep_them(cli, mo
     assert (
         "`rowloom down --keep` too, and leaves its rows in its logs" in cli.run("down", "--forget", code=2)[1]
     )
+
+
+def test_the_start_of_a_cluster_that_was_scaled_told_the_number_of_shards_of_its_old_config(cli, kept):
+    cli.run("up", "--name", "ads")
+    cli.run("scale", "3")
+    cli.run("down", "--keep")
+    assert shards_at_start(load(cli.folder / "deploy.yaml")) == 3
+    err = cli.run("up", "--name", "ads")[1]
+    assert "2 shards" not in err
+    out = cli.run("down", "--yes")[0]  # how many was said only of one in memory
+    assert f"ads is down; it had 100 rows in 1 table, and its rows in {kept} are removed" in out
+    assert shards_at_start(load(cli.folder / "deploy.yaml")) == 2  # there is nothing to go on from
 
 
 def rows(address: str) -> np.ndarray:

@@ -57,18 +57,28 @@ class Client:
             return Event(send.tag, said.SerializeToString())
         if send.address == "h:1" and self.error is not None:
             return Event(send.tag, error=self.error)
+        rows = codec.PullReply([codec.to_wire(np.zeros((1, 1), np.float32), 0)])
         if send.method == methods.PULL:
-            return Event(
-                send.tag, b"".join(codec.PullReply([codec.to_wire(np.zeros((1, 1), np.float32), 0)]).encode())
-            )
+            return Event(send.tag, b"".join(rows.encode()))
+        if send.method == methods.STEP:
+            return Event(send.tag, b"".join(codec.StepReply(False, rows).encode()))
         return Event(send.tag, pb.PushReply().SerializeToString())
 
     def pull(self, timeout_s: float = 60.0):
         return self.run(operations.pull(self.session, [(ENTRY, IDS)], self.now + timeout_s))
 
-    def push(self, timeout_s: float = 60.0):
+    def push(self, timeout_s: float = 60.0, kind: int = codec.GRADIENTS):
         grads = np.ones((2, 1), np.float32)
-        return self.run(operations.push(self.session, [(ENTRY, IDS, grads)], self.now + timeout_s))
+        return self.run(operations.push(self.session, [(ENTRY, IDS, grads)], self.now + timeout_s, kind))
+
+    def push_bags(self):
+        shares = operations.Shares(np.zeros(2, np.int64), None)
+        grads = np.ones((1, 1), np.float32)
+        return self.run(operations.push_bags(self.session, ENTRY, IDS, shares, (1,), grads, self.now + 60.0))
+
+    def step(self, ids):
+        grads = np.ones((len(ids), 1), np.float32)
+        return self.run(operations.step(self.session, [(ENTRY, ids, grads)], [(ENTRY, IDS)], self.now + 60.0))
 
 
 def test_a_call_that_waits_for_a_shard_says_so_within_seconds_once_and_when_it_is_over() -> None:
@@ -192,6 +202,40 @@ def test_the_error_of_a_push_whose_log_fails_just_then_names_the_next_step() -> 
     with pytest.raises(PushUnresolved) as failed:
         client.push()
     assert str(failed.value).endswith("No space left on device. `rowloom status` says what can be done")
+
+
+@pytest.mark.parametrize("durability", ["memory", "process"])
+@pytest.mark.parametrize("call", [Client.push, Client.push_bags, lambda client: client.step(IDS)])
+def test_a_push_that_some_rows_had_advised_to_call_again_which_applied_it_to_them_twice(
+    call, durability
+) -> None:
+    client = Client(durability)
+    with pytest.raises(PushUnresolved) as failed:
+        call(client)
+    assert "1 rows have the push, 1 may have it, 0 do not" in str(failed.value)
+    assert "Do not push the same batch again, or the rows that have it get it twice. Go on with" in str(
+        failed.value
+    )
+    assert "call again" not in str(failed.value)
+    with pytest.raises(Unavailable) as failed:  # nothing was pushed
+        client.pull()
+    assert ("call again" in str(failed.value)) == (durability == "process")
+    assert "Do not push" not in str(failed.value)
+
+
+def test_a_step_whose_rows_did_not_come_advised_to_call_again_which_pushed_all_of_it_twice() -> None:
+    client = Client("process")
+    with pytest.raises(PushUnresolved) as failed:
+        client.step(IDS[1:])
+    assert "the rows to pull did not come: 1 rows have the push, 0 may have it, 0 do not" in str(failed.value)
+    assert "Do not push the same batch again, or all its rows get it twice: pull them" in str(failed.value)
+    assert "call again" not in str(failed.value)
+
+
+def test_an_assign_of_which_not_every_shard_has_answered_can_be_called_again() -> None:
+    client = Client("process")
+    with pytest.raises(PushUnresolved, match=r"The same call again does no harm: .* log: call again when"):
+        client.push(kind=codec.ASSIGN)
 
 
 def test_a_shard_that_said_nothing_was_blamed_with_what_another_one_had_said() -> None:

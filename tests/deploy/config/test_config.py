@@ -100,7 +100,8 @@ def test_an_address_in_a_network_is_no_network_and_is_not_taken_for_a_name(tmp_p
 
 
 def test_a_storage_of_a_protocol_that_nothing_reads_is_a_fault(tmp_path):
-    assert "must be a folder or a URL such as" in faults("storage: foo://x\n", tmp_path)["storage"]
+    assert "foo:// is no store that is known" in faults("storage: foo://x\n", tmp_path)["storage"]
+    assert "is blank" in faults("storage: ' '\n", tmp_path)["storage"]
     for good in ("/var/lib/x", "file:///var/lib/x", "s3://bucket/x", "memory://x"):
         assert parse({"storage": good}).storage == good
 
@@ -414,7 +415,7 @@ def test_what_cannot_change_is_refused_all_at_once_and_says_what_to_do():
         InvalidRequest, match=r"nothing was changed(.|\n)*tables.users.dim: 8 -> 16"
     ) as caught:
         refuse(diff(old, new))
-    assert "`rowloom down`" in str(caught.value)
+    assert "`rowloom down --name default`" in str(caught.value)
 
 
 def test_a_number_replaces_a_schedule_while_it_runs_but_not_the_other_way_round():
@@ -489,8 +490,8 @@ def test_a_change_names_its_table_apart_from_its_path_which_has_dots():
 def test_what_only_a_new_start_can_change_says_that_rows_are_lost_and_what_keeps_them():
     (change,) = diff(parse({"carrier": "auto"}), parse({"carrier": "grpc"}))
     assert "loses all rows" in change.reason
-    assert "`rowloom export`" in change.reason
-    assert "`rowloom import`" in change.reason
+    assert "`rowloom export TABLE ROWS.npy --name default`" in change.reason
+    assert "`rowloom import TABLE ROWS.npy`" in change.reason
 
 
 @pytest.mark.parametrize("value", [[], {}, None, 3, "slurm"])

@@ -223,3 +223,17 @@ def test_a_fault_shows_a_value_as_it_was_typed_and_says_got_once(tmp_path):
             load(path)
         assert "600.0" not in str(refused.value)
         assert all(line.count("got ") <= 1 for line in str(refused.value).splitlines())
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("5Gb", "5GB"), ("5m", "5MB"), ("1.5gib", "1.5GiB"), ("2T", "2TB"), ("much", None)]
+)
+def test_a_size_in_another_spelling_was_refused_without_the_one_that_is_taken(typed, meant):
+    (text,) = said({"limits": {"max_extra_memory": typed}})
+    assert text.endswith(f"; did you mean '{meant}'?" if meant else f"got '{typed}'")
+
+
+def test_a_name_that_yaml_takes_for_a_number_is_to_be_written_in_quotes():
+    (text,) = said({"name": 5})
+    assert text.endswith("this is no text: write it in quotes, got 5; did you mean '5'?")
+    assert "write it in quotes, got true" in said({"name": True})[0]

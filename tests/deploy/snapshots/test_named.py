@@ -83,6 +83,10 @@ def test_snapshots_were_said_to_stay_where_there_are_none(tmp_path):
     assert staying_in_words(str(tmp_path)) == ""
     storage_with_a_snapshot(tmp_path)
     assert staying_in_words(f"{tmp_path}/") == f"; 1 snapshot stays in {tmp_path}/snapshots"
+    (tmp_path / "snapshots" / "damaged").mkdir()  # its folder stays too, and was not counted
+    assert staying_in_words(str(tmp_path)) == (
+        f"; 2 snapshots stay in {tmp_path}/snapshots, of which damaged cannot be read"
+    )
 
 
 def test_who_names_a_damaged_snapshot_was_not_told_which_one_can_be_taken(tmp_path):

@@ -1,5 +1,6 @@
 """URLs that nothing here can open: what is said of them, and the line that mends it."""
 
+import gc
 import sys
 
 import pytest
@@ -46,3 +47,30 @@ def test_a_url_of_no_store_was_told_as_an_error_of_python():
 def test_an_error_of_a_store_that_says_a_hundred_lines_is_told_by_its_first():
     error = OSError("Unable to load libjvm\ndlopen(a) failed\ndlopen(b) failed")
     assert why_not_opened("hdfs://x", error) == "'hdfs://x' cannot be used: OSError: Unable to load libjvm"
+
+
+@pytest.mark.parametrize("url", ["ftp://", "ftp:///folder/x", "webhdfs:///x"])
+def test_a_url_without_its_host_was_told_in_words_of_python_with_a_traceback_on_stderr(url, monkeypatch):
+    ignored: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    with pytest.raises(InvalidRequest) as refused:
+        opened_url(url)
+    assert (
+        str(refused.value)
+        == f"{url!r} cannot be used: it says no host: {url.partition(':')[0]}://HOST/FOLDER"
+    )
+    del refused
+    gc.collect()
+    assert ignored == []
+
+
+def test_a_store_that_takes_more_than_a_url_can_say_is_named_with_what_it_takes():
+    with pytest.raises(InvalidRequest, match="it says no instance and no token, which dbfs:// cannot do"):
+        opened_url("dbfs://foo/bar")
+
+
+@pytest.mark.parametrize("url", ["blockcache://foo/bar", "dir://x", "generic://x"])
+def test_what_a_store_says_of_its_arguments_was_told_by_the_name_of_an_exception(url):
+    with pytest.raises(InvalidRequest, match=r":// does not take this URL \(") as refused:
+        opened_url(url)
+    assert "Error:" not in str(refused.value)
