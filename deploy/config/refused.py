@@ -83,7 +83,7 @@ def fault_of(error: ErrorDetails, given: Mapping[str, Any], root: type[BaseModel
         return Fault(path, value, error["msg"], meant if kind == "number" or isinstance(meant, int) else None)
     if kind == "size":
         return Fault(path, value, error["msg"], near_size(value))
-    if kind == "name" and type(value) is int:
+    if kind == "name" and type(value) is int and value.bit_length() < 64:
         return Fault(path, value, error["msg"], str(value))
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
