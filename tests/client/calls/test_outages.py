@@ -226,7 +226,7 @@ def test_a_push_that_some_rows_had_advised_to_call_again_which_applied_it_to_the
 def test_a_step_whose_rows_did_not_come_advised_to_call_again_which_pushed_all_of_it_twice() -> None:
     client = Client("process")
     with pytest.raises(PushUnresolved) as failed:
-        client.step(IDS[1:])
+        client.step(IDS[:1])
     assert "the rows to pull did not come: 1 rows have the push, 0 may have it, 0 do not" in str(failed.value)
     assert "Do not push the same batch again, or all its rows get it twice: pull them" in str(failed.value)
     assert "call again" not in str(failed.value)
