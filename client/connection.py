@@ -108,8 +108,10 @@ class Connection:
             self._transport.sizes,
         )
         self._session.outages.tell = log.log
-        timeout_s = self.timeout_s
-        self._session.compiled_s = lambda deadline: compiled_s(deadline - timeout_s)
+        me = weakref.ref(self)  # or the session would keep who owns it
+        self._session.compiled_s = lambda deadline: compiled_s(
+            deadline - (owner.timeout_s if (owner := me()) else 0)
+        )
         if self._find is not None:
             self._session.lost = Seeker(self._find, self._session.found).seek
         self._session.layout = layout

@@ -14,7 +14,7 @@ _EXACT = (
 )
 
 
-class Told(NamedTuple):
+class UnresolvedPush(NamedTuple):
     """In words: what happened, what to do about it, and what to do when the shards serve again."""
 
     what: str
@@ -22,16 +22,18 @@ class Told(NamedTuple):
     then: str
 
 
-def told_of(kind: int | None) -> Told:
+def told_of(kind: int | None) -> UnresolvedPush:
     """Of a push that some rows have, or may have.
 
     kind: of the push; None: all of it is done, and what is left are the rows that a step pulls.
     """
     if kind is None:
         todo = "Do not push the same batch again, or all its rows get it twice: pull them"
-        return Told("the rows to pull did not come", todo, "pull them")
+        return UnresolvedPush("the rows to pull did not come", todo, "pull them")
     what = "the push ended before every shard had answered"
     if kind == codec.GRADIENTS:
         twice = "Do not push the same batch again, or the rows that have it get it twice"
-        return Told(what, f"{twice}. {_EXACT}", _GO_ON)
-    return Told(what, "The same call again does no harm: it sets each row to the same values", CALL_AGAIN)
+        return UnresolvedPush(what, f"{twice}. {_EXACT}", _GO_ON)
+    return UnresolvedPush(
+        what, "The same call again does no harm: it sets each row to the same values", CALL_AGAIN
+    )

@@ -25,6 +25,7 @@ from rowloom.client import (
     Unavailable,
     Zeros,
     connect,
+    connection,
 )
 from rowloom.client.calls import assembly
 from rowloom.client.calls.operation import Event
@@ -289,6 +290,17 @@ def test_pushes_of_other_threads_do_not_wait_for_a_shard_that_they_do_not_need(c
             os.kill(pid, signal.SIGCONT)
         client.timeout_s = 60.0
         assert (table.pull([1]) == -21).all()
+
+
+def test_a_shorter_timeout_was_as_much_longer_as_kernels_had_been_compiled_before_the_call(
+    client: Client, monkeypatch
+) -> None:
+    # What a call spends on compiling does not count; what came before counted too, for a minute after `connect`.
+    asked: list[float] = []
+    monkeypatch.setattr(connection, "compiled_s", lambda since: asked.append(since) or 0.0)
+    client.timeout_s = 0.5
+    client._session.compiled_s(100.0)
+    assert asked == [99.5]
 
 
 def test_threads_that_push_at_once_count_every_step(client: Client) -> None:

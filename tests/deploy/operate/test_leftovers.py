@@ -78,7 +78,7 @@ def test_only_logs_stay_of_a_cluster_that_is_down(directory):
     up(parse({"name": "ads"}), directory)
     assert {"ads/ready.json", "ads/coordinator.lock", "ads.lock", "ads.json"} <= set(files(directory))
     down(directory.get("ads"), directory)
-    logs = ["ads/logs/coordinator.log", "ads/logs/shard-0.log"]
+    logs = ["ads/logs/begin", "ads/logs/coordinator.log", "ads/logs/shard-0.log"]
     assert files(directory) == ["ads/cluster.log", "ads/config.json", *logs]
     assert not (directory.home / "clusters/ads/shards").exists()
 
