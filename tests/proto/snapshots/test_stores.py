@@ -4,6 +4,7 @@ import gc
 import sys
 
 import pytest
+from fsspec import AbstractFileSystem
 from fsspec.registry import _registry
 
 from rowloom.proto.errors import InvalidRequest
@@ -49,7 +50,7 @@ def test_an_error_of_a_store_that_says_a_hundred_lines_is_told_by_its_first():
     assert why_not_opened("hdfs://x", error) == "'hdfs://x' cannot be used: OSError: Unable to load libjvm"
 
 
-@pytest.mark.parametrize("url", ["ftp://", "ftp:///folder/x", "webhdfs:///x"])
+@pytest.mark.parametrize("url", ["ftp://", "ftp:///folder/x"])
 def test_a_url_without_its_host_was_told_in_words_of_python_with_a_traceback_on_stderr(url, monkeypatch):
     ignored: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", ignored.append)
@@ -64,9 +65,19 @@ def test_a_url_without_its_host_was_told_in_words_of_python_with_a_traceback_on_
     assert ignored == []
 
 
-def test_a_store_that_takes_more_than_a_url_can_say_is_named_with_what_it_takes():
-    with pytest.raises(InvalidRequest, match="it says no instance and no token, which dbfs:// cannot do"):
-        opened_url("dbfs://foo/bar")
+class Needy(AbstractFileSystem):
+    """A store that wants what no URL says."""
+
+    protocol = "needy"
+
+    def __init__(self, instance: str, token: str) -> None:
+        super().__init__()
+
+
+def test_a_store_that_takes_more_than_a_url_can_say_is_named_with_what_it_takes(monkeypatch):
+    monkeypatch.setitem(_registry, "needy", Needy)
+    with pytest.raises(InvalidRequest, match="it says no instance and no token, which needy:// cannot do"):
+        opened_url("needy://foo/bar")
 
 
 @pytest.mark.parametrize("url", ["blockcache://foo/bar", "dir://x", "generic://x"])
