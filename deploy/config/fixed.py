@@ -23,7 +23,7 @@ def why_fixed(name: str, file: str, *, storage: bool, logs: bool) -> str:
     # `down` throws the rows away, so it is never advised without that word, or before they are elsewhere.
     export = (
         f"`rowloom export TABLE ROWS.npy {its}` of each table keeps rows only, no optimizer slots; then `rowloom down "
-        f"{its}`, `rowloom up {file}`, `rowloom import TABLE ROWS.npy`"
+        f"{its}`, `rowloom up {file}`, `rowloom import ROWS.npy TABLE`"
     )
     if not storage:
         return f"{FIXED}. To change it, start anew, which loses all rows: {export}"

@@ -74,6 +74,8 @@ def _begins(url: str, which: str) -> str:
     return (
         f"`rowloom restore {url} CONFIG`, with another `name` and `storage` in CONFIG, starts a cluster beside this "
         f"one from {which}, without what was pushed after it; "
+        "where a log is damaged, with `--until` and the last record to have of each shard, the one before the damage, "
+        "also with what was pushed up to there; "
     )
 
 

@@ -72,6 +72,9 @@ class ShardHistory:
                     return
                 self.end, self.newest_s = head.lsn, time_s
                 yield record
+                if point.ends_with(self.owner.shard, head.lsn):
+                    self.reached = True
+                    return
             if reading.is_behind:
                 raise NoLog(
                     f"the log of {self.owner} in {self.folder} ends with record {reading.end.lsn}, before the "

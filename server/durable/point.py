@@ -20,3 +20,7 @@ class Point:
     def has(self, shard: int, lsn: int, time_s: int) -> bool:
         """Whether a record lies before it. time_s: the latest of its log so far."""
         return lsn <= self.lsns[shard] if self.lsns else time_s < self.before_s
+
+    def ends_with(self, shard: int, lsn: int) -> bool:
+        """Whether a record is the last one before it, whatever comes behind: that may be damaged."""
+        return bool(self.lsns) and lsn == self.lsns[shard]

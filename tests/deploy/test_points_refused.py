@@ -192,7 +192,9 @@ def place_of(old, shard: int, lsn: int) -> int:
 
 
 def test_a_log_that_is_damaged_in_the_middle_says_up_to_when_it_is_whole(old) -> None:
-    place = place_of(old, 1, old.lsns()[1][max(k for k in old.lsns()[1] if k < 7)])
+    lsns = old.lsns()
+    push = max(k for k in lsns[1] if k < 7)
+    place = place_of(old, 1, lsns[1][push])
     with segments_of(old, 1)[0].open("r+b") as file:
         file.seek(place + HEAD_BYTES + 3)
         file.write(b"\xff\x00\xff")
@@ -202,6 +204,9 @@ def test_a_log_that_is_damaged_in_the_middle_says_up_to_when_it_is_whole(old) ->
     assert newest
     rows_then, _, _ = found(old.url, point_of(newest[1], old.now()))
     assert rows_then in [rows_after(old.done[:k]) for k in range(5, 8)]
+    # The record before it was refused as a place, because the damaged one was looked at.
+    before = max(lsn for k, lsn in lsns[0].items() if k < push), lsns[1][push] - 1
+    assert found(old.url, Point(lsns=before))[0] == rows_after(old.done[:push])
 
 
 def test_a_push_whose_record_is_torn_at_the_end_of_one_log_is_left_out_on_the_others(old) -> None:

@@ -491,7 +491,7 @@ def test_what_only_a_new_start_can_change_says_that_rows_are_lost_and_what_keeps
     (change,) = diff(parse({"carrier": "auto"}), parse({"carrier": "grpc"}))
     assert "loses all rows" in change.reason
     assert "`rowloom export TABLE ROWS.npy --name default`" in change.reason
-    assert "`rowloom import TABLE ROWS.npy`" in change.reason
+    assert "`rowloom import ROWS.npy TABLE`" in change.reason
 
 
 @pytest.mark.parametrize("value", [[], {}, None, 3, "slurm"])
