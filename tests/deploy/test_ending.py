@@ -128,6 +128,12 @@ def test_ctrl_c_and_what_nohup_ignores_stay_as_they_were():
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
+def check_interrupted(code: str) -> None:
+    """A program that Ctrl-C ends does so with one line."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "rowloom: interrupted\n")
+
+
 def test_ctrl_c_while_the_command_is_imported_showed_a_traceback():
     code = (
         "import os, signal, sys\n"
@@ -140,8 +146,7 @@ def test_ctrl_c_while_the_command_is_imported_showed_a_traceback():
         "from rowloom.deploy.operate.command import main\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "rowloom: interrupted\n")
+    check_interrupted(code)
 
 
 def test_the_command_that_is_installed_begins_before_its_imports():
@@ -168,5 +173,4 @@ def test_ctrl_c_before_the_command_heeds_it_by_itself_showed_a_traceback():
         "from rowloom.deploy.operate.command import main\n"
         "main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "rowloom: interrupted\n")
+    check_interrupted(code)
