@@ -69,7 +69,7 @@ class Client(Connection):
             "carrier": self._carrier,
             "cache": self._limits,
             "credentials": self._credentials,
-            "tracing": self._spans is not None,
+            "tracing": self._spans.per_second if self._spans else False,
             "find": self._find,
         }
         return (

@@ -42,7 +42,7 @@ from .finding.waiting import announced
 from .hottest import Hottest
 from .lookups.bags import Bags
 from .lookups.pooling import factors
-from .spans import CallSpans
+from .spans import CallSpans, as_traces_a_second
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -70,7 +70,7 @@ class Connection:
         read_only: bool = False,
         frozen: Iterable[str] = (),
         credentials: Credentials = NOTHING,
-        tracing: bool = False,
+        tracing: bool | float = False,
         find: Find | None = None,
     ) -> None:
         self._addresses = as_addresses(addresses)
@@ -87,9 +87,8 @@ class Connection:
         self._limits = cache
         self._carrier = carrier
         self._credentials = credentials
-        if not isinstance(tracing, bool):
-            raise InvalidRequest(f"tracing must be True or False, got {tracing!r}")
-        self._spans = CallSpans() if tracing else None
+        traces = as_traces_a_second(tracing)
+        self._spans = CallSpans(traces) if traces else None
         self._transport = Transport(carrier, credentials)
         self._closed = False
         self._start(None)

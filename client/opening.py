@@ -32,7 +32,7 @@ def connect(
     carrier: str = "auto",
     cache: HotRows | None = None,
     read_only: bool = False,
-    tracing: bool = False,
+    tracing: bool | float = False,
 ) -> Client:
     """A client of the cluster at an address.
 
@@ -60,7 +60,8 @@ def connect(
         cache: which pulled rows the client may keep, and for how long; None: none.
         read_only: refuse every call that would change something: for evaluation, and for looking around. It guards
             against slips, not against others: servers know nothing of it.
-        tracing: make spans of its calls, for the OpenTelemetry of this process; see docs/metrics.md.
+        tracing: make spans of its calls, for the OpenTelemetry of this process: of each call within a span of yours,
+            and of at most 50 others a second, or of as many as this number says; see docs/metrics.md.
 
     Returns:
         A client that has found the cluster.

@@ -1,6 +1,8 @@
 """Spans of OpenTelemetry: from a trainer's own, through a call and a request, to the shard, on every carrier."""
 
+import math
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -8,9 +10,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rowloom.client import InvalidRequest, TableNotFound, TableSpec, connect
 from rowloom.client.carriers.transport import CARRIERS
+from rowloom.client.spans import Budget
 from rowloom.deploy import local_cluster
 from rowloom.server.call import Call, Caller
 from rowloom.server.metrics import spans
@@ -184,8 +189,51 @@ def test_what_is_missing_or_wrong_is_said():
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, timeout=100
     )
     assert done.stdout.count("pip install 'rowloom[otel]'") == 2, done.stderr
-    with pytest.raises(InvalidRequest, match="tracing must be True or False, got 'yes'"):
-        connect("127.0.0.1:1", tracing="yes")  # type: ignore[arg-type]
+    for wrong in ("yes", 0, -1, float("nan"), None):
+        with pytest.raises(
+            InvalidRequest, match=rf"tracing must be True, False or how many .*got {wrong!r}; "
+        ):
+            connect("127.0.0.1:1", tracing=wrong)  # type: ignore[arg-type]
+
+
+def test_a_client_begins_so_many_traces_a_second_and_none_are_missing_within_a_span_of_the_trainer(made):
+    with (
+        local_cluster(shards=1, tables=[USERS]) as cluster,
+        cluster.connect(tracing=1e-6) as rarely,
+        cluster.connect(tracing=math.inf) as always,
+    ):
+        for client, count in ((rarely, 1), (always, 20)):
+            made.clear()
+            for _ in range(20):
+                client.table("users").pull([1])
+            assert len(by_name(made)["rowloom pull"]) == count
+        made.clear()
+        with trace.get_tracer("trainer").start_as_current_span("a step of training"):
+            for _ in range(20):
+                rarely.table("users").pull([1])
+        assert len(by_name(made)["rowloom pull"]) == 20
+        assert pickle.loads(pickle.dumps(rarely))._spans.per_second == 1e-6
+
+
+@given(
+    st.floats(0.5, 1000), st.lists(st.tuples(st.floats(0, 3), st.integers(0, 300)), min_size=1, max_size=20)
+)
+def test_a_budget_is_never_exceeded_and_never_lost(per_second, bursts):
+    now = 0.0
+    budget = Budget(per_second, lambda: now)
+    most, taken = max(1.0, per_second / 5), 0
+    for pause, calls in bursts:
+        now += pause
+        mine = 0
+        for _ in range(calls):
+            if budget.left():
+                budget.take()
+                mine += 1
+        taken += mine
+        assert mine <= most + 1e-6
+        assert taken <= most + now * per_second + 1e-6
+        if pause * per_second >= 1:
+            assert mine >= min(calls, 1)
 
 
 def test_answers_that_get_no_span_are_said(answered, monkeypatch, caplog):
