@@ -1,13 +1,13 @@
 """Spans of a client's calls, for OpenTelemetry: `connect(..., tracing=True)`.
 
-Why it is so. What must hold: a step of 16,384 ids takes at most 3 % longer. A span costs tens of microseconds, so each
-side makes one: the client of a call, each shard of what it answers, as its child. Rejected: spans of the client's
-requests between them, which say what the shards' spans say, and what the network took beside; one that fails is an
-event of the call. Also rejected: a span of every call. With those of the shards that is 11 to 16 % of a step over shared
-memory, however they are made, as the SDKs of three processes share the cores with them. So a client begins at most so
-many traces a second, as Jaeger's rate limiting sampler does: slow calls are all there, and of fast ones as many as a
-person can look at. A fixed share would lose the slow ones. What belongs to a span of the trainer was decided there.
-Take both up again when OpenTelemetry's spans cost a tenth.
+Why it is so. What must hold: a step of 16,384 ids takes at most 3 % longer. A span costs tens of microseconds, so
+each side makes one: the client of a call, each shard of what it answers, as its child. Rejected: spans of the
+client's requests between them, which say what the shards' spans say, and what the network took beside; one that fails
+is an event of the call. Also rejected: a span of every call. With those of the shards that is 11 to 16 % of a step
+over shared memory, however they are made, as the SDKs of three processes share the cores with them. So a client
+begins at most so many traces a second, as Jaeger's rate limiting sampler does: slow calls are all there, and of fast
+ones as many as a person can look at. A fixed share would lose the slow ones. What belongs to a span of the trainer
+was decided there. Take both up again when OpenTelemetry's spans cost a tenth.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class CallSpans:
         except ImportError as e:
             raise InvalidRequest(MISSING) from e
         self.per_second = per_second
-        self._budget = Budget(per_second)
+        self._budget = TraceRate(per_second)
         self._current = trace.get_current_span
         self._tracer: Tracer = trace.get_tracer("rowloom.client")
         self._kind = trace.SpanKind.CLIENT
@@ -86,7 +86,7 @@ class CallSpans:
         return partial(contextvars.copy_context().run, call)
 
 
-class Budget:
+class TraceRate:
     """So many a second, and at most a fifth of these at once: a token bucket."""
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:

@@ -180,7 +180,9 @@ def up(
             result = start(wanted, directory, starting.say, file=file)
     record = result.record
     shards = result.shards or wanted.shards
-    how = "is up" if result.started else "has a new coordinator" if result.taken_over else "runs already"
+    well = result.status is None or summary(result.status)["healthy"]
+    started = "is up" if well else "is started, and not all of it serves"
+    how = started if result.started else "has a new coordinator" if result.taken_over else "runs already"
     found = f", from ./{path}" if path is not None else ", no ./deploy.yaml here"
     taken = "" if config is not None or name is not None else found
     show(

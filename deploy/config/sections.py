@@ -83,8 +83,11 @@ def _launcher(value: Any) -> Any:
     return value
 
 
+_ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+]+):/(?!/)")
+
+
 def _storage(value: Any) -> Any:
-    protocol, colon, _ = str(value).partition("://")
+    protocol, colon, path = str(value).partition("://")
     protocol = protocol.partition("::")[0]
     if colon and protocol not in fsspec.available_protocols():
         raise PydanticCustomError(
@@ -93,6 +96,17 @@ def _storage(value: Any) -> Any:
             "that is known",
             {"protocol": protocol},
         )
+    if colon and (not path.strip() or (protocol == "file" and not path.startswith("/"))):
+        raise PydanticCustomError(
+            "storage",
+            "must name a place, such as {example}, behind {protocol}://",
+            {
+                "protocol": protocol,
+                "example": f"/{path or 'var/lib/rowloom'}" if protocol == "file" else "bucket/folder",
+            },
+        )
+    if one_slash := _ONE_SLASH.match(str(value)):
+        raise PydanticCustomError("storage", "needs two slashes: {protocol}://", {"protocol": one_slash[1]})
     if isinstance(value, str) and value and not value.strip():
         raise PydanticCustomError("storage", "must be a folder or a URL, and is blank")
     return value

@@ -130,13 +130,13 @@ def loss_in_words(state: ClusterState, index: int, *, logs: bool, ended: bool) -
         )
     tables = ", ".join(state.tables) or "none yet"
     back = (
-        f"`rowloom status{options}` names the newest snapshot that can be read, to begin with again; "
+        f"\n- `rowloom status{options}` names the newest snapshot that can be read, to begin with again"
         if state.snapshots
         else ""
     )
     return (
         f"{why}. What it held of each table ({tables}) is lost; the other shards have their rows, and calls that need "
-        f"this one raise StateLost. The ways out: {back}`rowloom recover --accept-loss {index}{options}` makes it "
+        f"this one raise StateLost. The ways out:{back}\n- `rowloom recover --accept-loss {index}{options}` makes it "
         f"anew, from initial values; before, `rowloom export TABLE FILE --partial{options}` saves the others' rows"
     )
 

@@ -56,13 +56,14 @@ def _without_rows(state: dict[str, Any], gone: list[int], options: str) -> str:
         stays = f"; what there is of the old {'log' if one else 'logs'} stays beside, as {logs} or with the next number"
     accept = " ".join(f"--accept-loss {index}" for index in gone)
     others = ", and leaves the others as they are" if len(gone) < len(state["shards"]) else ""
-    saves = f"`rowloom export TABLE FILE --partial{options}` saves the rows of the other shards; "
-    return (
-        f"{said}. The ways out: {saves if living(state) else ''}"
-        f"`rowloom recover {accept}{options}` makes {'it' if one else 'them'} anew, from initial values{others}"
-        f"{stays}; {restore_in_words(state)}`rowloom down{options}`, then `rowloom up` with its config, starts all "
-        "anew, and all rows are lost"
-    )
+    saves = f"`rowloom export TABLE FILE --partial{options}` saves the rows of the other shards"
+    ways = [
+        saves if living(state) else "",
+        f"`rowloom recover {accept}{options}` makes {'it' if one else 'them'} anew, from initial values{others}{stays}",
+        restore_in_words(state),
+        f"`rowloom down{options}`, then `rowloom up` with its config, starts all anew, and all rows are lost",
+    ]
+    return f"{said}. The ways out:" + "".join(f"\n- {way}" for way in ways if way)
 
 
 def _put_back(state: dict[str, Any], gone: list[int], options: str) -> str:

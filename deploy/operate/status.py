@@ -303,7 +303,8 @@ def _durable(state: dict[str, Any]) -> str:
     if (before := state.get("earlier_snapshot")) and not newest:
         age = in_time(before["age_s"])
         snapshot += f" of this cluster; its storage has {before['id']}, {age} old, of one before it"
-    return f"durability {mode} ({logs})  newest snapshot: {snapshot}"
+    # Its files are not looked at for this: where they matter, the ways out do so.
+    return f"durability {mode} ({logs})  newest snapshot taken: {snapshot}"
 
 
 def _shards_table(shards: list[dict[str, Any]], narrow: bool) -> RenderableType:

@@ -102,8 +102,7 @@ def rolled_forward(
         _begun(snapshot),
         {entry.number: entry.spec.name for entry in snapshot.tables.values()},
     )
-    for history in histories:
-        _count(snapshot, history, point, counting)
+    _count_all(snapshot, histories, point, counting)
     _check_reached(snapshot, histories, point)
     day = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     id = f"{PREFIX}{day}-{random.SystemRandom().getrandbits(32):08x}"
@@ -171,16 +170,32 @@ def _latest(snapshot: StoredSnapshot, shard: int):
     return ledger.latest()
 
 
+def _count_all(
+    snapshot: StoredSnapshot, histories: Sequence[ShardHistory], point: Point, counting: Counting
+) -> None:
+    damages: list[LogCorrupt] = []
+    for history in histories:  # to the end, also behind a damaged one: each has a last record that can be had
+        try:
+            _count(snapshot, history, point, counting)
+        except LogCorrupt as e:
+            damages.append(e)
+    if damages:
+        ends = [history.end for history in histories]
+        whole = any(end > history.after for end, history in zip(ends, histories, strict=True))
+        upto = (
+            f"--until {','.join(map(str, ends))}, the last records before that,"
+            if whole
+            else "the snapshot itself"
+        )
+        raise LogCorrupt(f"{'; '.join(map(str, damages))}. {upto} can be restored") from damages[0]
+
+
 def _count(snapshot: StoredSnapshot, history: ShardHistory, point: Point, counting: Counting) -> None:
     try:
         for record in history.until(point):
             counting.add(history.owner.shard, record)
     except NoLog as e:
         raise NoLog(f"{e}; {_instead(snapshot, point)}") from e
-    except LogCorrupt as e:
-        whole = history.newest_s > snapshot.manifest.created_s
-        upto = f"--until {in_words(history.newest_s)}" if whole else "the snapshot itself"
-        raise LogCorrupt(f"{e}. What this log has before that is whole: {upto} can be restored") from e
     except OSError as e:
         raise Unavailable(f"the log of {history.owner} cannot be read: {e}") from e
 

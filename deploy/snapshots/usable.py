@@ -44,7 +44,7 @@ class SnapshotsSeen:
 
 
 def restore_in_words(state: dict[str, Any]) -> str:
-    """A way out with a snapshot, before others; empty: there was none.
+    """A way out with a snapshot; empty: there was none.
 
     state: a `summary`.
     """
@@ -55,11 +55,11 @@ def restore_in_words(state: dict[str, Any]) -> str:
     if look is None:
         whose = "" if state["snapshot"] else " of the cluster before this one"
         unseen = f"{whose}, {in_time(newest['age_s'])} old (its files cannot be looked at from here)"
-        return _begins(newest["url"], f"the newest snapshot{unseen}")
+        return _begins(newest["url"], f"the newest snapshot{unseen}", state)
     best = look.best(state["cluster_id"])
     if best is None or best.manifest is None:
         why = look.why_not(newest["url"])
-        return f"no snapshot can be restored ({newest['id']}: {why}; `rowloom snapshots {look.folder}` lists all); "
+        return f"no snapshot can be restored ({newest['id']}: {why}; `rowloom snapshots {look.folder}` lists all)"
     which = "the newest snapshot"
     if best.url != newest["url"]:
         which += " that can be read"
@@ -67,15 +67,19 @@ def restore_in_words(state: dict[str, Any]) -> str:
             which += f" ({newest['id']}: {why})"
     whose = "" if best.manifest.cluster_id == state["cluster_id"] else " of a cluster before this one"
     age = in_time(max(0.0, time.time() - best.manifest.created_s))
-    return _begins(best.url, f"{which}{whose}, {age} old")
+    return _begins(best.url, f"{which}{whose}, {age} old", state)
 
 
-def _begins(url: str, which: str) -> str:
-    return (
+def _begins(url: str, which: str, state: dict[str, Any]) -> str:
+    said = (
         f"`rowloom restore {url} CONFIG`, with another `name` and `storage` in CONFIG, starts a cluster beside this "
-        f"one from {which}, without what was pushed after it; "
-        "where a log is damaged, with `--until` and the last record to have of each shard, the one before the damage, "
-        "also with what was pushed up to there; "
+        f"one from {which}, without what was pushed after it"
+    )
+    if state["durability"] == "memory":
+        return said
+    return (
+        f"{said}; with `--until 1s` also with what the logs have: where one is damaged, that is refused and names the "
+        "last records that can be had, for `--until` again"
     )
 
 

@@ -101,7 +101,7 @@ class Principal:
         has = ", ".join(map(str, self.grants)) or "no rights"
         return PermissionDenied(
             f"{self.name!r} may not {what}: it lacks the right {lacking} and has {has}; "
-            "`rowloom secure token` gives rights"
+            "a token that has it can be named (ROWLOOM_TOKEN_FILE, `token_file=`), and `rowloom secure token` makes one"
         )
 
 

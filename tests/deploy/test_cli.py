@@ -307,7 +307,7 @@ def test_a_shard_that_was_killed_makes_status_fail(cli):
     until(lambda: "is dead" in cli.attempt(*status)[1])
     out, err, code = cli.attempt(*status)
     assert re.match(
-        r"rowloom: shard 0 at 127\.0\.0\.1:\d+ is dead\. .*`rowloom recover --accept-loss 0 --address \S+`",
+        r"rowloom: shard 0 at 127\.0\.0\.1:\d+ is dead\. (.|\n)*`rowloom recover --accept-loss 0 --address \S+`",
         err,
     )
     assert not json.loads(out)["healthy"]

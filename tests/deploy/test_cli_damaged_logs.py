@@ -46,7 +46,7 @@ def test_a_cluster_whose_shard_lost_its_log_was_said_to_be_up_as_if_all_were_wel
     copy = shutil.copytree(log, cli.folder / "copy")
     damage(log)
     out, err = cli.run("up", code=3)
-    assert out.startswith("ads is up: 2 shards")
+    assert out.startswith("ads is started, and not all of it serves: 2 shards")
     assert "shard 1 at 127.0.0.1:" in err
     assert f" is lost: {log}/wal-0000000001.log: record " in err
     where = log.relative_to(cli.folder / "kept")

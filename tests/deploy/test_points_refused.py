@@ -191,7 +191,7 @@ def place_of(old, shard: int, lsn: int) -> int:
         files.close()
 
 
-def test_a_log_that_is_damaged_in_the_middle_says_up_to_when_it_is_whole(old) -> None:
+def test_the_point_before_a_damage_that_was_named_left_out_a_second_of_whole_pushes(old) -> None:
     lsns = old.lsns()
     push = max(k for k in lsns[1] if k < 7)
     place = place_of(old, 1, lsns[1][push])
@@ -200,10 +200,11 @@ def test_a_log_that_is_damaged_in_the_middle_says_up_to_when_it_is_whole(old) ->
         file.write(b"\xff\x00\xff")
     said = refused(old, Point(before_s=int(old.now()) + 1), LogCorrupt)
     assert "is damaged" in said
-    newest = re.search(r"before that is whole: --until (\S+) can be restored", said)
-    assert newest
-    rows_then, _, _ = found(old.url, point_of(newest[1], old.now()))
-    assert rows_then in [rows_after(old.done[:k]) for k in range(5, 8)]
+    named = re.search(r"--until (\S+), the last records before that, can be restored", said)
+    assert named
+    cut = [k for k, lsn in lsns[1].items() if lsn >= lsns[1][push]]
+    whole = [done for k, done in enumerate(old.done) if k not in cut]
+    assert found(old.url, point_of(named[1], old.now()))[0] == rows_after(whole)
     # The record before it was refused as a place, because the damaged one was looked at.
     before = max(lsn for k, lsn in lsns[0].items() if k < push), lsns[1][push] - 1
     assert found(old.url, Point(lsns=before))[0] == rows_after(old.done[:push])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rowloom.client import InvalidRequest, TableNotFound, TableSpec, connect
 from rowloom.client.carriers.transport import CARRIERS
-from rowloom.client.spans import Budget
+from rowloom.client.spans import TraceRate
 from rowloom.deploy import local_cluster
 from rowloom.server.call import Call, Caller
 from rowloom.server.metrics import spans
@@ -220,7 +220,7 @@ def test_a_client_begins_so_many_traces_a_second_and_none_are_missing_within_a_s
 )
 def test_a_budget_is_never_exceeded_and_never_lost(per_second, bursts):
     now = 0.0
-    budget = Budget(per_second, lambda: now)
+    budget = TraceRate(per_second, lambda: now)
     most, taken = max(1.0, per_second / 5), 0
     for pause, calls in bursts:
         now += pause

@@ -31,3 +31,19 @@ def test_a_storage_in_the_memory_of_each_process_was_taken_and_nothing_was_there
         InvalidConfig, match=r"2: storage.*is memory of one process.*such as s3://bucket/folder, stays"
     ):
         load(file)
+
+
+@pytest.mark.parametrize(
+    ("storage", "words"),
+    [
+        ("file://", "must name a place, such as /var/lib/rowloom, behind file://"),
+        ("file://var/kept", "must name a place, such as /var/kept, behind file://"),
+        ("s3://", "must name a place, such as bucket/folder, behind s3://"),
+        ("s3:/bucket/ads", "needs two slashes: s3://"),
+    ],
+)
+def test_a_storage_that_names_no_place_was_taken_for_a_folder(tmp_path, storage, words):
+    file = tmp_path / "deploy.yaml"
+    file.write_text(f"storage: {storage}\n")
+    with pytest.raises(InvalidConfig, match=rf"storage: {words}, got "):
+        load(file)

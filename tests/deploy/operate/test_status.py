@@ -129,7 +129,7 @@ def test_a_shard_whose_log_failed_is_not_said_to_serve() -> None:
 
 def test_status_says_what_survives_and_how_old_the_newest_snapshot_is() -> None:
     status = pb.StatusReply(name="ads", durability="disk")
-    assert "durability disk (longest log 0 B)  newest snapshot: none" in text(status)
+    assert "durability disk (longest log 0 B)  newest snapshot taken: none" in text(status)
     status.shards.add(health="lost")
     assert "restore" not in ways_out(summary(status))
     status.snapshot.MergeFrom(pb.NewestSnapshot(id="20260101T000000Z-1", url="/no/s/1", age_s=7200.0))
@@ -299,11 +299,11 @@ def test_a_lost_shard_with_a_copy_of_its_log_was_said_to_have_only_ways_out_that
     assert said.startswith(
         ". Shard 1 could not read its log: `rowloom logs 1 --name ads` says more. Whoever has a whole copy of the "
         "files loses no row: `rowloom down --keep --name ads`, put them back into logs/ads-1/epoch-3/shard-1 of the "
-        "storage, then `rowloom up --name ads`. Without such a copy what it held is gone. The ways out: "
+        "storage, then `rowloom up --name ads`. Without such a copy what it held is gone. The ways out:\n- `rowloom"
     )
     assert (
         "`rowloom recover --accept-loss 1 --name ads` makes it anew, from initial values, and leaves the others as "
-        "they are; what there is of the old log stays beside, as `shard-1.lost-1` or with the next number; "
+        "they are; what there is of the old log stays beside, as `shard-1.lost-1` or with the next number\n- "
         in said
     )
     assert "then `rowloom up` with its config. Without" in ways_out(state, " --address h:1")  # not known here
@@ -317,7 +317,7 @@ def test_a_lost_shard_with_a_copy_of_its_log_was_said_to_have_only_ways_out_that
 def test_where_all_shards_are_dead_no_others_are_said_to_stay_as_they_are() -> None:
     said = ways_out(with_lost_shards("memory", "dead", "dead"))
     assert (
-        "`rowloom recover --accept-loss 0 --accept-loss 1` makes them anew, from initial values; `rowloom down"
+        "`rowloom recover --accept-loss 0 --accept-loss 1` makes them anew, from initial values\n- `rowloom down"
         in said
     )
     assert "others" not in said

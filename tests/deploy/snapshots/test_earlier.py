@@ -84,7 +84,7 @@ def test_status_shows_the_newest_of_the_storage_until_the_cluster_has_one_of_its
             until(lambda: remote.status().HasField("earlier_snapshot"))
             state = summary(remote.status())
             assert (state["snapshot"], state["earlier_snapshot"]["url"]) == (None, f"{storage}/snapshots/s2")
-            assert "newest snapshot: none of this cluster; its storage has s2, " in text(state)
+            assert "newest snapshot taken: none of this cluster; its storage has s2, " in text(state)
             state["shards"][0]["health"] = "lost"
             assert (
                 f"`rowloom restore {storage}/snapshots/s2 CONFIG`, with another `name` and `storage` in CONFIG"

@@ -42,7 +42,7 @@ def said(url: Path | str, cluster_id: str = "") -> str:
 
 def test_a_way_out_says_what_a_restore_loses(snapshots):
     assert f"`rowloom restore {snapshots}/s3 CONFIG`" in said(snapshots / "s3")
-    assert " old, without what was pushed after it; " in said(snapshots / "s3")
+    assert " old, without what was pushed after it\n- " in said(snapshots / "s3")
     assert "that can be read" not in said(snapshots / "s3")
 
 
@@ -62,7 +62,7 @@ def test_a_way_out_named_a_snapshot_that_is_gone(snapshots):
     shutil.rmtree(snapshots)
     now = said(snapshots / "s3")
     assert "rowloom restore" not in now
-    assert "no snapshot can be restored (s3: it is not there; " in now
+    assert "no snapshot can be restored (s3: it is not there; `rowloom snapshots " in now
 
 
 def test_of_a_storage_that_this_machine_does_not_see_the_way_out_says_what_the_cluster_knows():

@@ -67,6 +67,6 @@ def test_a_refusal_names_who_what_and_the_right_that_is_missing():
     with pytest.raises(PermissionDenied) as caught:
         somebody("pull:users").check("push", "users")
     assert str(caught.value) == (
-        "'ann' may not push to table 'users': it lacks the right push:users and has pull:users; `rowloom secure token` "
-        "gives rights"
+        "'ann' may not push to table 'users': it lacks the right push:users and has pull:users; a token that "
+        "has it can be named (ROWLOOM_TOKEN_FILE, `token_file=`), and `rowloom secure token` makes one"
     )
