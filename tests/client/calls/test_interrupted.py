@@ -3,6 +3,7 @@
 import gc
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -17,6 +18,8 @@ from rowloom.deploy import local_cluster
 
 OURS = rowloom.client.__path__[0]
 AGAIN_S = 2e-5
+# Ctrl-C right behind the beginning of a `with` leaves its lock taken, of any program: python/cpython#148874.
+LEAKS_LOCKS = sys.version_info[:2] == (3, 14)
 HITS = 60  # of each kind of call; without what is tested here, one in some dozens showed
 
 
@@ -68,6 +71,7 @@ def client(request) -> Iterator[Client]:
         yield found
 
 
+@pytest.mark.skipif(LEAKS_LOCKS, reason="Python 3.14 leaves a lock taken at Ctrl-C")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_call_that_is_interrupted_anywhere_leaves_no_number_open(
     client: Client, interrupter: Interrupter
