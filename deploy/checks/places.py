@@ -35,7 +35,7 @@ def home(directory: ClusterDirectory) -> Diagnosis:
     if (error := can_write(directory.home / "clusters")) is not None:
         what = f"the folder that remembers clusters, {directory.home}, cannot be written"
         return fault("home", f"{what}: {error.strerror or error}", ELSEWHERE)
-    return well("home", str(directory.home))
+    return well("home", f"{directory.home}; logs of processes are in {directory.home}/clusters/NAME/logs")
 
 
 def storage(config: DeployConfig) -> Iterator[Diagnosis]:

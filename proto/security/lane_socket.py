@@ -42,6 +42,8 @@ class LaneSocket(ssl.SSLSocket):
                 if got:
                     return got
                 raise BlockingIOError("nothing to read yet") from None
+            except BrokenPipeError:  # OpenSSL had something to say, too, to a peer that is gone
+                return got
             got += int(n)
             if not n or got == len(view) or not flags & socket.MSG_WAITALL:
                 return got

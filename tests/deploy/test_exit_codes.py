@@ -38,10 +38,16 @@ def ads(cli):
 def commands() -> dict[str, object]:
     from rowloom.deploy.cli import app
 
-    return {c.name or c.callback.__name__: c.callback for c in app.registered_commands}
+    groups = [("", app), *((f"{group.name} ", group.typer_instance) for group in app.registered_groups)]
+    return {
+        above + (c.name or c.callback.__name__): c.callback
+        for above, group in groups
+        for c in group.registered_commands
+    }
 
 
 def test_every_command_prints_json():
+    assert {"secure init", "render k8s", "up"} <= set(commands())
     assert {
         name for name, command in commands().items() if "as_json" not in inspect.signature(command).parameters
     } == set()
@@ -191,6 +197,10 @@ def test_a_name_or_an_address_that_is_none(cli):
         ["apply"],
         ["down"],
         ["up", "--name", "ads"],
+        ["top"],
+        ["hot", "users"],
+        ["logs"],
+        ["metrics"],
     ],
 )
 def test_without_a_cluster_each_command_that_needs_one_ends_with_4(cli, command):

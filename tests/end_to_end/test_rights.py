@@ -41,8 +41,13 @@ CALLS = {
     "assign": (("push",), lambda client, name: client.table(name).assign([1, 2], ONES)),
     "step": (("push", "pull"), lambda client, name: client.table(name).step([1, 2], ONES, [3, 4])),
     "create": (("create",), lambda client, name: client.create_table(client.table(name).spec)),
+    "push of bags": (("push",), lambda client, name: client.table(name).push_bags([1, 2], [0, 1], ONES)),
+    "renorm": (("push",), lambda client, name: client.table(name).renorm([1, 2], 1e6)),
     "set_lr": (("admin",), lambda client, name: client.set_lr(name, 0.5)),
 }
+
+
+WHO = ["-".join(verbs) for count in (1, 2) for verbs in itertools.combinations(VERBS, count)] + ["nothing"]
 
 
 def spec_of(name: str) -> TableSpec:
@@ -64,7 +69,7 @@ def secured(tmp_path_factory):
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-@pytest.mark.parametrize("who", ["pull", "push", "create", "admin", "pull-push", "push-create", "nothing"])
+@pytest.mark.parametrize("who", WHO)
 def test_who_has_a_right_may_use_it_on_that_table_and_nobody_else_anywhere(secured, carrier, who):
     folder, cluster = secured
     has = set(who.split("-"))
@@ -75,6 +80,30 @@ def test_who_has_a_right_may_use_it_on_that_table_and_nobody_else_anywhere(secur
             else:
                 with pytest.raises(PermissionDenied, match=f"'{who}' may not"):
                     call(client, name)
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize("who", WHO)
+def test_what_is_asked_most_is_told_to_who_pulls_or_administers_and_a_table_goes_for_who_administers_it(
+    secured, carrier, who
+):
+    folder, cluster = secured
+    has = set(who.split("-"))
+    with connect(cluster.address, carrier=carrier, **folder.shown(who)) as client:
+        for name in ("items", "users"):
+            client.table(name)  # who has no right to a table may know what it is
+            for call, may in (
+                (lambda name=name: client.table(name).hottest(), bool(has & {"pull", "admin"})),
+                (lambda name=name: client.drop_table(name), "admin" in has),
+            ):
+                if name == "users" and may:
+                    call()
+                else:
+                    with pytest.raises(PermissionDenied, match=f"'{who}' may not"):
+                        call()
+    with cluster.connect() as owner:
+        assert owner.create_table(spec_of("users")).name == "users"  # again, if it is gone
+        assert not owner.table("items").pull([1]).any()
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
