@@ -1,6 +1,6 @@
-"""What single parts cost: the Adagrad kernel, exactly-once, wire types, many tables, traces. One line of JSON each.
+"""What single parts cost: the Adagrad kernel, exactly-once, wire types, many tables. One line of JSON each.
 
-`python tests/bench/costs.py [kernel] [ledger] [wires] [tables] [traces]`; traces take `pip install 'rowloom[otel]'`
+`python tests/bench/costs.py [kernel] [ledger] [wires] [tables]`
 
 And the speed gate: calls of this version beside those of another one, which is installed for another interpreter, as
 one table; the exit code is 1 when a call takes longer than its bound allows (`gate.py`, `ratios.py`):
@@ -11,8 +11,6 @@ one table; the exit code is 1 when a call takes longer than its bound allows (`g
 import argparse
 import itertools
 import json
-import math
-import os
 import random
 import shutil
 import sys
@@ -207,58 +205,6 @@ def tables(count: int = 26, rows: int = 100_000, dim: int = 16) -> None:
                 )
 
 
-def traces(batch: int = 16_384, rows: int = 1_000_000, steps: int = 700) -> None:
-    """What spans cost a step: a client without them, one with what `tracing=True` begins, and one with all of them.
-
-    They take turns by `steps` steps, about a second, as few of the fast calls have one, and as spans are made and sent
-    beside the calls: the seconds of the whole turn are what counts.
-    """
-    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-    from opentelemetry import trace
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-
-    class Collector(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Nothing."""
-
-    os.environ["OTEL_BSP_SCHEDULE_DELAY"] = "100"  # ms: so that spans are sent in the turn that made them
-    provider = TracerProvider()
-    provider.add_span_processor(BatchSpanProcessor(InMemorySpanExporter()))
-    trace.set_tracer_provider(provider)
-    collector = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
-    threading.Thread(target=collector.serve_forever, daemon=True).start()
-    endpoint = {"otlp_endpoint": f"http://127.0.0.1:{collector.server_port}/v1/traces"}
-    rng = np.random.default_rng(0)
-    ids, grads = zipf_ids(batch, rows, rng), rng.standard_normal((batch, DIM)).astype(np.float32) * 1e-3
-    spec = TableSpec("traced", rows, dim=DIM, optimizer=Adagrad(lr=0.01))
-    with local_cluster(shards=2, processes=True, tables=[spec], tracing=endpoint) as cluster:
-        for carrier in ("auto", "grpc"):
-            with (
-                cluster.connect(carrier=carrier) as plain,
-                cluster.connect(carrier=carrier, tracing=True) as on,
-                cluster.connect(carrier=carrier, tracing=math.inf) as every,
-            ):
-                step = {
-                    name: partial(client.table("traced").step, ids, grads, ids)
-                    for name, client in (("off", plain), ("on", on), ("every", every))
-                }
-                turns = {name: partial(each, [call] * steps) for name, call in step.items()}
-                medians(turns, 1)
-                found = {name: round(s / steps * 1e3, 3) for name, s in medians(turns, 9).items()}
-                more = {name: round(found[name] / found["off"] - 1, 4) for name in ("on", "every")}
-                what = {"what": f"step of {batch:,}, ms", "carrier": carrier}
-                print(json.dumps({**what, **found, "more": more["on"], "more, every call": more["every"]}))
-    collector.shutdown()
-
-
 def each(calls: list[Callable[[], object]]) -> None:
     """One after the other."""
     for call in calls:
@@ -282,7 +228,6 @@ def main() -> int:
         "ledger": ledger,
         "wires": wires,
         "tables": tables,
-        "traces": traces,
     }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("which", nargs="*", choices=[*known, "calls", []], default=[])

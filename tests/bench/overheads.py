@@ -1,0 +1,171 @@
+"""What is asked of a cluster besides rows costs a step of 16,384 ids: traces, metrics, TLS. One line of JSON each.
+
+`python tests/bench/overheads.py [traces] [metrics] [tls]`; traces take `pip install 'rowloom[otel]'`
+
+Trainers take turns by some hundreds of steps, about a second, as what is measured here happens beside the calls and not
+with each of them: the seconds of a whole turn count. Medians of 9 turns.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from costs import DIM, each, medians
+from secured_folder import SecuredFolder
+
+from rowloom.client import Adagrad, Client, TableSpec, connect
+from rowloom.deploy import local_cluster
+from rowloom.deploy.bench.workload import zipf_ids
+from rowloom.proto.allocator import keep_freed_memory
+
+BATCH, ROWS, STEPS, TURNS = 16_384, 1_000_000, 700, 9
+SPEC = TableSpec("t", ROWS, dim=DIM, optimizer=Adagrad(lr=0.01))
+CARRIERS = ("auto", "tcp", "grpc")
+
+
+def step_of(client: Client) -> Callable[[], object]:
+    """One on the table of all measurements."""
+    rng = np.random.default_rng(0)
+    ids, grads = zipf_ids(BATCH, ROWS, rng), rng.standard_normal((BATCH, DIM)).astype(np.float32) * 1e-3
+    return partial(client.table("t").step, ids, grads, ids)
+
+
+def told(carrier: str, turns: dict[str, Callable[[], object]], steps: int = STEPS) -> None:
+    """One line: milliseconds of a step of each kind, and how much longer the others take than the first."""
+    medians(turns, 1)
+    found = {name: round(s / steps * 1e3, 3) for name, s in medians(turns, TURNS).items()}
+    first, *others = found
+    more = {f"{name}, more": round(found[name] / found[first] - 1, 4) for name in others}
+    print(json.dumps({"what": f"step of {BATCH:,}, ms", "carrier": carrier, **found, **more}), flush=True)
+
+
+def traces() -> None:
+    """A client without spans, one with those that `tracing=True` begins, one with a span of every call."""
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing."""
+
+    os.environ["OTEL_BSP_SCHEDULE_DELAY"] = "100"  # ms: so that spans are sent in the turn that made them
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(InMemorySpanExporter()))
+    trace.set_tracer_provider(provider)
+    collector = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    threading.Thread(target=collector.serve_forever, daemon=True).start()
+    endpoint = {"otlp_endpoint": f"http://127.0.0.1:{collector.server_port}/v1/traces"}
+    with local_cluster(shards=2, processes=True, tables=[SPEC], tracing=endpoint) as cluster:
+        for carrier in CARRIERS:
+            with (
+                cluster.connect(carrier=carrier) as off,
+                cluster.connect(carrier=carrier, tracing=True) as on,
+                cluster.connect(carrier=carrier, tracing=math.inf) as every,
+            ):
+                clients = {"traces off": off, "on": on, "every call": every}
+                told(carrier, {name: partial(each, [step_of(one)] * STEPS) for name, one in clients.items()})
+    collector.shutdown()
+
+
+READER = """
+import json, sys, time, urllib.request
+def read(address):
+    return urllib.request.urlopen(f"http://{address}", timeout=10).read()
+targets = [one for group in json.loads(read(sys.argv[1] + "/targets")) for one in group["targets"]]
+while True:
+    began = time.monotonic()
+    for target in targets:
+        assert b"rowloom_" in read(target + "/metrics")
+    time.sleep(max(0.0, began + 1 - time.monotonic()))
+"""
+
+
+@contextmanager
+def read_each_second(address: str) -> Iterator[None]:
+    """Somebody reads the metrics of all processes meanwhile, as a Prometheus in a hurry would."""
+    reader = subprocess.Popen([sys.executable, "-c", READER, address])
+    try:
+        yield
+        assert reader.poll() is None, "the reader ended"
+    finally:
+        reader.kill()
+        reader.wait()
+
+
+def metrics() -> None:
+    """Steps while nobody reads metrics, and while they are read each second. They are counted in any case."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "deploy.yaml"
+        file.write_text("name: metrics\nshards: 2\nmetrics: {port: 0}\n")
+        rowloom = [sys.executable, "-m", "rowloom.deploy.cli"]
+        home = ["--home", folder]
+        subprocess.run([*rowloom, "up", str(file), *home], check=True, stdout=subprocess.DEVNULL)
+        try:
+            status = subprocess.run(
+                [*rowloom, "status", *home, "--json"], check=True, capture_output=True, text=True
+            )
+            known = json.loads(status.stdout)
+            for carrier in CARRIERS:
+                with connect(known["coordinator"], carrier=carrier) as client:
+                    client.create_table(SPEC)
+                    steps = partial(each, [step_of(client)] * STEPS)
+
+                    def read(steps: Callable[[], object] = steps) -> None:
+                        with read_each_second(known["metrics"]):
+                            steps()
+
+                    told(carrier, {"nobody reads": steps, "read each second": read})
+        finally:
+            subprocess.run([*rowloom, "down", *home, "--yes"], check=True, stdout=subprocess.DEVNULL)
+
+
+def tls() -> None:
+    """A cluster in plain text beside one with TLS and tokens."""
+    with tempfile.TemporaryDirectory() as path:
+        folder = SecuredFolder(Path(path) / "secured")
+        with (
+            local_cluster(shards=2, processes=True, tables=[SPEC]) as plain,
+            local_cluster(
+                shards=2, processes=True, tables=[SPEC], name="secured", security=folder.section()
+            ) as secured,
+        ):
+            for carrier in CARRIERS:
+                with (
+                    connect(plain.address, carrier=carrier) as one,
+                    connect(secured.address, carrier=carrier, **folder.shown()) as other,
+                ):
+                    clients = {"plain": one, "TLS and token": other}
+                    told(carrier, {name: partial(each, [step_of(c)] * STEPS) for name, c in clients.items()})
+
+
+def main() -> None:
+    """All that are named, or all."""
+    keep_freed_memory()
+    known: dict[str, Callable[[], None]] = {"traces": traces, "metrics": metrics, "tls": tls}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("which", nargs="*", choices=[*known, []], default=[])
+    for name in parser.parse_args().which or list(known):
+        known[name]()
+
+
+if __name__ == "__main__":
+    main()
