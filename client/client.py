@@ -71,6 +71,8 @@ class Client(Connection):
             "credentials": self._credentials,
             "tracing": self._spans is not None,
             "find": self._find,
+            "read_from": self._read_from.word,
+            "max_staleness_s": self._read_from.max_staleness_s,
         }
         return (
             _reopen,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..proto.errors import InvalidRequest
 from ..proto.security.credentials import NOTHING, Credentials, Tls, from_environment
@@ -33,6 +33,8 @@ def connect(
     cache: HotRows | None = None,
     read_only: bool = False,
     tracing: bool = False,
+    read_from: Literal["primary", "nearest"] = "primary",
+    max_staleness_s: float | None = None,
 ) -> Client:
     """A client of the cluster at an address.
 
@@ -60,6 +62,11 @@ def connect(
         cache: which pulled rows the client may keep, and for how long; None: none.
         read_only: refuse every call that would change something: for evaluation, and for looking around. It guards
             against slips, not against others: servers know nothing of it.
+        read_from: which servers answer pulls, where shards have standbys. "primary": the shards. "nearest": also their
+            standbys: whoever is on this machine, else the quicker one. Pushes of this client are seen all the same;
+            those of others if they were acknowledged before the pull, with `standby.mode: sync`, or `max_staleness_s`
+            before it, with `async`. Every other call goes to the shards. See docs/standbys.md.
+        max_staleness_s: see `read_from`; 5.0 by default. 0: nothing that was acknowledged may be missing.
         tracing: make spans of its calls, for the OpenTelemetry of this process; see docs/metrics.md.
 
     Returns:
@@ -93,6 +100,7 @@ def connect(
         given.update(vars(tls))
     shown = from_environment(os.environ, {name: _text_of(name, value) for name, value in given.items()})
     more: dict[str, Any] = {"cache": cache, "read_only": read_only, "tracing": tracing}
+    more |= {"read_from": read_from, "max_staleness_s": max_staleness_s}
     return open_client(address, shown, timeout_s=timeout_s, carrier=carrier, **more)
 
 

@@ -11,7 +11,7 @@ Take that up again if thousands of calls wait at once, since each change of stat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -85,7 +85,7 @@ class Host(Holder):
             methods.STATISTICS: self._on(pb.StatisticsRequest, self._statistics),
             methods.ADOPT: self._on(pb.AdoptRequest, partial(secondary.adopt, self)),
             methods.PREPARE: self._on(pb.PrepareRequest, self.prepare),
-            methods.FREEZE: self._on(pb.FreezeRequest, self.freeze),
+            methods.FREEZE: self._on(pb.FreezeRequest, partial(primary.freeze, self)),
             methods.BRAKE: self._on(pb.BrakeRequest, self.set_brake),
             methods.READ_LEDGER: self._on(pb.ReadLedgerRequest, self._read_ledger),
             methods.PROGRESS: self._on(pb.ProgressRequest, self.progress),
@@ -165,24 +165,38 @@ class Host(Holder):
             primary.check_lease(self)
         return self.state.shard or self.serving()
 
+    def _pullable(self, header: pb.Header) -> Shard:
+        """What a pull is answered from: the shard, or what a standby has of it. Raises as `_mine`, and RetryLater."""
+        return secondary.readable(self, header) if isinstance(self.state, states.Standing) else self._mine()
+
+    def _count_reads(self, rows: Iterable[int]) -> None:
+        reads = self.process.reads
+        reads.pulls, reads.rows = reads.pulls + 1, reads.rows + sum(rows)
+
     # ------------------------------------------------------------------------------------------------- hot path
 
     def _pull(self, call: Call) -> Answer:
-        shard, request = self._mine(), Pull.decode(call.data)
-        tables = request.tables
+        request = Pull.decode(call.data)
+        shard, tables = self._pullable(request.header), request.tables
         call.table = tables[0][0] if len(tables) == 1 else _only(*tables)
         if call.caller.rights is not None:
             _permit(call, shard, request.header, PULL, [number for number, _ in request.tables])
         reply = shard.pull(request, call.space)
         call.placed = reply.placed
+        if shard is not self.state.shard:
+            self._count_reads(len(ids) for _, ids in tables)
         return Answer() if reply.placed else Answer(reply.encode())
 
     def _pull_bags(self, call: Call) -> Answer:
-        shard, request = self._mine(), PullBags.decode(call.data)
+        request = PullBags.decode(call.data)
+        shard = self._pullable(request.header)
         call.table = _only(*((entries.table,) for entries in request.tables))
         if call.caller.rights is not None:
             _permit(call, shard, request.header, PULL, [entries.table for entries in request.tables])
-        return Answer(shard.pull_bags(request).encode())
+        reply = shard.pull_bags(request)
+        if shard is not self.state.shard:
+            self._count_reads(len(entries.ids) for entries in request.tables)
+        return Answer(reply.encode())
 
     def _push(self, call: Call) -> Answer:
         shard, data = self._mine(), primary.kept(self, call)
@@ -335,6 +349,7 @@ class Host(Holder):
         states.tell(self.state, reply)
         if self.following is not None:
             self.following.health(reply)
+            reply.standby_pulls, reply.standby_refused = process.reads.pulls, process.reads.refused
         return reply
 
     def _statistics(self, request: pb.StatisticsRequest) -> pb.StatisticsReply:
@@ -355,7 +370,9 @@ class Host(Holder):
         if self.taking is not None and self.taking.under_way:
             reply.snapshot_rows, reply.snapshot_bytes = self.taking.rows, self.taking.bytes
         primary.observe(self, reply)
-        process.observe(reply, self.shard.names if self.shard else {})
+        secondary.observe(self, reply)
+        held = self.shard or (self.following.shard if self.following is not None else None)
+        process.observe(reply, held.names if held else {})
         return reply
 
     # ------------------------------------------------------------------------------------------ change of layout
