@@ -19,6 +19,7 @@ from typing import Any
 from .servers import Servers
 
 LOOK_S = 5.0  # between two questions which standbys there are
+SOON_S = 1.0  # the same, after a server has failed
 FIRST_S = 1.0  # what a server gets to answer at first, where there is another one to ask
 MOST_TABLES = 10_000  # that were written to lately
 
@@ -131,6 +132,7 @@ class Nearest:
         """It was not, or refused."""
         with self._lock:
             self._servers.failed(place.key, now)
+            self._look_at = min(self._look_at, now + SOON_S)  # there may be another standby by now
 
     def given_up(self, place: Place) -> None:
         """Its call has ended before."""
