@@ -80,7 +80,7 @@ class Freshness:
             # Who has yet to hear of another layout is told no more than that its rows are not older.
             least = min(self._reads_s, max_staleness_s) if max_staleness_s else self._reads_s
             shown = self._proved_s >= 0 and now - self._proved_s < least
-        if not shown:
+        if not shown or not max_staleness_s >= 0:  # nor if it is no number
             raise RetryLater(
                 f"this standby cannot show that its rows lack nothing that was acknowledged {max_staleness_s:g} s ago",
                 retry_after_s=RETRY_S,

@@ -19,6 +19,7 @@ from rowloom.client.calls.cutting import RequestSizes
 from rowloom.client.lookups.bags import bags_in
 from rowloom.client.lookups.pooling import factors
 from rowloom.deploy.standby.standbys import StandbyRules
+from rowloom.server.standby.reading import StandbyReads
 
 READERS = 3
 LASTS_S = 60.0
@@ -53,7 +54,7 @@ class NearestHistory:
         self.begun = 0
         self.calls: Counter[str] = Counter()
         self.running = 0
-        self._seen: Counter[ShardNode] = Counter()
+        self._reads: list[StandbyReads] = []
 
     def finish(self) -> None:
         """Let it happen, and check every row that is read."""
@@ -73,7 +74,13 @@ class NearestHistory:
 
     @property
     def by_standbys(self) -> int:
-        return sum(node.host.process.reads.pulls for node in self.lab.node.shards.values())
+        self._note_reads()
+        return sum(reads.pulls for reads in self._reads)
+
+    def _note_reads(self) -> None:
+        """Also of processes that end."""
+        there = [node.host.process.reads for node in self.lab.node.shards.values()]
+        self._reads += [reads for reads in there if not any(reads is known for known in self._reads)]
 
     # --------------------------------------------------------------------------------------------------------- calls
 
@@ -127,6 +134,7 @@ class NearestHistory:
             self.world.clogged.clear()
             self.world.severed.clear()
             return
+        self._note_reads()
         self.world.at(self.rng.uniform(0.5, 4.0), self._strike, until)
         state = self.lab.node.coordinator.state
         index = self.rng.randrange(self.lab.node.coordinator.layout.n)
