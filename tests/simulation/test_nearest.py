@@ -48,7 +48,7 @@ def test_what_a_step_pulls_comes_from_the_shards_that_have_its_push() -> None:
     for count in range(1, 21):
         (rows,) = lab.do(ops.step(session, given, [(lab.entry, EVERY)], lab.world.now + 60))
         assert (rows[ids] == count).all()
-    assert set(asked) == {shard.address for shard in session.layout.shards}
+    assert set(+asked) == {shard.address for shard in session.layout.shards}
 
 
 @pytest.mark.parametrize("scene", BUILDS.values(), ids=lambda scene: scene.__name__)
