@@ -261,7 +261,7 @@ class Following:
         self.end, self._heard, self.heard_s = reply.end, reply.number, now
         if self.position >= reply.end:
             self.behind_since_s = now
-        self.freshness.came(reply, has_all=self.position >= reply.end)
+        self.freshness.came(reply, self.position)
         if reply.HasField("quotas"):
             self.quotas = reply.quotas
             self._take_quotas(reply.quotas)

@@ -13,6 +13,7 @@ Rejected: to ask the primary at each pull. It would cost what the standby is to 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,7 +50,8 @@ class Freshness:
         self._clock = clock
         self._asked_s = 0.0  # when the question was asked that is under way
         self._proved_s = -1.0  # the last reply was made then, or later
-        self._fresh_s = -1.0  # the same, of the last one that left nothing to come
+        self._fresh_s = -1.0  # it has all that there was then
+        self._ends: deque[tuple[int, float]] = deque()  # how many changes there were, and when; more than it has
         self._reads_s = 0.0
         self._alone = False
         self._wanted_until = 0.0
@@ -63,12 +65,15 @@ class Freshness:
         """A question goes to the primary now."""
         self._asked_s = self._clock()
 
-    def came(self, reply: pb.FollowReply, *, has_all: bool) -> None:
-        """It was answered, and what that brought was applied. has_all: there was no more."""
+    def came(self, reply: pb.FollowReply, position: int) -> None:
+        """It was answered, and what that brought was applied. position: changes that the standby has."""
         self._proved_s = self._asked_s + max(0.0, reply.held_s)
         self._reads_s, self._alone = reply.reads_s, reply.alone
-        if has_all:
-            self._fresh_s = self._proved_s
+        if self._ends and self._ends[-1][0] == reply.end:
+            self._ends.pop()
+        self._ends.append((reply.end, self._proved_s))
+        while self._ends and self._ends[0][0] <= position:
+            self._fresh_s = self._ends.popleft()[1]
 
     def check(self, max_staleness_s: float) -> None:
         """A pull has come. Raises RetryLater: the rows may lack more than it agrees to."""

@@ -274,7 +274,19 @@ def test_what_is_held_longer_than_it_took_is_a_fault_of_the_other_side_and_prove
     fresh = Freshness(lambda: now[0])
     fresh.asks()
     now[0] = 11.0
-    fresh.came(pb.FollowReply(held_s=-5.0, alone=True), has_all=True)
+    fresh.came(pb.FollowReply(held_s=-5.0, alone=True), 0)
     with pytest.raises(RetryLater):
         fresh.check(0.5)
     fresh.check(1.5)
+
+
+def test_one_that_is_always_behind_is_as_old_as_what_it_has() -> None:
+    now = [0.0]
+    fresh = Freshness(lambda: now[0])
+    for k in range(1, 10):  # each reply brings one change, of ten that there are more
+        now[0] = float(k)
+        fresh.asks()
+        fresh.came(pb.FollowReply(end=10 * k, alone=True), 2 * k)
+    with pytest.raises(RetryLater):
+        fresh.check(8.0)  # it has 18 changes: the 10 that there were at 1.0 are among them, the 20 of 2.0 not
+    fresh.check(8.1)
