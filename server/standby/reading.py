@@ -51,7 +51,8 @@ class Freshness:
         self._asked_s = 0.0  # when the question was asked that is under way
         self._proved_s = -1.0  # the last reply was made then, or later
         self._fresh_s = -1.0  # it has all that there was then
-        self._ends: deque[tuple[int, float]] = deque()  # how many changes there were, and when; more than it has
+        # How many changes there were, and when: more than it has.
+        self._ends: deque[tuple[int, float]] = deque()
         self._reads_s = 0.0
         self._alone = False
         self._wanted_until = 0.0
