@@ -31,7 +31,7 @@ from ...proto.errors import (
     WrongLayout,
 )
 from ...proto.layout import Layout
-from ..nearest.nearest import FIRST_S, Nearest, Place
+from ..nearest.nearest import FIRST_S, Choice, Nearest
 from .operation import Event, Message, Operation, Send, Turn
 from .outages import CALL_AGAIN, NO_ANSWER, PATIENCE_S, SAYS_WHAT, dead, named
 from .requests import PullRequest, PushRequest, Request
@@ -233,7 +233,7 @@ class Exchange:
                 self._session.nearest.wrote([entry.number for entry, *_ in request.tables], now)
 
     def _tell(
-        self, place: Place, request: Request, error: RowloomError | None, seconds: float, now: float
+        self, place: Choice, request: Request, error: RowloomError | None, seconds: float, now: float
     ) -> bool:
         """How a pull ended that a standby might answer. Returns whether that is all that is to be done with it."""
         assert self._nearest is not None

@@ -18,7 +18,7 @@ from ...proto.framing import framed, scalar, size_of
 from ...proto.layout import Layout
 from ...proto.plain import pull_bytes, push_bytes, put_pull, put_push
 from ...proto.spec import TableEntry
-from ..nearest.nearest import Place
+from ..nearest.nearest import Choice
 from .assembly import Arrived
 from .operation import Reply, as_array
 from .placed import copied
@@ -54,7 +54,7 @@ class PullRequest:
 
     method = methods.PULL
     attempts = size = reply_bytes = 0  # no fields, for the same reason
-    place: Place | None = None  # where it is sent, if it may be a standby
+    place: Choice | None = None  # where it is sent, if it may be a standby
     avoid = ""  # address of the server that has just failed to answer it
     _head = _NOTHING
 

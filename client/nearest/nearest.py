@@ -25,7 +25,7 @@ MOST_TABLES = 10_000  # that were written to lately
 
 
 @dataclass(slots=True)
-class Place:
+class Choice:
     """Where a pull is sent.
 
     Attributes:
@@ -95,7 +95,7 @@ class Nearest:
     def _is_recent(self, at: float, now: float) -> bool:
         return now - at <= 1.01 * self.max_staleness_s + 0.01  # clocks of machines are not equally fast
 
-    def place(self, shard: int, own: str, tables: Sequence[int], avoid: str, now: float) -> Place:
+    def place(self, shard: int, own: str, tables: Sequence[int], avoid: str, now: float) -> Choice:
         """Where a pull goes now; `ended` must follow.
 
         Args:
@@ -110,12 +110,12 @@ class Nearest:
             self._servers.asked(place.key, now)
         return place
 
-    def _place(self, shard: int, own: str, tables: Sequence[int], avoid: str, now: float) -> Place:
+    def _place(self, shard: int, own: str, tables: Sequence[int], avoid: str, now: float) -> Choice:
         standby = self._standbys.get(shard, own)
         if standby == own or avoid == standby:
-            return Place(own)
+            return Choice(own)
         recent = any(self._is_recent(self._written[t], now) for t in tables if t in self._written)
-        mine, other = Place(own), Place(standby, 0.0 if recent else self.max_staleness_s)
+        mine, other = Choice(own), Choice(standby, 0.0 if recent else self.max_staleness_s)
         if self._servers.is_out(other.key, now):
             return mine
         mine.has_other = other.has_other = True
@@ -123,18 +123,18 @@ class Nearest:
             return other
         return mine if self._servers.pick(mine.key, other.key, now) == mine.key else other
 
-    def answered(self, place: Place, seconds: float, size: int, now: float) -> None:
+    def answered(self, place: Choice, seconds: float, size: int, now: float) -> None:
         """A pull of so many bytes, reply included, was answered."""
         with self._lock:
             self._servers.answered(place.key, seconds, size, now)
 
-    def failed(self, place: Place, now: float) -> None:
+    def failed(self, place: Choice, now: float) -> None:
         """It was not, or refused."""
         with self._lock:
             self._servers.failed(place.key, now)
             self._look_at = min(self._look_at, now + SOON_S)  # there may be another standby by now
 
-    def given_up(self, place: Place) -> None:
+    def given_up(self, place: Choice) -> None:
         """Its call has ended before."""
         with self._lock:
             self._servers.given_up(place.key)

@@ -14,7 +14,7 @@ Rejected: to ask the primary at each pull. It would cost what the standby is to 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ...proto import rowloom_pb2 as pb
@@ -37,6 +37,10 @@ class StandbyReads:
     pulls: int = 0
     rows: int = 0
     refused: int = 0
+
+    def count(self, rows: Iterable[int]) -> None:
+        """One was answered, with so many rows of each table."""
+        self.pulls, self.rows = self.pulls + 1, self.rows + sum(rows)
 
 
 class Freshness:

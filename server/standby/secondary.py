@@ -58,6 +58,13 @@ def readable(host: Holder, header: pb.Header) -> Shard:
     return following.shard
 
 
+def tell_health(host: Holder, reply: pb.HealthReply) -> None:
+    """How a standby is."""
+    if host.following is not None:
+        host.following.health(reply)
+        reply.standby_pulls, reply.standby_refused = host.process.reads.pulls, host.process.reads.refused
+
+
 def observe(host: Holder, reply: pb.StatisticsReply) -> None:
     """What this process was asked for as a standby."""
     reads = host.process.reads

@@ -77,13 +77,14 @@ def test_rows_come_from_standbys_over_every_carrier_and_are_counted_where_people
         client = pickle.loads(pickle.dumps(cluster.connect(read_from="nearest", carrier=carrier)))
         with client:
             pull_until_standbys_answer(cluster, lambda: client.table("t").pull(IDS))
+        state = cluster._server.coordinator.state
+        said = statistics(state.standbys[0].address)
+        pulls = said.standby_pulls
+        until(lambda: standbys(cluster)[0].pulls == pulls)
         status = cluster._server._handlers.status(pb.StatusRequest())
-        pulls = status.shards[0].standby.pulls
         families = {f.name: f for f in cluster_families(status)}
         found = {s.labels["outcome"]: s.value for s in families["rowloom_shard_standby_pulls"].samples}
         assert found["answered"] == pulls
-        state = cluster._server.coordinator.state
-        said = statistics(state.standbys[0].address)
         assert (said.standby_pulls, said.standby_pulled_rows) == (pulls, 100 * pulls)
         families = {f.name: f for f in shard_families(said)}
         found = {s.labels["outcome"]: s.value for s in families["rowloom_standby_pulls"].samples}

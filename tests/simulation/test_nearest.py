@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from simulation.broken_nearest import BUILDS, waiting
-from simulation.broken_standbys import lab_in_step, standby
+from simulation.broken_standbys import lab_in_step, primary, standby
 from simulation.lab import WIDTH
 from simulation.nearest_histories import EVERY, NearestHistory, pulled, reader_of
 
@@ -61,3 +61,19 @@ def test_a_build_is_noticed_whose_standby(build, monkeypatch) -> None:
     build(monkeypatch)
     with pytest.raises(AssertionError, match=r"rows lack|its own push|that a standby lacks"):
         BUILDS[build]()
+
+
+def test_a_standby_that_has_ended_may_answer_nobody_and_is_waited_for_no_longer_than_without_readers() -> (
+    None
+):
+    lab = lab_in_step(3, 1)
+    reader = reader_of(lab, 2, 5.0)
+    for _ in range(20):
+        pulled(lab, reader)
+        waiting(lab, 0.05)
+    other = standby(lab, 0)
+    assert primary(lab, 0).host.feed.reads_left_s(lab.world.now) > 0.5
+    other.kill(None)
+    began = lab.world.now
+    lab.do(lab.push(EVERY))
+    assert lab.world.now - began < 0.5

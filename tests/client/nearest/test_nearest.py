@@ -8,7 +8,7 @@ import pytest
 
 from rowloom.client import InvalidRequest
 from rowloom.client.nearest.here import is_here
-from rowloom.client.nearest.nearest import LOOK_S, SOON_S, Nearest, Place
+from rowloom.client.nearest.nearest import LOOK_S, SOON_S, Choice, Nearest
 from rowloom.client.nearest.reading import ReadFrom
 from rowloom.client.nearest.servers import OUT_S, USUAL_BYTES
 
@@ -32,7 +32,7 @@ def places(one: Nearest, count: int = 200, now: float = 0.0, avoid: str = "") ->
 
 
 def teach(one: Nearest, address: str, seconds: float, now: float = 0.0) -> None:
-    place = Place(address, None if address == OWN else one.max_staleness_s)
+    place = Choice(address, None if address == OWN else one.max_staleness_s)
     one._servers.asked(place.key, now)
     one.answered(place, seconds, USUAL_BYTES, now)
 
@@ -75,7 +75,7 @@ def test_the_one_on_this_machine_is_asked_however_quick_the_other_is(here: str) 
 def test_the_size_of_a_pull_makes_no_server_slow() -> None:
     one = nearest()
     teach(one, OWN, 0.001)
-    place = Place(OTHER, 5.0)
+    place = Choice(OTHER, 5.0)
     one._servers.asked(place.key, 0.0)
     one.answered(place, 0.05, 100 * USUAL_BYTES, 0.0)
     assert 60 < places(one)[OTHER] < 140
@@ -87,14 +87,14 @@ def test_a_shard_without_another_server_is_asked_itself() -> None:
     assert places(one) == {OWN: 200}
     one.heard({0: OWN})  # it has taken the place
     assert places(one) == {OWN: 200}
-    assert one.place(0, OWN, [1], "", 0.0) == Place(OWN)
+    assert one.place(0, OWN, [1], "", 0.0) == Choice(OWN)
 
 
 def test_who_has_failed_is_left_alone_ever_longer_and_then_tried_by_one() -> None:
     one, now = nearest(here="b"), 0.0
     for failures in range(8):
         place = one.place(0, OWN, [1], "", now)
-        assert place == Place(OTHER, 5.0, has_other=True)
+        assert place == Choice(OTHER, 5.0, has_other=True)
         assert places(one, 1, now) == {OWN if failures else OTHER: 1}  # the others wait for what comes of it
         one.failed(place, now)
         away_s = min(OUT_S[1], OUT_S[0] * 2**failures)
