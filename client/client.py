@@ -71,6 +71,8 @@ class Client(Connection):
             "credentials": self._credentials,
             "tracing": self._spans.per_second if self._spans else False,
             "find": self._find,
+            "read_from": self._read_from.word,
+            "max_staleness_s": self._read_from.max_staleness_s,
         }
         return (
             _reopen,
@@ -377,6 +379,9 @@ class Client(Connection):
 
     def statistics(self) -> list[dict[str, Any]]:
         """Counters of every shard: rows, bytes, pulls, pushes, resident_bytes, cpu_s and more. Raises Unavailable.
+
+        Pulls that standbys answer are not among them, but in `rowloom status`; those that the shard's process has
+        answered when it was a standby itself are `standby_pulls`, `standby_pulled_rows` and `standby_refused`.
 
         `tables` has those of each table: rows, bytes, step, pulls, pulled_rows, pushes, pushed_rows, duplicates,
         rejected, sampled_ids, hottest_share, hottest_10_share; see docs/metrics.md.

@@ -31,7 +31,7 @@ from .cache.cached_pulls import CachedPulls
 from .cache.row_cache import HotRows
 from .calls import operations
 from .calls.bag_requests import Shares
-from .calls.control import ask, fetch_layout
+from .calls.control import ask, fetch_layout, look_for_standbys
 from .calls.listing import hottest_ids, list_ids
 from .calls.operation import Operation
 from .calls.session import Session
@@ -42,6 +42,8 @@ from .finding.waiting import announced
 from .hottest import Hottest
 from .lookups.bags import Bags
 from .lookups.pooling import factors
+from .nearest.here import is_here
+from .nearest.reading import ReadFrom
 from .spans import CallSpans, as_traces_a_second
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,8 @@ class Connection:
         credentials: Credentials = NOTHING,
         tracing: bool | float = False,
         find: Find | None = None,
+        read_from: str = "primary",
+        max_staleness_s: float | None = None,
     ) -> None:
         self._addresses = as_addresses(addresses)
         self._find = find
@@ -89,6 +93,7 @@ class Connection:
         self._credentials = credentials
         traces = as_traces_a_second(tracing)
         self._spans = CallSpans(traces) if traces else None
+        self._read_from = ReadFrom.of(read_from, max_staleness_s)
         self._transport = Transport(carrier, credentials)
         self._closed = False
         self._start(None)
@@ -114,6 +119,7 @@ class Connection:
         if self._find is not None:
             self._session.lost = Seeker(self._find, self._session.found).seek
         self._session.layout = layout
+        self._session.nearest = self._read_from.nearest(self._session.rng, is_here)
         self._background = Background()
         self._hot = None if self._limits is None else CachedPulls(self._limits, time.monotonic)
         self._release = weakref.finalize(self, _release, self._pid, self._transport, self._background)
@@ -236,7 +242,7 @@ class Connection:
         self, wanted: Sequence[tuple[TableEntry, Any]], wire: str | None = None
     ) -> list[np.ndarray]:
         """`pull`, by table entry instead of name: what `Table.pull` calls."""
-        session = self._live()
+        session = self._reading()
         # Kept rows travelled as their table's spec says.
         if self._hot is None or any(wire not in (None, entry.spec.wire) for entry, _ in wanted):
             return self._run(operations.pull(session, wanted, self._deadline(), wire), wanted)
@@ -245,6 +251,16 @@ class Connection:
             return self._run(operations.pull(session, some, self._deadline(), wire), wanted)
 
         return self._hot.pull(wanted, session.layout.epoch if session.layout else 0, fetch)
+
+    def _reading(self) -> Session:
+        """As `_live`, for pulls. Now and then somebody asks which standbys there are: no pull waits for that."""
+        session = self._live()
+        if session.nearest is not None and session.nearest.is_due(session.clock()):
+            self._background.pull(self._look_for_standbys)
+        return session
+
+    def _look_for_standbys(self) -> None:
+        self._run(look_for_standbys(self._session, self._deadline()))
 
     def push_entries(
         self,
@@ -278,7 +294,7 @@ class Connection:
 
     def pull_entry_bags(self, entry: TableEntry, bags: Bags, combiner: str) -> np.ndarray:
         """What `Table.pull_bags` calls."""
-        session = self._live()
+        session = self._reading()
         shares = Shares(bags.segments, factors(bags, combiner))
         operation = operations.pull_bags(session, entry, bags.ids, shares, bags.shape, self._deadline())
         return self._run(operation, [(entry, bags.ids)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..proto.errors import InvalidRequest
 from ..proto.security.credentials import NOTHING, Credentials, Tls, from_environment
@@ -33,6 +33,8 @@ def connect(
     cache: HotRows | None = None,
     read_only: bool = False,
     tracing: bool | float = False,
+    read_from: Literal["primary", "nearest"] = "primary",
+    max_staleness_s: float | None = None,
 ) -> Client:
     """A client of the cluster at an address.
 
@@ -62,6 +64,11 @@ def connect(
             against slips, not against others: servers know nothing of it.
         tracing: make spans of its calls, for the OpenTelemetry of this process: of each call within a span of yours,
             and of at most 50 others a second, or of as many as this number says; see docs/metrics.md.
+        read_from: which servers answer pulls, where shards have standbys. "primary": the shards. "nearest": also their
+            standbys: whoever is on this machine, else the quicker one. Pushes of this client are seen all the same;
+            those of others if they were acknowledged before the pull, with `standby.mode: sync`, or `max_staleness_s`
+            before it, with `async`. Every other call goes to the shards. See docs/standbys.md.
+        max_staleness_s: see `read_from`; 5.0 by default. 0: nothing that was acknowledged may be missing.
 
     Returns:
         A client that has found the cluster.
@@ -94,6 +101,7 @@ def connect(
         given.update(vars(tls))
     shown = from_environment(os.environ, {name: _text_of(name, value) for name, value in given.items()})
     more: dict[str, Any] = {"cache": cache, "read_only": read_only, "tracing": tracing}
+    more |= {"read_from": read_from, "max_staleness_s": max_staleness_s}
     return open_client(address, shown, timeout_s=timeout_s, carrier=carrier, **more)
 
 

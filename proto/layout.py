@@ -45,9 +45,12 @@ class Layout:
         """Number of shards."""
         return len(self.shards)
 
-    def header(self, shard: int) -> pb.Header:
-        """The header of all requests to a shard: the only place that makes one. Not to be written to."""
-        return _header(self.cluster_id, self.epoch, shard)
+    def header(self, shard: int, max_staleness_s: float | None = None) -> pb.Header:
+        """The header of all requests to a shard: the only place that makes one. Not to be written to.
+
+        max_staleness_s: as in the message; None: it is no pull that a standby may answer.
+        """
+        return _header(self.cluster_id, self.epoch, shard, max_staleness_s)
 
     def next(self, shards: tuple[ShardAddress, ...], tables: Iterable[TableEntry]) -> Layout:
         """The layout that follows this one, with other shards. tables: all of them, dealt as they will be."""
@@ -94,8 +97,10 @@ def dealt_in(messages: Iterable[pb.Dealing]) -> dict[int, Dealing]:
 
 
 @functools.lru_cache(4096)
-def _header(cluster_id: str, epoch: int, shard: int) -> pb.Header:
-    return pb.Header(cluster_id=cluster_id, epoch=epoch, protocol=PROTOCOL, shard=shard)
+def _header(cluster_id: str, epoch: int, shard: int, max_staleness_s: float | None) -> pb.Header:
+    return pb.Header(
+        cluster_id=cluster_id, epoch=epoch, protocol=PROTOCOL, shard=shard, max_staleness_s=max_staleness_s
+    )
 
 
 def owner(spec: TableSpec, ids: np.ndarray, n: int) -> np.ndarray:

@@ -18,16 +18,18 @@ FLOAT16: WireType
 INT8: WireType
 
 class Header(_message.Message):
-    __slots__ = ("cluster_id", "epoch", "protocol", "shard")
+    __slots__ = ("cluster_id", "epoch", "protocol", "shard", "max_staleness_s")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
+    MAX_STALENESS_S_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     epoch: int
     protocol: int
     shard: int
-    def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., protocol: _Optional[int] = ..., shard: _Optional[int] = ...) -> None: ...
+    max_staleness_s: float
+    def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., protocol: _Optional[int] = ..., shard: _Optional[int] = ..., max_staleness_s: _Optional[float] = ...) -> None: ...
 
 class ErrorInfo(_message.Message):
     __slots__ = ("kind", "message", "epoch", "retry_after_s", "layout")
@@ -206,18 +208,22 @@ class DescribeLayoutRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeLayoutReply(_message.Message):
-    __slots__ = ("layout", "tables", "has_tables", "durability", "dead")
+    __slots__ = ("layout", "tables", "has_tables", "durability", "dead", "standbys", "has_standbys")
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     HAS_TABLES_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
     DEAD_FIELD_NUMBER: _ClassVar[int]
+    STANDBYS_FIELD_NUMBER: _ClassVar[int]
+    HAS_STANDBYS_FIELD_NUMBER: _ClassVar[int]
     layout: Layout
     tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
     has_tables: bool
     durability: str
     dead: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., has_tables: bool = ..., durability: _Optional[str] = ..., dead: _Optional[_Iterable[int]] = ...) -> None: ...
+    standbys: _containers.RepeatedCompositeFieldContainer[ShardAddress]
+    has_standbys: bool
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., has_tables: bool = ..., durability: _Optional[str] = ..., dead: _Optional[_Iterable[int]] = ..., standbys: _Optional[_Iterable[_Union[ShardAddress, _Mapping]]] = ..., has_standbys: bool = ...) -> None: ...
 
 class LaneRequest(_message.Message):
     __slots__ = ()
@@ -244,7 +250,7 @@ class HealthRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HealthReply(_message.Message):
-    __slots__ = ("role", "state", "incarnation", "epoch", "uptime_s", "index", "cluster_id", "log_bytes", "log_error", "wall_s", "standby", "standby_error", "standby_rows", "standby_behind", "standby_behind_s", "standby_unheard_s", "lost")
+    __slots__ = ("role", "state", "incarnation", "epoch", "uptime_s", "index", "cluster_id", "log_bytes", "log_error", "wall_s", "standby", "standby_error", "standby_rows", "standby_behind", "standby_behind_s", "standby_unheard_s", "standby_pulls", "standby_refused", "lost")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -261,6 +267,8 @@ class HealthReply(_message.Message):
     STANDBY_BEHIND_FIELD_NUMBER: _ClassVar[int]
     STANDBY_BEHIND_S_FIELD_NUMBER: _ClassVar[int]
     STANDBY_UNHEARD_S_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_PULLS_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_REFUSED_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
     role: str
     state: str
@@ -278,8 +286,10 @@ class HealthReply(_message.Message):
     standby_behind: int
     standby_behind_s: float
     standby_unheard_s: float
+    standby_pulls: int
+    standby_refused: int
     lost: str
-    def __init__(self, role: _Optional[str] = ..., state: _Optional[str] = ..., incarnation: _Optional[int] = ..., epoch: _Optional[int] = ..., uptime_s: _Optional[float] = ..., index: _Optional[int] = ..., cluster_id: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., wall_s: _Optional[float] = ..., standby: _Optional[str] = ..., standby_error: _Optional[str] = ..., standby_rows: _Optional[int] = ..., standby_behind: _Optional[int] = ..., standby_behind_s: _Optional[float] = ..., standby_unheard_s: _Optional[float] = ..., lost: _Optional[str] = ...) -> None: ...
+    def __init__(self, role: _Optional[str] = ..., state: _Optional[str] = ..., incarnation: _Optional[int] = ..., epoch: _Optional[int] = ..., uptime_s: _Optional[float] = ..., index: _Optional[int] = ..., cluster_id: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., wall_s: _Optional[float] = ..., standby: _Optional[str] = ..., standby_error: _Optional[str] = ..., standby_rows: _Optional[int] = ..., standby_behind: _Optional[int] = ..., standby_behind_s: _Optional[float] = ..., standby_unheard_s: _Optional[float] = ..., standby_pulls: _Optional[int] = ..., standby_refused: _Optional[int] = ..., lost: _Optional[str] = ...) -> None: ...
 
 class Done(_message.Message):
     __slots__ = ()
@@ -534,7 +544,7 @@ class HottestIdsReply(_message.Message):
     def __init__(self, ids: _Optional[bytes] = ..., counts: _Optional[_Iterable[int]] = ..., seen: _Optional[int] = ..., taken: _Optional[int] = ..., sampled_ids: _Optional[int] = ..., recent: _Optional[bytes] = ...) -> None: ...
 
 class StatisticsReply(_message.Message):
-    __slots__ = ("index", "epoch", "tables", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "refused", "clients", "resident_bytes", "uptime_s", "cpu_s", "durability", "log_bytes", "log_error", "braked_pushes", "braked_s", "counts", "traffic", "log_end", "log_safe", "metrics_address", "log_file", "lane_connections", "waiting_calls", "held_pushes", "receiving_rows", "snapshot_rows", "snapshot_bytes", "cluster_id", "standby_follows", "standby_behind", "standby_behind_bytes", "standby_behind_s", "version", "quotas")
+    __slots__ = ("index", "epoch", "tables", "pulls", "pulled_rows", "pushes", "pushed_rows", "duplicates", "refused", "clients", "resident_bytes", "uptime_s", "cpu_s", "durability", "log_bytes", "log_error", "braked_pushes", "braked_s", "counts", "traffic", "log_end", "log_safe", "metrics_address", "log_file", "lane_connections", "waiting_calls", "held_pushes", "receiving_rows", "snapshot_rows", "snapshot_bytes", "cluster_id", "standby_follows", "standby_behind", "standby_behind_bytes", "standby_behind_s", "version", "quotas", "standby_pulls", "standby_pulled_rows", "standby_refused")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
@@ -572,6 +582,9 @@ class StatisticsReply(_message.Message):
     STANDBY_BEHIND_S_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     QUOTAS_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_PULLS_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_PULLED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_REFUSED_FIELD_NUMBER: _ClassVar[int]
     index: int
     epoch: int
     tables: _containers.RepeatedCompositeFieldContainer[TableStatistics]
@@ -609,7 +622,10 @@ class StatisticsReply(_message.Message):
     standby_behind_s: float
     version: str
     quotas: _containers.RepeatedCompositeFieldContainer[QuotaUse]
-    def __init__(self, index: _Optional[int] = ..., epoch: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableStatistics, _Mapping]]] = ..., pulls: _Optional[int] = ..., pulled_rows: _Optional[int] = ..., pushes: _Optional[int] = ..., pushed_rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., uptime_s: _Optional[float] = ..., cpu_s: _Optional[float] = ..., durability: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., braked_pushes: _Optional[int] = ..., braked_s: _Optional[float] = ..., counts: _Optional[_Iterable[_Union[TableCounts, _Mapping]]] = ..., traffic: _Optional[_Iterable[_Union[CallTraffic, _Mapping]]] = ..., log_end: _Optional[int] = ..., log_safe: _Optional[int] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ..., lane_connections: _Optional[int] = ..., waiting_calls: _Optional[int] = ..., held_pushes: _Optional[int] = ..., receiving_rows: _Optional[int] = ..., snapshot_rows: _Optional[int] = ..., snapshot_bytes: _Optional[int] = ..., cluster_id: _Optional[str] = ..., standby_follows: bool = ..., standby_behind: _Optional[int] = ..., standby_behind_bytes: _Optional[int] = ..., standby_behind_s: _Optional[float] = ..., version: _Optional[str] = ..., quotas: _Optional[_Iterable[_Union[QuotaUse, _Mapping]]] = ...) -> None: ...
+    standby_pulls: int
+    standby_pulled_rows: int
+    standby_refused: int
+    def __init__(self, index: _Optional[int] = ..., epoch: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableStatistics, _Mapping]]] = ..., pulls: _Optional[int] = ..., pulled_rows: _Optional[int] = ..., pushes: _Optional[int] = ..., pushed_rows: _Optional[int] = ..., duplicates: _Optional[int] = ..., refused: _Optional[int] = ..., clients: _Optional[int] = ..., resident_bytes: _Optional[int] = ..., uptime_s: _Optional[float] = ..., cpu_s: _Optional[float] = ..., durability: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., braked_pushes: _Optional[int] = ..., braked_s: _Optional[float] = ..., counts: _Optional[_Iterable[_Union[TableCounts, _Mapping]]] = ..., traffic: _Optional[_Iterable[_Union[CallTraffic, _Mapping]]] = ..., log_end: _Optional[int] = ..., log_safe: _Optional[int] = ..., metrics_address: _Optional[str] = ..., log_file: _Optional[str] = ..., lane_connections: _Optional[int] = ..., waiting_calls: _Optional[int] = ..., held_pushes: _Optional[int] = ..., receiving_rows: _Optional[int] = ..., snapshot_rows: _Optional[int] = ..., snapshot_bytes: _Optional[int] = ..., cluster_id: _Optional[str] = ..., standby_follows: bool = ..., standby_behind: _Optional[int] = ..., standby_behind_bytes: _Optional[int] = ..., standby_behind_s: _Optional[float] = ..., version: _Optional[str] = ..., quotas: _Optional[_Iterable[_Union[QuotaUse, _Mapping]]] = ..., standby_pulls: _Optional[int] = ..., standby_pulled_rows: _Optional[int] = ..., standby_refused: _Optional[int] = ...) -> None: ...
 
 class QuotaUse(_message.Message):
     __slots__ = ("principal", "what", "used", "limit", "refused")
@@ -694,7 +710,7 @@ class StandByRequest(_message.Message):
     def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., index: _Optional[int] = ..., turn: _Optional[int] = ..., lease_s: _Optional[float] = ...) -> None: ...
 
 class SetStandbyRequest(_message.Message):
-    __slots__ = ("cluster_id", "epoch", "turn", "standby", "waits", "lease_s", "replicated")
+    __slots__ = ("cluster_id", "epoch", "turn", "standby", "waits", "lease_s", "replicated", "ended")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TURN_FIELD_NUMBER: _ClassVar[int]
@@ -702,6 +718,7 @@ class SetStandbyRequest(_message.Message):
     WAITS_FIELD_NUMBER: _ClassVar[int]
     LEASE_S_FIELD_NUMBER: _ClassVar[int]
     REPLICATED_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     epoch: int
     turn: int
@@ -709,7 +726,8 @@ class SetStandbyRequest(_message.Message):
     waits: bool
     lease_s: float
     replicated: bool
-    def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., turn: _Optional[int] = ..., standby: _Optional[int] = ..., waits: bool = ..., lease_s: _Optional[float] = ..., replicated: bool = ...) -> None: ...
+    ended: bool
+    def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., turn: _Optional[int] = ..., standby: _Optional[int] = ..., waits: bool = ..., lease_s: _Optional[float] = ..., replicated: bool = ..., ended: bool = ...) -> None: ...
 
 class AttachRequest(_message.Message):
     __slots__ = ("header", "standby", "feed", "tables", "since", "limit_bytes")
@@ -738,16 +756,20 @@ class AttachReply(_message.Message):
     def __init__(self, rows: _Optional[_Union[ReadPassReply, _Mapping]] = ..., ledger: _Optional[_Union[ReadLedgerReply, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ...) -> None: ...
 
 class FollowRequest(_message.Message):
-    __slots__ = ("header", "feed", "position", "heard")
+    __slots__ = ("header", "feed", "position", "heard", "reads", "quotas")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     FEED_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     HEARD_FIELD_NUMBER: _ClassVar[int]
+    READS_FIELD_NUMBER: _ClassVar[int]
+    QUOTAS_FIELD_NUMBER: _ClassVar[int]
     header: Header
     feed: int
     position: int
     heard: int
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., feed: _Optional[int] = ..., position: _Optional[int] = ..., heard: _Optional[int] = ...) -> None: ...
+    reads: bool
+    quotas: int
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., feed: _Optional[int] = ..., position: _Optional[int] = ..., heard: _Optional[int] = ..., reads: bool = ..., quotas: _Optional[int] = ...) -> None: ...
 
 class FedRecord(_message.Message):
     __slots__ = ("kind", "payload", "rows_after", "fold")
@@ -762,14 +784,22 @@ class FedRecord(_message.Message):
     def __init__(self, kind: _Optional[int] = ..., payload: _Optional[bytes] = ..., rows_after: _Optional[int] = ..., fold: _Optional[int] = ...) -> None: ...
 
 class FollowReply(_message.Message):
-    __slots__ = ("number", "records", "end")
+    __slots__ = ("number", "records", "end", "held_s", "reads_s", "alone", "quotas")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
+    HELD_S_FIELD_NUMBER: _ClassVar[int]
+    READS_S_FIELD_NUMBER: _ClassVar[int]
+    ALONE_FIELD_NUMBER: _ClassVar[int]
+    QUOTAS_FIELD_NUMBER: _ClassVar[int]
     number: int
     records: _containers.RepeatedCompositeFieldContainer[FedRecord]
     end: int
-    def __init__(self, number: _Optional[int] = ..., records: _Optional[_Iterable[_Union[FedRecord, _Mapping]]] = ..., end: _Optional[int] = ...) -> None: ...
+    held_s: float
+    reads_s: float
+    alone: bool
+    quotas: str
+    def __init__(self, number: _Optional[int] = ..., records: _Optional[_Iterable[_Union[FedRecord, _Mapping]]] = ..., end: _Optional[int] = ..., held_s: _Optional[float] = ..., reads_s: _Optional[float] = ..., alone: bool = ..., quotas: _Optional[str] = ...) -> None: ...
 
 class CutRequest(_message.Message):
     __slots__ = ("header", "turn", "id", "abort", "parent", "tables")
@@ -1364,7 +1394,7 @@ class ShardStatus(_message.Message):
     def __init__(self, shard: _Optional[_Union[ShardAddress, _Mapping]] = ..., node: _Optional[str] = ..., health: _Optional[str] = ..., statistics: _Optional[_Union[StatisticsReply, _Mapping]] = ..., pid: _Optional[int] = ..., standby: _Optional[_Union[StandbyStatus, _Mapping]] = ..., lost: _Optional[str] = ...) -> None: ...
 
 class StandbyStatus(_message.Message):
-    __slots__ = ("address", "incarnation", "node", "pid", "state", "rows", "error")
+    __slots__ = ("address", "incarnation", "node", "pid", "state", "rows", "error", "pulls", "refused")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
@@ -1372,6 +1402,8 @@ class StandbyStatus(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    PULLS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
     address: str
     incarnation: int
     node: str
@@ -1379,7 +1411,9 @@ class StandbyStatus(_message.Message):
     state: str
     rows: int
     error: str
-    def __init__(self, address: _Optional[str] = ..., incarnation: _Optional[int] = ..., node: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., rows: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
+    pulls: int
+    refused: int
+    def __init__(self, address: _Optional[str] = ..., incarnation: _Optional[int] = ..., node: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[str] = ..., rows: _Optional[int] = ..., error: _Optional[str] = ..., pulls: _Optional[int] = ..., refused: _Optional[int] = ...) -> None: ...
 
 class StatusReply(_message.Message):
     __slots__ = ("layout", "tables", "shards", "name", "config_hash", "launcher", "config", "unfinished", "durability", "snapshot", "earlier_snapshot", "scaling", "autoscale", "metrics_address", "log_file", "drained", "version")

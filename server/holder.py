@@ -35,6 +35,7 @@ from .moving.receive import Receive
 from .shard import Shard
 from .standby.feed import Feed
 from .standby.following import Following
+from .standby.reading import StandbyReads
 from .taking import Taking
 
 RECOVERING_RETRY_S = 0.05
@@ -104,6 +105,7 @@ class Process:
     snapshots: str = ""  # folder or URL where they are kept; none: this server writes and reads none
     journals: Journals | None = None  # where shards' logs are; None: nothing is logged
     in_flight: CallsInFlight = field(default_factory=CallsInFlight)  # the shell counts calls in it
+    reads: StandbyReads = field(default_factory=StandbyReads)
     # Fills in what the shell knows of itself; names: of the shard's tables, by number.
     observe: Callable[[pb.StatisticsReply, Mapping[int, str]], None] = lambda reply, names: None
 

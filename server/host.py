@@ -35,7 +35,7 @@ from .call import Answer, Call, WaitFor
 from .durable.records import Kind
 from .holder import Holder
 from .journal import Journal
-from .metrics.traffic import NO_TABLE, SEVERAL_TABLES
+from .metrics.traffic import only
 from .moving.outgoing import read_pass, read_rows
 from .shard import Shard
 from .standby import primary, secondary
@@ -85,7 +85,7 @@ class Host(Holder):
             methods.STATISTICS: self._on(pb.StatisticsRequest, self._statistics),
             methods.ADOPT: self._on(pb.AdoptRequest, partial(secondary.adopt, self)),
             methods.PREPARE: self._on(pb.PrepareRequest, self.prepare),
-            methods.FREEZE: self._on(pb.FreezeRequest, self.freeze),
+            methods.FREEZE: self._on(pb.FreezeRequest, partial(primary.freeze, self)),
             methods.BRAKE: self._on(pb.BrakeRequest, self.set_brake),
             methods.READ_LEDGER: self._on(pb.ReadLedgerRequest, self._read_ledger),
             methods.PROGRESS: self._on(pb.ProgressRequest, self.progress),
@@ -165,29 +165,39 @@ class Host(Holder):
             primary.check_lease(self)
         return self.state.shard or self.serving()
 
+    def _pullable(self, header: pb.Header) -> Shard:
+        """What a pull is answered from: the shard, or what a standby has of it. Raises as `_mine`, and RetryLater."""
+        return secondary.readable(self, header) if isinstance(self.state, states.Standing) else self._mine()
+
     # ------------------------------------------------------------------------------------------------- hot path
 
     def _pull(self, call: Call) -> Answer:
-        shard, request = self._mine(), Pull.decode(call.data)
-        tables = request.tables
-        call.table = tables[0][0] if len(tables) == 1 else _only(*tables)
+        request = Pull.decode(call.data)
+        shard, tables = self._pullable(request.header), request.tables
+        call.table = tables[0][0] if len(tables) == 1 else only(*tables)
         if call.caller.rights is not None:
             _permit(call, shard, request.header, PULL, [number for number, _ in request.tables])
         reply = shard.pull(request, call.space)
         call.placed = reply.placed
+        if shard is not self.state.shard:
+            self.process.reads.count(len(ids) for _, ids in tables)
         return Answer() if reply.placed else Answer(reply.encode())
 
     def _pull_bags(self, call: Call) -> Answer:
-        shard, request = self._mine(), PullBags.decode(call.data)
-        call.table = _only(*((entries.table,) for entries in request.tables))
+        request = PullBags.decode(call.data)
+        shard = self._pullable(request.header)
+        call.table = only(*((entries.table,) for entries in request.tables))
         if call.caller.rights is not None:
             _permit(call, shard, request.header, PULL, [entries.table for entries in request.tables])
-        return Answer(shard.pull_bags(request).encode())
+        reply = shard.pull_bags(request)
+        if shard is not self.state.shard:
+            self.process.reads.count(len(entries.ids) for entries in request.tables)
+        return Answer(reply.encode())
 
     def _push(self, call: Call) -> Answer:
         shard, data = self._mine(), primary.kept(self, call)
         request = Push.decode(data)
-        call.table = _only(*request.tables)
+        call.table = only(*request.tables)
         if call.caller.rights is not None:
             _permit(call, shard, request.header, PUSH, [number for number, *_ in request.tables])
         if (later := self._later(call, shard, request)) is not None:
@@ -206,7 +216,7 @@ class Host(Holder):
     def _step(self, call: Call) -> Answer:
         shard, data = self._mine(), primary.kept(self, call)
         request = Step.decode(data)
-        call.table = _only(*request.push.tables, *request.pull.tables)
+        call.table = only(*request.push.tables, *request.pull.tables)
         if call.caller.rights is not None:
             header = request.push.header
             _permit(call, shard, header, PUSH, [number for number, *_ in request.push.tables])
@@ -333,8 +343,7 @@ class Host(Holder):
             wall_s=process.wall_s(),
         )
         states.tell(self.state, reply)
-        if self.following is not None:
-            self.following.health(reply)
+        secondary.tell_health(self, reply)
         return reply
 
     def _statistics(self, request: pb.StatisticsRequest) -> pb.StatisticsReply:
@@ -355,7 +364,9 @@ class Host(Holder):
         if self.taking is not None and self.taking.under_way:
             reply.snapshot_rows, reply.snapshot_bytes = self.taking.rows, self.taking.bytes
         primary.observe(self, reply)
-        process.observe(reply, self.shard.names if self.shard else {})
+        secondary.observe(self, reply)
+        held = self.shard or (self.following.shard if self.following is not None else None)
+        process.observe(reply, held.names if held else {})
         return reply
 
     # ------------------------------------------------------------------------------------------ change of layout
@@ -454,14 +465,6 @@ class Host(Holder):
     def _shutdown(self, request: pb.ShutdownRequest) -> None:
         self.check_cluster(request.cluster_id)
         self.process.stop()
-
-
-def _only(*tables: Sequence[Any]) -> int:
-    """The number with which all of these begin; another word if there are several, or none."""
-    if not tables:
-        return NO_TABLE
-    first = tables[0][0]
-    return first if len(tables) == 1 or all(t[0] == first for t in tables) else SEVERAL_TABLES
 
 
 def _permit(call: Call, shard: Shard, header: pb.Header, verb: str, numbers: Sequence[int]) -> None:

@@ -127,11 +127,18 @@ class PullBagsRequest(PullRequest):
         """As `Shares.numbered`: entries of a pull come bag after bag."""
         return runs_of(self.shares.bags)
 
+    @property
+    def numbers(self) -> list[int]:
+        """As `PullRequest.numbers`."""
+        return [self.entry.number]
+
     def prepare(self, session: Session, layout: Layout) -> None:
         """Before each attempt."""
         bags, numbers = self.numbered
         entries = Entries(self.entry.number, self.ids, numbers, self.shares.factors)
-        self._framed = PullBags(layout.header(self.shard), [entries], self.wire).encode()
+        self._framed = PullBags(
+            layout.header(self.shard, self.max_staleness_s), [entries], self.wire
+        ).encode()
         self.size = size_of(self._framed)
         self.reply_bytes = 2 * FRAME_BYTES + len(bags) * (self.entry.spec.width * 4 + 4)
 

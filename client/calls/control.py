@@ -79,6 +79,17 @@ def _learned(session: Session, address: str, data: Any) -> RowloomError | None:
     return Unavailable(f"{address} is of another cluster, {found!r}; this client is of {mine.cluster_id!r}")
 
 
+def look_for_standbys(session: Session, deadline: float) -> Operation:
+    """Ask the coordinator once which standbys there are. Whatever comes of it, nobody waits for that."""
+    layout = session.layout
+    if layout is None or not layout.coordinator:
+        return
+    until = min(deadline, session.clock() + ELSEWHERE_S)
+    event = yield from call(session, layout.coordinator, methods.DESCRIBE_LAYOUT, b"", until)
+    if event.error is None:
+        session.learn(pb.DescribeLayoutReply.FromString(bytes(event.data)))
+
+
 def known_layout(session: Session, deadline: float) -> Generator[Turn, Event | None, Layout]:
     """The layout as the session knows it, asked for if it knows none. Raises Unavailable."""
     if session.layout is None:

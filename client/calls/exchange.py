@@ -31,9 +31,10 @@ from ...proto.errors import (
     WrongLayout,
 )
 from ...proto.layout import Layout
+from ..nearest.nearest import FIRST_S, Choice, Nearest
 from .operation import Event, Message, Operation, Send, Turn
 from .outages import CALL_AGAIN, NO_ANSWER, PATIENCE_S, SAYS_WHAT, dead, named
-from .requests import PushRequest, Request
+from .requests import PullRequest, PushRequest, Request
 from .session import ATTEMPT_TIMEOUT_S, SLOWEST_BYTES_S, Session, backoff_s
 from .unresolved import told_of
 
@@ -51,6 +52,7 @@ class Exchange:
         requests: what is to be done.
         deadline: on the session's clock.
         pushed_rows: of the same call's push, if that has been done already.
+        nearest: where pulls go, of which standbys may answer some; None: all go to shards.
     """
 
     # How every call begins, and most of them end.
@@ -70,12 +72,14 @@ class Exchange:
         requests: Iterable[Request],
         deadline: float,
         pushed_rows: int | None = None,
+        nearest: Nearest | None = None,
     ) -> None:
         self._session = session
         self._ready: list[Request] = list(requests)
         self._waiting: list[tuple[float, Request]] = []
         self._in_flight: dict[int, tuple[Request, Layout, float]] = {}  # by tag; since when
         self._deadline = self._due = deadline
+        self._nearest = nearest
         self._pushed = pushed_rows is not None  # at least in part
         self.pushed_rows = pushed_rows or 0
 
@@ -134,6 +138,9 @@ class Exchange:
         for request, _, _ in in_flight.values() if in_flight else ():
             under_way += request.size + request.reply_bytes
         for request in self._ready:
+            address = layout.shards[request.shard].address
+            if self._nearest is not None and isinstance(request, PullRequest):
+                address = self._placed(self._nearest, request, address, now)
             request.prepare(session, layout)
             tag = next(session.tags)
             in_flight[tag] = (request, layout, now)
@@ -143,10 +150,25 @@ class Exchange:
             until = now + ATTEMPT_TIMEOUT_S + (under_way << doublings) / SLOWEST_BYTES_S
             if until > self._deadline:
                 until = self._deadline
+            if self._nearest is not None and not request.attempts:
+                until = self._soon(request, now, until, under_way)
             request.attempts += 1
-            sends.append(Send(tag, layout.shards[request.shard].address, request.method, request, until))
+            sends.append(Send(tag, address, request.method, request, until))
         self._ready = later
         return sends
+
+    @staticmethod
+    def _placed(nearest: Nearest, request: PullRequest, own: str, now: float) -> str:
+        """Where a pull goes that a standby may answer."""
+        request.place = nearest.place(request.shard, own, request.numbers, request.avoid, now)
+        return request.place.address
+
+    def _soon(self, request: Request, now: float, until: float, under_way: int) -> float:
+        """When the first attempt ends of a pull that another server may answer as well."""
+        place = request.place if isinstance(request, PullRequest) else None
+        if place is None or not place.has_other:
+            return until
+        return min(until, now + FIRST_S + under_way / SLOWEST_BYTES_S, now + (self._deadline - now) / 2)
 
     def _keep_back(self) -> list[Request]:
         """Take those out of the ready ones that must wait until their shard has fewer of this call under way."""
@@ -195,6 +217,9 @@ class Exchange:
                 error = NoAnswer(f"the reply of shard {request.shard} makes no sense: {e}")
         # Not before the reply is taken: an exception from outside in between would lose the request.
         del self._in_flight[event.tag]
+        place = request.place if isinstance(request, PullRequest) else None
+        if place is not None and self._tell(place, request, error, now - sent, now):
+            return
         if error is not None:
             self._refused(request, layout, error, sent, now)
             return
@@ -204,6 +229,26 @@ class Exchange:
             self._pushed = True
             self.pushed_rows += request.rows
             request.pusher.finish(request)
+            if self._session.nearest is not None:
+                self._session.nearest.wrote([entry.number for entry, *_ in request.tables], now)
+
+    def _tell(
+        self, place: Choice, request: Request, error: RowloomError | None, seconds: float, now: float
+    ) -> bool:
+        """How a pull ended that a standby might answer. Returns whether that is all that is to be done with it."""
+        assert self._nearest is not None
+        assert isinstance(request, PullRequest)
+        of_standby, request.place, request.avoid = place.max_staleness_s is not None, None, ""
+        if error is None:
+            self._nearest.answered(place, seconds, request.size + request.reply_bytes, now)
+        elif isinstance(error, Rerouted | Unavailable) or of_standby:
+            self._nearest.failed(place, now)
+            request.avoid = place.address
+        else:
+            self._nearest.answered(place, seconds, request.size, now)
+        if of_standby and error is not None:  # the shard has the last word, whatever it was
+            self._ready.append(request)
+        return of_standby
 
     def _refused(
         self, request: Request, layout: Layout, error: RowloomError, sent: float, now: float
@@ -247,6 +292,8 @@ class Exchange:
             return
         under_way = sum(request.size + request.reply_bytes for request, _, _ in self._in_flight.values())
         for request, layout, sent in self._in_flight.values():
+            if isinstance(request, PullRequest) and request.max_staleness_s is not None:
+                continue  # the shard was not asked
             if now - sent >= PATIENCE_S + under_way / SLOWEST_BYTES_S:
                 self._silent(request, layout, NoAnswer(NO_ANSWER), sent, now)
 
@@ -336,6 +383,8 @@ class Exchange:
         for request in under_way:
             if isinstance(request, PushRequest):
                 request.maybe_applied = True
+            elif request.place is not None and self._nearest is not None:
+                self._nearest.given_up(request.place)
         every = [*under_way, *self._ready, *(request for _, request in self._waiting)]
         left = list({id(request): request for request in every}.values())
         self._in_flight, self._ready, self._waiting = {}, [], []

@@ -93,7 +93,7 @@ def pull(
     asked = _asked(wanted, wire)
     layout = session.layout or (yield from known_layout(session, deadline))
     coming = _coming(session, layout, asked)
-    yield from Exchange(session, _pulls(session, layout, coming), deadline).run()
+    yield from Exchange(session, _pulls(session, layout, coming), deadline, nearest=session.nearest).run()
     return [one.rows() for one in coming]
 
 
@@ -342,7 +342,7 @@ def pull_bags(
                 )
             )
     requests.sort(key=lambda request: request.key[::-1])  # shards take turns, so that all start at once
-    yield from Exchange(session, requests, deadline).run()
+    yield from Exchange(session, requests, deadline, nearest=session.nearest).run()
     out = np.zeros((int(np.prod(shape, dtype=np.int64)), spec.width), np.float32)
     add_up(sums, out)
     return out.reshape(shape + spec.row_shape)

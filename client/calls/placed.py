@@ -35,10 +35,10 @@ class Placed:
         )
 
 
-def heads_of(layout: Layout) -> list[np.ndarray]:
-    """For each shard the bytes of a PullRequest up to its first table."""
+def heads_of(layout: Layout, max_staleness_s: float | None = None) -> list[np.ndarray]:
+    """For each shard the bytes of a PullRequest up to its first table. max_staleness_s: as of `Layout.header`."""
     # Not views of the bytes: compiled code takes longer to recognize arrays that are not to be written to.
-    headers = [layout.header(shard).SerializeToString() for shard in range(layout.n)]
+    headers = [layout.header(shard, max_staleness_s).SerializeToString() for shard in range(layout.n)]
     return [copied(joined(framed(1, [header]))) for header in headers]
 
 

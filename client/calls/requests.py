@@ -18,6 +18,7 @@ from ...proto.framing import framed, scalar, size_of
 from ...proto.layout import Layout
 from ...proto.plain import pull_bytes, push_bytes, put_pull, put_push
 from ...proto.spec import TableEntry
+from ..nearest.nearest import Choice
 from .assembly import Arrived
 from .operation import Reply, as_array
 from .placed import copied
@@ -53,11 +54,23 @@ class PullRequest:
 
     method = methods.PULL
     attempts = size = reply_bytes = 0  # no fields, for the same reason
+    place: Choice | None = None  # where it is sent, if it may be a standby
+    avoid = ""  # address of the server that has just failed to answer it
     _head = _NOTHING
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of its tables."""
+        return [entry.number for entry, *_ in self.tables]
+
+    @property
+    def max_staleness_s(self) -> float | None:
+        """As of `Layout.header`."""
+        return None if self.place is None else self.place.max_staleness_s
 
     def prepare(self, session: Session, layout: Layout) -> None:
         """Before each attempt."""
-        self._head = head = session.head(layout, self.shard)
+        self._head = head = session.head(layout, self.shard, self.max_staleness_s)
         size, reply_bytes = len(head) + FRAME_BYTES, FRAME_BYTES
         for entry, ids, _, _ in self.tables:
             size += ids.nbytes + FRAME_BYTES

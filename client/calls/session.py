@@ -14,6 +14,7 @@ from ...proto import rowloom_pb2 as pb
 from ...proto.errors import TableNotFound
 from ...proto.layout import Layout
 from ...proto.spec import TableEntry
+from ..nearest.nearest import Nearest
 from .cutting import RequestSizes
 from .outages import Outages
 from .placed import Placed, heads_of
@@ -39,6 +40,7 @@ class Session:
     Attributes:
         lost: told that nobody answers where the cluster was; returns at once, and may call `found` later.
         outages: the shards that do not answer, and who is told of them.
+        nearest: where pulls go that standbys may answer; None: no pull is one.
         compiled_s: of a call's deadline, how long kernels were compiled since the call began.
     """
 
@@ -60,10 +62,13 @@ class Session:
         self.clock = clock
         self.sizes = sizes or RequestSizes()
         self.outages = Outages(lock)
+        self.nearest: Nearest | None = None
         self.compiled_s: Callable[[float], float] = lambda deadline: 0.0
         self._lock = lock
         self._placed: dict[int, Placed] = {}  # by table number, all of one layout
         self._heads: tuple[Layout | None, list[np.ndarray]] = (None, [])
+        # The same for standbys, by what they may lack.
+        self._standby_heads: tuple[Layout | None, dict[float, list[np.ndarray]]] = (None, {})
         self.pushers = [Pusher(client_id, lock)]  # those that were ever needed at once
         self._idle = list(self.pushers)
         self.tags = itertools.count(1)
@@ -100,6 +105,8 @@ class Session:
                 self.durability = reply.durability or self.durability
                 if reply.has_tables:
                     self.entries = {m.spec.name: TableEntry.from_message(m) for m in reply.tables}
+                if self.nearest is not None and reply.has_standbys:
+                    self.nearest.heard({one.index: one.address for one in reply.standbys})
             return True
 
     def addresses(self) -> list[str]:
@@ -135,13 +142,24 @@ class Session:
             found = self._placed[entry.number] = Placed.of(entry, layout)
         return found
 
-    def head(self, layout: Layout, shard: int) -> np.ndarray:
-        """The bytes of a PullRequest to a shard up to its first table."""
+    def head(self, layout: Layout, shard: int, max_staleness_s: float | None = None) -> np.ndarray:
+        """The bytes of a PullRequest to a shard up to its first table. max_staleness_s: as of `Layout.header`."""
+        if max_staleness_s is not None:
+            return self._standby_head(layout, shard, max_staleness_s)
         known, heads = self._heads
         if known is not layout:
             heads = heads_of(layout)
             self._heads = layout, heads
         return heads[shard]
+
+    def _standby_head(self, layout: Layout, shard: int, max_staleness_s: float) -> np.ndarray:
+        known, heads = self._standby_heads
+        if known is not layout:
+            heads = dict[float, list[np.ndarray]]()
+            self._standby_heads = layout, heads
+        if max_staleness_s not in heads:
+            heads[max_staleness_s] = heads_of(layout, max_staleness_s)
+        return heads[max_staleness_s][shard]
 
 
 def backoff_s(attempts: int, rng: random.Random) -> float:

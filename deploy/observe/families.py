@@ -30,6 +30,11 @@ STANDBY = Family(
     "1 if the shard's standby can take its place; the standby's state in a word. Shards without one: `none`.",
     ("index", "state"),
 )
+STANDBY_PULLS = Family(
+    "rowloom_shard_standby_pulls_total",
+    "Pulls that the shard's standby was asked for in its stead; `refused`: its rows may have been too old.",
+    ("index", "outcome"),
+)
 UNFINISHED = Family(
     "rowloom_unfinished_changes",
     "Changes that were begun and do not hold on every shard yet, and snapshots that wait.",
@@ -48,7 +53,7 @@ SNAPSHOT_SECONDS = Family(
 )
 SNAPSHOT_PAUSE = Family("rowloom_snapshot_pause_seconds", "For how long pushes waited for it; the same.")
 FAMILIES = (
-    *(INFO, SHARDS, EPOCH, SERVING, STANDBY, UNFINISHED, MOVING, MOVED, LEFT),
+    *(INFO, SHARDS, EPOCH, SERVING, STANDBY, STANDBY_PULLS, UNFINISHED, MOVING, MOVED, LEFT),
     *(TAKEN, SNAPSHOT_ROWS, SNAPSHOT_BYTES, SNAPSHOT_SECONDS, SNAPSHOT_PAUSE),
 )
 
@@ -63,6 +68,12 @@ def cluster_families(status: pb.StatusReply) -> Iterator[Metric]:
     if any(s.statistics.HasField("standby_follows") for s in status.shards):
         states = [(str(s.shard.index), s.standby.state or "none") for s in status.shards]
         yield STANDBY.of(((index, state), state == IN_STEP) for index, state in states)
+    yield STANDBY_PULLS.of(
+        ((str(s.shard.index), outcome), count)
+        for s in status.shards
+        if s.HasField("standby")
+        for outcome, count in (("answered", s.standby.pulls), ("refused", s.standby.refused))
+    )
     yield UNFINISHED.of([((), len(status.unfinished))])
     move = status.scaling
     yield MOVING.of([((), status.HasField("scaling"))])

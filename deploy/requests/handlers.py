@@ -21,6 +21,7 @@ from ..control.coordinator import CHANGE_LIMIT_S, Coordinator
 from ..control.loss import accept_loss
 from ..control.quoting import set_quotas
 from ..snapshots.requests import SnapshotRequests
+from ..standby.status import standbys_in_step
 from .parts import Parts
 
 log = logging.getLogger(__name__)
@@ -116,6 +117,8 @@ class Handlers:
         reply = self._coordinator.describe()
         reply.durability = self._parts.config.durability
         reply.dead.extend(self._watcher.dead_of(reply.layout))
+        reply.standbys.extend(standbys_in_step(self._coordinator.state))
+        reply.has_standbys = True
         return reply
 
     def _health(self, request: pb.HealthRequest) -> pb.HealthReply:

@@ -24,6 +24,8 @@ def standby_of(status: pb.ShardStatus) -> dict[str, Any] | None:
         "behind_changes": now.standby_behind,
         "behind_bytes": now.standby_behind_bytes,
         "behind_s": round(now.standby_behind_s, 3),
+        "pulls": said.pulls,
+        "refused": said.refused,
         "error": said.error or None,
     }
 
@@ -34,6 +36,7 @@ def standby_in_words(standby: dict[str, Any] | None) -> str:
         return "none"
     if standby["state"] == "filling":
         return f"filling, {standby['rows']:,} rows"
+    pulls = f", {standby['pulls']:,} pulls" if standby.get("pulls") else ""
     if standby["state"] == IN_STEP and standby["behind_changes"]:
-        return f"{IN_STEP}, {in_bytes(standby['behind_bytes'])} and {standby['behind_s']:.1f} s behind"
-    return standby["state"]
+        return f"{IN_STEP}, {in_bytes(standby['behind_bytes'])} and {standby['behind_s']:.1f} s behind{pulls}"
+    return standby["state"] + pulls

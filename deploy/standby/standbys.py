@@ -61,6 +61,7 @@ class Sighting:
         healths: of standbys that answered.
         unfit: standbys that never will take a place, and why.
         alone: shards whose server did not answer, so that their standby may be all that there is.
+        over: standbys whose process has ended for certain.
     """
 
     gone: Mapping[int, bool] = field(default_factory=dict[int, bool])
@@ -68,6 +69,7 @@ class Sighting:
     healths: Mapping[int, pb.HealthReply] = field(default_factory=dict[int, pb.HealthReply])
     unfit: Mapping[int, str] = field(default_factory=dict[int, str])
     alone: Collection[int] = frozenset()
+    over: Collection[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,9 @@ class Standbys:
         known = {s.incarnation for s in layout.shards} | {one.incarnation for one in standbys.values()}
         # Whoever changes standbys looks, too, at the same time.
         self._silent = {one: since for one, since in list(self._silent.items()) if one in known}
-        self.seen = Sighting(gone, empty, healths, unfit, alone)
+        ended = [process.state == "ended" for process in processes[layout.n :]]
+        over = {index for index, is_over in zip(standbys, ended, strict=True) if is_over}
+        self.seen = Sighting(gone, empty, healths, unfit, alone, over)
         return self.seen
 
     def is_suspected(self, incarnation: int) -> bool:
@@ -393,6 +397,7 @@ class Standbys:
                 epoch=layout.epoch,
                 turn=coordinator.turn(),
                 replicated=self.wanted,
+                ended=index in self.seen.over,
             )
             calls.append(
                 ServerCall(layout.shards[index].address, methods.SET_STANDBY, request.SerializeToString())

@@ -30,7 +30,19 @@ def standby_status(
         state=_word(state, index, one, health, process),
         rows=health.standby_rows if health is not None else 0,
         error=health.standby_error if health is not None else "",
+        pulls=health.standby_pulls if health is not None else 0,
+        refused=health.standby_refused if health is not None else 0,
     )
+
+
+def standbys_in_step(state: ClusterState) -> list[pb.ShardAddress]:
+    """Those that may answer pulls, if they can show that their rows are new enough."""
+    layout = state.layout
+    return [
+        pb.ShardAddress(index=index, address=one.address, incarnation=one.incarnation)
+        for index in range(layout.n if layout is not None else 0)
+        if (one := state.standby_in_step(index)) is not None
+    ]
 
 
 def _word(

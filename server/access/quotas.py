@@ -46,10 +46,12 @@ class Quotas:
     Attributes:
         default: of who is not named.
         principals: by name; what these leave out has no bound.
+        text: what they were made of, as JSON.
     """
 
     default: Quota = Quota()
     principals: Mapping[str, Quota] = field(default_factory=dict[str, Quota])
+    text: str = field(default="", compare=False)
 
     def of(self, principal: str) -> Quota:
         """Those of a principal. Empty: the cluster's own tables, and who asks no principal: no bound."""
@@ -68,7 +70,8 @@ class Quotas:
         try:
             said = cast(dict[str, Any], json.loads(text) if text else {})
             named = cast(dict[str, Any], said.get("principals", {}))
-            return cls(_quota(said.get("default", {})), {name: _quota(one) for name, one in named.items()})
+            principals = {name: _quota(one) for name, one in named.items()}
+            return cls(_quota(said.get("default", {})), principals, text)
         except (ValueError, TypeError, AttributeError, RecursionError) as e:
             raise InvalidRequest(f"these are no quotas: {e}") from None
 

@@ -121,6 +121,14 @@ BEHIND_BYTES = Family("rowloom_standby_behind_bytes", "Bytes of these.")
 BEHIND_S = Family(
     "rowloom_standby_behind_seconds", "For how long the oldest of these has waited; 0: there are none."
 )
+STANDBY_PULLS = Family(
+    "rowloom_standby_pulls_total",
+    "Pulls that this process was asked for as a standby; `refused`: its rows may have been too old.",
+    ("outcome",),
+)
+STANDBY_PULLED = Family(
+    "rowloom_standby_pulled_rows_total", "Rows that this process was asked for as a standby, and gave."
+)
 FAMILIES = (
     *(
         INFO,
@@ -140,7 +148,7 @@ FAMILIES = (
     ),
     *(QUOTA_USED, QUOTA_LIMIT, QUOTA_REFUSED),
     *(LANES, WAITING, HELD, LOG_END, LOG_SAFE, LOG_BYTES, LOG_FAILED, RECEIVING, WRITING_ROWS, WRITING_BYTES),
-    *(FOLLOWS, BEHIND, BEHIND_BYTES, BEHIND_S),
+    *(FOLLOWS, BEHIND, BEHIND_BYTES, BEHIND_S, STANDBY_PULLS, STANDBY_PULLED),
 )
 
 
@@ -199,5 +207,9 @@ def _process(said: pb.StatisticsReply) -> Iterator[Metric]:
     if said.HasField("standby_follows"):
         simple += [(FOLLOWS, said.standby_follows), (BEHIND, said.standby_behind)]
         simple += [(BEHIND_BYTES, said.standby_behind_bytes), (BEHIND_S, said.standby_behind_s)]
+    if said.standby_pulls or said.standby_refused:
+        outcomes = {"answered": said.standby_pulls, "refused": said.standby_refused}
+        yield STANDBY_PULLS.of(((outcome,), count) for outcome, count in outcomes.items())
+        simple += [(STANDBY_PULLED, said.standby_pulled_rows)]
     for family, value in simple:
         yield family.of([((), value)])

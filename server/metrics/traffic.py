@@ -11,7 +11,8 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
@@ -28,6 +29,14 @@ SEVERAL = "(several)"
 _MOST_NOTES = 512
 # Instead of the number of a table, which is above 0.
 NO_TABLE, SEVERAL_TABLES, OTHER_TABLES = 0, -1, -2
+
+
+def only(*tables: Sequence[Any]) -> int:
+    """The number with which all of these begin; another word if there are several, or none."""
+    if not tables:
+        return NO_TABLE
+    first = tables[0][0]
+    return first if len(tables) == 1 or all(t[0] == first for t in tables) else SEVERAL_TABLES
 
 
 class Timing:

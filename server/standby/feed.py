@@ -27,6 +27,8 @@ from ..durable.records import Kind
 MOST_BYTES = 64 << 20  # of changes that the standby has not; beyond them pushes wait for it
 REPLY_BYTES = 4 << 20  # of changes in one reply, about
 REMEMBERED_REPLIES = 16
+# For so long after a reply that says so the standby may answer pulls, and nothing is acknowledged without it.
+READS_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +61,28 @@ class Feed:
 
     def __init__(self, name: int, *, waits: bool, lease_s: float, reply_bytes: int = REPLY_BYTES) -> None:
         self._reply_bytes = reply_bytes
-        self.name, self.waits, self.lease_s = name, waits, lease_s
+        self.name, self._waits, self.lease_s = name, waits, lease_s
+        self._all_from = 0  # what lies before it may be acknowledged, and the standby lack it
+        self._reads_until, self._reads_number = 0.0, 0  # of the last reply that let the standby answer pulls
+        self._reads_end = False
         self.begun = self.ended = False
         self.confirmed = self.bytes = self.moves = 0
         self._changes: deque[FedChange] = deque()
         self._number = 0  # of the last reply
         self._made: dict[int, float] = {}  # when the last replies were made, by number
         self._until = 0.0  # of the lease
+
+    @property
+    def waits(self) -> bool:
+        """See above."""
+        return self._waits
+
+    @waits.setter
+    def waits(self, waits: bool) -> None:
+        if waits and not self._waits:
+            self._all_from = self.end
+        self._waits = waits
+        self._reads_end = False
 
     @property
     def end(self) -> int:
@@ -118,6 +135,8 @@ class Feed:
         self.begun = True
         if number in self._made:
             self._until = max(self._until, self._made[number] + self.lease_s)
+        if number > self._reads_number:  # it has heard of no more reads since
+            self._reads_until = 0.0
 
     def replies(self, now: float) -> int:
         """A reply is made. Returns its number."""
@@ -128,6 +147,34 @@ class Feed:
         if self._number == 1:  # before it, the standby could not take the place of anybody
             self._until = max(self._until, now + self.lease_s)
         return self._number
+
+    # --------------------------------------------------------------------------------------- pulls from the standby
+
+    def may_read(self, position: int) -> bool:
+        """Whether a standby that has so many changes may be let answer pulls."""
+        return self._waits and not self._reads_end and position >= self._all_from
+
+    def reads_left_s(self, now: float) -> float:
+        """For how long from now on the standby may answer pulls, as it was told; 0: it may not, and knows it."""
+        return max(0.0, self._reads_until - now)
+
+    def is_news(self, now: float, *, reads: bool) -> bool:
+        """Whether the standby is to be told at once whether it may answer pulls."""
+        if self.reads_left_s(now):
+            return not reads and self._reads_number == self._number
+        return reads
+
+    def let_read(self, now: float) -> float:
+        """The reply that is made now lets the standby answer pulls. Returns for how long."""
+        self._reads_until, self._reads_number = now + READS_S, self._number
+        return READS_S
+
+    def end_reads(self, now: float, *, for_good: bool) -> float:
+        """The standby is to answer no more pulls. Returns for how long it may yet; 0: what waits for that may go on."""
+        left = self.reads_left_s(now)
+        self._reads_end |= for_good and left > 0
+        self.moves += left > 0  # a question that is held is answered, so that the standby hears of it
+        return left
 
     def holds(self, now: float) -> bool:
         """Whether the primary may serve: nobody else does."""

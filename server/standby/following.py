@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any
 
+from crc32c import crc32c
+
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import Rerouted, RetryLater, RowloomError, StateLost, Unavailable
@@ -26,6 +28,7 @@ from ..durable.replay import Replay
 from ..moving.outgoing import BLOCK_BYTES
 from ..moving.receive import Ask, Pause, PeerCall, Receive
 from ..shard import Shard
+from .reading import Freshness
 
 FILL_PAUSE_S = 0.1  # before it is tried anew
 ASK_PAUSE_S = 0.02  # before a question is repeated that was not answered
@@ -49,6 +52,7 @@ class Following:
         make: an empty shard with some tables.
         clock: in seconds.
         number: a random one, each time.
+        take_quotas: told the quotas of principals, as JSON, when they are others.
         block_bytes: of rows, in one answer.
 
     Attributes:
@@ -60,6 +64,8 @@ class Following:
         heard_s: when that was.
         behind_since_s: when it last had all that there were.
         stopped: it asks no more, because it is to take its primary's place.
+        freshness: how old its rows may be, of one that is in step.
+        quotas: of principals, as JSON, as its primary has them.
     """
 
     def __init__(
@@ -72,11 +78,12 @@ class Following:
         make: Callable[[list[pb.TableEntry]], Shard],
         clock: Callable[[], float],
         number: Callable[[], int],
+        take_quotas: Callable[[str], object] = lambda text: None,
         block_bytes: int = BLOCK_BYTES,
     ) -> None:
         self.layout, self.index, self.lease_s = layout, index, lease_s
         self._incarnation, self._make, self._clock, self._number = incarnation, make, clock, number
-        self._block_bytes = block_bytes
+        self._block_bytes, self._take_quotas = block_bytes, take_quotas
         self.shard: Shard | None = None
         self.error = ""
         self.failed = self.stopped = False
@@ -84,6 +91,8 @@ class Following:
         self.heard_s = self.behind_since_s = 0.0
         self._feed = self._heard = 0
         self._answer_s = ANSWER_S[0]
+        self.freshness = Freshness(clock)
+        self.quotas = ""
         self._begun_at: int | None = None  # the end when the primary began to wait for this standby
 
     @property
@@ -218,7 +227,14 @@ class Following:
             yield from self._next()
 
     def _next(self) -> Run:
-        asked = pb.FollowRequest(feed=self._feed, position=self.position, heard=self._heard)
+        asked = pb.FollowRequest(
+            feed=self._feed,
+            position=self.position,
+            heard=self._heard,
+            reads=self.freshness.is_wanted,
+            quotas=crc32c(self.quotas.encode()),
+        )
+        self.freshness.asks()
         try:
             reply = pb.FollowReply.FromString((yield self._call(methods.FOLLOW, asked, self._answer_s)))
         except RowloomError as e:
@@ -245,6 +261,10 @@ class Following:
         self.end, self._heard, self.heard_s = reply.end, reply.number, now
         if self.position >= reply.end:
             self.behind_since_s = now
+        self.freshness.came(reply, self.position)
+        if reply.HasField("quotas"):
+            self.quotas = reply.quotas
+            self._take_quotas(reply.quotas)
 
     def health(self, reply: pb.HealthReply) -> None:
         """What the coordinator asks about it."""

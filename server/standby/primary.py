@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from crc32c import crc32c
+
 from ...proto import rowloom_pb2 as pb
 from ...proto.codec import Push, message_of
 from ...proto.errors import InvalidRequest, RetryLater, Unavailable, WrongLayout
 from ...proto.framing import joined
 from ...proto.layout import dealings
+from .. import states
 from ..call import Answer, Call, Fed, WaitFor
 from ..durable.records import Kind
 from ..holder import Holder
@@ -24,13 +27,30 @@ def set_standby(host: Holder, request: pb.SetStandbyRequest) -> None:
     shard = host.shard
     if shard is None or shard.layout.epoch != request.epoch:
         raise WrongLayout(f"this server is no shard of epoch {request.epoch}")
-    if host.standby[0] != request.standby:
+    feed, another = host.feed, host.standby[0] != request.standby
+    if feed is not None and feed.waits and (another or not request.waits) and not (another and request.ended):
+        _end_reads(host, feed, for_good=True)
+    if another:
         host.end_feed()
     if request.HasField("replicated"):
         host.process.replicated = request.replicated
     host.standby = request.standby, request.waits, request.lease_s
     if host.feed is not None:
         host.feed.waits = request.waits
+
+
+def freeze(host: Holder, request: pb.FreezeRequest) -> pb.FreezeReply:
+    """As `Holder.freeze`. Raises RetryLater: the standby may answer pulls yet, and others are about to do so."""
+    reply = host.freeze(request)
+    if request.on and host.feed is not None:
+        _end_reads(host, host.feed, for_good=False)
+    return reply
+
+
+def _end_reads(host: Holder, feed: Feed, *, for_good: bool) -> None:
+    left_s = feed.end_reads(host.process.now(), for_good=for_good)
+    if left_s:
+        raise RetryLater("the standby may answer pulls yet", retry_after_s=min(left_s, LEASE_RETRY_S))
 
 
 def attach(host: Holder, request: pb.AttachRequest) -> pb.AttachReply:
@@ -108,12 +128,18 @@ def follow(host: Holder, call: Call) -> Answer:
     feed.heard(request.heard)
     feed.confirm(request.position)
     changes = feed.since(request.position)
-    if not changes and feed.replied:
+    reads = request.reads and feed.may_read(request.position) and isinstance(host.state, states.Serving)
+    if not changes and feed.replied and not feed.is_news(now, reads=reads):
         call.not_before = call.not_before or now + POLL_S
         if now < call.not_before:
             later = RetryLater("nothing has changed", retry_after_s=LEASE_RETRY_S)
             return Answer(wait_for=WaitFor(call.not_before - now, later, again=True))
-    reply = pb.FollowReply(number=feed.replies(now), end=feed.end)
+    held_s = now - (call.not_before - POLL_S) if call.not_before else 0.0
+    reply = pb.FollowReply(number=feed.replies(now), end=feed.end, held_s=held_s, alone=not feed.waits)
+    if reads:
+        reply.reads_s = feed.let_read(now)
+    if request.quotas != crc32c(host.quotas.text.encode()):
+        reply.quotas = host.quotas.text
     for change in changes:
         reply.records.add(
             kind=change.kind, payload=bytes(change.payload), rows_after=change.rows_after, fold=change.fold

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import InvalidRequest, StateLost
+from ...proto.errors import InvalidRequest, RetryLater, StateLost
 from .. import states
-from ..holder import Holder, check_size, layout_of
+from ..access.quotas import Quotas
+from ..holder import RECOVERING_RETRY_S, Holder, check_size, layout_of
 from ..metrics.counters import Counters
+from ..shard import Shard
 from .following import Following
 
 
@@ -29,10 +31,48 @@ def stand_by(host: Holder, request: pb.StandByRequest) -> None:
         make=partial(host.new_shard, layout, request.index),
         clock=process.now,
         number=process.number,
+        take_quotas=partial(_take_quotas, host),
         block_bytes=process.block_bytes,
     )
     host.become(states.Standing(layout, request.index))
     host.tasks.append(host.following)
+
+
+def _take_quotas(host: Holder, text: str) -> None:
+    """Callers have the same quotas here as at the primary."""
+    host.quotas = host.process.in_flight.quotas = Quotas.from_json(text)
+
+
+def readable(host: Holder, header: pb.Header) -> Shard:
+    """What a standby answers a pull from. Raises RetryLater: who asks wants no such answer, or rows may be too old."""
+    following, reads = host.following, host.process.reads
+    if following is None or not header.HasField("max_staleness_s"):
+        return host.serving()
+    if not following.in_step or following.shard is None:
+        raise RetryLater(f"this standby is {following.word}", retry_after_s=RECOVERING_RETRY_S)
+    try:
+        following.freshness.check(header.max_staleness_s)
+    except RetryLater:
+        reads.refused += 1
+        raise
+    return following.shard
+
+
+def tell_health(host: Holder, reply: pb.HealthReply) -> None:
+    """How a standby is."""
+    if host.following is not None:
+        host.following.health(reply)
+        reply.standby_pulls, reply.standby_refused = host.process.reads.pulls, host.process.reads.refused
+
+
+def observe(host: Holder, reply: pb.StatisticsReply) -> None:
+    """What this process was asked for as a standby."""
+    reads = host.process.reads
+    reply.standby_pulls, reply.standby_pulled_rows, reply.standby_refused = (
+        reads.pulls,
+        reads.rows,
+        reads.refused,
+    )
 
 
 def adopt(host: Holder, request: pb.AdoptRequest) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import until
 
 from rowloom.client import InvalidRequest, TableNotFound, TableSpec, connect
 from rowloom.client.carriers.transport import CARRIERS
@@ -106,6 +107,23 @@ def test_a_call_is_one_trace_from_the_trainer_to_each_shard(carrier, made, answe
         }
     (push,) = found["rowloom push"]
     assert dict(push.attributes) == {"rowloom.tables": ("users",), "rowloom.ids": 10}
+
+
+def test_a_pull_that_a_standby_answers_has_a_span_there(made, answered):
+    with local_cluster(shards=1, replicas=1, tables=[USERS], tracing={"otlp_endpoint": ENDPOINT}) as cluster:
+        state = cluster._server.coordinator
+        until(lambda: state.state.standby_in_step(0))
+        with cluster.connect(tracing=True, read_from="nearest") as client:
+            users = client.table("users")
+
+            def answered_by_both() -> bool:
+                users.pull([1, 2])
+                spans = [by_name(one).get("rowloom.v1.Shard/Pull", []) for one in answered]
+                return sum(any(span.status.is_ok for span in some) for some in spans) == 2
+
+            until(answered_by_both)
+    parents = {span.context.span_id for span in by_name(made)["rowloom pull"]}
+    assert {span.parent.span_id for span in by_name(*answered)["rowloom.v1.Shard/Pull"]} == parents
 
 
 def test_an_error_is_told_by_its_class_and_without_ids(made, answered):

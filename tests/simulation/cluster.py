@@ -31,6 +31,7 @@ from rowloom.deploy.launch.launcher import ServerProcess
 from rowloom.deploy.snapshots.manifests import write_manifest
 from rowloom.deploy.standby.changing import rules_of, set_replicas
 from rowloom.deploy.standby.standbys import StandbyRules, Standbys
+from rowloom.deploy.standby.status import standbys_in_step
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import InvalidRequest, RetryLater, RowloomError, Unavailable
@@ -367,7 +368,10 @@ class CoordinatorNode:
 
     def _arrive(self, method: str, data: bytes, answer: Ended) -> None:
         if method == methods.DESCRIBE_LAYOUT:
-            answer(self.coordinator.describe().SerializeToString())
+            reply = self.coordinator.describe()
+            reply.standbys.extend(standbys_in_step(self.coordinator.state))
+            reply.has_standbys = True
+            answer(reply.SerializeToString())
             return
         if self.busy:
             answer(RetryLater("busy", retry_after_s=0.1))

@@ -16,6 +16,7 @@ from rowloom.proto.errors import RowloomError, Unavailable
 from rowloom.server.durable.log import Mode
 
 STRIKES = 6
+STALENESS = (None, 0.0, 0.5, 5.0)  # of what standbys may answer; None: nothing
 CHANGES = 4  # of whether there are standbys
 SETTLED_S = 4.0  # after all was healed, until nobody is silent any more
 
@@ -31,11 +32,12 @@ class StandbyHistory(History):
     def __init__(self, seed: int, *, waits: bool = True, traced: bool = False) -> None:
         rules = StandbyRules(waits=waits, lease_s=1.0, after_s=2.0)
         self._healed_s = 0.0
-        self._changes = bool(seed % 3)
+        self._changes, self._seed = bool(seed % 3), seed
         super().__init__(seed, mode=Mode.MEMORY, rules=rules, traced=traced, scalings=seed % 2)
 
     def _begin_faults(self, on: set[str]) -> None:
         super()._begin_faults(on)
+        self.world.max_staleness_s = STALENESS[self._seed // 2 % len(STALENESS)]
         for _ in range(self.world.rng.randint(1, STRIKES)):
             self._later(self._strike)
         for _ in range(self.world.rng.randint(0, CHANGES) if self._changes else 0):

@@ -156,6 +156,8 @@ class Trainer:
         self._do(operation, ended)
 
     def _read(self, operation, then: Callable[[Any], None]) -> None:
+        self.world.look_for_standbys(self.session)
+
         def ended(outcome: Any) -> None:
             if isinstance(outcome, RowloomError):
                 assert self.history.may_end_reads(outcome), outcome

@@ -15,9 +15,11 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from typing import Any
 
+from rowloom.client.calls.control import look_for_standbys
 from rowloom.client.calls.cutting import RequestSizes
 from rowloom.client.calls.operation import Event, Operation, Send, as_bytes
 from rowloom.client.calls.session import Session
+from rowloom.client.nearest.nearest import Nearest
 from rowloom.proto.errors import NoAnswer, RowloomError
 from rowloom.server.ledger import MAX_CLIENTS
 
@@ -38,6 +40,7 @@ class World:
         max_clients: how many clients a shard remembers.
         block_bytes: of rows that move, in one answer: few, so that pushes come between.
         snapshots: the URL under which snapshots are kept.
+        max_staleness_s: of pulls that standbys may answer; None: there are none.
         trace: a hash of all that was sent and done, if it was asked for.
     """
 
@@ -52,6 +55,7 @@ class World:
         self.max_clients = MAX_CLIENTS
         self.block_bytes = 100 if seed % 2 else 1 << 20
         self.snapshots = f"memory://simulated-{os.getpid()}-{next(_WORLDS)}"
+        self.max_staleness_s: float | None = None
         self.trace = hashlib.blake2b(digest_size=16) if traced else None
         self._order = 0
         self._events: list[tuple[float, int, Callable, tuple]] = []
@@ -163,7 +167,15 @@ class World:
         sizes = self.rng.choice(
             [RequestSizes(), RequestSizes(whole=100, piece=60), RequestSizes(whole=300, piece=40)]
         )
-        return Session(seeds, client_id, rng, self.clock, nullcontext(), sizes)
+        session = Session(seeds, client_id, rng, self.clock, nullcontext(), sizes)
+        if self.max_staleness_s is not None:
+            session.nearest = Nearest(self.max_staleness_s, rng, nullcontext())
+        return session
+
+    def look_for_standbys(self, session: Session) -> None:
+        """What a client does beside its pulls, now and then."""
+        if session.nearest is not None and session.nearest.is_due(self.now):
+            self.operate(session, look_for_standbys(session, self.now + 1.0), lambda _: None)
 
 
 def request_bytes(send: Send) -> bytes:

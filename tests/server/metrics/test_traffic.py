@@ -4,9 +4,8 @@ import threading
 
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
-from rowloom.server.host import _only
 from rowloom.server.metrics import traffic
-from rowloom.server.metrics.traffic import BOUNDS_S, NO_TABLE, SEVERAL, SEVERAL_TABLES, Traffic
+from rowloom.server.metrics.traffic import BOUNDS_S, NO_TABLE, SEVERAL, SEVERAL_TABLES, Traffic, only
 
 NAMES = {1: "users", 2: "items"}
 
@@ -36,9 +35,9 @@ def test_bytes_and_seconds_are_added_up_by_kind_and_table():
 
 
 def test_a_call_of_several_tables_counts_once():
-    assert _only((1, ...), (2, ...)) == SEVERAL_TABLES
-    assert _only((1, ...), (1, ...)) == 1
-    assert _only() == NO_TABLE
+    assert only((1, ...), (2, ...)) == SEVERAL_TABLES
+    assert only((1, ...), (1, ...)) == 1
+    assert only() == NO_TABLE
     some = Traffic()
     some.add(methods.STEP, SEVERAL_TABLES, 0.1, 1, 1)
     assert set(said(some)) == {("step", SEVERAL)}

@@ -1,0 +1,1 @@
+"""Pulls that a standby may answer: how old rows may be, and which server is asked."""
