@@ -31,10 +31,9 @@ from ..proto.errors import (
 from ..proto.spec import TableEntry
 from . import states
 from .access.rights import ADMIN, PULL, PUSH
-from .call import Answer, Call, WaitFor
+from .call import Answer, Call, Fed, WaitFor
 from .durable.records import Kind
 from .holder import Holder
-from .journal import Journal
 from .metrics.traffic import NO_TABLE, SEVERAL_TABLES
 from .moving.outgoing import read_pass, read_rows
 from .shard import Shard
@@ -199,8 +198,7 @@ class Host(Holder):
         except RowloomError:
             shard.count_rejected(request)
             raise
-        after = self._noted(Kind.PUSH, data, shard, request, duplicate)
-        fed = primary.fed(self, Kind.PUSH, data, shard, request, duplicate)
+        after, fed = self._kept(Kind.PUSH, data, shard, request, duplicate)
         return Answer([encode_push_reply(duplicate)], after, fed=fed)
 
     def _step(self, call: Call) -> Answer:
@@ -221,8 +219,7 @@ class Host(Holder):
             shard.count_rejected(request.push)
             raise
         # The rows have the push in them, so they wait for it too.
-        after = self._noted(Kind.STEP, data, shard, request.push, reply.duplicate)
-        fed = primary.fed(self, Kind.STEP, data, shard, request.push, reply.duplicate)
+        after, fed = self._kept(Kind.STEP, data, shard, request.push, reply.duplicate)
         call.placed = reply.pull.placed
         return Answer(() if reply.pull.placed else reply.encode(), after, fed=fed)
 
@@ -244,6 +241,17 @@ class Host(Holder):
             "rows are moving to a new layout", epoch=shard.layout.epoch, retry_after_s=MOVING_RETRY_S
         )
         return Answer(wait_for=WaitFor(limit_s, moving, again=braked))
+
+    def _kept(
+        self, kind: Kind, data: bytes | memoryview, shard: Shard, push: Push, duplicate: bool
+    ) -> tuple[int, Fed | None]:
+        """Note a push in the log, and keep it for the standby. Returns what its answer waits for."""
+        after = 0
+        try:
+            after = self._noted(kind, data, shard, push, duplicate)
+        finally:  # it was applied, also where the log takes no more
+            fed = primary.fed(self, kind, data, shard, push, duplicate, log_end=after)
+        return after, fed
 
     def _noted(self, kind: Kind, data: bytes | memoryview, shard: Shard, push: Push, duplicate: bool) -> int:
         """Note a push. Returns up to where the log must be safe before the answer goes."""
@@ -288,19 +296,17 @@ class Host(Holder):
         With a log that failed it is made and not noted, and the answer is that it is not safe: the snapshot by which
         pushes go on has it then, and has the same tables on every shard. After the cut of that it would be in nothing.
         """
-        self._make_change(change, kind, payload, self.journal if noted else None)
-        if noted and self.feed is not None:
-            self.feed.note(kind, payload, now=self.process.now())
-
-    def _make_change(
-        self, change: Callable[[], None], kind: Kind, payload: bytes, journal: Journal | None
-    ) -> None:
-        if journal is None or (journal.error and not journal.mending and not self._is_cut):
-            change()
-            return
-        journal.check()
+        journal, end = self.journal if noted else None, 0
+        if journal is not None and journal.error and not journal.mending and not self._is_cut:
+            journal = None
+        if journal is not None:
+            journal.check()
         change()
-        journal.note(kind, payload)
+        try:
+            end = journal.note(kind, payload) if journal is not None else 0
+        finally:
+            if noted:
+                primary.fed_change(self, kind, payload, log_end=end)
 
     @property
     def _is_cut(self) -> bool:

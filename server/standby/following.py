@@ -26,6 +26,7 @@ from ..durable.replay import Replay
 from ..moving.outgoing import BLOCK_BYTES
 from ..moving.receive import Ask, Pause, PeerCall, Receive
 from ..shard import Shard
+from .log_place import LogPlace
 
 FILL_PAUSE_S = 0.1  # before it is tried anew
 ASK_PAUSE_S = 0.02  # before a question is repeated that was not answered
@@ -60,6 +61,7 @@ class Following:
         heard_s: when that was.
         behind_since_s: when it last had all that there were.
         stopped: it asks no more, because it is to take its primary's place.
+        place: in the shard's log, if there is one.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Following:
         self.failed = self.stopped = False
         self.position = self.end = 0
         self.heard_s = self.behind_since_s = 0.0
+        self.place = LogPlace()
         self._feed = self._heard = 0
         self._answer_s = ANSWER_S[0]
         self._begun_at: int | None = None  # the end when the primary began to wait for this standby
@@ -207,6 +210,7 @@ class Following:
         if not receive.done:
             raise Unavailable("the ledger did not come whole")
         self.position = self.end = self._heard = 0
+        self.place = LogPlace(reply.lsn, reply.log_end, unlogged=reply.unlogged)
 
     # ------------------------------------------------------------------------------------------------------ following
 
@@ -237,11 +241,14 @@ class Following:
         if self._begun_at is None:
             self._begun_at = reply.end
         for record in reply.records:
+            payload = record.payload
             head = Head(
-                *(record.kind, len(record.payload), self.position + 1, 0, 0, record.rows_after, record.fold)
+                *(record.kind, len(payload), self.position + 1, 0, 0, record.rows_after, record.fold)
             )
-            self._replay.redo(LoggedRecord(head, memoryview(record.payload)))
+            self._replay.redo(LoggedRecord(head, memoryview(payload)))
             self.position += 1
+            self.place.came(record, payload)
+        self.place.safe(reply.log_safe)
         self.end, self._heard, self.heard_s = reply.end, reply.number, now
         if self.position >= reply.end:
             self.behind_since_s = now

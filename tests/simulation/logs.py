@@ -129,6 +129,10 @@ class Scribe:
         return self.log.end
 
     @property
+    def ackable(self) -> int:
+        return self.log.ackable
+
+    @property
     def lsn(self) -> int:
         return self.log.lsn
 
@@ -345,9 +349,14 @@ class NodeLogs(ShardLogs):
         )
 
     def _open(self, segments: Segments, end: LogEnd) -> NodeLog:
+        return NodeLog(self._writer(segments, end), segments.folder, self._storage, self._at)
+
+    def _writer(self, segments: Segments, end: LogEnd) -> Scribe:
         log = Log(self.mode, end, self._segment_bytes)
-        scribe = Scribe(log, segments, self._storage, self._at, self._alive)
-        return NodeLog(scribe, segments.folder, self._storage, self._at)
+        return Scribe(log, segments, self._storage, self._at, self._alive)
+
+    def unread(self, owner: Owner, lsn: int, why: str) -> NodeLog:
+        raise AssertionError(f"the log of {owner} cannot be read behind record {lsn}: {why}")
 
     def drop_later(self, journal: Journal) -> None:
         """As a thread that drops a log: when nobody uses it any more."""
