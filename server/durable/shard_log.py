@@ -375,7 +375,9 @@ class ShardLogs:
         segments = self._segments(owner)
         try:
             reading, lacking = caught_up(segments, shard, place)
-            journal = self._open(segments, reading.repair())
+            # Calls wait meanwhile, and a sync may have to write all that was pushed in the last half minute.
+            synced = self.mode is not Mode.PROCESS
+            journal = self._open(segments, reading.repair(synced=synced), synced=synced)
         except BaseException:
             segments.close()
             raise
@@ -419,11 +421,11 @@ class ShardLogs:
             survives_power=self.mode is not Mode.PROCESS,
         )
 
-    def _open(self, segments: Segments, end: LogEnd) -> ShardLog:
-        return ShardLog(self._writer(segments, end), segments.folder)
+    def _open(self, segments: Segments, end: LogEnd, *, synced: bool = True) -> ShardLog:
+        return ShardLog(self._writer(segments, end, synced=synced), segments.folder)
 
-    def _writer(self, segments: Segments, end: LogEnd) -> Writer:
-        known = Log(self.mode, end, self._segment_bytes)
+    def _writer(self, segments: Segments, end: LogEnd, *, synced: bool = True) -> Writer:
+        known = Log(self.mode, end, self._segment_bytes, synced=synced)
         writer = Writer(known, segments, interval_s=self._interval_s, clock=self._clock)
         writer.start()
         return writer

@@ -348,11 +348,11 @@ class NodeLogs(ShardLogs):
             salt=lambda: rng.getrandbits(32),
         )
 
-    def _open(self, segments: Segments, end: LogEnd) -> NodeLog:
-        return NodeLog(self._writer(segments, end), segments.folder, self._storage, self._at)
+    def _open(self, segments: Segments, end: LogEnd, *, synced: bool = True) -> NodeLog:
+        return NodeLog(self._writer(segments, end, synced=synced), segments.folder, self._storage, self._at)
 
-    def _writer(self, segments: Segments, end: LogEnd) -> Scribe:
-        log = Log(self.mode, end, self._segment_bytes)
+    def _writer(self, segments: Segments, end: LogEnd, *, synced: bool = True) -> Scribe:
+        log = Log(self.mode, end, self._segment_bytes, synced=synced)
         return Scribe(log, segments, self._storage, self._at, self._alive)
 
     def unread(self, owner: Owner, lsn: int, why: str) -> NodeLog:
