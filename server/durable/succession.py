@@ -116,6 +116,8 @@ def caught_up(segments: Segments, shard: Shard, place: LogPlace) -> tuple[Readin
             raise LogCorrupt(
                 f"record {lsn} of the log of {segments.owner} is not the one that its standby was told"
             )
+    if reading.damaged:  # the standby needs none of these; whoever starts anew from this log may
+        raise LogCorrupt(f"records {reading.damaged} of the log of {segments.owner} are damaged")
     if reading.is_behind:
         raise LogCorrupt(
             f"the log of {segments.owner} ends with record {reading.end.lsn}, before what was safe in it"
