@@ -246,20 +246,13 @@ class Host(Holder):
         self, kind: Kind, data: bytes | memoryview, shard: Shard, push: Push, duplicate: bool
     ) -> tuple[int, Fed | None]:
         """Note a push in the log, and keep it for the standby. Returns what its answer waits for."""
-        after = 0
+        after, journal = 0, self.journal
         try:
-            after = self._noted(kind, data, shard, push, duplicate)
+            if journal is not None:  # the first copy of a duplicate is in it, but may not be safe yet
+                after = journal.end if duplicate else journal.note(kind, data, *shard.trace(push))
         finally:  # it was applied, also where the log takes no more
             fed = primary.fed(self, kind, data, shard, push, duplicate, log_end=after)
         return after, fed
-
-    def _noted(self, kind: Kind, data: bytes | memoryview, shard: Shard, push: Push, duplicate: bool) -> int:
-        """Note a push. Returns up to where the log must be safe before the answer goes."""
-        if self.journal is None:
-            return 0
-        if duplicate:  # its first copy is in the log, but may not be safe yet
-            return self.journal.end
-        return self.journal.note(kind, data, *shard.trace(push))
 
     # --------------------------------------------------------------------------------------------------- tables
 
@@ -297,10 +290,10 @@ class Host(Holder):
         pushes go on has it then, and has the same tables on every shard. After the cut of that it would be in nothing.
         """
         journal, end = self.journal if noted else None, 0
-        if journal is not None and journal.error and not journal.mending and not self._is_cut:
-            journal = None
-        if journal is not None:
+        if journal is not None and (not journal.error or journal.mending or self._is_cut):
             journal.check()
+        else:
+            journal = None
         change()
         try:
             end = journal.note(kind, payload) if journal is not None else 0

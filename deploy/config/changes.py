@@ -24,7 +24,9 @@ BEGUN = (
     "they are in step"
 )
 ENDED = "the standbys end: from then on the rows of a shard end with its process"
-ENDED_WITH_LOGS = "the standbys end: from then on a shard whose process ends is read from its log, which takes longer"
+ENDED_WITH_LOGS = (
+    "the standbys end: from then on a shard whose process ends is read from its log, which takes longer"
+)
 # What a cluster that goes on from its logs takes from its file.
 _READ_AT_START = (
     "host",

@@ -8,7 +8,7 @@ acknowledges nothing without it. The primary begins to wait before this is store
 whoever reads the state, also a coordinator that has just started, may put a standby that is in step in its place.
 The layout keeps its epoch, because the shard is the same one with every row that it acknowledged, as when a shard is
 read from its log (`revival.py`). The old server may be alive: `server/standby/feed.py` says why it does not serve then.
-With logs it is ended before the standby is told, which takes the log of the shard (`server/durable/succession.py`): one
+With logs it is ended before the standby is told, which takes the log of the shard (`server/running/succeeding.py`): one
 that lives has its lock. The log has all that was acknowledged, so a standby that does not answer is no reason to wait.
 A layout of another epoch ends all standbys. Until it is committed they follow as ever: should a server end while rows
 move, the move rolls back, and its standby takes its place. From the commit on they are of an epoch that is over, which

@@ -1,4 +1,4 @@
-"""A log that nobody can read any more, of a shard whose standby has the rows: it takes nothing until a snapshot does."""
+"""A log that nobody can read any more, of a shard whose standby has its rows: it waits for a snapshot of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class UnreadWriter:
     Args:
         lsn: the number of the last record that the shard knows of.
         why: it cannot be read.
-        begun: makes a log that begins behind that record, in the place of this one, which is put aside. May raise OSError.
+        begun: makes a log that begins behind that record, in the place of this one, which is put aside. May raise
+            OSError.
     """
 
     end = ackable = bytes = 0

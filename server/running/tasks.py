@@ -14,7 +14,7 @@ from ...proto.errors import PushUnresolved, RowloomError, in_words
 from ...proto.security.credentials import Credentials
 from ..durable.segments import LogInUse
 from ..durable.shard_log import ShardLog, ShardLogs, may_recover
-from ..durable.succession import Succession, succeed
+from ..durable.succession import Succession
 from ..holder import Incoming, Recovery
 from ..host import Host
 from ..receiving import Receiver
@@ -23,6 +23,7 @@ from ..standby.following import Following
 from ..standby.thread import StandbyThread
 from ..taking import Taking
 from .own_process import give_back
+from .succeeding import succeed
 
 log = logging.getLogger(__name__)
 AGAIN_S = 0.01  # before a log is asked for again that another server has

@@ -242,9 +242,7 @@ class Following:
             self._begun_at = reply.end
         for record in reply.records:
             payload = record.payload
-            head = Head(
-                *(record.kind, len(payload), self.position + 1, 0, 0, record.rows_after, record.fold)
-            )
+            head = Head(*(record.kind, len(payload), self.position + 1, 0, 0, record.rows_after, record.fold))
             self._replay.redo(LoggedRecord(head, memoryview(payload)))
             self.position += 1
             self.place.came(record, payload)

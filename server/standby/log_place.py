@@ -1,10 +1,10 @@
 """Where a standby stands in the log of its shard: what the log may lack when the shard's server ends.
 
 Why it is so. A shard has one log, which its server writes, and which its standby goes on with when that has ended. So
-the log that a shard is read from, when both have ended, is never the one of two that is out of date. What must hold when
-the standby takes it: log and rows are the same. Either may have more. The server may have written what the standby was
-not told any more: that is done again. It may have told the standby what it did not get to write: the standby keeps all
-of which it has not been told that it is written, and writes it.
+when both have ended there is no second log that could be the one that is out of date. What must hold when the standby
+takes it: log and rows are the same. Either may have more. The server may have written what the standby was not told any
+more: that is done again. It may have told the standby what it did not get to write: the standby keeps all of which it
+has not been told that it is written, and writes it.
 Rejected: a log for each. Each push would be written twice, and the rows of a whole shard for each standby; snapshots,
 which say up to which record they go, would have to say so of two logs.
 """

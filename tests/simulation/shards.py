@@ -22,10 +22,11 @@ from rowloom.proto.framing import joined
 from rowloom.server.call import Answer, Call, Caller, WaitFor
 from rowloom.server.durable.segments import LogInUse
 from rowloom.server.durable.shard_log import may_recover
-from rowloom.server.durable.succession import Succession, succeed
+from rowloom.server.durable.succession import Succession
 from rowloom.server.holder import Incoming, Process, Recovery
 from rowloom.server.host import Host
 from rowloom.server.journal import Journal
+from rowloom.server.running.succeeding import succeed
 from rowloom.server.serve import unsafe
 from rowloom.server.snapshots.writing import write_cut
 from rowloom.server.standby.following import Following
