@@ -189,6 +189,8 @@ class CoordinatorServer:
         with self._performer.alone("taking up the cluster"):
             self._performer.run(self.coordinator.recover(self._parts.watcher.locate(stored.keys)))
             if self._parts.revives:
+                if self._parts.standbys.kept:
+                    self._performer.run(self._parts.standbys.take_up())
                 self._performer.run(revive(self.coordinator, self.config.limits.start_timeout_s))
         self._open()
 

@@ -154,7 +154,7 @@ def local_cluster(
             than "memory" needs `processes` and `storage`. A shard whose process ends is then started again, with its
             rows. The logs end with the cluster.
         replicas: 1: each shard has a standby, a second server that has all that it has and takes its place when it
-            ends; with `durability` "memory".
+            ends.
         standby: how these are kept; as in a deploy config.
         restore: a snapshot's folder: the cluster begins with all that it holds. `tables` may say where rows lie
             (`partition`), and tables that the snapshot lacks.

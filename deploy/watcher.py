@@ -184,7 +184,12 @@ class Watcher:
         """Start shards again whose processes have ended."""
         coordinator = self._coordinator()
         looks = self._finders.map(self._launcher.look, coordinator.state.keys)
-        ended = [index for index, process in enumerate(looks) if process.state == "ended"]
+        state = coordinator.state
+        ended = [
+            index
+            for index, process in enumerate(looks)
+            if process.state == "ended" and (state.layout is not layout or not state.standby_in_step(index))
+        ]
         if not ended:
             return
         now = time.monotonic()

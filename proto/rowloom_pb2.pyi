@@ -746,14 +746,20 @@ class AttachRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., standby: _Optional[int] = ..., feed: _Optional[int] = ..., tables: _Optional[_Iterable[int]] = ..., since: _Optional[int] = ..., limit_bytes: _Optional[int] = ...) -> None: ...
 
 class AttachReply(_message.Message):
-    __slots__ = ("rows", "ledger", "tables")
+    __slots__ = ("rows", "ledger", "tables", "lsn", "log_end", "unlogged")
     ROWS_FIELD_NUMBER: _ClassVar[int]
     LEDGER_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
+    LSN_FIELD_NUMBER: _ClassVar[int]
+    LOG_END_FIELD_NUMBER: _ClassVar[int]
+    UNLOGGED_FIELD_NUMBER: _ClassVar[int]
     rows: ReadPassReply
     ledger: ReadLedgerReply
     tables: _containers.RepeatedCompositeFieldContainer[TableEntry]
-    def __init__(self, rows: _Optional[_Union[ReadPassReply, _Mapping]] = ..., ledger: _Optional[_Union[ReadLedgerReply, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ...) -> None: ...
+    lsn: int
+    log_end: int
+    unlogged: bool
+    def __init__(self, rows: _Optional[_Union[ReadPassReply, _Mapping]] = ..., ledger: _Optional[_Union[ReadLedgerReply, _Mapping]] = ..., tables: _Optional[_Iterable[_Union[TableEntry, _Mapping]]] = ..., lsn: _Optional[int] = ..., log_end: _Optional[int] = ..., unlogged: bool = ...) -> None: ...
 
 class FollowRequest(_message.Message):
     __slots__ = ("header", "feed", "position", "heard", "reads", "quotas")
@@ -772,19 +778,23 @@ class FollowRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., feed: _Optional[int] = ..., position: _Optional[int] = ..., heard: _Optional[int] = ..., reads: bool = ..., quotas: _Optional[int] = ...) -> None: ...
 
 class FedRecord(_message.Message):
-    __slots__ = ("kind", "payload", "rows_after", "fold")
+    __slots__ = ("kind", "payload", "rows_after", "fold", "lsn", "log_end")
     KIND_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     ROWS_AFTER_FIELD_NUMBER: _ClassVar[int]
     FOLD_FIELD_NUMBER: _ClassVar[int]
+    LSN_FIELD_NUMBER: _ClassVar[int]
+    LOG_END_FIELD_NUMBER: _ClassVar[int]
     kind: int
     payload: bytes
     rows_after: int
     fold: int
-    def __init__(self, kind: _Optional[int] = ..., payload: _Optional[bytes] = ..., rows_after: _Optional[int] = ..., fold: _Optional[int] = ...) -> None: ...
+    lsn: int
+    log_end: int
+    def __init__(self, kind: _Optional[int] = ..., payload: _Optional[bytes] = ..., rows_after: _Optional[int] = ..., fold: _Optional[int] = ..., lsn: _Optional[int] = ..., log_end: _Optional[int] = ...) -> None: ...
 
 class FollowReply(_message.Message):
-    __slots__ = ("number", "records", "end", "held_s", "reads_s", "alone", "quotas")
+    __slots__ = ("number", "records", "end", "held_s", "reads_s", "alone", "quotas", "log_safe")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
@@ -792,6 +802,7 @@ class FollowReply(_message.Message):
     READS_S_FIELD_NUMBER: _ClassVar[int]
     ALONE_FIELD_NUMBER: _ClassVar[int]
     QUOTAS_FIELD_NUMBER: _ClassVar[int]
+    LOG_SAFE_FIELD_NUMBER: _ClassVar[int]
     number: int
     records: _containers.RepeatedCompositeFieldContainer[FedRecord]
     end: int
@@ -799,7 +810,8 @@ class FollowReply(_message.Message):
     reads_s: float
     alone: bool
     quotas: str
-    def __init__(self, number: _Optional[int] = ..., records: _Optional[_Iterable[_Union[FedRecord, _Mapping]]] = ..., end: _Optional[int] = ..., held_s: _Optional[float] = ..., reads_s: _Optional[float] = ..., alone: bool = ..., quotas: _Optional[str] = ...) -> None: ...
+    log_safe: int
+    def __init__(self, number: _Optional[int] = ..., records: _Optional[_Iterable[_Union[FedRecord, _Mapping]]] = ..., end: _Optional[int] = ..., held_s: _Optional[float] = ..., reads_s: _Optional[float] = ..., alone: bool = ..., quotas: _Optional[str] = ..., log_safe: _Optional[int] = ...) -> None: ...
 
 class CutRequest(_message.Message):
     __slots__ = ("header", "turn", "id", "abort", "parent", "tables")

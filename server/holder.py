@@ -27,6 +27,7 @@ from .access.quotas import Quotas
 from .call import Caller
 from .durable.extents import Owner
 from .durable.records import Kind
+from .durable.succession import Succession
 from .journal import Journal, Journals
 from .ledger import MAX_CLIENTS, Ledger
 from .moving.brake import Brake
@@ -151,8 +152,8 @@ class Holder:
     brake: Brake = field(default_factory=Brake)
     quotas: Quotas = field(default_factory=Quotas)
     outlived: list[Shard] = field(default_factory=list[Shard])
-    tasks: list[Incoming | Recovery | Taking | Following] = field(
-        default_factory=list["Incoming | Recovery | Taking | Following"]
+    tasks: list[Incoming | Recovery | Succession | Taking | Following] = field(
+        default_factory=list["Incoming | Recovery | Succession | Taking | Following"]
     )
     standby: tuple[int, bool, float] = (0, False, 0.0)
     attached: tuple[int, int] = (0, 0)

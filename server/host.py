@@ -31,10 +31,9 @@ from ..proto.errors import (
 from ..proto.spec import TableEntry
 from . import states
 from .access.rights import ADMIN, PULL, PUSH
-from .call import Answer, Call, WaitFor
+from .call import Answer, Call, Fed, WaitFor
 from .durable.records import Kind
 from .holder import Holder
-from .journal import Journal
 from .metrics.traffic import only
 from .moving.outgoing import read_pass, read_rows
 from .shard import Shard
@@ -209,8 +208,7 @@ class Host(Holder):
         except RowloomError:
             shard.count_rejected(request)
             raise
-        after = self._noted(Kind.PUSH, data, shard, request, duplicate)
-        fed = primary.fed(self, Kind.PUSH, data, shard, request, duplicate)
+        after, fed = self._kept(Kind.PUSH, data, shard, request, duplicate)
         return Answer([encode_push_reply(duplicate)], after, fed=fed)
 
     def _step(self, call: Call) -> Answer:
@@ -231,8 +229,7 @@ class Host(Holder):
             shard.count_rejected(request.push)
             raise
         # The rows have the push in them, so they wait for it too.
-        after = self._noted(Kind.STEP, data, shard, request.push, reply.duplicate)
-        fed = primary.fed(self, Kind.STEP, data, shard, request.push, reply.duplicate)
+        after, fed = self._kept(Kind.STEP, data, shard, request.push, reply.duplicate)
         call.placed = reply.pull.placed
         return Answer(() if reply.pull.placed else reply.encode(), after, fed=fed)
 
@@ -255,13 +252,17 @@ class Host(Holder):
         )
         return Answer(wait_for=WaitFor(limit_s, moving, again=braked))
 
-    def _noted(self, kind: Kind, data: bytes | memoryview, shard: Shard, push: Push, duplicate: bool) -> int:
-        """Note a push. Returns up to where the log must be safe before the answer goes."""
-        if self.journal is None:
-            return 0
-        if duplicate:  # its first copy is in the log, but may not be safe yet
-            return self.journal.end
-        return self.journal.note(kind, data, *shard.trace(push))
+    def _kept(
+        self, kind: Kind, data: bytes | memoryview, shard: Shard, push: Push, duplicate: bool
+    ) -> tuple[int, Fed | None]:
+        """Note a push in the log, and keep it for the standby. Returns what its answer waits for."""
+        after, journal = 0, self.journal
+        try:
+            if journal is not None:  # the first copy of a duplicate is in it, but may not be safe yet
+                after = journal.end if duplicate else journal.note(kind, data, *shard.trace(push))
+        finally:  # it was applied, also where the log takes no more
+            fed = primary.fed(self, kind, data, shard, push, duplicate, log_end=after)
+        return after, fed
 
     # --------------------------------------------------------------------------------------------------- tables
 
@@ -298,19 +299,17 @@ class Host(Holder):
         With a log that failed it is made and not noted, and the answer is that it is not safe: the snapshot by which
         pushes go on has it then, and has the same tables on every shard. After the cut of that it would be in nothing.
         """
-        self._make_change(change, kind, payload, self.journal if noted else None)
-        if noted and self.feed is not None:
-            self.feed.note(kind, payload, now=self.process.now())
-
-    def _make_change(
-        self, change: Callable[[], None], kind: Kind, payload: bytes, journal: Journal | None
-    ) -> None:
-        if journal is None or (journal.error and not journal.mending and not self._is_cut):
-            change()
-            return
-        journal.check()
+        journal, end = self.journal if noted else None, 0
+        if journal is not None and (not journal.error or journal.mending or self._is_cut):
+            journal.check()
+        else:
+            journal = None
         change()
-        journal.note(kind, payload)
+        try:
+            end = journal.note(kind, payload) if journal is not None else 0
+        finally:
+            if noted:
+                primary.fed_change(self, kind, payload, log_end=end)
 
     @property
     def _is_cut(self) -> bool:

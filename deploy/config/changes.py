@@ -24,6 +24,9 @@ BEGUN = (
     "they are in step"
 )
 ENDED = "the standbys end: from then on the rows of a shard end with its process"
+ENDED_WITH_LOGS = (
+    "the standbys end: from then on a shard whose process ends is read from its log, which takes longer"
+)
 # What a cluster that goes on from its logs takes from its file.
 _READ_AT_START = (
     "host",
@@ -138,13 +141,13 @@ def diff(old: DeployConfig, new: DeployConfig, file: str = "FILE") -> list[Chang
             changes.append(Change(f"tables.{name}", None, table_to_mapping(spec), "create", table=name))
         else:
             changes += _table_changes(mine[name], spec)
-    if old.replicas > new.replicas:
+    if old.replicas:
         changes = [_durable_as_before(change) for change in changes]
     return changes + [_left_out(spec, old.name) for name, spec in mine.items() if name not in theirs]
 
 
 def _durable_as_before(change: Change) -> Change:
-    """Without standbys a file that says no `durability` means logs, where they have a place."""
+    """A file that says no `durability` means logs, where they have a place; with standbys it once meant none."""
     if change.path != "durability" or change.old != "memory":
         return change
     return dataclasses.replace(
@@ -196,11 +199,9 @@ def _quota_changes(old: DeployConfig, new: DeployConfig) -> list[Change]:
 def _standby_changes(old: DeployConfig, new: DeployConfig) -> list[Change]:
     changes: list[Change] = []
     if old.replicas != new.replicas:
-        reason = (
-            ENDED
-            if old.replicas > new.replicas
-            else BEGUN.format(counted(new.shards, "process", "processes"))
-        )
+        reason = BEGUN.format(counted(new.shards, "process", "processes"))
+        if old.replicas > new.replicas:
+            reason = ENDED if old.durability == "memory" else ENDED_WITH_LOGS
         changes.append(Change("replicas", old.replicas, new.replicas, "standbys", reason))
     for key in type(old.standby).model_fields:
         was, is_now = getattr(old.standby, key), getattr(new.standby, key)

@@ -158,7 +158,6 @@ def parse(
     own = [fault for fault in refused if not any(fault.path.startswith(f"{path}.") for path in paths)]
     if (
         "durability" not in given
-        and not config.replicas
         and config.launcher == "local"
         and storage_folder(config.storage) is not None
     ):
@@ -215,7 +214,7 @@ def _together(config: DeployConfig, *, running: bool) -> list[tuple[tuple[str, .
         (place, at_fault),
         (("ray.address",), ray_faults(config.ray.address)),
         (("ray.runtime_env",), environment_faults(config.ray.runtime_env)),
-        (("replicas", "durability", "launcher"), _standby_faults(config)),
+        (("replicas", "launcher"), _standby_faults(config)),
         (durable, _durability_faults(config)),
         (("autoscale.min", "autoscale.max"), _bounds_faults(config)),
         (("autoscale.min", "autoscale.max", "shards"), [] if running else _count_faults(config)),
@@ -246,16 +245,10 @@ def _durability_faults(config: DeployConfig) -> list[Fault]:
 
 def _standby_faults(config: DeployConfig) -> list[Fault]:
     """Whether standbys go with the rest."""
-    if not config.replicas:
+    if not config.replicas or config.launcher != "ray":
         return []
-    faults: list[Fault] = []
-    if config.durability != "memory":
-        problem = f"needs `durability: memory`, not {config.durability}: a server has a standby or a log, not both yet"
-        faults.append(Fault("replicas", config.replicas, problem))
-    if config.launcher == "ray":
-        problem = "needs `launcher: local`: standbys are not yet placed on nodes of Ray"
-        faults.append(Fault("replicas", config.replicas, problem))
-    return faults
+    problem = "needs `launcher: local`: standbys are not yet placed on nodes of Ray"
+    return [Fault("replicas", config.replicas, problem)]
 
 
 def _bounds_faults(config: DeployConfig) -> list[Fault]:

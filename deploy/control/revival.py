@@ -19,6 +19,7 @@ from .effects import Look, Program, Stop
 def revive(coordinator: Coordinator, limit_s: float = 0.0) -> Program:
     """Start the servers of all shards again whose processes have ended. Returns the shards.
 
+    Not of those whose standbys take the place: that is sooner done. Should one not do so, it is in step no more.
     limit_s: for them to read their logs; those that take longer are left to `converge`.
 
     Raises:
@@ -26,7 +27,11 @@ def revive(coordinator: Coordinator, limit_s: float = 0.0) -> Program:
     """
     keys = list(coordinator.state.keys)
     processes: list[ServerProcess] = yield Look(keys)
-    ended = [index for index, process in enumerate(processes) if process.state == "ended"]
+    ended = [
+        index
+        for index, process in enumerate(processes)
+        if process.state == "ended" and coordinator.state.standby_in_step(index) is None
+    ]
     if not ended:
         return []
     coordinator.reviving = True

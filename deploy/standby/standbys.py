@@ -8,6 +8,8 @@ acknowledges nothing without it. The primary begins to wait before this is store
 whoever reads the state, also a coordinator that has just started, may put a standby that is in step in its place.
 The layout keeps its epoch, because the shard is the same one with every row that it acknowledged, as when a shard is
 read from its log (`revival.py`). The old server may be alive: `server/standby/feed.py` says why it does not serve then.
+With logs it is ended before the standby is told, which takes the log of the shard (`server/running/succeeding.py`): one
+that lives has its lock. The log has all that was acknowledged, so a standby that does not answer is no reason to wait.
 A layout of another epoch ends all standbys. Until it is committed they follow as ever: should a server end while rows
 move, the move rolls back, and its standby takes its place. From the commit on they are of an epoch that is over, which
 is all that says so; new ones are made.
@@ -210,8 +212,9 @@ class Standbys:
         if process.state == "ended":
             return "its process has ended"
         if health is None:
-            # Where its primary does not answer either, it is all that there is.
-            return "it does not answer" if self._is_silent(one.incarnation) and not alone else ""
+            # Where its primary does not answer either, it is all that there is, but for a log.
+            given_up = self._is_silent(one.incarnation) and (not alone or self._coordinator.revives)
+            return "it does not answer" if given_up else ""
         self._silent.pop(one.incarnation, None)
         if health.incarnation != one.incarnation:
             return "it has started anew"
@@ -278,7 +281,7 @@ class Standbys:
         failed: RowloomError | None = None
         try:
             if self.wanted:
-                yield from self._launch()
+                yield from self._launch(seen)
         except RowloomError as e:
             failed = e
         yield from self._tell()
@@ -286,6 +289,14 @@ class Standbys:
         if failed is not None:
             raise failed
         return taken
+
+    def take_up(self) -> Program:
+        """As a coordinator begins: who is in step takes its place, and who is none any more is in nobody's way."""
+        seen = yield from self.look()
+        for index, ended in seen.gone.items():
+            if self._can_take_over(index, seen):
+                yield from self._take_over(index, ended=ended)
+        yield from self._drop(seen.unfit)
 
     def settle(self) -> Program:
         """What can be done at once after `rules` or `wanted` have changed; `keep` does the rest."""
@@ -309,10 +320,12 @@ class Standbys:
         standbys = self._coordinator.state.standbys
         return [i for i in standbys if i in seen.unfit or i not in seen.alone or not may_take_over(i)]
 
-    def _launch(self) -> Program:
+    def _launch(self, seen: Sighting) -> Program:
         coordinator = self._coordinator
         layout = coordinator.layout
-        missing = [index for index in range(layout.n) if index not in coordinator.state.standbys]
+        # Who is started again from its log is another server then, and none has followed it.
+        anew = seen.gone if coordinator.revives else ()
+        missing = [i for i in range(layout.n) if i not in coordinator.state.standbys and i not in anew]
         if not missing:
             return
         keys, launched = yield from coordinator.launch(len(missing))
@@ -418,7 +431,10 @@ class Standbys:
         """
         coordinator = self._coordinator
         yield from _take_place(coordinator, index, ended=ended)
-        yield from coordinator.adopt(0.0 if ended else self.rules.lease_s)
+        if coordinator.revives:  # the standby serves when it has the log
+            with contextlib.suppress(RowloomError):
+                yield from coordinator.stop_surplus()
+        yield from coordinator.adopt(0.0 if ended or coordinator.revives else self.rules.lease_s)
         with contextlib.suppress(RowloomError):  # it stays surplus
             yield from coordinator.stop_surplus()
 

@@ -66,8 +66,9 @@ class Log:
 
     Args:
         mode: when records may be acknowledged.
-        end: what there is of it; all of that is on disk.
+        end: what there is of it; all of that is on disk, or at least written.
         segment_bytes: size of a segment's file. A record that is longer gets a segment of its own size.
+        synced: whether that is known of what there is; else it is when the log is synced the first time.
 
     Attributes:
         end: where the next record will begin.
@@ -77,7 +78,7 @@ class Log:
         error: why it takes no more; None while it does.
     """
 
-    def __init__(self, mode: Mode, end: LogEnd, segment_bytes: int) -> None:
+    def __init__(self, mode: Mode, end: LogEnd, segment_bytes: int, *, synced: bool = True) -> None:
         if segment_bytes <= HEADER_BYTES or segment_bytes % _PAGE:
             raise ValueError(
                 f"a segment has a multiple of {_PAGE} bytes, above {HEADER_BYTES}; got {segment_bytes}"
@@ -88,6 +89,8 @@ class Log:
         self.error: BaseException | None = None
         self._segment_bytes = segment_bytes
         self._extents = list(end.extents)
+        if not synced:
+            self.synced_prefix = self.begin
         self._written: dict[int, int] = {}  # behind the prefix: offset -> end
         self._limit = 0  # what may ever be acknowledged, once there is an error
 

@@ -229,10 +229,11 @@ class Reading:
             yield head
             end = head.end
 
-    def repair(self) -> LogEnd:
+    def repair(self, *, synced: bool = True) -> LogEnd:
         """Drop what was never acknowledged, and make what was read durable. Returns where the log goes on.
 
         It may be interrupted anywhere, and done again.
+        synced: else what was written need not be on disk when this returns.
         """
         assert self._done, "a log is read to its end before it is repaired"
         segments, kept = self._writable, self.end.extents
@@ -245,7 +246,7 @@ class Reading:
         if kept and (self.dropped or segments.survives_power):
             segments.zero(kept[-1].number, kept[-1].place(self.end.offset))
         segments.unmark_end()
-        for extent in kept:
+        for extent in kept if synced else ():
             # A process that was killed may have left it in the system's memory only.
             segments.sync(extent.number)
         segments.sync_names()

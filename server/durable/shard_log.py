@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 
-from ...proto.errors import RetryLater, RowloomError, Unavailable, in_words
+from ...proto.errors import PushUnresolved, RetryLater, RowloomError, Unavailable, in_words
 from ...proto.framing import Buffer
 from ...proto.snapshots.snapshot import open_snapshot
 from ..journal import Journal
 from ..metrics.counters import Counters
 from ..shard import Shard
 from ..snapshots.loading import load_shard
+from ..standby.log_place import LogPlace
 from .disk import Disk
 from .extents import LogEnd, Owner
 from .log import Log, Mode, Ticket
 from .reading import Reading
-from .records import Kind
+from .records import Kind, LogCorrupt
 from .replay import Replay
 from .segments import LOCK, SEGMENT_BYTES, LogInUse, Segments
+from .succession import caught_up
+from .unread import UnreadWriter
 from .writer import INTERVAL_S, Writer
 
 GRACE_S = 0.5  # for the disk, when a log is closed
@@ -38,9 +42,9 @@ class ShardLog:
         folder: where it is.
     """
 
-    def __init__(self, writer: Writer, folder: str) -> None:
+    def __init__(self, writer: Writer | UnreadWriter, folder: str) -> None:
         self.folder = folder
-        self._writer = writer
+        self._writer: Writer | UnreadWriter = writer
         self._refuses = False
         self._noted: list[Noted] = []
         self._users = 0  # threads that are in `write` or `wait`, or will be
@@ -353,6 +357,61 @@ class ShardLogs:
             segments.close()
             raise
 
+    def go_on(self, owner: Owner, shard: Shard, place: LogPlace) -> ShardLog:
+        """The log of a shard whose server has ended, open behind what its standby has; that has all of it then.
+
+        Args:
+            owner: whose log it is.
+            shard: of the standby.
+            place: where that is in the log.
+
+        Raises:
+            LogCorrupt: it cannot be read from there on.
+            LogInUse: another server has it.
+            OSError.
+        """
+        if not self.has(owner):
+            raise LogCorrupt(f"there is no log of {owner}")
+        segments = self._segments(owner)
+        try:
+            reading, lacking = caught_up(segments, shard, place)
+            # Calls wait meanwhile, and a sync may have to write all that was pushed in the last half minute.
+            synced = self.mode is not Mode.PROCESS
+            journal = self._open(segments, reading.repair(synced=synced), synced=synced)
+        except BaseException:
+            segments.close()
+            raise
+        for record in lacking:
+            journal.note(record.kind, record.payload, record.rows_after, record.fold)
+        with contextlib.suppress(PushUnresolved):  # then it has failed, as it may at any time
+            journal.write(journal.take())
+        return journal
+
+    def unread(self, owner: Owner, lsn: int, why: str) -> ShardLog:
+        """A log that takes nothing, until a snapshot has all that its shard has. Nothing of what is there is changed.
+
+        lsn: of the last record that the shard has; why: the log cannot be read.
+        """
+        return ShardLog(UnreadWriter(lsn, why, lambda: self._begun_behind(owner, lsn)), self.folder(owner))
+
+    def _begun_behind(self, owner: Owner, lsn: int) -> Writer:
+        """A log that begins behind a snapshot. What there was is put aside. Raises OSError."""
+        folder = self.folder(owner)
+        try:
+            if self.has(owner):
+                self._put_aside_unused(folder)
+            segments = self._segments(owner)
+        except RowloomError as e:
+            raise OSError(errno.EBUSY, in_words(e), folder) from e
+        try:
+            end = LogEnd(lsn).behind(lsn, self._segment_bytes)
+            segments.begin_anew(end.extents[-1])
+            writer = self._writer(segments, end)
+        except BaseException:
+            segments.close()
+            raise
+        return writer
+
     def _segments(self, owner: Owner) -> Segments:
         return Segments(
             self.folder(owner),
@@ -362,11 +421,14 @@ class ShardLogs:
             survives_power=self.mode is not Mode.PROCESS,
         )
 
-    def _open(self, segments: Segments, end: LogEnd) -> ShardLog:
-        known = Log(self.mode, end, self._segment_bytes)
+    def _open(self, segments: Segments, end: LogEnd, *, synced: bool = True) -> ShardLog:
+        return ShardLog(self._writer(segments, end, synced=synced), segments.folder)
+
+    def _writer(self, segments: Segments, end: LogEnd, *, synced: bool = True) -> Writer:
+        known = Log(self.mode, end, self._segment_bytes, synced=synced)
         writer = Writer(known, segments, interval_s=self._interval_s, clock=self._clock)
         writer.start()
-        return ShardLog(writer, segments.folder)
+        return writer
 
 
 def _loaded(make: Callable[[], Shard], snapshots: Sequence[str]) -> tuple[Shard, int]:

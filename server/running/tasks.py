@@ -12,7 +12,9 @@ from typing import Any
 
 from ...proto.errors import PushUnresolved, RowloomError, in_words
 from ...proto.security.credentials import Credentials
+from ..durable.segments import LogInUse
 from ..durable.shard_log import ShardLog, ShardLogs, may_recover
+from ..durable.succession import Succession
 from ..holder import Incoming, Recovery
 from ..host import Host
 from ..receiving import Receiver
@@ -21,8 +23,11 @@ from ..standby.following import Following
 from ..standby.thread import StandbyThread
 from ..taking import Taking
 from .own_process import give_back
+from .succeeding import succeed
 
 log = logging.getLogger(__name__)
+AGAIN_S = 0.01  # before a log is asked for again that another server has
+PATIENCE_S = 5.0  # with a disk that does not read a log, until a standby goes on without it
 
 
 class Tasks:
@@ -49,6 +54,7 @@ class Tasks:
         self._runs: dict[type, Callable[[Any], None]] = {
             Incoming: self._receive,
             Recovery: self._recover,
+            Succession: self._succeed,
             Following: self._follow,
             Taking: self._take,
         }
@@ -90,6 +96,32 @@ class Tasks:
             self._logs.drop_older(recovery.owner)
         seconds = time.monotonic() - began
         log.info("%s has %d rows again after %.1f s", recovery.owner, shard.rows, seconds)
+        with self._moved:
+            self._host.recovered(shard, journal)
+            self._moved.notify_all()
+
+    def _succeed(self, task: Succession) -> None:
+        """Take the log of a shard whose server has ended. No lock is held, as in `_recover`."""
+        assert self._logs is not None
+        began = time.monotonic()
+        while True:
+            try:
+                shard, journal = succeed(self._logs, task, patient=time.monotonic() < began + PATIENCE_S)
+                break
+            except LogInUse:  # until that one has ended it may serve
+                time.sleep(AGAIN_S)
+            except OSError as e:
+                log.warning("%s cannot be read from its log yet: %s", task.owner, in_words(e))
+                time.sleep(10 * AGAIN_S)
+            except Exception as e:
+                log.exception("%s cannot be taken over", task.owner)
+                with self._moved:
+                    self._host.not_recovered(in_words(e), again=True)
+                    self._moved.notify_all()
+                return
+        with contextlib.suppress(OSError):
+            self._logs.drop_older(task.owner)
+        log.info("this standby has the log of %s after %.2f s", task.owner, time.monotonic() - began)
         with self._moved:
             self._host.recovered(shard, journal)
             self._moved.notify_all()

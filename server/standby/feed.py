@@ -33,13 +33,21 @@ READS_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class FedChange:
-    """One change that was applied; as in `Journal.note`."""
+    """One change that was applied; as in `Journal.note`.
+
+    Attributes:
+        made_s: when.
+        lsn: of its record in the log; 0: it is not in it.
+        log_end: where that ends.
+    """
 
     kind: Kind
     payload: Buffer
     rows_after: int
     fold: int
     made_s: float
+    lsn: int
+    log_end: int
 
 
 class Feed:
@@ -104,10 +112,17 @@ class Feed:
         return now - self._changes[0].made_s if self._changes else 0.0
 
     def note(
-        self, kind: Kind, payload: Buffer, rows_after: int = 0, fold: int = 0, *, now: float = 0.0
+        self,
+        kind: Kind,
+        payload: Buffer,
+        rows_after: int = 0,
+        fold: int = 0,
+        *,
+        now: float = 0.0,
+        logged: tuple[int, int] = (0, 0),
     ) -> int:
-        """Keep a change, made now. payload: stays as it is. Returns the new end."""
-        self._changes.append(FedChange(kind, payload, rows_after, fold, now))
+        """Keep a change, made now. payload: stays as it is; logged: its lsn and log_end. Returns the new end."""
+        self._changes.append(FedChange(kind, payload, rows_after, fold, now, *logged))
         self.bytes += size_of([payload])
         self.moves += 1
         return self.end

@@ -28,6 +28,7 @@ from ..durable.replay import Replay
 from ..moving.outgoing import BLOCK_BYTES
 from ..moving.receive import Ask, Pause, PeerCall, Receive
 from ..shard import Shard
+from .log_place import LogPlace
 from .reading import Freshness
 
 FILL_PAUSE_S = 0.1  # before it is tried anew
@@ -66,6 +67,7 @@ class Following:
         stopped: it asks no more, because it is to take its primary's place.
         freshness: how old its rows may be, of one that is in step.
         quotas: of principals, as JSON, as its primary has them.
+        place: in the shard's log, if there is one.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Following:
         self.failed = self.stopped = False
         self.position = self.end = 0
         self.heard_s = self.behind_since_s = 0.0
+        self.place = LogPlace()
         self._feed = self._heard = 0
         self._answer_s = ANSWER_S[0]
         self.freshness = Freshness(clock)
@@ -216,6 +219,7 @@ class Following:
         if not receive.done:
             raise Unavailable("the ledger did not come whole")
         self.position = self.end = self._heard = 0
+        self.place = LogPlace(reply.lsn, reply.log_end, unlogged=reply.unlogged)
 
     # ------------------------------------------------------------------------------------------------------ following
 
@@ -253,11 +257,12 @@ class Following:
         if self._begun_at is None:
             self._begun_at = reply.end
         for record in reply.records:
-            head = Head(
-                *(record.kind, len(record.payload), self.position + 1, 0, 0, record.rows_after, record.fold)
-            )
-            self._replay.redo(LoggedRecord(head, memoryview(record.payload)))
+            payload = record.payload
+            head = Head(*(record.kind, len(payload), self.position + 1, 0, 0, record.rows_after, record.fold))
+            self._replay.redo(LoggedRecord(head, memoryview(payload)))
             self.position += 1
+            self.place.came(record, payload)
+        self.place.safe(reply.log_safe)
         self.end, self._heard, self.heard_s = reply.end, reply.number, now
         if self.position >= reply.end:
             self.behind_since_s = now

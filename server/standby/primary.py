@@ -77,6 +77,9 @@ def attach(host: Holder, request: pb.AttachRequest) -> pb.AttachReply:
         rows=rows, ledger=shard.ledger.read(), tables=[entry.to_message() for entry in shard.entries()]
     )
     reply.ledger.shard = shard.index
+    if host.journal is not None:
+        reply.lsn, reply.log_end = host.journal.lsn, host.journal.end
+        reply.unlogged = bool(host.journal.error)
     if reply.ByteSize() > limit:
         raise RetryLater(f"what changed is more than {limit} bytes: another pass first", retry_after_s=0.0)
     host.attached = incarnation, request.feed
@@ -138,11 +141,18 @@ def follow(host: Holder, call: Call) -> Answer:
     reply = pb.FollowReply(number=feed.replies(now), end=feed.end, held_s=held_s, alone=not feed.waits)
     if reads:
         reply.reads_s = feed.let_read(now)
+    if host.journal is not None:
+        reply.log_safe = host.journal.safe
     if request.quotas != crc32c(host.quotas.text.encode()):
         reply.quotas = host.quotas.text
     for change in changes:
         reply.records.add(
-            kind=change.kind, payload=bytes(change.payload), rows_after=change.rows_after, fold=change.fold
+            kind=change.kind,
+            payload=bytes(change.payload),
+            rows_after=change.rows_after,
+            fold=change.fold,
+            lsn=change.lsn,
+            log_end=change.log_end,
         )
     return Answer([reply.SerializeToString()])
 
@@ -168,17 +178,42 @@ def all_fed(host: Holder) -> Fed | None:
 
 
 def fed(
-    host: Holder, kind: Kind, data: bytes | memoryview, shard: Shard, push: Push, duplicate: bool
+    host: Holder,
+    kind: Kind,
+    data: bytes | memoryview,
+    shard: Shard,
+    push: Push,
+    duplicate: bool,
+    *,
+    log_end: int,
 ) -> Fed | None:
-    """Keep a push for the standby. Returns what its answer waits for."""
+    """Keep a push for the standby. Returns what its answer waits for.
+
+    log_end: of its record in the log, the last one; 0: it is not in it.
+    """
     feed = host.feed
     if feed is not None and feed.is_full and not feed.begun:  # who was filled has not come back
         feed = host.feed = None
     if feed is None:
         return None
     now = host.process.now()
-    position = feed.end if duplicate else feed.note(kind, data, *shard.trace(push), now=now)
+    if duplicate:
+        position = feed.end
+    else:
+        logged = logged_at(host, log_end)
+        position = feed.note(kind, data, *shard.trace(push), now=now, logged=logged)
     return Fed(feed, position) if feed.waits else None
+
+
+def fed_change(host: Holder, kind: Kind, payload: bytes, *, log_end: int) -> None:
+    """Keep a change of a table for the standby. log_end: as of `fed`."""
+    if host.feed is not None:
+        host.feed.note(kind, payload, now=host.process.now(), logged=logged_at(host, log_end))
+
+
+def logged_at(host: Holder, log_end: int) -> tuple[int, int]:
+    """The last record of the log and its end, if that is the one that is meant."""
+    return (host.journal.lsn, log_end) if host.journal is not None and log_end else (0, 0)
 
 
 def observe(host: Holder, reply: pb.StatisticsReply) -> None:

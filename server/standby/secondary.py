@@ -8,6 +8,8 @@ from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RetryLater, StateLost
 from .. import states
 from ..access.quotas import Quotas
+from ..durable.extents import Owner
+from ..durable.succession import Succession
 from ..holder import RECOVERING_RETRY_S, Holder, check_size, layout_of
 from ..metrics.counters import Counters
 from ..shard import Shard
@@ -88,7 +90,8 @@ def take_over(host: Holder, request: pb.AdoptRequest) -> None:
 
     Raises:
         InvalidRequest: the layout gives this place to another server.
-        StateLost, RetryLater: as `Following.shard_to_serve`.
+        StateLost, RetryLater: as `Following.shard_to_serve`. RetryLater too while it takes the shard's log, which it
+            gets when nobody else has it: so it serves when the server before serves no more.
     """
     layout, following = layout_of(request.layout, 0 if request.retire else request.index), host.following
     host.take_turn(layout.cluster_id, request.turn)
@@ -101,9 +104,18 @@ def take_over(host: Holder, request: pb.AdoptRequest) -> None:
         raise StateLost(
             f"this server stands by for shard {following.index} of epoch {following.layout.epoch}"
         )
-    shard = following.shard_to_serve(ended=request.ended)
+    logged = host.process.journals is not None
+    shard = following.shard_to_serve(ended=request.ended or logged)
     check_size(shard, layout)
     shard.layout, shard.counters = layout, Counters()
     host.set_quotas(request)
     host.following = None
-    host.become(states.Serving(shard))
+    if not logged:
+        host.become(states.Serving(shard))
+        return
+    owner = Owner(layout.cluster_id, layout.epoch, request.index)
+    make = partial(host.new_shard, layout, request.index, ())
+    snapshots = [host.process.snapshot_url(id) for id in request.snapshots]
+    host.become(states.Recovering(layout, request.index))
+    host.tasks.append(Succession(owner, shard, following.place, make, snapshots))
+    raise RetryLater("this standby takes the log of its shard", retry_after_s=RECOVERING_RETRY_S)

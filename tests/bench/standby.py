@@ -1,6 +1,9 @@
 """How long a shard is away whose server is killed, and whether anything is lost: trainers push all the time.
 
-    python tests/bench/standby.py --rows 2000000 --kills 20 --stops 3
+    python tests/bench/standby.py --rows 2000000 --kills 20 --stops 3 [--durability process]
+
+With logs (`--durability`, in a folder that is removed) shard and standby are both killed at the end, too: what was
+acknowledged is in the log.
 
 A server that is stopped (SIGSTOP) goes on (SIGCONT) as soon as its standby has taken its place.
 
@@ -14,6 +17,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 
@@ -58,8 +62,21 @@ def main() -> None:
     parser.add_argument("--stops", type=int, default=0)
     parser.add_argument("--trainers", type=int, default=2)
     parser.add_argument("--mode", choices=["sync", "async"], default="sync")
+    parser.add_argument("--durability", choices=["memory", "process", "interval", "disk"], default="memory")
     args = parser.parse_args()
-    with local_cluster(shards=1, processes=True, replicas=1, standby={"mode": args.mode}) as cluster:
+    with tempfile.TemporaryDirectory() as folder:
+        measure(args, folder if args.durability != "memory" else None)
+
+
+def measure(args: argparse.Namespace, storage: str | None) -> None:
+    with local_cluster(
+        shards=1,
+        processes=True,
+        replicas=1,
+        standby={"mode": args.mode},
+        storage=storage,
+        durability=args.durability,
+    ) as cluster:
         coordinator = cluster._server.coordinator
         client = cluster.connect()
         big = client.create_table(
@@ -94,6 +111,17 @@ def main() -> None:
             big.pull(np.arange(10))
             away_s[kind].append(time.perf_counter() - began)
             print(f"{kind}: away for {away_s[kind][-1]:.2f} s", file=sys.stderr)
+        both_s = 0.0
+        if storage is not None:
+            while coordinator.state.standby_in_step(0) is None:
+                time.sleep(0.01)
+            pids = [cluster.launcher.pid(key) for key in coordinator.state.server_keys]
+            began = time.perf_counter()
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            big.pull(np.arange(10))
+            both_s = time.perf_counter() - began
+            print(f"both killed: away for {both_s:.2f} s", file=sys.stderr)
         for trainer in trainers:
             trainer.ending.set()
             trainer.join()
@@ -106,9 +134,11 @@ def main() -> None:
             json.dumps(
                 {
                     "rows": args.rows,
+                    "durability": args.durability,
                     "promotions": args.kills + args.stops,
                     "killed_s": _spread(away_s["killed"]),
                     "stopped_s": _spread(away_s["stopped"]),
+                    "both_killed_s": both_s,
                     "in_step_again_s": _spread(filled_s[1:]),
                     "longest_call_s": max(t.longest_s for t in trainers),
                     "pushes": sum(t.pushes for t in trainers),

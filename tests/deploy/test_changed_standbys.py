@@ -167,18 +167,11 @@ def test_a_cluster_with_standbys_taken_up_with_a_file_without_them_left_its_shar
         again.stop()
 
 
-def test_standbys_that_do_not_go_with_the_rest_are_refused_live_with_the_words_of_the_config(
-    tmp_path,
-) -> None:
-    config = parse({"name": "ads", "durability": "process", "storage": str(tmp_path / "logs")})
-    server = CoordinatorServer(config, ThreadLauncher())
-    with pytest.raises(
-        InvalidConfig, match=r"replicas.*needs `durability: memory`, not process: a server has a"
-    ):
-        server._parts.replicate('{"replicas": 1}')
+def test_standbys_that_do_not_go_with_the_rest_are_refused_live_with_the_words_of_the_config() -> None:
     on_ray = parse({"name": "ads", "launcher": "ray"})
+    server = CoordinatorServer(on_ray, ThreadLauncher())
     with pytest.raises(InvalidConfig, match=r"replicas.*needs `launcher: local`"):
-        with_replicas(on_ray, '{"replicas": 1}')
+        server._parts.replicate('{"replicas": 1}')
     for text in ("[", "7", '{"replicas": 2}', '{"standby": {"mode": "later"}}'):
         with pytest.raises(InvalidConfig, match="replicas"):
             with_replicas(wanted(0), text)
@@ -234,17 +227,18 @@ def test_a_plan_says_what_other_standbys_take_and_that_they_end() -> None:
     assert {c.action for c in diff(wanted(0), wanted(1, 2))} == {"scale", "standbys"}
 
 
-def test_a_file_without_replicas_and_durability_meant_logs_and_was_refused_without_a_way_out(
+def test_a_file_without_durability_meant_logs_and_was_refused_without_a_way_out(
     tmp_path,
 ) -> None:
     given = {"name": "ads", "storage": str(tmp_path)}
-    found = {c.path: c for c in diff(parse(given | {"replicas": 1}), parse(given))}
+    in_memory = parse(given | {"replicas": 1, "durability": "memory"})
+    found = {c.path: c for c in diff(in_memory, parse(given))}
     assert found["durability"].reason.startswith(
         "`durability: memory` in the file leaves it as it is; else it is fixed"
     )
-    assert [
-        c.path for c in diff(parse(given | {"replicas": 1}), parse(given | {"durability": "memory"}))
-    ] == ["replicas"]
+    assert [c.path for c in diff(in_memory, parse(given | {"durability": "memory"}))] == ["replicas"]
+    (ended,) = diff(parse(given | {"replicas": 1}), parse(given))
+    assert "read from its log" in ended.reason
 
 
 def test_rows_were_said_to_end_with_a_standby_that_was_only_being_filled() -> None:

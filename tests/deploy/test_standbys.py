@@ -87,13 +87,12 @@ def test_a_server_process_that_is_killed_costs_no_call() -> None:
 
 
 def test_what_standbys_do_not_go_with_yet_is_refused_with_the_value() -> None:
-    with pytest.raises(InvalidConfig, match=r"replicas.*durability: memory`, not process"):
-        parse({"replicas": 1, "durability": "process", "storage": "/tmp/x"})
     with pytest.raises(InvalidConfig, match=r"replicas.*launcher: local"):
         parse({"replicas": 1, "launcher": "ray"})
     with pytest.raises(InvalidConfig, match=r"replicas.*at most 1"):
         parse({"replicas": 2})
-    assert parse({"replicas": 1, "storage": "/tmp/x"}).durability == "memory"
+    assert parse({"replicas": 1, "storage": "/tmp/x"}).durability == "process"
+    assert parse({"replicas": 1}).durability == "memory"
 
 
 def test_a_shard_whose_standby_has_its_rows_is_no_loss() -> None:

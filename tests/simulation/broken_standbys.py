@@ -13,6 +13,7 @@ from simulation.lab import ROWS, Lab
 from rowloom.client.calls import operations as ops
 from rowloom.deploy.standby.standbys import StandbyRules, Standbys
 from rowloom.proto.errors import StateLost, Unavailable
+from rowloom.server.durable.log import Mode
 from rowloom.server.standby.feed import Feed
 from rowloom.server.standby.following import Following
 
@@ -23,8 +24,8 @@ COORDINATOR = CoordinatorNode.ADDRESS
 # ---------------------------------------------------------------------------------------------------------- scenes
 
 
-def lab_in_step(seed: int, shards: int = 2, *, waits: bool = True) -> Lab:
-    lab = Lab(seed, shards, rules=StandbyRules(waits=waits))
+def lab_in_step(seed: int, shards: int = 2, *, waits: bool = True, mode: Mode = Mode.MEMORY) -> Lab:
+    lab = Lab(seed, shards, rules=StandbyRules(waits=waits), mode=mode)
     lab.world.linger = 0.0
     in_step(lab)
     return lab

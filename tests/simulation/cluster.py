@@ -359,7 +359,7 @@ class CoordinatorNode:
                     coordinator.doubt()
                     if self.disk.commit(coordinator.state) is not None:
                         coordinator.state.layout = layout
-            elif self._process(key).state == "ended":
+            elif self._process(key).state == "ended" and not coordinator.state.standby_in_step(index):
                 self.world.injected["shard started again"] += 1
                 self.perform(revive(coordinator, index), lambda _: None)
                 return

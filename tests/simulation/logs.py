@@ -129,6 +129,10 @@ class Scribe:
         return self.log.end
 
     @property
+    def ackable(self) -> int:
+        return self.log.ackable
+
+    @property
     def lsn(self) -> int:
         return self.log.lsn
 
@@ -344,10 +348,15 @@ class NodeLogs(ShardLogs):
             salt=lambda: rng.getrandbits(32),
         )
 
-    def _open(self, segments: Segments, end: LogEnd) -> NodeLog:
-        log = Log(self.mode, end, self._segment_bytes)
-        scribe = Scribe(log, segments, self._storage, self._at, self._alive)
-        return NodeLog(scribe, segments.folder, self._storage, self._at)
+    def _open(self, segments: Segments, end: LogEnd, *, synced: bool = True) -> NodeLog:
+        return NodeLog(self._writer(segments, end, synced=synced), segments.folder, self._storage, self._at)
+
+    def _writer(self, segments: Segments, end: LogEnd, *, synced: bool = True) -> Scribe:
+        log = Log(self.mode, end, self._segment_bytes, synced=synced)
+        return Scribe(log, segments, self._storage, self._at, self._alive)
+
+    def unread(self, owner: Owner, lsn: int, why: str) -> NodeLog:
+        raise AssertionError(f"the log of {owner} cannot be read behind record {lsn}: {why}")
 
     def drop_later(self, journal: Journal) -> None:
         """As a thread that drops a log: when nobody uses it any more."""

@@ -20,10 +20,13 @@ from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import PushUnresolved, RowloomError, Unconfirmed, in_words
 from rowloom.proto.framing import joined
 from rowloom.server.call import Answer, Call, Caller, WaitFor
+from rowloom.server.durable.segments import LogInUse
 from rowloom.server.durable.shard_log import may_recover
+from rowloom.server.durable.succession import Succession
 from rowloom.server.holder import Incoming, Process, Recovery
 from rowloom.server.host import Host
 from rowloom.server.journal import Journal
+from rowloom.server.running.succeeding import succeed
 from rowloom.server.serve import unsafe
 from rowloom.server.snapshots.writing import write_cut
 from rowloom.server.standby.following import Following
@@ -395,6 +398,8 @@ class ShardNode:
         for task in tasks:
             if isinstance(task, Recovery):
                 self.at(self.world.rng.uniform(0.0, 0.3), self._recover, task)
+            elif isinstance(task, Succession):
+                self.at(self.world.rng.uniform(0.0, 0.1), self._succeed, task)
             elif isinstance(task, Following):
                 Standing(self, task).start()
             elif isinstance(task, Taking):
@@ -423,6 +428,27 @@ class ShardNode:
             self.host.recovered(shard, journal)
         if not self.ends_at("recovered"):
             self._wake()
+
+    def _succeed(self, task: Succession) -> None:
+        """As the shell does, but for a disk that is never given up."""
+        assert self.logs is not None
+        if self.ends_at("succeeding"):
+            return
+        try:
+            shard, journal = succeed(self.logs, task, patient=True)
+        except LogInUse:
+            self.world.injected["log of a server before that lives"] += 1
+            self.at(0.1, self._succeed, task)
+        except OSError:
+            self.world.injected["log not read by a standby"] += 1
+            self.at(0.5, self._succeed, task)
+        else:
+            self.world.injected["log taken by a standby"] += 1
+            self.world.injected["log read anew by a standby"] += shard is not task.shard
+            self.logs.drop_older(task.owner)
+            self.host.recovered(shard, journal)
+            if not self.ends_at("succeeded"):
+                self._wake()
 
     def _take(self, taking: Taking) -> None:
         """Write a shard's part of a snapshot, all of it at one moment."""

@@ -22,18 +22,22 @@ SETTLED_S = 4.0  # after all was healed, until nobody is silent any more
 
 
 class StandbyHistory(History):
-    """A history whose shards have standbys. Of a shard and its standby one ends at a time: more is a loss.
+    """A history whose shards have standbys. Of a shard and its standby one ends at a time: more is a loss without logs.
 
     Args:
         seed: of all that is random.
         waits: pushes wait for standbys.
+        mode: of the shards' logs. Where there are logs, servers end at any time, at the points where that is worst, and
+            all at once.
     """
 
-    def __init__(self, seed: int, *, waits: bool = True, traced: bool = False) -> None:
+    def __init__(
+        self, seed: int, *, waits: bool = True, traced: bool = False, mode: Mode = Mode.MEMORY
+    ) -> None:
         rules = StandbyRules(waits=waits, lease_s=1.0, after_s=2.0)
         self._healed_s = 0.0
         self._changes, self._seed = bool(seed % 3), seed
-        super().__init__(seed, mode=Mode.MEMORY, rules=rules, traced=traced, scalings=seed % 2)
+        super().__init__(seed, mode=mode, rules=rules, traced=traced, scalings=seed % 2)
 
     def _begin_faults(self, on: set[str]) -> None:
         super()._begin_faults(on)
@@ -105,15 +109,23 @@ class StandbyHistory(History):
             ),
         }
         # Both at once are a loss, also where the primary is only about to be given up.
-        if not (self._struck(primary) or self._struck(standby) or self._suspected(primary)):
+        both = self._struck(primary) or self._struck(standby) or self._suspected(primary)
+        if self.storage is not None or not both:
             # Where one comes back, as it might on Ray, servers know from their start that there may be standbys.
             away_s = rng.choice([None, rng.uniform(0.0, 1.0)]) if primary.replicated else None
             strikes["primary killed"] = lambda: primary.kill(away_s)
             strikes["standby killed"] = lambda: standby.kill(None)
+        if self.storage is not None:
+            strikes["both killed"] = lambda: (primary.die(), standby.die())
+            strikes["killed when its log is taken"] = lambda: self._kill_successor(primary, standby)
         kind = rng.choice(list(strikes))
         self.world.injected[kind] += 1
         strikes[kind]()
         self._over()
+
+    def _kill_successor(self, primary: ShardNode, standby: ShardNode) -> None:
+        standby.lurking = self.world.rng.choice(["succeeding", "succeeded"])
+        primary.kill(None)
 
     def _suspected(self, primary: ShardNode) -> bool:
         """Whether the coordinator takes it for gone, or may just now."""

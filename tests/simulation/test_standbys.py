@@ -12,6 +12,7 @@ from rowloom.deploy.standby.standbys import StandbyRules
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import Unavailable
+from rowloom.server.durable.log import Mode
 from rowloom.server.standby.primary import observe
 
 SEEDS = int(os.environ.get("ROWLOOM_SEEDS", "10"))
@@ -215,6 +216,13 @@ def test_a_server_that_does_not_hear_of_another_mode_is_named_until_it_does() ->
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
 def test_histories_with_standbys_lose_nothing_and_apply_nothing_twice(seed: int) -> None:
     history = StandbyHistory(seed)
+    history.finish()
+
+
+@pytest.mark.parametrize("mode", [Mode.PROCESS, Mode.DISK], ids=lambda mode: mode.value)
+@pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
+def test_histories_with_standbys_and_logs_lose_nothing_whoever_ends(seed: int, mode: Mode) -> None:
+    history = StandbyHistory(seed, mode=mode, waits=bool(seed % 4))
     history.finish()
 
 

@@ -94,7 +94,7 @@ def test_every_fault_of_a_config_is_in_one_list_also_those_of_several_keys(tmp_p
         """
 port: -1
 replicas: 1
-durability: disk
+launcher: ray
 storage: /x
 autoscale:
   min: 5
@@ -216,7 +216,7 @@ def test_a_fault_shows_a_value_as_it_was_typed_and_says_got_once(tmp_path):
     for text in (
         "durability: process\nstorage: s3://a/b\n",
         "snapshots: {every: 10m}\n",
-        "replicas: 1\ndurability: process\n",
+        "replicas: 1\nlauncher: ray\n",
     ):
         path.write_text(text)
         with pytest.raises(InvalidConfig) as refused:
