@@ -29,6 +29,11 @@ def address_of(name: str) -> str:
         address = _local(name, directory)
         if address is not None:
             return address
+        if _was_local(name, directory):
+            raise Unavailable(
+                f"cluster {name!r} of this machine does not run: `rowloom status --name {name}` says what became of "
+                "it, and what starts it again"
+            )
     ray = here or local_ray.choose("auto", directory)
     if ray is None:
         raise Unavailable(
@@ -50,6 +55,14 @@ def address_of(name: str) -> str:
         others = ", ".join(clusters()) or "none"
         raise Unavailable(f"no cluster {name!r} runs on this Ray; there are: {others}")
     return address
+
+
+def _was_local(name: str, directory: ClusterDirectory) -> bool:
+    """Whether `rowloom up` has started it here, with `launcher: local`."""
+    with contextlib.suppress(RowloomError, OSError):
+        record = directory.get(name)
+        return record is not None and record.launcher == "local"
+    return False
 
 
 def _local(name: str, directory: ClusterDirectory) -> str | None:

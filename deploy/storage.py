@@ -45,6 +45,11 @@ class StateFile:
         self._url = storage.rstrip("/") + "/layout.json" if storage else ""
         self._fs, self._path = _opened(self._url) if self._url else (None, "")
 
+    @property
+    def url(self) -> str:
+        """Of the file; empty: it is kept nowhere."""
+        return self._url
+
     def __repr__(self) -> str:
         return f"<StateFile {self._url or 'nowhere'}>"
 

@@ -17,7 +17,7 @@ LEAST_S = 1.0  # that a call still waits, or its error says all
 NO_ANSWER = "no answer in time"
 SAYS_WHAT = "`rowloom status` says what can be done"
 CALL_AGAIN = "call again"
-STARTED_AGAIN = "a shard whose process has ended is started again by itself"
+STARTED_AGAIN = "a shard whose process has ended is started again by itself, while the coordinator runs"
 FORGOTTEN_S = 60.0  # nobody asked the shard for so long: what was before is another story
 
 
@@ -48,11 +48,13 @@ class Outages:
 
     Attributes:
         tell: what people are told goes there, as (level of `logging`, text); nowhere unless somebody sets it.
+        another: in words, that another cluster answers where this one may be; empty: none does.
         open: by shard index. Whoever gets an answer calls `answered` if there are any, which is not often.
     """
 
     def __init__(self, lock: AbstractContextManager[Any]) -> None:
         self.tell: Callable[[int, str], object] = lambda level, text: None
+        self.another = ""
         self.open: dict[int, Outage] = {}
         self._lock = lock
 
@@ -114,6 +116,11 @@ class Outages:
 
         then: what the caller does when they serve.
         """
+        if self.another:
+            return (
+                f"{self.another}. If that has taken the place of this one, `connect` again: its rows are others, also "
+                "under the same name; what was pushed here does not count there"
+            )
         outages = [self.open.get(shard.index) for shard in shards]
         if outages and all(outage is not None and outage.refuses for outage in outages):
             return f"{SAYS_WHAT}; to end its process is of no use"

@@ -99,7 +99,12 @@ class Session:
         with self._lock:
             known = self.layout
             if known is not None and layout.cluster_id != known.cluster_id:
-                return False  # someone else lives at that address now
+                self.outages.another = (  # someone else lives at that address now
+                    f"what answers at {layout.coordinator} is another cluster, {layout.cluster_id!r}; this client is "
+                    f"of {known.cluster_id!r}"
+                )
+                return False
+            self.outages.another = ""
             if known is None or layout.epoch >= known.epoch:
                 self.layout = layout
                 self.durability = reply.durability or self.durability

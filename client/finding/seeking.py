@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ Find = Callable[[], "str | Sequence[str]"]
 log = logging.getLogger(__name__)
 AGAIN_S = 2.0  # between two calls of the function, which may ask a service of many clients
 FIRST_AGAIN_S = 0.2
+SAY_AGAIN_S = 60.0
 
 
 def first_found(find: Find, timeout_s: float) -> tuple[str, ...]:
@@ -48,6 +50,7 @@ class Seeker:
         self._lock = threading.Lock()
         self._next_s = 0.0
         self._seeks = False
+        self._said, self._said_s = "", -math.inf  # what was logged last, and when
 
     def seek(self) -> None:
         """Begin to look, unless that is under way or was a moment ago. Returns at once."""
@@ -57,11 +60,18 @@ class Seeker:
             self._seeks = True
         threading.Thread(target=self._seek, name="rowloom-seek", daemon=True).start()
 
+    def _say(self, why: str) -> None:
+        """Log why it is not found, but not the same again and again."""
+        now = time.monotonic()
+        if why != self._said or now - self._said_s >= SAY_AGAIN_S:
+            self._said, self._said_s = why, now
+            log.info("the cluster is not found yet: %s", why)
+
     def _seek(self) -> None:
         try:
             self._tell(as_addresses(self._find()))
         except RowloomError as e:
-            log.info("the cluster is not found yet: %s", in_words(e))
+            self._say(in_words(e))
         except Exception:
             log.warning("the function that finds the cluster has failed", exc_info=True)
         finally:

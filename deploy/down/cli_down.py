@@ -40,9 +40,9 @@ def down(
     where not all of the cluster serves, or it has ended and `rowloom up` could go on with its rows; with --forget,
     where it runs.
     """
+    from ..operate.clusters import DOWN_WAIT_S, only_name
     from ..operate.clusters import down as end
     from ..operate.clusters import forget as forget_record
-    from ..operate.clusters import only_name
     from ..operate.directory import DamagedRecord
     from ..operate.left import is_kept
     from ..operate.left_shards import up_of
@@ -71,6 +71,13 @@ def down(
         record = locate_to_end(directory, name, address, looking.say)
         had = is_kept(record)
         lost = Loss() if keep else lost_with(record, directory)
+        if (
+            lost.to_confirm and record.name and directory.is_locked(record.name)
+        ):  # another one ends it, or starts it
+            with directory.lock(record.name, DOWN_WAIT_S, looking.say):
+                pass
+            record = locate_to_end(directory, name, address, looking.say)
+            had, lost = is_kept(record), lost_with(record, directory)
         without = not_kept(record) if keep and record.address else ""
     if lost.words:
         confirm(lost.words, yes, ask_nobody=not lost.to_confirm)

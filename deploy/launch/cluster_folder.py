@@ -112,8 +112,9 @@ def left_shards(folder: Path, file: StateFile) -> tuple[list[KnownServer], Clust
     if strange:
         pids = ", ".join(str(server.pid) for server in strange)
         raise Unavailable(
-            f"shard servers of this cluster run (processes {pids}), and {file!r} does not say of which layout: if "
-            "`storage` is a relative path, use the folder in which the cluster was started. `rowloom down` ends them, "
-            "and their rows are lost"
+            f"shard servers of this cluster run (processes {pids}), and {file.url or 'nothing'} does not say of which "
+            "layout: if `storage` is another one now, or a relative path, use the one with which the cluster was "
+            "started. `rowloom down --keep` ends them, and `rowloom up` goes on from their logs; where they have none "
+            "`rowloom down` ends them, and their rows are lost"
         )
     return [server for server in running if server.key in keys], stored

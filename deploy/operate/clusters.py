@@ -18,7 +18,7 @@ from ..snapshots.earlier import EarlierSnapshots, passed_over
 from .directory import Addressed, ClusterDirectory, DamagedRecord, Record
 from .launchers import Tell, launcher_of
 from .left import check_goes_on, check_not_live, is_kept, lacks_logs, not_there, placed
-from .left_shards import config_of, folder_of, serving_on, up_of
+from .left_shards import config_of, folder_of, running_unknown, serving_on, up_of
 from .remote import Remote, Unreachable
 from .status import not_serving, summary
 
@@ -369,9 +369,17 @@ def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unrea
                 f"coordinator, which takes them over; `rowloom down{option}` ends them, and asks before rows are lost"
             )
     if ended and record.pid:
+        if pids := running_unknown(record.name, directory):
+            return Unreachable(
+                f"the coordinator of {what} has ended, servers of it run (processes {', '.join(map(str, pids))}), and "
+                f"what they serve cannot be read from {record.storage or 'its folder'}: `rowloom up` with its config "
+                f"starts a new coordinator; if that is refused, `rowloom down --keep{option}`, then `rowloom up` with "
+                "its config, goes on from the logs, if it has any"
+            )
         if is_kept(record):
             return Unreachable(
-                f"{what} ended by itself; its rows are in its logs: {up_of(record.name, directory)} goes on from them"
+                f"{what} has ended, not by a command of this home; its rows are in its logs: "
+                f"{up_of(record.name, directory)} goes on from them"
             )
         if lacks_logs(record, config_of(folder_of(record.name, directory))):
             return Unreachable(

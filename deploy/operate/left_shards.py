@@ -114,12 +114,29 @@ def find_left(name: str, directory: ClusterDirectory) -> LeftShards | None:
     if not servers.running():
         return None
     config = config_of(folder)
-    file = StateFile(storage_of(config, folder))
+    file = StateFile(_storage_of(name, directory, config, folder))
     left, stored = left_shards(folder, file)
     launched = [one for server in left if (one := servers.launched(server)) is not None]
     if not launched:
         return None
     return LeftShards([one.address for one in launched], config, _ended(stored, left))
+
+
+def _storage_of(name: str, directory: ClusterDirectory, config: DeployConfig | None, folder: Path) -> str:
+    """Where its layout is: by its config, or by its record where that cannot be read."""
+    if config is None:
+        with contextlib.suppress(RowloomError):
+            record = directory.get(name)
+            if record is not None and record.storage:
+                return record.storage
+    return storage_of(config, folder)
+
+
+def running_unknown(name: str, directory: ClusterDirectory) -> list[int]:
+    """Process numbers of a cluster's servers that run, of which nobody may know what they are."""
+    with contextlib.suppress(RowloomError, OSError):
+        return [server.pid for server in shards_in(folder_of(name, directory)).running()]
+    return []
 
 
 def _ended(stored: ClusterState | None, running: Sequence[KnownServer]) -> list[int]:

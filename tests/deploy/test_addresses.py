@@ -32,8 +32,11 @@ def test_one_that_has_ended_or_whose_record_is_damaged_is_not_found(directory) -
     directory.put(Record("old", "local", "127.0.0.1:7400", pid=os.getpid(), started=1))
     directory.put(Record("bad", "local", "127.0.0.1:7400"))
     (directory.home / "clusters" / "bad.json").write_text("{")
-    for name in ("old", "bad"):
-        with pytest.raises(Unavailable, match=f"no cluster '{name}' was started"):
+    for name, said in (
+        ("old", "cluster 'old' of this machine does not run: `rowloom status --name old` says"),
+        ("bad", "no cluster 'bad' was started"),
+    ):  # that it was never started was said of both
+        with pytest.raises(Unavailable, match=said):
             address_of(name)
 
 

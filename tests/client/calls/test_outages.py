@@ -177,9 +177,7 @@ def test_the_error_names_the_shard_why_it_did_not_answer_and_what_to_do() -> Non
     assert "shard 1 at h:1 has served nothing for 60 s: this shard reads its rows from its log" in str(
         failed.value
     )
-    assert "A shard whose process has ended is started again by itself, and reads its log: call" in str(
-        failed.value
-    )
+    assert "started again by itself, while the coordinator runs, and reads its log: call" in str(failed.value)
 
 
 def test_the_error_of_a_shard_that_stands_still_said_only_to_wait_until_it_is_started_again() -> None:

@@ -10,7 +10,9 @@ from logging_launcher import LoggingLauncher
 from waiting import until
 
 from rowloom.client import SGD, InvalidRequest, TableSpec, Unavailable, Zeros, connect
+from rowloom.client.finding import seeking
 from rowloom.client.finding.seeking import Seeker
+from rowloom.deploy import local_cluster
 from rowloom.deploy.config.config import DeployConfig, parse
 from rowloom.deploy.coordinator_server import CoordinatorServer
 
@@ -108,3 +110,32 @@ def test_the_function_is_not_called_twice_at_once_nor_again_at_once():
     seeker.seek()
     assert told == [("10.0.0.1:7400",)]
     assert len(calls) == 1
+
+
+def test_a_trainer_was_told_to_call_again_when_another_cluster_had_the_name_of_its_own():
+    places: list[str] = []
+    with local_cluster(2, tables=[SPEC]) as old:
+        places.append(old.address)
+        client = connect(partial(newest_place, places), timeout_s=6.0)
+        assert client["t"].pull([1]).shape == (1, 2)
+    with client, local_cluster(2, tables=[SPEC]) as new:
+        places.append(new.address)
+        with pytest.raises(Unavailable) as failed:
+            client["t"].pull([1])
+        assert f"what answers at {new.address} is another cluster, " in str(failed.value)
+        assert "`connect` again: its rows are others, also under the same name" in str(failed.value)
+        assert "call again" not in str(failed.value)
+
+
+def test_why_a_cluster_is_not_found_was_logged_each_two_seconds(caplog, monkeypatch):
+    monkeypatch.setattr(seeking, "AGAIN_S", 0.0)
+    caplog.set_level("INFO")
+    places, calls = [], []
+
+    def find() -> str:
+        calls.append(len(calls))
+        return newest_place(places)
+
+    seeker = Seeker(find, lambda found: None)
+    until(lambda: seeker.seek() or len(calls) >= 3)
+    assert [r.getMessage() for r in caplog.records] == ["the cluster is not found yet: no cluster yet"]

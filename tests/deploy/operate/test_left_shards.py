@@ -399,6 +399,19 @@ def test_rows_in_memory_whose_shards_all_ended_are_said_to_be_lost(directory, tm
     assert (again.started, again.replaced) == (True, True)
 
 
+def test_a_cluster_whose_config_was_damaged_had_ended_by_itself_while_its_shards_served(
+    directory, config
+) -> None:
+    # And `up` with its config, which was advised, was refused, as the layout was looked for in another folder.
+    record = up(config, directory).record
+    kill(record)
+    (directory.folder(record.name) / "config.json").write_text("{")
+    with pytest.raises(Unavailable, match=r"the coordinator of cluster .* has ended; its 2 shards serve"):
+        reach(record, directory)
+    again = up(config, directory)
+    assert (again.started, again.taken_over) == (False, True)
+
+
 def test_shards_of_an_unknown_layout_are_not_ended_by_an_up(directory, tmp_path) -> None:
     # As where `storage` is a relative path, and `up` comes from another folder.
     config = config_of(tmp_path, "process")
