@@ -14,6 +14,7 @@ from ...proto.layout import ShardAddress
 from ..launch.launcher import Launched, ServerProcess
 from .coordinator import Coordinator
 from .effects import Look, Program, Stop
+from .surplus import expected_surplus
 
 
 def revive(coordinator: Coordinator, limit_s: float = 0.0) -> Program:
@@ -29,11 +30,8 @@ def revive(coordinator: Coordinator, limit_s: float = 0.0) -> Program:
     ended = [index for index, process in enumerate(processes) if process.state == "ended"]
     if not ended:
         return []
-    coordinator.reviving = True
-    try:
+    with expected_surplus(coordinator):
         yield from _replace(coordinator, keys, ended)
-    finally:
-        coordinator.reviving = False
     yield from coordinator.adopt(limit_s)
     return ended
 
