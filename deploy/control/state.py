@@ -205,7 +205,7 @@ class ClusterState:
         said += [f"table number {number} was dropped, and not by every shard yet" for number in self.dropping]
         if self.surplus and not expected:
             said.append(
-                "there are more servers than shards, left by a change that was broken off: they are ended at the next try"
+                "there are more servers than shards, left by a change that was broken off: they will be ended"
             )
         if untold:
             have, them = ("has", "it") if len(untold) == 1 else ("have", "them")

@@ -279,7 +279,7 @@ function standby(one) {
   if (!one) return ["none", "bad"];
   const lag = one.behind_changes ? `, ${inBytes(one.behind_bytes)} and ${one.behind_s.toFixed(1)} s behind` : "";
   const rows = one.state === "filling" ? `, ${whole(one.rows)} rows` : "";
-  return [`${one.state}${rows}${lag}${one.error ? `: ${one.error}` : ""}`, one.state === "in step" ? "good" : "bad"];
+  return [`${one.state}${rows}${lag}${one.error ? `: ${one.error}` : ""}`, { "in step": "good", filling: "" }[one.state] ?? "bad"];
 }
 
 function shard(s, bounds, standbys) {

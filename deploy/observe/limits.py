@@ -1,4 +1,4 @@
-"""What a cluster is allowed and meant to take, as its config says: memory of each shard, and how old a snapshot gets."""
+"""What a cluster may take and is meant to do, as its config says: memory of shards, snapshots by themselves."""
 
 from __future__ import annotations
 
