@@ -210,8 +210,8 @@ def test_memory_snapshots_standbys_and_quotas_stand_beside_what_they_are_held_to
     assert snapshot.split("\t")[0] == "20260101T000000Z-1a"
     assert snapshot.split("\t")[2:] == ["12 min", "14", "2.0 KiB", "3.5 s", "12 ms"]
     assert shown.text("due").startswith("one every 10 min, the next has been due for 10")
-    (quota,) = shown.text("quotas").splitlines()[1:]
-    assert quota.split("\t")[:2] == ["ml", "900 of 1,000, 4 refusals"]
+    quota = "[...document.querySelectorAll('#quotas tbody tr > *')].map(e => e.textContent)"
+    assert shown.page.run(quota) == ["ml", "900 of 1,000, 4 refusals", "0 B of 1.0 MiB", "0", "0"]
     shown.look()
     assert shown.page.run("document.getElementById('quoted').checkVisibility()") is False
 
