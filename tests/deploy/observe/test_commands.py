@@ -19,7 +19,7 @@ from command_line import interruptible
 from prometheus_client.parser import text_string_to_metric_families
 from waiting import until
 
-from rowloom.client import connect
+from rowloom.client import Client, connect
 from rowloom.deploy.observe import families as of_clusters
 from rowloom.server.metrics import families as of_shards
 
@@ -252,6 +252,18 @@ def test_the_rules_are_such_that_prometheus_takes_them():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_each_alert_fires_when_it_is_to_and_the_page_says_what_to_do_about_it(tmp_path):
+    shutil.copy(RULES, tmp_path / "alerts.yml")
+    played = shutil.copy(Path(__file__).with_name("alerts_fire.yml"), tmp_path)
+    done = subprocess.run([program("promtool"), "test", "rules", played], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    named = re.findall(r"- alert: (\w+)", RULES.read_text())
+    assert len(named) > 5
+    assert set(named) == set(re.findall(r"alertname=\"(\w+)\", cluster", Path(played).read_text()))
+    advice = (Path(__file__).parents[3] / "docs/metrics.md").read_text()
+    assert re.findall(r"^\| `(Rowloom\w+)` \| .{20,} \|$", advice, re.MULTILINE) == named
+
+
 def test_the_names_of_metrics_are_as_prometheus_wants_them(cli, watched):
     state = cli.json("status")
     with connect(watched) as client:
@@ -267,9 +279,12 @@ def test_the_names_of_metrics_are_as_prometheus_wants_them(cli, watched):
 @pytest.mark.timeout(150)
 def test_a_real_prometheus_finds_and_reads_every_process(cli, watched):
     home = cli.json("status")["metrics"]
+    quick = cli.folder / "alerts.yml"  # what takes half a minute there takes three seconds here
+    quick.write_text(RULES.read_text().replace("for: 30s", "for: 3s"))
+    cli.run("snapshot")
     config = {
-        "global": {"scrape_interval": "1s"},
-        "rule_files": [str(RULES)],
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(quick)],
         "scrape_configs": [{"job_name": "rowloom", "http_sd_configs": [{"url": f"http://{home}/targets"}]}],
     }
     (cli.folder / "prometheus.yml").write_text(json.dumps(config))
@@ -290,15 +305,40 @@ def test_a_real_prometheus_finds_and_reads_every_process(cli, watched):
                 found = json.load(reply)["data"]["result"]
             return {one["metric"].get("shard", ""): float(one["value"][1]) for one in found}
 
+        def firing() -> set[tuple[str, str]]:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/alerts", timeout=20) as reply:
+                alerts = json.load(reply)["data"]["alerts"]
+            said = {
+                (one["labels"]["alertname"], one["labels"].get("index", "")): one["state"] for one in alerts
+            }
+            return {name for name, state in said.items() if state == "firing"}
+
         until(lambda: answers(f"http://127.0.0.1:{port}/-/ready"), 60.0)
         pulled = 'sum by (shard) (rowloom_pull_rows_total{table="users"})'
         until(lambda: ask(pulled) == {"0": 500.0, "1": 500.0}, 60.0)
         until(lambda: ask("up") == {"": 1.0, "0": 1.0, "1": 1.0}, 60.0)
-        for query in queries():
-            ask(query)
+        with connect(watched) as client:
+            for query in queries():
+                until(lambda query=query: works(client) and ask(query), 60.0)
+        shard = cli.json("status")["shards"][1]["pid"]
+        os.kill(shard, signal.SIGSTOP)
+        try:
+            until(lambda: ("RowloomShardDoesNotServe", "1") in firing(), 90.0)
+        finally:
+            os.kill(shard, signal.SIGCONT)
+        until(lambda: ("RowloomShardDoesNotServe", "1") not in firing(), 60.0)
     finally:
         running.kill()
         running.wait()
+
+
+def works(client: Client) -> bool:
+    """A call of each kind, so that rates have something to say."""
+    users = client.table("users")
+    users.pull(ALL)
+    users.push(ALL[:9], np.ones((9, 4), np.float32))
+    client.step({"items": (ALL[:8], np.ones((8, 8), np.float32))}, {"items": ALL[:16]})
+    return True
 
 
 def answers(url: str) -> bool:

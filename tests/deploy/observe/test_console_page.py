@@ -187,6 +187,9 @@ def test_each_cell_of_tables_by_shards_says_what_is_there_and_an_uneven_one_is_d
     assert each[3] == ["300K 2.9x\n0 B\n6K/s", "heat3"]
     assert each[4] == ["100K\n0 B\n6K/s", ""]
     assert shown.page.run("(e => e.scrollWidth > e.clientWidth)(document.getElementById('matrix'))")
+    shown.page.run("document.getElementById('matrix').scrollLeft = 500")
+    shown.look(many=64)  # it is drawn anew, and stays where it was
+    assert shown.page.run("document.getElementById('matrix').scrollLeft") == 500
     shown.look(dead=True)
     assert shown.page.run(cells)[1:] == [[">= 7\n0 B\n0/s", ""], ["7\n0 B\n0/s", ""], ["-", "bad"]]
     assert "shard 1 dead" in shown.text("matrix")
