@@ -67,7 +67,7 @@ function named(node, text) {
   node.replaceChildren(...text.split(/(?<=[._/-])/).flatMap((part) => [part, make("wbr")]));
 }
 
-// columns: [title, kind of its cells]; rows: of each, its cells: a text, or [text, class, share of a bar, what that is].
+// columns: [title, kind of its cells]; rows: of each, its cells: a text, or [text, class, share of a bar, what that is, is it a limit].
 function grid(place, columns, rows, none) {
   if (!rows.length) {
     byId(place).replaceChildren(make("p", none, "none"));
@@ -83,18 +83,19 @@ function grid(place, columns, rows, none) {
   for (const row of rows) {
     const line = body.appendChild(make("tr"));
     row.forEach((value, k) => {
-      const [text, name, share, label] = Array.isArray(value) ? value : [value, ""];
+      const [text, name, share, label, limit] = Array.isArray(value) ? value : [value, ""];
       const cell = line.appendChild(make(k ? "td" : "th", text, [columns[k][1], name].filter(Boolean).join(" ")));
       if (!k) { cell.scope = "row"; named(cell, text); }
-      if (share !== undefined) cell.append(meter(share, label));
+      if (share !== undefined) cell.append(meter(share, label, limit));
     });
   }
   byId(place).replaceChildren(table);
 }
 
-function meter(share, label) {
+function meter(share, label, limit) {
   const bar = make("meter");
-  Object.assign(bar, { low: 0.75, high: 0.9, optimum: 0, value: Math.min(share, 1) });
+  bar.value = Math.min(share, 1);
+  if (limit) Object.assign(bar, { low: 0.75, high: 0.9, optimum: 0 });
   bar.setAttribute("aria-label", label);
   return bar;
 }
@@ -269,10 +270,11 @@ function happened(events) {
   if (events.length) newest = events[events.length - 1];
 }
 
-function against(size, bound, what) {
+// limit: more is trouble; all of a plan is what was meant.
+function against(size, bound, what, limit) {
   if (!bound) return inBytes(size);
   const percent = `${Math.round((100 * size) / bound)} %`;
-  return [`${inBytes(size)}, ${percent}`, size > bound ? "bad" : "", size / bound, `${percent} of ${what}`];
+  return [`${inBytes(size)}, ${percent}`, limit && size > bound ? "bad" : "", size / bound, `${percent} of ${what}`, limit];
 }
 
 function standby(one) {
@@ -288,8 +290,8 @@ function shard(s, bounds, standbys) {
   const log = s.log_error ? ["failed", "bad"] : s.log_bytes ? `${inBytes(s.log_bytes)}${behind}` : "-";
   const told = [
     whole(s.rows), whole(s.pulled_rows_per_s), whole(s.pushed_rows_per_s), inBytes(s.received_bytes_per_s),
-    inBytes(s.sent_bytes_per_s), inMs(s.p50_ms), inMs(s.p99_ms), against(s.bytes, bounds.rows_bytes, "what its rows take with every id pushed"),
-    against(s.resident_bytes, bounds.process_bytes, "ray.memory_per_shard"), log,
+    inBytes(s.sent_bytes_per_s), inMs(s.p50_ms), inMs(s.p99_ms), against(s.bytes, bounds.rows_bytes, "what its rows take with every id pushed", false),
+    against(s.resident_bytes, bounds.process_bytes, "ray.memory_per_shard", true), log,
   ];
   return [
     String(s.index), [s.health, GOOD.includes(s.health) ? "good" : "bad"], ...(there ? told : told.map(() => "-")),
@@ -334,7 +336,7 @@ function quota(one) {
     if (most === null) return `${worded(used)}${no}`;
     const share = fullest === null ? used / (most || 1) : fullest;
     const where = fullest === null ? "" : ", on the fullest shard";
-    return [`${worded(used)} of ${worded(most)}${no}`, share >= 1 ? "bad" : "", share, `${Math.round(100 * share)} % of a quota${where}`];
+    return [`${worded(used)} of ${worded(most)}${no}`, share >= 1 ? "bad" : "", share, `${Math.round(100 * share)} % of a quota${where}`, true];
   })];
 }
 

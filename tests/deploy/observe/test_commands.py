@@ -276,14 +276,46 @@ def test_the_names_of_metrics_are_as_prometheus_wants_them(cli, watched):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.timeout(150)
-def test_a_real_prometheus_finds_and_reads_every_process(cli, watched):
+class Prometheus:
+    """One that reads a cluster. port: where it answers."""
+
+    def __init__(self, port: int) -> None:
+        self._at = f"http://127.0.0.1:{port}"
+
+    def ready(self) -> bool:
+        """Whether it is: one that has just begun to listen says 503."""
+        with (
+            contextlib.suppress(urllib.error.URLError),
+            urllib.request.urlopen(f"{self._at}/-/ready", timeout=20) as reply,
+        ):
+            return reply.status == 200
+        return False
+
+    def ask(self, query: str) -> dict[str, float]:
+        """The value of each series now, by its shard."""
+        found = self._get(f"query?query={urllib.parse.quote(query)}")["result"]
+        return {one["metric"].get("shard", ""): float(one["value"][1]) for one in found}
+
+    def fires(self, alert: str, index: str) -> bool:
+        """Whether an alert of a shard does."""
+        return any(
+            (one["labels"]["alertname"], one["labels"].get("index"), one["state"]) == (alert, index, "firing")
+            for one in self._get("alerts")["alerts"]
+        )
+
+    def _get(self, path: str) -> dict:
+        with urllib.request.urlopen(f"{self._at}/api/v1/{path}", timeout=20) as reply:
+            return json.load(reply)["data"]
+
+
+@pytest.fixture
+def prometheus(cli, watched):
     home = cli.json("status")["metrics"]
-    quick = cli.folder / "alerts.yml"  # what takes half a minute there takes three seconds here
-    quick.write_text(RULES.read_text().replace("for: 30s", "for: 3s"))
-    cli.run("snapshot")
+    # The coordinator takes two seconds to say that a shard does not answer.
+    quick = cli.folder / "alerts.yml"  # what takes half a minute there takes no time here
+    quick.write_text(RULES.read_text().replace("for: 30s", "for: 0s"))
     config = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "global": {"scrape_interval": "4s", "evaluation_interval": "1s"},
         "rule_files": [str(quick)],
         "scrape_configs": [{"job_name": "rowloom", "http_sd_configs": [{"url": f"http://{home}/targets"}]}],
     }
@@ -294,42 +326,40 @@ def test_a_real_prometheus_finds_and_reads_every_process(cli, watched):
     with open(log, "w") as err:
         running = subprocess.Popen(command, stderr=err)
     try:
-        with connect(watched) as client:
-            client.table("users").pull(ALL)
         until(lambda: "Listening on" in log.read_text() or running.poll() is not None)
-        port = listening(running.pid)
-
-        def ask(query: str) -> dict[str, float]:
-            url = f"http://127.0.0.1:{port}/api/v1/query?query={urllib.parse.quote(query)}"
-            with urllib.request.urlopen(url, timeout=20) as reply:
-                found = json.load(reply)["data"]["result"]
-            return {one["metric"].get("shard", ""): float(one["value"][1]) for one in found}
-
-        def firing() -> set[tuple[str, str]]:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/alerts", timeout=20) as reply:
-                alerts = json.load(reply)["data"]["alerts"]
-            said = {
-                (one["labels"]["alertname"], one["labels"].get("index", "")): one["state"] for one in alerts
-            }
-            return {name for name, state in said.items() if state == "firing"}
-
-        until(lambda: answers(f"http://127.0.0.1:{port}/-/ready"), 60.0)
-        pulled = 'sum by (shard) (rowloom_pull_rows_total{table="users"})'
-        until(lambda: ask(pulled) == {"0": 500.0, "1": 500.0}, 60.0)
-        until(lambda: ask("up") == {"": 1.0, "0": 1.0, "1": 1.0}, 60.0)
-        with connect(watched) as client:
-            for query in queries():
-                until(lambda query=query: works(client) and ask(query), 60.0)
-        shard = cli.json("status")["shards"][1]["pid"]
-        os.kill(shard, signal.SIGSTOP)
-        try:
-            until(lambda: ("RowloomShardDoesNotServe", "1") in firing(), 90.0)
-        finally:
-            os.kill(shard, signal.SIGCONT)
-        until(lambda: ("RowloomShardDoesNotServe", "1") not in firing(), 60.0)
+        one = Prometheus(listening(running.pid))
+        until(one.ready, 60.0)
+        yield one
     finally:
         running.kill()
         running.wait()
+
+
+@pytest.mark.timeout(150)
+def test_a_real_prometheus_finds_and_reads_every_process_and_the_dashboard_has_something_to_draw(
+    cli, watched, prometheus
+):
+    cli.run("snapshot")
+    with connect(watched) as client:
+        client.table("users").pull(ALL)
+        pulled = 'sum by (shard) (rowloom_pull_rows_total{table="users"})'
+        until(lambda: prometheus.ask(pulled) == {"0": 500.0, "1": 500.0}, 60.0)
+        until(lambda: prometheus.ask("up") == {"": 1.0, "0": 1.0, "1": 1.0}, 60.0)
+        for query in queries():
+            until(lambda query=query: works(client) and prometheus.ask(query), 60.0)
+
+
+@pytest.mark.timeout(150)
+def test_the_alert_of_a_shard_that_stands_still_fires(cli, prometheus):
+    shard = cli.json("status")["shards"][1]["pid"]
+    until(lambda: prometheus.ask("rowloom_shard_serving"), 60.0)
+    assert not prometheus.fires("RowloomShardDoesNotServe", "1")
+    os.kill(shard, signal.SIGSTOP)
+    try:
+        until(lambda: prometheus.fires("RowloomShardDoesNotServe", "1"), 60.0)
+    finally:
+        os.kill(shard, signal.SIGCONT)
+    assert not prometheus.fires("RowloomShardDoesNotServe", "0")
 
 
 def works(client: Client) -> bool:
@@ -339,13 +369,6 @@ def works(client: Client) -> bool:
     users.push(ALL[:9], np.ones((9, 4), np.float32))
     client.step({"items": (ALL[:8], np.ones((8, 8), np.float32))}, {"items": ALL[:16]})
     return True
-
-
-def answers(url: str) -> bool:
-    """Whether what listens there is ready: a Prometheus that has just begun to says 503."""
-    with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(url, timeout=20) as reply:
-        return reply.status == 200
-    return False
 
 
 def listening(pid: int) -> int:

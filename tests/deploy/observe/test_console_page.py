@@ -219,6 +219,12 @@ def test_memory_snapshots_standbys_and_quotas_stand_beside_what_they_are_held_to
     assert shown.page.run("document.getElementById('quoted').checkVisibility()") is False
 
 
+def test_a_full_plan_is_no_trouble_and_a_full_limit_is(shown):
+    full = "(limit => { const cell = against(3072, 2048, 'it', limit); return [cell[0], cell[1], meter(...cell.slice(2)).high]; })"
+    assert shown.page.run(f"{full}(false)") == ["3.0 KiB, 150 %", "", 1]
+    assert shown.page.run(f"{full}(true)") == ["3.0 KiB, 150 %", "bad", 0.9]
+
+
 def test_one_early_peak_leaves_the_chart_and_is_written_and_equal_lines_are_both_seen(shown):
     samples = "Array.from({length: 100}, (_, k) => ({time: 5 * k, a: k === 2 ? 9e6 : 1000, b: 1000}))"
     lines = "[['a', 'pulled', 'one'], ['b', 'pushed', 'two']]"
