@@ -220,7 +220,8 @@ def test_memory_snapshots_standbys_and_quotas_stand_beside_what_they_are_held_to
 
 
 def test_a_full_plan_is_no_trouble_and_a_full_limit_is(shown):
-    full = "(limit => { const cell = against(3072, 2048, 'it', limit); return [cell[0], cell[1], meter(...cell.slice(2)).high]; })"
+    cell = "const cell = against(3072, 2048, 'it', limit)"
+    full = f"(limit => {{ {cell}; return [cell[0], cell[1], meter(...cell.slice(2)).high]; }})"
     assert shown.page.run(f"{full}(false)") == ["3.0 KiB, 150 %", "", 1]
     assert shown.page.run(f"{full}(true)") == ["3.0 KiB, 150 %", "bad", 0.9]
 
