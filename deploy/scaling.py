@@ -272,6 +272,7 @@ class Scalings:
                 for name, how in progress.dealings.items()
             ],
             handed_over=scaling.handed_over,
+            arrivals=[pb.ShardArrival(shard=i, rows=rows) for i, rows in progress.arrived.items()],
         )
 
 

@@ -1272,7 +1272,7 @@ class UpgradeRequest(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., environment: _Optional[str] = ...) -> None: ...
 
 class ScaleReply(_message.Message):
-    __slots__ = ("state", "epoch", "pause_s", "rows", "rows_total", "error", "seconds", "scaling", "shards", "shards_before", "passes", "left", "rows_per_s", "brake_row_s", "moved", "dealings", "held_bytes", "handed_over")
+    __slots__ = ("state", "epoch", "pause_s", "rows", "rows_total", "error", "seconds", "scaling", "shards", "shards_before", "passes", "left", "rows_per_s", "brake_row_s", "moved", "dealings", "held_bytes", "handed_over", "arrivals")
     STATE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PAUSE_S_FIELD_NUMBER: _ClassVar[int]
@@ -1291,6 +1291,7 @@ class ScaleReply(_message.Message):
     DEALINGS_FIELD_NUMBER: _ClassVar[int]
     HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
     HANDED_OVER_FIELD_NUMBER: _ClassVar[int]
+    ARRIVALS_FIELD_NUMBER: _ClassVar[int]
     state: str
     epoch: int
     pause_s: float
@@ -1309,7 +1310,16 @@ class ScaleReply(_message.Message):
     dealings: _containers.RepeatedCompositeFieldContainer[TableDealing]
     held_bytes: int
     handed_over: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, state: _Optional[str] = ..., epoch: _Optional[int] = ..., pause_s: _Optional[float] = ..., rows: _Optional[int] = ..., rows_total: _Optional[int] = ..., error: _Optional[str] = ..., seconds: _Optional[float] = ..., scaling: _Optional[int] = ..., shards: _Optional[int] = ..., shards_before: _Optional[int] = ..., passes: _Optional[int] = ..., left: _Optional[int] = ..., rows_per_s: _Optional[float] = ..., brake_row_s: _Optional[float] = ..., moved: _Optional[int] = ..., dealings: _Optional[_Iterable[_Union[TableDealing, _Mapping]]] = ..., held_bytes: _Optional[int] = ..., handed_over: _Optional[_Iterable[int]] = ...) -> None: ...
+    arrivals: _containers.RepeatedCompositeFieldContainer[ShardArrival]
+    def __init__(self, state: _Optional[str] = ..., epoch: _Optional[int] = ..., pause_s: _Optional[float] = ..., rows: _Optional[int] = ..., rows_total: _Optional[int] = ..., error: _Optional[str] = ..., seconds: _Optional[float] = ..., scaling: _Optional[int] = ..., shards: _Optional[int] = ..., shards_before: _Optional[int] = ..., passes: _Optional[int] = ..., left: _Optional[int] = ..., rows_per_s: _Optional[float] = ..., brake_row_s: _Optional[float] = ..., moved: _Optional[int] = ..., dealings: _Optional[_Iterable[_Union[TableDealing, _Mapping]]] = ..., held_bytes: _Optional[int] = ..., handed_over: _Optional[_Iterable[int]] = ..., arrivals: _Optional[_Iterable[_Union[ShardArrival, _Mapping]]] = ...) -> None: ...
+
+class ShardArrival(_message.Message):
+    __slots__ = ("shard", "rows")
+    SHARD_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    shard: int
+    rows: int
+    def __init__(self, shard: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class AcceptLossRequest(_message.Message):
     __slots__ = ("shard", "cluster_id", "force")

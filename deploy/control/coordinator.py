@@ -74,7 +74,7 @@ class Coordinator:
         self._turn = 0
         self._serial = state.serial
         self.unfinished_pushes: dict[int, int] = {}  # by client, one that it has given up, as a hold found
-        self.reviving = False  # servers are being started in the place of those that have ended
+        self.expects_surplus = 0  # programs whose servers may be no shard for a while; see `expected_surplus`
         self.ended: set[int] = set()  # shards whose server before has ended for certain
         self._doubtful: set[int] = set()  # shards that have not adopted the layout since there was doubt
         state.term += 1  # stored with the first commit, before the first turn is taken
@@ -488,7 +488,7 @@ class Coordinator:
 
     def waiting(self) -> list[str]:
         """What was begun and does not hold everywhere yet, each in words; `converge` repeats it until it does."""
-        return self.state.waiting(sorted(self._doubtful), reviving=self.reviving)
+        return self.state.waiting(sorted(self._doubtful), expected=self.expects_surplus > 0)
 
 
 def addresses(launched: Sequence[Launched]) -> tuple[ShardAddress, ...]:

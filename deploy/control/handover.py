@@ -26,6 +26,7 @@ from ...proto.layout import Layout, ShardAddress
 from .coordinator import ATTEMPT_S, Coordinator
 from .effects import Program, ServerCall, Stop, call_all
 from .reshard import Cancelled, Progress, Reshard
+from .surplus import expected_surplus
 
 LOOK_LIMIT_S = 5.0  # for the shards to say that they serve, before one of them is stopped
 
@@ -107,6 +108,17 @@ class Restart:
     def _take(self, indexes: Sequence[int]) -> Program:
         coordinator = self._coordinator
         yield from check_serving(coordinator)
+        with expected_surplus(coordinator):
+            began = yield from self._replace(indexes)
+        outcomes = yield from coordinator.adopt(self._limit_s)
+        self.progress.pause_s = max(self.progress.pause_s, coordinator.clock() - began)
+        for index in indexes:
+            if isinstance(outcomes[index], Exception):
+                raise outcomes[index]
+
+    def _replace(self, indexes: Sequence[int]) -> Program:
+        """Other servers for these shards, which the commit says. Returns when the old ones were ended."""
+        coordinator = self._coordinator
         fresh, launched = yield from coordinator.launch(len(indexes))
         keys, shards = list(coordinator.state.keys), list(coordinator.layout.shards)
         began = coordinator.clock()
@@ -118,11 +130,7 @@ class Restart:
         yield from coordinator.commit(
             dataclasses.replace(coordinator.state, layout=layout, keys=keys, surplus=surplus)
         )
-        outcomes = yield from coordinator.adopt(self._limit_s)
-        self.progress.pause_s = max(self.progress.pause_s, coordinator.clock() - began)
-        for index in indexes:
-            if isinstance(outcomes[index], Exception):
-                raise outcomes[index]
+        return began
 
 
 def check_serving(coordinator: Coordinator) -> Program:

@@ -46,6 +46,7 @@ from .passes import Passes
 from .receiving import all_received, progress_of
 from .stalling import until_done
 from .state import ClusterState
+from .surplus import expected_surplus
 
 RATE_S = 0.5  # rows a second are over so long
 STEP_LIMIT_S = 10.0  # for each step while pushes wait
@@ -82,6 +83,7 @@ class Progress:
         brake_s: for which pushes are held up, for each of their rows.
         rows_per_s: that were moved, lately.
         held_bytes: of memory, by rows that have arrived and do not serve yet.
+        arrived: rows, by the index of the shard that they will be of; of those that get any.
     """
 
     shards: int
@@ -100,6 +102,7 @@ class Progress:
     held_bytes: int = 0
     error: str = ""
     before: int = 0
+    arrived: Mapping[int, int] = field(default_factory=dict[int, int])
 
     @property
     def ended(self) -> bool:
@@ -151,6 +154,10 @@ class Reshard:
         Raises:
             Exception: it did not happen, and everything is as before; or, after the commit, a shard was lost.
         """
+        with expected_surplus(self._coordinator):
+            yield from self._run()
+
+    def _run(self) -> Program:
         coordinator, progress = self._coordinator, self.progress
         try:
             yield from coordinator.converge()
@@ -236,6 +243,8 @@ class Reshard:
             self._check_cancelled()
             replies = yield from progress_of(target, clock, self._revived)
             self._show(replies)
+            arrived = zip(target.shards, replies, strict=True)
+            self.progress.arrived = {shard.index: reply.rows for shard, reply in arrived}
             step = passes.judge(replies)
             if step.brake_s:
                 yield from self._brake(step.brake_s)

@@ -14,6 +14,7 @@ from ...proto.layout import ShardAddress
 from ..launch.launcher import Launched, ServerProcess
 from .coordinator import Coordinator
 from .effects import Look, Program, Stop
+from .surplus import expected_surplus
 
 
 def revive(coordinator: Coordinator, limit_s: float = 0.0) -> Program:
@@ -34,11 +35,8 @@ def revive(coordinator: Coordinator, limit_s: float = 0.0) -> Program:
     ]
     if not ended:
         return []
-    coordinator.reviving = True
-    try:
+    with expected_surplus(coordinator):
         yield from _replace(coordinator, keys, ended)
-    finally:
-        coordinator.reviving = False
     yield from coordinator.adopt(limit_s)
     return ended
 

@@ -194,18 +194,18 @@ class ClusterState:
         """Whether something was begun that does not hold yet."""
         return bool(self.making or self.dropping or self.changing or self.surplus)
 
-    def waiting(self, untold: Sequence[int] = (), *, reviving: bool = False) -> list[str]:
+    def waiting(self, untold: Sequence[int] = (), *, expected: bool = False) -> list[str]:
         """What was begun and does not hold yet, each in words.
 
         untold: shards that have not heard of the layout since it, a server or the coordinator was new.
-        reviving: servers that are no shard are there to take the place of some that have ended.
+        expected: servers that are no shard are meant to be there: they take a place, follow, or get rows.
         """
         said = [f"table {name!r} is not on every shard yet" for name in self.making]
         said += [f"lr of table {name!r} has not reached every shard yet" for name in self.changing]
         said += [f"table number {number} was dropped, and not by every shard yet" for number in self.dropping]
-        if self.surplus and not reviving:
+        if self.surplus and not expected:
             said.append(
-                "there are more servers than shards: new ones that rows move to, or old ones that are still to be ended"
+                "there are more servers than shards, left by a change that was broken off: they will be ended"
             )
         if untold:
             have, them = ("has", "it") if len(untold) == 1 else ("have", "them")

@@ -46,30 +46,35 @@ def top(
     as_json: AsJson = False,
 ) -> None:
     """Show what each shard and table does: rows and bytes a second, times of calls, skew, memory. Ctrl-C ends it."""
-    from .rates import activity
+    from .history import History
 
     with cluster(name, address, home) as (remote, earlier, _):
+        history = History(remote.status, every_s=interval_s)
+        history.saw(earlier)
         if once:
             time.sleep(interval_s)
-            state = activity(remote.status(), earlier)
-            show(as_json, state, _screen(state))
+            history.look()
+            seen = history.state()["now"]
+            show(as_json, seen, _screen({"now": seen}))
             return
         with _until_interrupted(), _live(as_json) as shown:
-            pause_s, now, note = min(interval_s, FIRST_S), earlier, ""
+            pause_s, note = min(interval_s, FIRST_S), ""
             while True:
                 time.sleep(pause_s)
                 try:
-                    earlier, now, note = now, remote.status(), ""
+                    history.look()
+                    note = ""
                 except RowloomError as e:  # it may come back; what was last seen stays
                     note = f"the coordinator does not answer: {e}"
-                shown(activity(now, earlier), note)
+                shown(history.state(), note)
                 pause_s = interval_s
 
 
-def _screen(state: dict[str, Any], note: str = "") -> Any:
+def _screen(seen: dict[str, Any], note: str = "") -> Any:
     from .top import render_top
 
-    return render_top(state, console().width, note)
+    samples, events = seen.get("samples", ()), seen.get("events", ())[1:]  # the first one: it began to look
+    return render_top(seen["now"], console().width, note, samples, events)
 
 
 @contextlib.contextmanager
@@ -77,11 +82,11 @@ def _live(as_json: bool) -> Generator[Callable[[dict[str, Any], str], object]]:
     """What shows a state: on a screen of its own, one below the other where stdout is no terminal, or as JSON."""
     screen = console()
 
-    def as_line(state: dict[str, Any], note: str) -> None:
-        show_json({**state, "note": note})
+    def as_line(seen: dict[str, Any], note: str) -> None:
+        show_json({**seen["now"], "note": note})
 
-    def below(state: dict[str, Any], note: str) -> None:
-        screen.print(_screen(state, note), markup=False)
+    def below(seen: dict[str, Any], note: str) -> None:
+        screen.print(_screen(seen, note), markup=False)
 
     if as_json:
         yield as_line
@@ -92,8 +97,8 @@ def _live(as_json: bool) -> Generator[Callable[[dict[str, Any], str], object]]:
 
         with Live(console=screen, screen=True, auto_refresh=False) as live:
 
-            def anew(state: dict[str, Any], note: str) -> None:
-                live.update(_screen(state, note), refresh=True)
+            def anew(seen: dict[str, Any], note: str) -> None:
+                live.update(_screen(seen, note), refresh=True)
 
             yield anew
 

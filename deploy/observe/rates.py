@@ -13,7 +13,7 @@ ROWS = ("pulled_rows", "pushed_rows")
 SENT = ("sent_bytes", "received_bytes")
 
 
-class _Look:
+class ShardLook:
     """What one shard did between two looks, and in how many seconds; since it started, if there is no earlier one."""
 
     def __init__(self, now: pb.StatisticsReply, before: pb.StatisticsReply | None) -> None:
@@ -39,6 +39,16 @@ class _Look:
         return max(0.0, count / self.seconds) if self.seconds > 0 else 0.0
 
 
+def looks_of(now: pb.StatusReply, earlier: pb.StatusReply | None) -> dict[int, ShardLook]:
+    """By index, the shards that told of all their rows, and what they did since a moment ago, or their start."""
+    before = {s.shard.incarnation: s.statistics for s in earlier.shards} if earlier is not None else {}
+    return {
+        s.shard.index: ShardLook(s.statistics, before.get(s.shard.incarnation))
+        for s in now.shards
+        if is_counted(s)
+    }
+
+
 def quantile_s(counts: Sequence[int], share: float) -> float | None:
     """The time within which this share of calls was answered, in seconds, as exact as the bounds; None: of no calls.
 
@@ -61,13 +71,12 @@ def activity(now: pb.StatusReply, earlier: pb.StatusReply | None = None) -> dict
         now: as the coordinator gives it.
         earlier: the same a moment ago. None: since each shard started.
     """
-    before = {s.shard.incarnation: s.statistics for s in earlier.shards} if earlier is not None else {}
-    looks = [_Look(s.statistics, before.get(s.shard.incarnation)) for s in now.shards if is_counted(s)]
+    by_shard = looks_of(now, earlier)
+    looks = list(by_shard.values())
     state = summary(now, earlier)
-    there = iter(looks)
     for shard, status in zip(state["shards"], now.shards, strict=True):
-        if is_counted(status):
-            shard |= _shard(status.statistics, next(there))
+        if (look := by_shard.get(status.shard.index)) is not None:
+            shard |= _shard(status.statistics, look)
     names = [table["name"] for table in state["tables"]]
     for table in state["tables"]:
         table |= _table(table["name"], looks)
@@ -79,7 +88,7 @@ def activity(now: pb.StatusReply, earlier: pb.StatusReply | None = None) -> dict
     return state
 
 
-def _shard(said: pb.StatisticsReply, look: _Look) -> dict[str, Any]:
+def _shard(said: pb.StatisticsReply, look: ShardLook) -> dict[str, Any]:
     calls = [counts for (call, _), counts in look.times.items() if call != "control"]
     return {
         "sent_bytes_per_s": round(look.per_s(look.bytes["sent_bytes"])),
@@ -89,10 +98,11 @@ def _shard(said: pb.StatisticsReply, look: _Look) -> dict[str, Any]:
         "lane_connections": said.lane_connections,
         "clients": said.clients,
         "log_behind_bytes": said.log_end - said.log_safe,
+        "snapshot_writing_rows": said.snapshot_rows,
     }
 
 
-def _table(name: str, looks: Sequence[_Look]) -> dict[str, Any]:
+def _table(name: str, looks: Sequence[ShardLook]) -> dict[str, Any]:
     rates = [[look.per_s(look.counts.get(name, {}).get(rows, 0)) for rows in ROWS] for look in looks]
     busy = [pulled + pushed for pulled, pushed in rates]
     mean = sum(busy) / len(busy) if busy else 0.0
@@ -111,7 +121,7 @@ def _hottest_share(name: str, now: pb.StatusReply) -> float | None:
     return round(max(t.hottest_share * t.sampled_ids for t in held) / sampled, 4) if sampled else None
 
 
-def _latencies(looks: Iterable[_Look], table: str) -> dict[str, Any]:
+def _latencies(looks: Iterable[ShardLook], table: str) -> dict[str, Any]:
     """Of the calls that named this table only, over all shards."""
     looks = list(looks)
     return {
@@ -127,5 +137,22 @@ def _quantiles(some: Sequence[Sequence[int]]) -> dict[str, float | None]:
 
 
 def _move(reply: pb.ScaleReply) -> dict[str, Any]:
-    left = max(0, reply.rows_total - reply.rows)
-    return {"state": reply.state, "rows": reply.rows, "rows_left": left, "seconds": round(reply.seconds, 1)}
+    """How far rows that move are; eta_s: until few are left, at the pace of now; None: not known."""
+    counted = reply.state == "moving"
+    eta = reply.left / reply.rows_per_s if counted and reply.rows_per_s > 0 else None
+    return {
+        "state": reply.state,
+        "rows": reply.rows,
+        "rows_left": max(0, reply.rows_total - reply.rows),
+        "seconds": round(reply.seconds, 1),
+        "shards_before": reply.shards_before,
+        "shards": reply.shards,
+        "handed_over": list(reply.handed_over),
+        "pass": reply.passes + 1 if counted else None,
+        "pass_left": reply.left if counted else None,
+        "rows_per_s": round(reply.rows_per_s, 1) if counted else None,
+        "eta_s": None if eta is None else round(eta, 1),
+        "braked": reply.brake_row_s > 0,
+        "held_bytes": reply.held_bytes,
+        "arrivals": [{"shard": one.shard, "rows": one.rows} for one in reply.arrivals],
+    }

@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import itertools
+import time
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..config.memory import in_bytes
 from ..config.words import counted
 from ..operate.status import GOOD, WIDEST, grid, health_in_words, in_time
+from ..standby.shown import standby_in_words
 from .figures import sizes_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 # What is left out first where there is no room, together.
-LEFT_OUT = (
+_STEPS = (
     (),
     (">lanes", ">pull p50", ">push p50"),
-    (">lanes", ">pull p50", ">push p50", ">in/s", ">out/s", ">p50", ">bytes"),
-    (">lanes", ">pull p50", ">push p50", ">in/s", ">out/s", ">p50", ">bytes", ">memory", ">log", ">push p99"),
+    (">in/s", ">out/s", ">p50", ">bytes"),
+    ("standby", ">log", ">push p99"),
+    (">memory",),
 )
+LEFT_OUT = tuple(tuple(itertools.chain(*_STEPS[: k + 1])) for k in range(len(_STEPS)))
+BLOCKS = "▁▂▃▄▅▆▇█"
+LAST_EVENTS = 5
 
 
-def render_top(state: dict[str, Any], width: int, note: str = "") -> RenderableType:
+def render_top(
+    state: dict[str, Any],
+    width: int,
+    note: str = "",
+    samples: Sequence[dict[str, Any]] = (),
+    events: Sequence[dict[str, Any]] = (),
+) -> RenderableType:
     """An `activity` for people.
 
     Args:
         state: the activity.
         width: of the screen, in columns.
         note: what is to be said beside it.
+        samples: as a `History` has them; none: no lines of what was.
+        events: the same.
     """
     from rich.console import Group
     from rich.text import Text
@@ -40,11 +55,7 @@ def render_top(state: dict[str, Any], width: int, note: str = "") -> RenderableT
     if note:
         lines.append(Text(note, "bold red"))
     if state["move"] is not None:
-        move = state["move"]
-        said = f"rows move: {move['state']}"
-        if move["rows"] + move["rows_left"]:  # else nobody has counted them yet
-            said += f", {move['rows']:,} moved, {move['rows_left']:,} left"
-        lines.append(Text(said, "bold yellow"))
+        lines.append(Text(_moves(state["move"]), "bold yellow"))
     lines += [Text(f"not finished yet: {one}", "bold yellow") for one in state["unfinished"]]
     lines += [
         Text(
@@ -53,13 +64,48 @@ def render_top(state: dict[str, Any], width: int, note: str = "") -> RenderableT
         for s in state["shards"]
         if s["health"] not in GOOD
     ]
+    lines += [Text(line) for line in _history(samples, width)]
+    told = [Text(f"{_clock(one['time'])} {one['text']}") for one in events[-LAST_EVENTS:]]
     return Group(
         *lines,
         Text(""),
         _fitting([_shard_cells(s) for s in state["shards"]], width),
         Text(""),
         _fitting([_table_cells(t) for t in [*state["tables"], *state["other_tables"]]], width),
+        *([Text(""), *told] if told else []),
     )
+
+
+def _moves(move: dict[str, Any]) -> str:
+    """In words, how far rows that move are."""
+    said = f"rows move: {move['state']}"
+    if not move["rows"] + move["rows_left"]:  # nobody has counted them yet
+        return said
+    said += f", {move['rows']:,} moved, {move['rows_left']:,} left"
+    if move["rows_per_s"]:
+        said += f", {move['rows_per_s']:,.0f} rows/s"
+    return said if move["eta_s"] is None else f"{said}, about {in_time(move['eta_s'])} more"
+
+
+def _history(samples: Sequence[dict[str, Any]], width: int) -> list[str]:
+    """How many rows a second were pulled and pushed until now, the newest at the end."""
+    if len(samples) < 2:
+        return []
+    lines = [(name, [one[f"{name}_rows_per_s"] for one in samples]) for name in ("pulled", "pushed")]
+    ends = [f" at most {max(rates):,.0f} rows/s" for _, rates in lines]
+    room = max(width - len("pulled ") - max(map(len, ends)), 1)
+    return [f"{name} {sparkline(rates[-room:])}{end}" for (name, rates), end in zip(lines, ends, strict=True)]
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A bar for each value, of the height that it has beside the largest; 0 is a blank."""
+    most = max(values, default=0.0) or 1.0
+    bars = (BLOCKS[min(int(len(BLOCKS) * value / most), len(BLOCKS) - 1)] for value in values)
+    return "".join(bar if value > 0 else " " for bar, value in zip(bars, values, strict=True))
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(seconds))
 
 
 def _kept(state: dict[str, Any]) -> str:
@@ -85,10 +131,11 @@ def _fitting(rows: list[dict[str, Any]], width: int) -> RenderableType:
 
 
 def _grid(rows: list[dict[str, Any]], left_out: Collection[str]) -> RenderableType:
-    columns = [column for column in rows[0] if column not in left_out]
+    every = dict.fromkeys(column for row in rows for column in row)
+    columns = [column for column in every if column not in left_out]
     table = grid(*columns, gap=1 if left_out else 2)
     for row in rows:
-        table.add_row(*(row[column] for column in columns))
+        table.add_row(*(row.get(column, "none") for column in columns))
     return table
 
 
@@ -97,6 +144,8 @@ def _shard_cells(shard: dict[str, Any]) -> dict[str, Any]:
 
     log = "failed" if shard["log_error"] else in_bytes(shard["log_bytes"]) if shard["log_bytes"] else "-"
     told = {
+        ">rows": f"{shard['rows']:,}",
+        ">bytes": in_bytes(shard["bytes"]),
         ">pull/s": f"{shard['pulled_rows_per_s']:,.0f}",
         ">push/s": f"{shard['pushed_rows_per_s']:,.0f}",
         ">in/s": in_bytes(shard.get("received_bytes_per_s", 0)),
@@ -110,7 +159,9 @@ def _shard_cells(shard: dict[str, Any]) -> dict[str, Any]:
     if "sent_bytes_per_s" not in shard:  # it does not answer, and has told nothing
         told = dict.fromkeys(told, "-")
     health = Text(shard["health"], "green" if shard["health"] in GOOD else "bold red")
-    return {"shard": str(shard["index"]), "health": health, **told}
+    standby = shard.get("standby")
+    kept = {} if standby is None else {"standby": standby_in_words(standby)}
+    return {"shard": str(shard["index"]), "health": health, **told, **kept}
 
 
 def _table_cells(table: dict[str, Any]) -> dict[str, str]:

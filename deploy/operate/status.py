@@ -123,7 +123,16 @@ def lost(state: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _snapshot(newest: pb.NewestSnapshot) -> dict[str, Any]:
-    return {"id": newest.id, "url": newest.url, "age_s": round(newest.age_s, 1)}
+    return {
+        "id": newest.id,
+        "url": newest.url,
+        "age_s": round(newest.age_s, 1),
+        "created_s": round(newest.created_s, 3),
+        "rows": newest.rows,
+        "bytes": newest.bytes,
+        "seconds": round(newest.seconds, 3) or None,
+        "pause_s": round(newest.pause_s, 4) if newest.seconds else None,
+    }
 
 
 def in_time(seconds: float) -> str:

@@ -32,6 +32,7 @@ from ...proto.layout import ShardAddress
 from ..control.coordinator import Coordinator
 from ..control.effects import Calls, Look, Program, ServerCall
 from ..control.state import Standby
+from ..control.surplus import expected_surplus
 from ..launch.launcher import ServerProcess
 
 ASK_S = 1.0  # what a server gets to answer here
@@ -267,6 +268,10 @@ class Standbys:
         Raises:
             Unavailable: no server could be started; what can be done without is done.
         """
+        with expected_surplus(self._coordinator):
+            return (yield from self._keep(seen))
+
+    def _keep(self, seen: Sighting) -> Program:
         taken: list[int] = []
         for index, ended in seen.gone.items():
             if self._can_take_over(index, seen):

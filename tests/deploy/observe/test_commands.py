@@ -19,7 +19,7 @@ from command_line import interruptible
 from prometheus_client.parser import text_string_to_metric_families
 from waiting import until
 
-from rowloom.client import connect
+from rowloom.client import Client, connect
 from rowloom.deploy.observe import families as of_clusters
 from rowloom.server.metrics import families as of_shards
 
@@ -252,6 +252,18 @@ def test_the_rules_are_such_that_prometheus_takes_them():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_each_alert_fires_when_it_is_to_and_the_page_says_what_to_do_about_it(tmp_path):
+    shutil.copy(RULES, tmp_path / "alerts.yml")
+    played = shutil.copy(Path(__file__).with_name("alerts_fire.yml"), tmp_path)
+    done = subprocess.run([program("promtool"), "test", "rules", played], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    named = re.findall(r"- alert: (\w+)", RULES.read_text())
+    assert len(named) > 5
+    assert set(named) == set(re.findall(r"alertname=\"(\w+)\", cluster", Path(played).read_text()))
+    advice = (Path(__file__).parents[3] / "docs/metrics.md").read_text()
+    assert re.findall(r"^\| `(Rowloom\w+)` \| .{20,} \|$", advice, re.MULTILINE) == named
+
+
 def test_the_names_of_metrics_are_as_prometheus_wants_them(cli, watched):
     state = cli.json("status")
     with connect(watched) as client:
@@ -264,12 +276,47 @@ def test_the_names_of_metrics_are_as_prometheus_wants_them(cli, watched):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.timeout(150)
-def test_a_real_prometheus_finds_and_reads_every_process(cli, watched):
+class Prometheus:
+    """One that reads a cluster. port: where it answers."""
+
+    def __init__(self, port: int) -> None:
+        self._at = f"http://127.0.0.1:{port}"
+
+    def ready(self) -> bool:
+        """Whether it is: one that has just begun to listen says 503."""
+        with (
+            contextlib.suppress(urllib.error.URLError),
+            urllib.request.urlopen(f"{self._at}/-/ready", timeout=20) as reply,
+        ):
+            return reply.status == 200
+        return False
+
+    def ask(self, query: str) -> dict[str, float]:
+        """The value of each series now, by its shard."""
+        found = self._get(f"query?query={urllib.parse.quote(query)}")["result"]
+        return {one["metric"].get("shard", ""): float(one["value"][1]) for one in found}
+
+    def fires(self, alert: str, index: str) -> bool:
+        """Whether an alert of a shard does."""
+        return any(
+            (one["labels"]["alertname"], one["labels"].get("index"), one["state"]) == (alert, index, "firing")
+            for one in self._get("alerts")["alerts"]
+        )
+
+    def _get(self, path: str) -> dict:
+        with urllib.request.urlopen(f"{self._at}/api/v1/{path}", timeout=20) as reply:
+            return json.load(reply)["data"]
+
+
+@pytest.fixture
+def prometheus(cli, watched):
     home = cli.json("status")["metrics"]
+    # The coordinator takes two seconds to say that a shard does not answer.
+    quick = cli.folder / "alerts.yml"  # what takes half a minute there takes no time here
+    quick.write_text(RULES.read_text().replace("for: 30s", "for: 0s"))
     config = {
-        "global": {"scrape_interval": "1s"},
-        "rule_files": [str(RULES)],
+        "global": {"scrape_interval": "4s", "evaluation_interval": "1s"},
+        "rule_files": [str(quick)],
         "scrape_configs": [{"job_name": "rowloom", "http_sd_configs": [{"url": f"http://{home}/targets"}]}],
     }
     (cli.folder / "prometheus.yml").write_text(json.dumps(config))
@@ -279,33 +326,49 @@ def test_a_real_prometheus_finds_and_reads_every_process(cli, watched):
     with open(log, "w") as err:
         running = subprocess.Popen(command, stderr=err)
     try:
-        with connect(watched) as client:
-            client.table("users").pull(ALL)
         until(lambda: "Listening on" in log.read_text() or running.poll() is not None)
-        port = listening(running.pid)
-
-        def ask(query: str) -> dict[str, float]:
-            url = f"http://127.0.0.1:{port}/api/v1/query?query={urllib.parse.quote(query)}"
-            with urllib.request.urlopen(url, timeout=20) as reply:
-                found = json.load(reply)["data"]["result"]
-            return {one["metric"].get("shard", ""): float(one["value"][1]) for one in found}
-
-        until(lambda: answers(f"http://127.0.0.1:{port}/-/ready"), 60.0)
-        pulled = 'sum by (shard) (rowloom_pull_rows_total{table="users"})'
-        until(lambda: ask(pulled) == {"0": 500.0, "1": 500.0}, 60.0)
-        until(lambda: ask("up") == {"": 1.0, "0": 1.0, "1": 1.0}, 60.0)
-        for query in queries():
-            ask(query)
+        one = Prometheus(listening(running.pid))
+        until(one.ready, 60.0)
+        yield one
     finally:
         running.kill()
         running.wait()
 
 
-def answers(url: str) -> bool:
-    """Whether what listens there is ready: a Prometheus that has just begun to says 503."""
-    with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(url, timeout=20) as reply:
-        return reply.status == 200
-    return False
+@pytest.mark.timeout(150)
+def test_a_real_prometheus_finds_and_reads_every_process_and_the_dashboard_has_something_to_draw(
+    cli, watched, prometheus
+):
+    cli.run("snapshot")
+    with connect(watched) as client:
+        client.table("users").pull(ALL)
+        pulled = 'sum by (shard) (rowloom_pull_rows_total{table="users"})'
+        until(lambda: prometheus.ask(pulled) == {"0": 500.0, "1": 500.0}, 60.0)
+        until(lambda: prometheus.ask("up") == {"": 1.0, "0": 1.0, "1": 1.0}, 60.0)
+        for query in queries():
+            until(lambda query=query: works(client) and prometheus.ask(query), 60.0)
+
+
+@pytest.mark.timeout(150)
+def test_the_alert_of_a_shard_that_stands_still_fires(cli, prometheus):
+    shard = cli.json("status")["shards"][1]["pid"]
+    until(lambda: prometheus.ask("rowloom_shard_serving"), 60.0)
+    assert not prometheus.fires("RowloomShardDoesNotServe", "1")
+    os.kill(shard, signal.SIGSTOP)
+    try:
+        until(lambda: prometheus.fires("RowloomShardDoesNotServe", "1"), 60.0)
+    finally:
+        os.kill(shard, signal.SIGCONT)
+    assert not prometheus.fires("RowloomShardDoesNotServe", "0")
+
+
+def works(client: Client) -> bool:
+    """A call of each kind, so that rates have something to say."""
+    users = client.table("users")
+    users.pull(ALL)
+    users.push(ALL[:9], np.ones((9, 4), np.float32))
+    client.step({"items": (ALL[:8], np.ones((8, 8), np.float32))}, {"items": ALL[:16]})
+    return True
 
 
 def listening(pid: int) -> int:

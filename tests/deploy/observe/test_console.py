@@ -64,6 +64,38 @@ def test_it_tells_what_happened():
     ]
 
 
+def test_while_rows_move_it_is_looked_at_more_often_and_samples_stay_as_far_apart():
+    life = Life()
+    moving = status(6.0, (600, 100), 4)
+    moving.scaling.state = "moving"
+    life.look(moving)
+    assert life.history.state()["every_s"] == 1.0
+    for k in range(1, 11):
+        life.time -= 4.0  # of the five that a look takes here
+        now = status(6.0 + k, (600 + 70 * k, 100), 4 + k)
+        now.scaling.state = "moving"
+        life.look(now)
+    samples = life.history.state()["samples"]
+    assert [one["time"] for one in samples] == [5.0, 10.0, 15.0]
+    assert [one["pulled_rows_per_s"] for one in samples] == [100.0, 70.0, 70.0]
+    life.look(status(21.0, (1300, 100), 20))
+    assert life.history.state()["every_s"] == 5.0
+    assert life.events[1:] == ["rows move", "rows move no more, and nothing was changed"]
+
+
+def test_the_last_snapshots_stay_with_what_was_known_of_each():
+    life = Life()
+    for k in range(12):
+        now = status(6.0 + 5 * k, (100, 100))
+        now.snapshot.CopyFrom(pb.NewestSnapshot(id=f"s{k}", created_s=k, rows=k, bytes=9 * k))
+        life.look(now)
+        now.snapshot.seconds, now.snapshot.pause_s = 2.0, 0.25  # it has just become whole
+        life.look(now)
+    taken = life.history.state()["snapshots"]
+    assert [one["id"] for one in taken] == [f"s{k}" for k in range(2, 12)]
+    assert taken[-1].items() >= {"rows": 11, "bytes": 99, "seconds": 2.0, "pause_s": 0.25}.items()
+
+
 @pytest.fixture
 def console():
     one = Observed(("127.0.0.1", 0), lambda: status(1.0, (3, 1)), "here")
@@ -96,7 +128,7 @@ def test_the_page_names_each_of_its_files_and_each_place_that_its_script_fills(c
     there = set(re.findall(r'id="([\w-]+)"', page))
     used = set(re.findall(r'(?:byId|grid|chart)\("([\w-]+)"', script))
     assert used <= there
-    assert {"rows", "times", "shards", "tables", "events", "summary"} <= used
+    assert {"rows", "times", "matrix", "shards", "tables", "snapshots", "quotas", "events", "summary"} <= used
     state = json.loads(get("/state"))
     fields = set(re.findall(r"\b(?:s|t|now|state)\.(\w+)\b", script)) - {"filter", "map"}
     known = {*state, *state["now"], *state["now"]["shards"][0], *state["now"]["tables"][0]}

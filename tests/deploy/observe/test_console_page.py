@@ -1,5 +1,6 @@
 """The console in a browser: what is seen, by whom it can be read, and what it says when something happens."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ from busy_shards import status
 from waiting import until
 
 from rowloom.client import TableSpec
+from rowloom.deploy.config.config import parse
 from rowloom.deploy.observe.endpoint import Observed
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.spec import TableEntry
@@ -31,13 +33,43 @@ def _status(**changes: Any) -> pb.StatusReply:
         now.shards[1].ClearField("statistics")
         now.unfinished.append("table 'x' is not on every shard yet")
     if changes.get("moving"):
-        now.scaling.state, now.scaling.rows, now.scaling.rows_total, now.scaling.seconds = (
-            "copying",
-            25,
-            100,
-            9.0,
-        )
+        move = {"rows": 25, "rows_total": 100, "left": 75, "rows_per_s": 15.0, "seconds": 9.0}
+        now.scaling.CopyFrom(pb.ScaleReply(state="moving", shards=3, shards_before=2, **move))
+        for index, rows in enumerate((5, 8, 12)):
+            now.scaling.arrivals.add(shard=index, rows=rows)
+    if changes.get("kept"):
+        _keep(now)
+    if changes.get("many"):
+        _multiply(now, changes["many"])
     return now
+
+
+def _keep(now: pb.StatusReply) -> None:
+    """Its rows are known against the plan, and it has snapshots, standbys and quotas."""
+    now.layout.shards.add(index=0)
+    now.layout.shards.add(index=1)
+    bounds = {"snapshots": {"every": 600}, "quotas": {"principals": {"ml": {"rows": 1000, "bytes": "1MiB"}}}}
+    secured = {"security": {"tokens": "tokens.yaml", "token": "token", "insecure": True}}
+    now.config = parse({"name": "ads", "shards": 2, "storage": "/kept", **bounds, **secured}).to_json()
+    known = {"created_s": time.time() - 700, "age_s": 700.0, "rows": 14, "bytes": 2048}
+    now.snapshot.CopyFrom(pb.NewestSnapshot(id="20260101T000000Z-1a", seconds=3.5, pause_s=0.012, **known))
+    for shard, state in zip(now.shards, ("in step", "failed"), strict=True):
+        said = shard.statistics
+        said.resident_bytes, said.standby_follows, said.log_bytes = 64 << 20, True, 5 << 20
+        said.standby_behind, said.standby_behind_bytes, said.standby_behind_s = 3, 2048, 0.25
+        said.log_end, said.log_safe, said.tables[0].bytes = 4096, 1024, 1120
+        shard.standby.state, shard.standby.error = state, "no room" if state == "failed" else ""
+        said.quotas.add(principal="ml", what="rows", used=450, limit=500, refused=2)
+
+
+def _multiply(now: pb.StatusReply, shards: int) -> None:
+    """So many shards; the fourth has three times the rows."""
+    one = pb.ShardStatus.FromString(now.shards[0].SerializeToString())
+    del now.shards[:]
+    for index in range(shards):
+        one.shard.index, one.shard.incarnation = index, index + 1
+        one.statistics.tables[0].rows = 300_000 if index == 3 else 100_000
+        now.shards.append(one)
 
 
 class Shown:
@@ -79,7 +111,10 @@ def shown(page):
         one.console.stop()
 
 
-@pytest.mark.parametrize("changes", [{}, {"empty": True}, {"dead": True}, {"moving": True}])
+STATES = ({}, {"empty": True}, {"dead": True}, {"moving": True}, {"kept": True}, {"many": 1}, {"many": 64})
+
+
+@pytest.mark.parametrize("changes", STATES)
 def test_axe_finds_nothing_wrong_with_it_in_light_or_dark_wide_or_narrow(shown, changes):
     script = axe()
     if script is None:
@@ -91,9 +126,12 @@ def test_axe_finds_nothing_wrong_with_it_in_light_or_dark_wide_or_narrow(shown, 
 
 
 @pytest.mark.parametrize("width", [390, 900, 1440])
-def test_nothing_is_wider_than_the_screen_but_what_scrolls_by_itself(shown, width):
+@pytest.mark.parametrize(
+    "changes", [{"dead": True}, {"moving": True, "kept": True}, {"many": 1}, {"many": 64}]
+)
+def test_nothing_is_wider_than_the_screen_but_what_scrolls_by_itself(shown, width, changes):
     shown.page.shape(width)
-    shown.look(dead=True)
+    shown.look(**changes)
     assert shown.page.run("document.documentElement.scrollWidth <= innerWidth")
     ends = "[...document.querySelectorAll('header, main > *')].map(e => e.getBoundingClientRect().right)"
     assert max(shown.page.run(ends)) <= width
@@ -123,11 +161,89 @@ def test_what_is_wrong_is_said_with_what_to_do_and_a_dead_shard_shows_no_numbers
     assert shown.text("summary").startswith("healthy, 2 shards, ")
 
 
-def test_a_move_says_how_far_it_is(shown):
+def test_a_move_is_drawn_as_a_whole_and_for_each_shard_that_gets_rows(shown):
     shown.look(moving=True)
-    assert shown.text("move") == "rows move to other shards: 25 of 100 (25 %), for 9 s"
+    assert shown.text("moved") == (
+        "from 2 to 3 shards: 25 of 100 have arrived (25 %), 75 are left; 15 rows/s, pass 1; about 5 s more; for 9 s"
+    )
+    bars = "[...document.querySelectorAll('#move progress')].map(e => [e.value, Math.round(e.max)])"
+    assert shown.page.run(bars) == [[25, 100], [5, 33], [8, 33], [12, 33]]
+    lines = shown.page.run(
+        "[...document.querySelectorAll('#arrivals p')].map(e => e.innerText.split('\\n')[0])"
+    )
+    assert [line.split(" ")[:2] for line in lines] == [["shard", "0"], ["shard", "1"], ["shard", "2"]]
+    assert "12 arrived, about 21 left" in shown.text("arrivals")
+    assert shown.text("troubles") == ""
     shown.look()
-    assert shown.text("move") == ""
+    assert shown.page.run("document.getElementById('move').checkVisibility()") is False
+
+
+def test_each_cell_of_tables_by_shards_says_what_is_there_and_an_uneven_one_is_darker(shown):
+    shown.look(many=64)
+    cells = "[...document.querySelectorAll('#matrix tbody tr:nth-child(2) > *')].map(e => [e.textContent, e.className])"
+    name, whole, *each = shown.page.run(cells)
+    assert (name[0], len(each)) == ("users", 64)
+    assert whole[0].splitlines()[0] == "6.6M"
+    assert each[3] == ["300K 2.9x\n0 B\n6K/s", "heat3"]
+    assert each[4] == ["100K\n0 B\n6K/s", ""]
+    assert shown.page.run("(e => e.scrollWidth > e.clientWidth)(document.getElementById('matrix'))")
+    shown.page.run("document.getElementById('matrix').scrollLeft = 500")
+    shown.look(many=64)  # it is drawn anew, and stays where it was
+    assert shown.page.run("document.getElementById('matrix').scrollLeft") == 500
+    shown.look(dead=True)
+    assert shown.page.run(cells)[1:] == [[">= 7\n0 B\n0/s", ""], ["7\n0 B\n0/s", ""], ["-", "bad"]]
+    assert "shard 1 dead" in shown.text("matrix")
+
+
+def test_memory_snapshots_standbys_and_quotas_stand_beside_what_they_are_held_to(shown):
+    shown.look(kept=True)
+    bars = "[...document.querySelectorAll('#shards meter')].map(e => [e.value, e.getAttribute('aria-label')])"
+    (share, label), *_ = shown.page.run(bars)
+    assert (round(share, 2), label) == (0.4, "40 % of what its rows take with every id pushed")
+    shards = shown.text("shards")
+    for said in (
+        "1.1 KiB, 40 %",
+        "in step, 2.0 KiB and 0.3 s behind",
+        "failed, 2.0 KiB and 0.3 s behind: no room",
+    ):
+        assert said in shards
+    assert "5.0 MiB, 3.0 KiB behind" in shards
+    assert "with every id pushed the rows of a shard take 2.7 KiB" in shown.text("limits")
+    (snapshot,) = shown.text("snapshots").splitlines()[1:]
+    assert snapshot.split("\t")[0] == "20260101T000000Z-1a"
+    assert snapshot.split("\t")[2:] == ["12 min", "14", "2.0 KiB", "3.5 s", "12 ms"]
+    assert shown.text("due").startswith("one every 10 min, the next has been due for 10")
+    quota = "[...document.querySelectorAll('#quotas tbody tr > *')].map(e => e.textContent)"
+    assert shown.page.run(quota) == ["ml", "900 of 1,000, 4 refusals", "0 B of 1.0 MiB", "0", "0"]
+    shown.look()
+    assert shown.page.run("document.getElementById('quoted').checkVisibility()") is False
+
+
+def test_a_full_plan_is_no_trouble_and_a_full_limit_is(shown):
+    cell = "const cell = against(3072, 2048, 'it', limit)"
+    full = f"(limit => {{ {cell}; return [cell[0], cell[1], meter(...cell.slice(2)).high]; }})"
+    assert shown.page.run(f"{full}(false)") == ["3.0 KiB, 150 %", "", 1]
+    assert shown.page.run(f"{full}(true)") == ["3.0 KiB, 150 %", "bad", 0.9]
+
+
+def test_one_early_peak_leaves_the_chart_and_is_written_and_equal_lines_are_both_seen(shown):
+    samples = "Array.from({length: 100}, (_, k) => ({time: 5 * k, a: k === 2 ? 9e6 : 1000, b: 1000}))"
+    lines = "[['a', 'pulled', 'one'], ['b', 'pushed', 'two']]"
+    shown.page.run(f"chart('rows', {samples}, 495, {lines}, rate, whole); 0")
+    assert "peak 9,000,000 rows/s at " in shown.text("rows")
+    assert shown.text("rows").startswith("1,250")
+    points = "[...document.querySelectorAll('#rows polyline')].map(e => e.getAttribute('points').split(' ').at(-1))"
+    assert shown.page.run(points) == ["180.00,22.80", "180.00,22.80"]
+    drawn = "[...document.querySelectorAll('#rows polyline')].map(getComputedStyle)"
+    drawn += ".map(e => [parseFloat(e.strokeWidth), e.strokeDasharray])"
+    (wide, whole), (narrow, dashed) = shown.page.run(drawn)
+    assert wide > narrow
+    assert (whole, dashed) == ("none", "6px, 5px")
+    # What is so now is never left out of the chart.
+    samples = "Array.from({length: 100}, (_, k) => ({time: 5 * k, a: k > 97 ? 9e6 : 1000}))"
+    shown.page.run(f"chart('rows', {samples}, 495, [['a', 'pulled', 'one']], rate, whole); 0")
+    assert "peak" not in shown.text("rows")
+    assert shown.text("rows").startswith("9,000,000")
 
 
 def test_a_cluster_without_tables_and_calls_says_so(shown):
@@ -148,14 +264,16 @@ def test_an_event_is_put_in_once_and_those_before_stay_as_they_are(shown):
 
 def test_the_keyboard_reaches_all_in_the_order_of_the_page(shown):
     reached = []
-    for _ in range(6):
+    shown.look(moving=True)
+    for _ in range(9):
         shown.page.press("Tab")
         reached.append(
             shown.page.run(
                 "document.activeElement.id || document.activeElement.className || document.activeElement.tagName"
             )
         )
-    assert reached == ["skip", "pause", "shards", "tables", "happened", "SUMMARY"]
+    scrolled = ["arrivals", "matrix", "shards", "tables", "snapshots", "happened"]
+    assert reached == ["skip", "pause", *scrolled, "SUMMARY"]
 
 
 def test_every_table_has_heads_that_name_columns_and_rows(shown):

@@ -47,4 +47,13 @@ def test_a_move_says_how_many_rows_are_left():
     now = status(1.0, (0, 0))
     assert activity(now)["move"] is None
     now.scaling.CopyFrom(pb.ScaleReply(state="moving", rows=30, rows_total=100, seconds=1.5))
-    assert activity(now)["move"] == {"state": "moving", "rows": 30, "rows_left": 70, "seconds": 1.5}
+    assert (
+        activity(now)["move"].items()
+        >= {"state": "moving", "rows": 30, "rows_left": 70, "seconds": 1.5, "eta_s": None}.items()
+    )
+    now.scaling.rows_per_s, now.scaling.left = 35.0, 70
+    now.scaling.arrivals.add(shard=2, rows=30)
+    move = activity(now)["move"]
+    assert (move["eta_s"], move["pass_left"], move["arrivals"]) == (2.0, 70, [{"shard": 2, "rows": 30}])
+    now.scaling.state = "finishing"  # pushes wait: what the last pass was like says nothing of this one
+    assert activity(now)["move"]["eta_s"] is None
