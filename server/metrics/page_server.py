@@ -60,6 +60,7 @@ class PageServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # socketserver's 5 would let some of those who come together wait for a second
     block_on_close = False  # a reader that stalls must not keep its server from ending
 
     def __init__(
