@@ -1,8 +1,8 @@
 """The newest status of a cluster for whoever cannot wait for it: a shard that stands still is asked for seconds.
 
-Why it is so. A Prometheus that reads each second gives up before the shard is given up, and then sees nothing at all of
-the cluster, this shard included. So it is told at once what was known before, and how old that is; meanwhile the cluster
-is asked, for whoever comes next.
+Why it is so. A Prometheus that reads each second gives up before the shard is given up, and then sees nothing at all
+of the cluster, this shard included. So it is told at once what was known before, and how old that is; meanwhile the
+cluster is asked, for whoever comes next.
 """
 
 from __future__ import annotations

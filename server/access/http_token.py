@@ -9,7 +9,7 @@ CHALLENGES = ("Bearer", 'Basic realm="rowloom", charset="UTF-8"')
 
 
 def token_in_header(authorization: str) -> str:
-    """The token of `Bearer TOKEN`, or the password of `Basic ...`, whatever the name beside it; empty: there is none."""
+    """The token of `Bearer TOKEN`, or the password of `Basic ...`, with any name beside it; empty: there is none."""
     scheme, _, said = authorization.strip().partition(" ")
     if scheme.lower() == "bearer":
         return said.strip()

@@ -72,11 +72,12 @@ class PageServer(ThreadingHTTPServer):
         super().__init__((place[0].strip("[]"), place[1]), _Reader)
 
     def server_bind(self) -> None:
-        # That of HTTPServer asks for the name of the machine, which may take seconds.
+        """As TCPServer: that of HTTPServer asks for the name of the machine, which may take seconds."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = self.socket.getsockname()[:2]
 
     def get_request(self) -> tuple[socket.socket, Any]:
+        """The next connection, its handshake still to be done. Raises OSError: there is none that can be had."""
         try:
             end, address = self.socket.accept()
         except OSError as e:
@@ -94,10 +95,12 @@ class PageServer(ThreadingHTTPServer):
             raise OSError(str(e)) from e
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        """Give a connection its thread."""
         self.readers.come(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
+        """End a connection, and say under TLS that this is its end."""
         self.readers.go(request)
         if isinstance(request, ssl.SSLSocket):
             with contextlib.suppress(OSError, ValueError):  # nobody waits for its answer
@@ -106,9 +109,11 @@ class PageServer(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
+        """That a connection ended early is nobody's fault here."""
         log.debug("a reader of metrics went away", exc_info=True)
 
     def server_close(self) -> None:
+        """Close the port, and show who has asked for nothing yet the door."""
         self._ending.set()
         super().server_close()
         self.readers.close()

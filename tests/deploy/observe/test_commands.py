@@ -1,15 +1,11 @@
 """Metrics, logs and `rowloom top` of a real cluster, as its operator has them."""
 
-import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -17,6 +13,7 @@ import numpy as np
 import pytest
 from command_line import interruptible
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_program import program, prometheus
 from waiting import until
 
 from rowloom.client import connect
@@ -240,13 +237,6 @@ def test_status_names_the_logs(cli, watched):
 # --------------------------------------------------------------------------------------------------------- Prometheus
 
 
-def program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"{name} is not installed: `apt-get install prometheus` has it")
-    return found
-
-
 def test_the_rules_are_such_that_prometheus_takes_them():
     done = subprocess.run([program("promtool"), "check", "rules", str(RULES)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -267,55 +257,15 @@ def test_the_names_of_metrics_are_as_prometheus_wants_them(cli, watched):
 @pytest.mark.timeout(150)
 def test_a_real_prometheus_finds_and_reads_every_process(cli, watched):
     home = cli.json("status")["metrics"]
-    config = {
-        "global": {"scrape_interval": "1s"},
-        "rule_files": [str(RULES)],
-        "scrape_configs": [{"job_name": "rowloom", "http_sd_configs": [{"url": f"http://{home}/targets"}]}],
-    }
-    (cli.folder / "prometheus.yml").write_text(json.dumps(config))
-    command = [program("prometheus"), "--config.file", str(cli.folder / "prometheus.yml")]
-    command += ["--storage.tsdb.path", str(cli.folder / "data"), "--web.listen-address", "127.0.0.1:0"]
-    log = cli.folder / "prometheus.log"
-    with open(log, "w") as err:
-        running = subprocess.Popen(command, stderr=err)
-    try:
+    scrape = {"http_sd_configs": [{"url": f"http://{home}/targets"}]}
+    with prometheus(cli.folder, scrape, rules=RULES) as ask:
         with connect(watched) as client:
             client.table("users").pull(ALL)
-        until(lambda: "Listening on" in log.read_text() or running.poll() is not None)
-        port = listening(running.pid)
-
-        def ask(query: str) -> dict[str, float]:
-            url = f"http://127.0.0.1:{port}/api/v1/query?query={urllib.parse.quote(query)}"
-            with urllib.request.urlopen(url, timeout=20) as reply:
-                found = json.load(reply)["data"]["result"]
-            return {one["metric"].get("shard", ""): float(one["value"][1]) for one in found}
-
-        until(lambda: answers(f"http://127.0.0.1:{port}/-/ready"), 60.0)
         pulled = 'sum by (shard) (rowloom_pull_rows_total{table="users"})'
         until(lambda: ask(pulled) == {"0": 500.0, "1": 500.0}, 60.0)
         until(lambda: ask("up") == {"": 1.0, "0": 1.0, "1": 1.0}, 60.0)
         for query in queries():
             ask(query)
-    finally:
-        running.kill()
-        running.wait()
-
-
-def answers(url: str) -> bool:
-    """Whether what listens there is ready: a Prometheus that has just begun to says 503."""
-    with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(url, timeout=20) as reply:
-        return reply.status == 200
-    return False
-
-
-def listening(pid: int) -> int:
-    """The port of a process that listens on one."""
-    sockets = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
-    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
-            return int(fields[1].rpartition(":")[2], 16)
-    raise AssertionError("it does not listen")
 
 
 def queries() -> list[str]:

@@ -40,7 +40,9 @@ class Port:
     def get(self, authorization: str | None = None, context: ssl.SSLContext | None = None, path="/metrics"):
         """(status, headers, text) of a page."""
         context = context or self.context()
-        with contextlib.closing(http.client.HTTPSConnection("127.0.0.1", self.number, timeout=20, context=context)) as to:
+        with contextlib.closing(
+            http.client.HTTPSConnection("127.0.0.1", self.number, timeout=20, context=context)
+        ) as to:
             to.request("GET", path, headers={"Authorization": authorization} if authorization else {})
             reply = to.getresponse()
             return reply.status, reply.headers, reply.read().decode()
@@ -191,7 +193,10 @@ def test_a_token_of_anybody_who_is_known_is_asked_for_and_no_right(port, folder)
         for path in ("/metrics", "/nothing"):
             status, headers, text = one.get(wrong, path=path)
             assert (status, text) == (401, page_server.NEEDED.decode()), wrong
-            assert [one.partition(" ")[0] for one in headers.get_all("WWW-Authenticate")] == ["Bearer", "Basic"]
+            assert [one.partition(" ")[0] for one in headers.get_all("WWW-Authenticate")] == [
+                "Bearer",
+                "Basic",
+            ]
     for right in (f"Bearer {token}", f"bearer  {token} ", basic(token), basic(token, "")):
         assert one.get(right)[0] == 200, right
     assert one.get(f"Bearer {token}", path="/nothing")[0] == 404
