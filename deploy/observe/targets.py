@@ -11,8 +11,8 @@ from ...proto import rowloom_pb2 as pb
 def scheme_of(status: pb.StatusReply) -> str:
     """`https` of a cluster whose ports speak TLS, else `http`."""
     # Not as a config: one of another version may have keys that are not known here.
-    security = json.loads(status.config or "{}").get("security") or {}
-    return "https" if security.get("cert") else "http"
+    config: dict[str, Any] = json.loads(status.config or "{}")
+    return "https" if (config.get("security") or {}).get("cert") else "http"
 
 
 def targets(status: pb.StatusReply) -> list[dict[str, Any]]:

@@ -170,8 +170,8 @@ def _notes(config: DeployConfig, options: Options) -> list[str]:
         notes.append(f"metrics: Prometheus finds all processes at {place}")
     if secret := secret_of_reader(config, options):
         notes.append(
-            "Prometheus shows what is in a Secret of its own, where scrape.yaml looks: `rowloom secure token prometheus "
-            f"--allow none --dir FOLDER`, then in that folder `{secret}`"
+            "Prometheus shows what is in a Secret of its own, where scrape.yaml looks: `rowloom secure token "
+            f"prometheus --allow none --dir FOLDER`, then in that folder `{secret}`"
         )
     if config.autoscale is None and options.spare == 0:
         notes.append("without a spare pod `rowloom scale` to more shards waits until there are more pods")

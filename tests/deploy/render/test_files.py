@@ -213,7 +213,7 @@ def test_prometheus_is_told_whom_to_trust_and_what_to_show_by_the_names_of_secre
         "scrapeInterval": "15s",
     }
     assert not [note for note in plain.notes if "ads-metrics" in note]
-    (place,) = [note for note in rendered(metrics=metrics).notes if "/targets" in note]
+    (place,) = [note for note in rendered(metrics=metrics, security=SECURITY).notes if "/targets" in note]
     assert "https://ads:9400/targets" in place
 
 
