@@ -80,7 +80,8 @@ def token(
     allow: Annotated[
         str | None,
         typer.Option(
-            help="Rights, VERB:TABLES with a comma between: pull, push, create, admin or *; users, ads.*, *."
+            help="Rights, VERB:TABLES with a comma between: pull, push, create, admin or *; users, ads.*, *. `none`: "
+            "only see status and metrics."
         ),
     ] = None,
     out: Annotated[
@@ -100,7 +101,7 @@ def token(
     show(
         as_json,
         {"name": name, "allow": has, "token_file": str(where), "tokens": len(principal.hashes)},
-        f"{name} may {', '.join(has)}; its token is in {where}, and nowhere else:\n"
+        f"{name} may {', '.join(has) or 'only see status and metrics'}; its token is in {where}, and nowhere else:\n"
         f'    connect(..., token_file="{where}")',
     )
 

@@ -73,7 +73,7 @@ class CoordinatorServer:
         )
         self.address = f"{advertise or host}:{self._grpc.port}"
         self._observed = observed(
-            config, lambda: self._handlers.status(pb.StatusRequest()), advertise or host
+            config, lambda: self._handlers.status(pb.StatusRequest()), advertise or host, gate
         )
         self._parts = Parts(
             config,

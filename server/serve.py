@@ -37,7 +37,7 @@ from .durable.shard_log import GRACE_S, Noted, ShardLog, ShardLogs
 from .holder import Process
 from .host import NOTED_ROWS, Host
 from .metrics import hot_ids
-from .metrics.endpoint import MetricsEndpoint
+from .metrics.endpoint import MAY, MetricsEndpoint
 from .metrics.families import shard_families
 from .metrics.log_lines import begin_log, name_process
 from .metrics.spans import Spans
@@ -70,7 +70,7 @@ class Server:
         logs: where pushes are kept; None: in memory only.
         snapshots: folder or URL where snapshots are kept; none: this server writes none.
         security: what protects it; nothing by default, and then it listens on this machine only.
-        metrics: host and port where they are offered over HTTP; port 0 picks a free one. None: nowhere.
+        metrics: host and port where they are offered over HTTP, or HTTPS; port 0 picks a free one. None: nowhere.
         on_name: told, as "shard-1", each time that this server becomes a shard, or the standby of one.
         log_file: where this process says what happens to it, for those who ask.
         tracing: URL that spans of traced calls go to, over OTLP; none: there are none.
@@ -97,6 +97,8 @@ class Server:
         replicated: bool = False,
     ) -> None:
         security = security or ServerSecurity()
+        if metrics is not None:
+            security.check_listening(metrics[0], MAY)
         gate = gate_of(security, host)
         self._logs = logs
         self.incarnation = _number()
@@ -146,7 +148,7 @@ class Server:
         self._metrics: MetricsEndpoint | None = None
         if metrics is not None:
             self._metrics = MetricsEndpoint(
-                metrics, lambda: shard_families(self._statistics()), advertise or host
+                metrics, lambda: shard_families(self._statistics()), advertise or host, gate=gate
             )
 
     def __repr__(self) -> str:

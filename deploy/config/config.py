@@ -35,7 +35,7 @@ from .sections import (
     TracingConfig,
     Whole,
 )
-from .security import SecurityConfig, security_faults
+from .security import WAYS_OUT, SecurityConfig, security_faults
 from .storage_url import ELSEWHERE, dies_with_its_process, storage_folder
 from .tables import table_to_mapping, tables_from_list
 from .yaml_text import YamlText
@@ -277,16 +277,19 @@ def _target_faults(config: DeployConfig) -> list[Fault]:
 
 
 def _metrics_faults(config: DeployConfig) -> list[Fault]:
-    """Whether metrics go to others only where their owner has said that it is a private network."""
-    host = config.metrics.host
-    if config.metrics.port is None or is_loopback(host) or config.security.insecure:
+    """Whether metrics go to others under TLS, or where their owner has said that it is a private network."""
+    host, security = config.metrics.host, config.security
+    if config.metrics.port is None or is_loopback(host) or security.cert:
         return []
-    problem = (
-        "is for others, and metrics are offered in plain text to whoever asks: let an agent or a proxy on the machine "
-        "read them at 127.0.0.1"
-    )
-    if not config.security.cert:
-        problem += "; or say `security: {insecure: true}`, on a network that is private"
+    if security.tokens:
+        problem = (
+            "is for others, who could read in plain text the tokens that whoever reads metrics shows: needs "
+            "`security: {cert, key, ca}`"
+        )
+        return [Fault("metrics.host", host, problem)]
+    if security.insecure:
+        return []
+    problem = f"is for others, and without TLS metrics go in plain text to whoever asks: {WAYS_OUT}"
     return [Fault("metrics.host", host, problem)]
 
 

@@ -7,13 +7,17 @@ from collections.abc import Callable
 from importlib.resources import files
 
 from ...proto import rowloom_pb2 as pb
-from ...server.metrics.endpoint import MetricsEndpoint, Page
+from ...server.access.gate import Gate
+from ...server.metrics.endpoint import MetricsEndpoint
+from ...server.metrics.page_server import Page
 from ..config.config import DeployConfig
 from ..launch.observed import metrics_of
 from .families import cluster_families
 from .history import History
+from .newest import Newest
 from .targets import targets
 
+ANSWER_S = 0.4  # after which Prometheus is told what was known before: it may come each second
 # Nothing from elsewhere, nothing inline, nothing that is framed or sent.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "
@@ -34,20 +38,30 @@ class Observed:
         place: host and port.
         status: asks every shard.
         named: what others call this machine.
+        gate: what the port asks of whoever connects; None: nothing.
 
     Raises:
         Unavailable: nobody can listen there.
     """
 
-    def __init__(self, place: tuple[str, int], status: Callable[[], pb.StatusReply], named: str) -> None:
-        self._history = History(status)
+    def __init__(
+        self,
+        place: tuple[str, int],
+        status: Callable[[], pb.StatusReply],
+        named: str,
+        gate: Gate | None = None,
+    ) -> None:
+        newest = Newest(status)
+        self._history = History(newest.whole)
 
         def discovery() -> Page:
-            return _json(targets(status()))
+            return _json(targets(newest.within(ANSWER_S)[0]))
 
         pages = {path: _static(*what) for path, what in CONSOLE.items()}
         pages |= {"/targets": discovery, "/state": lambda: _json(self._history.state())}
-        self._endpoint = MetricsEndpoint(place, lambda: cluster_families(status()), named, pages)
+        self._endpoint = MetricsEndpoint(
+            place, lambda: cluster_families(*newest.within(ANSWER_S)), named, pages, gate
+        )
         self.address = self._endpoint.address
 
     def start(self) -> None:
@@ -61,10 +75,12 @@ class Observed:
         self._endpoint.stop()
 
 
-def observed(config: DeployConfig, status: Callable[[], pb.StatusReply], named: str) -> Observed | None:
+def observed(
+    config: DeployConfig, status: Callable[[], pb.StatusReply], named: str, gate: Gate | None
+) -> Observed | None:
     """The endpoint, if the config asks for it; arguments and errors as of `Observed`."""
     place = metrics_of(config, coordinator=True)
-    return None if place is None else Observed(place, status, named)
+    return None if place is None else Observed(place, status, named, gate)
 
 
 def _json(value: object) -> Page:

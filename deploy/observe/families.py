@@ -52,14 +52,20 @@ SNAPSHOT_SECONDS = Family(
     "From the beginning of the newest snapshot until it was whole; 0: another coordinator took it.",
 )
 SNAPSHOT_PAUSE = Family("rowloom_snapshot_pause_seconds", "For how long pushes waited for it; the same.")
+AGE = Family(
+    "rowloom_status_age_seconds",
+    "How old the others are that are of the cluster: 0, unless a shard does not answer in time.",
+)
 FAMILIES = (
+    AGE,
     *(INFO, SHARDS, EPOCH, SERVING, STANDBY, STANDBY_PULLS, UNFINISHED, MOVING, MOVED, LEFT),
     *(TAKEN, SNAPSHOT_ROWS, SNAPSHOT_BYTES, SNAPSHOT_SECONDS, SNAPSHOT_PAUSE),
 )
 
 
-def cluster_families(status: pb.StatusReply) -> Iterator[Metric]:
-    """The metrics of a cluster. Without a snapshot, none of snapshots."""
+def cluster_families(status: pb.StatusReply, age_s: float = 0.0) -> Iterator[Metric]:
+    """The metrics of a cluster. Without a snapshot, none of snapshots. age_s: of the status."""
+    yield AGE.of([((), age_s)])
     named = (status.layout.cluster_id, status.launcher, status.durability, status.config_hash)
     yield INFO.of([(named, 1)])
     yield SHARDS.of([((), len(status.layout.shards))])

@@ -15,6 +15,7 @@ from ..config.tables import plain
 from ..config.words import counted
 from ..observe.figures import at_least, sizes_of, told_by
 from ..observe.quotas import quota_cells, quota_summary
+from ..observe.targets import scheme_of
 from ..standby.shown import IN_STEP, standby_in_words, standby_of
 from .moves import in_progress, move_summary
 
@@ -78,6 +79,7 @@ def summary(status: pb.StatusReply, earlier: pb.StatusReply | None = None) -> di
         "version": status.version or None,
         "log_file": status.log_file or None,
         "metrics": status.metrics_address or None,
+        "metrics_scheme": scheme_of(status) if status.metrics_address else None,
         "healthy": all(s["health"] in GOOD for s in shards),
         "unfinished": list(status.unfinished),
         "autoscale": status.autoscale or None,
@@ -280,7 +282,8 @@ def _observed(state: dict[str, Any]) -> list[str]:
     """In words, where more is said."""
     log_file, metrics = state.get("log_file"), state.get("metrics")
     said = [f"log {log_file}; `rowloom logs` has those of all processes"] if log_file else []
-    return said + ([f"console http://{metrics}/, metrics at /metrics"] if metrics else [])
+    scheme = state.get("metrics_scheme") or "http"
+    return said + ([f"console {scheme}://{metrics}/, metrics at /metrics"] if metrics else [])
 
 
 def _versions(state: dict[str, Any]) -> list[str]:

@@ -15,10 +15,11 @@ from .cluster import (
     metadata,
     offers_metrics,
     pod_security,
+    secret_name,
     security_context,
     selector,
 )
-from .fitted import CONFIG_AT, Fitted, written
+from .fitted import CONFIG_AT, FILES, Fitted, written
 from .options import Options
 from .sizes import Sizes
 
@@ -134,11 +135,51 @@ def volume(config: DeployConfig, options: Options) -> Manifest:
 
 def scrape_config(config: DeployConfig, options: Options) -> Manifest:
     """For Prometheus' operator: the coordinator says where every process offers its metrics."""
-    url = f"http://{config.name}.{options.namespace}.svc:{config.metrics.port}/targets"
-    spec: dict[str, Any] = {"httpSDConfigs": [{"url": url}], "scrapeInterval": "15s"}
+    security = config.security
+    scheme = "https" if security.cert else "http"
+    url = f"{scheme}://{config.name}.{options.namespace}.svc:{config.metrics.port}/targets"
+    shown = _shown_by_prometheus(config)
+    spec: dict[str, Any] = {"httpSDConfigs": [{"url": url, **shown}], "scrapeInterval": "15s", **shown}
+    if security.cert:
+        spec["scheme"] = "HTTPS"
     return {
         "apiVersion": "monitoring.coreos.com/v1alpha1",
         "kind": "ScrapeConfig",
         "metadata": metadata(config.name, options),
         "spec": spec,
     }
+
+
+def _shown_by_prometheus(config: DeployConfig) -> Manifest:
+    """Whom it trusts, and what it shows: of Secrets, as no file of a pod is there."""
+    security, name = config.security, config.name
+    found: Manifest = {}
+    if security.cert:
+        tls: Manifest = {"ca": {"secret": {"name": secret_name(name), "key": FILES["ca"]}}}
+        if security.server_name:
+            tls["serverName"] = security.server_name
+        if security.mutual:
+            tls["cert"] = {"secret": {"name": reader_secret(name), "key": "client.pem"}}
+            tls["keySecret"] = {"name": reader_secret(name), "key": "client.key"}
+        found["tlsConfig"] = tls
+    if security.tokens:
+        credentials = {"name": reader_secret(name), "key": "token"}
+        found["authorization"] = {"type": "Bearer", "credentials": credentials}
+    return found
+
+
+def reader_secret(cluster: str) -> str:
+    """Of the Secret with what Prometheus shows: a token of its own, which may only look."""
+    return f"{cluster}-metrics"
+
+
+def secret_of_reader(config: DeployConfig, options: Options) -> str:
+    """The command that makes it; empty: none is needed."""
+    security = config.security
+    own = ["client.pem", "client.key"] if security.mutual else []
+    files = [f"--from-file={name}={name}" for name in own]
+    files += ["--from-file=token=prometheus.token"] if security.tokens else []
+    if not files or not options.scrape_config:
+        return ""
+    named = f"{reader_secret(config.name)} --namespace {options.namespace}"
+    return f"kubectl create secret generic {named} {' '.join(files)}"

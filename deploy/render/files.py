@@ -13,7 +13,16 @@ from ...proto.errors import InvalidRequest
 from ..config.config import DeployConfig
 from ..config.memory import in_bytes
 from ..config.words import counted
-from .beside import budgets, config_map, job_name, scrape_config, service, up_job, volume
+from .beside import (
+    budgets,
+    config_map,
+    job_name,
+    scrape_config,
+    secret_of_reader,
+    service,
+    up_job,
+    volume,
+)
 from .cluster import GROUP, Manifest, offers_metrics, ray_cluster, secret_name
 from .fitted import Fitted, check_fits, fitted
 from .image import constraints, dockerfile
@@ -156,8 +165,13 @@ def _notes(config: DeployConfig, options: Options) -> list[str]:
     if config.metrics.port and not offers_metrics(config):
         notes.append(f"metrics are read within each pod only: metrics.host is {config.metrics.host}")
     elif config.metrics.port and not options.scrape_config:
+        scheme = "https" if config.security.cert else "http"
+        place = f"{scheme}://{config.name}:{config.metrics.port}/targets"
+        notes.append(f"metrics: Prometheus finds all processes at {place}")
+    if secret := secret_of_reader(config, options):
         notes.append(
-            f"metrics: Prometheus finds all processes at http://{config.name}:{config.metrics.port}/targets"
+            "Prometheus shows what is in a Secret of its own, where scrape.yaml looks: `rowloom secure token "
+            f"prometheus --allow none --dir FOLDER`, then in that folder `{secret}`"
         )
     if config.autoscale is None and options.spare == 0:
         notes.append("without a spare pod `rowloom scale` to more shards waits until there are more pods")

@@ -16,6 +16,7 @@ from ...proto.security.files import read_file, read_private
 from ...server.access.gate import Gate
 from ...server.access.tokens import read_tokens
 from ..config.config import DeployConfig
+from ..config.endpoints import WILDCARDS
 from ..config.faults import InvalidConfig
 from ..config.security import SecurityConfig
 
@@ -51,7 +52,22 @@ def file_faults(config: DeployConfig, tell: Callable[[str], object] = lambda tex
             faults.append(str(e))
     if security.cert and security.ca and not faults:
         faults += _certificate_faults(security.cert, security.ca, _dialled(config), tell)
+        _tell_of_metrics(config, security.cert, tell)
     return faults
+
+
+def _tell_of_metrics(config: DeployConfig, path: str, tell: Callable[[str], object]) -> None:
+    """That the certificate is not for where metrics are read, if it is not: whoever reads them can be told its name."""
+    host = config.metrics.host
+    if config.metrics.port is None or host in WILDCARDS or config.security.server_name:
+        return
+    certificate = _load(path)[0]
+    if not is_for(certificate, host):
+        names = ", ".join(_names(certificate)) or "no name"
+        tell(
+            f"{path} is for {names}, and metrics are read at {host}: tell Prometheus one of these names (`tls_config: "
+            "{server_name: ...}`), or make one for both, by --host of `rowloom secure certificate`"
+        )
 
 
 def _each_by_itself(security: SecurityConfig) -> Iterator[str]:

@@ -17,6 +17,7 @@ from .private_files import prepared, write_private
 
 TOKEN_BYTES = 32
 PREFIX = "rowloom_"  # so that scanners for secrets, and people, see what it is
+NO_RIGHTS = "none"  # in place of rights
 MOST_TOKENS = 2  # of one principal: the newest, and the one that it takes the place of
 _HEAD = """\
 # Who may do what in a rowloom cluster. A token itself is in a file of whoever shows it; here is its sha256.
@@ -35,7 +36,7 @@ def add_token(file: Path, name: str, allow: Sequence[str], where: Path) -> Princ
     Args:
         file: of tokens; made if it is not there.
         name: whose it is. One that is known gets another token: the one before goes on to count, those before do not.
-        allow: its rights, as `pull:users`; none: those that it has.
+        allow: its rights, as `pull:users`; none: those that it has; ("none",): it may only look.
         where: the file that the token goes to.
 
     Raises:
@@ -44,11 +45,13 @@ def add_token(file: Path, name: str, allow: Sequence[str], where: Path) -> Princ
     with _changing(file):
         known = read_tokens(str(file)) if file.exists() else {}
         before = known.get(name, Principal(name))
-        grants = tuple(Grant.parse(text) for text in allow) or before.grants
-        if not grants:
+        if not allow and name not in known:
             raise InvalidRequest(
-                f"{name!r} is not known yet: say what it may do, as --allow pull:users,push:users"
+                f"{name!r} is not known yet: say what it may do, as --allow pull:users,push:users, or --allow none: "
+                "only see the status and metrics"
             )
+        looks = list(allow) == [NO_RIGHTS]
+        grants = () if looks else tuple(Grant.parse(text) for text in allow) or before.grants
         token = new_token()
         hashes = (*before.hashes, hash_of(token))[-MOST_TOKENS:]
         principal = Principal(name, grants, hashes)

@@ -97,8 +97,8 @@ class Gate:
 
         return grpc.dynamic_ssl_server_credentials(given[0].grpc, fetch, self.security.mutual)
 
-    def lane_context(self) -> ssl.SSLContext | None:
-        """For a connection of the row lane, as files are now; None: plain text."""
+    def socket_context(self) -> ssl.SSLContext | None:
+        """For a connection that is no gRPC's, of the row lane or of metrics, as files are now; None: plain text."""
         return None if self._material is None else self._material.now().context
 
 
@@ -113,14 +113,14 @@ def gate_of(security: ServerSecurity, host: str) -> Gate | None:
 
 
 class _ServerMaterial:
-    """What a server shows, for both carriers. Raises InvalidRequest."""
+    """What a server shows, at all of its ports. Raises InvalidRequest."""
 
     def __init__(self, security: ServerSecurity) -> None:
         chain, key = read_file(security.cert, "the certificate"), read_private(security.key, "the key")
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.context.sslsocket_class = LaneSocket
-        self.context.num_tickets = 0  # lanes are opened once and kept
+        self.context.num_tickets = 0  # lanes are opened once and kept, and pages are few
         present(self.context, security.cert, security.key)
         trusted = None
         if security.mutual:

@@ -48,12 +48,15 @@ class ServerSecurity:
         mine = {"cert": self.cert, "key": self.key} if self.mutual else {}
         return Credentials(ca=self.ca, server_name=self.server_name, token_file=self.token, **mine)
 
-    def check_listening(self, host: str) -> None:
-        """Raise InvalidRequest where others could connect in plain text, and nobody said that they may."""
+    def check_listening(self, host: str, may: str = "read and change every table") -> None:
+        """Raise InvalidRequest where others could connect in plain text, and nobody said that they may.
+
+        may: what whoever reaches it could do.
+        """
         if self.tls or self.insecure or is_loopback(host):
             return
         raise InvalidRequest(
-            f"a server that listens on {host} without TLS would let whoever reaches it read and change every table: "
+            f"a server that listens on {host} without TLS would let whoever reaches it {may}: "
             "`rowloom secure init` makes what `security: {ca, cert, key, tokens, token}` names; or "
             "`security: {insecure: true}`, on a network that is private"
         )

@@ -3,7 +3,7 @@
     principals:
       trainer:
         sha256: [5e88...]          # of one token, or of several, so that one can take the place of another
-        allow: ["pull:*", "push:*", "create:*"]
+        allow: ["pull:*", "push:*", "create:*"]    # []: it may only look, as whoever reads metrics
 
 Why sha256 is enough: tokens are 256 random bits, which nobody guesses, however fast a guess is. A slow hash is for
 passwords. Which hash fits is found by comparing with all of them, in a time that does not depend on what is shown.
@@ -128,7 +128,8 @@ def _principal(name: str, entry: Any, where: str) -> Principal:
                 f"{where}.sha256 must be 64 hexadecimal digits in quotes, the sha256 of a token and never the token "
                 "itself: `rowloom secure token` writes it"
             )
-    grants = tuple(Grant.parse(one) for one in _list(said.get("allow"), f"{where}.allow"))
+    allow = said.get("allow")
+    grants = () if allow == [] else tuple(Grant.parse(one) for one in _list(allow, f"{where}.allow"))
     return Principal(name, grants, tuple(bytes.fromhex(one) for one in hashes))
 
 

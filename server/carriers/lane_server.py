@@ -155,7 +155,7 @@ class LaneServer:
                 strangers.drop_oldest()
             return
         self._starved = False
-        context = self._gate.lane_context() if self._gate is not None else None
+        context = self._gate.socket_context() if self._gate is not None else None
         if context is not None and end.family != socket.AF_UNIX:
             end.setblocking(False)
             try:

@@ -55,6 +55,11 @@ EVERYTHING: tuple[dict[str, Any], ...] = (
         "metrics": {"port": 9400, "host": "0.0.0.0"},
         "limits": {"stop_grace_s": 120},
     },
+    {
+        "options": {"scrape_config": True, "namespace": "ml"},
+        "metrics": {"port": 9400, "host": "0.0.0.0"},
+        "security": SECURITY | {"mutual": True},
+    },
     {"options": {"claim": "shared", "kuberay_version": "1.3", "spare": 0}, "storage": "/data", "shards": 1},
     {"storage": "s3://bucket/ads", "ray": {"memory_per_shard": "8GiB", "resources": {"ps": 1}}},
 )

@@ -89,11 +89,20 @@ def test_a_server_itself_refuses_to_listen_for_others_in_plain_text():
     assert ServerSecurity.from_json(settings.to_json()) == settings
 
 
-@pytest.mark.parametrize("security", [{}, {"ca": "a", "cert": "b", "key": "c"}])
-def test_metrics_are_not_offered_to_others_in_plain_text_unasked(security):
-    wanted = {"metrics": {"port": 9400, "host": "0.0.0.0"}, "security": security}
-    with pytest.raises(InvalidConfig, match=r"metrics\.host: is for others.*plain text") as refused:
+def test_metrics_are_offered_to_others_under_tls_or_in_plain_text_where_their_owner_says_so():
+    wanted = {"metrics": {"port": 9400, "host": "0.0.0.0"}}
+    with pytest.raises(InvalidConfig, match=r"metrics\.host: is for others.*plain text.*insecure: true"):
         parse(wanted)
-    assert ("insecure: true" in str(refused.value)) == (not security)
-    assert parse(wanted | {"security": {"insecure": True}}).metrics.host == "0.0.0.0"
+    for security in ({"insecure": True}, {"ca": "a", "cert": "b", "key": "c"}):
+        assert parse(wanted | {"security": security}).metrics.host == "0.0.0.0"
     assert parse({"metrics": {"host": "0.0.0.0"}}).metrics.port is None  # nobody offers any
+
+
+@pytest.mark.parametrize("insecure", [False, True])
+def test_tokens_that_readers_of_metrics_show_never_travel_in_plain_text(insecure):
+    wanted = {"metrics": {"port": 9400, "host": "0.0.0.0"}, "security": TOKENS | {"insecure": insecure}}
+    with pytest.raises(
+        InvalidConfig, match=r"metrics\.host: is for others.*plain text the tokens.*needs `security"
+    ):
+        parse(wanted)
+    assert parse({"metrics": {"port": 9400}, "security": TOKENS}).security.tokens

@@ -1,15 +1,11 @@
 """Metrics, logs and `rowloom top` of a real cluster, as its operator has them."""
 
-import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -17,6 +13,7 @@ import numpy as np
 import pytest
 from command_line import interruptible
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_program import listening, program
 from waiting import until
 
 from rowloom.client import Client, connect
@@ -240,13 +237,6 @@ def test_status_names_the_logs(cli, watched):
 # --------------------------------------------------------------------------------------------------------- Prometheus
 
 
-def program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"{name} is not installed: `apt-get install prometheus` has it")
-    return found
-
-
 def test_the_rules_are_such_that_prometheus_takes_them():
     done = subprocess.run([program("promtool"), "check", "rules", str(RULES)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -369,16 +359,6 @@ def works(client: Client) -> bool:
     users.push(ALL[:9], np.ones((9, 4), np.float32))
     client.step({"items": (ALL[:8], np.ones((8, 8), np.float32))}, {"items": ALL[:16]})
     return True
-
-
-def listening(pid: int) -> int:
-    """The port of a process that listens on one."""
-    sockets = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
-    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
-            return int(fields[1].rpartition(":")[2], 16)
-    raise AssertionError("it does not listen")
 
 
 def queries() -> list[str]:

@@ -185,6 +185,38 @@ def test_a_service_leads_to_the_coordinator_and_to_metrics_that_others_may_read(
     assert "metrics are read within each pod only: metrics.host is 127.0.0.1" in quiet.notes
 
 
+def test_prometheus_is_told_whom_to_trust_and_what_to_show_by_the_names_of_secrets():
+    options = {"scrape_config": True, "namespace": "ml"}
+    metrics = {"port": 9400, "host": "0.0.0.0"}
+    made = rendered(options, metrics=metrics, security=SECURITY | {"mutual": True})
+    spec = made.manifests["scrape.yaml"][0]["spec"]
+    assert spec["scheme"] == "HTTPS"
+    (discovery,) = spec["httpSDConfigs"]
+    assert discovery["url"] == "https://ads.ml.svc:9400/targets"
+    for one in (spec, discovery):
+        assert one["authorization"] == {
+            "type": "Bearer",
+            "credentials": {"name": "ads-metrics", "key": "token"},
+        }
+        assert one["tlsConfig"] == {
+            "ca": {"secret": {"name": "ads-security", "key": "ca.pem"}},
+            "cert": {"secret": {"name": "ads-metrics", "key": "client.pem"}},
+            "keySecret": {"name": "ads-metrics", "key": "client.key"},
+            "serverName": "ads.internal",
+        }
+    (told,) = [note for note in made.notes if "secret token prometheus" in note or "ads-metrics" in note]
+    files = "--from-file=client.pem=client.pem --from-file=client.key=client.key --from-file=token=prometheus.token"
+    assert f"kubectl create secret generic ads-metrics --namespace ml {files}" in told
+    plain = rendered(options, metrics=metrics, security={"insecure": True})
+    assert plain.manifests["scrape.yaml"][0]["spec"] == {
+        "httpSDConfigs": [{"url": "http://ads.ml.svc:9400/targets"}],
+        "scrapeInterval": "15s",
+    }
+    assert not [note for note in plain.notes if "ads-metrics" in note]
+    (place,) = [note for note in rendered(metrics=metrics, security=SECURITY).notes if "/targets" in note]
+    assert "https://ads:9400/targets" in place
+
+
 def budgets_of(made) -> dict[str, int]:
     found = made.manifests.get("budgets.yaml", [])
     return {one["metadata"]["name"]: one["spec"]["minAvailable"] for one in found}

@@ -103,3 +103,18 @@ def test_two_keys_that_name_the_same_missing_file_were_one_fault_said_twice(fold
     missing = str(folder.path / "none.pem")
     said = f"the certificate {missing} cannot be read: No such file or directory"
     assert fault(folder, ca=missing, cert=missing) == f"security: ca: {said}; cert: {said}"
+
+
+def test_a_certificate_that_is_not_for_where_metrics_are_read_is_told_as_whoever_reads_can_be_told_its_name(
+    folder,
+):
+    folder.renew(["ads.example"])
+    told: list[str] = []
+    config = {"advertise_host": "ads.example", "metrics": {"port": 9400}, "security": folder.section()}
+    check_security(parse(config), told.append)
+    assert len(told) == 1
+    assert "is for ads.example, and metrics are read at 127.0.0.1: tell Prometheus" in told[0]
+    for more in ({"metrics": {"port": None}}, {"metrics": {"port": 9400, "host": "0.0.0.0"}}):
+        check_security(parse(config | more), told.append)
+    check_security(parse(config | {"security": folder.section(server_name="ads.example")}), told.append)
+    assert len(told) == 1

@@ -21,7 +21,7 @@ def ends(tmp_path):
     """Both ends of a connection that have shaken hands, and wait for 20 s at the most."""
     folder = SecuredFolder(tmp_path)
     settings = ServerSecurity(**folder.section(tokens=None, token=None))
-    context = Gate(settings).lane_context()
+    context = Gate(settings).socket_context()
     assert context is not None
     ours, theirs = socket.socketpair()
     wrapped: list[ssl.SSLSocket] = []

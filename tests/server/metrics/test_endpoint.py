@@ -1,16 +1,20 @@
 """Metrics over HTTP: a page, and nothing that a stranger could hold up."""
 
 import socket
+import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from waiting import until
 
 from rowloom.proto.errors import Unavailable
-from rowloom.server.metrics import endpoint
-from rowloom.server.metrics.endpoint import MetricsEndpoint, Page
+from rowloom.server.metrics import page_server
+from rowloom.server.metrics.endpoint import MetricsEndpoint
 from rowloom.server.metrics.families import Family
+from rowloom.server.metrics.page_server import Page
+from rowloom.server.metrics.readers import MOST_READERS, MOST_STRANGERS
 
 LOCAL = ("127.0.0.1", 0)
 
@@ -78,9 +82,9 @@ def test_names_and_addresses_of_this_machine_are_served_with_a_port_and_without(
 
 
 def test_readers_that_send_a_byte_from_time_to_time_hold_no_place_beyond_their_time(served, monkeypatch):
-    monkeypatch.setattr(endpoint, "READ_S", 1.0)
+    monkeypatch.setattr(page_server, "READ_S", 1.0)
     host, port = served.address.split(":")
-    held = [socket.create_connection((host, int(port))) for _ in range(endpoint.MOST_READERS)]
+    held = [socket.create_connection((host, int(port))) for _ in range(MOST_READERS)]
     try:
         for one in held:
             one.sendall(b"GET /metrics HTTP/1.0\r\nX: ")
@@ -105,20 +109,73 @@ def test_readers_that_send_a_byte_from_time_to_time_hold_no_place_beyond_their_t
             one.close()
 
 
-def test_only_so_many_may_read_at_the_same_time_and_the_others_are_closed(served, monkeypatch):
+def test_who_says_nothing_keeps_nobody_out_and_leaves_nothing_behind(served):
     host, port = served.address.split(":")
-    held = [socket.create_connection((host, int(port))) for _ in range(endpoint.MOST_READERS)]
+    readers = served._server.readers
+    held = [socket.create_connection((host, int(port))) for _ in range(MOST_STRANGERS)]
     try:
-        until(lambda: served._server._readers._value == 0)
-        with socket.create_connection((host, int(port))) as one_more:
-            one_more.settimeout(20)
-            assert one_more.recv(1) == b""
+        until(lambda: len(readers) == MOST_STRANGERS)
+        with get(served.address, "/metrics") as reply:
+            assert reply.status == 200
+        held[0].settimeout(20)
+        assert held[0].recv(1) == b""  # it had waited longest
+        for one in held[1:]:
+            one.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                one.recv(1)
     finally:
         for one in held:
             one.close()
-    until(lambda: served._server._readers._value == endpoint.MOST_READERS)
-    with get(served.address, "/metrics") as reply:
-        assert reply.status == 200
+    until(lambda: not len(readers))
+    until(lambda: not any("process_request_thread" in thread.name for thread in threading.enumerate()))
+
+
+def test_only_so_many_are_answered_at_the_same_time():
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow() -> Page:
+        begun.release()
+        go_on.wait(60)
+        return Page("text/plain", b"slow")
+
+    one = MetricsEndpoint(LOCAL, families, "here", {"/slow": slow})
+    one.start()
+    try:
+        with ThreadPoolExecutor(MOST_READERS) as pool:
+            answers = [pool.submit(get, one.address, "/slow") for _ in range(MOST_READERS)]
+            for _ in answers:
+                assert begun.acquire(timeout=60)
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                get(one.address, "/metrics")
+            assert refused.value.code == 503
+            refused.value.close()
+            go_on.set()
+            for answer in answers:
+                with answer.result() as reply:
+                    assert reply.read() == b"slow"
+        with get(one.address, "/metrics") as reply:
+            assert reply.status == 200
+    finally:
+        go_on.set()
+        one.stop()
+
+
+def test_a_page_that_is_taken_too_slowly_holds_no_place_beyond_its_time(monkeypatch):
+    monkeypatch.setattr(page_server, "READ_S", 1.0)
+    one = MetricsEndpoint(LOCAL, families, "here", {"/long": lambda: Page("text/plain", bytes(1 << 26))})
+    one.start()
+    try:
+        with socket.create_connection(("127.0.0.1", int(one.address.rpartition(":")[2]))) as end:
+            end.sendall(b"GET /long HTTP/1.0\r\n\r\n")
+            until(lambda: len(one._server.readers) == 1)
+
+            def ended() -> bool:
+                end.recv(1024)  # so that some of it goes on all the time
+                return not len(one._server.readers)
+
+            until(ended, 30)
+    finally:
+        one.stop()
 
 
 def test_a_port_that_is_taken_is_named():
