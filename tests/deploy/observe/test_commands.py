@@ -1,8 +1,10 @@
 """Metrics, logs and `rowloom top` of a real cluster, as its operator has them."""
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
