@@ -4,6 +4,7 @@
 
 It starts a cluster of processes in a folder of its own, loads it, scales it from two shards to three while it looks,
 and ends all of it. Three widths, light and dark. With axe-core (`npm install -g axe-core`), what it finds is printed.
+With a Prometheus, what the panels of the dashboard for Grafana show is drawn, too.
 """
 
 import argparse
@@ -22,6 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import numpy as np
 from browser import Browser, axe, browser, missing
+from panels import draw_panels, missing_for_panels
+from prometheus import prometheus_of
 from rich.console import Console
 from waiting import until
 
@@ -134,12 +137,25 @@ def main() -> None:
             for one in trainers:
                 one.start()
             try:
-                _busy(address, page, options.out, options.seconds)
+                _watched(address, page, options.out, options.seconds, home)
             finally:
                 ending.set()
                 for one in trainers:
                     one.join()
             _dead(address, page, options.out)
+
+
+def _watched(address: str, page: Browser, out: Path, seconds: float, folder: Path) -> None:
+    """The pictures of a busy cluster, and what a Prometheus that reads it meanwhile has of it."""
+    if why := missing_for_panels():
+        print(why)
+        _busy(address, page, out, seconds)
+        return
+    began = time.time()
+    home = observed(address).removeprefix("http://").removesuffix("/")
+    with prometheus_of(home, folder) as prometheus:
+        _busy(address, page, out, seconds)
+        draw_panels(prometheus, out, time.time() - began)
 
 
 def _busy(address: str, page: Browser, out: Path, seconds: float) -> None:

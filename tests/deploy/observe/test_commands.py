@@ -1,6 +1,5 @@
 """Metrics, logs and `rowloom top` of a real cluster, as its operator has them."""
 
-import contextlib
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import interruptible
+from prometheus import panels, prometheus_of
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_program import listening, program
 from waiting import until
@@ -33,7 +33,6 @@ tables:
   - {name: items, num_embeddings: 1000, dim: 8}
 """
 RULES = Path(__file__).parents[3] / "deploy/observe/alerts.yml"
-BOARD = Path(__file__).parents[3] / "deploy/observe/dashboard.json"
 ALL = np.arange(1000)
 
 
@@ -268,63 +267,13 @@ def test_the_names_of_metrics_are_as_prometheus_wants_them(cli, watched):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-class Prometheus:
-    """One that reads a cluster. port: where it answers."""
-
-    def __init__(self, port: int) -> None:
-        self._at = f"http://127.0.0.1:{port}"
-
-    def ready(self) -> bool:
-        """Whether it is: one that has just begun to listen says 503."""
-        with (
-            contextlib.suppress(urllib.error.URLError),
-            urllib.request.urlopen(f"{self._at}/-/ready", timeout=20) as reply,
-        ):
-            return reply.status == 200
-        return False
-
-    def ask(self, query: str) -> dict[str, float]:
-        """The value of each series now, by its shard."""
-        found = self._get(f"query?query={urllib.parse.quote(query)}")["result"]
-        return {one["metric"].get("shard", ""): float(one["value"][1]) for one in found}
-
-    def fires(self, alert: str, index: str) -> bool:
-        """Whether an alert of a shard does."""
-        return any(
-            (one["labels"]["alertname"], one["labels"].get("index"), one["state"]) == (alert, index, "firing")
-            for one in self._get("alerts")["alerts"]
-        )
-
-    def _get(self, path: str) -> dict:
-        with urllib.request.urlopen(f"{self._at}/api/v1/{path}", timeout=20) as reply:
-            return json.load(reply)["data"]
-
-
 @pytest.fixture
 def prometheus(cli, watched):
-    home = cli.json("status")["metrics"]
-    # The coordinator takes two seconds to say that a shard does not answer.
+    program("prometheus")
     quick = cli.folder / "alerts.yml"  # what takes half a minute there takes no time here
     quick.write_text(RULES.read_text().replace("for: 30s", "for: 0s"))
-    config = {
-        "global": {"scrape_interval": "4s", "evaluation_interval": "1s"},
-        "rule_files": [str(quick)],
-        "scrape_configs": [{"job_name": "rowloom", "http_sd_configs": [{"url": f"http://{home}/targets"}]}],
-    }
-    (cli.folder / "prometheus.yml").write_text(json.dumps(config))
-    command = [program("prometheus"), "--config.file", str(cli.folder / "prometheus.yml")]
-    command += ["--storage.tsdb.path", str(cli.folder / "data"), "--web.listen-address", "127.0.0.1:0"]
-    log = cli.folder / "prometheus.log"
-    with open(log, "w") as err:
-        running = subprocess.Popen(command, stderr=err)
-    try:
-        until(lambda: "Listening on" in log.read_text() or running.poll() is not None)
-        one = Prometheus(listening(running.pid))
-        until(one.ready, 60.0)
+    with prometheus_of(cli.json("status")["metrics"], cli.folder, quick) as one:
         yield one
-    finally:
-        running.kill()
-        running.wait()
 
 
 @pytest.mark.timeout(150)
@@ -365,12 +314,7 @@ def works(client: Client) -> bool:
 
 def queries() -> list[str]:
     """All that the dashboard asks for."""
-    board = json.loads(BOARD.read_text())
-    return [
-        target["expr"].replace("$__rate_interval", "1m").replace("$cluster", "ads")
-        for panel in board["panels"]
-        for target in panel.get("targets", [])
-    ]
+    return [query for _, asked in panels() for query, _ in asked]
 
 
 def test_dashboard_and_rules_name_only_metrics_that_there_are():
