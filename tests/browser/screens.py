@@ -153,7 +153,7 @@ def _watched(address: str, page: Browser, out: Path, seconds: float, folder: Pat
         return
     began = time.time()
     home = observed(address).removeprefix("http://").removesuffix("/")
-    with prometheus_of(home, folder) as prometheus:
+    with prometheus_of(f"http://{home}", folder) as prometheus:
         _busy(address, page, out, seconds)
         draw_panels(prometheus, out, time.time() - began)
 

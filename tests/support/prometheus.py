@@ -8,14 +8,23 @@ import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from waiting import until
 
 BOARD = Path(__file__).parents[2] / "deploy/observe/dashboard.json"
-EVERY_S = 4  # the coordinator takes two seconds to say that a shard does not answer
+EVERY_S = 1
+
+
+def program(name: str) -> str:
+    """The path of a program of Prometheus; without it the test is skipped."""
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed: `apt-get install prometheus` has it")
+    return found
 
 
 class Prometheus:
@@ -56,15 +65,27 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def prometheus_of(home: str, folder: Path, rules: Path | None = None) -> Iterator[Prometheus]:
-    """One that reads the cluster whose coordinator tells of itself at `home`. Its files are in a folder."""
+def prometheus_of(
+    targets: str, folder: Path, rules: Path | None = None, scrape: Mapping[str, Any] | None = None
+) -> Iterator[Prometheus]:
+    """One that reads the cluster whose coordinator tells of itself at a URL, without `/targets`.
+
+    Args:
+        targets: that URL.
+        folder: that its files are in.
+        rules: a file of rules.
+        scrape: what else it needs to read from there: `tls_config`, `authorization`.
+    """
+    more = dict(scrape or {})
     config = {
         "global": {"scrape_interval": f"{EVERY_S}s", "evaluation_interval": "1s"},
         "rule_files": [str(rules)] if rules is not None else [],
-        "scrape_configs": [{"job_name": "rowloom", "http_sd_configs": [{"url": f"http://{home}/targets"}]}],
+        "scrape_configs": [
+            {"job_name": "rowloom", "http_sd_configs": [{"url": f"{targets}/targets", **more}], **more}
+        ],
     }
     (folder / "prometheus.yml").write_text(json.dumps(config))
-    command = [str(shutil.which("prometheus")), "--config.file", str(folder / "prometheus.yml")]
+    command = [program("prometheus"), "--config.file", str(folder / "prometheus.yml")]
     command += ["--storage.tsdb.path", str(folder / "data"), "--web.listen-address", "127.0.0.1:0"]
     log = folder / "prometheus.log"
     with open(log, "w") as err:

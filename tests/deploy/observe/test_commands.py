@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import interruptible
-from prometheus import panels, prometheus_of
+from prometheus import panels, program, prometheus_of
 from prometheus_client.parser import text_string_to_metric_families
-from prometheus_program import listening, program
 from waiting import until
 
 from rowloom.client import Client, connect
@@ -272,7 +271,7 @@ def prometheus(cli, watched):
     program("prometheus")
     quick = cli.folder / "alerts.yml"  # what takes half a minute there takes no time here
     quick.write_text(RULES.read_text().replace("for: 30s", "for: 0s"))
-    with prometheus_of(cli.json("status")["metrics"], cli.folder, quick) as one:
+    with prometheus_of(f"http://{cli.json('status')['metrics']}", cli.folder, quick) as one:
         yield one
 
 

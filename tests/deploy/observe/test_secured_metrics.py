@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prometheus_program import prometheus
+from prometheus import prometheus_of
 from waiting import until
 
 from rowloom.client import connect
@@ -60,18 +60,16 @@ def test_a_real_prometheus_reads_a_secured_cluster_as_the_docs_say(cli, secured)
     # The type is named, as Prometheus 2.42 leaves it out where it asks for targets.
     authorization = {"type": "Bearer", "credentials_file": str(cli.folder / "s/prometheus.token")}
     shown = {"tls_config": tls, "authorization": authorization}
-    home = secured["metrics"]
-    scrape = {"http_sd_configs": [{"url": f"https://{home}/targets", **shown}], **shown}
-    with prometheus(cli.folder, scrape, rules=RULES) as ask:
-        until(lambda: ask("up") == {"": 1.0, "0": 1.0, "1": 1.0}, 60.0)
+    with prometheus_of(f"https://{secured['metrics']}", cli.folder, RULES, shown) as reader:
+        until(lambda: reader.ask("up") == {"": 1.0, "0": 1.0, "1": 1.0}, 60.0)
         cli.run("secure", "certificate", "server", "--server", "--dir", "s")
         cli.run("secure", "token", "prometheus", "--dir", "s")
         cli.run("secure", "token", "prometheus", "--dir", "s")  # the first one counts no more
-        seen = ask("process_start_time_seconds")
+        seen = reader.ask("process_start_time_seconds")
         stamp = time.time()
-        until(lambda: min(ask("timestamp(up == 1)").values(), default=0.0) > stamp + 3.0, 60.0)
-        assert ask("process_start_time_seconds") == seen
-        assert ask("min_over_time(up[2s])") == {"": 1.0, "0": 1.0, "1": 1.0}
+        until(lambda: min(reader.ask("timestamp(up == 1)").values(), default=0.0) > stamp + 3.0, 60.0)
+        assert reader.ask("process_start_time_seconds") == seen
+        assert reader.ask("min_over_time(up[2s])") == {"": 1.0, "0": 1.0, "1": 1.0}
 
 
 def test_every_command_names_https_and_each_port_asks_for_certificate_and_token(cli, secured):
