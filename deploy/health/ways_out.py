@@ -51,7 +51,8 @@ def _without_rows(state: dict[str, Any], gone: list[int], options: str) -> str:
     one = len(gone) == 1
     said, stays = ". What a lost or dead shard held is gone", ""
     if state["durability"] != "memory":
-        said = f"{_put_back(state, gone, options)}. Without such a copy what {'it' if one else 'they'} held is gone"
+        held = f"what {'it' if one else 'they'} held is gone, but for what a restore brings back"
+        said = f"{_put_back(state, gone, options)}. Without such a copy {held}"
         logs = listed([f"`shard-{index}.lost-1`" for index in gone])
         stays = f"; what there is of the old {'log' if one else 'logs'} stays beside, as {logs} or with the next number"
     accept = " ".join(f"--accept-loss {index}" for index in gone)
@@ -59,8 +60,8 @@ def _without_rows(state: dict[str, Any], gone: list[int], options: str) -> str:
     saves = f"`rowloom export TABLE FILE --partial{options}` saves the rows of the other shards"
     ways = [
         saves if living(state) else "",
-        f"`rowloom recover {accept}{options}` makes {'it' if one else 'them'} anew, from initial values{others}{stays}",
         restore_in_words(state),
+        f"`rowloom recover {accept}{options}` makes {'it' if one else 'them'} anew, from initial values{others}{stays}",
         f"`rowloom down{options}`, then `rowloom up` with its config, starts all anew, and all rows are lost",
     ]
     return f"{said}. The ways out:" + "".join(f"\n- {way}" for way in ways if way)
