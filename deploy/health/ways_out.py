@@ -48,11 +48,12 @@ def _without_rows(state: dict[str, Any], gone: list[int], options: str) -> str:
     """In words, what can be done about shards that have no rows. gone: their indexes."""
     from ..snapshots.usable import restore_in_words  # with fsspec, which not every status waits for
 
-    one = len(gone) == 1
+    one, restore = len(gone) == 1, restore_in_words(state)
     said, stays = ". What a lost or dead shard held is gone", ""
     if state["durability"] != "memory":
-        held = f"what {'it' if one else 'they'} held is gone, but for what a restore brings back"
-        said = f"{_put_back(state, gone, options)}. Without such a copy {held}"
+        held = f"what {'it' if one else 'they'} held is gone"
+        but = ", but for what a restore brings back" if "rowloom restore" in restore else ""
+        said = f"{_put_back(state, gone, options)}. Without such a copy {held}{but}"
         logs = listed([f"`shard-{index}.lost-1`" for index in gone])
         stays = f"; what there is of the old {'log' if one else 'logs'} stays beside, as {logs} or with the next number"
     accept = " ".join(f"--accept-loss {index}" for index in gone)
@@ -60,7 +61,7 @@ def _without_rows(state: dict[str, Any], gone: list[int], options: str) -> str:
     saves = f"`rowloom export TABLE FILE --partial{options}` saves the rows of the other shards"
     ways = [
         saves if living(state) else "",
-        restore_in_words(state),
+        restore,
         f"`rowloom recover {accept}{options}` makes {'it' if one else 'them'} anew, from initial values{others}{stays}",
         f"`rowloom down{options}`, then `rowloom up` with its config, starts all anew, and all rows are lost",
     ]
