@@ -133,7 +133,8 @@ def test_status_says_what_survives_and_how_old_the_newest_snapshot_is() -> None:
     status.shards.add(health="lost")
     assert "restore" not in ways_out(summary(status))
     status.snapshot.MergeFrom(pb.NewestSnapshot(id="20260101T000000Z-1", url="/no/s/1", age_s=7200.0))
-    assert summary(status)["snapshot"] == {"id": "20260101T000000Z-1", "url": "/no/s/1", "age_s": 7200.0}
+    told = {"id": "20260101T000000Z-1", "url": "/no/s/1", "age_s": 7200.0}
+    assert told.items() <= summary(status)["snapshot"].items()
     assert "20260101T000000Z-1, 2 h old" in text(status)
     assert "`rowloom restore /no/s/1 CONFIG`" in ways_out(summary(status))
     assert "2 h old (its files cannot be looked at from here), without what was" in ways_out(summary(status))
