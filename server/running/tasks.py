@@ -13,7 +13,7 @@ from typing import Any
 from ...proto.errors import PushUnresolved, RowloomError, in_words
 from ...proto.security.credentials import Credentials
 from ..durable.segments import LogInUse
-from ..durable.shard_log import ShardLog, ShardLogs, may_recover
+from ..durable.shard_log import FULL, ShardLog, ShardLogs, may_recover
 from ..durable.succession import Succession
 from ..holder import Incoming, Recovery
 from ..host import Host
@@ -132,6 +132,8 @@ class Tasks:
             stored = write_cut(taking, self._in_turn)
             self._settle(taking)
         except Exception as e:
+            if isinstance(e, OSError) and e.errno in FULL:
+                self._make_room()
             if not isinstance(e, RowloomError | OSError):
                 log.exception("writing a snapshot failed")
             with self._moved:
@@ -155,6 +157,18 @@ class Tasks:
         try:
             with contextlib.suppress(PushUnresolved):
                 journal.settle(taking.end)
+        finally:
+            journal.leave()
+
+    def _make_room(self) -> None:
+        """For the next snapshot, which is why logs can be cut: the disk is full, and spare segments lie on it."""
+        with self._moved:
+            journal = self._host.journal
+            if not isinstance(journal, ShardLog):
+                return
+            journal.enter()
+        try:
+            journal.give_back(all=True)
         finally:
             journal.leave()
 
