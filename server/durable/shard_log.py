@@ -184,7 +184,7 @@ class ShardLog:
         """See `enter`."""
         with self._lock:
             self._users -= 1
-            if self._closed:
+            if self._closed or self._mending:  # who renews it waits for this, too
                 self._unused.notify_all()
 
     def close(
