@@ -306,6 +306,7 @@ def _status(
         pid=process.pid,
         health=word,
         lost="" if isinstance(health, RowloomError) else pb.HealthReply.FromString(health).lost,
+        unread="" if isinstance(health, RowloomError) else pb.HealthReply.FromString(health).unread,
         statistics=None if silent else pb.StatisticsReply.FromString(figures),
     )
 

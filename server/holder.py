@@ -225,6 +225,12 @@ class Holder:
             raise WrongLayout("this server is still receiving its rows")
         if isinstance(self.state, states.Standing):
             raise RetryLater("this server is a standby", retry_after_s=RECOVERING_RETRY_S)
+        unread = self.state.why if isinstance(self.state, states.Waiting | states.Recovering) else ""
+        if unread:
+            raise RetryLater(
+                f"this shard cannot read its rows from its log yet: {unread}. It is tried again and again",
+                retry_after_s=RECOVERING_RETRY_S,
+            )
         if isinstance(self.state, states.Recovering):
             raise RetryLater("this shard reads its rows from its log", retry_after_s=RECOVERING_RETRY_S)
         if isinstance(self.state, states.Waiting) and (self.process.journals or self.process.replicated):
@@ -341,7 +347,8 @@ class Holder:
     def _recover(self, layout: Layout, index: int, snapshots: Sequence[str]) -> None:
         """Read a shard from its log, in a thread of the shell's; the coordinator asks until that is done."""
         if not isinstance(self.state, states.Recovering):
-            self.become(states.Recovering(layout, index))
+            why = self.state.why if isinstance(self.state, states.Waiting) else ""
+            self.become(states.Recovering(layout, index, why))
             make = partial(self.new_shard, layout, index, ())
             self.tasks.append(Recovery(_owner(layout, index), make, snapshots))
         raise RetryLater("this shard reads its rows from its log", retry_after_s=RECOVERING_RETRY_S)
@@ -353,7 +360,7 @@ class Holder:
 
     def not_recovered(self, why: str, *, again: bool = False) -> None:
         """A shard could not be read from its log. again: it is to be tried when the coordinator asks next."""
-        self.become(states.Waiting() if again else states.Lost(why))
+        self.become(states.Waiting(why) if again else states.Lost(why))
 
     def prepare(self, request: pb.PrepareRequest) -> None:
         """Begin to receive what a shard of the next epoch will own."""

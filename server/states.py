@@ -12,8 +12,9 @@ from .shard import Shard
 
 @dataclass(frozen=True)
 class Waiting:
-    """Started, and adopted by nobody yet: it holds no rows."""
+    """Started, and adopted by nobody yet: it holds no rows. why: its log could not be read the last time."""
 
+    why: str = ""
     word: ClassVar[str] = "waiting"  # as in HealthReply
     shard: ClassVar[None] = None
     layout: ClassVar[None] = None
@@ -21,10 +22,11 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Recovering:
-    """Adopted as a shard whose rows it is reading from its log."""
+    """Adopted as a shard whose rows it is reading from its log. why: that failed the last time."""
 
     layout: Layout
     index: int
+    why: str = ""
     word: ClassVar[str] = "recovering"
     shard: ClassVar[None] = None
 
@@ -104,6 +106,8 @@ def tell(state: State, reply: pb.HealthReply) -> None:
         reply.index, reply.epoch, reply.cluster_id = state.shard.index, layout.epoch, layout.cluster_id
     if isinstance(state, Lost):
         reply.lost = state.why
+    if isinstance(state, Waiting | Recovering):
+        reply.unread = state.why
 
 
 State = Waiting | Recovering | Lost | Serving | Moving | Retired | Standing

@@ -125,7 +125,8 @@ def _folder(folder: Path, config: DeployConfig) -> Iterator[Diagnosis]:
         fix = "make room there, or another `storage:`, and run `rowloom up` again"
         yield fault("storage", f"no room in {said}, and {each}", fix)
     elif free < max(needed, LEAST_FREE_BYTES):
-        less = f"it may need {in_bytes(needed)}: {what}" if free < needed else "that is little"
+        little = f"that is little: {in_bytes(LEAST_FREE_BYTES)} is the least that a cluster does well with"
+        less = f"it may need {in_bytes(needed)}: {what}" if free < needed else little
         yield warning("storage", f"{said}, and {less}", "make room there, or another `storage:`")
     else:
         yield well("storage", said)

@@ -15,8 +15,8 @@ import dataclasses
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import InvalidRequest, RowloomError
-from ...proto.layout import ShardAddress
+from ...proto.errors import InvalidRequest, RowloomError, Unavailable
+from ...proto.layout import Layout, ShardAddress
 from ..launch.launcher import ServerProcess
 from .coordinator import ATTEMPT_S, PAUSE_S, Coordinator
 from .effects import Calls, Look, Program, ServerCall, Sleep, Stop, call_all
@@ -26,18 +26,23 @@ from .state import ClusterState
 LOOK_LIMIT_S = 10.0  # for which a shard may be silent before it is taken for lost
 
 
+class LossUnsafe(Unavailable):
+    """A shard was made anew, and its log does not keep that yet."""
+
+
 def accept_loss(coordinator: Coordinator, index: int, *, force: bool = False) -> Program:
     """Make a lost shard anew, with every table and not one row.
 
     Args:
         coordinator: of the cluster.
         index: of the shard.
-        force: also if it does not answer and its process is alive, which is ended with the rows that it holds; or has
-            ended, and its log is about to be read.
+        force: also if it does not answer and its process is alive, which is ended with the rows that it holds; or its
+            log is about to be read.
 
     Raises:
         InvalidRequest: there is no such shard, or it has its rows, or may have; nothing was changed.
         Unavailable: no server could be started or ended; the shard is as lost as before.
+        LossUnsafe: it was made anew, and its new log failed.
     """
     layout = coordinator.layout
     if not 0 <= index < layout.n:
@@ -58,13 +63,18 @@ def accept_loss(coordinator: Coordinator, index: int, *, force: bool = False) ->
         there = ShardAddress(index, launched.address, launched.incarnation)
     shards = tuple(there if s.index == index else s for s in layout.shards)
     layout = dataclasses.replace(layout, shards=shards)
-    yield from call_all(coordinator.adoptions(layout, [index], fresh=True), coordinator.clock)
+    unsafe: Unavailable | None = yield from _made(coordinator, layout, index)
     surplus = [key for key in coordinator.state.surplus if key not in keys]
     yield from coordinator.commit(
         dataclasses.replace(coordinator.state, layout=layout, keys=keys, surplus=surplus)
     )
     # The others hear where it is, each once; those that do not answer, such as another lost one, later.
     yield from coordinator.adopt(0.0)
+    if unsafe is not None:
+        raise LossUnsafe(
+            f"shard {index} at {there.address} was made anew, and the rows that it held are lost; a restart of it may "
+            f"find it lost again, as its new log is not safe yet: {unsafe}"
+        )
 
 
 def _empty_server(coordinator: Coordinator, index: int, force: bool) -> Program:
@@ -96,14 +106,48 @@ def _empty_server(coordinator: Coordinator, index: int, force: bool) -> Program:
         yield Sleep(pause)
         pause = min(longest, pause * 2)
     health = pb.HealthReply.FromString(reply)
-    if health.state in ("waiting", "lost"):
+    if health.state == "lost" or (health.state == "waiting" and not coordinator.revives):
         return ShardAddress(index, old.address, health.incarnation)
+    if health.state in ("waiting", "recovering"):
+        if force:
+            return None
+        why = f", which failed so far: {health.unread}. Mend that" if health.unread else ""
+        raise InvalidRequest(
+            f"shard {index} at {old.address} is no loss: its rows are in its log, and it is about to read them{why}. "
+            "Nothing was changed; --force makes it anew without them"
+        )
     if health.incarnation != old.incarnation:
         return None  # something else listens there now
+    how = health.state
+    if health.log_error:
+        how = f"it serves pulls only, because its log failed: {health.log_error}; make room on its disk, or mend that"
     raise InvalidRequest(
-        f"shard {index} at {old.address} has its rows ({health.state}): there is no loss to accept, and it stays as "
-        "it is"
+        f"shard {index} at {old.address} has its rows ({how}): there is no loss to accept, and it stays as it is"
     )
+
+
+def _made(coordinator: Coordinator, layout: Layout, index: int) -> Program:
+    """Make a shard's server a shard with no rows. Returns the error by which that is not safe yet; None: there is none.
+
+    Raises:
+        Unavailable: it is none yet, and what there was of it is as it was.
+    """
+    try:
+        yield from call_all(coordinator.adoptions(layout, [index], fresh=True), coordinator.clock)
+    except Unavailable as e:
+        shard = layout.shards[index]
+        ask = ServerCall(shard.address, methods.HEALTH, pb.HealthRequest().SerializeToString())
+        (reply,) = yield Calls([ask], ATTEMPT_S)
+        if isinstance(reply, RowloomError):
+            raise Unavailable(
+                f"whether shard {index} at {shard.address} was made anew is not known, as it does not answer: {e}. Its "
+                "rows may be lost"
+            ) from e
+        health = pb.HealthReply.FromString(reply)
+        if health.state not in ("serving", "moving") or health.epoch != layout.epoch:
+            raise Unavailable(f"shard {index} at {shard.address} is not made anew yet: {e}") from e
+        return e
+    return None
 
 
 def loss_in_words(state: ClusterState, index: int, *, logs: bool, ended: bool) -> str:

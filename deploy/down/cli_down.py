@@ -94,6 +94,9 @@ def down(
         which = "the rows that were kept" if record.kept else "its rows"
         which = f"it had {lost.held}, and {which}" if lost.held else which
         also = f", {also_named(short, old)} too" if short or old else ""
-        became = f"; {which} in {record.storage} are removed{also}{staying_in_words(record.storage)}"
+        gone = f"{which} in {record.storage} are removed"
+        if lost.empty:
+            gone = f"it had no rows, and its logs in {record.storage} are removed"
+        became = f"; {gone}{also}{staying_in_words(record.storage)}"
     told = {"name": ended, "down": True, "kept": keep, "removed_snapshots": short, "removed_old_logs": old}
     show(as_json, told, f"{ended} is down{became}")

@@ -37,11 +37,13 @@ class Loss:
         words: which, and what keeps them; empty: it has none.
         to_confirm: not all of it serves, or it would run on unknown: a script, too, has to say that this is meant.
         held: how many rows, as far as is known; empty: none, or nobody can say.
+        empty: it is known to have none.
     """
 
     words: str = ""
     to_confirm: bool = False
     held: str = ""
+    empty: bool = False
 
 
 def lost_with(record: Record, directory: ClusterDirectory) -> Loss:
@@ -121,7 +123,7 @@ def _of_running(record: Record, directory: ClusterDirectory) -> Loss:
     # Of these it is not known how many rows they have; what is dead comes again with those of its log.
     silent = [s for s in bad if s.health not in READABLE and (keeps or s.health not in ("lost", "dead"))]
     if not _rows(status) and not silent:
-        return Loss()
+        return Loss(empty=not bad)
     who = ", ".join(f"shard {s.shard.index} is {s.health}" for s in bad)
     held = f"{'at least ' if silent else ''}{_held(status)}"
     if who:

@@ -21,6 +21,7 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
     still = [s for s in bad if s["health"] == "stopped"]
     full = [s for s in bad if s["health"] == PULLS_ONLY]
     logs = state["durability"] != "memory"
+    unread = [s for s in bad if s["health"] in AGAIN and s.get("unread")]
     again = [s for s in bad if s["health"] in AGAIN or (s["health"] == "dead" and logs)]
     gone = lost(state)
     said = "".join(
@@ -34,7 +35,12 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
             "cluster then takes a snapshot, and pushes go on, by themselves; that needs about "
             f"{in_bytes(_to_go_on(state))}"
         ) + _what_keeps_back([s for s in bad if s not in full])
-    if again:
+    if unread:
+        said += (
+            ". A shard that cannot read its log yet tries it again each second, and nothing of it is known to be lost: "
+            "look at its disk, and mend what is said of that"
+        )
+    if any(s not in unread for s in again):
         said += (
             ". A shard that is dead, or starts anew, has its rows in its log: it is started again by itself and reads "
             "them. Nothing is to be done; look again in some seconds. If it stays dead, the log of the cluster says why"

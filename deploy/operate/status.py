@@ -105,6 +105,8 @@ def health_in_words(shard: dict[str, Any]) -> str:
     """The health of a shard of a `summary`, and why it takes no pushes or has no rows, if that is known."""
     if shard["health"] == PULLS_ONLY:
         return f"{PULLS_ONLY}: its log failed: {shard['log_error']}"
+    if shard.get("unread") and shard["health"] in AGAIN:
+        return f"{shard['health']}: its log could not be read yet: {shard['unread']}"
     return f"lost: {shard['lost']}" if shard.get("lost") else shard["health"]
 
 
@@ -161,6 +163,7 @@ def _shard(status: pb.ShardStatus, before: pb.StatisticsReply | None) -> dict[st
         "incarnation": f"{status.shard.incarnation:016x}",
         "health": status.health,
         "lost": status.lost or None,
+        "unread": status.unread or None,
         "counted": is_counted(status),
         "epoch": now.epoch,
         "rows": sum(t.rows for t in now.tables),
@@ -238,7 +241,7 @@ def _render(state: dict[str, Any], *, narrow: bool) -> RenderableType:
     lines += [
         Text(f"shard {s['index']} is {health_in_words(s)}", "bold red")
         for s in state["shards"]
-        if s["health"] == PULLS_ONLY or s.get("lost")
+        if s["health"] == PULLS_ONLY or s.get("lost") or s.get("unread")
     ]
     if state["moving"]:
         lines.append(Text(state["moving"], "bold yellow"))

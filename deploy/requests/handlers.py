@@ -10,7 +10,7 @@ from typing import Any
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import InvalidRequest
+from ...proto.errors import InvalidRequest, in_words
 from ...proto.spec import Dealing, TableSpec
 from ...server.access.named import check_call, owner_of
 from ...server.call import Call
@@ -18,7 +18,7 @@ from ...server.running.version import running_version
 from ..config.changes import running_config
 from ..config.config import policy_from, quotas_from
 from ..control.coordinator import CHANGE_LIMIT_S, Coordinator
-from ..control.loss import accept_loss
+from ..control.loss import LossUnsafe, accept_loss
 from ..control.quoting import set_quotas
 from ..snapshots.requests import SnapshotRequests
 from ..standby.status import standbys_in_step
@@ -197,7 +197,11 @@ class Handlers:
 
     def _accept_loss(self, request: pb.AcceptLossRequest) -> None:
         with self._performer.alone(f"making shard {request.shard} anew"):
-            self._performer.run(accept_loss(self._coordinator, request.shard, force=request.force))
+            try:
+                self._performer.run(accept_loss(self._coordinator, request.shard, force=request.force))
+            except LossUnsafe as e:
+                log.error("%s", in_words(e))
+                raise
         self._snapshots.soon()  # logs that failed may have waited for this shard
         log.warning("shard %d was made anew, as asked: the rows that it held are lost", request.shard)
 

@@ -15,6 +15,7 @@ from ...proto.errors import InvalidRequest, RetryLater, RowloomError, in_words
 from ...proto.snapshots.chain import links_of
 from ...proto.snapshots.folder import SnapshotFolder
 from ...proto.snapshots.manifest import SnapshotName
+from ...server.durable.segments import SEGMENT_BYTES
 from ..config.sections import SnapshotSchedule
 from ..control.coordinator import Coordinator
 from ..control.lineage import disposable, listed, parent_of_next
@@ -70,6 +71,7 @@ class Snapshots:
         self._not_before = 0.0  # on the monotonic clock
         self._pause_s = MEND_AGAIN_S[0]
         self._mending: Snapshotting | None = None  # the last one that was taken for logs that failed
+        self._uncut = False  # a log that had failed is as long as it was, on a disk that was full
         self._waits = self._why = ""  # what waits for a snapshot, and why none could be taken
         self._tried = 0.0  # when that was so, on the monotonic clock
         self.took = (
@@ -187,8 +189,11 @@ class Snapshots:
         if failed:
             self._mend()
             return
+        if self._mending is not None:  # logs go on behind one snapshot, and are cut with the next one
+            self._uncut = True
         self._pause_s, self._mending = MEND_AGAIN_S[0], None
-        due, long = self._is_due(), log_bytes >= LONG_LOG_BYTES
+        self._uncut &= log_bytes > SEGMENT_BYTES
+        due, long = self._is_due(), log_bytes >= LONG_LOG_BYTES or self._uncut
         waits = (
             "a snapshot is due" if due else "logs are long, and a snapshot makes them short" if long else ""
         )
@@ -201,6 +206,7 @@ class Snapshots:
                 self.take(keep=self._schedule.keep)
             else:
                 self.take(full=True, automatic=True)  # it and the one before have no file in common
+                self._uncut = False
         except RetryLater:
             return
         except RowloomError as e:

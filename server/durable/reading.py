@@ -229,6 +229,17 @@ class Reading:
             yield head
             end = head.end
 
+    @property
+    def unrepaired(self) -> LogEnd:
+        """Where a log ends whose repair failed: it goes on behind a snapshot of all that its shard has."""
+        assert self._done, "a log is read to its end before that is known"
+        if not self.is_behind:
+            return self.end
+        return LogEnd(self._after, self.end.offset, self._kept_before_snapshot())
+
+    def _kept_before_snapshot(self) -> tuple[SegmentExtent, ...]:
+        return tuple(extent for extent in self._extents if extent.first_lsn <= self._after + 1)
+
     def repair(self, *, synced: bool = True) -> LogEnd:
         """Drop what was never acknowledged, and make what was read durable. Returns where the log goes on.
 
@@ -255,7 +266,7 @@ class Reading:
     def _go_on_behind(self) -> LogEnd:
         """The snapshot has more than the log: that goes on behind it, in a file of its own."""
         self._writable.unmark_end()  # for good with the names of the new file
-        kept = tuple(extent for extent in self._extents if extent.first_lsn <= self._after + 1)
+        kept = self._kept_before_snapshot()
         for extent in reversed(self._extents[len(kept) :]):
             self._writable.remove(extent.number)
         end = self.end._replace(extents=kept).behind(self._after, self._writable.segment_bytes)

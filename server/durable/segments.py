@@ -9,6 +9,7 @@ room. So a segment is filled with zeros once, by writes: blocks that are only pr
 the first sync. A segment that is needed no more becomes a spare, old records and all: its new header has another number
 and another salt, so none of them is taken for a new one.
 It stays one, up to MOST_SPARES: to write over pages that the system has for a file takes half the time of new ones.
+But for one they are given back where the disk has little room left: others, and snapshots, need it more.
 A file gets its name as a segment when its header is on disk. So each file of that name has a header, or is damaged.
 Records end anywhere, so that the last segment is gone could not be seen in those before it. The name of an empty file,
 `newest-N`, says which it was: made after the segment, renamed before one is removed, so it never names one too many.
@@ -34,6 +35,9 @@ from .segment_files import OpenSegment, SegmentFiles, ended_name
 SEGMENT_BYTES = 64 << 20
 LOCK = "lock"  # the file that says who has the folder
 MOST_SPARES = 64  # 4 GiB; what is more is given back to the system
+ROOM_FOR_EACH = (
+    16  # as many bytes as a spare has are free on a disk that keeps a second one, and for each more as many
+)
 _FILL_BYTES = 1 << 20
 _SPARE = re.compile(r"spare-(\d+)\.(log|new)")
 
@@ -243,15 +247,30 @@ class Segments(SegmentFiles):
             raise
         return done
 
-    def recycle(self, number: int) -> None:
-        """A segment is needed no more: it becomes a spare, or goes."""
+    def give_back(self, *, all: bool = False) -> int:
+        """Spares that there is no room to keep go, but for one. Returns how many went. all: that one, too."""
+        count = 0
+        while True:
+            with self._lock:
+                if len(self._spares) <= (0 if all else max(1, self._kept_spares())):
+                    return count
+                name = self._spares.pop(0)
+            self.disk.unlink(self._path(name))
+            count += 1
+
+    def _kept_spares(self) -> int:
+        """How many spares the disk has room for."""
+        return min(MOST_SPARES, 1 + self.disk.free(self.folder) // (ROOM_FOR_EACH * self.segment_bytes))
+
+    def recycle(self, number: int, *, again: bool = True) -> None:
+        """A segment is needed no more: it becomes a spare, or goes. again: else it goes."""
         file = self._files.pop(number)
         try:
             with self._lock:
                 self._spare_number += 1
                 name = f"spare-{self._spare_number}.log"
-            fits = number > self._failed and self.disk.size(file.handle) == self.segment_bytes
-            if fits and len(self._spares) < MOST_SPARES:
+            fits = again and number > self._failed and self.disk.size(file.handle) == self.segment_bytes
+            if fits and len(self._spares) < self._kept_spares():
                 self.disk.rename(self.file(number), self._path(name))
                 # Its old name must be gone for good before the file is written to under a new one.
                 self.disk.sync_folder(self.folder)

@@ -30,6 +30,7 @@ from .unread import UnreadWriter
 from .writer import INTERVAL_S, Writer
 
 GRACE_S = 0.5  # for the disk, when a log is closed
+FULL = (errno.ENOSPC, errno.EDQUOT)
 Noted = tuple[Ticket, Buffer]
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,10 @@ class ShardLog:
         """As `Journal.trim`: in a thread of its own."""
         self.enter()
         threading.Thread(target=self._trim, args=(lsn,), name="rowloom-trim", daemon=True).start()
+
+    def give_back(self, *, all: bool = False) -> None:
+        """Spare segments that the disk has no room for go. all: the others, too. `enter` comes before."""
+        self._writer.give_back(all=all)
 
     def _trim(self, lsn: int) -> None:
         try:
@@ -179,7 +184,7 @@ class ShardLog:
         """See `enter`."""
         with self._lock:
             self._users -= 1
-            if self._closed:
+            if self._closed or self._mending:  # who renews it waits for this, too
                 self._unused.notify_all()
 
     def close(
@@ -255,11 +260,21 @@ class ShardLogs:
         folder = self.folder(owner)
         try:
             if self.has(owner):
+                self._check_room(folder)
                 self._put_aside_unused(folder)
             segments = self._segments(owner)
             return self._open(segments, LogEnd())
         except OSError as e:
             raise Unavailable(f"the log {folder} cannot be made: {e}") from e
+
+    def _check_room(self, folder: str) -> None:
+        """Raise Unavailable if a new log has no room beside an old one: that stays where it is."""
+        free = self._disk.free(folder)
+        if free < self._segment_bytes:
+            raise Unavailable(
+                f"the log {folder} cannot be made anew: its disk has {free >> 20} MiB free, and a log needs "
+                f"{max(1, self._segment_bytes >> 20)} MiB. The old one stays as it is: make room"
+            )
 
     def drop(self, journal: Journal) -> None:
         """As `Journals.drop`."""
@@ -317,6 +332,8 @@ class ShardLogs:
             snapshots: folders of those that the log may go on from, newest first. One that cannot be read is passed
                 over: the log goes back to the one before.
 
+        A log that was read whole, and whose disk has no room to go on, takes nothing yet, as one that fails later.
+
         Raises:
             LogCorrupt: it cannot be read to its end, or not from where a snapshot ends. Nothing was changed.
             LogInUse: another server has it.
@@ -352,10 +369,27 @@ class ShardLogs:
                     reading.end.lsn,
                 )
             shard.counters = Counters()
-            return shard, self._open(segments, reading.repair())
+            return shard, self._repaired(segments, reading)
         except BaseException:
             segments.close()
             raise
+
+    def _repaired(self, segments: Segments, reading: Reading) -> ShardLog:
+        """A log that was read, open behind its end. Raises OSError."""
+        try:
+            return self._open(segments, reading.repair())
+        except OSError as e:
+            end = reading.unrepaired
+            if e.errno not in FULL or segments.last != (end.extents[-1].number if end.extents else 0):
+                raise
+            segments.unmark_end()  # before any record comes behind it
+            log.error(
+                "%s was read whole, and cannot go on, as its disk is full: %s. The shard has all its rows and serves "
+                "pulls; pushes go on by themselves when there is room",
+                segments.folder,
+                in_words(e),
+            )
+            return self._open(segments, end, synced=reading.is_behind, error=e)
 
     def go_on(self, owner: Owner, shard: Shard, place: LogPlace) -> ShardLog:
         """The log of a shard whose server has ended, open behind what its standby has; that has all of it then.
@@ -421,11 +455,18 @@ class ShardLogs:
             survives_power=self.mode is not Mode.PROCESS,
         )
 
-    def _open(self, segments: Segments, end: LogEnd, *, synced: bool = True) -> ShardLog:
-        return ShardLog(self._writer(segments, end, synced=synced), segments.folder)
+    def _open(
+        self, segments: Segments, end: LogEnd, *, synced: bool = True, error: OSError | None = None
+    ) -> ShardLog:
+        """error: it takes nothing, because of that, until a snapshot has all of it."""
+        return ShardLog(self._writer(segments, end, synced=synced, error=error), segments.folder)
 
-    def _writer(self, segments: Segments, end: LogEnd, *, synced: bool = True) -> Writer:
+    def _writer(
+        self, segments: Segments, end: LogEnd, *, synced: bool = True, error: OSError | None = None
+    ) -> Writer:
         known = Log(self.mode, end, self._segment_bytes, synced=synced)
+        if error is not None:
+            known.failed(error)
         writer = Writer(known, segments, interval_s=self._interval_s, clock=self._clock)
         writer.start()
         return writer

@@ -52,6 +52,9 @@ class UnreadWriter:
     def recycle(self, lsn: int) -> None:
         """As of a Writer: there is nothing."""
 
+    def give_back(self, *, all: bool = False) -> None:
+        """As of a Writer: there is nothing."""
+
     def wait(self, position: int) -> None:
         """As of a Writer: nothing is ever noted here that could be waited for."""
 

@@ -68,7 +68,8 @@ class Writer:
         self._opening = False
         self._syncing = False
         self._told = known.ackable
-        self._wants_spare = True
+        self._wants_spare = known.error is None
+        self._uncut = False  # cutting it has failed
         self._stopping = False
         self._threads: list[threading.Thread] = []
 
@@ -187,6 +188,8 @@ class Writer:
     def recycle(self, lsn: int) -> None:
         """Records up to `lsn` are needed no more: use their segments again, the oldest first.
 
+        Those of a log that has failed are given back: where its disk is full, that is the room by which it goes on.
+
         Raises:
             OSError: it failed, and the log with it: a gap must never come into it.
         """
@@ -194,15 +197,27 @@ class Writer:
             with self._changed:
                 while self._syncing:
                     self._await_change()
-                number = self._log.cut(lsn) if self._log.error is None else 0
+                number, again = 0 if self._uncut else self._log.cut(lsn), self._log.error is None
             if not number:
+                self.give_back()
                 return
             try:
-                self._segments.recycle(number)
+                self._segments.recycle(number, again=again)
             except BaseException as e:
+                self._uncut = True
                 with self._changed:
                     self._fail(e)
                 raise
+
+    def give_back(self, *, all: bool = False) -> None:
+        """Give spare segments back for which the disk has no room. all: those that it has room for, too."""
+        try:
+            count = self._segments.give_back(all=all)
+        except OSError as e:  # nothing depends on it
+            log.warning("%s: spare segments cannot be given back: %s", self._segments.folder, e)
+            return
+        if count:
+            log.info("%s: %d spare segments are given back", self._segments.folder, count)
 
     def renewed(self) -> Writer:
         """One that goes on in a new segment, when the log failed and a snapshot has all of it.

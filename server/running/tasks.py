@@ -12,8 +12,9 @@ from typing import Any
 
 from ...proto.errors import PushUnresolved, RowloomError, in_words
 from ...proto.security.credentials import Credentials
+from ..durable.extents import Owner
 from ..durable.segments import LogInUse
-from ..durable.shard_log import ShardLog, ShardLogs, may_recover
+from ..durable.shard_log import FULL, ShardLog, ShardLogs, may_recover
 from ..durable.succession import Succession
 from ..holder import Incoming, Recovery
 from ..host import Host
@@ -51,6 +52,7 @@ class Tasks:
     ) -> None:
         self._host, self._moved, self._in_turn = host, moved, in_turn
         self._logs, self._credentials = logs, credentials
+        self._unread = ""  # why the log could not be read, as it was said last
         self._runs: dict[type, Callable[[Any], None]] = {
             Incoming: self._receive,
             Recovery: self._recover,
@@ -87,7 +89,7 @@ class Tasks:
         try:
             shard, journal = self._logs.recover(recovery.owner, recovery.make, recovery.snapshots)
         except Exception as e:  # whatever it is, the operator must hear of it
-            log.exception("%s cannot be read from its log", recovery.owner)
+            self._tell_unread(recovery.owner, e)
             with self._moved:
                 self._host.not_recovered(in_words(e), again=may_recover(e))
                 self._moved.notify_all()
@@ -99,6 +101,15 @@ class Tasks:
         with self._moved:
             self._host.recovered(shard, journal)
             self._moved.notify_all()
+
+    def _tell_unread(self, owner: Owner, error: Exception) -> None:
+        """Say in the log why a shard cannot be read from its own; once, where it is tried again each second."""
+        if not may_recover(error):
+            log.exception("%s cannot be read from its log", owner)
+            return
+        why, self._unread = self._unread, in_words(error)
+        if why != self._unread:
+            log.error("%s cannot be read from its log yet, and is tried again: %s", owner, self._unread)
 
     def _succeed(self, task: Succession) -> None:
         """Take the log of a shard whose server has ended. No lock is held, as in `_recover`."""
@@ -128,10 +139,13 @@ class Tasks:
 
     def _take(self, taking: Taking) -> None:
         """Write a shard's part of a snapshot. The lock is held while a block of rows is copied, not longer."""
+        self._make_room(all=False)
         try:
             stored = write_cut(taking, self._in_turn)
             self._settle(taking)
         except Exception as e:
+            if isinstance(e, OSError) and e.errno in FULL:
+                self._make_room(all=True)
             if not isinstance(e, RowloomError | OSError):
                 log.exception("writing a snapshot failed")
             with self._moved:
@@ -155,6 +169,18 @@ class Tasks:
         try:
             with contextlib.suppress(PushUnresolved):
                 journal.settle(taking.end)
+        finally:
+            journal.leave()
+
+    def _make_room(self, *, all: bool) -> None:
+        """For a snapshot, by which logs can be cut: spare segments go. all: the last one too, as the disk is full."""
+        with self._moved:
+            journal = self._host.journal
+            if not isinstance(journal, ShardLog):
+                return
+            journal.enter()
+        try:
+            journal.give_back(all=all)
         finally:
             journal.leave()
 

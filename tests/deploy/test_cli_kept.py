@@ -105,6 +105,13 @@ def test_of_a_cluster_that_was_kept_nothing_was_known_any_more(cli, kept):
     assert cli.json("list") == {"clusters": []}
 
 
+def test_the_rows_of_a_cluster_that_never_had_one_were_said_to_be_removed(cli):
+    cli.write(ADS)
+    cli.run("up")
+    out = cli.run("down")[0]
+    assert out == f"ads is down; it had no rows, and its logs in {cli.folder / 'kept'} are removed\n"
+
+
 def test_the_rows_of_a_killed_cluster_that_could_go_on_were_removed_by_a_script_unasked(cli, kept):
     cli.run("up")
     kill_all(cli.directory, "ads")

@@ -11,7 +11,17 @@ import pytest
 from logging_launcher import LoggingLauncher
 from waiting import until
 
-from rowloom.client import SGD, Client, PushUnresolved, TableNotFound, TableSpec, Unavailable, Zeros, connect
+from rowloom.client import (
+    SGD,
+    Client,
+    InvalidRequest,
+    PushUnresolved,
+    TableNotFound,
+    TableSpec,
+    Unavailable,
+    Zeros,
+    connect,
+)
 from rowloom.deploy import watcher
 from rowloom.deploy.config.config import parse
 from rowloom.deploy.control import coordinator
@@ -72,6 +82,7 @@ class FailingLauncher(ThreadLauncher):
     Attributes:
         mode: of their logs.
         disks: of the servers, by key.
+        stays: servers that are started from now on have the disk of the first shard.
     """
 
     def __init__(self, folder: str, mode: Mode) -> None:
@@ -79,10 +90,11 @@ class FailingLauncher(ThreadLauncher):
         self.mode = mode
         self._folder = folder
         self.disks: dict[int, FailingDisk] = {}
+        self.stays = False
 
     def start(self, key: int) -> Launched:
         """As `Launcher`."""
-        self.disks[key] = FailingDisk()
+        self.disks[key] = self.disks[0] if self.stays else FailingDisk()
         logs = ShardLogs(f"{self._folder}/logs", self.mode, segment_bytes=1 << 16, disk=self.disks[key])
         server = Server(logs=logs, snapshots=f"{self._folder}/snapshots")
         server.start()
@@ -268,6 +280,64 @@ def test_a_log_that_a_snapshot_cannot_help_yet_kept_saying_only_why_it_had_faile
     launcher_of(cluster).fail("")
     until(lambda: healths(cluster) == ["serving", "serving"])
     assert said() == ""
+
+
+def said_of(cluster: CoordinatorServer) -> str:
+    """Why the log of the first shard takes no more."""
+    with Remote(cluster.address) as remote:
+        return summary(remote.status())["shards"][0]["log_error"] or ""
+
+
+def test_a_shard_that_had_read_its_whole_log_did_not_serve_without_room_and_its_log_was_thrown_away(
+    cluster, client, tmp_path
+) -> None:
+    # It was "starting", again and again, and `recover --accept-loss` made it anew, with no rows.
+    table = client.table("t")
+    launcher_of(cluster).fail("full")
+    push_until_it_fails(client)
+    until(lambda: "it cannot go on yet: " in said_of(cluster))  # a snapshot has more than the log
+    shown = table.pull(IDS)
+    launcher_of(cluster).stays = True
+    before = cluster.coordinator.layout.shards[0].incarnation
+    end_abruptly(cluster, 0)
+    until(lambda: cluster.coordinator.layout.shards[0].incarnation != before)
+    until(lambda: healths(cluster) == ["pulls only", "serving"])
+    assert re.search(r"spare-\d+\.new: No space left on device", said_of(cluster)), said_of(cluster)
+    with connect(cluster.address, timeout_s=120.0) as patient:
+        assert np.array_equal(patient.table("t").pull(IDS), shown)
+        assert not takes_pushes(patient)
+    with Remote(cluster.address) as remote:
+        with pytest.raises(InvalidRequest, match="it serves pulls only, because its log failed"):
+            remote.accept_loss(0)
+        assert "make room on its disk" in ways_out(summary(remote.status()))
+    assert not list(tmp_path.rglob("*.lost-*"))
+    launcher_of(cluster).fail("")
+    until(lambda: healths(cluster) == ["serving", "serving"])
+    with connect(cluster.address, timeout_s=120.0) as patient:
+        patient.table("t").push(IDS, ONES)
+        for shard in (0, 1):
+            end_abruptly(cluster, shard)
+        assert np.array_equal(patient.table("t").pull(IDS), shown + 1)
+
+
+def test_logs_that_had_filled_a_disk_stayed_as_long_as_they_were_when_snapshots_had_all_of_them(
+    cluster, client, monkeypatch
+) -> None:
+    monkeypatch.setattr(snapshots, "SEGMENT_BYTES", 1 << 16)
+    for _ in range(40):
+        client.table("t").push(IDS, ONES)
+
+    def bytes_of_logs() -> list[int]:
+        with Remote(cluster.address) as remote:
+            return [shard["log_bytes"] for shard in summary(remote.status())["shards"]]
+
+    assert min(bytes_of_logs()) > 2 << 16
+    launcher_of(cluster).fail("full")
+    push_until_it_fails(client)
+    launcher_of(cluster).fail("")
+    until(lambda: healths(cluster) == ["serving", "serving"])
+    client.table("t").push(IDS, ONES)
+    until(lambda: max(bytes_of_logs()) <= 2 << 16)
 
 
 def test_a_shard_that_was_made_anew_does_not_go_back_to_a_snapshot_of_before(

@@ -114,7 +114,7 @@ class Scribe:
         self._at = at
         self._opened = segments.last
         self._waiting: list[tuple[int, Then]] = []
-        self._syncing = self._sync_is_due = self._stopping = False
+        self._syncing = self._sync_is_due = self._stopping = self._uncut = False
 
     # ---------------------------------------------------------------------------------------- as those of a Writer
 
@@ -172,10 +172,11 @@ class Scribe:
 
     def recycle(self, lsn: int) -> bool:
         """As of a Writer; whether it was the moment for it: nothing is being synced."""
-        while not self._syncing and self.log.error is None and (number := self.log.cut(lsn)):
+        while not self._syncing and not self._uncut and (number := self.log.cut(lsn)):
             try:
-                self._segments.recycle(number)
+                self._segments.recycle(number, again=self.log.error is None)
             except OSError as e:
+                self._uncut = True
                 self.log.failed(e)
             else:
                 self._storage.world.injected["segment of a log used again"] += 1
@@ -348,11 +349,19 @@ class NodeLogs(ShardLogs):
             salt=lambda: rng.getrandbits(32),
         )
 
-    def _open(self, segments: Segments, end: LogEnd, *, synced: bool = True) -> NodeLog:
-        return NodeLog(self._writer(segments, end, synced=synced), segments.folder, self._storage, self._at)
+    def _open(
+        self, segments: Segments, end: LogEnd, *, synced: bool = True, error: OSError | None = None
+    ) -> NodeLog:
+        scribe = self._writer(segments, end, synced=synced, error=error)
+        return NodeLog(scribe, segments.folder, self._storage, self._at)
 
-    def _writer(self, segments: Segments, end: LogEnd, *, synced: bool = True) -> Scribe:
+    def _writer(
+        self, segments: Segments, end: LogEnd, *, synced: bool = True, error: OSError | None = None
+    ) -> Scribe:
         log = Log(self.mode, end, self._segment_bytes, synced=synced)
+        if error is not None:
+            log.failed(error)
+            self._storage.world.injected["log was read and could not go on"] += 1
         return Scribe(log, segments, self._storage, self._at, self._alive)
 
     def unread(self, owner: Owner, lsn: int, why: str) -> NodeLog:

@@ -62,6 +62,7 @@ class VirtualDisk(Disk):
         calls: (method, file name) of each call that changes something, in order.
         before: is asked before each of them, with method and name: may raise; a number: only that many bytes of the
             write are done, and then the process ends.
+        room: bytes that it says it has free.
         during_sync: is called between the moment that a sync takes what there is, and its return.
     """
 
@@ -73,6 +74,7 @@ class VirtualDisk(Disk):
         self.folders: set[str] = set()
         self.locked: dict[str, int] = {}
         self._handles = itertools.count(1)
+        self.room = 1 << 40
         self._begin()
 
     def _begin(self) -> None:
@@ -104,6 +106,9 @@ class VirtualDisk(Disk):
         while path and path not in self.folders:
             self.folders.add(path)
             path = folder_of(path)
+
+    def free(self, folder: str) -> int:
+        return self.room
 
     def has_folder(self, path: str) -> bool:
         return path in self.folders

@@ -17,6 +17,7 @@ from rowloom.deploy.operate.planning import plan
 from rowloom.deploy.storage import StateFile
 from rowloom.proto.errors import Unavailable
 
+LITTLE = "that is little: 1.0 GiB is the least that a cluster does well with"
 TABLES = [
     {"name": "users", "num_embeddings": 1 << 20, "dim": 1, "optimizer": {"sgd": {"lr": 0.1}}},
     {"name": "open", "dim": 64},
@@ -76,7 +77,7 @@ def test_a_disk_with_less_room_than_rows_and_logs_need_is_told_with_figures(tmp_
     assert "and it may need 48.0 GiB" in found(**config, durability="memory")[0][1]
     with_room(monkeypatch, 1 << 29)
     ((_, said),) = found(storage=str(tmp_path))
-    assert said == f"{tmp_path}: 512.0 MiB free, and that is little"
+    assert said == f"{tmp_path}: 512.0 MiB free, and {LITTLE}"
 
 
 def test_a_disk_without_room_for_the_first_logs_was_found_by_a_start_that_failed_after_a_minute(
@@ -90,9 +91,7 @@ def test_a_disk_without_room_for_the_first_logs_was_found_by_a_start_that_failed
         Unavailable, match=r"make room there, or another `storage:`, and run `rowloom up` again"
     ):
         check_start(parse(config), print)
-    assert found(**config, durability="memory") == [
-        ("warning", f"{tmp_path}: 20.0 MiB free, and that is little")
-    ]
+    assert found(**config, durability="memory") == [("warning", f"{tmp_path}: 20.0 MiB free, and {LITTLE}")]
     (tmp_path / "logs" / "ads-1").mkdir(parents=True)  # it goes on from them
     assert [state for state, _ in found(**config)] == ["warning"]
 

@@ -127,6 +127,20 @@ def test_a_shard_whose_log_failed_is_not_said_to_serve() -> None:
     assert "shard 1 is pulls only: its log failed: /logs/x: No space left" in text(status)
 
 
+def test_a_shard_that_could_not_read_its_log_was_said_to_need_nothing_but_time() -> None:
+    shards = [
+        pb.ShardStatus(health="starting", unread="/logs/x: Input/output error"),
+        pb.ShardStatus(health="serving"),
+    ]
+    status = pb.StatusReply(name="ads", shards=shards, durability="process")
+    state = summary(status)
+    assert "is starting: its log could not be read yet: /logs/x: Input/output error" in not_serving(state)[0]
+    assert "look at its disk" in ways_out(state)
+    assert "Nothing is to be done" not in ways_out(state)
+    assert "accept-loss" not in ways_out(state)
+    assert "Input/output error" in text(status)
+
+
 def test_status_says_what_survives_and_how_old_the_newest_snapshot_is() -> None:
     status = pb.StatusReply(name="ads", durability="disk")
     assert "durability disk (longest log 0 B)  newest snapshot taken: none" in text(status)

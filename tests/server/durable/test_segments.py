@@ -15,7 +15,7 @@ from rowloom.server.durable.extents import HEADER_BYTES, LogEnd, SegmentExtent
 from rowloom.server.durable.log import Log, Mode
 from rowloom.server.durable.reading import Reading
 from rowloom.server.durable.records import Kind
-from rowloom.server.durable.segments import LogInUse, Segments
+from rowloom.server.durable.segments import ROOM_FOR_EACH, LogInUse, Segments
 from rowloom.server.durable.writer import Writer
 
 
@@ -286,3 +286,61 @@ def test_spares_are_made_beside_the_pushes(tmp_path):
     assert made.wait(120)
     writer.close()
     assert any(name.startswith("spare") for name in os.listdir(tmp_path))
+
+
+class Roomy(Disk):
+    """A disk that says how much room it has."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def free(self, folder):
+        return self.room
+
+
+def spares_in(folder) -> int:
+    return sum(name.startswith("spare") for name in os.listdir(folder))
+
+
+def test_a_disk_with_little_room_was_full_of_spare_segments(tmp_path):
+    disk = Roomy(ROOM_FOR_EACH * SMALL * 2)
+    writer, _ = writer_of(tmp_path, disk=disk)
+    for _ in range(8):
+        commit(writer, bytes(3000))  # a segment for each
+    writer.recycle(7)
+    assert spares_in(tmp_path) == 3
+    disk.room = SMALL
+    writer.give_back()
+    assert spares_in(tmp_path) == 1
+    writer.give_back(all=True)
+    assert spares_in(tmp_path) == 0
+    assert commit(writer, bytes(3000)).lsn == 9  # it makes one
+    writer.close()
+
+
+def test_a_log_that_failed_on_a_full_disk_was_never_cut_and_so_the_disk_stayed_full(tmp_path):
+    disk = Failing(error=errno.ENOSPC)
+    writer, _ = writer_of(tmp_path, disk=disk)
+    for _ in range(4):
+        commit(writer, bytes(3000))
+    disk.method, disk.at = "pwritev", disk.calls.count("pwritev") + 1
+    with pytest.raises(PushUnresolved, match="No space left"):
+        commit(writer, bytes(3000))
+    writer.recycle(3)
+    assert sorted(n for n in os.listdir(tmp_path) if n.endswith(".log")) == ["wal-0000000004.log"]
+    writer = writer.renewed()
+    assert commit(writer, b"more").lsn == 6
+    writer.close()
+
+
+def test_a_lock_on_a_full_disk_holds_without_a_word(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        segments = segments_of(tmp_path)
+    with pytest.raises(LogInUse):
+        segments_of(tmp_path)
+    segments.close()
