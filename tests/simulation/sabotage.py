@@ -318,12 +318,13 @@ def syncs_what_is_written_meanwhile(patch: Patches) -> None:
 
 def duplicates_are_acked_at_once(patch: Patches) -> None:
     """A push that comes again is acknowledged, although its first copy may not be safe."""
-    noted = Host._noted
+    kept = Host._kept
 
     def hasty(self, kind, data, shard, push, duplicate):
-        return 0 if duplicate else noted(self, kind, data, shard, push, duplicate)
+        after, fed = kept(self, kind, data, shard, push, duplicate)
+        return 0 if duplicate else after, fed
 
-    patch.setattr(Host, "_noted", hasty)
+    patch.setattr(Host, "_kept", hasty)
 
 
 def steps_are_answered_at_once(patch: Patches) -> None:
