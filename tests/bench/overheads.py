@@ -3,7 +3,7 @@
 `python tests/bench/overheads.py [traces] [metrics] [tls]`; traces take `pip install 'rowloom[otel]'`
 
 Trainers take turns by some hundreds of steps, about a second, as what is measured here happens beside the calls and not
-with each of them: the seconds of a whole turn count. Medians of 9 turns.
+with each of them: the seconds of a whole turn count. Medians of 7 turns.
 """
 
 import argparse
@@ -21,14 +21,16 @@ from pathlib import Path
 
 import numpy as np
 from costs import DIM, each, medians
-from secured_folder import SecuredFolder
 
 from rowloom.client import Adagrad, Client, TableSpec, connect
 from rowloom.deploy import local_cluster
 from rowloom.deploy.bench.workload import zipf_ids
 from rowloom.proto.allocator import keep_freed_memory
 
-BATCH, ROWS, STEPS, TURNS = 16_384, 1_000_000, 700, 9
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+from secured_folder import SecuredFolder  # noqa: E402
+
+BATCH, ROWS, STEPS, TURNS = 16_384, 1_000_000, 500, 7
 SPEC = TableSpec("t", ROWS, dim=DIM, optimizer=Adagrad(lr=0.01))
 CARRIERS = ("auto", "tcp", "grpc")
 
