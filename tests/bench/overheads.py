@@ -28,7 +28,7 @@ from rowloom.deploy.bench.workload import zipf_ids
 from rowloom.proto.allocator import keep_freed_memory
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-from secured_folder import SecuredFolder  # noqa: E402
+from secured import SecuredFolder
 
 BATCH, ROWS, STEPS, TURNS = 16_384, 1_000_000, 500, 7
 SPEC = TableSpec("t", ROWS, dim=DIM, optimizer=Adagrad(lr=0.01))
