@@ -63,7 +63,7 @@ def connect(
         read_only: refuse every call that would change something: for evaluation, and for looking around. It guards
             against slips, not against others: servers know nothing of it.
         tracing: make spans of its calls, for the OpenTelemetry of this process: of each call within a span of yours,
-            and of at most 50 others a second, or of as many as this number says; see docs/metrics.md.
+            and of at most 20 others a second, or of as many as this number says; see docs/metrics.md.
         read_from: which servers answer pulls, where shards have standbys. "primary": the shards. "nearest": also their
             standbys: whoever is on this machine, else the quicker one. Pushes of this client are seen all the same;
             those of others if they were acknowledged before the pull, with `standby.mode: sync`, or `max_staleness_s`

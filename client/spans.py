@@ -32,7 +32,7 @@ from .carriers.transport import Wire, drive
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanContext, Tracer
 
-TRACES_A_SECOND = 50.0  # that a client begins by itself when `tracing` is True
+TRACES_A_SECOND = 20.0  # that a client begins by itself when `tracing` is True
 MISSING = "tracing needs OpenTelemetry's API: pip install 'rowloom[otel]', and set up its SDK in the trainer"
 
 
@@ -120,7 +120,7 @@ def as_traces_a_second(tracing: object) -> float:
     if isinstance(tracing, numbers.Real) and float(tracing) > 0:
         return float(tracing)
     raise InvalidRequest(
-        f"tracing must be True, False or how many traces a second it may begin, such as 50, got {tracing!r}; "
+        f"tracing must be True, False or how many traces a second it may begin, such as 20, got {tracing!r}; "
         "float('inf') traces every call"
     )
 
