@@ -109,7 +109,7 @@ def test_a_stopped_coordinator_and_a_stopped_shard_end_with_the_cluster(director
 def test_a_cluster_that_cannot_say_what_it_holds_is_no_longer_ended_without_a_question(directory):
     config = parse({**ADS, "tables": [{"name": "users", "num_embeddings": 100, "dim": 4}]})
     record = up(config, directory).record
-    assert lost_with(record, directory) == Loss()
+    assert lost_with(record, directory) == Loss(empty=True)
     with connect(record.address) as client:
         client.table("users").push(range(100), np.ones((100, 4)))
     assert lost_with(record, directory) == Loss(
