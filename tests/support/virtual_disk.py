@@ -140,7 +140,7 @@ class VirtualDisk(Disk):
 
     def names(self, folder: str) -> list[str]:
         size = len(folder) + 1
-        found = {path[size:].split("/", 1)[0] for path in self.names_live if _within(path, folder)}
+        found = {path[size:].split("/", 1)[0] for path in list(self.names_live) if _within(path, folder)}
         return sorted(
             found | {path[size:].split("/", 1)[0] for path in self.folders if _within(path, folder)}
         )
@@ -275,7 +275,7 @@ class VirtualDisk(Disk):
         names = {path: i for path, i in self.names_durable.items() if not folder or _within(path, folder)}
         for change in changes[: rng.randint(0, len(changes))]:
             change(names)
-        for path in [path for path in self.names_live if not folder or _within(path, folder)]:
+        for path in [path for path in list(self.names_live) if not folder or _within(path, folder)]:
             del self.names_live[path]
         for path in [path for path in self.names_durable if not folder or _within(path, folder)]:
             del self.names_durable[path]
