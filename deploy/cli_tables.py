@@ -132,7 +132,9 @@ def recover(
     ] = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Also one that is alive and may hold its rows, or is about to read its log."),
+        typer.Option(
+            "--force", help="Also one that is alive and may hold its rows, or is about to read its log."
+        ),
     ] = False,
     name: Name = None,
     address: Address = None,
