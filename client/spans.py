@@ -59,8 +59,10 @@ class CallSpans:
 
     def drive(self, operation: Operation, wire: Wire, about: Sequence[tuple[Any, ...]]) -> Any:
         """As `carriers.transport.drive`, within a span. about: (table's entry, ids, ...) of what it is for."""
+        if not about:
+            return drive(operation, wire)
         within = self._current().get_span_context().is_valid
-        if not about or not (within or self._budget.left()):
+        if not within and not self._budget.left():
             return drive(operation, wire)
         attributes = {
             "rowloom.tables": tuple(dict.fromkeys(entry.spec.name for entry, *_ in about)),

@@ -29,11 +29,6 @@ def address_of(name: str) -> str:
         address = _local(name, directory)
         if address is not None:
             return address
-        if _was_local(name, directory):
-            raise Unavailable(
-                f"cluster {name!r} of this machine does not run: `rowloom status --name {name}` says what became of "
-                "it, and what starts it again"
-            )
     ray = here or local_ray.choose("auto", directory)
     if ray is None:
         raise Unavailable(
@@ -57,22 +52,21 @@ def address_of(name: str) -> str:
     return address
 
 
-def _was_local(name: str, directory: ClusterDirectory) -> bool:
-    """Whether `rowloom up` has started it here, with `launcher: local`."""
-    with contextlib.suppress(RowloomError, OSError):
-        record = directory.get(name)
-        return record is not None and record.launcher == "local"
-    return False
-
-
 def _local(name: str, directory: ClusterDirectory) -> str | None:
-    """Of one with `launcher: local` that runs."""
+    """Of one with `launcher: local`; None: none is known here. Raises Unavailable: it does not run."""
+    record = None
     with contextlib.suppress(RowloomError, OSError):  # a damaged record is for the command line to mend
         record = directory.get(name)
-        if record is None or record.launcher != "local":
-            return None
-        if is_running(record.pid, record.started):
-            return record.address or None
+    if record is None or record.launcher != "local":
+        return None
+    if is_running(record.pid, record.started):
+        address = record.address
+    else:
         left = serving_on(name, directory)  # any shard says where the others are
-        return left.addresses[0] if left is not None else None
-    return None
+        address = left.addresses[0] if left is not None else ""
+    if not address:
+        raise Unavailable(
+            f"cluster {name!r} of this machine does not run: `rowloom status --name {name}` says what became of it, "
+            "and what starts it again"
+        )
+    return address

@@ -122,9 +122,8 @@ def naming_shards(remote: Remote, options: str) -> Generator[None]:
         except RowloomError:  # what is known is the first error
             raise e from None
         check_serving(state, NO_NEW, reads=True, options=options)
-        check_serving(
-            state, NO_NEW, options=options
-        )  # a shard whose log failed: the cluster takes one by itself
+        # A shard whose log failed: the cluster takes one by itself.
+        check_serving(state, NO_NEW, options=options)
         raise
 
 

@@ -96,7 +96,7 @@ class Nearest:
         return now - at <= 1.01 * self.max_staleness_s + 0.01  # clocks of machines are not equally fast
 
     def place(self, shard: int, own: str, tables: Sequence[int], avoid: str, now: float) -> Choice:
-        """Where a pull goes now; `ended` must follow.
+        """Where a pull goes now; `answered`, `failed` or `given_up` must follow.
 
         Args:
             shard: whose rows are wanted.

@@ -35,9 +35,7 @@ from .segment_files import OpenSegment, SegmentFiles, ended_name
 SEGMENT_BYTES = 64 << 20
 LOCK = "lock"  # the file that says who has the folder
 MOST_SPARES = 64  # 4 GiB; what is more is given back to the system
-ROOM_FOR_EACH = (
-    16  # as many bytes as a spare has are free on a disk that keeps a second one, and for each more as many
-)
+ROOM_FOR_EACH = 16  # segments that have room on a disk, for each spare beyond the first that is kept there
 _FILL_BYTES = 1 << 20
 _SPARE = re.compile(r"spare-(\d+)\.(log|new)")
 
