@@ -31,9 +31,26 @@ DEPLOY_YAML = Path("deploy.yaml")
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
 ]
+
+
+def _folder(text: str) -> Path:
+    """A --home. Raises Unparsed: it is empty, as of a variable that is not set; that is not the folder one is in."""
+    if not text:
+        raise Unparsed(
+            '--home must be a folder, got "": leave it out for ~/.rowloom, or give . for this folder'
+        )
+    return Path(text)
+
+
 Home = Annotated[
     Path | None,
-    typer.Option(help="Folder that remembers clusters.", envvar="ROWLOOM_HOME", show_default="~/.rowloom"),
+    typer.Option(
+        help="Folder that remembers clusters.",
+        envvar="ROWLOOM_HOME",
+        show_default="~/.rowloom",
+        parser=_folder,
+        metavar="PATH",
+    ),
 ]
 
 
@@ -77,7 +94,7 @@ def number(what: str, kind: type[int] | type[float], example: str) -> Callable[[
             return kind(text)
         except ValueError:
             noun = "a whole number" if kind is int else "a number"
-            raise NoNumber(f"{what} must be {noun}, as in `{example}`, got {text!r}") from None
+            raise Unparsed(f"{what} must be {noun}, as in `{example}`, got {text!r}") from None
 
     return read
 
@@ -106,7 +123,7 @@ class WrongUse(InvalidRequest):
     exit_code = 2
 
 
-class NoNumber(RowloomError):
+class Unparsed(RowloomError):
     """Wrong use, too. It is no ValueError: typer would put words of its own before those of a parser's."""
 
     exit_code = 2

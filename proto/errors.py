@@ -136,8 +136,8 @@ class Unconfirmed(NoAnswer):
 class PushUnresolved(RowloomError):
     """A push ended before every shard had answered. Each row got it at most once.
 
-    Do not push the same batch again: the rows that have it would get it twice. Go on with the next batch, or restore
-    a snapshot where each push must count exactly once.
+    Do not push the same batch again: the rows that have it would get it twice. Go on with the next batch, or, where
+    each push must count exactly once and the cluster has a snapshot, restore that.
 
     Attributes:
         acked_rows: rows that are known to have it.

@@ -9,8 +9,8 @@ from .outages import CALL_AGAIN
 
 _GO_ON = "go on with the next batch"
 _EXACT = (
-    "Go on with the next batch; where each push must count exactly once, end the trainers and restore a snapshot "
-    "(`rowloom snapshots` lists them)"
+    "Go on with the next batch; where each push must count exactly once, end the trainers and restore a snapshot, if "
+    "the cluster has one (`rowloom snapshots` lists them)"
 )
 
 

@@ -118,7 +118,9 @@ def load(path: str | Path) -> DeployConfig:
         config = parse({} if read.value is None else read.value, str(path), Path(path).parent)
         _check_lasts(config.storage, str(path))
     except InvalidConfig as e:
-        raise on_lines(e, str(path), read.line_of) from None
+        raise on_lines(e, str(path), read.line_of, read.twice) from None
+    if read.twice:
+        raise invalid(str(path), read.twice)
     if config.storage is None or "://" in config.storage:
         return config
     # What runs and what is asked later are compared, perhaps from another folder: both must be the same words.

@@ -147,8 +147,16 @@ def _text(value: str, *, quoted: bool) -> str:
     return json.dumps(value, ensure_ascii=not value.isprintable())
 
 
-def on_lines(error: InvalidConfig, source: str, line_of: Any) -> InvalidConfig:
-    """The same error, its faults with the lines that they are on. line_of: of a path; None: not known."""
+def on_lines(error: InvalidConfig, source: str, line_of: Any, twice: Iterable[Fault] = ()) -> InvalidConfig:
+    """The same error, its faults with the lines that they are on.
+
+    Args:
+        error: of which each fault gets its line.
+        source: what the config is called.
+        line_of: of a path; None: not known.
+        twice: faults of keys that are written twice, which have their lines.
+    """
     if not error.faults:
         return error
-    return invalid(source, [dataclasses.replace(fault, line=line_of(fault.path)) for fault in error.faults])
+    found = [dataclasses.replace(fault, line=line_of(fault.path)) for fault in error.faults]
+    return invalid(source, [*found, *twice])

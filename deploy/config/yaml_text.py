@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from .faults import InvalidConfig, as_yaml
+from .faults import ABSENT, Fault, InvalidConfig, as_yaml
 
 MAX_VALUES = 100_000  # of a config file, its aliases written out
 
@@ -20,6 +20,10 @@ class YamlText:
         text: of the file.
         source: what it is called in messages.
 
+    Attributes:
+        value: what it says; None: nothing. Of a key written twice the second counts.
+        twice: one fault for each such key: which of the two was meant is not known.
+
     Raises:
         InvalidConfig: it is no YAML, or grows without bound when its aliases are written out.
     """
@@ -27,6 +31,7 @@ class YamlText:
     def __init__(self, text: str, source: str) -> None:
         try:
             loader = _Loader(text)
+            self.twice: list[Fault] = loader.twice
             self._root = loader.get_single_node()
             self.value: Any = None if self._root is None else loader.construct_document(self._root)
         except RecursionError:
@@ -81,10 +86,14 @@ def _name_of(key: yaml.ScalarNode) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key written twice, and aliases of aliases that grow without bound.
+    """YAML that notes keys written twice, and refuses aliases of aliases that grow without bound.
 
     1e-3 is a number, and a date is a text: no key takes one, and a month 13 would be an error without a line.
     """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.twice: list[Fault] = []
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
@@ -95,13 +104,13 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+        first: dict[str, int] = {}
         for key in self._keys(node):
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key.value!r} is written twice", key.start_mark
-                )
-            seen.add(key.value)
+            line = key.start_mark.line + 1
+            if key.value in first:
+                problem = f"is written twice, in line {first[key.value]} too: leave one"
+                self.twice.append(Fault(key.value, ABSENT, problem, line=line))
+            first.setdefault(key.value, line)
         return super().construct_mapping(node, deep)
 
     @staticmethod

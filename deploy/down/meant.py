@@ -16,6 +16,8 @@ from ...proto.security.credentials import is_any_set
 from ..operate.clusters import locate, only_name, readable
 from ..operate.directory import Addressed, ClusterDirectory, DamagedRecord, Record
 from ..operate.launchers import Tell
+from ..operate.left import is_kept, placed
+from ..operate.left_shards import config_of, folder_of
 from ..operate.remote import Remote, Unreachable
 
 NOTHING_TO_END = "there is nothing to end here; --address ends one of another machine"
@@ -41,8 +43,21 @@ def locate_to_end(
     try:
         directory.get(name)
     except DamagedRecord:
-        return readable(name, directory, tell) or Record(name, "local", "")
+        return readable(name, directory, tell) or _as_configured(name, directory)
     return locate(directory, name, otherwise=NOTHING_TO_END)
+
+
+def _as_configured(name: str, directory: ClusterDirectory) -> Record:
+    """A cluster of which nothing runs and no record can be read: what it was started with says where its rows are."""
+    config = config_of(folder_of(name, directory))
+    if config is None:
+        return Record(name, "local", "")
+    record = Record(name, config.launcher, "", storage=placed(config.storage))
+    if not is_kept(record):
+        return record
+    record = dataclasses.replace(record, kept=True)
+    directory.put(record)  # who is asked whether that is meant may say no, or come again with --yes
+    return record
 
 
 def _at(address: str, directory: ClusterDirectory) -> Record:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import json
 import os
 import time
@@ -169,9 +170,10 @@ class ClusterDirectory:
 
     def set_aside(self, name: str) -> Path:
         """Move a damaged record out of the way. Returns where it is now."""
-        aside = self._path(name).with_suffix(".json.damaged")
+        first = aside = self._path(name).with_suffix(".json.damaged")
+        numbers = itertools.count(2)
         while aside.exists():
-            aside = aside.with_name(aside.name + "-")
+            aside = first.with_name(f"{first.name}-{next(numbers)}")
         with self.usable():
             os.replace(self._path(name), aside)
         return aside

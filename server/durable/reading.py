@@ -43,8 +43,8 @@ from .segments import Segments
 _WINDOW_BYTES = 16 << 20  # read at once: several of the longest usual records; a longer one is read whole
 # Whether there is a snapshot to restore a server does not know: `status` does, and says it only then.
 _PUT_BACK = (
-    "Nothing was changed: put back a copy of the files, if there is one; `rowloom status` of the cluster names the "
-    "other ways out"
+    "Nothing was changed: put back a copy of the files, if there is one; the other ways out stand in the cluster's "
+    "status"
 )
 
 

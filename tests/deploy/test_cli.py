@@ -28,6 +28,14 @@ tables:
 """
 
 
+def test_an_empty_home_as_of_a_variable_that_is_not_set_was_taken_for_the_current_folder(cli):
+    assert cli.attempt("list", "--home", "") == (
+        "",
+        'rowloom: --home must be a folder, got "": leave it out for ~/.rowloom, or give . for this folder\n',
+        2,
+    )
+
+
 def test_a_cluster_from_up_to_down(cli):
     cli.write(CONFIG)
     up = cli.json("up", "deploy.yaml")

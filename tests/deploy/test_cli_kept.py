@@ -57,6 +57,21 @@ def test_the_question_before_rows_go_did_not_say_that_logs_can_keep_them(cli, mo
     )
 
 
+def test_down_of_a_kept_cluster_whose_record_was_damaged_left_its_logs_and_forgot_them(cli, kept):
+    record = cli.folder / "home/clusters/ads.json"
+    record.write_text("{")
+    _, err, code = cli.attempt("down", "--name", "ads")
+    assert code == 2
+    assert "ads.json.damaged" in err
+    assert f"of logs in {kept}/logs/" in err
+    assert "Add --yes if that is meant" in err
+    record.write_text("[")  # that, too, is set aside, beside the other
+    out, err = cli.run("down", "--name", "ads", "--yes")
+    assert "ads.json.damaged-2" in err
+    assert f"the rows that were kept in {kept} are removed" in out
+    assert list(kept.iterdir()) == []
+
+
 def test_the_start_of_a_cluster_that_was_scaled_told_the_number_of_shards_of_its_old_config(cli, kept):
     cli.run("up", "--name", "ads")
     cli.run("scale", "3")

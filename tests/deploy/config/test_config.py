@@ -264,7 +264,7 @@ def test_a_table_named_twice_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("shards: 2\nshards: 3\n", "line 2: key 'shards' is written twice"),
+        ("shards: 2\nshards: 3\n", "line 2: shards: is written twice, in line 1 too: leave one"),
         ("shards: [1\n", "line 2"),
         ("- shards\n", "must be a mapping"),
         ("name: *nobody\n", "undefined alias"),

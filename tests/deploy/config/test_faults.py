@@ -27,6 +27,19 @@ BESIDE = {
 }
 
 
+def test_a_key_written_twice_was_reported_alone(tmp_path):
+    path = tmp_path / "deploy.yaml"
+    path.write_text("name: a\nshards: x\nname: b\ntables:\n- name: t\n  dim: 4\n  dim: 5\n  q: 3\n")
+    with pytest.raises(InvalidConfig) as error:
+        load(path)
+    assert [line.strip() for line in str(error.value).splitlines()[1:]] == [
+        "line 2: shards: must be a whole number, got 'x'",
+        "line 3: name: is written twice, in line 1 too: leave one",
+        "line 7: dim: is written twice, in line 6 too: leave one",
+        next(line.strip() for line in str(error.value).splitlines() if "tables[0].q: is no key here" in line),
+    ]
+
+
 def said(value: object) -> list[str]:
     """What is said of each fault; nothing if there is none."""
     try:

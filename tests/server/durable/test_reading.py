@@ -220,7 +220,7 @@ def test_a_log_that_cannot_be_read_advised_a_snapshot_also_where_there_is_none(m
         made.read({path: data for path, data in made.files.items() if path != made.file(last)})
     assert "restore" not in str(raised.value)
     assert str(raised.value).endswith(
-        "put back a copy of the files, if there is one; `rowloom status` of the cluster names the other ways out"
+        "put back a copy of the files, if there is one; the other ways out stand in the cluster's status"
     )
 
 
