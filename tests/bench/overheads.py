@@ -3,13 +3,16 @@
 `python tests/bench/overheads.py [traces] [metrics] [tls]`; traces take `pip install 'rowloom[otel]'`
 
 Trainers take turns by some hundreds of steps, about a second, as what is measured here happens beside the calls and not
-with each of them: the seconds of a whole turn count. Medians of 7 turns.
+with each of them: the seconds of a whole turn count. Medians of `--turns`, 7 if not said. Beside the time that a step
+takes stands what the processors of trainer and servers do for it, which other users of the machine disturb far less.
+The first kind stands twice: how much the two differ is what the machine does by itself.
 """
 
 import argparse
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,6 +28,7 @@ from costs import DIM, each, medians
 from rowloom.client import Adagrad, Client, TableSpec, connect
 from rowloom.deploy import local_cluster
 from rowloom.deploy.bench.workload import zipf_ids
+from rowloom.deploy.launch.processes import cpu_s
 from rowloom.proto.allocator import keep_freed_memory
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
@@ -42,16 +46,56 @@ def step_of(client: Client) -> Callable[[], object]:
     return partial(client.table("t").step, ids, grads, ids)
 
 
-def told(carrier: str, turns: dict[str, Callable[[], object]], steps: int = STEPS) -> None:
-    """One line: milliseconds of a step of each kind, and how much longer the others take than the first."""
-    medians(turns, 1)
-    found = {name: round(s / steps * 1e3, 3) for name, s in medians(turns, TURNS).items()}
-    first, *others = found
-    more = {f"{name}, more": round(found[name] / found[first] - 1, 4) for name in others}
-    print(json.dumps({"what": f"step of {BATCH:,}, ms", "carrier": carrier, **found, **more}), flush=True)
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that run."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
-def traces() -> None:
+class Turns:
+    """Measures kinds of steps in turns, and prints two lines for each carrier: time, and time of processors.
+
+    Args:
+        number: of turns that each kind gets.
+        servers: their processes.
+    """
+
+    def __init__(self, number: int, servers: list[int]) -> None:
+        self._number = number
+        self._processes = [os.getpid(), *servers]
+
+    def __call__(self, carrier: str, kinds: dict[str, Callable[[], object]]) -> None:
+        """One line: milliseconds of a step of each kind, and how much more the others take than the first."""
+        first = next(iter(kinds))
+        kinds = {first: kinds[first], f"{first}, again": kinds[first], **kinds}
+        spent: dict[str, list[float]] = {name: [] for name in kinds}
+
+        def counted(name: str) -> None:
+            before = self._busy()
+            kinds[name]()
+            spent[name].append(self._busy() - before)
+
+        turns: dict[str, Callable[[], object]] = {name: partial(counted, name) for name in kinds}
+        medians(turns, 1)
+        spent.update({name: [] for name in kinds})
+        took = medians(turns, self._number)
+        for what, found in (
+            ("time", took),
+            ("processor time", {name: statistics.median(some) for name, some in spent.items()}),
+        ):
+            of_step = {name: round(seconds / STEPS * 1e3, 3) for name, seconds in found.items()}
+            more = {
+                f"{name}, more": round(found[name] / found[first] - 1, 4) for name in found if name != first
+            }
+            line = {"what": f"{what} of a step of {BATCH:,}, ms", "carrier": carrier, **of_step, **more}
+            print(json.dumps(line), flush=True)
+
+    def _busy(self) -> float:
+        """Seconds that processors have worked for the trainer and the servers."""
+        return sum(map(cpu_s, self._processes))
+
+
+def traces(turns: int) -> None:
     """A client without spans, one with those that `tracing=True` begins, one with a span of every call."""
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -77,6 +121,7 @@ def traces() -> None:
     threading.Thread(target=collector.serve_forever, daemon=True).start()
     endpoint = {"otlp_endpoint": f"http://127.0.0.1:{collector.server_port}/v1/traces"}
     with local_cluster(shards=2, processes=True, tables=[SPEC], tracing=endpoint) as cluster:
+        told = Turns(turns, children(os.getpid()))
         for carrier in CARRIERS:
             with (
                 cluster.connect(carrier=carrier) as off,
@@ -113,7 +158,7 @@ def read_each_second(address: str) -> Iterator[None]:
         reader.wait()
 
 
-def metrics() -> None:
+def metrics(turns: int) -> None:
     """Steps while nobody reads metrics, and while they are read each second. They are counted in any case."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "deploy.yaml"
@@ -126,6 +171,8 @@ def metrics() -> None:
                 [*rowloom, "status", *home, "--json"], check=True, capture_output=True, text=True
             )
             known = json.loads(status.stdout)
+            coordinator = json.loads((Path(folder) / "clusters/metrics.json").read_text())["pid"]
+            told = Turns(turns, [coordinator, *children(coordinator)])
             for carrier in CARRIERS:
                 with connect(known["coordinator"], carrier=carrier) as client:
                     client.create_table(SPEC)
@@ -140,7 +187,7 @@ def metrics() -> None:
             subprocess.run([*rowloom, "down", *home, "--yes"], check=True, stdout=subprocess.DEVNULL)
 
 
-def tls() -> None:
+def tls(turns: int) -> None:
     """A cluster in plain text beside one with TLS and tokens."""
     with tempfile.TemporaryDirectory() as path:
         folder = SecuredFolder(Path(path) / "secured")
@@ -150,6 +197,7 @@ def tls() -> None:
                 shards=2, processes=True, tables=[SPEC], name="secured", security=folder.section()
             ) as secured,
         ):
+            told = Turns(turns, children(os.getpid()))
             for carrier in CARRIERS:
                 with (
                     connect(plain.address, carrier=carrier) as one,
@@ -162,11 +210,13 @@ def tls() -> None:
 def main() -> None:
     """All that are named, or all."""
     keep_freed_memory()
-    known: dict[str, Callable[[], None]] = {"traces": traces, "metrics": metrics, "tls": tls}
+    known: dict[str, Callable[[int], None]] = {"traces": traces, "metrics": metrics, "tls": tls}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("which", nargs="*", choices=[*known, []], default=[])
-    for name in parser.parse_args().which or list(known):
-        known[name]()
+    parser.add_argument("--turns", type=int, default=TURNS, help="of each kind of step")
+    asked = parser.parse_args()
+    for name in asked.which or list(known):
+        known[name](asked.turns)
 
 
 if __name__ == "__main__":
