@@ -121,8 +121,6 @@ def naming_shards(remote: Remote, options: str) -> Generator[None]:
             state = summary(remote.status())
         except RowloomError:  # what is known is the first error
             raise e from None
-        check_serving(state, NO_NEW, reads=True, options=options)
-        # A shard whose log failed: the cluster takes one by itself.
         check_serving(state, NO_NEW, options=options)
         raise
 

@@ -13,11 +13,12 @@ import os
 
 from ...proto.errors import Unavailable, cause
 from ...proto.security.credentials import is_any_set
+from ..launch.cluster_folder import config_of
 from ..operate.clusters import locate, only_name, readable
 from ..operate.directory import Addressed, ClusterDirectory, DamagedRecord, Record
 from ..operate.launchers import Tell
 from ..operate.left import is_kept, placed
-from ..operate.left_shards import config_of, folder_of
+from ..operate.left_shards import folder_of
 from ..operate.remote import Remote, Unreachable
 
 NOTHING_TO_END = "there is nothing to end here; --address ends one of another machine"

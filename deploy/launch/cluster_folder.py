@@ -7,8 +7,8 @@ import fcntl
 from pathlib import Path
 
 from ...proto.atomic_file import write_atomic
-from ...proto.errors import Unavailable
-from ..config.config import DeployConfig
+from ...proto.errors import RowloomError, Unavailable
+from ..config.config import DeployConfig, from_json
 from ..control.state import ClusterState
 from ..storage import StateFile
 from .shard_folder import KnownServer, ShardFolder
@@ -50,6 +50,18 @@ def begin_of(folder: Path) -> str:
 
 def _begin_in(folder: Path) -> Path:
     return logs_in(folder) / "begin"
+
+
+def config_in(folder: Path) -> Path:
+    """The config that the cluster was last started with."""
+    return folder / "config.json"
+
+
+def config_of(folder: Path) -> DeployConfig | None:
+    """What the cluster was last started with; None: that cannot be read."""
+    with contextlib.suppress(OSError, ValueError, RowloomError):
+        return from_json(config_in(folder).read_text())
+    return None
 
 
 def ready_in(folder: Path) -> Path:

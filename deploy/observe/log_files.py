@@ -14,8 +14,7 @@ from pathlib import Path
 
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RowloomError
-from ..config.config import from_json
-from ..launch.cluster_folder import coordinator_log_in, logs_in, shards_in, storage_of
+from ..launch.cluster_folder import config_of, coordinator_log_in, logs_in, shards_in, storage_of
 from ..launch.processes import is_running, is_stopped
 from ..launch.shard_folder import logged_keys, shard_log
 from ..storage import StateFile
@@ -61,12 +60,10 @@ def logs_here(folder: Path, pid: int = 0, began: int = 0) -> list[ProcessLog]:
     coordinator = ProcessLog(
         COORDINATOR, coordinator_log_in(folder), still=_why_still(pid, began) if pid else ""
     )
-    config = stored = None
+    stored = None
     # Logs are wanted most where something is broken: then those are shown that there are.
-    with contextlib.suppress(OSError, ValueError):
-        config = from_json((folder / "config.json").read_text())
     with contextlib.suppress(RowloomError, OSError):
-        stored = StateFile(storage_of(config, folder)).load()
+        stored = StateFile(storage_of(config_of(folder), folder)).load()
     logs, servers = logs_in(folder), shards_in(folder)
     named = enumerate(stored.keys) if stored is not None else ((key, key) for key in logged_keys(logs))
 

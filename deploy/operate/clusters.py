@@ -13,12 +13,13 @@ from ...proto.errors import InvalidRequest, RowloomError, Unavailable, cause
 from ..config.changes import compared, differing, ways_out
 from ..config.config import DeployConfig
 from ..config.launchers import LAUNCHERS
+from ..launch.cluster_folder import config_of
 from ..launch.processes import is_running, is_stopped, wait_for_end
 from ..snapshots.earlier import EarlierSnapshots, passed_over
 from .directory import Addressed, ClusterDirectory, DamagedRecord, Record
 from .launchers import Tell, launcher_of
 from .left import check_goes_on, check_not_live, is_kept, lacks_logs, not_there, placed
-from .left_shards import config_of, folder_of, running_unknown, serving_on, up_of
+from .left_shards import folder_of, running_unknown, serving_on, up_of
 from .remote import Remote, Unreachable
 from .status import not_serving, summary
 

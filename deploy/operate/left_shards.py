@@ -13,10 +13,10 @@ from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import RowloomError
 from ...proto.security.credentials import NOTHING
-from ..config.config import DeployConfig, from_json
+from ..config.config import DeployConfig
 from ..config.words import counted
 from ..control.state import ClusterState
-from ..launch.cluster_folder import left_shards, shards_in, storage_of
+from ..launch.cluster_folder import config_of, left_shards, shards_in, storage_of
 from ..launch.shard_folder import KnownServer
 from ..storage import StateFile
 from .directory import ClusterDirectory
@@ -85,13 +85,6 @@ def _serve(shards: int) -> str:
 def folder_of(name: str, directory: ClusterDirectory) -> Path:
     """A cluster's own folder, which need not be there."""
     return directory.home / "clusters" / name
-
-
-def config_of(folder: Path) -> DeployConfig | None:
-    """What a cluster was last started with; None: that cannot be read."""
-    with contextlib.suppress(OSError, ValueError, RowloomError):
-        return from_json((folder / "config.json").read_text())
-    return None
 
 
 def up_of(name: str, directory: ClusterDirectory) -> str:

@@ -23,7 +23,7 @@ from ...proto.errors import InvalidRequest, RowloomError, SnapshotCorrupt, Unava
 from ..config.config import DeployConfig
 from ..config.storage_url import storage_folder
 from ..config.words import to_a_port
-from ..launch.cluster_folder import log_in, mark_of, ready_in, shards_in, tidy
+from ..launch.cluster_folder import config_in, config_of, log_in, mark_of, ready_in, shards_in, tidy
 from ..launch.processes import (
     end_marked,
     end_process,
@@ -40,7 +40,7 @@ from ..snapshots.kept import has_kept
 from .directory import ELSEWHERE, BadHome, ClusterDirectory, Record, shown_to
 from .launchers import RESTORE_S, Restore, Tell
 from .left import check_own_storage, check_there, forget, is_kept, placed
-from .left_shards import config_of, find_left, folder_of, serving_on, up_of
+from .left_shards import find_left, folder_of, serving_on, up_of
 from .remote import Remote
 
 BEYOND_S = 30.0  # what a coordinator takes to start, and to say so, beyond what its shards may take
@@ -177,7 +177,7 @@ def _start(
     """
     name = config.name
     folder = folder_of(name, directory)
-    ready, log, given = _ready(name, directory), log_in(folder), folder / "config.json"
+    ready, log, given = _ready(name, directory), log_in(folder), config_in(folder)
     with directory.usable():
         write_atomic(ready, json.dumps({"starting": True}))  # what the one before said is true no more
         write_atomic(given, config.to_json())

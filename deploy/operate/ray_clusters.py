@@ -20,6 +20,7 @@ from ...proto.security.credentials import from_environment
 from ..config.config import DeployConfig
 from ..config.words import to_a_port
 from ..coordinator_actor import CoordinatorActor
+from ..launch.cluster_folder import config_in
 from ..launch.ray_actors import (
     GET_TIMEOUT_S,
     actors_of,
@@ -272,7 +273,7 @@ def _up_on(
     if found is not None:
         return record, True
     with directory.usable():
-        write_atomic(directory.folder(config.name) / "config.json", config.to_json())  # for one that is kept
+        write_atomic(config_in(directory.folder(config.name)), config.to_json())  # for one that is kept
     try:
         if local_ray.is_own(ray_address):  # nobody adds nodes to it
             check_room(config)
