@@ -113,7 +113,7 @@ def strict(schema: Schema, *, root: bool = False) -> dict[str, Any]:
     if properties:
         made["properties"] = {name: strict(one) for name, one in properties.items()}
         if root:
-            made["properties"] |= _ALWAYS
+            made["properties"] = {**made["properties"], **_ALWAYS}
     is_open = any(schema.get(word) for word in _OPEN) or "additionalProperties" in schema
     if not is_open and (properties or schema.get("type") == "object"):
         made["additionalProperties"] = False
