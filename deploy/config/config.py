@@ -36,7 +36,7 @@ from .sections import (
     Whole,
 )
 from .security import WAYS_OUT, SecurityConfig, security_faults
-from .storage_url import ELSEWHERE, dies_with_its_process, storage_folder
+from .storage_url import ELSEWHERE, dies_with_its_process, holds_password, masked, storage_folder
 from .tables import table_to_mapping, tables_from_list
 from .yaml_text import YamlText
 
@@ -218,6 +218,11 @@ def _together(config: DeployConfig, *, running: bool) -> list[tuple[tuple[str, .
         (("ray.runtime_env",), environment_faults(config.ray.runtime_env)),
         (("replicas", "launcher"), _standby_faults(config)),
         (durable, _durability_faults(config)),
+        (("storage",), [] if running else _password_faults("storage", config.storage)),
+        (
+            ("tracing.otlp_endpoint",),
+            [] if running else _password_faults("tracing.otlp_endpoint", config.tracing.otlp_endpoint),
+        ),
         (("autoscale.min", "autoscale.max"), _bounds_faults(config)),
         (("autoscale.min", "autoscale.max", "shards"), [] if running else _count_faults(config)),
         (("autoscale.target_bytes_per_shard", "autoscale.target_qps_per_shard"), _target_faults(config)),
@@ -238,11 +243,22 @@ def _durability_faults(config: DeployConfig) -> list[Fault]:
         return [Fault(path, value, "needs `storage:`, a folder that outlives the servers")]
     if storage_folder(config.storage) is None:
         where = "that all nodes of Ray share" if config.launcher == "ray" else "of this machine"
-        problem = (
-            f"needs a folder {where} as `storage:`, where logs are synced, which {config.storage} is not"
-        )
+        problem = f"needs a folder {where} as `storage:`, where logs are synced, which {masked(config.storage)} is not"
         return [Fault(path, value, problem)]
     return []
+
+
+def _password_faults(path: str, url: str | None) -> list[Fault]:
+    """Whether a URL has a password in it. It is not shown again."""
+    if not holds_password(url):
+        return []
+    instead = (
+        "the environment of servers, as OTEL_EXPORTER_OTLP_HEADERS"
+        if path.startswith("tracing")
+        else "the environment of servers or a file that its library reads, as AWS_SECRET_ACCESS_KEY or ~/.aws"
+    )
+    problem = f"is {masked(url)}, and a password there is seen in the status, records and Ray: put it into {instead}"
+    return [Fault(path, ABSENT, problem)]
 
 
 def _standby_faults(config: DeployConfig) -> list[Fault]:

@@ -1,10 +1,12 @@
-"""Whether a storage is a folder of the machine, and which; and which URLs are no place at all for a command."""
+"""What a URL of the config is: a folder of the machine, no place at all for a command, or one with a password in it."""
 
 from __future__ import annotations
 
 import re
 
 _OF_ONE_PROCESS = re.compile(r"(^|=|::)memory://")
+# As user:password@, and not as host:port/a@b: keys of S3 may have a / in them.
+_PASSWORD = re.compile(r"(://[^/@:]*):(?![0-9]+/)[^@]+@")
 ELSEWHERE = "a folder, or a URL such as s3://bucket/folder, stays"
 
 
@@ -18,3 +20,13 @@ def storage_folder(storage: str | None) -> str | None:
 def dies_with_its_process(url: str | None) -> bool:
     """Whether a URL, or an option with one, means memory of whatever process opens it: `memory://` of fsspec."""
     return bool(url and _OF_ONE_PROCESS.search(url))
+
+
+def masked(url: str | None) -> str:
+    """A URL as it may be shown."""
+    return _PASSWORD.sub(r"\1:...@", url or "")
+
+
+def holds_password(url: str | None) -> bool:
+    """Whether a URL has one in it, which all who see the config would know."""
+    return bool(url and _PASSWORD.search(url))

@@ -55,7 +55,7 @@ def k8s(
         str, typer.Option(help="host:port of a Redis that keeps what Ray's head knows: shards outlive it.")
     ] = "",
     redis_secret: Annotated[str, typer.Option(help="The Secret with its password, under `password`.")] = "",
-    kuberay_version: Annotated[str, typer.Option(help="The oldest that must take the files.")] = "1.5",
+    kuberay_version: Annotated[str, typer.Option(help="The oldest that must take the files.")] = "1.5.1",
     ray_version: Annotated[
         str, typer.Option(help="Of the image.", show_default="the one that is installed here")
     ] = "",

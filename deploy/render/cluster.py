@@ -13,7 +13,7 @@ from typing import Any
 
 from ...proto.security.credentials import is_loopback
 from ..config.config import DeployConfig
-from .fitted import CONFIG_AT, SECURITY_AT, STORAGE_AT, Fitted
+from .fitted import CONFIG_AT, RAY_PORTS, SECURITY_AT, STORAGE_AT, Fitted
 from .options import Options
 from .sizes import MIB, OBJECT_STORE_BYTES, Sizes, quantity
 
@@ -154,7 +154,7 @@ def _pod(fitted: Fitted, options: Options, name: str, cpus: int, size: int) -> M
 
 def _ports(config: DeployConfig) -> list[Manifest]:
     """Of the head: those that a RayCluster has by itself are named again, or its service would lack them."""
-    ports = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, TRAINER_PORT: config.port}
+    ports = {**RAY_PORTS, TRAINER_PORT: config.port}
     if offers_metrics(config):
         ports[METRICS_PORT] = int(config.metrics.port or 0)
     return [{"name": name, "containerPort": port} for name, port in ports.items()]

@@ -16,8 +16,21 @@ import yaml
 from ...proto.errors import InvalidRequest
 
 Schema = Mapping[str, Any]
-_OPEN = "x-kubernetes-preserve-unknown-fields"
-_ALWAYS = ("apiVersion", "kind", "metadata")  # known of every kind, whatever its schema says
+_OPEN = ("x-kubernetes-preserve-unknown-fields", "x-kubernetes-embedded-resource")
+_BITS = {"int32": 31, "int64": 63}
+_TEXTS: Schema = {"type": "object", "additionalProperties": {"type": "string"}}
+_NAMES = {
+    "name": {"type": "string"},
+    "namespace": {"type": "string"},
+    "labels": _TEXTS,
+    "annotations": _TEXTS,
+}
+# Of every kind, whatever its schema says: a definition has no word of what is in `metadata`.
+_ALWAYS: Mapping[str, Schema] = {
+    "apiVersion": {"type": "string"},
+    "kind": {"type": "string"},
+    "metadata": {"type": "object", "required": ["name"], "properties": _NAMES, "additionalProperties": False},
+}
 
 
 def load_crds(paths: Iterable[Path]) -> dict[tuple[str, str], Schema]:
@@ -73,6 +86,7 @@ def check(manifests: Iterable[Mapping[str, Any]], crds: Mapping[tuple[str, str],
             continue
         errors: Any = Draft202012Validator(strict(schema, root=True)).iter_errors(manifest)  # pyright: ignore[reportUnknownMemberType]
         faults += [f"{kind}: {error.json_path}: {error.message}"[:400] for error in errors]
+        faults += [f"{kind}: {fault}" for fault in _repeated(schema, manifest, "$")]
         checked.append(kind)
     if faults:
         raise InvalidRequest("not as the CustomResourceDefinitions have it:\n  " + "\n  ".join(faults))
@@ -91,17 +105,45 @@ def strict(schema: Schema, *, root: bool = False) -> dict[str, Any]:
         made["type"] = ["integer", "string"]
     elif schema.get("nullable") and isinstance(schema.get("type"), str):
         made["type"] = [schema["type"], "null"]
+    if bits := _BITS.get(schema.get("format", "")):
+        made = {"minimum": -(2**bits), "maximum": 2**bits - 1} | made
+    if schema.get("x-kubernetes-list-type") == "set":
+        made["uniqueItems"] = True
     properties = cast("dict[str, Schema]", schema.get("properties") or {})
     if properties:
         made["properties"] = {name: strict(one) for name, one in properties.items()}
         if root:
-            made["properties"] = {name: {} for name in _ALWAYS} | made["properties"]
-        if not schema.get(_OPEN) and "additionalProperties" not in schema:
-            made["additionalProperties"] = False
+            made["properties"] = {**made["properties"], **_ALWAYS}
+    is_open = any(schema.get(word) for word in _OPEN) or "additionalProperties" in schema
+    if not is_open and (properties or schema.get("type") == "object"):
+        made["additionalProperties"] = False
     for key in ("items", "additionalProperties"):
         if isinstance(schema.get(key), Mapping):
             made[key] = strict(schema[key])
     return made
+
+
+def _repeated(schema: Schema, value: Any, path: str) -> Iterator[str]:
+    """Entries of a list that is a map which have the same key: JSON schema has no word for that."""
+    if isinstance(value, dict):
+        properties = cast("dict[str, Schema]", schema.get("properties") or {})
+        for name, one in cast("dict[str, Any]", value).items():
+            if name in properties:
+                yield from _repeated(properties[name], one, f"{path}.{name}")
+    elif isinstance(value, list):
+        items = cast(Schema, schema.get("items") or {})
+        keys: list[str] = schema.get("x-kubernetes-list-map-keys") or []
+        usual = {k: one["default"] for k, one in items.get("properties", {}).items() if "default" in one}
+        seen: list[list[Any]] = []
+        for k, one in enumerate(cast("list[Any]", value)):
+            yield from _repeated(items, one, f"{path}[{k}]")
+            if keys and isinstance(one, dict):
+                entry = usual | cast("dict[str, Any]", one)
+                key = [entry.get(name) for name in keys]
+                if key in seen:
+                    shown = ", ".join(f"{name} {of!r}" for name, of in zip(keys, key, strict=True))
+                    yield f"{path}[{k}]: {shown} is there already"
+                seen.append(key)
 
 
 def _crds(documents: Iterable[Any]) -> Iterator[dict[str, Any]]:

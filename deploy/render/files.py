@@ -160,7 +160,7 @@ def _notes(config: DeployConfig, options: Options) -> list[str]:
     if not options.tokens:
         notes.append(
             f"KubeRay {options.kuberay_version} with Ray {options.ray} asks nobody for a token, and Ray runs code for "
-            "whoever reaches its ports: keep them to these pods by a NetworkPolicy; tokens need KubeRay 1.5, Ray 2.52"
+            "whoever reaches its ports: keep them to these pods by a NetworkPolicy; tokens need KubeRay 1.5.1, Ray 2.52"
         )
     if config.metrics.port and not offers_metrics(config):
         notes.append(f"metrics are read within each pod only: metrics.host is {config.metrics.host}")

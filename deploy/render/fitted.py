@@ -21,6 +21,9 @@ CONFIG_AT = "/etc/rowloom/config"
 SECURITY_AT = "/etc/rowloom/security"
 STORAGE_AT = "/var/lib/rowloom"  # the volume; each cluster has a folder of its own there
 PORT = 7400  # of the coordinator, where the config leaves it free
+# Of the head's pod: those that its container names, and those that KubeRay has Ray listen on.
+RAY_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001}
+OTHER_RAY_PORTS = {"metrics-export": 8080, "dashboard-agent": 52365}
 SHARD_SEAT, COORDINATOR_SEAT = "rowloom_shard", "rowloom_coordinator"
 # What a file of `security` is called in the Secret and in the pods.
 FILES = {
@@ -53,10 +56,7 @@ class Fitted:
 def check_fits(config: DeployConfig, options: Options) -> None:
     """Raises InvalidConfig: such a cluster cannot be on Kubernetes; every fault is named."""
     faults = [*_place_faults(config), *_storage_faults(config, options), *_security_faults(config)]
-    if config.metrics.port == 0:
-        faults.append(
-            Fault("metrics.port", 0, "takes a free port, and a Service needs one that is known", 9400)
-        )
+    faults += _port_faults(config)
     if options.scrape_config and (config.metrics.port is None or is_loopback(config.metrics.host)):
         problem = "is read within the pod only, and --scrape-config is for a Prometheus elsewhere: 0.0.0.0"
         faults.append(Fault("metrics.host", config.metrics.host, problem))
@@ -133,6 +133,24 @@ def _place_faults(config: DeployConfig) -> list[Fault]:
     if config.advertise_host is not None and "/" not in config.advertise_host:
         problem = "is the name of one machine, and there are several pods: leave it out, or name a network"
         faults.append(Fault("advertise_host", config.advertise_host, problem))
+    return faults
+
+
+def _port_faults(config: DeployConfig) -> list[Fault]:
+    """Two things on one port: the second fails to listen, and of equal ports a RayCluster keeps none."""
+    faults: list[Fault] = []
+    taken = {port: name for name, port in (RAY_PORTS | OTHER_RAY_PORTS).items()}
+    coordinator, metrics = config.port or PORT, config.metrics.port
+    if coordinator in taken:
+        problem = f"is where Ray's {taken[coordinator]} listens on the head, beside the coordinator"
+        faults.append(Fault("port", coordinator, problem, PORT))
+    if metrics == 0:
+        faults.append(
+            Fault("metrics.port", 0, "takes a free port, and a Service needs one that is known", 9400)
+        )
+    elif metrics in taken or metrics == coordinator:
+        who = f"Ray's {taken[metrics]}" if metrics in taken else "the coordinator"
+        faults.append(Fault("metrics.port", metrics, f"is where {who} listens on the head", 9400))
     return faults
 
 

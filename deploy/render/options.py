@@ -13,7 +13,9 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _SIZE = re.compile(r"[1-9][0-9]*(Mi|Gi|Ti)")
 _VERSION = re.compile(r"[0-9]+\.[0-9]+(\.[0-9]+)?")
 OLDEST_KUBERAY = (1, 3)  # from which on gcsFaultToleranceOptions are known
-TOKENS_KUBERAY, TOKENS_RAY = (1, 5), (2, 52)  # from which on Ray asks whoever connects for a token
+# From which on Ray asks whoever connects for a token. KubeRay 1.5.0 does not know `authOptions`: its server drops the
+# field in silence, and Ray asks nobody.
+TOKENS_KUBERAY, TOKENS_RAY = (1, 5, 1), (2, 52)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Options:
         shards_per_pod: how many shards share a pod.
         redis: host:port of a Redis that keeps what Ray's head knows; empty: it dies with the head.
         redis_secret: the Secret with its password, under `password`; empty: it has none.
-        kuberay_version: the oldest operator that must take the manifests, as `1.5`.
+        kuberay_version: the oldest operator that must take the manifests, as `1.5.1`; `1.5` is 1.5.0.
         ray_version: of the image; empty: the one that is installed here.
         scrape_config: also write a ScrapeConfig, which Prometheus' operator reads.
 
@@ -49,7 +51,7 @@ class Options:
     shards_per_pod: int = 1
     redis: str = ""
     redis_secret: str = ""
-    kuberay_version: str = "1.5"
+    kuberay_version: str = "1.5.1"
     ray_version: str = ""
     scrape_config: bool = False
 
@@ -115,8 +117,8 @@ class Options:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """(2, 52) of `2.52.0`."""
-    return tuple(int(part) for part in version.split(".")[:2])
+    """(2, 52, 0) of `2.52.0`."""
+    return tuple(int(part) for part in version.split("."))
 
 
 def own_version() -> str:

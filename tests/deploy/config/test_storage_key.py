@@ -1,8 +1,10 @@
 """Where `storage` is, as a config file says it."""
 
+import json
+
 import pytest
 
-from rowloom.deploy.config.config import InvalidConfig, load
+from rowloom.deploy.config.config import InvalidConfig, from_json, load, parse
 
 
 @pytest.mark.parametrize(
@@ -47,3 +49,32 @@ def test_a_storage_that_names_no_place_was_taken_for_a_folder(tmp_path, storage,
     file.write_text(f"storage: {storage}\n")
     with pytest.raises(InvalidConfig, match=rf"storage: {words}, got "):
         load(file)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (
+            {"storage": "s3://AK:se/cret@bucket/x"},
+            r"storage: is s3://AK:...@bucket/x, .*AWS_SECRET_ACCESS_KEY",
+        ),
+        ({"storage": "ftp://:secret@h"}, r"storage: is ftp://:...@h"),
+        ({"storage": "simplecache::ftp://u:9secret@h"}, r"storage: is simplecache::ftp://u:...@h"),
+        (
+            {"storage": "ftp://u:secret@h", "durability": "disk"},
+            "where logs are synced, which ftp://u:...@h is not",
+        ),
+        ({"tracing": {"otlp_endpoint": "https://u:secret@h:4318"}}, "https://u:...@h:4318, .*OTEL_EXPORTER"),
+    ],
+)
+def test_a_password_in_a_url_was_taken_and_shown_by_the_status_and_ray(given, shown):
+    with pytest.raises(InvalidConfig, match=shown) as caught:
+        parse({"name": "ads"} | given)
+    assert "cret@" not in str(caught.value)
+
+
+def test_what_is_no_password_is_taken_and_what_runs_with_one_goes_on():
+    for url in ("s3://bucket/a:b@c", "ftp://user@h/x", "http://h:9000/a@b", "http://u@h:9000/x"):
+        assert parse({"name": "ads", "storage": url}).storage == url
+    stored = parse({"name": "ads"}).to_mapping() | {"storage": "ftp://u:secret@h"}
+    assert from_json(json.dumps(stored)).storage == "ftp://u:secret@h"

@@ -269,7 +269,9 @@ def test_versions_are_pinned_and_shared_memory_is_bounded():
 
 def test_ray_asks_for_tokens_where_it_can_and_its_absence_is_said():
     assert cluster(rendered())["authOptions"] == {"mode": "token"}
-    for old in ({"kuberay_version": "1.4"}, {"ray_version": "2.51.1"}):
+    assert "authOptions" in cluster(rendered({"kuberay_version": "1.10", "ray_version": "2.52"}))
+    # 1.5.0 does not know the field, and its server would drop it in silence.
+    for old in ({"kuberay_version": "1.4"}, {"kuberay_version": "1.5"}, {"ray_version": "2.51.1"}):
         made = rendered(old)
         assert "authOptions" not in cluster(made)
         assert any("NetworkPolicy" in note for note in made.notes)

@@ -41,6 +41,18 @@ from rowloom.proto.errors import InvalidRequest
         ({}, {"storage_class": "nfs"}, "storage: is missing, and --storage-class is given"),
         ({"metrics": {"port": 0}}, {}, "metrics.port: takes a free port.*did you mean 9400"),
         (
+            {"port": 6379},
+            {},
+            "port: is where Ray's gcs-server listens on the head.*got 6379; did you mean 7400",
+        ),
+        ({"port": 8080}, {}, "port: is where Ray's metrics-export listens"),
+        (
+            {"metrics": {"port": 8265}},
+            {},
+            "metrics.port: is where Ray's dashboard listens.*did you mean 9400",
+        ),
+        ({"metrics": {"port": 7400}}, {}, "metrics.port: is where the coordinator listens on the head"),
+        (
             {"metrics": {"port": 9400}},
             {"scrape_config": True, "namespace": "ml"},
             "metrics.host: is read within the pod only.*got '127.0.0.1'",
