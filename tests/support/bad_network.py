@@ -1,11 +1,13 @@
 """A network between clients and a cluster that resets, loses, delays and repeats what goes over it.
 
 It stands in front of every server: of its gRPC, of its lane over TCP, and of its lane with shared memory, whose
-messages it never sees but whose heads it can hold back or send twice. Clients learn its addresses in place of the real
-ones, because it rewrites layouts and lanes on their way. What goes from shard to shard does not come by.
+requests it never sees but whose heads it can hold back or send twice. Clients learn its addresses in place of the real
+ones, because it rewrites layouts and lanes on their way, those in refusals too: a client that was told a real address
+once would go round it for good. What goes from shard to shard does not come by.
 """
 
 import contextlib
+import mmap
 import random
 import secrets
 import socket
@@ -20,7 +22,18 @@ from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.channel import SERVER_OPTIONS, Channels
 from rowloom.proto.errors import ERROR_KEY, RowloomError, encode_error, status_of
-from rowloom.proto.lane import ARENA_BYTES, HELLO_BYTES, NOWHERE, REPLY_BYTES, REQUEST_BYTES, Reply, Request
+from rowloom.proto.lane import (
+    ARENA_BYTES,
+    HELLO_BYTES,
+    NOWHERE,
+    REFUSED,
+    REPLY_BYTES,
+    REQUEST_BYTES,
+    Hello,
+    Reply,
+    Request,
+    encode_reply,
+)
 
 FAULTS = ("reset", "lost", "late", "twice")
 
@@ -48,6 +61,20 @@ class BadNetwork:
             if address not in self._fronts:
                 self._fronts[address] = _Front(self, address)
             return self._fronts[address].address
+
+    def stand_before(self, layout: pb.Layout) -> None:
+        """Put what stands in front of servers in place of them."""
+        for shard in layout.shards:
+            shard.address = self.front(shard.address)
+        if layout.coordinator:
+            layout.coordinator = self.front(layout.coordinator)
+
+    def refusal(self, message: bytes) -> bytes:
+        """An error as it goes on to the client."""
+        info = pb.ErrorInfo.FromString(message)
+        if info.HasField("layout"):
+            self.stand_before(info.layout)
+        return info.SerializeToString()
 
     def keep(self, addresses: list[str]) -> None:
         """Close what stands in front of other servers: those have ended."""
@@ -104,22 +131,17 @@ class _Front(grpc.GenericRpcHandler):
                 with contextlib.suppress(RowloomError):
                     self._channels.call(self._real, method, data, 20.0)
         except RowloomError as e:
-            context.set_trailing_metadata(((ERROR_KEY, encode_error(e)),))
+            context.set_trailing_metadata(((ERROR_KEY, self._network.refusal(encode_error(e))),))
             context.abort(grpc.StatusCode[status_of(e)], str(e))
         if fault == "lost":
             context.abort(grpc.StatusCode.UNAVAILABLE, "the answer is lost")
         if method == methods.DESCRIBE_LAYOUT:
-            return self._layout(pb.DescribeLayoutReply.FromString(reply))
+            described = pb.DescribeLayoutReply.FromString(reply)
+            self._network.stand_before(described.layout)
+            return described.SerializeToString()
         if method == methods.DESCRIBE_LANE:
             return self._lane(pb.LaneReply.FromString(reply))
         return reply
-
-    def _layout(self, reply: pb.DescribeLayoutReply) -> bytes:
-        for shard in reply.layout.shards:
-            shard.address = self._network.front(shard.address)
-        if reply.layout.coordinator:
-            reply.layout.coordinator = self._network.front(reply.layout.coordinator)
-        return reply.SerializeToString()
 
     def _lane(self, reply: pb.LaneReply) -> bytes:
         if reply.key not in self._lanes:
@@ -166,11 +188,13 @@ class _LaneFront:
     def _serve(self, near: socket.socket) -> None:
         far = socket.socket(near.family)
         self._open |= {near, far}
+        arena = b""
         try:
             far.connect(self._real)
             if near.family == socket.AF_UNIX:
                 hello, descriptors, _, _ = socket.recv_fds(near, HELLO_BYTES, 1)
                 socket.send_fds(far, [hello], descriptors)
+                arena = mmap.mmap(descriptors[0], Hello.decode(hello).arena_bytes)
                 for descriptor in descriptors:
                     socket.close(descriptor)
             else:
@@ -178,7 +202,7 @@ class _LaneFront:
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 far.sendall(_read(near, HELLO_BYTES))
             near.sendall(_read(far, 1))
-            while self._relay(near, far):
+            while self._relay(near, far, arena):
                 pass
         except OSError:
             pass
@@ -187,7 +211,7 @@ class _LaneFront:
             far.close()
             self._open -= {near, far}
 
-    def _relay(self, near: socket.socket, far: socket.socket) -> bool:
+    def _relay(self, near: socket.socket, far: socket.socket, arena: bytes | mmap.mmap) -> bool:
         """One request and its answer; False to close both ends."""
         message = _read(near, REQUEST_BYTES)
         head = Request.decode(message, ARENA_BYTES)
@@ -199,21 +223,25 @@ class _LaneFront:
             return False
         if fault == "late":
             self._network.pause()
-        reply = self._ask(far, message)
+        reply = self._ask(far, message, arena)
         if fault == "twice":
             self._network.pause()
-            reply = self._ask(far, message)  # its client hears that of the second
+            reply = self._ask(far, message, arena)  # its client hears that of the second
         if fault == "lost":
             return False
         near.sendall(reply)
         return True
 
-    @staticmethod
-    def _ask(far: socket.socket, message: bytes) -> bytes:
+    def _ask(self, far: socket.socket, message: bytes, arena: bytes | mmap.mmap) -> bytes:
         far.sendall(message)
         reply = _read(far, REPLY_BYTES)
-        head = Reply.decode(reply, ARENA_BYTES)
-        return reply + (_read(far, head.length) if head.offset == NOWHERE else b"")
+        head = Reply.decode(reply, len(arena))
+        body = _read(far, head.length) if head.offset == NOWHERE else b""
+        if head.status == REFUSED:
+            said = body or arena[head.offset : head.offset + head.length]
+            body = self._network.refusal(said)
+            reply = encode_reply(REFUSED, len(body))
+        return reply + body
 
 
 def _read(end: socket.socket, size: int) -> bytes:
