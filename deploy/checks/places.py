@@ -19,6 +19,7 @@ from ..config.memory import in_bytes, memory
 from ..config.storage_url import storage_folder
 from ..config.words import counted
 from ..operate.directory import ELSEWHERE, ClusterDirectory
+from ..operate.left import elsewhere
 from ..storage import file_in
 from .diagnosis import Diagnosis, fault, warning, well
 from .machine import can_write
@@ -110,7 +111,10 @@ def _folder(folder: Path, config: DeployConfig) -> Iterator[Diagnosis]:
     below = [folder / name for name in ("logs", "snapshots") if os.path.lexists(folder / name)]
     whole = unwritable(folder)
     faults = [whole] if whole else [why for one in below if (why := unwritable(one))]
-    yield from (fault("storage", found, fix) for found, fix in faults)
+    instead = "another `storage:`"
+    if _has_logs(folder):  # then another one would begin without the rows in them
+        instead = elsewhere(config.name, str(folder))
+    yield from (fault("storage", found, f"{fix}; or {instead}") for found, fix in faults)
     if faults:
         return
     there = _there(folder)
@@ -144,11 +148,11 @@ def unwritable(folder: Path) -> tuple[str, str] | None:
         found = f"{file} is a file, and a folder is wanted"
         if file != str(folder):
             found = f"{folder} cannot be made: {found}"
-        return found, "another `storage:`, or move that file away"
+        return found, "move that file away"
     if (error := can_write(folder)) is not None:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         fix = "make room there" if full else "make it, with rights for this user"
-        return f"{folder} cannot be written: {error.strerror or error}", f"{fix}; or another `storage:`"
+        return f"{folder} cannot be written: {error.strerror or error}", fix
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Annotated
 
 import typer
@@ -43,13 +42,12 @@ def down(
     from ..operate.clusters import DOWN_WAIT_S, only_name
     from ..operate.clusters import down as end
     from ..operate.clusters import forget as forget_record
-    from ..operate.directory import DamagedRecord
     from ..operate.left import is_kept
     from ..operate.left_shards import up_of
     from ..snapshots.kept import also_named, known_going, known_old_logs
     from ..snapshots.named import staying_in_words
     from .losses import Loss, lost_with, not_kept, run_on_with, stays_of
-    from .meant import locate_to_end
+    from .meant import locate_to_end, to_forget
 
     directory = directory_of(home)
     if forget:
@@ -58,11 +56,10 @@ def down(
                 f"--forget ends nothing, so {'--keep' if keep else '--address'} has no meaning beside it"
             )
         name = name or only_name(directory)
-        with contextlib.suppress(DamagedRecord):
-            known = None if yes else directory.get(name)
-            running = run_on_with(known, directory) if known is not None else Loss()
-            if running.words:
-                confirm(running.words, yes, ask_nobody=False)
+        known = None if yes else to_forget(directory, name)
+        running = run_on_with(known, directory) if known is not None else Loss()
+        if running.words:
+            confirm(running.words, yes, ask_nobody=False)
         stays = stays_of(name, directory)
         gone = forget_record(directory, name)
         show(as_json, {"name": gone, "down": False}, f"{gone} is forgotten; nothing was ended{stays}")
@@ -78,7 +75,7 @@ def down(
                 pass
             record = locate_to_end(directory, name, address, looking.say)
             had, lost = is_kept(record), lost_with(record, directory)
-        without = not_kept(record) if keep and record.address else ""
+        without = not_kept(record, directory.option(record.name)) if keep and record.address else ""
     if lost.words:
         confirm(lost.words, yes, ask_nobody=not lost.to_confirm)
     short = known_going(record.storage) if had and not keep else []

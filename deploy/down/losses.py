@@ -156,7 +156,7 @@ def _ways(shards: Sequence[pb.ShardStatus], option: str, keeps: bool, snapshot: 
         )
     partial = " --partial" if others else ""
     export = f"`rowloom export TABLE FILE{partial}{option}` keeps rows" if len(others) < len(shards) else ""
-    keep = f"`rowloom down --keep{option}` leaves them in its logs" if keeps else ""
+    keep = f"`rowloom down --keep{option}` leaves them in its logs{_but_failed(shards)}" if keeps else ""
     if keep or export:
         ways.append("; ".join(filter(None, (keep, export))) + ".")
     if snapshot and not others:  # every shard has its part in one
@@ -166,23 +166,28 @@ def _ways(shards: Sequence[pb.ShardStatus], option: str, keeps: bool, snapshot: 
     return "".join(f" {way}" for way in ways)
 
 
-def not_kept(record: Record) -> str:
-    """In words, what a `down --keep` of a cluster that runs cannot keep; empty: nothing that is known of."""
+def not_kept(record: Record, option: str = "") -> str:
+    """In words, what a `down --keep` of a cluster that runs cannot keep; empty: nothing that is known of.
+
+    option: of commands that mean it.
+    """
     try:
         with Remote(record.address, LOST_S, record.credentials) as remote:
             shards = remote.status().shards
     except RowloomError:
         return ""
     lost = [s.shard.index for s in shards if s.health == "lost"]
-    failed = [s.shard.index for s in shards if s.health == PULLS_ONLY]
     words = ""
     if lost:
-        words += f"; but {shards_named(lost)} cannot be read from the log as that is: `rowloom logs {lost[0]}` says why"
-    if failed:
-        words += (
-            f"; but the log of {shards_named(failed)} had failed: what was pushed since then is not in it"
-        )
-    return words
+        words = f"; but {shards_named(lost)} cannot be read from the log as that is: "
+        words += f"`rowloom logs {lost[0]}{option}` says why"
+    return _but_failed(shards) + words
+
+
+def _but_failed(shards: Sequence[pb.ShardStatus]) -> str:
+    """In words, what is not in logs that failed."""
+    failed = [s.shard.index for s in shards if s.health == PULLS_ONLY]
+    return f", but for what was pushed since the log of {shards_named(failed)} had failed" if failed else ""
 
 
 def keeps_logs(status: pb.StatusReply) -> bool:

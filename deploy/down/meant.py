@@ -14,7 +14,7 @@ import os
 from ...proto.errors import Unavailable, cause
 from ...proto.security.credentials import is_any_set
 from ..launch.cluster_folder import config_of
-from ..operate.clusters import locate, only_name, readable
+from ..operate.clusters import found_running, locate, only_name, readable
 from ..operate.directory import Addressed, ClusterDirectory, DamagedRecord, Record
 from ..operate.launchers import Tell
 from ..operate.left import is_kept, placed
@@ -46,6 +46,14 @@ def locate_to_end(
     except DamagedRecord:
         return readable(name, directory, tell) or _as_configured(name, directory)
     return locate(directory, name, otherwise=NOTHING_TO_END)
+
+
+def to_forget(directory: ClusterDirectory, name: str) -> Record | None:
+    """What is known of a cluster that is to be forgotten; of one with a damaged record, what of it is found to run."""
+    try:
+        return directory.get(name)
+    except DamagedRecord:
+        return found_running(name, directory)
 
 
 def _as_configured(name: str, directory: ClusterDirectory) -> Record:

@@ -87,7 +87,7 @@ def up(
     """
     from ..checks.starting import check_start  # with fsspec, which commands that only look do not wait for
 
-    check_start(config, tell, directory, places=not _may_run(config.name, directory))
+    check_start(config, tell, directory, places=not may_run(config.name, directory))
     with directory.lock(config.name, UP_WAIT_S, tell):
         record = readable(config.name, directory, tell)
         check_goes_on(config, record)
@@ -117,7 +117,7 @@ def up(
         return Up(record, status, started=not found, taken_over=found)
 
 
-def _may_run(name: str, directory: ClusterDirectory) -> bool:
+def may_run(name: str, directory: ClusterDirectory) -> bool:
     """Whether something of a cluster may run on this machine, so that it is found, or taken over, and not started."""
     local = launcher_of("local")
     with contextlib.suppress(RowloomError):  # whoever needs the record says what is wrong with it
@@ -149,7 +149,7 @@ def readable(name: str, directory: ClusterDirectory, tell: Tell) -> Record | Non
     except DamagedRecord as e:
         aside = directory.set_aside(name)
         tell(f"the record of {name!r} was damaged ({e.why}) and is now {aside}")
-        found = _found(name, directory)
+        found = found_running(name, directory)
         if found is not None:
             directory.put(found)
         return found
@@ -243,7 +243,12 @@ def forget(directory: ClusterDirectory, name: str | None) -> str:
                 f"no cluster {name!r} is known on this machine (known in {directory.home}: {there}): nothing was "
                 "forgotten"
             )
-        directory.remove(name)
+        try:
+            directory.get(name)
+        except DamagedRecord:
+            directory.set_aside(name)
+        else:
+            directory.remove(name)
     return name
 
 
@@ -265,10 +270,11 @@ def known(directory: ClusterDirectory, name: str, unasked: list[str] | None = No
 
     unasked: what could not be asked, and why, is added here.
     """
-    return directory.get(name) or _found(name, directory, unasked)
+    return directory.get(name) or found_running(name, directory, unasked)
 
 
-def _found(name: str, directory: ClusterDirectory, unasked: list[str] | None = None) -> Record | None:
+def found_running(name: str, directory: ClusterDirectory, unasked: list[str] | None = None) -> Record | None:
+    """What runs of a cluster of that name, whatever is on record. unasked: gets why a launcher could not be asked."""
     for launcher in LAUNCHERS:
         try:
             record = launcher_of(launcher).find(name, directory)
@@ -405,11 +411,14 @@ def _ways_on(record: Record, directory: ClusterDirectory) -> str:
     if _is_at_work(record):
         return f"; its process {record.pid} is alive, and may be busy: try again"
     if record.pid and is_stopped(record.pid):
-        still = f": `kill -CONT {record.pid}` lets it go on, with all rows"
+        still = (
+            f": `kill -CONT {record.pid}` lets it go on, with all rows, or `kill -9 {record.pid}`, then {again}, "
+            "starts another coordinator for its shards, which serve on"
+        )
     if is_kept(record):
-        return f"{still}; if it is gone for good, `rowloom down --keep{option}`, then {again}, go on from its logs"
-    if still:
-        still += f", or `kill -9 {record.pid}`, then {again}, starts another coordinator for its shards"
+        # Without a coordinator the shards serve on; `down --keep` ends them.
+        gone = f"; if it is gone for good, `rowloom down --keep{option}`, then {again}, go on from its logs"
+        return still or gone
     return f"{still}; `rowloom down{option}` ends what is left of it, AND ALL ITS ROWS ARE LOST"
 
 

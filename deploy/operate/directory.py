@@ -156,6 +156,8 @@ class ClusterDirectory:
                     return None
             data = json.loads(text)
             known = {f.name for f in dataclasses.fields(Record)}
+            if missing := [key for key in ("name", "launcher", "address") if key not in data]:
+                raise ValueError(f"it lacks {', '.join(missing)}")
             record = Record(**{k: v for k, v in data.items() if k in known})
             _check(record, name)
             return record

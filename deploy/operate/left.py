@@ -109,24 +109,39 @@ def check_there(record: Record, config: DeployConfig | None) -> None:
         )
 
 
-def check_goes_on(config: DeployConfig, record: Record | None) -> None:
-    """Raise InvalidRequest if rows of a cluster of that name are kept, and this one would begin without them.
+def check_goes_on(config: DeployConfig, record: Record | None, *, ended: bool = False) -> None:
+    """Raise InvalidRequest if there are rows of a cluster of that name, and this one would begin without them.
 
     They may be in another storage, which nobody would remember then, or not where they were.
+
+    Args:
+        config: of the cluster that is to be started.
+        record: of that name.
+        ended: nothing of it runs, though it was not brought down.
     """
-    if record is None or not record.kept:
+    if record is None or not (record.kept or ended):
         return
-    check_there(record, None)
+    if record.kept:
+        check_there(record, None)
     if not is_kept(record):
         return
     asked, there = (os.path.realpath(storage_folder(s) or "") for s in (config.storage, record.storage))
     if storage_folder(config.storage) is None or asked != there:
         other = f"with storage {config.storage}" if config.storage else "without a `storage`"
         raise InvalidRequest(
-            f"the rows of cluster {config.name!r} are kept in {record.storage}, and it would be started {other}; "
-            f"nothing was started. Give this one another `name`. `rowloom up --name {config.name}` "
-            f"goes on from those rows, `rowloom down --name {config.name}` removes them, and with --forget leaves them"
+            f"the rows of cluster {config.name!r} are {'kept' if record.kept else 'in logs'} in {record.storage}, and "
+            f"it would be started {other}; nothing was started. Give this one another `name`. `rowloom up --name "
+            f"{config.name}` goes on from those rows, `rowloom down --name {config.name}` removes them, and with "
+            f"--forget leaves them. {elsewhere(config.name, record.storage)}"
         )
+
+
+def elsewhere(name: str, storage: str) -> str:
+    """In words, how a cluster of which nothing runs goes on from elsewhere, as where its disk is full."""
+    return (
+        f"To go on from them elsewhere, as on a disk with room: `cp -a {storage} FOLDER`, `rowloom down --forget "
+        f"--name {name}`, then `rowloom up` with `storage: FOLDER`"
+    )
 
 
 def check_own_storage(config: DeployConfig) -> None:

@@ -39,7 +39,7 @@ from ..launch.processes import (
 from ..snapshots.kept import has_kept
 from .directory import ELSEWHERE, BadHome, ClusterDirectory, Record, shown_to
 from .launchers import RESTORE_S, Restore, Tell
-from .left import check_own_storage, check_there, forget, is_kept, placed
+from .left import check_goes_on, check_own_storage, check_there, elsewhere, forget, is_kept, placed
 from .left_shards import find_left, folder_of, serving_on, up_of
 from .remote import Remote
 
@@ -75,6 +75,7 @@ def up(
         return _take_over(left.config or config, known, directory)
     if known is not None:
         check_there(known, config_of(folder_of(config.name, directory)))
+        check_goes_on(config, known, ended=True)
     check_own_storage(config)
     left_over = dataclasses.replace(known or _begun(config), address="")  # nobody tells it to remove its logs
     _end(left_over, directory, END_S)
@@ -151,13 +152,17 @@ def _full_storage(record: Record, said: str) -> str:
 
     said: why it did not start, which may say it already: then only what is to be done.
     """
+    kept = is_kept(record)
+    instead = f", and run `rowloom up` again. {elsewhere(record.name, record.storage)}"
+    if not kept:
+        instead = ", or say another `storage`, and run `rowloom up` again"
     if os.strerror(errno.ENOSPC) in said:
-        return ". Make room there, or say another `storage`, and run `rowloom up` again"
+        return f". Make room there{instead}"
     folder = storage_folder(record.storage) or ""
     with contextlib.suppress(OSError):
         disk = os.statvfs(folder if os.path.exists(folder) else os.path.dirname(folder) or ".")
         if folder and disk.f_blocks and disk.f_bavail * disk.f_frsize < ROOM_BYTES:
-            return f". The disk of its storage, {record.storage}, is full: make room there, or say another `storage`"
+            return f". The disk of its storage, {record.storage}, is full: make room there{instead}"
     return ""
 
 

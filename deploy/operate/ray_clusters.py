@@ -45,7 +45,7 @@ from ..snapshots.kept import kept_by
 from . import local_ray
 from .directory import ClusterDirectory, Record, shown_to
 from .launchers import RESTORE_S, Restore, Tell
-from .left import check_own_storage, forget, is_kept, placed
+from .left import check_goes_on, check_own_storage, forget, is_kept, placed
 from .remote import Remote
 
 log = logging.getLogger(__name__)
@@ -266,6 +266,8 @@ def _up_on(
             f"`rowloom down --name {config.name}` ends it; this config means the Ray at {ray_address}"
         )
     found = _up_nevertheless(config) if interrupted else find_ray(config.name)
+    if found is None:
+        check_goes_on(config, known, ended=True)
     record = Record(
         config.name, "ray", found or "", ray=ray_address, storage=placed(config.storage), **shown_to(config)
     )

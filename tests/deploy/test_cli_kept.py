@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -125,6 +126,24 @@ def test_the_rows_of_a_cluster_that_never_had_one_were_said_to_be_removed(cli):
     cli.run("up")
     out = cli.run("down")[0]
     assert out == f"ads is down; it had no rows, and its logs in {cli.folder / 'kept'} are removed\n"
+
+
+def test_a_killed_cluster_began_empty_in_another_storage_and_its_rows_can_go_on_elsewhere(cli, kept):
+    cli.run("up")
+    kill_all(cli.directory, "ads")
+    for kill_was_an_end in (True, False):
+        if not kill_was_an_end:
+            cli.run("down", "--keep")
+        cli.write(ADS.replace("storage: kept", "storage: other"))
+        _, err, code = cli.attempt("up")
+        assert code == 1
+        where = "in logs" if kill_was_an_end else "kept"
+        assert f"the rows of cluster 'ads' are {where} in {kept}, and it would be started with storage" in err
+        assert f"`cp -a {kept} FOLDER`, `rowloom down --forget --name ads`, then `rowloom up` with" in err
+        assert not (cli.folder / "other").exists()
+    shutil.copytree(kept, cli.folder / "other")
+    cli.run("down", "--forget", "--name", "ads")
+    np.testing.assert_array_equal(rows(cli.json("up")["address"]), -1.0)
 
 
 def test_the_rows_of_a_killed_cluster_that_could_go_on_were_removed_by_a_script_unasked(cli, kept):

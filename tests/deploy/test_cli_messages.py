@@ -125,7 +125,7 @@ def test_a_storage_that_cannot_be_written_was_said_with_the_name_of_a_class(cli)
     _, err = cli.run("up", code=1)
     assert err == (
         f"rowloom: cluster 'default' was not started: storage: {cli.folder}/file.txt/x cannot be made: "
-        f"{cli.folder}/file.txt is a file, and a folder is wanted; another `storage:`, or move that file away\n"
+        f"{cli.folder}/file.txt is a file, and a folder is wanted; move that file away; or another `storage:`\n"
     )
     file = storage.StateFile(f"{cli.folder}/file.txt")  # as the coordinator has it, wherever it runs
     with pytest.raises(

@@ -85,6 +85,18 @@ def test_down_asks_on_a_terminal_and_says_what_is_lost(cli, ads, monkeypatch):
     assert len(asked) == 1
 
 
+def test_a_cluster_that_runs_and_whose_record_was_damaged_was_forgotten_unasked(cli, ads):
+    record = cli.directory.home / "clusters/ads.json"
+    whole = record.read_text()
+    record.write_text("{}")
+    assert f"'ads' runs, its coordinator is {ads}" in cli.run("down", "--forget", "--name", "ads", code=2)[1]
+    assert "it lacks name, launcher, address" in cli.run("status", "--name", "ads", code=1)[1]
+    assert cli.json("down", "--forget", "--yes") == {"name": "ads", "down": False}
+    assert cli.directory.names() == []
+    assert record.with_name("ads.json.damaged").read_text() == "{}"
+    record.write_text(whole)
+
+
 def test_a_cluster_that_runs_was_forgotten_unasked_and_ran_on(cli, ads):
     _, err = cli.run("down", "--forget", code=2)
     assert err == (

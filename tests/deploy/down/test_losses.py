@@ -58,8 +58,8 @@ def test_a_down_that_keeps_did_not_say_of_which_shards_the_last_pushes_are_in_no
     healths = ["serving", "pulls only", "lost", "pulls only"]
     answers(pb.StatusReply(shards=[shard(i, health) for i, health in enumerate(healths)]))
     assert losses.not_kept(KEPT) == (
+        ", but for what was pushed since the log of shards 1 and 3 had failed"
         "; but shard 2 cannot be read from the log as that is: `rowloom logs 2` says why"
-        "; but the log of shards 1 and 3 had failed: what was pushed since then is not in it"
     )
     answers(pb.StatusReply(shards=[shard(0, "serving")]))
     assert losses.not_kept(KEPT) == ""
@@ -96,6 +96,14 @@ def test_of_a_dead_shard_with_a_log_nobody_heard_that_it_is_started_again_by_its
         assert "wait some seconds, and ask again (`rowloom status`)" in said
         assert "rowloom snapshot" not in said  # it would fail
     assert "by itself" not in ways(shard(0, "dead"), shard(1, "serving", 9), durability="memory")
+
+
+def test_that_logs_which_failed_lack_the_last_pushes_was_said_after_the_cluster_had_ended(ways):
+    said = ways(shard(0, "serving", 9), shard(1, "pulls only", 9))
+    assert (
+        "leaves them in its logs, but for what was pushed since the log of shard 1 had failed; `rowloom ex"
+        in said
+    )
 
 
 def test_a_snapshot_was_advised_on_a_disk_that_is_full(ways):

@@ -391,7 +391,8 @@ def test_a_coordinator_that_stands_still_is_said_to_do_so_and_clearing_it_to_los
     # What gRPC met at its port was said first, and hid the cause.
     assert str(told.value).startswith(
         f"cluster 'ads' at {record.address} does not answer: its process stands still (as by SIGSTOP): "
-        f"`kill -CONT {record.pid}` lets it go on, with all rows"
+        f"`kill -CONT {record.pid}` lets it go on, with all rows, or `kill -9 {record.pid}`, then `rowloom up --name "
+        "ads`, starts another coordinator for its shards, which serve on"
     )
     assert "`rowloom down` ends what is left of it, AND ALL ITS ROWS ARE LOST" in str(told.value)
 
