@@ -214,7 +214,6 @@ def _together(config: DeployConfig, *, running: bool) -> list[tuple[tuple[str, .
         (place, at_fault),
         (("ray.address",), ray_faults(config.ray.address)),
         (("ray.runtime_env",), environment_faults(config.ray.runtime_env)),
-        (("replicas", "launcher"), _standby_faults(config)),
         (durable, _durability_faults(config)),
         (("autoscale.min", "autoscale.max"), _bounds_faults(config)),
         (("autoscale.min", "autoscale.max", "shards"), [] if running else _count_faults(config)),
@@ -241,14 +240,6 @@ def _durability_faults(config: DeployConfig) -> list[Fault]:
         )
         return [Fault(path, value, problem)]
     return []
-
-
-def _standby_faults(config: DeployConfig) -> list[Fault]:
-    """Whether standbys go with the rest."""
-    if not config.replicas or config.launcher != "ray":
-        return []
-    problem = "needs `launcher: local`: standbys are not yet placed on nodes of Ray"
-    return [Fault("replicas", config.replicas, problem)]
 
 
 def _bounds_faults(config: DeployConfig) -> list[Fault]:
@@ -334,17 +325,14 @@ def with_replicas(config: DeployConfig, text: str) -> DeployConfig:
         text: what `replicas` and `standby` say, as JSON.
 
     Raises:
-        InvalidConfig: it is no such thing, or standbys do not go with the rest.
+        InvalidConfig: it is no such thing.
     """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as e:
         raise InvalidConfig(f"the replicas are no JSON: {e}") from None
     read = parse(value, "replicas", running=True)
-    wanted = config.model_copy(update={"replicas": read.replicas, "standby": read.standby})
-    if faults := _standby_faults(wanted):
-        raise invalid(f"cluster {config.name!r}", faults)
-    return wanted
+    return config.model_copy(update={"replicas": read.replicas, "standby": read.standby})
 
 
 def replicas_of(config: DeployConfig) -> str:

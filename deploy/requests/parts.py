@@ -147,9 +147,8 @@ class Parts:
         if replicas_of(wanted) == replicas_of(self.config):
             return
         with self.performer.alone("other standbys"):
-            more = wanted.replicas - self.config.replicas
-            if more > 0:
-                self._launcher.reserve(range(more * self.coordinator.layout.n))
+            if wanted.replicas > self.config.replicas:
+                self._launcher.check_standbys(self.coordinator.state.keys)
             self.performer.run(set_replicas(self.coordinator, self.standbys, wanted, self._replicated))
 
     def _replicated(self, wanted: DeployConfig) -> None:

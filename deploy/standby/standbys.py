@@ -36,6 +36,7 @@ from ..control.surplus import expected_surplus
 from ..launch.launcher import ServerProcess
 
 ASK_S = 1.0  # what a server gets to answer here
+AGAIN_S = 5.0  # until a standby is asked for again for which there was no room: nothing else can change meanwhile
 IN_STEP, FAILED = "in step", "failed"  # as in HealthReply, and in StandbyStatus
 
 
@@ -110,6 +111,7 @@ class Standbys:
         self.seen = Sighting()  # the last time
         self._told: dict[int, Told | None] = {}  # by shard; None: it may have heard what is no more
         self._silent: dict[int, float] = {}  # by incarnation, since when it does not answer
+        self._later: dict[int, float] = {}  # shards whose standby could not be started, until when it is not tried
 
     @property
     def kept(self) -> bool:
@@ -162,7 +164,8 @@ class Standbys:
         calls = [ServerCall(address, methods.HEALTH, ask) for address in addresses]
         answers = [_health(outcome) for outcome in (yield Calls(calls, ASK_S))]
         keys = [*state.keys, *(one.key for one in standbys.values())]
-        processes: list[ServerProcess] = yield Look(keys)
+        incarnations = [*(s.incarnation for s in layout.shards), *(one.incarnation for one in standbys.values())]
+        processes = yield from _processes(keys, incarnations, answers)
         gone: dict[int, bool] = {}
         empty: dict[int, int] = {}
         alone: set[int] = set()  # shards whose server does not answer: a standby is not blamed for it
@@ -173,7 +176,7 @@ class Standbys:
             alone.add(shard.index)
             ended = process.state == "ended"
             if ended or health is not None or self._is_silent(shard.incarnation):
-                gone[shard.index] = ended
+                gone[shard.index] = ended and process.sure
             if health is not None and health.state == "waiting":
                 empty[shard.index] = health.incarnation
         unfit: dict[int, str] = {}
@@ -189,7 +192,7 @@ class Standbys:
         known = {s.incarnation for s in layout.shards} | {one.incarnation for one in standbys.values()}
         # Whoever changes standbys looks, too, at the same time.
         self._silent = {one: since for one, since in list(self._silent.items()) if one in known}
-        ended = [process.state == "ended" for process in processes[layout.n :]]
+        ended = [process.state == "ended" and process.sure for process in processes[layout.n :]]
         over = {index for index, is_over in zip(standbys, ended, strict=True) if is_over}
         self.seen = Sighting(gone, empty, healths, unfit, alone, over)
         return self.seen
@@ -331,9 +334,29 @@ class Standbys:
         # Who is started again from its log is another server then, and none has followed it.
         anew = seen.gone if coordinator.revives else ()
         missing = [i for i in range(layout.n) if i not in coordinator.state.standbys and i not in anew]
+        now = coordinator.clock()
+        self._later = {i: until for i, until in self._later.items() if i in missing}
+        together = [i for i in missing if i not in self._later]
+        failed: RowloomError | None = None
+        # Where there is no room for all, some may have room by themselves.
+        for some in [together, *([i] for i, until in self._later.items() if until <= now)]:
+            try:
+                yield from self._start(some)
+            except RowloomError as e:
+                failed = failed or e
+                later = now if len(some) > 1 else coordinator.clock() + AGAIN_S
+                self._later.update(dict.fromkeys(some, later))
+        if failed is not None:
+            raise failed
+
+    def _start(self, missing: Sequence[int]) -> Program:
+        """A standby for each of these shards."""
+        coordinator = self._coordinator
+        layout = coordinator.layout
         if not missing:
             return
-        keys, launched = yield from coordinator.launch(len(missing))
+        apart = [coordinator.state.keys[index] for index in missing]
+        keys, launched = yield from coordinator.launch(len(missing), apart)
         fresh = {
             index: Standby(
                 key, server.address, server.incarnation, layout.shards[index].incarnation, layout.epoch
@@ -459,6 +482,22 @@ def _take_place(coordinator: Coordinator, index: int, *, ended: bool) -> Program
         dataclasses.replace(state, layout=layout, keys=keys, standbys=standbys, surplus=surplus)
     )
     coordinator.ended |= {index} if ended else set()
+
+
+def _processes(
+    keys: Sequence[int], incarnations: Sequence[int], answers: Sequence[pb.HealthReply | None]
+) -> Program:
+    """Of servers, what the launcher knows of their processes; it is asked only about those that did not answer."""
+    silent = [
+        at
+        for at, (incarnation, health) in enumerate(zip(incarnations, answers, strict=True))
+        if health is None or health.incarnation != incarnation
+    ]
+    found = [ServerProcess("running")] * len(keys)
+    looked: list[ServerProcess] = (yield Look([keys[at] for at in silent])) if silent else []
+    for at, process in zip(silent, looked, strict=True):
+        found[at] = process
+    return found
 
 
 def _put_empty(coordinator: Coordinator, index: int, incarnation: int) -> Program:

@@ -167,11 +167,7 @@ def test_a_cluster_with_standbys_taken_up_with_a_file_without_them_left_its_shar
         again.stop()
 
 
-def test_standbys_that_do_not_go_with_the_rest_are_refused_live_with_the_words_of_the_config() -> None:
-    on_ray = parse({"name": "ads", "launcher": "ray"})
-    server = CoordinatorServer(on_ray, ThreadLauncher())
-    with pytest.raises(InvalidConfig, match=r"replicas.*needs `launcher: local`"):
-        server._parts.replicate('{"replicas": 1}')
+def test_standbys_that_there_cannot_be_are_refused_live_with_the_words_of_the_config() -> None:
     for text in ("[", "7", '{"replicas": 2}', '{"standby": {"mode": "later"}}'):
         with pytest.raises(InvalidConfig, match="replicas"):
             with_replicas(wanted(0), text)

@@ -37,7 +37,7 @@ class Launcher(ThreadLauncher):
         self.envs[key] = self.env
         return super().start(key)
 
-    def reserve(self, keys: Sequence[int]) -> None:
+    def reserve(self, keys: Sequence[int], apart: Sequence[int] = ()) -> None:
         usable = [n.id for n in self.there.values() if n.id not in self.avoided and not n.draining]
         for key in keys:
             taken = list(self.placed.values())
