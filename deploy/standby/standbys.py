@@ -494,7 +494,7 @@ def _processes(
         if health is None or health.incarnation != incarnation
     ]
     found = [ServerProcess("running")] * len(keys)
-    looked: list[ServerProcess] = (yield Look([keys[at] for at in silent])) if silent else []
+    looked: list[ServerProcess] = yield Look([keys[at] for at in silent])
     for at, process in zip(silent, looked, strict=True):
         found[at] = process
     return found

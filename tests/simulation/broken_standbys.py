@@ -41,7 +41,7 @@ def lab_without(seed: int, shards: int = 2) -> Lab:
 def in_step(lab: Lab) -> None:
     coordinator = lab.node.coordinator
     lab.world.run(
-        lambda: all(coordinator.state.standby_in_step(i) for i in range(coordinator.layout.n)), 1000.0
+        lambda: all(coordinator.state.standby_in_step(i) for i in range(coordinator.layout.n)), 100.0
     )
 
 
