@@ -26,12 +26,14 @@ class ServerProcess:
         node: where it is; empty: not known.
         pid: its number there; 0: not known.
         sure: that it has ended was seen; else its node was given up, where it may live on, out of reach.
+        incarnation: of the server in it; 0: not known.
     """
 
     state: Literal["running", "stopped", "ended", "unknown"]
     node: str = ""
     pid: int = 0
     sure: bool = True
+    incarnation: int = 0
 
     @property
     def alive(self) -> bool:

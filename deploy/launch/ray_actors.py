@@ -121,13 +121,16 @@ def coordinator_options(config: DeployConfig) -> dict[str, Any]:
     }
 
 
-def process_of(actor: Any) -> ServerProcess:
-    """What Ray's head knows of the process of an actor that does not answer. Asks only the head."""
+def process_of(actor: Any, *, comes_back: bool = True) -> ServerProcess:
+    """What Ray's head knows of the process of an actor that does not answer. Asks only the head.
+
+    comes_back: one that Ray starts again is nobody's loss yet; else its process has ended.
+    """
     try:
         from ray._private import state  # Ray's public way to ask needs its dashboard, which may not run
 
         info = cast(Any, state).actors(actor._actor_id.hex())
-        if info["State"] == "DEAD":
+        if info["State"] == "DEAD" or (info["State"] == "RESTARTING" and not comes_back):
             return ServerProcess("ended", sure=_is_seen(info["DeathCause"]))
         if info["State"] != "ALIVE":  # it is being started again
             return ServerProcess("unknown")

@@ -109,7 +109,10 @@ class RayLauncher:
         if apart:
             self._reserve_apart(keys, apart)
             return
-        placement, wanted = self._config.ray.placement, selector(self._config.ray.label_selector, self._avoided)
+        placement, wanted = (
+            self._config.ray.placement,
+            selector(self._config.ray.label_selector, self._avoided),
+        )
         group = self._group(keys, placement, wanted)
         self._await_room(group, keys, self._config.limits.start_timeout_s, placement)
 
@@ -258,8 +261,8 @@ class RayLauncher:
         try:
             found = self._info(actor, 2.0)
         except Unavailable:
-            return process_of(actor)
-        return ServerProcess("running", found.node, found.pid)
+            return process_of(actor, comes_back=not self.replicated)
+        return ServerProcess("running", found.node, found.pid, incarnation=found.incarnation)
 
     def stop(self, key: int, grace_s: float) -> None:
         """As `Launcher`."""
@@ -304,6 +307,18 @@ class RayLauncher:
     def here(self) -> str:
         """As `Nodes`."""
         return str(self.ray.get_runtime_context().get_node_id())
+
+    def may_part(self, keys: Sequence[int]) -> bool:
+        """As `Nodes`."""
+        with asking():
+            where = nodes_of_keys(self._config.name)
+        nodes = nodes_of_seats(self._config.name)
+        try:
+            dealt = self._dealt(keys)
+        except Unavailable:
+            return False
+        seats = [nodes[one] if isinstance(one, Seat) else one for one in dealt]
+        return all(seat != where[key] for key, seat in zip(keys, seats, strict=True))
 
     def check_room(self, count: int, without: Collection[str]) -> None:
         """As `Nodes`. Labels that the config wants are looked at where they are plain values."""

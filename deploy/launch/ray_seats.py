@@ -55,7 +55,9 @@ def nodes_of_keys(cluster: str) -> dict[int, str]:
     return {key: node for key, seat in seats_of(cluster).items() if (node := nodes.get(seat, ""))}
 
 
-def empty_seats(seats: Mapping[int, Seat], nodes: Mapping[Seat, str], live: Collection[int]) -> dict[Seat, str]:
+def empty_seats(
+    seats: Mapping[int, Seat], nodes: Mapping[Seat, str], live: Collection[int]
+) -> dict[Seat, str]:
     """Those on a node that no server has, and the node of each.
 
     Args:

@@ -60,6 +60,10 @@ class Nodes(Protocol):
         """Raise Unavailable if the other nodes have no room for so many servers now. without: ids of nodes."""
         ...
 
+    def may_part(self, keys: Sequence[int]) -> bool:
+        """Whether standbys of the servers under these keys would be on other nodes than those, if they started now."""
+        ...
+
     def avoid(self, ids: Collection[str]) -> None:
         """Start nothing on these any more. Raises InvalidRequest: this launcher cannot."""
         ...

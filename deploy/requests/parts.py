@@ -72,6 +72,7 @@ class Parts:
             environment=lambda: self.config.ray.runtime_env,
             renewed=self._renewed,
             leave=leave,
+            standbys=lambda: self.standbys,
         )
         self.snapshots = Snapshots(self._current, self.performer, config.storage, config.snapshots)
         self.watcher = Watcher(

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import RowloomError
+from ...proto.errors import RowloomError, in_words
 from ...proto.layout import ShardAddress
 from ..control.coordinator import Coordinator
 from ..control.effects import Calls, Look, Program, ServerCall
@@ -36,7 +36,9 @@ from ..control.surplus import expected_surplus
 from ..launch.launcher import ServerProcess
 
 ASK_S = 1.0  # what a server gets to answer here
-AGAIN_S = 5.0  # until a standby is asked for again for which there was no room: nothing else can change meanwhile
+AGAIN_S = (
+    5.0  # until a standby is asked for again for which there was no room: nothing else can change meanwhile
+)
 IN_STEP, FAILED = "in step", "failed"  # as in HealthReply, and in StandbyStatus
 
 
@@ -111,7 +113,8 @@ class Standbys:
         self.seen = Sighting()  # the last time
         self._told: dict[int, Told | None] = {}  # by shard; None: it may have heard what is no more
         self._silent: dict[int, float] = {}  # by incarnation, since when it does not answer
-        self._later: dict[int, float] = {}  # shards whose standby could not be started, until when it is not tried
+        # Shards whose standby could not be started: until when it is not tried again, and why it could not be.
+        self._later: dict[int, tuple[float, str]] = {}
 
     @property
     def kept(self) -> bool:
@@ -129,7 +132,8 @@ class Standbys:
         for shard in coordinator.layout.shards:
             index, health = shard.index, self.seen.healths.get(shard.index)
             if index not in coordinator.state.standbys:
-                words.append(f"shard {index} has no standby yet")
+                _, why = self._later.get(index, (0.0, ""))
+                words.append(f"shard {index} has no standby yet" + (f": {why}" if why else ""))
             elif coordinator.state.standby_in_step(index) is None:
                 rows = f", {health.standby_rows} rows are there" if health is not None else ""
                 why = f": {health.standby_error}" if health is not None and health.standby_error else ""
@@ -164,7 +168,10 @@ class Standbys:
         calls = [ServerCall(address, methods.HEALTH, ask) for address in addresses]
         answers = [_health(outcome) for outcome in (yield Calls(calls, ASK_S))]
         keys = [*state.keys, *(one.key for one in standbys.values())]
-        incarnations = [*(s.incarnation for s in layout.shards), *(one.incarnation for one in standbys.values())]
+        incarnations = [
+            *(s.incarnation for s in layout.shards),
+            *(one.incarnation for one in standbys.values()),
+        ]
         processes = yield from _processes(keys, incarnations, answers)
         gone: dict[int, bool] = {}
         empty: dict[int, int] = {}
@@ -312,6 +319,12 @@ class Standbys:
         yield from self._drop(self._over(seen))
         yield from self._tell()
 
+    def leave(self, indices: Collection[int]) -> Program:
+        """The standbys of these shards end, as their nodes are to be left, or for better ones; `keep` makes others."""
+        with expected_surplus(self._coordinator):
+            yield from self.look()
+            yield from self._drop(indices)
+
     def _over(self, seen: Sighting) -> Collection[int]:
         """The standbys that go: those that are none any more; where there are to be none, the others too.
 
@@ -335,17 +348,17 @@ class Standbys:
         anew = seen.gone if coordinator.revives else ()
         missing = [i for i in range(layout.n) if i not in coordinator.state.standbys and i not in anew]
         now = coordinator.clock()
-        self._later = {i: until for i, until in self._later.items() if i in missing}
+        self._later = {i: told for i, told in self._later.items() if i in missing}
         together = [i for i in missing if i not in self._later]
         failed: RowloomError | None = None
         # Where there is no room for all, some may have room by themselves.
-        for some in [together, *([i] for i, until in self._later.items() if until <= now)]:
+        for some in [together, *([i] for i, (until, _) in self._later.items() if until <= now)]:
             try:
                 yield from self._start(some)
             except RowloomError as e:
                 failed = failed or e
                 later = now if len(some) > 1 else coordinator.clock() + AGAIN_S
-                self._later.update(dict.fromkeys(some, later))
+                self._later.update(dict.fromkeys(some, (later, in_words(e))))
         if failed is not None:
             raise failed
 
@@ -496,7 +509,8 @@ def _processes(
     found = [ServerProcess("running")] * len(keys)
     looked: list[ServerProcess] = yield Look([keys[at] for at in silent])
     for at, process in zip(silent, looked, strict=True):
-        found[at] = process
+        another = process.incarnation not in (0, incarnations[at])  # the launcher started it again
+        found[at] = ServerProcess("ended", sure=False) if another else process
     return found
 
 
