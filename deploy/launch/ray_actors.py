@@ -162,7 +162,7 @@ def _is_seen(cause: Any) -> bool:
     if cause.HasField("oom_context"):
         return True
     died = cause.actor_died_error_context
-    return type(died).Reason.Name(died.reason) == "WORKER_DIED"
+    return bool(died.reason == died.WORKER_DIED)
 
 
 def end_actor(

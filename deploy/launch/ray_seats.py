@@ -7,7 +7,7 @@ took a bundle that its group's name does not say, is kept by Ray, for the next c
 """
 
 # Ray's key-value store has no public names.
-# pyright: reportPrivateUsage=false
+# pyright: reportPrivateUsage=false, reportUnnecessaryComparison=false
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ class Draining:
         return sorted(index for index, one in standbys.items() if where.get(one.key) == node)
 
     def _leave_by_standbys(self, nodes: Nodes, left: Collection[str]) -> None:
-        """Standbys on nodes that are left end; others are made where they may be. What fails is done by a later look."""
+        """Standbys on nodes that are left end; others are made where they may be. A later look does what fails."""
         try:
             self._replace([index for node in sorted(left) for index in self._standbys_on(nodes, node)])
         except RowloomError as e:
