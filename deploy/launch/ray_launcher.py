@@ -90,6 +90,11 @@ class ShardActor:
         self._server.stop(grace_s)
 
 
+def _look_on_node(token: Token) -> None:
+    """As `check_token`, on the node of the task that this is."""
+    check_token(token, node_here())
+
+
 class RayLauncher:
     """Shard servers as detached actors. Used inside the coordinator's actor, or in any process attached to Ray."""
 
@@ -142,8 +147,24 @@ class RayLauncher:
         )
 
     def check_standbys(self, keys: Sequence[int]) -> None:
-        """As `Launcher`."""
-        self._dealt(keys)
+        """As `Launcher`; with logs, also that the nodes where standbys would be see them."""
+        dealt = self._dealt(keys)
+        logs = logs_of(self._config)
+        if logs is None:
+            return
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        places = nodes_of_seats(self._config.name)
+        nodes = {places[one] if isinstance(one, Seat) else one for one in dealt}
+        look = self.ray.remote(_look_on_node).options(num_cpus=0, runtime_env=dict(self._runtime_env) or None)
+        with token_in(logs.root) as token:
+            asked = [
+                look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+                    token
+                )
+                for node in sorted(nodes)
+            ]
+            self._shared(asked, standby=True)
 
     def _dealt(self, apart: Sequence[int]) -> list[Seat | str]:
         """As `deal`, for standbys of the servers under these keys."""
@@ -212,19 +233,19 @@ class RayLauncher:
         )
         self._ids[key] = actor._actor_id.hex()
         launched = self._info(actor, self._config.limits.start_timeout_s)
-        self._check_shared(actor)
+        logs = logs_of(self._config)
+        if logs is not None:  # its node must have their folder
+            with token_in(logs.root) as token:
+                self._shared([actor.check_shared.remote(token)], standby=self.replicated)
         return launched
 
-    def _check_shared(self, actor: Any) -> None:
-        """That a server's node has the folder of the logs. Raises Unavailable: it has not."""
-        logs = logs_of(self._config)
-        if logs is None:
-            return
-        with token_in(logs.root) as token:
-            try:
-                self.ray.get(actor.check_shared.remote(token), timeout=GET_TIMEOUT_S)
-            except self.ray.exceptions.RayError as e:
-                raise Unavailable(f"rows cannot be kept: {reason(e)}") from e
+    def _shared(self, asked: Sequence[Any], *, standby: bool) -> None:
+        """Raises Unavailable: one of these answers that its node does not share the folder of the logs."""
+        try:
+            self.ray.get(list(asked), timeout=GET_TIMEOUT_S)
+        except self.ray.exceptions.RayError as e:
+            more = "; a standby is on another node than its shard, whose log it takes" if standby else ""
+            raise Unavailable(f"rows cannot be kept: {reason(e)}{more}") from e
 
     def _place(self, key: int) -> tuple[Any, int]:
         from ray.util.placement_group import get_placement_group

@@ -28,12 +28,13 @@ from dataclasses import dataclass, field
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import RowloomError, in_words
-from ...proto.layout import ShardAddress
 from ..control.coordinator import Coordinator
-from ..control.effects import Calls, Look, Program, ServerCall
+from ..control.effects import Calls, Program, ServerCall
 from ..control.state import Standby
 from ..control.surplus import expected_surplus
 from ..launch.launcher import ServerProcess
+from .looking import health_in, processes_of
+from .places import put_empty, take_place
 
 ASK_S = 1.0  # what a server gets to answer here
 AGAIN_S = (
@@ -166,13 +167,13 @@ class Standbys:
         ask = pb.HealthRequest().SerializeToString()
         addresses = [s.address for s in layout.shards] + [one.address for one in standbys.values()]
         calls = [ServerCall(address, methods.HEALTH, ask) for address in addresses]
-        answers = [_health(outcome) for outcome in (yield Calls(calls, ASK_S))]
+        answers = [health_in(outcome) for outcome in (yield Calls(calls, ASK_S))]
         keys = [*state.keys, *(one.key for one in standbys.values())]
         incarnations = [
             *(s.incarnation for s in layout.shards),
             *(one.incarnation for one in standbys.values()),
         ]
-        processes = yield from _processes(keys, incarnations, answers)
+        processes = yield from processes_of(keys, incarnations, answers)
         gone: dict[int, bool] = {}
         empty: dict[int, int] = {}
         alone: set[int] = set()  # shards whose server does not answer: a standby is not blamed for it
@@ -289,7 +290,7 @@ class Standbys:
                 taken.append(index)
         for index, incarnation in seen.empty.items():
             if index not in taken and self._coordinator.state.standby_in_step(index) is None:
-                yield from _put_empty(self._coordinator, index, incarnation)
+                yield from put_empty(self._coordinator, index, incarnation)
         if taken:  # what else was seen is old: the next look is soon
             return taken
         yield from self._drop(self._over(seen))
@@ -471,57 +472,10 @@ class Standbys:
         ended: that one has ended for certain. Else the standby waits until it serves no more.
         """
         coordinator = self._coordinator
-        yield from _take_place(coordinator, index, ended=ended)
+        yield from take_place(coordinator, index, ended=ended)
         if coordinator.revives:  # the standby serves when it has the log
             with contextlib.suppress(RowloomError):
                 yield from coordinator.stop_surplus()
         yield from coordinator.adopt(0.0 if ended or coordinator.revives else self.rules.lease_s)
         with contextlib.suppress(RowloomError):  # it stays surplus
             yield from coordinator.stop_surplus()
-
-
-def _take_place(coordinator: Coordinator, index: int, *, ended: bool) -> Program:
-    """Store that a standby which is in step serves its shard, whose old server is surplus. `adopt` must follow.
-
-    ended: that one has ended for certain.
-    """
-    state, standby = coordinator.state, coordinator.state.standbys[index]
-    keys, shards = list(state.keys), list(coordinator.layout.shards)
-    surplus = [*state.surplus, keys[index]]
-    keys[index], shards[index] = standby.key, ShardAddress(index, standby.address, standby.incarnation)
-    layout = dataclasses.replace(coordinator.layout, shards=tuple(shards))
-    standbys = {i: one for i, one in state.standbys.items() if i != index}
-    yield from coordinator.commit(
-        dataclasses.replace(state, layout=layout, keys=keys, standbys=standbys, surplus=surplus)
-    )
-    coordinator.ended |= {index} if ended else set()
-
-
-def _processes(
-    keys: Sequence[int], incarnations: Sequence[int], answers: Sequence[pb.HealthReply | None]
-) -> Program:
-    """Of servers, what the launcher knows of their processes; it is asked only about those that did not answer."""
-    silent = [
-        at
-        for at, (incarnation, health) in enumerate(zip(incarnations, answers, strict=True))
-        if health is None or health.incarnation != incarnation
-    ]
-    found = [ServerProcess("running")] * len(keys)
-    looked: list[ServerProcess] = yield Look([keys[at] for at in silent])
-    for at, process in zip(silent, looked, strict=True):
-        another = process.incarnation not in (0, incarnations[at])  # the launcher started it again
-        found[at] = ServerProcess("ended", sure=False) if another else process
-    return found
-
-
-def _put_empty(coordinator: Coordinator, index: int, incarnation: int) -> Program:
-    """A shard's server has started anew at its address, and nobody has its rows: it is to say so."""
-    shards = list(coordinator.layout.shards)
-    shards[index] = dataclasses.replace(shards[index], incarnation=incarnation)
-    layout = dataclasses.replace(coordinator.layout, shards=tuple(shards))
-    yield from coordinator.commit(dataclasses.replace(coordinator.state, layout=layout))
-    coordinator.doubt([index])
-
-
-def _health(outcome: bytes | RowloomError) -> pb.HealthReply | None:
-    return None if isinstance(outcome, RowloomError) else pb.HealthReply.FromString(outcome)

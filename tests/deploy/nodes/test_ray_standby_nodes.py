@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import time
+from contextlib import nullcontext
 
 import pytest
 from ray_trained import SPEC, shown, trained
@@ -21,13 +22,16 @@ from rowloom.proto.errors import Unavailable
 ray = pytest.importorskip("ray")
 
 from rowloom.deploy.launch.ray_actors import actors_of, groups_of  # noqa: E402
+from rowloom.deploy.launch.ray_launcher import RayLauncher  # noqa: E402
 from rowloom.deploy.launch.ray_seats import seats_of  # noqa: E402
+from rowloom.deploy.launch.shared_folder import Token  # noqa: E402
 from rowloom.deploy.nodes.ray_nodes import nodes_of_ray  # noqa: E402
 from rowloom.deploy.operate.ray_clusters import down_ray, up_ray  # noqa: E402
 
 # Four raylets, of which some are killed: on two cores Ray takes minutes. By hand: `pytest -m slow` of this file.
 # What is ignored is of what Ray's test cluster leaves open.
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+STALE = Token("/nowhere/logs/token-1", "written on another machine")
 HEAD, FIRST, SECOND, THIRD, FOURTH = (f"127.0.0.{number}" for number in range(50, 55))
 
 
@@ -44,7 +48,9 @@ def pairs(name: str) -> list[tuple[str, str]]:
     """Of each shard that serves, the addresses of its node and of its standby's, which is in step."""
     with contextlib.suppress(Unavailable, ValueError, ray.exceptions.RayError):
         shards = shown(name)["shards"]
-        if all(s["health"] == "serving" and s["standby"] and s["standby"]["state"] == "in step" for s in shards):
+        if all(
+            s["health"] == "serving" and s["standby"] and s["standby"]["state"] == "in step" for s in shards
+        ):
             return [(node_of(shard), node_of(shard["standby"])) for shard in shards]
     return []
 
@@ -124,19 +130,26 @@ def test_a_node_that_ray_takes_away_is_left_by_standbys_too(nodes, ram):
     nodes.add(FOURTH)
 
 
-@pytest.mark.parametrize("name", ["ram", "kept"])
-def test_a_node_that_is_killed_with_a_shard_and_the_standby_of_another_costs_no_call(nodes, name, request):
-    request.getfixturevalue(name)
-    until(lambda: protected(name))
-    killed = next((a for a, _ in pairs(name) if a in {b for _, b in pairs(name)}), pairs(name)[0][0])
-    with trained(name) as trainer:
-        nodes.kill(killed)
-        trainer.goes_on()
+@pytest.mark.parametrize("durability", ["memory", "process"])
+def test_a_node_that_is_killed_with_a_shard_and_the_standby_of_another_costs_no_call(
+    nodes, tmp_path, durability
+):
+    kept = {"storage": str(tmp_path), "durability": durability}
+    up_ray(config_of("three", shards=3, **kept))
+    try:
+        until(lambda: protected("three"))
+        killed = next(node for node, _ in pairs("three") if node in {other for _, other in pairs("three")})
+        with trained("three") as trainer:
+            nodes.kill(killed)
+            trainer.goes_on()
+            until(lambda: protected("three", killed))
         nodes.add(killed)
-        until(lambda: protected(name))
+    finally:
+        down_ray("three")
+    assert (actors_of("three"), groups_of("three"), seats_of("three")) == ([], [], {})
 
 
-def test_a_standby_takes_the_log_of_its_shard_and_when_both_end_the_log_is_read(kept):
+def test_a_standby_takes_the_log_of_its_shard_and_when_both_end_the_log_is_read(nodes, kept):
     until(lambda: protected(kept))
     with trained(kept) as trainer:
         for both in (False, True):
@@ -146,3 +159,14 @@ def test_a_standby_takes_the_log_of_its_shard_and_when_both_end_the_log_is_read(
                 kill(shard["standby"]["pid"])
             trainer.goes_on()
             until(lambda: protected(kept))
+
+
+def test_standbys_that_would_not_see_the_logs_of_their_shards_are_refused_with_the_folder(kept, monkeypatch):
+    until(lambda: protected(kept))
+    launcher = RayLauncher(config_of(kept, storage="/nowhere", durability="process"))
+    keys = sorted(launcher.keys())[:1]
+    monkeypatch.setattr("rowloom.deploy.launch.ray_launcher.token_in", lambda folder: nullcontext(STALE))
+    with pytest.raises(
+        Unavailable, match=r"does not see what .* in /nowhere/logs.*; a standby is on another node"
+    ):
+        launcher.check_standbys(keys)

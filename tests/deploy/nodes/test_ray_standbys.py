@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 
-import numpy as np
 import pytest
 from ray_trained import IDS, SPEC, shown, trained
 from raylets import POOL, raylets
@@ -33,7 +32,14 @@ HEAD, SECOND, THIRD = "127.0.0.40", "127.0.0.41", "127.0.0.42"
 
 def config_of(name: str, **changes):
     ray_section = {"label_selector": POOL, **changes.pop("ray", {})}
-    given = {"name": name, "shards": 2, "replicas": 1, "launcher": "ray", "tables": [SPEC], "ray": ray_section}
+    given = {
+        "name": name,
+        "shards": 2,
+        "replicas": 1,
+        "launcher": "ray",
+        "tables": [SPEC],
+        "ray": ray_section,
+    }
     return parse({**given, "security": {"insecure": True}, **changes})
 
 
