@@ -65,13 +65,19 @@ def deal(primaries: Sequence[str], room: Room) -> list[Seat | str]:
             seat = min(seats, key=lambda seat: (servers[empty[seat]], seat))
             node, found[at] = empty.pop(seat), seat
         elif nodes:
-            node = min(nodes, key=lambda node: (servers[node], -free[node], node))
+            node = min(nodes, key=lambda node: (servers[node], _steps(primaries[at], node, room)))
             free[node] -= 1
             found[at] = node
         else:
             raise Unavailable(_full(primaries[at], room))
         servers[node] += 1
     return [found[at] for at in range(len(primaries))]
+
+
+def _steps(begin: str, end: str, room: Room) -> int:
+    """How far it is around all nodes: where each takes the next, none is left out."""
+    ring = sorted({begin, *(node.id for node in room.nodes)})
+    return (ring.index(end) - ring.index(begin)) % len(ring)
 
 
 def _full(primary: str, room: Room) -> str:

@@ -35,7 +35,9 @@ def beside_in_words(state: dict[str, Any]) -> str:
     """Of a `summary`, which shards have their standby on their own node of Ray; empty: none has."""
     if state["launcher"] != "ray":  # elsewhere there is one machine only
         return ""
-    beside = [s["index"] for s in state["shards"] if s["standby"] and s["node"] == s["standby"]["node"] != ""]
+    beside = [
+        s["index"] for s in state["shards"] if s.get("standby") and s["node"] == s["standby"]["node"] != ""
+    ]
     if not beside:
         return ""
     are = "is on the node of its shard" if len(beside) == 1 else "are on the nodes of their shards"
