@@ -156,14 +156,12 @@ class RayLauncher:
 
         places = nodes_of_seats(self._config.name)
         nodes = {places[one] if isinstance(one, Seat) else one for one in dealt}
-        look = self.ray.remote(_look_on_node).options(num_cpus=0, runtime_env=dict(self._runtime_env) or None)
+        look, asked = self.ray.remote(_look_on_node), list[Any]()
         with token_in(logs.root) as token:
-            asked = [
-                look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-                    token
-                )
-                for node in sorted(nodes)
-            ]
+            for node in sorted(nodes):
+                there = NodeAffinitySchedulingStrategy(node, soft=False)
+                given = {"num_cpus": 0, "runtime_env": dict(self._runtime_env) or None, "max_retries": 0}
+                asked.append(look.options(scheduling_strategy=there, **given).remote(token))
             self._shared(asked, standby=True)
 
     def _dealt(self, apart: Sequence[int]) -> list[Seat | str]:

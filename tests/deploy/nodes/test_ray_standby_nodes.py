@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import time
-from contextlib import nullcontext
 
 import pytest
 from ray_trained import SPEC, shown, trained
@@ -22,16 +21,13 @@ from rowloom.proto.errors import Unavailable
 ray = pytest.importorskip("ray")
 
 from rowloom.deploy.launch.ray_actors import actors_of, groups_of  # noqa: E402
-from rowloom.deploy.launch.ray_launcher import RayLauncher  # noqa: E402
 from rowloom.deploy.launch.ray_seats import seats_of  # noqa: E402
-from rowloom.deploy.launch.shared_folder import Token  # noqa: E402
 from rowloom.deploy.nodes.ray_nodes import nodes_of_ray  # noqa: E402
 from rowloom.deploy.operate.ray_clusters import down_ray, up_ray  # noqa: E402
 
 # Four raylets, of which some are killed: on two cores Ray takes minutes. By hand: `pytest -m slow` of this file.
 # What is ignored is of what Ray's test cluster leaves open.
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
-STALE = Token("/nowhere/logs/token-1", "written on another machine")
 HEAD, FIRST, SECOND, THIRD, FOURTH = (f"127.0.0.{number}" for number in range(50, 55))
 
 
@@ -159,14 +155,3 @@ def test_a_standby_takes_the_log_of_its_shard_and_when_both_end_the_log_is_read(
                 kill(shard["standby"]["pid"])
             trainer.goes_on()
             until(lambda: protected(kept))
-
-
-def test_standbys_that_would_not_see_the_logs_of_their_shards_are_refused_with_the_folder(kept, monkeypatch):
-    until(lambda: protected(kept))
-    launcher = RayLauncher(config_of(kept, storage="/nowhere", durability="process"))
-    keys = sorted(launcher.keys())[:1]
-    monkeypatch.setattr("rowloom.deploy.launch.ray_launcher.token_in", lambda folder: nullcontext(STALE))
-    with pytest.raises(
-        Unavailable, match=r"does not see what .* in /nowhere/logs.*; a standby is on another node"
-    ):
-        launcher.check_standbys(keys)

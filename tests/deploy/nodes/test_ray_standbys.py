@@ -6,6 +6,7 @@ See `raylets.py` for the nodes.
 import contextlib
 import os
 import signal
+from contextlib import nullcontext
 
 import pytest
 from ray_trained import IDS, SPEC, shown, trained
@@ -22,11 +23,14 @@ from rowloom.proto.errors import Unavailable
 ray = pytest.importorskip("ray")
 
 from rowloom.deploy.launch.ray_actors import actors_of, groups_of  # noqa: E402
+from rowloom.deploy.launch.ray_launcher import RayLauncher  # noqa: E402
 from rowloom.deploy.launch.ray_seats import seats_of  # noqa: E402
+from rowloom.deploy.launch.shared_folder import Token  # noqa: E402
 from rowloom.deploy.operate.ray_clusters import down_ray, up_ray  # noqa: E402
 
 # What is ignored is of what Ray's test cluster leaves open.
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+STALE = Token("/nowhere/logs/token-1", "written on another machine")
 HEAD, SECOND, THIRD = "127.0.0.40", "127.0.0.41", "127.0.0.42"
 
 
@@ -156,6 +160,17 @@ def test_another_number_of_shards_has_standbys_again(ram):
         for shards in (3, 2):
             remote.scale(shards)
             until(lambda count=shards: in_step(ram) and len(servers(ram)) == 1 + 2 * count)
+
+
+def test_standbys_that_would_not_see_the_logs_of_their_shards_are_refused_with_the_folder(ram, monkeypatch):
+    until(lambda: in_step(ram))
+    launcher = RayLauncher(config_of(ram, storage="/nowhere", durability="process"))
+    keys = sorted(launcher.keys())[:1]
+    monkeypatch.setattr("rowloom.deploy.launch.ray_launcher.token_in", lambda folder: nullcontext(STALE))
+    with pytest.raises(
+        Unavailable, match=r"does not see what .* in /nowhere/logs.*; a standby is on another node"
+    ):
+        launcher.check_standbys(keys)
 
 
 def test_servers_that_were_started_without_standbys_lose_nothing_either(nodes):
