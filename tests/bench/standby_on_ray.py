@@ -83,6 +83,10 @@ def shards() -> list[dict]:
         return summary(remote.status())["shards"]
 
 
+def servers() -> list[dict]:
+    return [server for shard in shards() for server in (shard, shard["standby"])]
+
+
 def are_in_step() -> bool:
     try:
         return all(
@@ -116,7 +120,10 @@ def measure(args: argparse.Namespace, nodes, folder: str) -> None:
         if kind == "process":
             os.kill(shard["pid"], signal.SIGKILL)
         else:
+            there = [server["pid"] for server in servers() if server["address"].startswith(f"{node}:")]
             nodes.kill(node)
+            for pid in there:  # a raylet's workers end some time after it; those of a machine do not
+                os.kill(pid, signal.SIGKILL)
         reader.pull(np.arange(number % SHARDS, args.rows, SHARDS)[:10])
         away_s[kind].append(time.perf_counter() - began)
         print(f"{kind}: away for {away_s[kind][-1]:.2f} s", file=sys.stderr)

@@ -20,7 +20,9 @@ from rowloom.proto.errors import Unavailable
 
 ray = pytest.importorskip("ray")
 
+from rowloom.deploy.launch.launcher import ServerProcess  # noqa: E402
 from rowloom.deploy.launch.ray_actors import actors_of, groups_of  # noqa: E402
+from rowloom.deploy.launch.ray_launcher import RayLauncher  # noqa: E402
 from rowloom.deploy.launch.ray_seats import seats_of  # noqa: E402
 from rowloom.deploy.nodes.ray_nodes import nodes_of_ray  # noqa: E402
 from rowloom.deploy.operate.ray_clusters import down_ray, up_ray  # noqa: E402
@@ -135,10 +137,13 @@ def test_a_node_that_is_killed_with_a_shard_and_the_standby_of_another_costs_no_
     try:
         until(lambda: protected("three"))
         killed = next(node for node, _ in pairs("three") if node in {other for _, other in pairs("three")})
+        launcher = RayLauncher(config_of("three", shards=3, **kept))
+        key = next(key for key in sorted(launcher.keys()) if launcher.look(key).node.startswith(killed))
         with trained("three") as trainer:
             nodes.kill(killed)
             trainer.goes_on()
             until(lambda: protected("three", killed))
+        assert launcher.look(key) == ServerProcess("ended", sure=False)  # it may have been cut off only
         nodes.add(killed)
     finally:
         down_ray("three")
@@ -155,3 +160,13 @@ def test_a_standby_takes_the_log_of_its_shard_and_when_both_end_the_log_is_read(
                 kill(shard["standby"]["pid"])
             trainer.goes_on()
             until(lambda: protected(kept))
+
+
+def test_a_server_that_ends_while_the_head_is_away_is_replaced_when_that_is_back(nodes, kept):
+    until(lambda: protected(kept))
+    with trained(kept) as trainer:
+        pid = shown(kept)["shards"][0]["pid"]
+        with nodes.head_away():
+            kill(pid)
+        trainer.goes_on()
+        until(lambda: protected(kept))

@@ -22,6 +22,7 @@ from rowloom.proto.errors import Unavailable
 
 ray = pytest.importorskip("ray")
 
+from rowloom.deploy.launch.launcher import ServerProcess  # noqa: E402
 from rowloom.deploy.launch.ray_actors import actors_of, groups_of  # noqa: E402
 from rowloom.deploy.launch.ray_launcher import RayLauncher  # noqa: E402
 from rowloom.deploy.launch.ray_seats import seats_of  # noqa: E402
@@ -110,9 +111,13 @@ def test_a_standby_is_on_another_node_and_takes_the_place_of_a_server_that_is_ki
     assert sorted(map(node_of, before)) == [SECOND, THIRD]
     with trained(ram) as trainer:
         for index in (0, 1, 0):
-            kill(shown(ram)["shards"][index]["pid"])
+            pid = shown(ram)["shards"][index]["pid"]
+            key = next(int(a.rpartition("-")[2]) for a, one in servers(ram).items() if one == pid)
+            kill(pid)
             trainer.goes_on()
             until(lambda: in_step(ram))
+            # Its node has seen it end, so nobody waited for it to serve no more; also as another process asks.
+            assert RayLauncher(config_of(ram)).look(key) == ServerProcess("ended", sure=True)
     after = shown(ram)["shards"]
     # Thrice: a server that was killed leaves its bundle to the next standby, so none is set aside for nobody.
     assert [s["pid"] for s in after if s["pid"] in {b["pid"] for b in before}] == []
