@@ -42,6 +42,10 @@ from .ray_session import NAMESPACE, ray_module, reason
 from .shared_folder import Token, check_token, token_in
 
 BEYOND_S = 2.0  # that a server may take to say that it has stopped, beyond the grace of its calls
+ANSWER_S = 2.0  # that a server gets to say that it is there
+SUSPECTED_S = (
+    30.0  # no standby goes to a node where a server did not answer: Ray may not know yet that it has ended
+)
 ROOM_S = 3.0  # for a standby to find room: while it is waited for, nothing else of the cluster changes
 LOOK_S = 0.1  # between two looks for it
 
@@ -103,6 +107,7 @@ class RayLauncher:
         self.replicated = bool(config.replicas)
         self._ids: dict[int, str] = {}  # by key, Ray's own name of an actor that was seen
         self._full = False  # there was no room for a standby the last time
+        self._suspects: dict[str, float] = {}  # nodes where a server did not answer, until when that counts
         self._avoided: Collection[str] = ()
         self._runtime_env: Mapping[str, object] = config.ray.runtime_env
         self.ray = ray_module()
@@ -174,10 +179,11 @@ class RayLauncher:
                     f"Ray has yet to say on which node shard server {lost[0]} is, so its standby waits"
                 )
             live = self.keys()
+            off = [node for node, until in list(self._suspects.items()) if time.monotonic() < until]
             bundle, nodes = bundle_of(self._config), self._labelled(nodes_of_ray(ended=True))
             room = Room(
                 bundle,
-                [n for n in nodes if n.alive and not n.draining and n.id not in self._avoided],
+                [n for n in nodes if n.alive and not n.draining and n.id not in (*self._avoided, *off)],
                 sum(could_hold(bundle, node) for node in nodes),
                 empty_seats(seats, nodes_of_seats(self._config.name), live),
                 Counter(node for key, node in where.items() if key in live),
@@ -263,7 +269,7 @@ class RayLauncher:
         """As `Launcher`."""
         try:
             actor = self.ray.get_actor(f"{self._config.name}/shard-{key}", NAMESPACE)
-            return self._info(actor, 2.0)
+            return self._info(actor, ANSWER_S)
         except (ValueError, Unavailable):
             return None  # no actor of that name, or it does not answer: it may be restarting
 
@@ -278,15 +284,30 @@ class RayLauncher:
             return ServerProcess("unknown")
         self._ids[key] = actor._actor_id.hex()
         try:
-            found = self._info(actor, 2.0)
+            found = self._info(actor, ANSWER_S)
         except Unavailable:
-            return process_of(actor, comes_back=not self.replicated)
+            known = process_of(actor, comes_back=not self.replicated)
+            if known.state == "running":
+                self._suspect(key)
+            return known
         return ServerProcess("running", found.node, found.pid, incarnation=found.incarnation)
+
+    def _suspect(self, key: int) -> None:
+        """A server did not answer: its node may have ended, which Ray will know later."""
+        with contextlib.suppress(Exception):  # Ray does not answer either
+            node = nodes_of_keys(self._config.name).get(key)
+            if node is not None:
+                self._suspects[node] = time.monotonic() + SUSPECTED_S
 
     def stop(self, key: int, grace_s: float) -> None:
         """As `Launcher`."""
         name = f"{self._config.name}/shard-{key}"
-        end_actor(self.ray, name, lambda actor: actor.stop.remote(grace_s), grace_s + BEYOND_S)
+        # One that does not answer is not asked: until Ray takes its node for dead, that would take all of its grace.
+
+        def ask(actor: Any) -> Any:
+            return actor.stop.remote(grace_s)
+
+        end_actor(self.ray, name, ask if self.find(key) is not None else None, grace_s + BEYOND_S)
         self._remove_empty_groups()
 
     def close(self) -> None:

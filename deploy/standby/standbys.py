@@ -283,11 +283,7 @@ class Standbys:
             return (yield from self._keep(seen))
 
     def _keep(self, seen: Sighting) -> Program:
-        taken: list[int] = []
-        for index, ended in seen.gone.items():
-            if self._can_take_over(index, seen):
-                yield from self._take_over(index, ended=ended)
-                taken.append(index)
+        taken = yield from self._take_over(seen)
         for index, incarnation in seen.empty.items():
             if index not in taken and self._coordinator.state.standby_in_step(index) is None:
                 yield from put_empty(self._coordinator, index, incarnation)
@@ -309,9 +305,7 @@ class Standbys:
     def take_up(self) -> Program:
         """As a coordinator begins: who is in step takes its place, and who is none any more is in nobody's way."""
         seen = yield from self.look()
-        for index, ended in seen.gone.items():
-            if self._can_take_over(index, seen):
-                yield from self._take_over(index, ended=ended)
+        yield from self._take_over(seen)
         yield from self._drop(seen.unfit)
 
     def settle(self) -> Program:
@@ -466,16 +460,22 @@ class Standbys:
 
     # ----------------------------------------------------------------------------------------------------- taking over
 
-    def _take_over(self, index: int, *, ended: bool) -> Program:
-        """Put a shard's standby in the place of its server.
+    def _take_over(self, seen: Sighting) -> Program:
+        """Put standbys in the place of servers that are gone, all at once: a node takes several. Returns the shards.
 
-        ended: that one has ended for certain. Else the standby waits until it serves no more.
+        Where one is not known to have ended for certain, its standby waits until it serves no more.
         """
         coordinator = self._coordinator
-        yield from take_place(coordinator, index, ended=ended)
+        taken = [index for index in seen.gone if self._can_take_over(index, seen)]
+        if not taken:
+            return taken
+        for index in taken:
+            yield from take_place(coordinator, index, ended=seen.gone[index])
         if coordinator.revives:  # the standby serves when it has the log
             with contextlib.suppress(RowloomError):
                 yield from coordinator.stop_surplus()
-        yield from coordinator.adopt(0.0 if ended or coordinator.revives else self.rules.lease_s)
+        wait = not coordinator.revives and not all(seen.gone[index] for index in taken)
+        yield from coordinator.adopt(self.rules.lease_s if wait else 0.0)
         with contextlib.suppress(RowloomError):  # it stays surplus
             yield from coordinator.stop_surplus()
+        return taken
