@@ -14,7 +14,7 @@ from ...proto.errors import Unavailable
 from ...server.metrics.log_lines import name_process
 from ..config.config import DeployConfig
 from ..config.words import counted
-from ..nodes.apart import Room, deal
+from ..nodes.apart import StandbyRoom, deal
 from ..nodes.nodes import Node, check_fits, could_hold
 from ..nodes.ray_nodes import NODE_ID, nodes_of_ray, selector, selects
 from .keeping import logs_of, snapshots_of
@@ -37,7 +37,7 @@ from .ray_actors import (
 )
 from .ray_arguments import packed_for_shard, unpacked
 from .ray_room import bundle_of
-from .ray_seats import Seat, empty_seats, leave, nodes_of_keys, nodes_of_seats, seats_of, take
+from .ray_seats import ShardSeat, empty_seats, leave, nodes_of_keys, nodes_of_seats, seats_of, take
 from .ray_session import NAMESPACE, ray_module, reason
 from .shared_folder import Token, check_token, token_in
 
@@ -160,7 +160,7 @@ class RayLauncher:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         places = nodes_of_seats(self._config.name)
-        nodes = {places[one] if isinstance(one, Seat) else one for one in dealt}
+        nodes = {places[one] if isinstance(one, ShardSeat) else one for one in dealt}
         look, asked = self.ray.remote(_look_on_node), list[Any]()
         with token_in(logs.root) as token:
             for node in sorted(nodes):
@@ -169,7 +169,7 @@ class RayLauncher:
                 asked.append(look.options(scheduling_strategy=there, **given).remote(token))
             self._shared(asked, standby=True)
 
-    def _dealt(self, apart: Sequence[int]) -> list[Seat | str]:
+    def _dealt(self, apart: Sequence[int]) -> list[ShardSeat | str]:
         """As `deal`, for standbys of the servers under these keys."""
         with asking():
             where, seats = nodes_of_keys(self._config.name), seats_of(self._config.name)
@@ -181,7 +181,7 @@ class RayLauncher:
             live = self.keys()
             off = [node for node, until in list(self._suspects.items()) if time.monotonic() < until]
             bundle, nodes = bundle_of(self._config), self._labelled(nodes_of_ray(ended=True))
-            room = Room(
+            room = StandbyRoom(
                 bundle,
                 [n for n in nodes if n.alive and not n.draining and n.id not in (*self._avoided, *off)],
                 sum(could_hold(bundle, node) for node in nodes),
@@ -204,7 +204,7 @@ class RayLauncher:
         self._full = False
         groups: list[Any] = []
         for key, seat in zip(keys, dealt, strict=True):
-            if isinstance(seat, Seat):
+            if isinstance(seat, ShardSeat):
                 take(self._config.name, key, seat)
             else:
                 groups.append(self._group([key], "PACK", {NODE_ID: seat}))
@@ -357,7 +357,7 @@ class RayLauncher:
             dealt = self._dealt(keys)
         except Unavailable:
             return False
-        seats = [nodes[one] if isinstance(one, Seat) else one for one in dealt]
+        seats = [nodes[one] if isinstance(one, ShardSeat) else one for one in dealt]
         return all(seat != where[key] for key, seat in zip(keys, seats, strict=True))
 
     def check_room(self, count: int, without: Collection[str]) -> None:

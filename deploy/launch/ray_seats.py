@@ -19,30 +19,30 @@ from .ray_actors import groups_of
 _NAMESPACE = b"rowloom"
 
 
-class Seat(NamedTuple):
+class ShardSeat(NamedTuple):
     """A bundle: its group, and its number there."""
 
     group: str
     bundle: int
 
 
-def nodes_of_seats(cluster: str) -> dict[Seat, str]:
+def nodes_of_seats(cluster: str) -> dict[ShardSeat, str]:
     """All seats of a cluster, and the id of the node of each; empty while it is on none."""
     from ray.util.placement_group import placement_group_table  # pyright: ignore[reportUnknownVariableType]
 
     names = {name for name, _, _ in groups_of(cluster)}
     return {
-        Seat(group["name"], int(bundle)): node or ""
+        ShardSeat(group["name"], int(bundle)): node or ""
         for group in cast(Any, placement_group_table)().values()
         if group["name"] in names and group["state"] != "REMOVED"
         for bundle, node in group["bundles_to_node_id"].items()
     }
 
 
-def seats_of(cluster: str) -> dict[int, Seat]:
+def seats_of(cluster: str) -> dict[int, ShardSeat]:
     """By key, where a server is, or would be that has not started."""
     dealt = {
-        key: Seat(name, key - first)
+        key: ShardSeat(name, key - first)
         for name, first, last in groups_of(cluster)
         for key in range(first, last + 1)
     }
@@ -56,8 +56,8 @@ def nodes_of_keys(cluster: str) -> dict[int, str]:
 
 
 def empty_seats(
-    seats: Mapping[int, Seat], nodes: Mapping[Seat, str], live: Collection[int]
-) -> dict[Seat, str]:
+    seats: Mapping[int, ShardSeat], nodes: Mapping[ShardSeat, str], live: Collection[int]
+) -> dict[ShardSeat, str]:
     """Those on a node that no server has, and the node of each.
 
     Args:
@@ -69,7 +69,7 @@ def empty_seats(
     return {seat: node for seat, node in nodes.items() if node and seat not in held}
 
 
-def take(cluster: str, key: int, seat: Seat) -> None:
+def take(cluster: str, key: int, seat: ShardSeat) -> None:
     """A server that is about to start has this seat."""
     from ray.experimental.internal_kv import _internal_kv_put
 
@@ -84,15 +84,15 @@ def leave(cluster: str, live: Collection[int]) -> None:
         _internal_kv_del(_name(cluster, key), namespace=_NAMESPACE)
 
 
-def _taken(cluster: str) -> dict[int, Seat]:
+def _taken(cluster: str) -> dict[int, ShardSeat]:
     from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_list
 
-    found: dict[int, Seat] = {}
+    found: dict[int, ShardSeat] = {}
     for name in _internal_kv_list(f"{cluster}/seat-".encode(), namespace=_NAMESPACE):
         data = _internal_kv_get(name, namespace=_NAMESPACE)
         if data is not None:  # it has ended meanwhile
             bundle, _, group = data.decode().partition(" ")
-            found[int(name.decode().rpartition("-")[2])] = Seat(group, int(bundle))
+            found[int(name.decode().rpartition("-")[2])] = ShardSeat(group, int(bundle))
     return found
 
 

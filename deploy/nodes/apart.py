@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 from ...proto.errors import Unavailable
 from ..config.words import counted
-from ..launch.ray_seats import Seat
+from ..launch.ray_seats import ShardSeat
 from .nodes import Node, slots
 
 
 @dataclass(frozen=True)
-class Room:
+class StandbyRoom:
     """What there is for standbys.
 
     Attributes:
@@ -31,11 +31,11 @@ class Room:
     bundle: Mapping[str, float]
     nodes: Sequence[Node]
     known: int
-    empty: Mapping[Seat, str] = field(default_factory=dict[Seat, str])
+    empty: Mapping[ShardSeat, str] = field(default_factory=dict[ShardSeat, str])
     servers: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
-def deal(primaries: Sequence[str], room: Room) -> list[Seat | str]:
+def deal(primaries: Sequence[str], room: StandbyRoom) -> list[ShardSeat | str]:
     """For each standby the seat that it takes, or the id of the node where it gets a new one.
 
     primaries: ids of the nodes of their shards' servers.
@@ -55,7 +55,7 @@ def deal(primaries: Sequence[str], room: Room) -> list[Seat | str]:
         there = set(candidates(primary))
         return sum(free[node] for node in there) + sum(node in there for node in empty.values())
 
-    found: dict[int, Seat | str] = {}
+    found: dict[int, ShardSeat | str] = {}
     # Who has the least choice comes first.
     for at in sorted(range(len(primaries)), key=lambda at: choice(primaries[at])):
         there = candidates(primaries[at])
@@ -74,13 +74,13 @@ def deal(primaries: Sequence[str], room: Room) -> list[Seat | str]:
     return [found[at] for at in range(len(primaries))]
 
 
-def _steps(begin: str, end: str, room: Room) -> int:
+def _steps(begin: str, end: str, room: StandbyRoom) -> int:
     """How far it is around all nodes: where each takes the next, none is left out."""
     ring = sorted({begin, *(node.id for node in room.nodes)})
     return (ring.index(end) - ring.index(begin)) % len(ring)
 
 
-def _full(primary: str, room: Room) -> str:
+def _full(primary: str, room: StandbyRoom) -> str:
     wants = ", ".join(f"{name} {wanted:g}" for name, wanted in room.bundle.items())
     others = [node for node in room.nodes if node.id != primary or room.known <= 1]
     free = "; ".join(

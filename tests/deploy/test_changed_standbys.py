@@ -215,6 +215,9 @@ def test_a_plan_says_what_other_standbys_take_and_that_they_end() -> None:
         "replicas: 0 -> 1 (standbys: 2 processes more, and the memory of each shard once more; filled while trainers "
         "go on: `rowloom status` shows when they are in step)"
     )
+    on_ray = parse({"name": "ads", "launcher": "ray"})
+    (begun,) = diff(on_ray, on_ray.model_copy(update={"replicas": 1}))
+    assert "; each on another node than its shard, or beside it where Ray has one node only)" in str(begun)
     both = diff(wanted(1), wanted(1, mode="async", after=7.5))
     assert list(map(str, both)) == [
         "standby.mode: 'sync' -> 'async' (standbys)",

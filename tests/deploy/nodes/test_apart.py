@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from rowloom.deploy.launch.ray_seats import Seat, empty_seats
-from rowloom.deploy.nodes.apart import Room, deal
+from rowloom.deploy.launch.ray_seats import ShardSeat, empty_seats
+from rowloom.deploy.nodes.apart import StandbyRoom, deal
 from rowloom.deploy.nodes.nodes import Node, could_hold
 from rowloom.proto.errors import Unavailable
 
@@ -17,8 +17,8 @@ def node(id: str, free: float) -> Node:
     return Node(id, "10.0.0.1", free={"CPU": free}, total={"CPU": 8.0})
 
 
-def room(*nodes: Node, known: int | None = None, **more) -> Room:
-    return Room(ONE, nodes, len(nodes) if known is None else known, **more)
+def room(*nodes: Node, known: int | None = None, **more) -> StandbyRoom:
+    return StandbyRoom(ONE, nodes, len(nodes) if known is None else known, **more)
 
 
 def test_each_standby_is_on_another_node_and_they_are_spread():
@@ -39,12 +39,12 @@ def test_where_ray_has_one_node_a_standby_is_there_and_never_where_it_has_had_an
 
 
 def test_an_empty_seat_is_taken_first_and_only_on_a_node_that_may_be_used():
-    hole, beside = Seat("rowloom/ads/0-1", 0), Seat("rowloom/ads/0-1", 1)
-    there = room(node(A, 4), node(B, 4), empty={hole: B, beside: A, Seat("x", 0): C})
+    hole, beside = ShardSeat("rowloom/ads/0-1", 0), ShardSeat("rowloom/ads/0-1", 1)
+    there = room(node(A, 4), node(B, 4), empty={hole: B, beside: A, ShardSeat("x", 0): C})
     assert deal([A], there) == [hole]
     assert deal([A, A], there) == [hole, B]
-    seats = {0: hole, 1: beside, 7: Seat("x", 0)}
-    assert empty_seats(seats, {hole: B, beside: A, Seat("x", 0): ""}, [1]) == {hole: B}
+    seats = {0: hole, 1: beside, 7: ShardSeat("x", 0)}
+    assert empty_seats(seats, {hole: B, beside: A, ShardSeat("x", 0): ""}, [1]) == {hole: B}
 
 
 def test_no_standby_is_without_a_node_while_another_takes_its_only_one():
@@ -59,7 +59,7 @@ def test_whatever_the_nodes_are_none_is_beside_its_shard_and_no_node_holds_more_
     for _ in range(2000):
         ids = [A, B, C][: rng.randint(2, 3)]
         free = {id: rng.randint(0, 3) for id in ids}
-        holes = {Seat("g", k): rng.choice([*ids, C]) for k in range(rng.randint(0, 3))}
+        holes = {ShardSeat("g", k): rng.choice([*ids, C]) for k in range(rng.randint(0, 3))}
         primaries = [rng.choice(ids) for _ in range(rng.randint(1, 4))]
         there = room(*(node(id, count) for id, count in free.items()), empty=holes)
         try:
@@ -67,9 +67,9 @@ def test_whatever_the_nodes_are_none_is_beside_its_shard_and_no_node_holds_more_
         except Unavailable:
             refused += 1
             continue
-        places = [holes[one] if isinstance(one, Seat) else one for one in dealt]
+        places = [holes[one] if isinstance(one, ShardSeat) else one for one in dealt]
         assert all(place != primary for place, primary in zip(places, primaries, strict=True))
-        seats = [one for one in dealt if isinstance(one, Seat)]
+        seats = [one for one in dealt if isinstance(one, ShardSeat)]
         assert len(seats) == len(set(seats))
         assert all(dealt.count(id) <= count for id, count in free.items())
     assert 0 < refused < 1000
