@@ -179,7 +179,7 @@ class RayLauncher:
                     f"Ray has yet to say on which node shard server {lost[0]} is, so its standby waits"
                 )
             live = self.keys()
-            off = [node for node, until in list(self._suspects.items()) if time.monotonic() < until]
+            off = self._suspected({key: node for key, node in where.items() if key in live})
             bundle, nodes = bundle_of(self._config), self._labelled(nodes_of_ray(ended=True))
             room = StandbyRoom(
                 bundle,
@@ -298,6 +298,15 @@ class RayLauncher:
             node = nodes_of_keys(self._config.name).get(key)
             if node is not None:
                 self._suspects[node] = time.monotonic() + SUSPECTED_S
+
+    def _suspected(self, servers: Mapping[int, str]) -> list[str]:
+        """Nodes that may have ended: a server that answers clears its own. servers: their nodes, by key."""
+        now = time.monotonic()
+        self._suspects = {node: until for node, until in list(self._suspects.items()) if now < until}
+        for node in list(self._suspects):
+            if any(self.find(key) is not None for key, there in servers.items() if there == node):
+                self._suspects.pop(node, None)
+        return list(self._suspects)
 
     def stop(self, key: int, grace_s: float) -> None:
         """As `Launcher`."""

@@ -106,7 +106,11 @@ def test_a_drained_node_is_left_by_standbys_and_where_no_other_may_have_one_ther
         until(lambda: any("has no standby yet: no other node of Ray" in s for s in shown(ram)["unfinished"]))
         remote.undrain(SECOND)
         until(lambda: pairs(ram) == [(FIRST, SECOND)] * 2)
-        nodes.add(THIRD)
+
+
+def test_shards_that_leave_a_drained_node_have_standbys_again_on_others(nodes, ram):
+    nodes.add(THIRD)
+    with trained(ram), Remote(address_of(ram)) as remote:
         done = remote.drain(FIRST)
         assert (list(done.shards), done.move.state) == ([0, 1], "done")
         until(lambda: protected(ram, FIRST))
