@@ -79,6 +79,6 @@ def check_can_select(parameters: Sequence[str]) -> None:
         import ray
 
         raise InvalidRequest(
-            f"Ray {ray.__version__} cannot keep shards off nodes by their labels, which `ray.label_selector` and "
-            "`rowloom drain` need: use Ray 2.50 or newer, or ray.resources"
+            f"Ray {ray.__version__} cannot keep shards off nodes by their labels, which `ray.label_selector`, "
+            "`replicas: 1` and `rowloom drain` need: use Ray 2.50 or newer, or ray.resources"
         )

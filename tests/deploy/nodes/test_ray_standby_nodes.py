@@ -11,10 +11,12 @@ import time
 import pytest
 from ray_trained import SPEC, shown, trained
 from raylets import POOL, raylets
+from stopping import stop
 from waiting import until
 
 from rowloom.deploy import address_of
 from rowloom.deploy.config.config import parse
+from rowloom.deploy.launch.processes import is_running, started
 from rowloom.deploy.operate.remote import Remote
 from rowloom.proto.errors import Unavailable
 
@@ -173,4 +175,15 @@ def test_a_server_that_ends_while_the_head_is_away_is_replaced_when_that_is_back
         with nodes.head_away():
             kill(pid)
         trainer.goes_on()
+        until(lambda: protected(kept))
+
+
+def test_a_server_that_stands_still_is_ended_and_its_standby_has_the_log(nodes, kept):
+    until(lambda: protected(kept))
+    pid = shown(kept)["shards"][0]["pid"]
+    began = started(pid)
+    with trained(kept) as trainer:
+        stop(pid)
+        trainer.goes_on()
+        assert not is_running(pid, began)  # it had the lock of the log
         until(lambda: protected(kept))
