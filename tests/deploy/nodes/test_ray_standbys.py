@@ -178,6 +178,14 @@ def test_standbys_that_would_not_see_the_logs_of_their_shards_are_refused_with_t
         launcher.check_standbys(keys)
 
 
+def test_a_cluster_whose_standbys_have_no_room_does_not_start_and_leaves_nothing(nodes):
+    with pytest.raises(
+        Unavailable, match=r"no other node of Ray than \w+, where the shard is, has room .* CPU 2; free"
+    ):
+        up_ray(config_of("large", shards=4, ray={"num_cpus_per_shard": 2}))
+    assert_nothing_is_left("large")
+
+
 def test_servers_that_were_started_without_standbys_lose_nothing_either(nodes):
     up_ray(config_of("later", shards=1, replicas=0))
     try:
