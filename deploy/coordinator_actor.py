@@ -63,7 +63,7 @@ class CoordinatorActor:
         )
         if again:
             stored = StateFile(storage).load()
-            self._launcher.keep(stored.keys if stored is not None else [])
+            self._launcher.keep(stored.server_keys if stored is not None else [])
         if again or from_logs:
             self._server.take_up()
         elif restore is not None:

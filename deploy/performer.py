@@ -137,7 +137,7 @@ class Performer:
         if isinstance(effect, Calls):
             return self.ask(effect.calls, effect.timeout_s)
         if isinstance(effect, Launch):
-            return self._launch(list(effect.keys))
+            return self._launch(list(effect.keys), effect.apart)
         if isinstance(effect, Stop):
             self._stop(list(effect.keys), self._grace_s)
         elif isinstance(effect, Commit):
@@ -166,8 +166,8 @@ class Performer:
         except RowloomError as e:
             return e
 
-    def _launch(self, keys: list[int]) -> list[Launched]:
-        self._launcher.reserve(keys)
+    def _launch(self, keys: list[int], apart: Sequence[int]) -> list[Launched]:
+        self._launcher.reserve(keys, apart)
         ended = self._for_each(self._launcher.start, keys)
         errors = [e for f in ended if (e := f.exception()) is not None]
         if self._ending.is_set():

@@ -1252,18 +1252,20 @@ class DrainRequest(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., node: _Optional[str] = ..., undo: bool = ...) -> None: ...
 
 class DrainReply(_message.Message):
-    __slots__ = ("node", "address", "shards", "coordinator", "move")
+    __slots__ = ("node", "address", "shards", "coordinator", "move", "standbys")
     NODE_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_FIELD_NUMBER: _ClassVar[int]
     MOVE_FIELD_NUMBER: _ClassVar[int]
+    STANDBYS_FIELD_NUMBER: _ClassVar[int]
     node: str
     address: str
     shards: _containers.RepeatedScalarFieldContainer[int]
     coordinator: bool
     move: ScaleReply
-    def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., shards: _Optional[_Iterable[int]] = ..., coordinator: bool = ..., move: _Optional[_Union[ScaleReply, _Mapping]] = ...) -> None: ...
+    standbys: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., shards: _Optional[_Iterable[int]] = ..., coordinator: bool = ..., move: _Optional[_Union[ScaleReply, _Mapping]] = ..., standbys: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class UpgradeRequest(_message.Message):
     __slots__ = ("cluster_id", "environment")

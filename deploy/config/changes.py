@@ -23,6 +23,7 @@ BEGUN = (
     "{} more, and the memory of each shard once more; filled while trainers go on: `rowloom status` shows when "
     "they are in step"
 )
+APART = "; each on another node than its shard, or beside it where Ray has one node only"
 ENDED = "the standbys end: from then on the rows of a shard end with its process"
 ENDED_WITH_LOGS = (
     "the standbys end: from then on a shard whose process ends is read from its log, which takes longer"
@@ -200,6 +201,8 @@ def _standby_changes(old: DeployConfig, new: DeployConfig) -> list[Change]:
     changes: list[Change] = []
     if old.replicas != new.replicas:
         reason = BEGUN.format(counted(new.shards, "process", "processes"))
+        if new.launcher == "ray":
+            reason += APART
         if old.replicas > new.replicas:
             reason = ENDED if old.durability == "memory" else ENDED_WITH_LOGS
         changes.append(Change("replicas", old.replicas, new.replicas, "standbys", reason))

@@ -216,7 +216,6 @@ def _together(config: DeployConfig, *, running: bool) -> list[tuple[tuple[str, .
         (place, at_fault),
         (("ray.address",), ray_faults(config.ray.address)),
         (("ray.runtime_env",), environment_faults(config.ray.runtime_env)),
-        (("replicas", "launcher"), _standby_faults(config)),
         (durable, _durability_faults(config)),
         (("storage",), [] if running else _password_faults("storage", config.storage)),
         (
@@ -259,14 +258,6 @@ def _password_faults(path: str, url: str | None) -> list[Fault]:
     )
     problem = f"is {masked(url)}, and a password there is seen in the status, records and Ray: put it into {instead}"
     return [Fault(path, ABSENT, problem)]
-
-
-def _standby_faults(config: DeployConfig) -> list[Fault]:
-    """Whether standbys go with the rest."""
-    if not config.replicas or config.launcher != "ray":
-        return []
-    problem = "needs `launcher: local`: standbys are not yet placed on nodes of Ray"
-    return [Fault("replicas", config.replicas, problem)]
 
 
 def _bounds_faults(config: DeployConfig) -> list[Fault]:
@@ -352,17 +343,14 @@ def with_replicas(config: DeployConfig, text: str) -> DeployConfig:
         text: what `replicas` and `standby` say, as JSON.
 
     Raises:
-        InvalidConfig: it is no such thing, or standbys do not go with the rest.
+        InvalidConfig: it is no such thing.
     """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as e:
         raise InvalidConfig(f"the replicas are no JSON: {e}") from None
     read = parse(value, "replicas", running=True)
-    wanted = config.model_copy(update={"replicas": read.replicas, "standby": read.standby})
-    if faults := _standby_faults(wanted):
-        raise invalid(f"cluster {config.name!r}", faults)
-    return wanted
+    return config.model_copy(update={"replicas": read.replicas, "standby": read.standby})
 
 
 def replicas_of(config: DeployConfig) -> str:

@@ -26,6 +26,11 @@ def shards_named(indexes: Sequence[int]) -> str:
     return f"{'shard' if len(indexes) == 1 else 'shards'} {listed([str(index) for index in indexes])}"
 
 
+def standbys_of(indexes: Sequence[int]) -> str:
+    """`the standby of shard 1`, `the standbys of shards 0 and 2`."""
+    return f"the {'standby' if len(indexes) == 1 else 'standbys'} of {shards_named(indexes)}"
+
+
 def scaling_to(shards: int, dealings: Mapping[str, Dealing]) -> str:
     """What a scaling does. dealings: by name, how the ids of tables are dealt from then on."""
     tables = "".join(

@@ -191,8 +191,10 @@ class Coordinator:
             yield from self.converge(0.0)
         return outcomes
 
-    def launch(self, count: int) -> Program:
+    def launch(self, count: int, apart: Sequence[int] = ()) -> Program:
         """Start servers under keys of their own, surplus until a commit says otherwise.
+
+        apart: as `Launcher.reserve` takes it.
 
         Returns:
             (keys, list[Launched]).
@@ -204,7 +206,7 @@ class Coordinator:
         yield from self.commit(
             dataclasses.replace(self.state, next_key=keys[-1] + 1, surplus=[*self.state.surplus, *keys])
         )
-        return keys, (yield Launch(keys))
+        return keys, (yield Launch(keys, apart))
 
     def doubt(self, shards: Sequence[int] | None = None) -> None:
         """All, or some, may be frozen, or of another layout than the committed one: `adopt` or `converge` mends it."""

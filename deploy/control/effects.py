@@ -36,9 +36,13 @@ class Calls:
 
 @dataclass(frozen=True)
 class Launch:
-    """Start servers under these keys. Outcome: a list of Launched."""
+    """Start servers under these keys. Outcome: a list of Launched.
+
+    apart: as `Launcher.reserve` takes it.
+    """
 
     keys: Sequence[int]
+    apart: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,15 @@ class ServerProcess:
         state: running; stopped: it stands still, as by SIGSTOP, and holds its rows; ended: they are gone; unknown.
         node: where it is; empty: not known.
         pid: its number there; 0: not known.
+        sure: that it has ended was seen; else its node was given up, where it may live on, out of reach.
+        incarnation: of the server in it; 0: not known.
     """
 
     state: Literal["running", "stopped", "ended", "unknown"]
     node: str = ""
     pid: int = 0
+    sure: bool = True
+    incarnation: int = 0
 
     @property
     def alive(self) -> bool:
@@ -48,8 +52,16 @@ class Launcher(Protocol):
 
     replicated: bool
 
-    def reserve(self, keys: Sequence[int]) -> None:
-        """Set room aside for servers that will be started together. Raises Unavailable if there is none."""
+    def reserve(self, keys: Sequence[int], apart: Sequence[int] = ()) -> None:
+        """Set room aside for servers that will be started together. Raises Unavailable if there is none.
+
+        apart: for each the key of a server whose node it keeps off, as a standby does; none: they go anywhere. Where
+        there is only one node, or none at all, they are there.
+        """
+        ...
+
+    def check_standbys(self, keys: Sequence[int]) -> None:
+        """Raise Unavailable if these servers could not have a standby each now. Sets nothing aside."""
         ...
 
     def start(self, key: int) -> Launched:

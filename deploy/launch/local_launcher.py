@@ -34,8 +34,12 @@ class ProcessLauncher:
         self._lock = threading.Lock()
         self._running: dict[int, tuple[Child, Launched]] = {}
 
-    def reserve(self, keys: Sequence[int]) -> None:
-        """As `Launcher`: whether this machine has it."""
+    def reserve(self, keys: Sequence[int], apart: Sequence[int] = ()) -> None:
+        """As `Launcher`: whether this machine has it, which is the only one."""
+        check_room(len(keys))
+
+    def check_standbys(self, keys: Sequence[int]) -> None:
+        """As `Launcher`."""
         check_room(len(keys))
 
     def start(self, key: int) -> Launched:
@@ -113,8 +117,11 @@ class ThreadLauncher:
         self._snapshots = snapshots_of(storage) if storage is not None else ""
         self._running: dict[int, Server] = {}
 
-    def reserve(self, keys: Sequence[int]) -> None:
+    def reserve(self, keys: Sequence[int], apart: Sequence[int] = ()) -> None:
         """As `Launcher`: this machine needs none."""
+
+    def check_standbys(self, keys: Sequence[int]) -> None:
+        """As `Launcher`: threads need none."""
 
     def start(self, key: int) -> Launched:
         """As `Launcher`."""

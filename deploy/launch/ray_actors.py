@@ -121,17 +121,48 @@ def coordinator_options(config: DeployConfig) -> dict[str, Any]:
     }
 
 
-def process_of(actor: Any) -> ServerProcess:
-    """What Ray's head knows of the process of an actor that does not answer. Asks only the head."""
+def process_of(actor: Any, *, comes_back: bool = True) -> ServerProcess:
+    """What Ray's head knows of the process of an actor that does not answer. Asks only the head.
+
+    comes_back: one that Ray starts again is nobody's loss yet; else its process has ended.
+    """
     try:
         from ray._private import state  # Ray's public way to ask needs its dashboard, which may not run
 
         info = cast(Any, state).actors(actor._actor_id.hex())
-        if info["State"] != "ALIVE":  # it is being started again, or dead
+        if info["State"] == "DEAD" or (info["State"] == "RESTARTING" and not comes_back):
+            return ServerProcess("ended", sure=_is_seen(info["DeathCause"]))
+        if info["State"] != "ALIVE":  # it is being started again
             return ServerProcess("unknown")
         return ServerProcess("running", str(info["Address"]["IPAddress"]), int(info["Pid"]))
     except Exception:  # another version of Ray, or it does not answer
         return ServerProcess("unknown")
+
+
+def was_seen_to_end(id: str | None, name: str) -> bool:
+    """Whether the process of an actor that is no more is known to have ended, and not only given up with its node.
+
+    Args:
+        id: Ray's own name of it; None: it is looked for among all that Ray remembers.
+        name: of it.
+    """
+    try:
+        from ray._private import state  # Ray's public way to ask needs its dashboard, which may not run
+
+        every: Any = cast(Any, state).actors(id) if id is not None else None
+        known = [every] if every else [a for a in cast(Any, state).actors().values() if a["Name"] == name]
+        causes = [one["DeathCause"] for one in known if one["State"] == "DEAD"]
+        return bool(causes) and all(_is_seen(cause) for cause in causes)
+    except Exception:  # another version of Ray, or it does not answer
+        return False
+
+
+def _is_seen(cause: Any) -> bool:
+    """Whether the node of an actor has said that the process ended there."""
+    if cause.HasField("oom_context"):
+        return True
+    died = cause.actor_died_error_context
+    return bool(died.reason == died.WORKER_DIED)
 
 
 def end_actor(

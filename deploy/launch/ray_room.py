@@ -25,22 +25,32 @@ def capacity(config: DeployConfig, nodes: Sequence[Resources]) -> int:
 
     nodes: what each has in all.
     """
-    bundle = bundle_of(config)
-    each = [
-        min((int(node.get(k, 0.0) / v) for k, v in bundle.items() if v), default=config.shards)
-        for node in nodes
-    ]
+    each = _each(config, nodes)
     if config.ray.placement == "STRICT_PACK":
         return max(each, default=0)
     return sum(1 for n in each if n) if config.ray.placement == "STRICT_SPREAD" else sum(each)
 
 
-def asked(config: DeployConfig) -> str:
-    """In words, what all shards ask for."""
-    bundle = bundle_of(config)
-    total = {k: v * config.shards for k, v in bundle.items()}
-    each = f"{counted(config.shards, 'shard')} of {_words(bundle)} each ({config.ray.placement})"
-    return f"{each}, {_words(total)} in all"
+def _capacity(config: DeployConfig, nodes: Sequence[Resources]) -> int:
+    """How many servers fit, however they are placed."""
+    return sum(_each(config, nodes))
+
+
+def _each(config: DeployConfig, nodes: Sequence[Resources]) -> list[int]:
+    """How many servers fit on each node."""
+    bundle, all_of_them = bundle_of(config), config.shards * (1 + config.replicas)
+    return [
+        min((int(node.get(k, 0.0) / v) for k, v in bundle.items() if v), default=all_of_them)
+        for node in nodes
+    ]
+
+
+def asked(config: DeployConfig, *, standbys: bool = False) -> str:
+    """In words, what all shards ask for. standbys: and their standbys."""
+    bundle, more = bundle_of(config), config.replicas if standbys else 0
+    total = {k: v * config.shards * (1 + more) for k, v in bundle.items()}
+    what = counted(config.shards, "shard") + (f" and {counted(config.shards, 'standby')}" if more else "")
+    return f"{what} of {_words(bundle)} each ({config.ray.placement}), {_words(total)} in all"
 
 
 def _words(resources: Resources, like: Resources | None = None) -> str:
@@ -75,11 +85,12 @@ def check_room(config: DeployConfig) -> None:
     nowhere = waits_for_node(config, nodes)
     if nowhere:
         raise Unavailable(nowhere)
-    fitting = capacity(config, nodes)
-    if fitting < config.shards:
-        raise Unavailable(
-            f"there is no room for {asked(config)}: {_shortage(config, fitting, nodes)}. {LESS}"
-        )
+    fitting, wanted = capacity(config, nodes), config.shards
+    if config.replicas:  # on the one node that our own Ray has they are beside their shards
+        fitting, wanted = _capacity(config, nodes), wanted * (1 + config.replicas)
+    if fitting < wanted:
+        asks = asked(config, standbys=True)
+        raise Unavailable(f"there is no room for {asks}: {_shortage(config, fitting, nodes)}. {LESS}")
 
 
 LESS = (

@@ -40,8 +40,12 @@ class StayingLauncher:
         self._log, self._logs = log, logs
         self._mark = mark
 
-    def reserve(self, keys: Sequence[int]) -> None:
-        """As `Launcher`: whether this machine has it."""
+    def reserve(self, keys: Sequence[int], apart: Sequence[int] = ()) -> None:
+        """As `Launcher`: whether this machine has it, which is the only one."""
+        check_room(len(keys))
+
+    def check_standbys(self, keys: Sequence[int]) -> None:
+        """As `Launcher`."""
         check_room(len(keys))
 
     def start(self, key: int) -> Launched:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ..cli_options import Address, AsJson, Home, Name, check_serving, cluster, interrupted
+from ..config.words import standbys_of
 from ..terminal import show, stage
 
 NodeName = Annotated[str, typer.Argument(help="Its address, its name, or the beginning of its id.")]
@@ -23,6 +24,7 @@ def drain(
 ) -> None:
     """Take everything off a node of Ray, while trainers go on: shards start elsewhere, and so does the coordinator.
 
+    Standbys that are there end, and others are made on other nodes, if there is one that their shard is not on.
     Nothing is started there any more, until `rowloom undrain`. Refused, with nothing changed, if the others have no
     room. A node that Ray gives notice of, as before it is preempted, is left by itself.
     """
@@ -36,6 +38,11 @@ def drain(
         with interrupted(lambda: again):
             done = remote.drain(node, lambda reply: moving.reach(reply.rows, reply.rows_total, pace(reply)))
     told = handed_over(done.move) if done.HasField("move") else "no shard was there"
+    if done.standbys:
+        told += (
+            f"; {standbys_of(done.standbys)} ended there, and others are made where there is room: `rowloom "
+            f"status{options}` says when they are in step"
+        )
     leaves = "; the coordinator goes elsewhere now" if done.coordinator else ""
     show(
         as_json,
@@ -43,6 +50,7 @@ def drain(
             "node": done.node,
             "address": done.address,
             "shards": list(done.shards),
+            "standbys": list(done.standbys),
             "coordinator": done.coordinator,
             "rows": done.move.rows,
             "pause_s": round(done.move.pause_s, 4),

@@ -2,6 +2,7 @@
 
 A drain that somebody asks for is remembered: nothing is started on the node until it is undone. One that Ray gives
 notice of is not, because Ray itself starts nothing there; it is seen by looking, and the shards leave by themselves.
+Standbys do not move: they have nothing that their shard has not. They end, and others are made elsewhere.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import dataclasses
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ...proto import rowloom_pb2 as pb
@@ -21,6 +22,7 @@ from ..control.effects import Program
 from ..control.handover import InTurn, Restart, every_shard, these_shards
 from ..performer import Performer
 from ..scaling import Mover, Scalings
+from ..standby.standbys import Standbys
 from .nodes import Node, Nodes, meant
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class Draining:
         environment: that servers have now.
         renewed: told the one that they have from now on.
         leave: ends this coordinator, and starts another one that takes the cluster up, not on these nodes.
+        standbys: of the moment.
     """
 
     def __init__(
@@ -56,8 +59,10 @@ class Draining:
         environment: Callable[[], Mapping[str, Any]] = dict,
         renewed: Callable[[Mapping[str, Any]], None] = lambda env: None,
         leave: Callable[[Sequence[str]], None] = lambda avoided: None,
+        standbys: Callable[[], Standbys],
     ) -> None:
         self._coordinator = coordinator
+        self._standbys = standbys
         self._performer = performer
         self._scalings = scalings
         self._nodes = nodes
@@ -122,6 +127,7 @@ class Draining:
         indexes = self._on(nodes, node.id)
         reply.shards.extend(indexes)
         without = {*drained, node.id}
+        reply.standbys.extend(self._standbys_on(nodes, node.id))
         usable = [n for n in nodes.nodes() if n.id not in without and not n.draining]
         if not usable and (indexes or reply.coordinator):
             raise Unavailable(
@@ -131,7 +137,8 @@ class Draining:
             nodes.check_room(len(indexes), without)
         self._avoid(nodes, drained)
 
-        def leave() -> None:
+        def leave() -> None:  # not before: what has room now is for the shards
+            self._leave_by_standbys(nodes, without)
             if reply.coordinator:
                 self._leave(sorted(without))
 
@@ -149,6 +156,25 @@ class Draining:
         keys = self._coordinator().state.keys
         where = nodes.where(keys)
         return [index for index, key in enumerate(keys) if where.get(key) == node]
+
+    def _standbys_on(self, nodes: Nodes, node: str) -> list[int]:
+        """Indexes of the shards whose standby is on a node."""
+        standbys = self._coordinator().state.standbys
+        where = nodes.where([one.key for one in standbys.values()]) if standbys else {}
+        return sorted(index for index, one in standbys.items() if where.get(one.key) == node)
+
+    def _leave_by_standbys(self, nodes: Nodes, left: Collection[str]) -> None:
+        """Standbys on nodes that are left end; others are made where they may be. A later look does what fails."""
+        try:
+            self._replace([index for node in sorted(left) for index in self._standbys_on(nodes, node)])
+        except RowloomError as e:
+            self._say(in_words(e))
+
+    def _replace(self, indexes: Sequence[int]) -> None:
+        """These standbys end; others are made where they may be."""
+        if indexes:
+            with self._performer.alone("other standbys"):
+                self._performer.run(self._standbys().leave(indexes))
 
     def _avoid(self, nodes: Nodes, drained: list[str]) -> None:
         coordinator = self._coordinator()
@@ -181,13 +207,33 @@ class Draining:
                 self._say(in_words(e) if isinstance(e, RowloomError) else repr(e))
 
     def look(self) -> None:
-        """Begin to drain a node that is taken away, if one is that has a shard or this coordinator."""
+        """Begin to drain a node that is taken away, if one is that has a server or this coordinator."""
         nodes = self._there()
+        leaving = set(self._coordinator().state.drained)
         for node in nodes.nodes():
-            if not node.draining or (nodes.here() != node.id and not self._on(nodes, node.id)):
+            if not node.draining:
                 continue
-            log.warning("node %s is being taken away: its shards go elsewhere", node)
-            self._drain(nodes, node, list(self._coordinator().state.drained))
+            leaving.add(node.id)
+            if nodes.here() == node.id or self._on(nodes, node.id):
+                log.warning("node %s is being taken away: its shards go elsewhere", node)
+                self._drain(nodes, node, list(self._coordinator().state.drained))
+        if self._scalings.running is None:
+            self._leave_by_standbys(nodes, leaving)
+            self._part(nodes)
+
+    def _part(self, nodes: Nodes) -> None:
+        """Standbys that are beside their shard, as long as there was no other node, go to one that there is now."""
+        state = self._coordinator().state
+        standbys = {i: one for i, one in state.standbys.items() if i < len(state.keys)}
+        if not standbys:
+            return
+        where = nodes.where([*state.keys, *(one.key for one in standbys.values())])
+        beside = [
+            i for i, one in standbys.items() if (at := where.get(one.key)) and at == where.get(state.keys[i])
+        ]
+        if beside and nodes.may_part([state.keys[index] for index in beside]):
+            log.warning("standbys of shards %s leave the node of their shard: there is another one", beside)
+            self._replace(beside)
 
     def _say(self, text: str) -> None:
         """Once, not at each look."""

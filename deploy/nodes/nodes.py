@@ -14,7 +14,7 @@ SHORTEST_ID = 4  # letters of an id that are taken for its beginning
 
 @dataclass(frozen=True)
 class Node:
-    """A node that is alive.
+    """A node, mostly one that is alive.
 
     Attributes:
         id: for ever its own.
@@ -22,6 +22,8 @@ class Node:
         name: that its owner gave it; its address, if nobody did.
         draining: who runs the nodes takes it away: it gets nothing new.
         free: by resource, what nobody has.
+        total: by resource, all that it has; nothing of one that has ended.
+        alive: it has not ended.
         labels: by name.
     """
 
@@ -31,6 +33,8 @@ class Node:
     draining: bool = False
     free: Mapping[str, float] = field(default_factory=dict[str, float])
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    total: Mapping[str, float] = field(default_factory=dict[str, float])
+    alive: bool = True
 
     def __str__(self) -> str:
         name = f"{self.name} at " if self.name not in ("", self.address) else ""
@@ -54,6 +58,10 @@ class Nodes(Protocol):
 
     def check_room(self, count: int, without: Collection[str]) -> None:
         """Raise Unavailable if the other nodes have no room for so many servers now. without: ids of nodes."""
+        ...
+
+    def may_part(self, keys: Sequence[int]) -> bool:
+        """Whether standbys of the servers under these keys would be on other nodes than those, if they started now."""
         ...
 
     def avoid(self, ids: Collection[str]) -> None:
@@ -88,15 +96,18 @@ def meant(text: str, nodes: Sequence[Node]) -> Node:
 
 def fitting(bundle: Mapping[str, float], nodes: Sequence[Node]) -> int:
     """How many servers fit into what is free on nodes now. bundle: what each takes."""
-    each = [
-        min(
-            (int(node.free.get(name, 0.0) / wanted + 1e-9) for name, wanted in bundle.items() if wanted),
-            default=0,
-        )
-        for node in nodes
-        if not node.draining
-    ]
-    return sum(each)
+    return sum(slots(bundle, node) for node in nodes if not node.draining)
+
+
+def slots(bundle: Mapping[str, float], node: Node) -> int:
+    """How many servers fit into what is free on a node now. bundle: what each takes."""
+    each = (int(node.free.get(name, 0.0) / wanted + 1e-9) for name, wanted in bundle.items() if wanted)
+    return min(each, default=0)
+
+
+def could_hold(bundle: Mapping[str, float], node: Node) -> bool:
+    """Whether a node has room for a server when it holds nothing else. One that has ended may have had."""
+    return not node.alive or all(node.total.get(name, 0.0) >= wanted for name, wanted in bundle.items())
 
 
 def check_fits(count: int, bundle: Mapping[str, float], nodes: Sequence[Node]) -> None:

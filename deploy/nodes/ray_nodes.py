@@ -14,14 +14,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 from ...proto.errors import InvalidRequest
-from ..launch.ray_actors import groups_of
 from .nodes import Node
 
 NODE_ID = "ray.io/node-id"  # the label that Ray gives every node
 
 
-def nodes_of_ray() -> list[Node]:
-    """Those that are alive."""
+def nodes_of_ray(*, ended: bool = False) -> list[Node]:
+    """Those that are alive; ended: also those that Ray has had."""
     import ray
 
     draining, free = _draining(), _free()
@@ -33,9 +32,11 @@ def nodes_of_ray() -> list[Node]:
             node["NodeID"] in draining,
             free.get(node["NodeID"], {}),
             node.get("Labels", {}),
+            node["Resources"],
+            node["Alive"],
         )
         for node in cast(Any, ray).nodes()
-        if node["Alive"]
+        if node["Alive"] or ended
     ]
 
 
@@ -50,19 +51,6 @@ def _free() -> dict[str, dict[str, float]]:
     from ray._private import state
 
     return cast(Any, state).available_resources_per_node()
-
-
-def nodes_of_keys(cluster: str) -> dict[int, str]:
-    """By key, the id of the node that its bundle is on; none while it is on none."""
-    from ray.util.placement_group import placement_group_table  # pyright: ignore[reportUnknownVariableType]
-
-    names = {name: first for name, first, _ in groups_of(cluster)}
-    found: dict[int, str] = {}
-    for group in cast(Any, placement_group_table)().values():
-        first = names.get(group["name"])
-        if first is not None and group["state"] != "REMOVED":
-            found |= {first + int(i): node for i, node in group["bundles_to_node_id"].items() if node}
-    return found
 
 
 def selector(labels: Mapping[str, str], avoided: Collection[str]) -> dict[str, str]:
@@ -91,6 +79,6 @@ def check_can_select(parameters: Sequence[str]) -> None:
         import ray
 
         raise InvalidRequest(
-            f"Ray {ray.__version__} cannot keep shards off nodes by their labels, which `ray.label_selector` and "
-            "`rowloom drain` need: use Ray 2.50 or newer, or ray.resources"
+            f"Ray {ray.__version__} cannot keep shards off nodes by their labels, which `ray.label_selector`, "
+            "`replicas: 1` and `rowloom drain` need: use Ray 2.50 or newer, or ray.resources"
         )

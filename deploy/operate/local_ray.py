@@ -202,7 +202,8 @@ def _make_token() -> None:
 
 
 def _command(config: DeployConfig, port: int) -> list[str]:
-    cpus = max(CPUS, os.cpu_count() or 1, int(4 * config.shards * config.ray.num_cpus_per_shard) + 1)
+    servers = config.shards * (1 + config.replicas)
+    cpus = max(CPUS, os.cpu_count() or 1, int(4 * servers * config.ray.num_cpus_per_shard) + 1)
     command = python("-m", "ray.scripts.scripts", "start", "--head", "--block")
     command += [f"--node-ip-address={LOOPBACK}", f"--port={port}", f"--num-cpus={cpus}"]
     command += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-dashboard=false"]

@@ -31,6 +31,7 @@ from ..launch.ray_actors import (
 )
 from ..launch.ray_arguments import packed
 from ..launch.ray_room import check_room, nodes_of_ray, waits_for_node, waits_for_room
+from ..launch.ray_seats import leave
 from ..launch.ray_session import (
     NAMESPACE,
     answers,
@@ -186,6 +187,7 @@ def down_ray(name: str, *, keep: bool = False) -> None:
         end_actor(ray, actor, None)
     for group, _, _ in groups_of(name):
         remove_group(group)
+    leave(name, [])
 
 
 def offer(config: DeployConfig, directory: ClusterDirectory) -> None:

@@ -16,7 +16,7 @@ from ..config.words import counted
 from ..observe.figures import at_least, sizes_of, told_by
 from ..observe.quotas import quota_cells, quota_summary
 from ..observe.targets import scheme_of
-from ..standby.shown import IN_STEP, standby_in_words, standby_of
+from ..standby.shown import IN_STEP, beside_in_words, standby_in_words, standby_of
 from .moves import in_progress, move_summary
 
 if TYPE_CHECKING:
@@ -38,9 +38,7 @@ MEMORY_WITH_URL = (
     "durability memory: a shard loses its rows with its process; `durability: process` with a `storage` that is a "
     "folder keeps them in its log"
 )
-WITH_STANDBYS = (
-    "durability memory: rows are lost where a server and its standby end together, as with this machine"
-)
+WITH_STANDBYS = "durability memory: rows are lost where a server and its standby end together, as with {}"
 READABLE = (*GOOD, PULLS_ONLY)
 WIDEST = 10_000  # no screen is wider
 FOLDED = ("node", "address", "coordinator", "table", "cluster", "storage")  # columns whose words may be long
@@ -49,7 +47,7 @@ FOLDED = ("node", "address", "coordinator", "table", "cluster", "storage")  # co
 def in_memory(config: DeployConfig) -> str:
     """What ends with what, of a cluster without logs, and what the config would say to keep it."""
     if config.replicas:
-        return WITH_STANDBYS
+        return WITH_STANDBYS.format("this machine" if config.launcher == "local" else "both their nodes")
     if not config.storage:
         return MEMORY_ONLY
     return MEMORY_WITH_URL if storage_folder(config.storage) is None else MEMORY_WITH_STORAGE
@@ -234,7 +232,7 @@ def _render(state: dict[str, Any], *, narrow: bool) -> RenderableType:
     lines = [Text.assemble((state["name"], "bold"), size, "" if narrow else f"{place}  ", health)]
     if narrow:
         lines.append(Text(place))
-    warned = [*_versions(state), state.get("storage_away")]
+    warned = [*_versions(state), state.get("storage_away"), beside_in_words(state)]
     lines += [Text(said, "bold yellow") for said in warned if said]
     lines.append(Text(_durable(state)))
     lines += [Text(said) for said in _observed(state)]

@@ -145,8 +145,14 @@ def _notes(config: DeployConfig, options: Options) -> list[str]:
         )
     if config.durability == "memory":
         notes.append(
-            "durability is memory: a pod that ends takes the rows of its shards with it, so the budgets let none be "
-            "evicted, and draining a node waits for you; `durability: process` and a volume change that"
+            "durability is memory: "
+            + (
+                "rows are lost where the pods of a shard and of its standby end together"
+                if config.replicas
+                else "a pod that ends takes the rows of its shards with it"
+            )
+            + ", so the budgets let none be evicted, and draining a node waits for you; `durability: process` and a "
+            "volume change that"
         )
     if not options.redis:
         notes.append(

@@ -26,7 +26,7 @@ class Sizes:
     """What the pods of a cluster ask for.
 
     Attributes:
-        workers: pods for shards, spare ones included.
+        workers: pods for shards and their standbys, spare ones included.
         most_shards: that `autoscale` may make, or that there are.
         shard_bytes: of memory that Ray counts for a shard.
         worker_bytes, head_bytes: of memory of a pod.
@@ -59,9 +59,11 @@ def sizes(config: DeployConfig, options: Options) -> Sizes:
         )
     shard = shard_bytes(config)
     ray_cpus = math.ceil(config.ray.num_cpus_per_shard * each)
+    servers = most * (1 + config.replicas)
+    # No pod holds a shard and its standby.
+    pods = max(2, -(-servers // min(each, most))) if config.replicas else -(-most // each)
     worker = each * (shard + SHARD_PROCESS_BYTES) + OBJECT_STORE_BYTES + RAY_BYTES
-    pods = -(-most // each) + options.spare
-    return Sizes(pods, most, shard, _whole(worker), ray_cpus + RAY_CPUS, ray_cpus)
+    return Sizes(pods + options.spare, most, shard, _whole(worker), ray_cpus + RAY_CPUS, ray_cpus)
 
 
 def shard_bytes(config: DeployConfig) -> int:

@@ -72,6 +72,7 @@ class Parts:
             environment=lambda: self.config.ray.runtime_env,
             renewed=self._renewed,
             leave=leave,
+            standbys=lambda: self.standbys,
         )
         self.snapshots = Snapshots(self._current, self.performer, config.storage, config.snapshots)
         self.watcher = Watcher(
@@ -147,9 +148,8 @@ class Parts:
         if replicas_of(wanted) == replicas_of(self.config):
             return
         with self.performer.alone("other standbys"):
-            more = wanted.replicas - self.config.replicas
-            if more > 0:
-                self._launcher.reserve(range(more * self.coordinator.layout.n))
+            if wanted.replicas > self.config.replicas:
+                self._launcher.check_standbys(self.coordinator.state.keys)
             self.performer.run(set_replicas(self.coordinator, self.standbys, wanted, self._replicated))
 
     def _replicated(self, wanted: DeployConfig) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ...proto import rowloom_pb2 as pb
 from ..config.memory import in_bytes
+from ..config.words import standbys_of
 
 IN_STEP = "in step"  # as in StandbyStatus
 
@@ -28,6 +29,22 @@ def standby_of(status: pb.ShardStatus) -> dict[str, Any] | None:
         "refused": said.refused,
         "error": said.error or None,
     }
+
+
+def beside_in_words(state: dict[str, Any]) -> str:
+    """Of a `summary`, which shards have their standby on their own node of Ray; empty: none has."""
+    if state["launcher"] != "ray":  # elsewhere there is one machine only
+        return ""
+    beside = [
+        s["index"] for s in state["shards"] if s.get("standby") and s["node"] == s["standby"]["node"] != ""
+    ]
+    if not beside:
+        return ""
+    are = "is on the node of its shard" if len(beside) == 1 else "are on the nodes of their shards"
+    return (
+        f"{standbys_of(beside)} {are}, as Ray has no other: the end of a process is survived, the end of that node is "
+        "not. Add a node, and they go there by themselves"
+    )
 
 
 def standby_in_words(standby: dict[str, Any] | None) -> str:

@@ -27,15 +27,19 @@ from dataclasses import dataclass, field
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import RowloomError
-from ...proto.layout import ShardAddress
+from ...proto.errors import RowloomError, in_words
 from ..control.coordinator import Coordinator
-from ..control.effects import Calls, Look, Program, ServerCall
+from ..control.effects import Calls, Program, ServerCall
 from ..control.state import Standby
 from ..control.surplus import expected_surplus
 from ..launch.launcher import ServerProcess
+from .looking import health_in, processes_of
+from .places import put_empty, take_place
 
 ASK_S = 1.0  # what a server gets to answer here
+AGAIN_S = (
+    5.0  # until a standby is asked for again for which there was no room: nothing else can change meanwhile
+)
 IN_STEP, FAILED = "in step", "failed"  # as in HealthReply, and in StandbyStatus
 
 
@@ -110,6 +114,8 @@ class Standbys:
         self.seen = Sighting()  # the last time
         self._told: dict[int, Told | None] = {}  # by shard; None: it may have heard what is no more
         self._silent: dict[int, float] = {}  # by incarnation, since when it does not answer
+        # Shards whose standby could not be started: until when it is not tried again, and why it could not be.
+        self._later: dict[int, tuple[float, str]] = {}
 
     @property
     def kept(self) -> bool:
@@ -127,7 +133,8 @@ class Standbys:
         for shard in coordinator.layout.shards:
             index, health = shard.index, self.seen.healths.get(shard.index)
             if index not in coordinator.state.standbys:
-                words.append(f"shard {index} has no standby yet")
+                _, why = self._later.get(index, (0.0, ""))
+                words.append(f"shard {index} has no standby yet" + (f": {why}" if why else ""))
             elif coordinator.state.standby_in_step(index) is None:
                 rows = f", {health.standby_rows} rows are there" if health is not None else ""
                 why = f": {health.standby_error}" if health is not None and health.standby_error else ""
@@ -160,9 +167,13 @@ class Standbys:
         ask = pb.HealthRequest().SerializeToString()
         addresses = [s.address for s in layout.shards] + [one.address for one in standbys.values()]
         calls = [ServerCall(address, methods.HEALTH, ask) for address in addresses]
-        answers = [_health(outcome) for outcome in (yield Calls(calls, ASK_S))]
+        answers = [health_in(outcome) for outcome in (yield Calls(calls, ASK_S))]
         keys = [*state.keys, *(one.key for one in standbys.values())]
-        processes: list[ServerProcess] = yield Look(keys)
+        incarnations = [
+            *(s.incarnation for s in layout.shards),
+            *(one.incarnation for one in standbys.values()),
+        ]
+        processes = yield from processes_of(keys, incarnations, answers)
         gone: dict[int, bool] = {}
         empty: dict[int, int] = {}
         alone: set[int] = set()  # shards whose server does not answer: a standby is not blamed for it
@@ -173,7 +184,7 @@ class Standbys:
             alone.add(shard.index)
             ended = process.state == "ended"
             if ended or health is not None or self._is_silent(shard.incarnation):
-                gone[shard.index] = ended
+                gone[shard.index] = ended and process.sure
             if health is not None and health.state == "waiting":
                 empty[shard.index] = health.incarnation
         unfit: dict[int, str] = {}
@@ -189,7 +200,7 @@ class Standbys:
         known = {s.incarnation for s in layout.shards} | {one.incarnation for one in standbys.values()}
         # Whoever changes standbys looks, too, at the same time.
         self._silent = {one: since for one, since in list(self._silent.items()) if one in known}
-        ended = [process.state == "ended" for process in processes[layout.n :]]
+        ended = [process.state == "ended" and process.sure for process in processes[layout.n :]]
         over = {index for index, is_over in zip(standbys, ended, strict=True) if is_over}
         self.seen = Sighting(gone, empty, healths, unfit, alone, over)
         return self.seen
@@ -272,14 +283,10 @@ class Standbys:
             return (yield from self._keep(seen))
 
     def _keep(self, seen: Sighting) -> Program:
-        taken: list[int] = []
-        for index, ended in seen.gone.items():
-            if self._can_take_over(index, seen):
-                yield from self._take_over(index, ended=ended)
-                taken.append(index)
+        taken = yield from self._take_over(seen)
         for index, incarnation in seen.empty.items():
             if index not in taken and self._coordinator.state.standby_in_step(index) is None:
-                yield from _put_empty(self._coordinator, index, incarnation)
+                yield from put_empty(self._coordinator, index, incarnation)
         if taken:  # what else was seen is old: the next look is soon
             return taken
         yield from self._drop(self._over(seen))
@@ -298,9 +305,7 @@ class Standbys:
     def take_up(self) -> Program:
         """As a coordinator begins: who is in step takes its place, and who is none any more is in nobody's way."""
         seen = yield from self.look()
-        for index, ended in seen.gone.items():
-            if self._can_take_over(index, seen):
-                yield from self._take_over(index, ended=ended)
+        yield from self._take_over(seen)
         yield from self._drop(seen.unfit)
 
     def settle(self) -> Program:
@@ -308,6 +313,12 @@ class Standbys:
         seen = yield from self.look()
         yield from self._drop(self._over(seen))
         yield from self._tell()
+
+    def leave(self, indices: Collection[int]) -> Program:
+        """The standbys of these shards end, as their nodes are to be left, or for better ones; `keep` makes others."""
+        with expected_surplus(self._coordinator):
+            yield from self.look()
+            yield from self._drop(indices)
 
     def _over(self, seen: Sighting) -> Collection[int]:
         """The standbys that go: those that are none any more; where there are to be none, the others too.
@@ -331,9 +342,29 @@ class Standbys:
         # Who is started again from its log is another server then, and none has followed it.
         anew = seen.gone if coordinator.revives else ()
         missing = [i for i in range(layout.n) if i not in coordinator.state.standbys and i not in anew]
+        now = coordinator.clock()
+        self._later = {i: told for i, told in self._later.items() if i in missing}
+        together = [i for i in missing if i not in self._later]
+        failed: RowloomError | None = None
+        # Where there is no room for all, some may have room by themselves.
+        for some in [together, *([i] for i, (until, _) in self._later.items() if until <= now)]:
+            try:
+                yield from self._start(some)
+            except RowloomError as e:
+                failed = failed or e
+                later = now if len(some) > 1 else coordinator.clock() + AGAIN_S
+                self._later.update(dict.fromkeys(some, (later, in_words(e))))
+        if failed is not None:
+            raise failed
+
+    def _start(self, missing: Sequence[int]) -> Program:
+        """A standby for each of these shards."""
+        coordinator = self._coordinator
+        layout = coordinator.layout
         if not missing:
             return
-        keys, launched = yield from coordinator.launch(len(missing))
+        apart = [coordinator.state.keys[index] for index in missing]
+        keys, launched = yield from coordinator.launch(len(missing), apart)
         fresh = {
             index: Standby(
                 key, server.address, server.incarnation, layout.shards[index].incarnation, layout.epoch
@@ -429,46 +460,22 @@ class Standbys:
 
     # ----------------------------------------------------------------------------------------------------- taking over
 
-    def _take_over(self, index: int, *, ended: bool) -> Program:
-        """Put a shard's standby in the place of its server.
+    def _take_over(self, seen: Sighting) -> Program:
+        """Put standbys in the place of servers that are gone, all at once: a node takes several. Returns the shards.
 
-        ended: that one has ended for certain. Else the standby waits until it serves no more.
+        Where one is not known to have ended for certain, its standby waits until it serves no more.
         """
         coordinator = self._coordinator
-        yield from _take_place(coordinator, index, ended=ended)
+        taken = [index for index in seen.gone if self._can_take_over(index, seen)]
+        if not taken:
+            return taken
+        for index in taken:
+            yield from take_place(coordinator, index, ended=seen.gone[index])
         if coordinator.revives:  # the standby serves when it has the log
             with contextlib.suppress(RowloomError):
                 yield from coordinator.stop_surplus()
-        yield from coordinator.adopt(0.0 if ended or coordinator.revives else self.rules.lease_s)
+        wait = not coordinator.revives and not all(seen.gone[index] for index in taken)
+        yield from coordinator.adopt(self.rules.lease_s if wait else 0.0)
         with contextlib.suppress(RowloomError):  # it stays surplus
             yield from coordinator.stop_surplus()
-
-
-def _take_place(coordinator: Coordinator, index: int, *, ended: bool) -> Program:
-    """Store that a standby which is in step serves its shard, whose old server is surplus. `adopt` must follow.
-
-    ended: that one has ended for certain.
-    """
-    state, standby = coordinator.state, coordinator.state.standbys[index]
-    keys, shards = list(state.keys), list(coordinator.layout.shards)
-    surplus = [*state.surplus, keys[index]]
-    keys[index], shards[index] = standby.key, ShardAddress(index, standby.address, standby.incarnation)
-    layout = dataclasses.replace(coordinator.layout, shards=tuple(shards))
-    standbys = {i: one for i, one in state.standbys.items() if i != index}
-    yield from coordinator.commit(
-        dataclasses.replace(state, layout=layout, keys=keys, standbys=standbys, surplus=surplus)
-    )
-    coordinator.ended |= {index} if ended else set()
-
-
-def _put_empty(coordinator: Coordinator, index: int, incarnation: int) -> Program:
-    """A shard's server has started anew at its address, and nobody has its rows: it is to say so."""
-    shards = list(coordinator.layout.shards)
-    shards[index] = dataclasses.replace(shards[index], incarnation=incarnation)
-    layout = dataclasses.replace(coordinator.layout, shards=tuple(shards))
-    yield from coordinator.commit(dataclasses.replace(coordinator.state, layout=layout))
-    coordinator.doubt([index])
-
-
-def _health(outcome: bytes | RowloomError) -> pb.HealthReply | None:
-    return None if isinstance(outcome, RowloomError) else pb.HealthReply.FromString(outcome)
+        return taken

@@ -167,11 +167,7 @@ def test_a_cluster_with_standbys_taken_up_with_a_file_without_them_left_its_shar
         again.stop()
 
 
-def test_standbys_that_do_not_go_with_the_rest_are_refused_live_with_the_words_of_the_config() -> None:
-    on_ray = parse({"name": "ads", "launcher": "ray"})
-    server = CoordinatorServer(on_ray, ThreadLauncher())
-    with pytest.raises(InvalidConfig, match=r"replicas.*needs `launcher: local`"):
-        server._parts.replicate('{"replicas": 1}')
+def test_standbys_that_there_cannot_be_are_refused_live_with_the_words_of_the_config() -> None:
     for text in ("[", "7", '{"replicas": 2}', '{"standby": {"mode": "later"}}'):
         with pytest.raises(InvalidConfig, match="replicas"):
             with_replicas(wanted(0), text)
@@ -219,6 +215,9 @@ def test_a_plan_says_what_other_standbys_take_and_that_they_end() -> None:
         "replicas: 0 -> 1 (standbys: 2 processes more, and the memory of each shard once more; filled while trainers "
         "go on: `rowloom status` shows when they are in step)"
     )
+    on_ray = parse({"name": "ads", "launcher": "ray"})
+    (begun,) = diff(on_ray, on_ray.model_copy(update={"replicas": 1}))
+    assert "; each on another node than its shard, or beside it where Ray has one node only)" in str(begun)
     both = diff(wanted(1), wanted(1, mode="async", after=7.5))
     assert list(map(str, both)) == [
         "standby.mode: 'sync' -> 'async' (standbys)",

@@ -25,7 +25,7 @@ class FakeLauncher:
         self.broken = broken or {}
         self.stopped: list[tuple[int, float]] = []
 
-    def reserve(self, keys):
+    def reserve(self, keys, apart=()):
         pass
 
     def start(self, key):

@@ -86,9 +86,8 @@ def test_a_server_process_that_is_killed_costs_no_call() -> None:
         assert set(table.pull(IDS)[:, 0].tolist()) == {2.0}
 
 
-def test_what_standbys_do_not_go_with_yet_is_refused_with_the_value() -> None:
-    with pytest.raises(InvalidConfig, match=r"replicas.*launcher: local"):
-        parse({"replicas": 1, "launcher": "ray"})
+def test_standbys_go_with_logs_and_with_ray_and_one_of_each_shard_is_the_most() -> None:
+    assert parse({"replicas": 1, "launcher": "ray"}).replicas == 1
     with pytest.raises(InvalidConfig, match=r"replicas.*at most 1"):
         parse({"replicas": 2})
     assert parse({"replicas": 1, "storage": "/tmp/x"}).durability == "process"

@@ -101,7 +101,7 @@ def test_no_fault_has_words_of_python(wrong):
 
 
 def test_every_fault_of_a_config_is_in_one_list_also_those_of_several_keys(tmp_path):
-    # The bounds of autoscale, what quotas and standbys need, and names of tables came when all else was mended.
+    # The bounds of autoscale, what quotas need, and names of tables came when all else was mended.
     path = tmp_path / "deploy.yaml"
     path.write_text(
         """
@@ -126,10 +126,9 @@ on: 1
     with pytest.raises(InvalidConfig) as caught:
         load(path)
     lines = str(caught.value).split("\n  ")
-    assert lines[0] == f"{path} has 12 faults:"
+    assert lines[0] == f"{path} has 11 faults:"
     assert [tuple(line.split(": ")[:2]) for line in lines[1:]] == [
         ("line 2", "port"),
-        ("line 3", "replicas"),
         ("line 6", "autoscale"),
         ("line 7", "autoscale.min"),
         ("line 9", "autoscale.cooldown"),
@@ -229,7 +228,6 @@ def test_a_fault_shows_a_value_as_it_was_typed_and_says_got_once(tmp_path):
     for text in (
         "durability: process\nstorage: s3://a/b\n",
         "snapshots: {every: 10m}\n",
-        "replicas: 1\nlauncher: ray\n",
     ):
         path.write_text(text)
         with pytest.raises(InvalidConfig) as refused:

@@ -7,6 +7,7 @@ import pytest
 
 from rowloom.deploy import local_cluster
 from rowloom.deploy.config.config import DeployConfig, parse
+from rowloom.deploy.launch import ray_room
 from rowloom.deploy.launch.ray_room import asked, bundle_of, capacity, waits_for_node
 from rowloom.deploy.launch.ray_session import answers, attach
 from rowloom.deploy.operate import local_ray
@@ -26,6 +27,21 @@ def test_a_shard_asks_for_cores_memory_and_resources():
     assert asked(config) == (
         "4 shards of CPU 0.5, ps 1, memory 8.0 GiB each (SPREAD), CPU 2, ps 4, memory 32.0 GiB in all"
     )
+
+
+def test_what_is_asked_for_at_a_start_has_standbys_in_it_and_so_has_the_room_of_our_own_ray(monkeypatch):
+    config = config_of(memory_per_shard="2GiB").model_copy(update={"replicas": 1})
+    assert asked(config, standbys=True) == (
+        "4 shards and 4 standbys of CPU 1, memory 2.0 GiB each (SPREAD), CPU 8, memory 16.0 GiB in all"
+    )
+    monkeypatch.setattr(ray_room, "nodes_of_ray", lambda: [LAPTOP])
+    with pytest.raises(
+        Unavailable, match=r"no room for 4 shards and 4 standbys of .*: 5 fit; the 1 nodes have"
+    ):
+        ray_room.check_room(config)
+    ray_room.check_room(config_of(memory_per_shard="2GiB"))
+    monkeypatch.setattr(ray_room, "nodes_of_ray", lambda: [{"CPU": 8.0, "memory": 16.0 * GIB}])
+    ray_room.check_room(config)
 
 
 @pytest.mark.parametrize(

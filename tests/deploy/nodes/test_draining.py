@@ -1,69 +1,22 @@
 """Drains and upgrades as the coordinator decides them, over real shards in threads and made-up nodes."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pytest
+from made_up_nodes import A, B, C, NodesLauncher
 from waiting import until
 
 from rowloom.client import SGD, TableSpec, Zeros, connect
 from rowloom.deploy.config.config import parse
 from rowloom.deploy.config.runtime_env import digest_of
 from rowloom.deploy.coordinator_server import CoordinatorServer
-from rowloom.deploy.launch.local_launcher import ThreadLauncher
-from rowloom.deploy.nodes.nodes import Node, check_fits
+from rowloom.deploy.nodes.nodes import Node
 from rowloom.deploy.operate.remote import Remote
 from rowloom.proto.errors import InvalidRequest, Unavailable
 
 SPEC = TableSpec("t", 100, dim=2, optimizer=SGD(lr=1.0), initializer=Zeros())
 IDS = np.arange(100)
-A, B, C = "a" * 56, "b" * 56, "c" * 56
-
-
-class Launcher(ThreadLauncher):
-    """Each server is on the node with the fewest that may be used."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.there = {id: Node(id, f"10.0.0.{k}", free={"CPU": 8.0}) for k, id in enumerate((A, B, C))}
-        self.placed: dict[int, str] = {}
-        self.avoided: Collection[str] = ()
-        self.env: Mapping[str, object] = {}
-        self.envs: dict[int, Mapping[str, object]] = {}
-        self.coordinator = C
-
-    def start(self, key: int):
-        self.envs[key] = self.env
-        return super().start(key)
-
-    def reserve(self, keys: Sequence[int]) -> None:
-        usable = [n.id for n in self.there.values() if n.id not in self.avoided and not n.draining]
-        for key in keys:
-            taken = list(self.placed.values())
-            self.placed[key] = min(usable, key=lambda id: (taken.count(id), id))
-
-    def stop(self, key: int, grace_s: float) -> None:
-        self.placed.pop(key, None)
-        super().stop(key, grace_s)
-
-    def nodes(self) -> list[Node]:
-        return list(self.there.values())
-
-    def where(self, keys: Sequence[int]) -> dict[int, str]:
-        return {key: self.placed[key] for key in keys if key in self.placed}
-
-    def here(self) -> str:
-        return self.coordinator
-
-    def check_room(self, count: int, without: Collection[str]) -> None:
-        check_fits(count, {"CPU": 1.0}, [n for n in self.nodes() if n.id not in without])
-
-    def avoid(self, ids: Collection[str]) -> None:
-        self.avoided = tuple(ids)
-
-    def use(self, runtime_env: Mapping[str, object]) -> None:
-        self.env = runtime_env
 
 
 @pytest.fixture
@@ -85,7 +38,7 @@ def server(left, tmp_path, monkeypatch):
             "host": "127.0.0.1",
         }
     )
-    launcher = Launcher()
+    launcher = NodesLauncher()
     server = CoordinatorServer(
         config, launcher, nodes=launcher, leave=lambda avoided: left.append(list(avoided))
     )

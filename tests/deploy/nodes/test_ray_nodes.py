@@ -7,16 +7,13 @@ import contextlib
 import json
 import os
 import signal
-import threading
 import time
-from functools import partial
 
-import numpy as np
 import pytest
+from ray_trained import SPEC, trained
 from raylets import POOL, raylets
-from waiting import PATIENCE_S, until
+from waiting import until
 
-from rowloom.client import SGD, TableSpec, Zeros, connect
 from rowloom.deploy import address_of
 from rowloom.deploy.config.config import parse
 from rowloom.deploy.config.runtime_env import digest_of
@@ -34,55 +31,6 @@ from rowloom.deploy.operate.ray_clusters import clusters, down_ray, find_ray, of
 # What is ignored is of what Ray's test cluster leaves open.
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 HEAD, SECOND, THIRD = "127.0.0.5", "127.0.0.6", "127.0.0.7"
-IDS = np.arange(500)
-SPEC = TableSpec("t", 500, dim=4, optimizer=SGD(lr=1.0), initializer=Zeros())
-
-
-class Trainer:
-    """Pushes and pulls until it is asked how it went."""
-
-    def __init__(self, name: str) -> None:
-        self.pushed = 0
-        self.failed: list[BaseException] = []
-        self._stop = threading.Event()
-        # By its name: all of it may be on the node that is killed, and is elsewhere then.
-        self._client = connect(partial(address_of, name), timeout_s=PATIENCE_S)
-        self._thread = threading.Thread(target=self._train)
-        self._thread.start()
-
-    def _train(self) -> None:
-        table = self._client.table("t")
-        before = int(-table.pull([0])[0, 0])
-        try:
-            while not self._stop.wait(0.01):
-                table.push(IDS, np.ones((500, 4), np.float32))
-                self.pushed += 1
-                assert (table.pull(IDS) == -(before + self.pushed)).all()
-        except BaseException as e:
-            self.failed.append(e)
-
-    def goes_on(self) -> None:
-        """Wait until it has pushed more."""
-        now = self.pushed
-        until(lambda: self.failed or self.pushed > now + 3, 2 * PATIENCE_S)  # its own error says more
-        assert not self.failed
-
-    def end(self) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._client.close()
-        assert not self.failed
-
-
-@contextlib.contextmanager
-def trained(name: str):
-    trainer = Trainer(name)
-    try:
-        trainer.goes_on()
-        yield trainer
-        trainer.goes_on()
-    finally:
-        trainer.end()
 
 
 @pytest.fixture(scope="module")

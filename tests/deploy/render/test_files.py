@@ -72,6 +72,9 @@ def test_memory_that_was_given_is_what_is_asked_for():
         ({"spare": 2, "shards_per_pod": 3}, {"shards": 4}, 4),
         ({}, {"shards": 2, "autoscale": {"max": 9, "target_qps_per_shard": 1}}, 10),
         ({"shards_per_pod": 4}, {"shards": 4, "ray": {"placement": "STRICT_PACK"}}, 2),
+        ({}, {"shards": 4, "replicas": 1}, 9),
+        ({"spare": 0, "shards_per_pod": 3}, {"shards": 4, "replicas": 1}, 3),
+        ({"spare": 0, "shards_per_pod": 8}, {"shards": 1, "replicas": 1}, 2),
     ],
 )
 def test_there_are_as_many_workers_as_shards_may_be_and_some_spare_ones_and_nobody_changes_that(
