@@ -19,7 +19,7 @@ from .control.loss import loss_in_words
 from .control.revival import moved, revive
 from .control.state import ClusterState
 from .launch.launcher import Launched, Launcher, ServerProcess
-from .operate.status import AGAIN, GOOD, PULLS_ONLY, READABLE
+from .operate.status import AGAIN, GOOD, PULLS_ONLY, READABLE, stays_in_words
 from .performer import Performer
 from .standby.standbys import Sighting, Standbys
 from .standby.status import standby_status
@@ -62,6 +62,7 @@ class Watcher:
         self._away: dict[
             int, float
         ] = {}  # shards whose processes had ended and that do not serve again yet, since when
+        self._stays: dict[int, str] = {}  # of those, why they could not be started again the last time
         self._mourned: set[int] = set()  # shards of whose loss the log has a line, until they serve again
         self._revives = revives
         self._on_look = on_look
@@ -137,6 +138,7 @@ class Watcher:
         self._away = {
             i: since for i, since in self._away.items() if healths.get(i) in ("unreachable", *AGAIN)
         }
+        self._stays = {i: why for i, why in self._stays.items() if healths.get(i) == "unreachable"}
         self._tell_losses(layout, healths)
         if silent and self._revives:
             self._revive(layout)
@@ -146,10 +148,12 @@ class Watcher:
 
     def waiting(self) -> list[str]:
         """What was begun and does not hold everywhere yet, each in words; also which shards are started anew."""
-        now = time.monotonic()
+        now, stays = time.monotonic(), self._stays
         anew = [
-            f"shard {index} is being started anew, since {now - since:.0f} s: its process had ended, and it reads its "
-            "rows from its log"
+            stays_in_words(index, now - since, stays[index])
+            if index in stays
+            else f"shard {index} is being started anew, since {now - since:.0f} s: its process had ended, and it reads "
+            "its rows from its log"
             for index, since in sorted(self._away.items())
         ]
         return anew + self._coordinator().waiting()
@@ -204,8 +208,10 @@ class Watcher:
             return
         except RowloomError as e:
             which = ", ".join(f"shard {index}" for index in ended)
+            self._stays = dict.fromkeys(ended, in_words(e))
             self._tell("shards that ended cannot be started again", f"{which}: {in_words(e)}")
         else:
+            self._stays = {}
             self._tell("shards that ended cannot be started again")
 
     def _converge(self) -> None:
@@ -269,6 +275,9 @@ class Watcher:
             _status(shard, health, figures, look.result() if look and look.done() else UNKNOWN, self._revives)
             for shard, health, figures, look in zip_longest(shards, healths, statistics, looks)
         ]
+        for one in said:
+            if one.health in ("dead", "unreachable"):
+                one.stays_dead = self._stays.get(one.shard.index, "")
         self._add_standbys(coordinator.state, said)
         return said
 
@@ -300,13 +309,16 @@ def _status(
     word = health_of(health, shard, process, revives=revives)
     if silent and word in READABLE:  # a sum would lack its rows, and nobody would see that
         word = "unreachable"
+    told = pb.HealthReply() if isinstance(health, RowloomError) else pb.HealthReply.FromString(health)
     return pb.ShardStatus(
         shard=pb.ShardAddress(index=shard.index, address=shard.address, incarnation=shard.incarnation),
         node=process.node,
         pid=process.pid,
         health=word,
-        lost="" if isinstance(health, RowloomError) else pb.HealthReply.FromString(health).lost,
-        unread="" if isinstance(health, RowloomError) else pb.HealthReply.FromString(health).unread,
+        lost=told.lost,
+        unread=told.unread,
+        passed_snapshot=told.passed_snapshot,
+        passed_why=told.passed_why,
         statistics=None if silent else pb.StatisticsReply.FromString(figures),
     )
 
