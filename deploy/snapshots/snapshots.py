@@ -76,6 +76,7 @@ class Snapshots:
         self._not_before = 0.0  # on the monotonic clock
         self._pause_s = MEND_AGAIN_S[0]
         self._mending: Snapshotting | None = None  # the last one by which logs that failed go on
+        self._failed_logs = False  # at the last look
         self._first: KnownSnapshot | None = None  # they do so when a second one beside this is there
         self._uncut = False  # a log that had failed is as long as it was, on a disk that was full
         self._waits = self._why = ""  # what waits for a snapshot, and why none could be taken
@@ -207,14 +208,19 @@ class Snapshots:
             failed: whether a log takes no more; it goes on behind a snapshot.
         """
         if failed:
+            if not self._failed_logs:  # what was tried in vain before is another story
+                self.soon()
+            self._failed_logs = True
             self._mend()
             return
+        self._failed_logs = False
         self._mending = self._first = None
         self._uncut &= log_bytes > SEGMENT_BYTES
-        if not self._uncut:
-            self._pause_s = MEND_AGAIN_S[0]
         due, tight = self._is_due(), self._is_tight(log_bytes)
-        long = log_bytes >= LONG_LOG_BYTES or self._uncut or tight
+        soon = self._uncut or tight  # pushes fill the disk meanwhile
+        if not soon:
+            self._pause_s = MEND_AGAIN_S[0]
+        long = log_bytes >= LONG_LOG_BYTES or soon
         waits = _DUE if due else _CUTS if self._uncut else _TIGHT if tight else _LONG if long else ""
         if waits != self._waits:
             self._waits, self._why = waits, ""
@@ -229,7 +235,7 @@ class Snapshots:
         except RetryLater:
             return
         except RowloomError as e:
-            self._not_before = time.monotonic() + (self._next_pause_s() if self._uncut else AGAIN_S)
+            self._not_before = time.monotonic() + (self._next_pause_s() if soon else AGAIN_S)
             self._failed(e)
         else:
             self._why = ""

@@ -176,9 +176,12 @@ def go_on_with_little_room(address: str, disk: Path) -> None:
         push_until_it_fails(lambda: table.push(ids, grads))
         shown, room = table.pull(ids), shard()["bytes"] * 3 // 2
         os.truncate(other, other.stat().st_size - room)  # for one snapshot
-        until(lambda: any("a second snapshot beside" in one for one in status_of(remote)["unfinished"]))
-        (one,) = status_of(remote)["unfinished"]
-        assert "has all rows, as its disk has little room" in one
+
+        def waits() -> list[str]:
+            return [one for one in status_of(remote)["unfinished"] if "a second snapshot beside" in one]
+
+        until(waits)
+        assert "has all rows, as its disk has little room" in waits()[0]
         assert shard()["health"] == "pulls only"
         os.truncate(other, other.stat().st_size - to_go_on(shard()["bytes"], 1, snapshots=2) + room)
         for done in range(1, 121):  # 500 MB of log
