@@ -302,7 +302,7 @@ def restore(
     wanted = config_for(snapshot, config_file(config))
     directory = directory_of(home)
     began = time.monotonic()
-    with _later(snapshot, until, logs, as_json) as (source, told):
+    with _later(snapshot, until, logs, wanted.storage, as_json) as (source, told):
         rows = source.rows
         title = f"restoring {counted(wanted.shards, 'shard')} of {wanted.name!r}"
         with (
@@ -337,7 +337,7 @@ def restore(
 
 @contextmanager
 def _later(
-    snapshot: StoredSnapshot, until: str | None, logs: str | None, as_json: bool
+    snapshot: StoredSnapshot, until: str | None, logs: str | None, storage: str | None, as_json: bool
 ) -> Generator[tuple[_Source, dict[str, Any]]]:
     """What is restored, while it is, and what is said of a point in time."""
     if until is None:
@@ -350,7 +350,7 @@ def _later(
         point = point_of(until, time.time())
     with ExitStack() as stack:
         with stage(f"reading {snapshot.id} and the logs behind it", as_json):
-            there = stack.enter_context(rolled_forward(snapshot, point, logs))
+            there = stack.enter_context(rolled_forward(snapshot, point, logs, storage=storage))
         told = {"until": until, "pushes": there.pushes, "left_out": there.left_out, "lsns": list(there.lsns)}
         yield _Source(there.url, there.rows, f" and {there}"), told
 

@@ -48,7 +48,8 @@ class LocalCluster:
             from .snapshots.moments import point_of
             from .snapshots.point_in_time import rolled_forward
 
-            with rolled_forward(open_snapshot(restore), point_of(until, time.time())) as there:
+            point = point_of(until, time.time())
+            with rolled_forward(open_snapshot(restore), point, storage=config.storage) as there:
                 self._server.restore(there.url)
         elif restore is not None:
             self._server.restore(restore)

@@ -4,11 +4,15 @@ What the coordinator believes and what storage holds must be the same, or a coor
 back a layout whose rows are gone. A write that fails may still have happened: the rename was done and the sync after it
 failed, or the answer of an object store got lost. So an error is never taken for "not committed": storage is read, and
 what it holds is true.
+A shard whose process has ended serves nothing until a layout says where its new server is. So a disk without a free
+block must take one more layout. A reserve lies beside it for that, which is written over in place and gets its name:
+that takes no block, and a crash leaves the old layout or the new one, as with any other write.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import stat
@@ -19,7 +23,7 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from ..proto.atomic_file import write_atomic
+from ..proto.atomic_file import AtomicFile, naming, write_atomic
 from ..proto.errors import InvalidRequest, Unavailable
 from ..proto.snapshots.folder import opened_url
 from .config.faults import InvalidConfig
@@ -29,6 +33,52 @@ from .control.state import ClusterState
 log = logging.getLogger(__name__)
 _MEND = "nothing was changed: it is the `storage` of the deploy config; mend it, and try again"
 DOUBT_S = 0.5  # between two looks at storage that does not say what it holds
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_GROWS_BYTES = 1 << 16  # by which the next layout may be longer than this one
+
+
+class _Reserve:
+    """Room for one more layout, on a disk that may have none when it is needed.
+
+    Args:
+        target: the file of the layout.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self.path = target.with_name(f"{target.name}.reserve")
+
+    def keep(self, size: int) -> None:
+        """Have it ready beside a layout of so many bytes. No error: without it a full disk takes no layout."""
+        missing = size + 2 * _GROWS_BYTES - self._bytes()
+        if missing <= _GROWS_BYTES:
+            return
+        with contextlib.suppress(OSError), open(self.path, "ab") as file:
+            file.write(bytes(missing))
+            file.flush()
+            os.fsync(file.fileno())  # else the disk may have promised the blocks only
+
+    def write(self, text: str) -> None:
+        """Let it become the layout. Raises OSError: as `AtomicFile.commit`, or it is too small or not there."""
+        data = text.encode()
+        if self._bytes() < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._target))
+        new = AtomicFile(self._target)
+        new.path = self.path
+        with naming(self._target), open(self.path, "r+b") as file:
+            file.write(data)
+            file.truncate()
+        new.commit()
+
+    def _bytes(self) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            return self.path.stat().st_size
+        return 0
+
+    def remove(self) -> None:
+        """There is none any more."""
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
 
 class StateFile:
@@ -44,6 +94,7 @@ class StateFile:
     def __init__(self, storage: str | None) -> None:
         self._url = storage.rstrip("/") + "/layout.json" if storage else ""
         self._fs, self._path = _opened(self._url) if self._url else (None, "")
+        self._reserve = _Reserve(Path(self._path)) if isinstance(self._fs, LocalFileSystem) else None
 
     @property
     def url(self) -> str:
@@ -120,6 +171,8 @@ class StateFile:
             pass
         except Exception as e:
             raise self._unavailable("cannot be removed", e) from e
+        if self._reserve is not None:
+            self._reserve.remove()
 
     def _read(self) -> bytes | None:
         if self._fs is None:
@@ -132,10 +185,17 @@ class StateFile:
 
     def _write(self, text: str) -> None:
         assert self._fs is not None
-        if isinstance(self._fs, LocalFileSystem):
-            write_atomic(Path(self._path), text)
-        else:  # object stores show a file when it is complete, or not at all
+        if self._reserve is None:  # object stores show a file when it is complete, or not at all
             self._fs.pipe_file(self._path, text.encode())
+            return
+        try:
+            write_atomic(Path(self._path), text)
+        except OSError as e:
+            if e.errno not in _FULL:
+                raise
+            self._reserve.write(text)
+            log.warning("%s: its disk is full: the room that is kept for one more layout was used", self._url)
+        self._reserve.keep(len(text.encode()))
 
     def _unavailable(self, what: str, error: Exception) -> Unavailable:
         return Unavailable(self._says(what, error))

@@ -6,12 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import zip_longest
 
 from ..proto import methods
 from ..proto import rowloom_pb2 as pb
-from ..proto.errors import RetryLater, RowloomError, StateLost, in_words
+from ..proto.errors import RetryLater, RowloomError, StateLost, Unavailable, in_words
 from ..proto.layout import Layout, ShardAddress
 from .control.coordinator import Coordinator
 from .control.effects import ServerCall
@@ -19,7 +19,7 @@ from .control.loss import loss_in_words
 from .control.revival import moved, revive
 from .control.state import ClusterState
 from .launch.launcher import Launched, Launcher, ServerProcess
-from .operate.status import AGAIN, GOOD, PULLS_ONLY, READABLE
+from .operate.status import AGAIN, GOOD, PULLS_ONLY, READABLE, stays_in_words
 from .performer import Performer
 from .standby.standbys import Sighting, Standbys
 from .standby.status import standby_status
@@ -62,6 +62,7 @@ class Watcher:
         self._away: dict[
             int, float
         ] = {}  # shards whose processes had ended and that do not serve again yet, since when
+        self._stays: dict[int, str] = {}  # of those, why they could not be started again the last time
         self._mourned: set[int] = set()  # shards of whose loss the log has a line, until they serve again
         self._revives = revives
         self._on_look = on_look
@@ -137,6 +138,7 @@ class Watcher:
         self._away = {
             i: since for i, since in self._away.items() if healths.get(i) in ("unreachable", *AGAIN)
         }
+        self._stays = {i: why for i, why in self._stays.items() if healths.get(i) == "unreachable"}
         self._tell_losses(layout, healths)
         if silent and self._revives:
             self._revive(layout)
@@ -146,10 +148,12 @@ class Watcher:
 
     def waiting(self) -> list[str]:
         """What was begun and does not hold everywhere yet, each in words; also which shards are started anew."""
-        now = time.monotonic()
+        now, stays = time.monotonic(), self._stays
         anew = [
-            f"shard {index} is being started anew, since {now - since:.0f} s: its process had ended, and it reads its "
-            "rows from its log"
+            stays_in_words(index, now - since, stays[index])
+            if index in stays
+            else f"shard {index} is being started anew, since {now - since:.0f} s: its process had ended, and it reads "
+            "its rows from its log"
             for index, since in sorted(self._away.items())
         ]
         return anew + self._coordinator().waiting()
@@ -165,9 +169,12 @@ class Watcher:
         if self._revives or state.layout is not layout:
             return frozenset()
         alone = [s for s in silent if state.standby_in_step(s.index) is None]
-        looks = {s.incarnation: self._finders.submit(self._launcher.look, state.keys[s.index]) for s in alone}
-        wait(looks.values(), ANSWER_S)
-        return frozenset(one for one, look in looks.items() if look.done() and look.result().state == "ended")
+        looks = self._looks([state.keys[s.index] for s in alone])
+        return frozenset(
+            s.incarnation
+            for s, look in zip(alone, looks, strict=True)
+            if look.done() and look.result().state == "ended"
+        )
 
     def _tell_losses(self, layout: Layout, healths: Mapping[int, str]) -> None:
         """Say once in the log which shards have lost their rows: else nobody hears of it until somebody asks."""
@@ -204,8 +211,10 @@ class Watcher:
             return
         except RowloomError as e:
             which = ", ".join(f"shard {index}" for index in ended)
+            self._stays = dict.fromkeys(ended, in_words(e))
             self._tell("shards that ended cannot be started again", f"{which}: {in_words(e)}")
         else:
+            self._stays = {}
             self._tell("shards that ended cannot be started again")
 
     def _converge(self) -> None:
@@ -249,6 +258,19 @@ class Watcher:
         except RowloomError as e:
             log.warning("shard %d has moved to %s: %s", index, found.address, e)
 
+    def _looks(self, keys: Sequence[int]) -> list[Future[ServerProcess]]:
+        """What the launcher knows of the processes of servers, as far as it says so in time."""
+        looks = self._begin_looks(keys)
+        wait(looks, ANSWER_S)
+        return looks
+
+    def _begin_looks(self, keys: Sequence[int]) -> list[Future[ServerProcess]]:
+        """Ask the launcher for the processes of servers. Raises Unavailable: the cluster is being ended."""
+        try:
+            return [self._finders.submit(self._launcher.look, key) for key in keys]
+        except RuntimeError:  # it was stopped
+            raise Unavailable("the cluster is being ended") from None
+
     def locate(self, keys: Sequence[int]) -> list[Launched | None]:
         """Where the launcher has these servers now, asked for side by side; None for one that is gone."""
         return list(self._finders.map(self._launcher.find, keys))
@@ -257,7 +279,7 @@ class Watcher:
         """What every shard says of itself now, all asked at once, and what the launcher knows of its process."""
         coordinator = self._coordinator()
         shards, keys = coordinator.layout.shards, coordinator.state.keys
-        looks = [self._finders.submit(self._launcher.look, key) for key in keys[: len(shards)]]
+        looks = self._begin_looks(keys[: len(shards)])
         ask = pb.StatisticsRequest().SerializeToString()
         calls = [_health_call(s) for s in shards] + [
             ServerCall(s.address, methods.STATISTICS, ask) for s in shards
@@ -269,6 +291,9 @@ class Watcher:
             _status(shard, health, figures, look.result() if look and look.done() else UNKNOWN, self._revives)
             for shard, health, figures, look in zip_longest(shards, healths, statistics, looks)
         ]
+        for one in said:
+            if one.health in ("dead", "unreachable"):
+                one.stays_dead = self._stays.get(one.shard.index, "")
         self._add_standbys(coordinator.state, said)
         return said
 
@@ -277,8 +302,7 @@ class Watcher:
         keeper, known = self._standbys(), [i for i in sorted(state.standbys) if i < len(shards)]
         if keeper is None or not known:
             return
-        looks = [self._finders.submit(self._launcher.look, state.standbys[i].key) for i in known]
-        wait(looks, ANSWER_S)
+        looks = self._looks([state.standbys[i].key for i in known])
         for index, look in zip(known, looks, strict=True):
             process = look.result() if look.done() else UNKNOWN
             said = standby_status(state, index, keeper.seen.healths.get(index), process)
@@ -300,13 +324,16 @@ def _status(
     word = health_of(health, shard, process, revives=revives)
     if silent and word in READABLE:  # a sum would lack its rows, and nobody would see that
         word = "unreachable"
+    told = pb.HealthReply() if isinstance(health, RowloomError) else pb.HealthReply.FromString(health)
     return pb.ShardStatus(
         shard=pb.ShardAddress(index=shard.index, address=shard.address, incarnation=shard.incarnation),
         node=process.node,
         pid=process.pid,
         health=word,
-        lost="" if isinstance(health, RowloomError) else pb.HealthReply.FromString(health).lost,
-        unread="" if isinstance(health, RowloomError) else pb.HealthReply.FromString(health).unread,
+        lost=told.lost,
+        unread=told.unread,
+        passed_snapshot=told.passed_snapshot,
+        passed_why=told.passed_why,
         statistics=None if silent else pb.StatisticsReply.FromString(figures),
     )
 

@@ -250,7 +250,7 @@ class HealthRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HealthReply(_message.Message):
-    __slots__ = ("role", "state", "incarnation", "epoch", "uptime_s", "index", "cluster_id", "log_bytes", "log_error", "wall_s", "standby", "standby_error", "standby_rows", "standby_behind", "standby_behind_s", "standby_unheard_s", "standby_pulls", "standby_refused", "lost", "unread")
+    __slots__ = ("role", "state", "incarnation", "epoch", "uptime_s", "index", "cluster_id", "log_bytes", "log_error", "wall_s", "standby", "standby_error", "standby_rows", "standby_behind", "standby_behind_s", "standby_unheard_s", "standby_pulls", "standby_refused", "lost", "unread", "passed_snapshot", "passed_why")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -271,6 +271,8 @@ class HealthReply(_message.Message):
     STANDBY_REFUSED_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
     UNREAD_FIELD_NUMBER: _ClassVar[int]
+    PASSED_SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    PASSED_WHY_FIELD_NUMBER: _ClassVar[int]
     role: str
     state: str
     incarnation: int
@@ -291,7 +293,9 @@ class HealthReply(_message.Message):
     standby_refused: int
     lost: str
     unread: str
-    def __init__(self, role: _Optional[str] = ..., state: _Optional[str] = ..., incarnation: _Optional[int] = ..., epoch: _Optional[int] = ..., uptime_s: _Optional[float] = ..., index: _Optional[int] = ..., cluster_id: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., wall_s: _Optional[float] = ..., standby: _Optional[str] = ..., standby_error: _Optional[str] = ..., standby_rows: _Optional[int] = ..., standby_behind: _Optional[int] = ..., standby_behind_s: _Optional[float] = ..., standby_unheard_s: _Optional[float] = ..., standby_pulls: _Optional[int] = ..., standby_refused: _Optional[int] = ..., lost: _Optional[str] = ..., unread: _Optional[str] = ...) -> None: ...
+    passed_snapshot: str
+    passed_why: str
+    def __init__(self, role: _Optional[str] = ..., state: _Optional[str] = ..., incarnation: _Optional[int] = ..., epoch: _Optional[int] = ..., uptime_s: _Optional[float] = ..., index: _Optional[int] = ..., cluster_id: _Optional[str] = ..., log_bytes: _Optional[int] = ..., log_error: _Optional[str] = ..., wall_s: _Optional[float] = ..., standby: _Optional[str] = ..., standby_error: _Optional[str] = ..., standby_rows: _Optional[int] = ..., standby_behind: _Optional[int] = ..., standby_behind_s: _Optional[float] = ..., standby_unheard_s: _Optional[float] = ..., standby_pulls: _Optional[int] = ..., standby_refused: _Optional[int] = ..., lost: _Optional[str] = ..., unread: _Optional[str] = ..., passed_snapshot: _Optional[str] = ..., passed_why: _Optional[str] = ...) -> None: ...
 
 class Done(_message.Message):
     __slots__ = ()
@@ -1402,7 +1406,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ShardStatus(_message.Message):
-    __slots__ = ("shard", "node", "health", "statistics", "pid", "standby", "lost", "unread")
+    __slots__ = ("shard", "node", "health", "statistics", "pid", "standby", "lost", "unread", "passed_snapshot", "passed_why", "stays_dead")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     HEALTH_FIELD_NUMBER: _ClassVar[int]
@@ -1411,6 +1415,9 @@ class ShardStatus(_message.Message):
     STANDBY_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
     UNREAD_FIELD_NUMBER: _ClassVar[int]
+    PASSED_SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    PASSED_WHY_FIELD_NUMBER: _ClassVar[int]
+    STAYS_DEAD_FIELD_NUMBER: _ClassVar[int]
     shard: ShardAddress
     node: str
     health: str
@@ -1419,7 +1426,10 @@ class ShardStatus(_message.Message):
     standby: StandbyStatus
     lost: str
     unread: str
-    def __init__(self, shard: _Optional[_Union[ShardAddress, _Mapping]] = ..., node: _Optional[str] = ..., health: _Optional[str] = ..., statistics: _Optional[_Union[StatisticsReply, _Mapping]] = ..., pid: _Optional[int] = ..., standby: _Optional[_Union[StandbyStatus, _Mapping]] = ..., lost: _Optional[str] = ..., unread: _Optional[str] = ...) -> None: ...
+    passed_snapshot: str
+    passed_why: str
+    stays_dead: str
+    def __init__(self, shard: _Optional[_Union[ShardAddress, _Mapping]] = ..., node: _Optional[str] = ..., health: _Optional[str] = ..., statistics: _Optional[_Union[StatisticsReply, _Mapping]] = ..., pid: _Optional[int] = ..., standby: _Optional[_Union[StandbyStatus, _Mapping]] = ..., lost: _Optional[str] = ..., unread: _Optional[str] = ..., passed_snapshot: _Optional[str] = ..., passed_why: _Optional[str] = ..., stays_dead: _Optional[str] = ...) -> None: ...
 
 class StandbyStatus(_message.Message):
     __slots__ = ("address", "incarnation", "node", "pid", "state", "rows", "error", "pulls", "refused")

@@ -337,10 +337,11 @@ class Host(Holder):
             role="shard",
             incarnation=process.incarnation,
             uptime_s=process.now() - process.started_s,
-            log_bytes=self.journal.bytes if self.journal is not None else 0,
-            log_error=self.journal.error if self.journal is not None else "",
             wall_s=process.wall_s(),
         )
+        if self.journal is not None:
+            reply.log_bytes, reply.log_error = self.journal.bytes, self.journal.error
+            reply.passed_snapshot, reply.passed_why = self.journal.passed
         states.tell(self.state, reply)
         secondary.tell_health(self, reply)
         return reply

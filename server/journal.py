@@ -10,7 +10,13 @@ from .durable.records import Kind
 
 
 class Journal(Protocol):
-    """The log of one shard, as its host sees it. Callers hold the host's lock."""
+    """The log of one shard, as its host sees it. Callers hold the host's lock.
+
+    Attributes:
+        passed: URL of the newest snapshot, and why it could not be read when the log was; empty: it could.
+    """
+
+    passed: tuple[str, str]
 
     @property
     def end(self) -> int:

@@ -224,7 +224,8 @@ class Exchange:
             self._refused(request, layout, error, sent, now)
             return
         if self._session.outages.open:
-            self._session.outages.answered(request.shard, now)
+            asked = "push" if isinstance(request, PushRequest) else "pull"
+            self._session.outages.answered(request.shard, now, asked)
         if isinstance(request, PushRequest):
             self._pushed = True
             self.pushed_rows += request.rows
@@ -284,7 +285,8 @@ class Exchange:
     def _silent(self, request: Request, layout: Layout, error: RowloomError, sent: float, now: float) -> None:
         """A shard does not answer, or is none for now."""
         session, shard = self._session, layout.shards[request.shard]
-        session.outages.failed(shard, error, sent, now, self._deadline, session.durability)
+        push = isinstance(request, PushRequest)
+        session.outages.failed(shard, error, sent, now, self._deadline, session.durability, push=push)
 
     def _name_silent(self, now: float) -> None:
         """Nothing has come for a while. A shard that stands still keeps its connections: attempts take long to end."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ...proto.errors import NoAnswer, RowloomError, StateLost, Unavailable, cause
 from ...proto.layout import ShardAddress
@@ -18,6 +18,12 @@ NO_ANSWER = "no answer in time"
 SAYS_WHAT = "`rowloom status` says what can be done"
 CALL_AGAIN = "call again"
 STARTED_AGAIN = "a shard whose process has ended is started again by itself, while the coordinator runs"
+Asked = Literal["push", "pull", ""]
+_AGAIN: dict[Asked, str] = {
+    "push": "takes pushes again",
+    "pull": "answers pulls again",
+    "": "answers again",
+}
 FORGOTTEN_S = 60.0  # nobody asked the shard for so long: what was before is another story
 
 
@@ -31,6 +37,8 @@ class Outage:
         why: in words.
         told: whether the log has it.
         refuses: it answers, and says itself that it does not do what it is asked.
+        changes: that is a push; an answer to a pull does not end it.
+        serves: it has answered something else since.
     """
 
     since: float
@@ -38,6 +46,8 @@ class Outage:
     why: str
     told: bool = False
     refuses: bool = False
+    changes: bool = False
+    serves: bool = False
 
 
 class Outages:
@@ -66,6 +76,8 @@ class Outages:
         now: float,
         deadline: float,
         durability: str,
+        *,
+        push: bool = False,
     ) -> None:
         """A request was not answered, or by a server that is not ready, and is sent again later.
 
@@ -76,13 +88,16 @@ class Outages:
             now: the time.
             deadline: when its call gives up.
             durability: of the cluster.
+            push: what was sent; False: something else.
         """
         with self._lock:
             outage = self.open.get(shard.index)
-            if outage is None or now - outage.last > FORGOTTEN_S:
+            refuses = isinstance(error, Unavailable) and not isinstance(error, NoAnswer)
+            another = outage is not None and outage.serves and not (refuses and push)
+            if outage is None or another or now - outage.last > FORGOTTEN_S:
                 outage = self.open[shard.index] = Outage(sent, now, "")
             outage.last, outage.why = now, cause(error)
-            outage.refuses = isinstance(error, Unavailable) and not isinstance(error, NoAnswer)
+            outage.refuses, outage.changes = refuses, refuses and push
             if outage.told or now - outage.since < PATIENCE_S or deadline - now < LEAST_S:
                 return
             outage.told = True
@@ -93,12 +108,16 @@ class Outages:
             "`rowloom status` says how it is",
         )
 
-    def answered(self, index: int, now: float) -> None:
-        """A shard answers."""
+    def answered(self, index: int, now: float, asked: Asked = "") -> None:
+        """A shard answers. asked: for what; a pull says nothing of pushes that it refuses."""
         with self._lock:
-            outage = self.open.pop(index, None)
+            outage = self.open.get(index)
+            if outage is not None and outage.changes and asked != "push":
+                outage.serves = True
+                return
+            self.open.pop(index, None)
         if outage is not None and outage.told:
-            self.tell(logging.INFO, f"shard {index} answers again, after {now - outage.since:.0f} s")
+            self.tell(logging.INFO, f"shard {index} {_AGAIN[asked]}, after {now - outage.since:.0f} s")
 
     def in_words(self, shard: ShardAddress, now: float, otherwise: str = NO_ANSWER) -> str:
         """Of a shard that has not done what it was asked: for how long, and why.

@@ -21,6 +21,7 @@ from ..operate import local_ray
 from ..operate.directory import ELSEWHERE, BadHome, ClusterDirectory, DamagedRecord
 from ..operate.left_shards import folder_of
 from ..operate.remote import Remote
+from ..operate.status import GOOD, health_in_words, summary
 from . import machine, places, starting
 from .diagnosis import Diagnosis, fault, warning, well
 
@@ -112,9 +113,9 @@ def cluster(name: str, directory: ClusterDirectory) -> Iterator[Diagnosis]:
             f"`rowloom status{option}` says what to do",
         )
         return
-    bad = [s for s in status.shards if s.health not in ("serving", "moving")]
+    bad = [s for s in summary(status)["shards"] if s["health"] not in GOOD]
     if bad:
-        said = ", ".join(f"shard {s.shard.index} is {s.health}" for s in bad)
+        said = ", ".join(f"shard {s['index']} is {health_in_words(s)}" for s in bad)
         yield fault(what, said, f"`rowloom status{option}` says what to do")
     else:
         yield well(what, f"{len(status.shards)} of {len(status.shards)} shards serve")

@@ -15,6 +15,8 @@ A log that failed - its disk was full - is behind the rows of its shard, which r
 those rows, so with its commit the log goes on behind it, in a new file, and pushes with it: nothing that was read is
 taken back, and pulls never stop. Rejected: to start such a shard again from its log. That takes back rows that trainers
 have read, needs the log to be readable on the disk that failed, and has no pulls meanwhile.
+What is in such a log goes when a second snapshot has it too. Where the disk has little room that one is taken before
+pushes go on: else they fill what room there is, and the second one finds none.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ class Snapshotting:
         parent: the one that it is made upon; None: every shard writes all of its rows.
         automatic: it only keeps logs short.
         scheduled: it was asked for with a number of those to keep.
-        mends: it is for logs that failed. What was begun need not be finished first: because of them it cannot.
+        mends: it is for logs that failed. What was begun need not be finished first: because of them it cannot. They
+            do not hear of it before `tell_logs` is run.
     """
 
     def __init__(
@@ -117,7 +120,8 @@ class Snapshotting:
             raise
         state = coordinator.state
         yield from coordinator.commit(dataclasses.replace(state, snapshots=listed([*state.snapshots, known])))
-        yield from self.tell_logs()
+        if not self._mends:
+            yield from self.tell_logs()
         return known
 
     def _cut_all(self) -> Program:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any
 
-from ...server.durable.segments import SEGMENT_BYTES
 from ..config.memory import in_bytes
 from ..config.words import listed, shards_named
 from ..operate.status import AGAIN, GOOD, PULLS_ONLY, living, lost
+from ..snapshots.room import to_go_on
+
+FULL = os.strerror(errno.ENOSPC)
 
 
 def ways_out(state: dict[str, Any], options: str = "") -> str:
@@ -22,6 +26,7 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
     full = [s for s in bad if s["health"] == PULLS_ONLY]
     logs = state["durability"] != "memory"
     unread = [s for s in bad if s["health"] in AGAIN and s.get("unread")]
+    stays = [s for s in bad if s.get("stays_dead")]
     again = [s for s in bad if s["health"] in AGAIN or (s["health"] == "dead" and logs)]
     gone = lost(state)
     said = "".join(
@@ -32,22 +37,35 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
     if full:
         said += (
             ". A shard whose log failed has all its rows and takes no pushes: make room on its disk, or mend that. The "
-            "cluster then takes a snapshot, and pushes go on, by themselves; that needs about "
-            f"{in_bytes(_to_go_on(state))}"
+            "cluster then takes a snapshot, and pushes go on, by themselves. Where there is little room it takes a "
+            "second one before, and cuts the logs that both have: room for all of that is about "
+            f"{in_bytes(to_go_on(sum(s['bytes'] for s in state['shards']), len(state['shards']), snapshots=2))}"
         ) + _what_keeps_back([s for s in bad if s not in full])
     if unread:
         said += (
             ". A shard that cannot read its log yet tries it again each second, and nothing of it is known to be lost: "
             "look at its disk, and mend what is said of that"
         )
-    if any(s not in unread for s in again):
+    if stays:
+        said += _not_started(stays)
+    if any(s not in (*unread, *stays) for s in again):
         said += (
             ". A shard that is dead, or starts anew, has its rows in its log: it is started again by itself and reads "
             "them. Nothing is to be done; look again in some seconds. If it stays dead, the log of the cluster says why"
         )
-    if any(s not in (*still, *full, *again, *gone) for s in bad):
+    if any(s not in (*still, *full, *stays, *again, *gone) for s in bad):
         said += _silent(state, options)
     return said + (_without_rows(state, [s["index"] for s in gone], options) if gone else "")
+
+
+def _not_started(stays: list[dict[str, Any]]) -> str:
+    """In words, what can be done about shards whose processes ended, and that could not be started again."""
+    full = any(FULL in s["stays_dead"] for s in stays)
+    return (
+        ". A shard that cannot be started again yet has its rows in its log, and nothing of it is known to be lost; "
+        f"{'make room on the disk that is named, or ' if full else ''}mend what is said of it: it is tried again each "
+        "second, by itself"
+    )
 
 
 def _without_rows(state: dict[str, Any], gone: list[int], options: str) -> str:
@@ -91,11 +109,6 @@ def _up(state: dict[str, Any], options: str) -> str:
     """The command that goes on with a cluster that was kept. Of one given by address nothing may be known here."""
     named = state["name"] and "--address" not in options
     return f"`rowloom up --name {state['name']}`" if named else "`rowloom up` with its config"
-
-
-def _to_go_on(state: dict[str, Any]) -> int:
-    """How many bytes a cluster needs whose logs have failed: for a snapshot of all rows, and for new logs."""
-    return sum(s["bytes"] + SEGMENT_BYTES for s in state["shards"])
 
 
 def _silent(state: dict[str, Any], options: str) -> str:

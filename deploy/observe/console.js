@@ -237,7 +237,7 @@ function moves(move) {
 
 function troubles(now) {
   const found = now.shards.filter((s) => !GOOD.includes(s.health)).map((s) => [
-    `shard ${s.index} is ${s.health}${s.log_error ? `: its log failed: ${s.log_error}` : ""}. \`rowloom status\` says what can be done`, "bad",
+    `shard ${s.index} is ${s.health}${s.log_error ? `: its log failed: ${s.log_error}` : s.stays_dead ? `: it cannot be started again yet: ${s.stays_dead}` : ""}. \`rowloom status\` says what can be done`, "bad",
   ]);
   return found.concat(now.unfinished.map((one) => [`not finished yet: ${one}`, ""]));
 }

@@ -12,7 +12,7 @@ from ...server.access.quotas import KINDS
 from ..config.memory import in_bytes
 from ..config.storage_url import storage_folder
 from ..config.tables import plain
-from ..config.words import counted
+from ..config.words import counted, shards_named
 from ..observe.figures import at_least, sizes_of, told_by
 from ..observe.quotas import quota_cells, quota_summary
 from ..observe.targets import scheme_of
@@ -103,9 +103,19 @@ def health_in_words(shard: dict[str, Any]) -> str:
     """The health of a shard of a `summary`, and why it takes no pushes or has no rows, if that is known."""
     if shard["health"] == PULLS_ONLY:
         return f"{PULLS_ONLY}: its log failed: {shard['log_error']}"
+    if shard.get("stays_dead"):
+        return f"{shard['health']}: it cannot be started again yet: {shard['stays_dead']}"
     if shard.get("unread") and shard["health"] in AGAIN:
         return f"{shard['health']}: its log could not be read yet: {shard['unread']}"
     return f"lost: {shard['lost']}" if shard.get("lost") else shard["health"]
+
+
+def stays_in_words(index: int, seconds: float, why: str) -> str:
+    """In words, that a shard whose process ended so long ago could not be started again, and why."""
+    return (
+        f"shard {index} cannot be started again yet, since {seconds:.0f} s, and that is tried each second: {why}. Its "
+        "process had ended, and its rows are in its log"
+    )
 
 
 def is_counted(status: pb.ShardStatus) -> bool:
@@ -162,6 +172,9 @@ def _shard(status: pb.ShardStatus, before: pb.StatisticsReply | None) -> dict[st
         "health": status.health,
         "lost": status.lost or None,
         "unread": status.unread or None,
+        "stays_dead": status.stays_dead or None,
+        "passed_snapshot": status.passed_snapshot or None,
+        "passed_why": status.passed_why or None,
         "counted": is_counted(status),
         "epoch": now.epoch,
         "rows": sum(t.rows for t in now.tables),
@@ -232,14 +245,14 @@ def _render(state: dict[str, Any], *, narrow: bool) -> RenderableType:
     lines = [Text.assemble((state["name"], "bold"), size, "" if narrow else f"{place}  ", health)]
     if narrow:
         lines.append(Text(place))
-    warned = [*_versions(state), state.get("storage_away"), beside_in_words(state)]
+    warned = [*_versions(state), state.get("storage_away"), beside_in_words(state), *_passed(state)]
     lines += [Text(said, "bold yellow") for said in warned if said]
     lines.append(Text(_durable(state)))
     lines += [Text(said) for said in _observed(state)]
     lines += [
         Text(f"shard {s['index']} is {health_in_words(s)}", "bold red")
         for s in state["shards"]
-        if s["health"] == PULLS_ONLY or s.get("lost") or s.get("unread")
+        if s["health"] == PULLS_ONLY or s.get("lost") or s.get("unread") or s.get("stays_dead")
     ]
     if state["moving"]:
         lines.append(Text(state["moving"], "bold yellow"))
@@ -298,6 +311,18 @@ def _versions(state: dict[str, Any]) -> list[str]:
         return []
     each = "; ".join(f"{version}: {', '.join(who)}" for version, who in sorted(by_version.items()))
     return [f"servers run different versions of rowloom, as while they are started anew: {each}"]
+
+
+def _passed(state: dict[str, Any]) -> list[str]:
+    """In words, which shards could not read the newest snapshot when they were started again; nothing: none."""
+    bad = [s for s in state["shards"] if s.get("passed_snapshot")]
+    if not bad:
+        return []
+    return [
+        f"{shards_named([s['index'] for s in bad])} could not read snapshot {bad[0]['passed_snapshot']} when started "
+        f"again: {bad[0]['passed_why']}. No row is lost: an earlier snapshot and more of the log had all. Look at the "
+        "disk, and take one that is not made upon it: `rowloom snapshot --full`"
+    ]
 
 
 def _durable(state: dict[str, Any]) -> str:

@@ -2,8 +2,8 @@
 
     snapshot + logs ─▶ which records count (one pass) ─▶ each shard by itself: rows, records, increment ─▶ manifest
 
-The increment lies beside the snapshot while it is wanted, and then goes. Logs are only read: their cluster may be dead,
-or run and go on. Anything that is not there whole is refused: what is restored has every push before the point.
+The increment lies where `scratch.py` says while it is wanted, and then goes. Logs are only read: their cluster may be
+dead, or run and go on. Anything that is not there whole is refused: what is restored has every push before the point.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import logging
 import random
 import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
 from ...proto.errors import InvalidRequest, RowloomError, SnapshotCorrupt, Unavailable
+from ...proto.errors import in_words as error_in_words
 from ...proto.snapshots.extra import CHECKPOINT, encode_extra
 from ...proto.snapshots.folder import SnapshotFolder
 from ...proto.snapshots.listing import list_snapshots
@@ -29,7 +30,7 @@ from ...server.durable.extents import Owner
 from ...server.durable.history import NoLog, ShardHistory
 from ...server.durable.point import Point
 from ...server.durable.records import LogCorrupt
-from ...server.durable.shard_log import log_folder
+from ...server.durable.shard_log import FULL, log_folder
 from ...server.ledger import Ledger
 from ...server.snapshots.commit import commit_snapshot
 from ...server.snapshots.forward import rolled_shard, write_increment
@@ -39,9 +40,9 @@ from ..control.hold import unfinished
 from ..launch.keeping import logs_beside
 from .kept import remove_folder
 from .moments import in_words
+from .scratch import PREFIX, folder_for_increment
 
 log = logging.getLogger(__name__)
-PREFIX = "until-"  # of the increments that are made here
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ def rolled_forward(
     snapshot: StoredSnapshot,
     point: Point,
     logs: str | None = None,
+    *,
+    storage: str | None = None,
 ) -> Generator[PointInTime]:
     """The cluster of a snapshot at a later point, as a snapshot that is there while the block runs.
 
@@ -84,6 +87,7 @@ def rolled_forward(
         snapshot: an earlier one.
         point: up to where its cluster's logs count.
         logs: the folder of the logs; None: it is found from where the snapshot lies.
+        storage: of the cluster that is to begin with it.
 
     Raises:
         InvalidRequest: the point is before the snapshot or behind the logs, or the logs do not reach back to the
@@ -106,11 +110,15 @@ def rolled_forward(
     _check_reached(snapshot, histories, point)
     day = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     id = f"{PREFIX}{day}-{random.SystemRandom().getrandbits(32):08x}"
-    url = SnapshotFolder(snapshot.url).beside(id).url
-    try:
+    with ExitStack() as stack:
+        try:
+            url = f"{stack.enter_context(folder_for_increment(snapshot.url, storage)).rstrip('/')}/{id}"
+        except OSError as e:
+            raise Unavailable(
+                f"the rows at that point have no place in {storage}: {error_in_words(e)}"
+            ) from e
+        stack.callback(remove_folder, url)
         yield _made(snapshot, histories, point, counting, id, url)
-    finally:
-        remove_folder(url)
 
 
 def _histories(snapshot: StoredSnapshot, point: Point, logs: str | None) -> list[ShardHistory]:
@@ -261,9 +269,20 @@ def _made(
             extra=_extra(snapshot),
         )
     except OSError as e:
-        raise Unavailable(f"the rows at that point cannot be written to {url}: {e}") from e
+        said = f"the rows at that point cannot be written to {url}: {error_in_words(e)}"
+        raise Unavailable(said + (_elsewhere(snapshot) if e.errno in FULL else "")) from e
     lsns = tuple(part.end for part in parts)
     return PointInTime(url, id, manifest.rows, counting.pushes, counting.left_out, lsns)
+
+
+def _elsewhere(snapshot: StoredSnapshot) -> str:
+    """In words, what can be done where the disk has no room for the increment."""
+    above = SnapshotFolder(snapshot.url).beside("").url.rstrip("/")
+    logs = logs_beside(snapshot.url) or "FOLDER"
+    return (
+        f". Nothing was changed. Make room there, or give the new cluster a `storage` on a disk that has some; or copy "
+        f"{above} to such a disk, and restore {snapshot.id} from the copy, with `--logs {logs}`"
+    )
 
 
 def _extra(snapshot: StoredSnapshot) -> bytes:

@@ -16,15 +16,17 @@ from ...proto.snapshots.chain import links_of
 from ...proto.snapshots.folder import SnapshotFolder
 from ...proto.snapshots.manifest import SnapshotName
 from ...server.durable.segments import SEGMENT_BYTES
+from ..config.memory import in_bytes
 from ..config.sections import SnapshotSchedule
 from ..control.coordinator import Coordinator
-from ..control.lineage import disposable, listed, parent_of_next
+from ..control.lineage import disposable, lineage, listed, parent_of_next
 from ..control.snapshotting import Snapshotting
 from ..control.state import KnownSnapshot
 from ..performer import Performer
 from .begun import BegunSnapshots
 from .earlier import EarlierSnapshots, earlier_in
 from .kept import remove_snapshots
+from .room import little_room, to_go_on
 from .shown import earlier_of, newest_of
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,9 @@ LISTING_S = 1.0  # for what a storage has to be known before the cluster is up
 AGAIN_S = 60.0  # after a snapshot that failed
 MEND_AGAIN_S = (2.0, 60.0)  # the same, for logs that failed: first and longest pause
 _MENDS = "a log that failed goes on behind a snapshot"
+_CUTS = "logs that had failed are as long as they were until a second snapshot has what is in them"
+_DUE, _LONG = "a snapshot is due", "logs are long, and a snapshot makes them short"
+_TIGHT = "the disk has little room, and a snapshot makes logs short"
 
 
 class TakenSnapshot(NamedTuple):
@@ -70,7 +75,9 @@ class Snapshots:
         self._storage = storage
         self._not_before = 0.0  # on the monotonic clock
         self._pause_s = MEND_AGAIN_S[0]
-        self._mending: Snapshotting | None = None  # the last one that was taken for logs that failed
+        self._mending: Snapshotting | None = None  # the last one by which logs that failed go on
+        self._failed_logs = False  # at the last look
+        self._first: KnownSnapshot | None = None  # they do so when a second one beside this is there
         self._uncut = False  # a log that had failed is as long as it was, on a disk that was full
         self._waits = self._why = ""  # what waits for a snapshot, and why none could be taken
         self._tried = 0.0  # when that was so, on the monotonic clock
@@ -137,11 +144,20 @@ class Snapshots:
                 self._clear(again=True)
                 raise
             self._clear()
-            self._mending = taking if mends else None
+            self._mending = taking if mends and self._may_go_on(known) else None
+            if self._mending is not None:
+                self._performer.run(taking.tell_logs())
             self._tidy(coordinator, keep)
         self.took = id, time.monotonic() - began, taking.pause_s
         log.info("snapshot %s: %d rows, pushes waited for %.0f ms", url, known.rows, 1e3 * taking.pause_s)
         return TakenSnapshot(known, taking.pause_s)
+
+    def _may_go_on(self, known: KnownSnapshot) -> bool:
+        """Whether logs that failed go on behind a snapshot, or a second one is taken before: see `snapshotting.py`."""
+        second = self._first is not None or self._mending is not None
+        holds = not second and little_room(self._storage, known.bytes, self._coordinator().layout.n)
+        self._first, self._uncut = known if holds else None, not second
+        return not holds
 
     def _tidy(self, coordinator: Coordinator, keep: int) -> None:
         """Remove those that nobody needs any more."""
@@ -173,7 +189,12 @@ class Snapshots:
 
     def show(self, reply: pb.StatusReply) -> None:
         """Say in a status which is the newest: of this cluster or, if it has none yet, of clusters before it."""
-        own = newest_of(self._coordinator().state.snapshots, self.took)
+        known = self._coordinator().state.snapshots
+        needed = {one.id for one in lineage(known, known[-1])} if known else set[str]()
+        for shard in reply.shards:  # the newest one may be another by now, which needs nothing of that
+            if shard.passed_snapshot.rpartition("/")[2] not in needed:
+                shard.passed_snapshot = shard.passed_why = ""
+        own = newest_of(known, self.took)
         if own is not None:
             reply.snapshot.CopyFrom(own)
         elif self._earlier is not None:
@@ -187,16 +208,20 @@ class Snapshots:
             failed: whether a log takes no more; it goes on behind a snapshot.
         """
         if failed:
+            if not self._failed_logs:  # what was tried in vain before is another story
+                self.soon()
+            self._failed_logs = True
             self._mend()
             return
-        if self._mending is not None:  # logs go on behind one snapshot, and are cut with the next one
-            self._uncut = True
-        self._pause_s, self._mending = MEND_AGAIN_S[0], None
+        self._failed_logs = False
+        self._mending = self._first = None
         self._uncut &= log_bytes > SEGMENT_BYTES
-        due, long = self._is_due(), log_bytes >= LONG_LOG_BYTES or self._uncut
-        waits = (
-            "a snapshot is due" if due else "logs are long, and a snapshot makes them short" if long else ""
-        )
+        due, tight = self._is_due(), self._is_tight(log_bytes)
+        soon = self._uncut or tight  # pushes fill the disk meanwhile
+        if not soon:
+            self._pause_s = MEND_AGAIN_S[0]
+        long = log_bytes >= LONG_LOG_BYTES or soon
+        waits = _DUE if due else _CUTS if self._uncut else _TIGHT if tight else _LONG if long else ""
         if waits != self._waits:
             self._waits, self._why = waits, ""
         if not waits or time.monotonic() < self._not_before:
@@ -210,10 +235,17 @@ class Snapshots:
         except RetryLater:
             return
         except RowloomError as e:
-            self._not_before = time.monotonic() + AGAIN_S
+            self._not_before = time.monotonic() + (self._next_pause_s() if soon else AGAIN_S)
             self._failed(e)
         else:
             self._why = ""
+
+    def _is_tight(self, log_bytes: int) -> bool:
+        """Whether logs may fill the disk before one is long, and a snapshot writes no more than they did."""
+        state = self._coordinator().state
+        newest, shards = state.snapshots[-1].bytes if state.snapshots else 0, self._coordinator().layout.n
+        grown = log_bytes > SEGMENT_BYTES and log_bytes * shards > newest
+        return grown and little_room(self._storage, newest, shards)
 
     def _failed(self, error: RowloomError) -> None:
         self._why, self._tried = in_words(error), time.monotonic()
@@ -222,7 +254,8 @@ class Snapshots:
     def waiting(self) -> list[str]:
         """What waits for a snapshot that cannot be taken, in words; empty: nothing does, or it is not known yet."""
         if not self._why:
-            return []
+            second = self._first is not None or self._waits == _CUTS
+            return [f"{self._waits}; it is being taken"] if second else []
         now = time.monotonic()
         ago, later = now - self._tried, max(0.0, self._not_before - now)
         return [
@@ -235,8 +268,8 @@ class Snapshots:
 
     def _mend(self) -> None:
         """Let logs that failed go on behind a snapshot, as soon as one can be taken."""
-        if self._waits != _MENDS:
-            self._waits, self._why = _MENDS, ""
+        if self._waits != (waits := self._mends_in_words()):
+            self._waits, self._why = waits, ""
         try:
             if self._mending is not None:
                 with self._performer.alone("going on with logs that failed", 0.0):
@@ -252,8 +285,24 @@ class Snapshots:
             self._failed(e)
         else:
             self._why = ""
-        self._not_before = time.monotonic() + self._pause_s
-        self._pause_s = min(2 * self._pause_s, MEND_AGAIN_S[1])
+            if self._first is not None:  # the second one is taken at the next look
+                return
+        self._not_before = time.monotonic() + self._next_pause_s()
+
+    def _next_pause_s(self) -> float:
+        """Until it is tried again for logs that failed: longer each time."""
+        pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, MEND_AGAIN_S[1])
+        return pause_s
+
+    def _mends_in_words(self) -> str:
+        """What a log that failed waits for."""
+        if self._first is None:
+            return _MENDS
+        more = to_go_on(self._first.bytes, self._coordinator().layout.n)
+        return (
+            f"a log that failed goes on when a second snapshot beside {self._first.id} has all rows, as its disk has "
+            f"little room ({in_bytes(more)} more would do)"
+        )
 
     def _clear(self, *, again: bool = False) -> None:
         """Remove what is left of snapshots that failed. again: once more the next time, as shards may yet write."""

@@ -54,6 +54,7 @@ class ShardLog:
         self._closed = False
         self._mending = False
         self._stays = ""  # why one that failed could not go on when that was tried last
+        self.passed: tuple[str, str] = ("", "")  # as `Journal.passed`
 
     def __repr__(self) -> str:
         return f"<ShardLog {self._writer!r}>"
@@ -341,7 +342,7 @@ class ShardLogs:
         """
         segments = self._segments(owner)
         try:
-            shard, lsn = _loaded(make, snapshots)
+            shard, lsn, passed = _loaded(make, snapshots)
             reading = Reading(segments, lsn)
             replay = Replay(shard)
             for record in reading.records():
@@ -369,7 +370,9 @@ class ShardLogs:
                     reading.end.lsn,
                 )
             shard.counters = Counters()
-            return shard, self._repaired(segments, reading)
+            journal = self._repaired(segments, reading)
+            journal.passed = passed
+            return shard, journal
         except BaseException:
             segments.close()
             raise
@@ -472,15 +475,17 @@ class ShardLogs:
         return writer
 
 
-def _loaded(make: Callable[[], Shard], snapshots: Sequence[str]) -> tuple[Shard, int]:
-    """A shard from the newest snapshot that can be read, and the last record that is in it; or empty, and 0."""
+def _loaded(make: Callable[[], Shard], snapshots: Sequence[str]) -> tuple[Shard, int, tuple[str, str]]:
+    """A shard from the newest snapshot that can be read, or empty; the last record in it; which newest one cannot."""
+    passed = ("", "")
     for url in snapshots:
         shard = make()
         try:
-            return shard, load_shard(open_snapshot(url), shard)
+            return shard, load_shard(open_snapshot(url), shard), passed
         except (RowloomError, OSError) as e:
+            passed = passed if passed[0] else (url, in_words(e))
             log.error("snapshot %s cannot be read, so the log is read from an earlier point on: %s", url, e)
-    return make(), 0
+    return make(), 0, passed
 
 
 def may_recover(error: Exception) -> bool:

@@ -120,6 +120,7 @@ def test_a_table_is_there_after_a_drop_that_could_not_be_stored(
     with connect(server.address, timeout_s=5.0) as client:
         with monkeypatch.context() as patch:
             patch.setattr("rowloom.deploy.storage.write_atomic", full)
+            patch.setattr("rowloom.deploy.storage._Reserve.write", full)
             with pytest.raises(Unavailable, match="No space left on device"):
                 client.drop_table("t")
         assert [table.name for table in client.tables()] == ["t"]
@@ -480,6 +481,7 @@ def test_a_full_disk_says_which_file_and_that_nothing_was_changed(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("rowloom.deploy.storage.write_atomic", full)
+    monkeypatch.setattr("rowloom.deploy.storage._Reserve.write", full)  # that is gone, too
     for change in (lambda: remote.set_lr("t", 0.5), lambda: remote.scale(3), lambda: remote.drop_table("t")):
         with pytest.raises(Unavailable) as told:
             change()

@@ -340,6 +340,49 @@ def test_logs_that_had_filled_a_disk_stayed_as_long_as_they_were_when_snapshots_
     until(lambda: max(bytes_of_logs()) <= 2 << 16)
 
 
+def test_where_a_disk_has_little_room_a_second_snapshot_found_none_as_pushes_had_filled_it(
+    cluster, client, monkeypatch
+) -> None:
+    # Pushes went on behind the first one, and logs are cut when there is a second one.
+    little: list[int] = []  # of how many shards it was asked
+    room_for = [0]  # snapshots
+    put = LocalTarget.put
+
+    def put_or_not(target, name, buffers) -> None:
+        if len(cluster.coordinator.state.snapshots) >= room_for[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+        put(target, name, buffers)
+
+    monkeypatch.setattr(LocalTarget, "put", put_or_not)
+    launcher_of(cluster).fail("full")
+    push_until_it_fails(client)
+    monkeypatch.setattr(snapshots, "little_room", lambda storage, size, shards: little.append(shards) or True)
+    launcher_of(cluster).fail("")
+    room_for[0] = 1
+    with Remote(cluster.address) as remote:
+
+        def waits() -> list[str]:
+            return [one for one in remote.status().unfinished if "a second snapshot beside" in one]
+
+        until(lambda: any("none can be taken" in one for one in waits()))
+        (first,) = [one.id for one in cluster.coordinator.state.snapshots]
+        assert f"goes on when a second snapshot beside {first} has all rows" in waits()[0]
+        assert healths(cluster) == ["pulls only", "serving"]
+        room_for[0] = 9
+        until(lambda: healths(cluster) == ["serving", "serving"])
+        until(lambda: waits() == [])
+    one, two = cluster.coordinator.state.snapshots[:2]
+    assert one.id == first
+    assert one.lsns[0] == two.lsns[0]  # both have all of the log that failed
+    assert set(little) == {2}
+    shown = client.table("t").pull(IDS)
+    client.table("t").push(IDS, ONES)
+    for shard in (0, 1):
+        end_abruptly(cluster, shard)
+    with connect(cluster.address, timeout_s=120.0) as patient:
+        assert np.array_equal(patient.table("t").pull(IDS), shown + 1)
+
+
 def test_a_shard_that_was_made_anew_does_not_go_back_to_a_snapshot_of_before(
     cluster, client, tmp_path
 ) -> None:

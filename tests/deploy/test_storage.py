@@ -1,5 +1,6 @@
 """The commit point: what the coordinator believes and what storage holds are the same, whatever fails."""
 
+import errno
 import os
 
 import fsspec
@@ -7,7 +8,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from rowloom.client import TableSpec
-from rowloom.deploy import local_cluster
+from rowloom.deploy import local_cluster, storage
 from rowloom.deploy.config.config import InvalidConfig
 from rowloom.deploy.control.effects import NotStored
 from rowloom.deploy.control.state import ClusterState
@@ -103,7 +104,65 @@ def test_a_write_that_fails_before_the_rename_changes_nothing_and_leaves_nothing
     with pytest.raises(NotStored, match=r"layout\.json cannot be written: No space left on device"):
         file.commit(NEW)
     assert file.load() == OLD
-    assert [p.name for p in tmp_path.iterdir()] == ["layout.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["layout.json", "layout.json.reserve"]
+
+
+def full_disk(path, data):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def test_a_disk_without_a_free_block_took_no_layout(tmp_path, monkeypatch):
+    # So a shard whose process had ended on it could not be started again, not even to serve pulls.
+    file = StateFile(str(tmp_path))
+    file.commit(OLD)
+    monkeypatch.setattr(storage, "write_atomic", full_disk)
+    for state in (NEW, OLD, NEW):  # what was used is there again, as what it took the place of is gone
+        file.commit(state)
+        assert file.load() == state
+    (tmp_path / "layout.json.reserve").unlink()
+    with pytest.raises(NotStored, match=r"layout\.json cannot be written: No space left on device"):
+        file.commit(OLD)
+    assert file.load() == NEW
+    file.clear()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_layout_that_is_longer_than_what_is_kept_for_it_is_refused_and_the_old_one_stays(
+    tmp_path, monkeypatch
+):
+    file = StateFile(str(tmp_path))
+    file.commit(OLD)
+    monkeypatch.setattr(storage, "write_atomic", full_disk)
+    with pytest.raises(NotStored):
+        file.commit(ClusterState("ads", drained=["n" * (1 << 20)]))
+    assert file.load() == OLD
+    monkeypatch.undo()
+    long = ClusterState("ads", drained=["n" * (1 << 20)])
+    file.commit(long)
+    monkeypatch.setattr(storage, "write_atomic", full_disk)
+    file.commit(long)  # it has grown with what there is
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_coordinator_that_ends_while_it_writes_its_last_layout_leaves_the_old_one(
+    tmp_path, monkeypatch, step
+):
+    file = StateFile(str(tmp_path))
+    file.commit(OLD)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_atomic", full_disk)
+        patch.setattr(os, step, killed)
+        with pytest.raises(KeyboardInterrupt):
+            file.commit(NEW)
+    assert StateFile(str(tmp_path)).load() == OLD
+    file.commit(NEW)  # with room
+    monkeypatch.setattr(storage, "write_atomic", full_disk)
+    file.commit(OLD)  # and what is kept is whole again
+    assert file.load() == OLD
 
 
 def test_an_object_store_that_took_the_write_and_lost_its_answer_has_committed(store):

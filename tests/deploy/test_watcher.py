@@ -43,3 +43,11 @@ def test_why_a_shard_has_lost_its_rows_comes_with_its_status():
     figures = pb.StatisticsReply().SerializeToString()
     assert _status(SHARD, why, figures, UNKNOWN, True).lost == "wal: record 3 is damaged"
     assert _status(SHARD, Unavailable("no answer"), figures, UNKNOWN, True).lost == ""
+
+
+def test_a_status_that_was_asked_while_a_coordinator_left_was_an_internal_error():
+    nobody: Any = None
+    watcher = Watcher(nobody, nobody, nobody, nobody)
+    watcher.stop()
+    with pytest.raises(Unavailable, match="the cluster is being ended"):
+        watcher._looks([1])

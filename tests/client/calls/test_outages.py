@@ -97,7 +97,7 @@ def test_a_call_that_waits_for_a_shard_says_so_within_seconds_once_and_when_it_i
     client.error = None
     client.pull()
     level, text = client.told[1]
-    assert (level, text) == (logging.INFO, f"shard 1 answers again, after {client.now:.0f} s")
+    assert (level, text) == (logging.INFO, f"shard 1 answers pulls again, after {client.now:.0f} s")
     client.error = REFUSED
     with pytest.raises(Unavailable):
         client.pull()  # and of another one
@@ -116,6 +116,37 @@ def test_a_shard_whose_log_failed_was_said_to_have_ended_and_to_serve_nothing() 
     assert "`rowloom status` says what can be done; to end its process is of no use" in str(failed.value)
     assert "started again" not in str(failed.value)
     assert all("started again" not in text for _, text in client.told)
+
+
+def test_a_shard_that_answered_a_pull_and_refused_all_pushes_was_said_to_answer_again() -> None:
+    client = Client(durability="process")
+    full = Unavailable("this shard takes no changes, because its log failed: No space left on device")
+    client.error = full
+    with pytest.raises(PushUnresolved):
+        client.push()
+    assert len(client.told) == 1
+    client.error = None
+    client.pull()
+    assert len(client.told) == 1  # pushes are refused as before
+    client.error = full
+    with pytest.raises(PushUnresolved):
+        client.push()
+    assert len(client.told) == 1  # of the same outage
+    client.error = None
+    client.push()
+    assert client.told[1] == (logging.INFO, f"shard 1 takes pushes again, after {client.now:.0f} s")
+
+
+def test_a_shard_that_refused_pushes_and_served_pulls_has_not_been_silent_for_all_that_time() -> None:
+    client = Client(durability="process")
+    client.error = Unavailable("this shard takes no changes")
+    with pytest.raises(PushUnresolved):
+        client.push()
+    client.error = None
+    client.pull()
+    client.error = REFUSED
+    with pytest.raises(Unavailable, match="shard 1 at h:1 has served nothing for 10 s"):
+        client.pull(timeout_s=10.0)
 
 
 def test_a_shard_that_keeps_its_connection_and_says_nothing_was_named_only_when_the_attempt_ended() -> None:

@@ -141,6 +141,26 @@ def test_a_shard_that_could_not_read_its_log_was_said_to_need_nothing_but_time()
     assert "Input/output error" in text(status)
 
 
+def test_a_dead_shard_that_could_not_be_started_again_was_said_to_need_nothing_but_time() -> None:
+    why = "storage /d/layout.json cannot be written: No space left on device"
+    shards = [pb.ShardStatus(health="dead", stays_dead=why), pb.ShardStatus(health="serving")]
+    shards[1].shard.index = 1
+    status = pb.StatusReply(name="ads", shards=shards, durability="process")
+    state = summary(status)
+    assert f"is dead: it cannot be started again yet: {why}" in not_serving(state)[0]
+    assert f"shard 0 is dead: it cannot be started again yet: {why}" in text(status)
+    assert "make room on the disk that is named" in ways_out(state)
+    for wrong in ("Nothing is to be done", "accept-loss", "did not answer in time"):
+        assert wrong not in ways_out(state)
+    shards[0].stays_dead = "a shard server could not be started: Permission denied"
+    said = ways_out(summary(pb.StatusReply(name="ads", shards=shards, durability="process")))
+    assert "make room" not in said
+    assert "mend what is said of it" in said
+    shards.append(pb.ShardStatus(health="starting", shard=pb.ShardAddress(index=2)))
+    said = ways_out(summary(pb.StatusReply(name="ads", shards=shards, durability="process")))
+    assert "Nothing is to be done" in said  # for that one
+
+
 def test_status_says_what_survives_and_how_old_the_newest_snapshot_is() -> None:
     status = pb.StatusReply(name="ads", durability="disk")
     assert "durability disk (longest log 0 B)  newest snapshot taken: none" in text(status)
