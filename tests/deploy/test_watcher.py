@@ -1,5 +1,6 @@
 """What is made of a shard's answers: its health in a word, and its figures."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,8 +47,9 @@ def test_why_a_shard_has_lost_its_rows_comes_with_its_status():
 
 
 def test_a_status_that_was_asked_while_a_coordinator_left_was_an_internal_error():
-    nobody: Any = None
+    nobody: Any = SimpleNamespace(look=lambda key: UNKNOWN)
     watcher = Watcher(nobody, nobody, nobody, nobody)
+    assert watcher._looks([1])[0].result() == UNKNOWN
     watcher.stop()
     with pytest.raises(Unavailable, match="the cluster is being ended"):
         watcher._looks([1])
