@@ -149,7 +149,10 @@ def _ways(shards: Sequence[pb.ShardStatus], option: str, keeps: bool, snapshot: 
         for s in others
         if s.health == "stopped"
     ]
-    if keeps and any(s.health in (*AGAIN, "dead") for s in others):
+    ways += [
+        f"Shard {s.shard.index} cannot be started again yet: {s.stays_dead}." for s in others if s.stays_dead
+    ]
+    if keeps and any(s.health in (*AGAIN, "dead") and not s.stays_dead for s in others):
         ways.append(
             "A shard that is dead, or starts anew, is started again by itself and reads its rows from its log: wait "
             f"some seconds, and ask again (`rowloom status{option}`)."

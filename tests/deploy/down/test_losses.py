@@ -98,6 +98,14 @@ def test_of_a_dead_shard_with_a_log_nobody_heard_that_it_is_started_again_by_its
     assert "by itself" not in ways(shard(0, "dead"), shard(1, "serving", 9), durability="memory")
 
 
+def test_of_a_shard_that_cannot_be_started_again_it_was_said_that_it_is_by_itself(ways):
+    dead = shard(0, "dead")
+    dead.stays_dead = "the disk is full"
+    said = ways(dead, shard(1, "serving", 9))
+    assert said.startswith(" Shard 0 cannot be started again yet: the disk is full. `rowloom down --keep`")
+    assert "by itself" not in said
+
+
 def test_that_logs_which_failed_lack_the_last_pushes_was_said_after_the_cluster_had_ended(ways):
     said = ways(shard(0, "serving", 9), shard(1, "pulls only", 9))
     assert (
