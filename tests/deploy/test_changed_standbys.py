@@ -192,13 +192,13 @@ def test_a_change_that_is_not_stored_changes_nothing(monkeypatch, tmp_path) -> N
     server = CoordinatorServer(wanted(0), ThreadLauncher(), storage=str(tmp_path / "state"))
     server.start()
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
 
     try:
         with monkeypatch.context() as patch:
-            patch.setattr("rowloom.deploy.storage.write_atomic", full)
-            with pytest.raises(Unavailable, match="No space left on device"):
+            patch.setattr("rowloom.deploy.storage.write_atomic", broken)
+            with pytest.raises(Unavailable, match="Input/output error"):
                 server._parts.replicate('{"replicas": 1}')
         assert not server.config.replicas
         assert not server._parts.standbys.kept

@@ -57,7 +57,7 @@ KEEPS = {
 class Notes:
     """A log that only counts, as a `Journal`; and the place of all logs, which has none yet."""
 
-    error, mending, bytes, safe = "", False, 0, 0
+    error, mending, bytes, safe, passed = "", False, 0, 0, ("", "")
 
     def __init__(self) -> None:
         self.lsn, self.end = 0, 1000  # not as a feed counts

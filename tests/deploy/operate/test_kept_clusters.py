@@ -66,7 +66,7 @@ def test_a_killed_cluster_that_can_go_on_was_said_to_have_lost_its_rows(director
     record = directory.get("ads")
     stop(record.pid)
     with pytest.raises(
-        Unavailable, match="`rowloom down --keep`, then `rowloom up --name ads`, go on from its logs"
+        Unavailable, match=f"`kill -9 {record.pid}`, then `rowloom up --name ads`, starts another coordinator"
     ):
         reach(record, directory, timeout_s=0.5)
     kill_all(directory, "ads")
