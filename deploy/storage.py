@@ -12,6 +12,7 @@ that takes no block, and a crash leaves the old layout or the new one, as with a
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
@@ -29,9 +30,11 @@ from ..proto.snapshots.folder import opened_url
 from .config.faults import InvalidConfig
 from .control.effects import NotStored
 from .control.state import ClusterState
+from .launch.keeping import snapshots_of
 
 log = logging.getLogger(__name__)
 _MEND = "nothing was changed: it is the `storage` of the deploy config; mend it, and try again"
+_FILE = "layout.json"
 DOUBT_S = 0.5  # between two looks at storage that does not say what it holds
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _GROWS_BYTES = 1 << 16  # by which the next layout may be longer than this one
@@ -92,7 +95,7 @@ class StateFile:
     """
 
     def __init__(self, storage: str | None) -> None:
-        self._url = storage.rstrip("/") + "/layout.json" if storage else ""
+        self._url = storage.rstrip("/") + f"/{_FILE}" if storage else ""
         self._fs, self._path = _opened(self._url) if self._url else (None, "")
         self._reserve = _Reserve(Path(self._path)) if isinstance(self._fs, LocalFileSystem) else None
 
@@ -115,7 +118,32 @@ class StateFile:
             held = self._read()
         except Exception as e:  # object stores raise errors of their own
             raise self._unavailable("cannot be read", e) from e
-        return ClusterState.from_json(held.decode("utf-8", "replace")) if held is not None else None
+        return (
+            self._at_home(ClusterState.from_json(held.decode("utf-8", "replace")))
+            if held is not None
+            else None
+        )
+
+    def _at_home(self, state: ClusterState) -> ClusterState:
+        """The same, where snapshots that lie in this storage are those of the cluster.
+
+        The storage may be a copy, or have been moved: those at the place that it had before are another's now, and
+        are not to be removed.
+        """
+        home, place = self._url.removesuffix(f"/{_FILE}"), self._path.removesuffix(f"/{_FILE}")
+        snapshots = [
+            dataclasses.replace(one, url=snapshots_of(home) + f"/{one.id}")
+            if not one.url.startswith(f"{home}/") and self._is_there(f"{snapshots_of(place)}/{one.id}")
+            else one
+            for one in state.snapshots
+        ]
+        return dataclasses.replace(state, snapshots=snapshots)
+
+    def _is_there(self, path: str) -> bool:
+        try:
+            return self._fs is not None and bool(self._fs.exists(path))
+        except Exception as e:  # object stores raise errors of their own
+            raise self._unavailable("cannot be read", e) from e
 
     def commit(self, state: ClusterState, pause: Callable[[float], object] = time.sleep) -> None:
         """Write the state. When it returns, the new state is what storage holds; when it raises, the old one is.

@@ -111,10 +111,10 @@ def _folder(folder: Path, config: DeployConfig) -> Iterator[Diagnosis]:
     below = [folder / name for name in ("logs", "snapshots") if os.path.lexists(folder / name)]
     whole = unwritable(folder)
     faults = [whole] if whole else [why for one in below if (why := unwritable(one))]
-    instead = "another `storage:`"
+    instead = "; or another `storage:`"
     if _has_logs(folder):  # then another one would begin without the rows in them
-        instead = elsewhere(config.name, str(folder))
-    yield from (fault("storage", found, f"{fix}; or {instead}") for found, fix in faults)
+        instead = f". {elsewhere(config.name, str(folder))}"
+    yield from (fault("storage", found, f"{fix}{instead}") for found, fix in faults)
     if faults:
         return
     there = _there(folder)

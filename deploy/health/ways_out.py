@@ -8,8 +8,9 @@ from typing import Any
 
 from ..config.memory import in_bytes
 from ..config.words import listed, shards_named
-from ..operate.status import AGAIN, GOOD, PULLS_ONLY, living, lost
+from ..operate.status import AGAIN, GOOD, PULLS_ONLY, living, lost, without_server
 from ..snapshots.room import to_go_on
+from ..standby.shown import IN_STEP
 
 FULL = os.strerror(errno.ENOSPC)
 
@@ -29,17 +30,27 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
     stays = [s for s in bad if s.get("stays_dead")]
     again = [s for s in bad if s["health"] in AGAIN or (s["health"] == "dead" and logs)]
     gone = lost(state)
+    followed = [s for s in without_server(state) if s not in gone]
     said = "".join(
         f". The process of shard {s['index']} stands still (as by SIGSTOP) and holds its rows: `kill -CONT {s['pid']}` "
         f"on {s['node']} lets it go on"
         for s in still
     )
+    for s in followed:
+        knows = (
+            "has its rows and takes"
+            if s["standby"]["state"] == IN_STEP
+            else "has not answered yet, and may take"
+        )
+        said += f". The standby of shard {s['index']} {knows} its place by itself: look again in some seconds"
     if full:
         said += (
             ". A shard whose log failed has all its rows and takes no pushes: make room on its disk, or mend that. The "
             "cluster then takes a snapshot, and pushes go on, by themselves. Where there is little room it takes a "
-            "second one before, and cuts the logs that both have: room for all of that is about "
+            "second one before, and cuts the logs that both have: room for "
+            "all of that is about "
             f"{in_bytes(to_go_on(sum(s['bytes'] for s in state['shards']), len(state['shards']), snapshots=2))}"
+            ". A fast trainer may fill that once more before logs are cut; then pushes go on by themselves, too"
         ) + _what_keeps_back([s for s in bad if s not in full])
     if unread:
         said += (
@@ -53,7 +64,7 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
             ". A shard that is dead, or starts anew, has its rows in its log: it is started again by itself and reads "
             "them. Nothing is to be done; look again in some seconds. If it stays dead, the log of the cluster says why"
         )
-    if any(s not in (*still, *full, *stays, *again, *gone) for s in bad):
+    if any(s not in (*still, *full, *stays, *again, *followed, *gone) for s in bad):
         said += _silent(state, options)
     return said + (_without_rows(state, [s["index"] for s in gone], options) if gone else "")
 

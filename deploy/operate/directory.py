@@ -48,8 +48,9 @@ class DamagedRecord(RowloomError):
     def __init__(self, name: str, path: Path, why: object) -> None:
         self.why = f"{path}: {why}"
         super().__init__(
-            f"what is known of cluster {name!r} is damaged: {self.why}. `rowloom down --name {name}` and "
-            "`rowloom up` move that file aside and end, or find again, what runs; --address goes round it"
+            f"what is known of cluster {name!r} is damaged: {self.why}. `rowloom up` with its config moves that "
+            f"file aside and finds what runs; --address goes round it. `rowloom down --keep --name {name}` and "
+            f"`rowloom down --name {name}` end what runs: with the latter its rows are lost"
         )
 
 

@@ -16,7 +16,7 @@ from ..config.words import counted, shards_named
 from ..observe.figures import at_least, sizes_of, told_by
 from ..observe.quotas import quota_cells, quota_summary
 from ..observe.targets import scheme_of
-from ..standby.shown import IN_STEP, beside_in_words, standby_in_words, standby_of
+from ..standby.shown import IN_STEP, beside_in_words, may_have_rows, standby_in_words, standby_of
 from .moves import in_progress, move_summary
 
 if TYPE_CHECKING:
@@ -130,6 +130,11 @@ def living(state: dict[str, Any]) -> list[int]:
 
 def lost(state: dict[str, Any]) -> list[dict[str, Any]]:
     """Of a `summary`, the shards whose rows are known to be gone."""
+    return [s for s in without_server(state) if not may_have_rows(s)]
+
+
+def without_server(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The shards whose rows no server of theirs will have again, of which a standby may."""
     gone = ("lost",) if state["durability"] != "memory" else ("lost", "dead")  # the dead one's log has them
     return [s for s in state["shards"] if s["health"] in gone]
 

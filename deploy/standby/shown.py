@@ -11,6 +11,11 @@ from ..config.words import standbys_of
 IN_STEP = "in step"  # as in StandbyStatus
 
 
+def may_have_rows(shard: dict[str, Any]) -> bool:
+    """Of a shard of a `summary`: whether its standby has its rows, or does not say yet, as to a new coordinator."""
+    return bool(shard.get("standby")) and shard["standby"]["state"] in (IN_STEP, "unreachable", "stopped")
+
+
 def standby_of(status: pb.ShardStatus) -> dict[str, Any] | None:
     """Of a shard's status: its standby, and how far that is behind; None: it has none."""
     if not status.HasField("standby"):

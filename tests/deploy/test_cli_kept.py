@@ -130,6 +130,7 @@ def test_the_rows_of_a_cluster_that_never_had_one_were_said_to_be_removed(cli):
 
 def test_a_killed_cluster_began_empty_in_another_storage_and_its_rows_can_go_on_elsewhere(cli, kept):
     cli.run("up")
+    cli.run("snapshot")
     kill_all(cli.directory, "ads")
     for kill_was_an_end in (True, False):
         if not kill_was_an_end:
@@ -143,7 +144,13 @@ def test_a_killed_cluster_began_empty_in_another_storage_and_its_rows_can_go_on_
         assert not (cli.folder / "other").exists()
     shutil.copytree(kept, cli.folder / "other")
     cli.run("down", "--forget", "--name", "ads")
+    before = {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()}
     np.testing.assert_array_equal(rows(cli.json("up")["address"]), -1.0)
+    listed = cli.json("snapshots")["snapshots"]
+    assert [one["url"].startswith(f"{cli.folder}/other/snapshots/") for one in listed] == [True]
+    cli.run("snapshot", "--full", "--keep", "1")  # the other one goes, of this storage
+    cli.run("down", "--yes")
+    assert {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()} == before
 
 
 def test_the_rows_of_a_killed_cluster_that_could_go_on_were_removed_by_a_script_unasked(cli, kept):

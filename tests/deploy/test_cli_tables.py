@@ -437,7 +437,7 @@ def test_a_damaged_record_is_named_and_gone_round(cli, ads):
     for command in ("status", "tables"):
         _, err = cli.run(command, code=1)
         assert "clusters/ads.json" in err
-        assert "`rowloom down --name ads` and `rowloom up` move that file aside" in err
+        assert "`rowloom up` with its config moves that file aside and finds what runs" in err
     out, err = cli.run("up", "deploy.yaml")
     assert "ads.json.damaged" in err
     assert "ads runs already" in out

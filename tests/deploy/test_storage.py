@@ -1,7 +1,9 @@
 """The commit point: what the coordinator believes and what storage holds are the same, whatever fails."""
 
+import dataclasses
 import errno
 import os
+import shutil
 
 import fsspec
 import pytest
@@ -11,7 +13,7 @@ from rowloom.client import TableSpec
 from rowloom.deploy import local_cluster, storage
 from rowloom.deploy.config.config import InvalidConfig
 from rowloom.deploy.control.effects import NotStored
-from rowloom.deploy.control.state import ClusterState
+from rowloom.deploy.control.state import ClusterState, KnownSnapshot
 from rowloom.deploy.storage import StateFile
 from rowloom.proto import atomic_file
 from rowloom.proto.errors import RowloomError, Unavailable
@@ -105,6 +107,20 @@ def test_a_write_that_fails_before_the_rename_changes_nothing_and_leaves_nothing
         file.commit(NEW)
     assert file.load() == OLD
     assert sorted(p.name for p in tmp_path.iterdir()) == ["layout.json", "layout.json.reserve"]
+
+
+def test_snapshots_of_the_place_that_a_storage_was_copied_from_were_taken_for_its_own(tmp_path):
+    # So a cluster that went on from a copy removed those that the old folder needed.
+    old, new = tmp_path / "old", tmp_path / "new"
+    known = [KnownSnapshot(id, f"{old}/snapshots/{id}", 1, [0], 0.0, 1, 9) for id in ("copied", "not-copied")]
+    StateFile(str(old)).commit(dataclasses.replace(OLD, snapshots=known))
+    (new / "snapshots/copied").mkdir(parents=True)
+    shutil.copy(old / "layout.json", new)
+    assert [one.url for one in StateFile(str(old)).load().snapshots] == [one.url for one in known]
+    assert [one.url for one in StateFile(str(new)).load().snapshots] == [
+        f"{new}/snapshots/copied",
+        f"{old}/snapshots/not-copied",
+    ]
 
 
 def full_disk(path, data):

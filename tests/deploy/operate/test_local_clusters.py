@@ -327,7 +327,7 @@ def test_a_damaged_record_names_its_file_and_the_ways_round_it(directory, text):
     (directory.home / "clusters").mkdir()
     (directory.home / "clusters/ads.json").write_text(text)
     with pytest.raises(
-        DamagedRecord, match=r"damaged: .*ads\.json: .*`rowloom down --name ads` and `rowloom up` move"
+        DamagedRecord, match=r"damaged: .*ads\.json: .*`rowloom up` with its config moves that file aside"
     ):
         directory.get("ads")
 

@@ -195,6 +195,22 @@ def test_a_killed_shard_with_a_log_was_said_to_have_lost_its_rows_while_it_was_s
     assert "`rowloom recover --accept-loss 1`" in said
 
 
+def test_of_a_shard_whose_standby_takes_its_place_it_was_said_that_its_rows_are_gone() -> None:
+    # A new coordinator said so, with the commands that throw them away, a second before the standby served.
+    shards = [pb.ShardStatus(health="serving"), pb.ShardStatus(health="dead")]
+    shards[1].shard.index = 1
+    status = pb.StatusReply(name="ads", shards=shards, durability="memory")
+    for state, words in (("in step", "has its rows and takes"), ("unreachable", "may take")):
+        status.shards[1].standby.state = state
+        said = ways_out(summary(status))
+        assert f"The standby of shard 1 {words}" in said.replace("has not answered yet, and ", "")
+        assert "gone" not in said
+        assert "accept-loss" not in said
+    for state in ("filling", "failed", "dead"):
+        status.shards[1].standby.state = state
+        assert "`rowloom recover --accept-loss 1`" in ways_out(summary(status))
+
+
 def test_a_busy_cluster_whose_shards_did_not_answer_was_said_to_have_lost_its_rows() -> None:
     # All that was offered then lost rows, of which none was lost.
     shards = [pb.ShardStatus(health="unreachable"), pb.ShardStatus(health="unreachable")]
