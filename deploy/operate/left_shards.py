@@ -14,10 +14,8 @@ from ...proto import rowloom_pb2 as pb
 from ...proto.errors import RowloomError
 from ...proto.security.credentials import NOTHING
 from ..config.config import DeployConfig
-from ..config.words import counted
-from ..control.state import ClusterState
+from ..config.words import counted, shards_named
 from ..launch.cluster_folder import config_of, left_shards, shards_in, storage_of
-from ..launch.shard_folder import KnownServer
 from ..storage import StateFile
 from .directory import ClusterDirectory
 from .remote import Remote
@@ -34,12 +32,16 @@ class LeftShards:
     Attributes:
         addresses: of those, at least one.
         config: what the cluster was started with; None: that cannot be read.
-        ended: indexes of the shards whose processes have ended too, and which have no standby.
+        ended: indexes of the shards whose processes have ended too, and of which no standby has the rows.
+        followed: of those that have ended, and whose standby runs and was in step.
+        shards: how many the cluster has.
     """
 
     addresses: list[str]
     config: DeployConfig | None
     ended: Sequence[int] = ()
+    followed: Sequence[int] = ()
+    shards: int = 0
 
     def words(self) -> str:
         """How they are. Asks them."""
@@ -47,13 +49,19 @@ class LeftShards:
         replies = [reply for reply in asked if reply is None or reply.state != "standby"]
         serving = sum(reply is not None and reply.state in GOOD for reply in replies)
         shards = counted(len(replies), "shard")
+        whole = counted(len(replies) + len(self.ended) + len(self.followed), "shard")
+        some = f"{serving} of its {whole} {_serve(serving)}"
+        if self.followed:
+            has = f"of {shards_named(self.followed)}, whose process has ended, the standby has the rows"
+            some += f"; {has}, and takes the place when there is a coordinator"
         if self.ended:
             which = f"{'shards' if len(self.ended) > 1 else 'shard'} {', '.join(map(str, self.ended))}"
             fate = "ITS ROWS ARE LOST" if len(self.ended) == 1 else "THEIR ROWS ARE LOST"
             if self.config is not None and self.config.durability != "memory":
                 fate = "a new coordinator starts what has ended again, from its log"
-            whole = counted(len(replies) + len(self.ended), "shard")
-            return f"{serving} of its {whole} {_serve(serving)}; the process of {which} has ended, and {fate}"
+            return f"{some}; the process of {which} has ended, and {fate}"
+        if self.followed:
+            return some
         if serving == len(replies):
             return f"its {shards} {_serve(serving)}, and no row of theirs is lost"
         return f"{serving} of its {shards} that run serve"
@@ -112,7 +120,15 @@ def find_left(name: str, directory: ClusterDirectory) -> LeftShards | None:
     launched = [one for server in left if (one := servers.launched(server)) is not None]
     if not launched:
         return None
-    return LeftShards([one.address for one in launched], config, _ended(stored, left))
+    addresses = [one.address for one in launched]
+    if stored is None:
+        return LeftShards(addresses, config, shards=len(addresses))
+    keys = {server.key for server in left}
+    ended = [k for k, key in enumerate(stored.keys) if key not in keys]
+    followed = [k for k in ended if (one := stored.standby_in_step(k)) is not None and one.key in keys]
+    return LeftShards(
+        addresses, config, [k for k in ended if k not in followed], followed, shards=len(stored.keys)
+    )
 
 
 def _storage_of(name: str, directory: ClusterDirectory, config: DeployConfig | None, folder: Path) -> str:
@@ -130,14 +146,6 @@ def running_unknown(name: str, directory: ClusterDirectory) -> list[int]:
     with contextlib.suppress(RowloomError, OSError):
         return [server.pid for server in shards_in(folder_of(name, directory)).running()]
     return []
-
-
-def _ended(stored: ClusterState | None, running: Sequence[KnownServer]) -> list[int]:
-    """Indexes of the shards that do not run, and have no standby."""
-    if stored is None:
-        return []
-    keys = {server.key for server in running}
-    return [k for k, key in enumerate(stored.keys) if key not in keys and k not in stored.standbys]
 
 
 def serving_on(name: str, directory: ClusterDirectory) -> LeftShards | None:

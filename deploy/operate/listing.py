@@ -72,7 +72,7 @@ def _state(record: Record, directory: ClusterDirectory) -> tuple[str, int | None
     if record.launcher == "local" and not is_running(record.pid, record.started):
         left = serving_on(record.name, directory)
         if left is not None:
-            return "no coordinator", len(left.addresses)
+            return "no coordinator", left.shards
         if record.pid:
             return "ended", None
     try:
