@@ -159,6 +159,7 @@ def test_standbys_are_read_from_and_end_and_come_again_by_apply(ram):
     until(lambda: in_step(ram))
 
 
+@pytest.mark.slow
 def test_another_number_of_shards_has_standbys_again(ram):
     until(lambda: in_step(ram))
     with trained(ram), Remote(address_of(ram)) as remote:
@@ -178,6 +179,7 @@ def test_standbys_that_would_not_see_the_logs_of_their_shards_are_refused_with_t
         launcher.check_standbys(keys)
 
 
+@pytest.mark.slow
 def test_a_cluster_whose_standbys_have_no_room_does_not_start_and_leaves_nothing(nodes):
     with pytest.raises(
         Unavailable, match=r"no other node of Ray than \w+, where the shard is, has room .* CPU 2; free"
@@ -186,6 +188,7 @@ def test_a_cluster_whose_standbys_have_no_room_does_not_start_and_leaves_nothing
     assert_nothing_is_left("large")
 
 
+@pytest.mark.slow
 def test_servers_that_were_started_without_standbys_lose_nothing_either(nodes):
     up_ray(config_of("later", shards=1, replicas=0))
     try:
