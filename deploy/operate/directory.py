@@ -50,7 +50,8 @@ class DamagedRecord(RowloomError):
         super().__init__(
             f"what is known of cluster {name!r} is damaged: {self.why}. `rowloom up` with its config moves that "
             f"file aside and finds what runs; --address goes round it. `rowloom down --keep --name {name}` and "
-            f"`rowloom down --name {name}` end what runs: with the latter its rows are lost"
+            f"`rowloom down --name {name}` end what runs: with the latter, and with durability memory, its "
+            "rows are lost"
         )
 
 
