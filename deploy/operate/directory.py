@@ -157,8 +157,8 @@ class ClusterDirectory:
                 except FileNotFoundError:
                     return None
             data = json.loads(text)
-            known = {f.name for f in dataclasses.fields(Record)}
-            if missing := [key for key in ("name", "launcher", "address") if key not in data]:
+            known = {f.name: f.default for f in dataclasses.fields(Record)}
+            if missing := [k for k, usual in known.items() if usual is dataclasses.MISSING and k not in data]:
                 raise ValueError(f"it lacks {', '.join(missing)}")
             record = Record(**{k: v for k, v in data.items() if k in known})
             _check(record, name)

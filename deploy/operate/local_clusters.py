@@ -152,18 +152,21 @@ def _full_storage(record: Record, said: str) -> str:
 
     said: why it did not start, which may say it already: then only what is to be done.
     """
-    kept = is_kept(record)
-    instead = f", and run `rowloom up` again. {elsewhere(record.name, record.storage)}"
-    if not kept:
-        instead = ", or say another `storage`, and run `rowloom up` again"
     if os.strerror(errno.ENOSPC) in said:
-        return f". Make room there{instead}"
+        return f". Make room there{_or_elsewhere(record)}"
     folder = storage_folder(record.storage) or ""
     with contextlib.suppress(OSError):
         disk = os.statvfs(folder if os.path.exists(folder) else os.path.dirname(folder) or ".")
         if folder and disk.f_blocks and disk.f_bavail * disk.f_frsize < ROOM_BYTES:
-            return f". The disk of its storage, {record.storage}, is full: make room there{instead}"
+            return f". The disk of its storage, {record.storage}, is full: make room there{_or_elsewhere(record)}"
     return ""
+
+
+def _or_elsewhere(record: Record) -> str:
+    """In words, what else than to make room: in another storage a cluster begins without the rows of this one."""
+    if is_kept(record):
+        return f", and run `rowloom up` again. {elsewhere(record.name, record.storage)}"
+    return ", or say another `storage`, and run `rowloom up` again"
 
 
 def _begun(config: DeployConfig) -> Record:

@@ -18,41 +18,13 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 import time
 
 import numpy as np
+from counted import DIM, Trainer, ended, spread
 
 from rowloom.client import SGD, Adagrad, TableSpec, Zeros
 from rowloom.deploy import local_cluster
-
-DIM = 64
-
-
-class Trainer(threading.Thread):
-    """Pushes to its own rows and pulls them, one call after the other."""
-
-    def __init__(self, cluster, number: int, rows: int) -> None:
-        super().__init__(daemon=True)
-        self.client = cluster.connect()
-        self.table = self.client.table("counts")
-        self.ids = np.arange(number * rows, (number + 1) * rows)
-        self.grads = -np.ones((rows, DIM), np.float32)
-        self.pushes, self.failed, self.wrong = 0, 0, 0
-        self.longest_s = 0.0
-        self.ending = threading.Event()
-
-    def run(self) -> None:
-        while not self.ending.is_set():
-            began = time.perf_counter()
-            try:
-                self.table.push(self.ids, self.grads)
-                self.pushes += 1
-                self.wrong += int((self.table.pull(self.ids) != self.pushes).any())
-            except Exception as e:
-                print(f"a call failed: {e}", file=sys.stderr)
-                self.failed += 1
-            self.longest_s = max(self.longest_s, time.perf_counter() - began)
 
 
 def main() -> None:
@@ -88,7 +60,10 @@ def measure(args: argparse.Namespace, storage: str | None) -> None:
         for begin in range(0, args.rows, 20_000):
             ids = np.arange(begin, min(args.rows, begin + 20_000))
             big.push(ids, np.ones((len(ids), DIM), np.float32))
-        trainers = [Trainer(cluster, number, 500) for number in range(args.trainers)]
+        trainers = [
+            Trainer(cluster.connect(), np.arange(number * 500, (number + 1) * 500))
+            for number in range(args.trainers)
+        ]
         for trainer in trainers:
             trainer.start()
         away_s: dict[str, list[float]] = {"killed": [], "stopped": []}
@@ -122,37 +97,21 @@ def measure(args: argparse.Namespace, storage: str | None) -> None:
             big.pull(np.arange(10))
             both_s = time.perf_counter() - began
             print(f"both killed: away for {both_s:.2f} s", file=sys.stderr)
-        for trainer in trainers:
-            trainer.ending.set()
-            trainer.join()
-        lost = doubled = 0
-        for trainer in trainers:
-            found = trainer.table.pull(trainer.ids)[:, 0]
-            lost += int((found < trainer.pushes).sum())
-            doubled += int((found > trainer.pushes + trainer.failed).sum())
+        calls = ended(trainers)
         print(
             json.dumps(
                 {
                     "rows": args.rows,
                     "durability": args.durability,
                     "promotions": args.kills + args.stops,
-                    "killed_s": _spread(away_s["killed"]),
-                    "stopped_s": _spread(away_s["stopped"]),
+                    "killed_s": spread(away_s["killed"]),
+                    "stopped_s": spread(away_s["stopped"]),
                     "both_killed_s": both_s,
-                    "in_step_again_s": _spread(filled_s[1:]),
-                    "longest_call_s": max(t.longest_s for t in trainers),
-                    "pushes": sum(t.pushes for t in trainers),
-                    "failed": sum(t.failed for t in trainers),
-                    "wrong_reads": sum(t.wrong for t in trainers),
-                    "lost": lost,
-                    "doubled": doubled,
+                    "in_step_again_s": spread(filled_s[1:]),
+                    **calls,
                 }
             )
         )
-
-
-def _spread(seconds: list[float]) -> dict[str, float]:
-    return {} if not seconds else {"median": float(np.median(seconds)), "worst": max(seconds)}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
+from counted import DIM, Trainer, ended, spread
 from raylets import POOL, raylets
 
 from rowloom.client import SGD, TableSpec, Zeros, connect
@@ -33,35 +33,9 @@ from rowloom.deploy.config.config import parse
 from rowloom.deploy.operate.remote import Remote
 from rowloom.deploy.operate.status import summary
 
-NAME, SHARDS, DIM = "away", 3, 64
+NAME, SHARDS = "away", 3
 HEAD, NODES = "127.0.0.60", ["127.0.0.61", "127.0.0.62", "127.0.0.63"]
 CALL_S = 300.0
-
-
-class Trainer(threading.Thread):
-    """Pushes to the rows of one shard and pulls them, one call after the other."""
-
-    def __init__(self, shard: int, rows: int) -> None:
-        super().__init__(daemon=True)
-        self.client = connect(partial(address_of, NAME), timeout_s=CALL_S)
-        self.table = self.client.table("counts")
-        self.ids = np.arange(shard, rows, SHARDS)
-        self.grads = -np.ones((len(self.ids), DIM), np.float32)
-        self.pushes = self.failed = self.wrong = 0
-        self.longest_s = 0.0
-        self.ending = threading.Event()
-
-    def run(self) -> None:
-        while not self.ending.is_set():
-            began = time.perf_counter()
-            try:
-                self.table.push(self.ids, self.grads)
-                self.pushes += 1
-                self.wrong += int((self.table.pull(self.ids) != self.pushes).any())
-            except Exception as e:
-                print(f"a call failed: {e}", file=sys.stderr)
-                self.failed += 1
-            self.longest_s = max(self.longest_s, time.perf_counter() - began)
 
 
 def main() -> None:
@@ -104,7 +78,10 @@ def measure(args: argparse.Namespace, nodes, folder: str) -> None:
     given |= {"standby": {"mode": args.mode}, "durability": args.durability, "storage": f"{folder}/kept"}
     up_ray(parse({**given, "ray": {"label_selector": POOL}, "security": {"insecure": True}}))
     reader = connect(partial(address_of, NAME), timeout_s=CALL_S).table("counts")
-    trainers = [Trainer(shard, args.rows) for shard in range(SHARDS)]
+    trainers = [
+        Trainer(connect(partial(address_of, NAME), timeout_s=CALL_S), np.arange(shard, args.rows, SHARDS))
+        for shard in range(SHARDS)
+    ]
     for trainer in trainers:
         trainer.start()
     away_s: dict[str, list[float]] = {"process": [], "node": []}
@@ -131,36 +108,20 @@ def measure(args: argparse.Namespace, nodes, folder: str) -> None:
             while not are_in_step():
                 time.sleep(0.05)
             nodes.add(node)
-    for trainer in trainers:
-        trainer.ending.set()
-        trainer.join()
-    lost = doubled = 0
-    for trainer in trainers:
-        found = trainer.table.pull(trainer.ids)[:, 0]
-        lost += int((found < trainer.pushes).sum())
-        doubled += int((found > trainer.pushes + trainer.failed).sum())
+    calls = ended(trainers)
     down_ray(NAME)
     print(
         json.dumps(
             {
                 "mode": args.mode,
                 "durability": args.durability,
-                "process_s": _spread(away_s["process"]),
-                "node_s": _spread(away_s["node"]),
-                "in_step_again_s": _spread(filled_s[1:]),
-                "longest_call_s": max(t.longest_s for t in trainers),
-                "pushes": sum(t.pushes for t in trainers),
-                "failed": sum(t.failed for t in trainers),
-                "wrong_reads": sum(t.wrong for t in trainers),
-                "lost": lost,
-                "doubled": doubled,
+                "process_s": spread(away_s["process"]),
+                "node_s": spread(away_s["node"]),
+                "in_step_again_s": spread(filled_s[1:]),
+                **calls,
             }
         )
     )
-
-
-def _spread(seconds: list[float]) -> dict[str, float]:
-    return {} if not seconds else {"median": float(np.median(seconds)), "worst": max(seconds)}
 
 
 if __name__ == "__main__":

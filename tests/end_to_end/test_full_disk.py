@@ -1,5 +1,6 @@
 """A real disk that is full, and has room again, under a cluster of processes."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,19 @@ def disk(tmp_path) -> Iterator[Path]:
         yield disk
 
 
+@contextlib.contextmanager
+def on(disk: Path, out: Path) -> Iterator[CoordinatorServer]:
+    """A cluster of one shard whose storage is that disk."""
+    config = parse({"name": "full", "storage": str(disk), "tables": [SPEC]})
+    assert config.durability == "process"
+    server = CoordinatorServer(config, ProcessLauncher(config, out))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
 def status_of(remote: Remote) -> dict:
     return summary(remote.status())
 
@@ -51,108 +65,94 @@ def dead_in_words(remote: Remote) -> str:
 
 
 def test_a_disk_that_was_full_and_has_room_again_costs_no_row_and_no_restart(disk, tmp_path) -> None:
-    config = parse({"name": "full", "storage": str(disk), "tables": [SPEC]})
-    assert config.durability == "process"
-    launcher = ProcessLauncher(config, tmp_path / "out")
-    server = CoordinatorServer(config, launcher)
-    server.start()
-    try:
-        with connect(server.address, timeout_s=200.0) as client, Remote(server.address) as remote:
+    with (
+        on(disk, tmp_path / "out") as server,
+        connect(server.address, timeout_s=200.0) as client,
+        Remote(server.address) as remote,
+    ):
 
-            def shard() -> dict:
-                return summary(remote.status())["shards"][0]
+        def shard() -> dict:
+            return summary(remote.status())["shards"][0]
 
-            table, ids, grads = client.table("t"), np.arange(MANY), np.full((MANY, 64), -1.0, np.float32)
-            table.push(ids, grads)
-            other = fill(disk)
-            acked, said = 1, ""
-            while not said:
-                try:
-                    table.push(ids, grads)
-                    acked += 1
-                except PushUnresolved as e:
-                    said = str(e)
-            assert "No space left" in said
-            assert shard()["health"] == "pulls only"
-            assert "No space left" in shard()["log_error"]
-            shown = table.pull(ids)
-            assert shown[0, 0] in (acked, acked + 1)
-            pid = shard()["pid"]
-            other.unlink()
-            table.push(ids, grads)  # waits for the log to go on, and is applied
-            assert shard()["health"] == "serving"
-            assert shard()["pid"] == pid
-            assert np.array_equal(table.pull(ids), shown + 1)
-            os.kill(pid, 9)
-            until(lambda: shard()["health"] == "serving" and shard()["pid"] != pid)
-            assert np.array_equal(table.pull(ids), shown + 1)
-    finally:
-        server.stop()
+        table, ids, grads = client.table("t"), np.arange(MANY), np.full((MANY, 64), -1.0, np.float32)
+        table.push(ids, grads)
+        other = fill(disk)
+        acked, said = 1, ""
+        while not said:
+            try:
+                table.push(ids, grads)
+                acked += 1
+            except PushUnresolved as e:
+                said = str(e)
+        assert "No space left" in said
+        assert shard()["health"] == "pulls only"
+        assert "No space left" in shard()["log_error"]
+        shown = table.pull(ids)
+        assert shown[0, 0] in (acked, acked + 1)
+        pid = shard()["pid"]
+        other.unlink()
+        table.push(ids, grads)  # waits for the log to go on, and is applied
+        assert shard()["health"] == "serving"
+        assert shard()["pid"] == pid
+        assert np.array_equal(table.pull(ids), shown + 1)
+        os.kill(pid, 9)
+        until(lambda: shard()["health"] == "serving" and shard()["pid"] != pid)
+        assert np.array_equal(table.pull(ids), shown + 1)
 
 
 def test_a_shard_whose_process_ended_on_a_disk_without_a_free_block_was_dead_until_there_was_room(
     disk, tmp_path
 ) -> None:
     # The layout that says where the new one is could not be written, so that not even pulls were served.
-    config = parse({"name": "full", "storage": str(disk), "tables": [SPEC]})
-    server = CoordinatorServer(config, ProcessLauncher(config, tmp_path / "out"))
-    server.start()
-    try:
-        with connect(server.address, timeout_s=100.0) as client, Remote(server.address) as remote:
-            table, ids, grads = client.table("t"), np.arange(MANY), np.full((MANY, 64), -1.0, np.float32)
-            table.push(ids, grads)
-            for _ in range(3):  # what was kept for it is there each time
-                other = fill(disk)
-                pid = status_of(remote)["shards"][0]["pid"]
-                os.kill(pid, 9)
-                until(lambda pid=pid: status_of(remote)["shards"][0]["pid"] not in (0, pid))
-                assert (table.pull(ids) == 1.0).all()
-                assert free(disk) < 1 << 18
-            other.unlink()
-            table.push(ids, grads)
-            assert (table.pull(ids) == 2.0).all()
-    finally:
-        server.stop()
-
-
-def test_a_shard_that_cannot_be_started_again_was_said_to_need_nothing_but_seconds(disk, tmp_path) -> None:
-    config = parse({"name": "full", "storage": str(disk), "tables": [SPEC]})
-    server = CoordinatorServer(config, ProcessLauncher(config, tmp_path / "out"))
-    server.start()
-    try:
-        with connect(server.address, timeout_s=100.0) as client, Remote(server.address) as remote:
-            table, ids, grads = client.table("t"), np.arange(MANY), np.full((MANY, 64), -1.0, np.float32)
-            table.push(ids, grads)
-            (disk / "layout.json.reserve").unlink()
+    with (
+        on(disk, tmp_path / "out") as server,
+        connect(server.address, timeout_s=100.0) as client,
+        Remote(server.address) as remote,
+    ):
+        table, ids, grads = client.table("t"), np.arange(MANY), np.full((MANY, 64), -1.0, np.float32)
+        table.push(ids, grads)
+        for _ in range(3):  # what was kept for it is there each time
             other = fill(disk)
             pid = status_of(remote)["shards"][0]["pid"]
             os.kill(pid, 9)
-            until(lambda: status_of(remote)["shards"][0]["stays_dead"])
-            said = dead_in_words(remote)
-            why = f"storage {disk}/layout.json cannot be written: No space left on device"
-            assert f"shard 0 is dead: it cannot be started again yet: {why}" in said
-            assert "not finished yet: shard 0 cannot be started again yet, since" in said
-            assert "make room on the disk that is named" in said
-            assert "Nothing is to be done" not in said
-            assert "being started anew" not in said
-            other.unlink()
-            until(lambda: status_of(remote)["healthy"])
-            assert "cannot be started" not in dead_in_words(remote)
+            until(lambda pid=pid: status_of(remote)["shards"][0]["pid"] not in (0, pid))
             assert (table.pull(ids) == 1.0).all()
-    finally:
-        server.stop()
+            assert free(disk) < 1 << 18
+        other.unlink()
+        table.push(ids, grads)
+        assert (table.pull(ids) == 2.0).all()
+
+
+def test_a_shard_that_cannot_be_started_again_was_said_to_need_nothing_but_seconds(disk, tmp_path) -> None:
+    with (
+        on(disk, tmp_path / "out") as server,
+        connect(server.address, timeout_s=100.0) as client,
+        Remote(server.address) as remote,
+    ):
+        table, ids, grads = client.table("t"), np.arange(MANY), np.full((MANY, 64), -1.0, np.float32)
+        table.push(ids, grads)
+        (disk / "layout.json.reserve").unlink()
+        other = fill(disk)
+        pid = status_of(remote)["shards"][0]["pid"]
+        os.kill(pid, 9)
+        until(lambda: status_of(remote)["shards"][0]["stays_dead"])
+        said = dead_in_words(remote)
+        why = f"storage {disk}/layout.json cannot be written: No space left on device"
+        assert f"shard 0 is dead: it cannot be started again yet: {why}" in said
+        assert "not finished yet: shard 0 cannot be started again yet, since" in said
+        assert "make room on the disk that is named" in said
+        assert "Nothing is to be done" not in said
+        assert "being started anew" not in said
+        other.unlink()
+        until(lambda: status_of(remote)["healthy"])
+        assert "cannot be started" not in dead_in_words(remote)
+        assert (table.pull(ids) == 1.0).all()
 
 
 def test_a_log_went_on_for_two_seconds_with_the_room_that_status_asked_for(tmp_path) -> None:
     # A second snapshot, by which old logs go, found no room: pushes had filled what was left.
-    with small_disk(tmp_path / "disk", "500m") as disk:
-        config = parse({"name": "full", "storage": str(disk), "tables": [SPEC]})
-        server = CoordinatorServer(config, ProcessLauncher(config, tmp_path / "out"))
-        server.start()
-        try:
-            go_on_with_little_room(server.address, disk)
-        finally:
-            server.stop()
+    with small_disk(tmp_path / "disk", "500m") as disk, on(disk, tmp_path / "out") as server:
+        go_on_with_little_room(server.address, disk)
 
 
 def push_until_it_fails(push: Callable[[], object]) -> None:

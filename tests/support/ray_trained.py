@@ -11,6 +11,8 @@ from waiting import PATIENCE_S, until
 
 from rowloom.client import SGD, TableSpec, Zeros, connect
 from rowloom.deploy import address_of
+from rowloom.deploy.launch.ray_actors import actors_of, groups_of
+from rowloom.deploy.launch.ray_seats import seats_of
 from rowloom.deploy.operate.remote import Remote
 from rowloom.deploy.operate.status import summary
 
@@ -71,3 +73,8 @@ def shown(name: str) -> dict[str, Any]:
     """What `rowloom status --json` shows."""
     with Remote(address_of(name)) as remote:
         return summary(remote.status())
+
+
+def assert_nothing_is_left(name: str) -> None:
+    """Of a cluster that was ended: neither actors, nor placement groups, nor who has which bundle."""
+    assert (actors_of(name), groups_of(name), seats_of(name)) == ([], [], {})

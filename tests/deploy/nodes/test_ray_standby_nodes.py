@@ -9,7 +9,7 @@ import signal
 import time
 
 import pytest
-from ray_trained import SPEC, shown, trained
+from ray_trained import SPEC, assert_nothing_is_left, shown, trained
 from raylets import POOL, raylets
 from stopping import stop
 from waiting import until
@@ -23,9 +23,7 @@ from rowloom.proto.errors import Unavailable
 ray = pytest.importorskip("ray")
 
 from rowloom.deploy.launch.launcher import ServerProcess  # noqa: E402
-from rowloom.deploy.launch.ray_actors import actors_of, groups_of  # noqa: E402
 from rowloom.deploy.launch.ray_launcher import RayLauncher  # noqa: E402
-from rowloom.deploy.launch.ray_seats import seats_of  # noqa: E402
 from rowloom.deploy.nodes.ray_nodes import nodes_of_ray  # noqa: E402
 from rowloom.deploy.operate.ray_clusters import down_ray, up_ray  # noqa: E402
 
@@ -78,7 +76,7 @@ def ram(nodes):
     up_ray(config_of("ram"))
     yield "ram"
     down_ray("ram")
-    assert (actors_of("ram"), groups_of("ram"), seats_of("ram")) == ([], [], {})
+    assert_nothing_is_left("ram")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +85,7 @@ def kept(nodes, tmp_path_factory):
     up_ray(config_of("kept", storage=f"{tmp_path_factory.mktemp('kept')}", durability="process"))
     yield "kept"
     down_ray("kept")
-    assert (actors_of("kept"), groups_of("kept"), seats_of("kept")) == ([], [], {})
+    assert_nothing_is_left("kept")
 
 
 def test_where_ray_has_one_node_standbys_are_there_and_leave_it_for_the_first_other_one(nodes, ram):
@@ -153,7 +151,7 @@ def test_a_node_that_is_killed_with_a_shard_and_the_standby_of_another_costs_no_
         nodes.add(killed)
     finally:
         down_ray("three")
-    assert (actors_of("three"), groups_of("three"), seats_of("three")) == ([], [], {})
+    assert_nothing_is_left("three")
 
 
 def test_a_standby_takes_the_log_of_its_shard_and_when_both_end_the_log_is_read(nodes, kept):

@@ -9,7 +9,7 @@ import signal
 from contextlib import nullcontext
 
 import pytest
-from ray_trained import IDS, SPEC, shown, trained
+from ray_trained import IDS, SPEC, assert_nothing_is_left, shown, trained
 from raylets import POOL, raylets
 from waiting import until
 
@@ -23,9 +23,8 @@ from rowloom.proto.errors import Unavailable
 ray = pytest.importorskip("ray")
 
 from rowloom.deploy.launch.launcher import ServerProcess  # noqa: E402
-from rowloom.deploy.launch.ray_actors import actors_of, groups_of  # noqa: E402
+from rowloom.deploy.launch.ray_actors import actors_of  # noqa: E402
 from rowloom.deploy.launch.ray_launcher import RayLauncher  # noqa: E402
-from rowloom.deploy.launch.ray_seats import seats_of  # noqa: E402
 from rowloom.deploy.launch.shared_folder import Token  # noqa: E402
 from rowloom.deploy.operate.ray_clusters import down_ray, up_ray  # noqa: E402
 
@@ -83,10 +82,6 @@ def bundles() -> int:
     """How many are set aside, for all clusters."""
     table = ray.util.placement_group_table().values()
     return sum(len(group["bundles"]) for group in table if group["state"] != "REMOVED")
-
-
-def assert_nothing_is_left(name: str) -> None:
-    assert (actors_of(name), groups_of(name), seats_of(name)) == ([], [], {})
 
 
 @pytest.fixture(scope="module")
