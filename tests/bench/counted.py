@@ -1,4 +1,4 @@
-"""Trainers that push while servers are away, and count: what is there at the end is held against what was acknowledged."""
+"""Trainers that push while servers are away, and count: what is there at the end is held against what was acked."""
 
 from __future__ import annotations
 
