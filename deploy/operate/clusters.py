@@ -94,6 +94,7 @@ def up(
         if record is not None and record.launcher != config.launcher:
             if launcher_of(record.launcher).runs(record, directory):
                 return _same(record, config, directory, file)
+            check_goes_on(config, record, ended=True)
             directory.remove(config.name)  # the machine was started anew, or someone killed it
         kept = record is not None and is_kept(record)
         replaced = record is not None and bool(record.address) and not kept

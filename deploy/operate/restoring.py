@@ -50,6 +50,7 @@ def restore(
         if known is not None and known.launcher != config.launcher:
             if launcher_of(known.launcher).runs(known, directory):
                 raise _runs(config.name, directory, wanted)
+            check_goes_on(config, known, ended=True)
             directory.remove(config.name)
         record, found = launcher_of(config.launcher).up(config, directory, tell, wanted)
         if found:

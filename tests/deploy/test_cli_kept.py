@@ -1,5 +1,6 @@
 """Clusters that are down and whose rows are kept, as the command line has them; and storage that another home uses."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -151,6 +152,19 @@ def test_a_killed_cluster_began_empty_in_another_storage_and_its_rows_can_go_on_
     cli.run("snapshot", "--full", "--keep", "1")  # the other one goes, of this storage
     cli.run("down", "--yes")
     assert {path: path.read_bytes() for path in kept.rglob("*") if path.is_file()} == before
+
+
+def test_a_killed_cluster_was_forgotten_with_its_rows_by_an_up_with_another_launcher(cli, kept):
+    cli.run("up")
+    kill_all(cli.directory, "ads")
+    record = cli.directory.get("ads")
+    cli.directory.put(
+        dataclasses.replace(record, launcher="ray")
+    )  # as if it had been on a Ray that has ended
+    cli.write(ADS.replace("storage: kept", "storage: other"))
+    assert f"the rows of cluster 'ads' are in logs in {kept}" in cli.run("up", code=1)[1]
+    assert cli.directory.get("ads").storage == str(kept)
+    cli.directory.put(record)
 
 
 def test_the_rows_of_a_killed_cluster_that_could_go_on_were_removed_by_a_script_unasked(cli, kept):
