@@ -5,7 +5,9 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from stopping import stop
 from waiting import until
 
 from rowloom.client import Adagrad, TableSpec, Zeros, connect
-from rowloom.deploy import watcher
+from rowloom.deploy import local_cluster, watcher
 from rowloom.deploy.config.config import parse
 from rowloom.deploy.coordinator_server import CoordinatorServer
 from rowloom.deploy.launch.local_launcher import ProcessLauncher
@@ -169,6 +171,54 @@ def test_a_cluster_with_standbys_that_is_brought_down_and_kept_goes_on_and_ends_
     in_step(record)
     down(record, directory)
     assert not (tmp_path / "kept" / "logs").exists()
+
+
+@pytest.mark.parametrize("promoted", [0, 1, 2], ids=["before it", "shard 0", "both shards"])
+def test_a_restore_to_a_moment_has_the_pushes_before_it_though_standbys_have_gone_on_with_the_logs(
+    promoted, directory, tmp_path
+) -> None:
+    oracle, config = OracleTable(SPEC), config_of(tmp_path)
+    record = up(config, directory).record
+    before = in_step(record)
+    with connect(record.address, timeout_s=100.0) as client:
+        trainer = Alternately(client.table("t"), oracle)
+        trainer.push(10)
+        taken = client.snapshot()
+        wanted, moment_s = oracle.pull(IDS), 0
+        for turn in range(3):
+            trainer.push(10)
+            if turn == promoted:
+                wanted, moment_s = oracle.pull(IDS), second_after(time.time())
+            if turn < len(before):
+                os.kill(before[turn].pid, signal.SIGKILL)
+        trainer.push(10)
+        np.testing.assert_array_equal(client.table("t").pull(IDS), oracle.pull(IDS))
+    after = in_step(record)
+    assert [s.shard.incarnation for s in after] == [s.standby.incarnation for s in before]
+    moment = datetime.fromtimestamp(moment_s, timezone.utc).isoformat()
+    with local_cluster(3, restore=taken.path, until=moment) as cluster, cluster.connect() as client:
+        np.testing.assert_array_equal(client.table("t").pull(IDS), wanted)
+    np.testing.assert_array_equal(rows(record), oracle.pull(IDS))
+
+
+class Alternately:
+    """Pushes the same to a table and to an oracle, one by one."""
+
+    def __init__(self, table, oracle: OracleTable) -> None:
+        self._table, self._oracle, self._rng = table, oracle, np.random.default_rng(5)
+
+    def push(self, times: int) -> None:
+        for _ in range(times):
+            ids = self._rng.integers(0, V, 20)
+            grads = self._rng.standard_normal((20, DIM)).astype(np.float32)
+            self._table.push(ids, grads)
+            self._oracle.push(ids, grads)
+
+
+def second_after(moment_s: float) -> int:
+    """The next whole second, when it has begun: logs tell the time of a record in seconds."""
+    until(lambda: time.time() >= int(moment_s) + 1)
+    return int(moment_s) + 1
 
 
 def test_a_coordinator_that_starts_anew_puts_a_standby_in_the_place_of_a_server_that_ended_meanwhile(
