@@ -3,7 +3,7 @@
 Why it is so. What must hold: a step of 16,384 ids takes at most 3 % longer. A span costs tens of microseconds, so
 each side makes one: the client of a call, each shard of what it answers, as its child. Rejected: spans of the
 client's requests between them, which say what the shards' spans say, and what the network took beside; one that fails
-is an event of the call. Also rejected: a span of every call. With those of the shards that is 11 to 16 % of a step
+is an event of the call. Also rejected: a span of every call. With those of the shards that is 11 to 21 % of a step
 over shared memory, however they are made, as the SDKs of three processes share the cores with them. So a client
 begins at most so many traces a second, as Jaeger's rate limiting sampler does: slow calls are all there, and of fast
 ones as many as a person can look at. A fixed share would lose the slow ones. What belongs to a span of the trainer

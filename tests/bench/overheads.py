@@ -5,10 +5,12 @@
 Trainers take turns by some hundreds of steps, about a second, as what is measured here happens beside the calls and not
 with each of them: the seconds of a whole turn count. Medians of `--turns`, 7 if not said. Beside the time that a step
 takes stands what the processors of trainer and servers do for it, which other users of the machine disturb far less.
-The first kind stands twice: how much the two differ is what the machine does by itself.
+The first kind stands twice: how much the two differ is what the machine does by itself. Where kinds cannot have the
+same client, each turn has one of its own: by where its memory lies, one may be a tenth faster than its like for good.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -16,11 +18,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from costs import DIM, each, medians
@@ -48,8 +50,11 @@ def step_of(client: Client) -> Callable[[], object]:
 
 def children(pid: int) -> list[int]:
     """The processes that a process has started and that run."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError):  # a thread that has ended
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 class Turns:
@@ -65,9 +70,8 @@ class Turns:
         self._processes = [os.getpid(), *servers]
 
     def __call__(self, carrier: str, kinds: dict[str, Callable[[], object]]) -> None:
-        """One line: milliseconds of a step of each kind, and how much more the others take than the first."""
+        """Two lines: milliseconds of a step of each kind, and how much more the others take than the first."""
         first = next(iter(kinds))
-        kinds = {first: kinds[first], f"{first}, again": kinds[first], **kinds}
         spent: dict[str, list[float]] = {name: [] for name in kinds}
 
         def counted(name: str) -> None:
@@ -95,42 +99,72 @@ class Turns:
         return sum(map(cpu_s, self._processes))
 
 
-def traces(turns: int) -> None:
-    """A client without spans, one with those that `tracing=True` begins, one with a span of every call."""
-    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+def steps_of(clients: Iterable[Client]) -> Callable[[], object]:
+    """A turn: the steps of one client, and the next time of the next."""
+    turns = [partial(each, [step_of(client)] * STEPS) for client in clients]
+    for turn in turns:
+        turn.args[0][0]()  # it has met its shards
+    known = itertools.cycle(turns)
+    return lambda: next(known)()
 
+
+COLLECTOR = """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Collector(BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, format, *args):
+        pass
+server = HTTPServer(("127.0.0.1", 0), Collector)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+@contextmanager
+def collecting() -> Iterator[str]:
+    """The URL of what takes spans, in a process of its own: nobody has his collector in his trainer."""
+    collector = subprocess.Popen([sys.executable, "-c", COLLECTOR], stdout=subprocess.PIPE, text=True)
+    try:
+        assert collector.stdout is not None
+        yield f"http://127.0.0.1:{int(collector.stdout.readline())}/v1/traces"
+        assert collector.poll() is None, "the collector ended"
+    finally:
+        collector.kill()
+        collector.wait()
+
+
+def traces(turns: int) -> None:
+    """Clients without spans, one with those that `tracing=True` begins, one with a span of every call."""
     from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    class Collector(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Nothing."""
-
-    os.environ["OTEL_BSP_SCHEDULE_DELAY"] = "100"  # ms: so that spans are sent in the turn that made them
+    os.environ["OTEL_BSP_SCHEDULE_DELAY"] = "250"  # ms, not 5,000: spans are sent in the turn that made them
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(InMemorySpanExporter()))
     trace.set_tracer_provider(provider)
-    collector = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
-    threading.Thread(target=collector.serve_forever, daemon=True).start()
-    endpoint = {"otlp_endpoint": f"http://127.0.0.1:{collector.server_port}/v1/traces"}
-    with local_cluster(shards=2, processes=True, tables=[SPEC], tracing=endpoint) as cluster:
-        told = Turns(turns, children(os.getpid()))
-        for carrier in CARRIERS:
-            with (
-                cluster.connect(carrier=carrier) as off,
-                cluster.connect(carrier=carrier, tracing=True) as on,
-                cluster.connect(carrier=carrier, tracing=math.inf) as every,
-            ):
-                clients = {"traces off": off, "on": on, "every call": every}
-                told(carrier, {name: partial(each, [step_of(one)] * STEPS) for name, one in clients.items()})
-    collector.shutdown()
+    with collecting() as url:
+        others = children(os.getpid())
+        with local_cluster(
+            shards=2, processes=True, tables=[SPEC], tracing={"otlp_endpoint": url}
+        ) as cluster:
+            told = Turns(turns, [pid for pid in children(os.getpid()) if pid not in others])
+            for carrier in CARRIERS:
+                with ExitStack() as stack:
+                    some = partial(connected, stack, turns + 1, cluster.connect, carrier=carrier)
+                    kinds = {"traces off": some(), "again": some(), "on": some(tracing=True)}
+                    told(carrier, kinds | {"every call": some(tracing=math.inf)})
+
+
+def connected(
+    stack: ExitStack, number: int, connect: Callable[..., Client], **how: Any
+) -> Callable[[], object]:
+    """Turns of so many clients of one kind, which are closed with `stack`."""
+    return steps_of([stack.enter_context(connect(**how)) for _ in range(number)])
 
 
 READER = """
@@ -174,15 +208,15 @@ def metrics(turns: int) -> None:
             coordinator = json.loads((Path(folder) / "clusters/metrics.json").read_text())["pid"]
             told = Turns(turns, [coordinator, *children(coordinator)])
             for carrier in CARRIERS:
-                with connect(known["coordinator"], carrier=carrier) as client:
-                    client.create_table(SPEC)
-                    steps = partial(each, [step_of(client)] * STEPS)
+                with ExitStack() as stack:
+                    stack.enter_context(connect(known["coordinator"])).create_table(SPEC)
+                    steps = connected(stack, 1, partial(connect, known["coordinator"]), carrier=carrier)
 
                     def read(steps: Callable[[], object] = steps) -> None:
                         with read_each_second(known["metrics"]):
                             steps()
 
-                    told(carrier, {"nobody reads": steps, "read each second": read})
+                    told(carrier, {"nobody reads": steps, "again": steps, "read each second": read})
         finally:
             subprocess.run([*rowloom, "down", *home, "--yes"], check=True, stdout=subprocess.DEVNULL)
 
@@ -199,12 +233,10 @@ def tls(turns: int) -> None:
         ):
             told = Turns(turns, children(os.getpid()))
             for carrier in CARRIERS:
-                with (
-                    connect(plain.address, carrier=carrier) as one,
-                    connect(secured.address, carrier=carrier, **folder.shown()) as other,
-                ):
-                    clients = {"plain": one, "TLS and token": other}
-                    told(carrier, {name: partial(each, [step_of(c)] * STEPS) for name, c in clients.items()})
+                with ExitStack() as stack:
+                    some = partial(connected, stack, turns + 1, carrier=carrier)
+                    kinds = {"plain": some(plain.connect), "again": some(plain.connect)}
+                    told(carrier, kinds | {"TLS and token": some(secured.connect, **folder.shown())})
 
 
 def main() -> None:
