@@ -6,16 +6,24 @@ and p99 of calls, and rows a second, meanwhile and before; and one at the end: c
 is what a replay of all pushes gives, to the bit. Exit code 1 if a call failed or took longer than `--most-ms`, or a
 row differs.
 
+What the machine does by itself is told beside it: `stolen_ms` is what a hypervisor took from the processors (of all of
+them together) during the longest call; `fresh_memory_mb_per_s` how fast the first writer gets pages of 2 MB, and
+`used_memory_mb_per_s` the second one: rows that move need memory that is new to their server, and where a hypervisor
+must find it first, that is most of a move.
+
 Trainers push to rows of their own, each gradient the same number in all columns: so one column, replayed in numpy,
 tells what every one must be.
 """
 
 import argparse
 import json
+import mmap
 import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -115,7 +123,53 @@ def rate(calls: np.ndarray, begin: float, end: float) -> float:
     return float(inside[:, 2].sum() / (end - begin))
 
 
-def measured(move: dict[str, Any], calls: np.ndarray) -> dict[str, Any]:
+class Stolen:
+    """How long others have run on the processors that a hypervisor lends to this machine. It looks as a block runs."""
+
+    EVERY_S = 0.02
+
+    def __init__(self) -> None:
+        self._looks: list[tuple[float, float]] = []  # when, and milliseconds since the machine was started
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "Stolen":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ending.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ending.wait(self.EVERY_S):
+            with open("/proc/stat") as file:
+                ticks = int(file.readline().split()[8])
+            self._looks.append((time.monotonic(), 1e3 * ticks / os.sysconf("SC_CLK_TCK")))
+
+    def within(self, begin: float, end: float) -> float:
+        """Milliseconds, of all processors together, from the last look before to the first one after."""
+        when, total = np.array(self._looks).T
+        first, last = np.searchsorted(when, [begin, end])
+        return float(total[min(last, len(total) - 1)] - total[max(first - 1, 0)])
+
+
+def memory_mb_per_s(size: int = 512 << 20) -> tuple[float, float]:
+    """How fast huge pages are written to for the first time, and, given back and asked for again, for the second."""
+    rates: list[float] = []
+    for _ in range(2):
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        bytes_ = np.frombuffer(memory, np.uint8)
+        began = time.monotonic()
+        bytes_[::4096] = 1
+        rates.append(size / 1e6 / (time.monotonic() - began))
+        del bytes_
+        memory.close()
+    return rates[0], rates[1]
+
+
+def measured(move: dict[str, Any], calls: np.ndarray, stolen: Stolen) -> dict[str, Any]:
     """One line: a move beside the calls of all trainers."""
     begin, end = move.pop("begin"), move.pop("end")
     inside = calls[(calls[:, 1] >= begin) & (calls[:, 0] < end + AFTER_S)]
@@ -125,6 +179,7 @@ def measured(move: dict[str, Any], calls: np.ndarray) -> dict[str, Any]:
     return move | {
         "longest_ms": spread(inside).get("max", 0.0),
         "longest_at_s": round(float(worst[0]) - begin, 2),
+        "stolen_ms": round(stolen.within(worst[0], worst[1])),
         "meanwhile": spread(inside),
         "before": spread(before),
         "rows_per_s": round(there),
@@ -214,10 +269,12 @@ def main() -> None:
             for begin in range(0, args.rows, 1 << 16):  # every row exists
                 ids = np.arange(begin, min(begin + (1 << 16), args.rows))
                 table.assign(ids, np.zeros((len(ids), DIM), F))
-        made, reports = moves(record.address, args)
+        fresh, used = memory_mb_per_s()
+        with Stolen() as stolen:
+            made, reports = moves(record.address, args)
         calls = np.concatenate([np.array(calls).reshape(-1, 3) for _, calls, _, _ in reports])
         calls = calls[np.argsort(calls[:, 1])]
-        lines = [measured(move, calls) for move in made]
+        lines = [measured(move, calls, stolen) for move in made]
         for line in lines:
             sys.stdout.write(json.dumps(line) + "\n")
         errors = [error for *_, errors, _ in reports for error in errors]
@@ -243,6 +300,8 @@ def main() -> None:
                 "errors": errors[:3],
                 "rows_that_differ": different,
                 "longest_ms": longest,
+                "fresh_memory_mb_per_s": round(fresh),
+                "used_memory_mb_per_s": round(used),
             }
         )
         + "\n"
