@@ -62,7 +62,9 @@ def snapshot(
     keep: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Remove older ones that were taken with --keep, except N. Others are never removed."
+            min=1,
+            help="Of those taken with --keep, the newest N stay, and what they were made upon; others are "
+            "never removed.",
         ),
     ] = None,
     name: Name = None,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]  # `test_cli_secure.py` looks at a cluster without Ray
 SCRIPT = Path(__file__).parents[1] / "support/secrets_on_ray.py"
 LEAST = {
     "arguments": 10,

@@ -173,7 +173,14 @@ def test_a_cluster_with_standbys_that_is_brought_down_and_kept_goes_on_and_ends_
     assert not (tmp_path / "kept" / "logs").exists()
 
 
-@pytest.mark.parametrize("promoted", [0, 1, 2], ids=["before it", "shard 0", "both shards"])
+@pytest.mark.parametrize(
+    "promoted",
+    [
+        pytest.param(0, marks=pytest.mark.slow, id="before the standbys"),
+        pytest.param(1, id="of shard 0"),
+        pytest.param(2, marks=pytest.mark.slow, id="of both shards"),
+    ],
+)
 def test_a_restore_to_a_moment_has_the_pushes_before_it_though_standbys_have_gone_on_with_the_logs(
     promoted, directory, tmp_path
 ) -> None:
