@@ -101,7 +101,7 @@ class Embedding(OverTable):
         else:  # to a GPU each row goes once
             inverse, rows, place = self.rows(input, by_frequency=self.scale_grad_by_freq)
             out = F.embedding(inverse, rows, place)
-        return out.reshape(*input.shape, *self.table.spec.row_shape).to(self.anchor.dtype)
+        return out.reshape(*input.shape, *self.row_shape).to(self.anchor.dtype)
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""

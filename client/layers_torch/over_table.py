@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -63,8 +64,12 @@ class OverTable(Anchored):
         if max_norm is not None and not max_norm > 0:
             raise InvalidRequest(f"max_norm must be above 0, got {max_norm}")
         super().__init__([table], grad_scale)
-        self.num_embeddings = table.spec.num_embeddings
-        self.embedding_dim = table.spec.dim
+        spec = table.spec  # not asked again at each step: what is taken of it never changes
+        self.num_embeddings, self.embedding_dim, self.row_shape = (
+            spec.num_embeddings,
+            spec.dim,
+            spec.row_shape,
+        )
         self.padding_idx = from_start(padding_idx, self.num_embeddings)
         self.max_norm, self.norm_type = max_norm, norm_type
 
@@ -94,7 +99,6 @@ class OverTable(Anchored):
             (which row each id has, of the ids' shape; [U, width] rows; which of them is padding, or None).
         """
         flat = ids.detach().to("cpu", torch.int64).reshape(-1).numpy()
-        self._check_range(flat)
         distinct, inverse, pulled = self._ahead(flat)
         if self.max_norm is not None and len(distinct):
             self.table.renorm(distinct, self.max_norm, self.norm_type)
@@ -113,7 +117,6 @@ class OverTable(Anchored):
             ids: integers of any shape.
         """
         flat = ids.detach().to("cpu", torch.int64).reshape(-1).numpy()
-        self._check_range(flat)
         distinct, inverse, pulled = self._ahead(flat)
         batch = _Batch(distinct, self._place(distinct), None, inverse=inverse)
         if torch.is_grad_enabled() and self.anchor.requires_grad:
@@ -126,9 +129,12 @@ class OverTable(Anchored):
         return int(found[0]) if len(found) else None
 
     def _ahead(self, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Ids each once, where each stands, and their rows if they were pulled ahead."""
+        """Ids each once, where each stands, and their rows if they were pulled ahead. Raises if one is out of range."""
         # What renorms changes the table first.
         ahead = ahead_of(self.table) if self.max_norm is None else None
+        if ahead is not None and ahead.is_of(flat):  # in range, then: they were pulled
+            return ahead.distinct, ahead.inverse, ahead.rows
+        self._check_range(flat)
         return (*distinct_of(flat), None) if ahead is None else ahead.of(flat)
 
     def _pull(self, batch: _Batch, pulled: np.ndarray | None) -> Any:
@@ -138,10 +144,9 @@ class OverTable(Anchored):
             batch: what to pull.
             pulled: [U] + row_shape, if that is done.
         """
-        width = self.table.spec.width
         if pulled is None:
-            pulled = self.table.pull(batch.ids) if len(batch.ids) else np.zeros((0, width), np.float32)
-        rows = np.ascontiguousarray(pulled).reshape(-1, width)
+            pulled = self.table.pull(batch.ids) if len(batch.ids) else np.zeros(0, np.float32)
+        rows = np.ascontiguousarray(pulled).reshape(-1, math.prod(self.row_shape))
         (tensor,) = self.as_rows([rows if batch.inverse is None else rows.take(batch.inverse, axis=0)])
         return tensor
 

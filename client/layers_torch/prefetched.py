@@ -45,9 +45,13 @@ class Ahead:
         """A row for each id, in memory of its own: shape + row_shape. shape: of the ids."""
         return self.rows.take(self.inverse, axis=0).reshape(*shape, *self.rows.shape[1:])
 
+    def is_of(self, ids: np.ndarray) -> bool:
+        """Whether these are its ids, in their order."""
+        return np.array_equal(ids, self._ids)
+
     def of(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Ids each once, where each stands, and their rows; None if some of them are not here. ids: [N] int64."""
-        if np.array_equal(ids, self._ids):
+        if self.is_of(ids):
             return self.distinct, self.inverse, self.rows
         distinct, inverse = distinct_of(ids)
         if self._order is None:
