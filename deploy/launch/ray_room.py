@@ -58,7 +58,7 @@ def _words(resources: Resources, like: Resources | None = None) -> str:
     return ", ".join(f"{k} {in_bytes(int(v)) if k == 'memory' else f'{v:g}'}" for k, v in shown.items())
 
 
-def nodes_of_ray() -> list[Resources]:
+def resources_of_nodes() -> list[Resources]:
     """What each node has that is alive."""
     import ray
 
@@ -81,7 +81,7 @@ def waits_for_node(config: DeployConfig, nodes: Sequence[Resources]) -> str:
 
 def check_room(config: DeployConfig) -> None:
     """Raises Unavailable if the nodes that are there could not hold all servers, were they empty."""
-    nodes = nodes_of_ray()
+    nodes = resources_of_nodes()
     nowhere = waits_for_node(config, nodes)
     if nowhere:
         raise Unavailable(nowhere)
@@ -114,7 +114,7 @@ def waits_for_room(config: DeployConfig) -> str:
     groups = cast(Any, placement_group_table)().values()
     if not any(g["name"].startswith(prefix) and g["state"] == "PENDING" for g in groups):
         return ""
-    nodes, free = nodes_of_ray(), cast(Any, ray).available_resources()
+    nodes, free = resources_of_nodes(), cast(Any, ray).available_resources()
     fitting = capacity(config, nodes)
     fits = f"free now: {_words(free, bundle_of(config))}"
     never = f"more than there is even when all is free: {_shortage(config, fitting, nodes)}"

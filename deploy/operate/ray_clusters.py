@@ -30,7 +30,7 @@ from ..launch.ray_actors import (
     remove_group,
 )
 from ..launch.ray_arguments import packed
-from ..launch.ray_room import check_room, nodes_of_ray, waits_for_node, waits_for_room
+from ..launch.ray_room import check_room, resources_of_nodes, waits_for_node, waits_for_room
 from ..launch.ray_seats import leave
 from ..launch.ray_session import (
     NAMESPACE,
@@ -124,7 +124,7 @@ def _awaited(actor: Any, config: DeployConfig, tell: Tell, restore: Restore | No
         if room and not waited:
             # The coordinator's process is up only now; it ends its wait for room by itself.
             until, waited = time.monotonic() + allowed_s, True
-        wanted = waits_for_node(config, nodes_of_ray()) or room
+        wanted = waits_for_node(config, resources_of_nodes()) or room
         if wanted and wanted != told:
             tell(wanted)
             told = wanted

@@ -34,13 +34,13 @@ def test_what_is_asked_for_at_a_start_has_standbys_in_it_and_so_has_the_room_of_
     assert asked(config, standbys=True) == (
         "4 shards and 4 standbys of CPU 1, memory 2.0 GiB each (SPREAD), CPU 8, memory 16.0 GiB in all"
     )
-    monkeypatch.setattr(ray_room, "nodes_of_ray", lambda: [LAPTOP])
+    monkeypatch.setattr(ray_room, "resources_of_nodes", lambda: [LAPTOP])
     with pytest.raises(
         Unavailable, match=r"no room for 4 shards and 4 standbys of .*: 5 fit; the 1 nodes have"
     ):
         ray_room.check_room(config)
     ray_room.check_room(config_of(memory_per_shard="2GiB"))
-    monkeypatch.setattr(ray_room, "nodes_of_ray", lambda: [{"CPU": 8.0, "memory": 16.0 * GIB}])
+    monkeypatch.setattr(ray_room, "resources_of_nodes", lambda: [{"CPU": 8.0, "memory": 16.0 * GIB}])
     ray_room.check_room(config)
 
 

@@ -37,7 +37,7 @@ def started(monkeypatch: pytest.MonkeyPatch, process_s: float, restore: Restore 
     played = PlayedRay(process_s)
     monkeypatch.setattr(ray_clusters, "ray_module", lambda: played)
     monkeypatch.setattr(ray_clusters.time, "monotonic", lambda: played.now)
-    monkeypatch.setattr(ray_clusters, "nodes_of_ray", lambda: [])
+    monkeypatch.setattr(ray_clusters, "resources_of_nodes", lambda: [])
     monkeypatch.setattr(ray_clusters, "waits_for_node", lambda config, nodes: "")
     monkeypatch.setattr(ray_clusters, "waits_for_room", played.waits)
     config = parse(
