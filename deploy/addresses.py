@@ -44,7 +44,7 @@ def address_of(name: str) -> str:
             "the address of the cluster's coordinator, or of any of its shards"
         )
     if here is None:
-        attach(ray, token=local_ray.wants_token(ray, directory))
+        attach(ray, token=local_ray.token_of(ray, directory))
     address = find_ray(name)
     if address is None:
         others = ", ".join(clusters()) or "none"

@@ -45,19 +45,20 @@ def answers(address: str, timeout_s: float = ANSWER_S) -> bool:
         return False
 
 
-def attach(address: str, *, token: bool = False) -> Any:
+def attach(address: str, *, token: str | None = None) -> Any:
     """Connect this process to a Ray cluster, unless it is connected. Returns the ray module.
 
     Args:
         address: "auto" or host:port.
-        token: show this user's token there, as Ray does by itself for "auto" only.
+        token: the file with the token to show there; None: what the environment says.
 
     Raises:
         Unavailable: no Ray answers there.
         InvalidRequest: Ray is not installed; or this process is connected to another Ray.
     """
-    if token:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # before the import, which reads it
+    if token is not None:  # before the import, which reads it
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ["RAY_AUTH_TOKEN_PATH"] = token
     imported = "ray" in sys.modules
     ray = ray_module()
     if ray.is_initialized():
@@ -67,7 +68,7 @@ def attach(address: str, *, token: bool = False) -> Any:
                 f"this process is attached to the Ray at {here}, not to the one at {address}"
             )
         return ray
-    if token and imported:
+    if token is not None and imported:
         _read_environment_again()
     if ":" in address and "://" not in address and not answers(address):
         raise Unavailable(f"the Ray at {address} did not answer within {ANSWER_S:g} s")
@@ -102,7 +103,7 @@ def attached_to() -> str | None:
 
 
 @contextlib.contextmanager
-def attached(address: str, *, token: bool = False) -> Generator[None]:
+def attached(address: str, *, token: str | None = None) -> Generator[None]:
     """Attached to a Ray; detached at the end, unless this process was attached before."""
     before = attached_to()
     attach(address, token=token)

@@ -51,18 +51,20 @@ QUIET = {
     "RAY_prestart_worker_first_driver": "0",
     # Actors run at nice 15 otherwise, and a trainer that computes beside its shards would leave them no core.
     "RAY_worker_niceness": "0",
-    # Who can reach the ports of Ray can run code. The token is in a file that only this user can read.
+    # Who can reach the ports of Ray can run code. The token is in a file that only this user can read; not in the one
+    # that Ray has for all of a user's: where that is there, a Ray that somebody starts by hand wants its token, too.
     "RAY_AUTH_MODE": "token",
 }
 
 
 @dataclass(frozen=True)
 class LocalRay:
-    """A Ray that was started here."""
+    """A Ray that was started here. token: the file with what it wants to be shown."""
 
     address: str
     pid: int
     started: int
+    token: str
 
 
 def choose(wanted: str, directory: ClusterDirectory) -> str | None:
@@ -78,12 +80,13 @@ def choose(wanted: str, directory: ClusterDirectory) -> str | None:
     return wanted
 
 
-def wants_token(address: str, directory: ClusterDirectory) -> bool:
-    """Whether to show Ray's token there: to our own, and, if there is one, to what runs on this machine."""
+def token_of(address: str, directory: ClusterDirectory) -> str | None:
+    """The file with the token to show there: for our own, and, if there is one, for what runs on this machine."""
     own = find(directory)
     if own is not None and own.address == address:
-        return True
-    return address == _announced() and _token_path().exists()
+        return own.token
+    users = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return str(users) if address == _announced() and users.exists() else None
 
 
 def is_own(address: str) -> bool:
@@ -121,17 +124,18 @@ def start(config: DeployConfig, directory: ClusterDirectory) -> LocalRay:
         Unavailable: it did not come up; nothing is left running.
     """
     directory.home.mkdir(parents=True, exist_ok=True)
-    _make_token()
+    token = _token_for(directory)
     log = directory.home / "ray.log"
     port = _free_port()
     address = f"{LOOPBACK}:{port}"
     record = directory.home / "ray.json"
 
     def known(pid: int, began: int) -> None:
-        write_atomic(record, json.dumps(dataclasses.asdict(LocalRay(address, pid, began))))
+        write_atomic(record, json.dumps(dataclasses.asdict(LocalRay(address, pid, began, token))))
 
-    pid = spawn_detached(_command(config, port), log, QUIET, mark=_mark(directory), known=known)
-    ray = LocalRay(address, pid, started(pid))
+    environment = QUIET | {"RAY_AUTH_TOKEN_PATH": token}
+    pid = spawn_detached(_command(config, port), log, environment, mark=_mark(directory), known=known)
+    ray = LocalRay(address, pid, started(pid), token)
     try:
         wait_until_up("Ray", pid, ray.started, log, START_TIMEOUT_S, lambda: answers(address, 1.0) or None)
     except BaseException as e:
@@ -177,7 +181,8 @@ def stop(ray: LocalRay, directory: ClusterDirectory) -> None:
     end_process(ray.pid, ray.started, STOP_GRACE_S)
     end_session(ray.pid)
     end_marked(_mark(directory), 0.0)
-    (directory.home / "ray.json").unlink(missing_ok=True)
+    for name in ("ray.json", "ray.token"):
+        (directory.home / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         if _announcement().read_text().strip() == ray.address:
             _announcement().unlink()
@@ -187,18 +192,14 @@ def _mark(directory: ClusterDirectory) -> str:
     return str((directory.home / "ray").absolute())
 
 
-def _token_path() -> Path:
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-
-
-def _make_token() -> None:
-    """Ray's own token file, where every process of this user finds it. Versions of Ray without tokens ignore it."""
-    path = _token_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _token_for(directory: ClusterDirectory) -> str:
+    """The file with the token of a Ray of ours, made if it is not there. Versions of Ray without tokens ignore it."""
+    path = directory.home / "ray.token"
     with contextlib.suppress(FileExistsError):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(file, "w") as f:
             f.write(secrets.token_hex(32))
+    return str(path.absolute())
 
 
 def _command(config: DeployConfig, port: int) -> list[str]:

@@ -340,7 +340,7 @@ def _on_ray(config: DeployConfig, directory: ClusterDirectory) -> Generator[str]
 @contextlib.contextmanager
 def on_known_ray(address: str, directory: ClusterDirectory) -> Generator[None]:
     """Attached to a Ray that runs already."""
-    with attached(address, token=local_ray.wants_token(address, directory)):
+    with attached(address, token=local_ray.token_of(address, directory)):
         yield
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -461,8 +462,11 @@ def short_folder():
 def test_on_ray_a_ray_of_our_own_comes_and_goes_with_the_cluster(cli, short_folder, monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_TMPDIR", short_folder)
+    monkeypatch.setenv("HOME", short_folder)
     cli.write(CONFIG + "launcher: ray\nray: {address: local}\n")
     cli.process("up", "deploy.yaml")
+    # With a token there, a Ray that this user starts by hand asked for one, too, and refused `ray job submit`.
+    assert not (Path(short_folder) / ".ray/auth_token").exists()
     own = json.loads((cli.directory.home / "ray.json").read_text())
     assert own["address"].startswith("127.0.0.")
     with connect(cli.directory.get("ads").address) as client:
@@ -473,6 +477,7 @@ def test_on_ray_a_ray_of_our_own_comes_and_goes_with_the_cluster(cli, short_fold
     cli.process("down")
     assert not is_running(own["pid"], own["started"])
     assert session_of(own["pid"]) == []
+    assert not list(cli.directory.home.glob("ray*n"))  # its record, its token
 
 
 def session_of(leader: int) -> list[str]:

@@ -40,7 +40,6 @@ def places(tmp_path_factory):
         env = {
             **os.environ,
             "RAY_TMPDIR": short,
-            "RAY_AUTH_TOKEN_PATH": str(root / "ray_token"),
             # What Ray's head knows, with the arguments of actors, is in files then, which can be looked through.
             "RAY_gcs_storage": "rocksdb",
             "RAY_gcs_storage_path": str(root / "gcs"),

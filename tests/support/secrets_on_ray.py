@@ -130,11 +130,11 @@ class Searched:
                 yield f"environment: {name}", Path(f"/proc/{pid}/environ").read_bytes()
 
     def _files(self) -> Iterator[Text]:
-        """Logs of Ray, what its head keeps in files, our records and logs, and the storage."""
+        """Logs of Ray, files of its head, our records and logs, and the storage. Not the file of the token itself."""
         kinds = {"ray": Path(os.environ["RAY_TMPDIR"]), "home": self._directory.home}
         for kind, root in [*kinds.items(), *((path.name, path) for path in self._kept)]:
             for file in root.rglob("*"):
-                if file.is_file() and not file.is_symlink():
+                if file.is_file() and not file.is_symlink() and file.name != "ray.token":
                     with contextlib.suppress(OSError):
                         yield f"{kind}: {file.relative_to(root)}", file.read_bytes()
 
@@ -250,12 +250,12 @@ def main(root: Path, places: Path) -> None:
         secrets[name] = of_text(os.environ[variable])
     try:
         address = up(config_of(folder, root), directory).record.address
-        secrets["token of Ray"] = of_text(Path(os.environ["RAY_AUTH_TOKEN_PATH"]).read_text().strip())
-        searched = Searched(directory, folder, [root / "storage", root / "gcs"])
-        used(directory, folder, address, searched)
         own = local_ray.find(directory)
         assert own is not None
-        with attached(own.address, token=True):
+        secrets["token of Ray"] = of_text(Path(own.token).read_text().strip())
+        searched = Searched(directory, folder, [root / "storage", root / "gcs"])
+        used(directory, folder, address, searched)
+        with attached(own.address, token=own.token):
             found, looked = searched.places(secrets)
             with planted(root / "storage") as of_nobody:
                 seen, _ = searched.places(of_nobody)

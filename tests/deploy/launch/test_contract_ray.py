@@ -81,7 +81,7 @@ class TestRay(Contract):
         ray = pytest.importorskip("ray")
         found = local_ray.find(cluster._directory)
         assert found is not None
-        with attached(found.address, token=local_ray.wants_token(found.address, cluster._directory)):
+        with attached(found.address, token=local_ray.token_of(found.address, cluster._directory)):
             names = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True)]
             shards = [ray.get_actor(name, "rowloom") for name in names if "/shard-" in name]
             pids = [ray.get(shard.info.remote())[-1] for shard in shards]
