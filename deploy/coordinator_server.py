@@ -16,7 +16,7 @@ from ..server.carriers.grpc_server import GrpcServer
 from .config.config import DeployConfig, environment_from
 from .control.coordinator import Coordinator
 from .control.restoring import Restoring, merged_tables
-from .control.revival import revive
+from .control.revival import revive, take_up
 from .launch.launcher import Launcher
 from .nodes.nodes import Nodes
 from .observe.endpoint import observed
@@ -187,7 +187,7 @@ class CoordinatorServer:
             )
         self._parts.decide(stored)
         with self._performer.alone("taking up the cluster"):
-            self._performer.run(self.coordinator.recover(self._parts.watcher.locate(stored.keys)))
+            self._performer.run(take_up(self.coordinator, self._parts.watcher.locate(stored.keys)))
             if self._parts.revives:
                 if self._parts.standbys.kept:
                     self._performer.run(self._parts.standbys.take_up())

@@ -4,7 +4,7 @@ One program runs at a time. A program that ends early, at any effect, leaves a c
 
 - What is shown to clients is durable first. A state becomes the coordinator's own when it is known to be stored.
 - A change is stored as begun before a server hears of it, and as done when every server has it. `converge` repeats what
-  was begun until it holds; `recover` begins with it.
+  was begun until it holds; whoever takes over (`revival.py`) begins with it.
 - Servers are brought to the committed layout by Adopt, which also ends a freeze. Who has not answered one since there
   was doubt is remembered and asked again.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from ...proto import methods
@@ -176,21 +176,6 @@ class Coordinator:
         """The name of a cluster that begins, unlike any other's."""
         return f"{self.state.name}-{self._rng.getrandbits(64):016x}"
 
-    def recover(self, found: Sequence[Launched | None]) -> Program:
-        """Take up a cluster whose coordinator ended: bring every server to the committed layout, whatever it was doing.
-
-        What else was begun is finished as far as servers answer; the rest is left to `converge`.
-
-        found: by shard, where its server is now. Returns, by shard, what it answered: reply bytes or a RowloomError;
-        StateLost for one that came back empty.
-        """
-        layout = dataclasses.replace(self.layout, shards=self.state.found(found), coordinator=self.address)
-        yield from self.commit(dataclasses.replace(self.state, layout=layout))
-        outcomes = yield from self.adopt(ATTEMPT_S)
-        with contextlib.suppress(RowloomError):  # it stays unfinished
-            yield from self.converge(0.0)
-        return outcomes
-
     def launch(self, count: int, apart: Sequence[int] = ()) -> Program:
         """Start servers under keys of their own, surplus until a commit says otherwise.
 
@@ -261,13 +246,11 @@ class Coordinator:
         """Whether a shard whose process has ended has its rows elsewhere: in its log, or on its standby."""
         return self.revives or bool(self.state.standbys)
 
-    def adopt(self, limit_s: float) -> Program:
+    def adopt(self, limit_s: float, gone: Collection[int] = ()) -> Program:
         """Bring every server of the committed layout to its shard of it, and end a freeze: at once those that answer.
 
-        Those that have not when `limit_s` is over are asked again by `converge`.
-
-        Returns:
-            By shard, the reply or a RowloomError; nothing is raised.
+        Those that have not when `limit_s` is over are asked again by `converge`. gone: shards that are not waited for.
+        Returns, by shard, the reply or a RowloomError; nothing is raised.
         """
         self.doubt()
         outcomes: list[bytes | RowloomError] = [Unavailable("was not asked")] * self.layout.n
@@ -275,7 +258,7 @@ class Coordinator:
         while True:
             for index, outcome in (yield from self._adopt_doubtful()).items():
                 outcomes[index] = outcome
-            if not self._doubtful or self.clock() >= until:
+            if self._doubtful <= set(gone) or self.clock() >= until:
                 return outcomes
             yield Sleep(pause)
             pause = min(longest, pause * 2)

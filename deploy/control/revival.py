@@ -7,14 +7,38 @@ once more. What is asked of the new server is what a coordinator asks after ever
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 
+from ...proto.errors import RowloomError
 from ...proto.layout import ShardAddress
 from ..launch.launcher import Launched, ServerProcess
-from .coordinator import Coordinator
+from .coordinator import ATTEMPT_S, Coordinator
 from .effects import Look, Program, Stop
 from .surplus import expected_surplus
+
+
+def take_up(coordinator: Coordinator, found: Sequence[Launched | None]) -> Program:
+    """Go on where another coordinator ended: bring every server to the committed layout, whatever it was doing.
+
+    What else was begun is finished as far as servers answer; the rest is left to `converge`. Servers that have ended,
+    as all have after a `down --keep`, are not waited for.
+
+    found: by shard, where its server is now. Returns, by shard, what it answered: reply bytes or a RowloomError;
+    StateLost for one that came back empty.
+    """
+    state = coordinator.state
+    layout = dataclasses.replace(
+        coordinator.layout, shards=state.found(found), coordinator=coordinator.address
+    )
+    yield from coordinator.commit(dataclasses.replace(state, layout=layout))
+    processes: list[ServerProcess] = yield Look(state.keys)
+    gone = {index for index, process in enumerate(processes) if process.state == "ended"}
+    outcomes = yield from coordinator.adopt(ATTEMPT_S, gone)
+    with contextlib.suppress(RowloomError):  # it stays unfinished
+        yield from coordinator.converge(0.0)
+    return outcomes
 
 
 def revive(coordinator: Coordinator, limit_s: float = 0.0) -> Program:

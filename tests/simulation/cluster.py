@@ -24,7 +24,7 @@ from rowloom.deploy.control.effects import (
 )
 from rowloom.deploy.control.handover import Restart, these_shards
 from rowloom.deploy.control.reshard import Reshard
-from rowloom.deploy.control.revival import moved, revive
+from rowloom.deploy.control.revival import moved, revive, take_up
 from rowloom.deploy.control.snapshotting import Snapshotting
 from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.launch.launcher import ServerProcess
@@ -316,7 +316,7 @@ class CoordinatorNode:
                 self.alive = True
                 self.world.nodes[self.ADDRESS] = self._arrive
 
-        self.perform(self.coordinator.recover(found), ended)
+        self.perform(take_up(self.coordinator, found), ended)
 
     def _watch(self) -> None:
         """What is unfinished is tried again every now and then."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
+from simulation import cluster
 from simulation.histories import History
 from simulation.logs import NodeLog
 
@@ -177,13 +178,13 @@ def shown_before_the_commit(patch: Patches) -> None:
 
 def recovery_forgets_what_was_begun(patch: Patches) -> None:
     """A new coordinator knows the layout and the tables, and nothing of what was half done."""
-    recover = Coordinator.recover
+    take_up = cluster.take_up
 
-    def forgetful(self, found):
-        self.state = replace(self.state, making={}, dropping=[], changing=[], surplus=[])
-        return (yield from recover(self, found))
+    def forgetful(coordinator, found):
+        coordinator.state = replace(coordinator.state, making={}, dropping=[], changing=[], surplus=[])
+        return (yield from take_up(coordinator, found))
 
-    patch.setattr(Coordinator, "recover", forgetful)
+    patch.setattr(cluster, "take_up", forgetful)
 
 
 def failed_scaling_stays_frozen(patch: Patches) -> None:
