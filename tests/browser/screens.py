@@ -4,7 +4,8 @@
 
 It starts a cluster of processes in a folder of its own, loads it, scales it from two shards to three while it looks,
 and ends all of it. Three widths, light and dark. With axe-core (`npm install -g axe-core`), what it finds is printed.
-With a Prometheus, what the panels of the dashboard for Grafana show is drawn, too.
+With a Prometheus and npm, the dashboard for Grafana is drawn, too, by Grafana's own components: npm fetches them the
+first time (650 MB), to `~/.cache/rowloom-grafana`.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import numpy as np
 from browser import Browser, axe, browser, missing
-from panels import draw_panels, missing_for_panels
+from panels import built, draw_panels, missing_for_panels
 from prometheus import prometheus_of
 from rich.console import Console
 from waiting import until
@@ -45,7 +46,9 @@ TABLES = (
 
 
 @contextlib.contextmanager
-def started(home: Path, name: str, tables: tuple[TableSpec, ...], shards: int) -> Iterator[str]:
+def started(
+    home: Path, name: str, tables: tuple[TableSpec, ...], shards: int, durability: str = "memory"
+) -> Iterator[str]:
     """A cluster of processes with metrics; the coordinator's address."""
     directory = ClusterDirectory(home)
     config = parse(
@@ -53,7 +56,7 @@ def started(home: Path, name: str, tables: tuple[TableSpec, ...], shards: int) -
             "name": name,
             "shards": shards,
             "storage": str(home / name),
-            "durability": "memory",
+            "durability": durability,
             "metrics": {"port": 0},
             "tables": list(tables),
         }
@@ -121,6 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, default=40.0, help="of load before the first picture")
+    parser.add_argument("--durability", default="memory", help="with `process` there are logs to see")
     options = parser.parse_args()
     if missing():
         sys.exit(missing())
@@ -130,38 +134,41 @@ def main() -> None:
         with started(home, "empty", (), 1) as address:
             page.open(observed(address))
             pictures(page, options.out, "empty")
-        with started(home, "ads", TABLES, 2) as address:
+        with (
+            started(home, "ads", TABLES, 2, options.durability) as address,
+            dashboards(address, page, options.out, home) as drawn,
+        ):
             filled(address)
             ending = threading.Event()
             trainers = [threading.Thread(target=trains, args=(address, ending, seed)) for seed in range(2)]
             for one in trainers:
                 one.start()
             try:
-                _watched(address, page, options.out, options.seconds, home)
+                _busy(address, page, options.out, options.seconds, drawn)
             finally:
                 ending.set()
                 for one in trainers:
                     one.join()
-            _dead(address, page, options.out)
+            _dead(address, page, options.out, drawn)
 
 
-def _watched(address: str, page: Browser, out: Path, seconds: float, folder: Path) -> None:
-    """The pictures of a busy cluster, and what a Prometheus that reads it meanwhile has of it."""
-    if why := missing_for_panels():
+@contextlib.contextmanager
+def dashboards(address: str, page: Browser, out: Path, folder: Path) -> Iterator[Callable[[str], None]]:
+    """What draws, under a name, the dashboard of what a Prometheus has read of the cluster since now."""
+    if why := missing_for_panels() or built():
         print(why)
-        _busy(address, page, out, seconds)
+        yield lambda name: None
         return
     began = time.time()
-    home = observed(address).removeprefix("http://").removesuffix("/")
-    with prometheus_of(f"http://{home}", folder) as prometheus:
-        _busy(address, page, out, seconds)
-        draw_panels(prometheus, out, time.time() - began)
+    with prometheus_of(observed(address).removesuffix("/"), folder) as prometheus:
+        yield lambda name: draw_panels(prometheus, page, out, name, began)
 
 
-def _busy(address: str, page: Browser, out: Path, seconds: float) -> None:
+def _busy(address: str, page: Browser, out: Path, seconds: float, drawn: Callable[[str], None]) -> None:
     page.open(observed(address))
     time.sleep(seconds)  # of history, for the charts
     pictures(page, out, "busy")
+    drawn("busy")
     with Remote(address) as remote:
         before = remote.status()
         time.sleep(2)
@@ -174,9 +181,12 @@ def _busy(address: str, page: Browser, out: Path, seconds: float) -> None:
         top(activity(remote.status(), before), out, "moving")
         until(lambda: "%" in page.run("document.getElementById('move').textContent"), 60)
         pictures(page, out, "moving")
+        drawn("moving")
         moving.join()
+        remote.take_snapshot()
     time.sleep(11)  # two looks later the console knows
     pictures(page, out, "moved")
+    drawn("moved")
 
 
 def _scaled(address: str) -> None:
@@ -184,13 +194,14 @@ def _scaled(address: str) -> None:
         remote.scale(3)
 
 
-def _dead(address: str, page: Browser, out: Path) -> None:
-    """One shard is killed: it has no log, so its rows are gone."""
+def _dead(address: str, page: Browser, out: Path, drawn: Callable[[str], None]) -> None:
+    """One shard is killed: without a log its rows are gone, with one it comes again by itself."""
     with Remote(address) as remote:
         os.kill(remote.status().shards[1].pid, signal.SIGKILL)
         until(lambda: page.run("document.getElementById('summary').className") == "bad", 60)
         pictures(page, out, "dead")
         top(activity(remote.status()), out, "dead")
+        drawn("dead")
 
 
 if __name__ == "__main__":

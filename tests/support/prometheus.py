@@ -47,9 +47,9 @@ class Prometheus:
         found = self._get("query", query=query)["result"]
         return {one["metric"].get("shard", ""): float(one["value"][1]) for one in found}
 
-    def series(self, query: str, begin: float, end: float) -> list[dict[str, Any]]:
+    def series(self, query: str, begin: float, end: float, step: float) -> list[dict[str, Any]]:
         """Each series: its labels, `metric`, and its `values`, [seconds since 1970, value as text]."""
-        return self._get("query_range", query=query, start=begin, end=end, step=EVERY_S)["result"]
+        return self._get("query_range", query=query, start=begin, end=end, step=step)["result"]
 
     def fires(self, alert: str, index: str) -> bool:
         """Whether an alert of a shard does."""
@@ -81,7 +81,11 @@ def prometheus_of(
         "global": {"scrape_interval": f"{EVERY_S}s", "evaluation_interval": "1s"},
         "rule_files": [str(rules)] if rules is not None else [],
         "scrape_configs": [
-            {"job_name": "rowloom", "http_sd_configs": [{"url": f"{targets}/targets", **more}], **more}
+            {
+                "job_name": "rowloom",
+                "http_sd_configs": [{"url": f"{targets}/targets", "refresh_interval": "10s", **more}],
+                **more,
+            }
         ],
     }
     (folder / "prometheus.yml").write_text(json.dumps(config))

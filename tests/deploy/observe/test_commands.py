@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import interruptible
-from prometheus import panels, program, prometheus_of
+from prometheus import BOARD, panels, program, prometheus_of
 from prometheus_client.parser import text_string_to_metric_families
 from waiting import until
 
@@ -294,9 +294,12 @@ def test_the_alert_of_a_shard_that_stands_still_fires(cli, prometheus):
     shard = cli.json("status")["shards"][1]["pid"]
     until(lambda: prometheus.ask("rowloom_shard_serving"), 60.0)
     assert not prometheus.fires("RowloomShardDoesNotServe", "1")
+    [(missing, _)] = dict(panels())["Shards that do not serve"]
+    until(lambda: prometheus.ask(missing) == {"": 0.0}, 60.0)
     os.kill(shard, signal.SIGSTOP)
     try:
         until(lambda: prometheus.fires("RowloomShardDoesNotServe", "1"), 60.0)
+        assert prometheus.ask(missing) == {"": 1.0}
     finally:
         os.kill(shard, signal.SIGCONT)
     assert not prometheus.fires("RowloomShardDoesNotServe", "0")
@@ -314,6 +317,19 @@ def works(client: Client) -> bool:
 def queries() -> list[str]:
     """All that the dashboard asks for."""
     return [query for _, asked in panels() for query, _ in asked]
+
+
+def test_no_two_panels_of_the_dashboard_are_at_one_place():
+    drawn = json.loads(BOARD.read_text())["panels"]
+    places = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in drawn)
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(places) == len(set(places)) == 24 * (max(y for _, y in places) + 1)  # and none is empty
+    for unique in ("id", "title"):
+        assert len({panel[unique] for panel in drawn}) == len(drawn)
 
 
 def test_dashboard_and_rules_name_only_metrics_that_there_are():
