@@ -35,11 +35,6 @@ def heads(text: str) -> set[str]:
     return set(re.findall(r"^[\[a-zA-Z][\w\]:]*", text, re.MULTILINE)) - {"compiling"}
 
 
-def of_this_machine(text: str) -> str:
-    """The page's own folder, as it is called here."""
-    return text.replace("/home/me/shop/", "/")
-
-
 def typed(folder: Path, short: str) -> list[str]:
     """What each shell block prints when all are typed one after the other. short: a folder for Ray's long paths."""
     for _, title, text in FENCES:
@@ -77,7 +72,7 @@ def test_every_line_of_the_tutorial_works_and_prints_what_it_shows(tmp_path) -> 
         printed = typed(tmp_path, short)
     assert len(printed) == len(blocks()) >= 8
     for (lines, shown), out in zip(blocks(), printed, strict=True):
-        missing = words(of_this_machine(shown)) - words(out)
+        missing = words(shown) - words(out)
         assert not missing, f"{lines} no longer prints {sorted(missing)}, but:\n{out}"
         if (
             shown
