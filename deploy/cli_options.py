@@ -69,6 +69,13 @@ Name = Annotated[
 
 def _host_and_port(address: str | None) -> str | None:
     """An --address. Raises WrongUse: it can be none."""
+    from ..proto.recipes import shown_address
+
+    if address is not None and ("@" in address or "?" in address):
+        raise WrongUse(
+            f"--address must be host:port, as 127.0.0.1:7400, got {shown_address(address)}: a token is shown by "
+            "ROWLOOM_TOKEN_FILE"
+        )
     if address is not None and "://" in address:
         bare = address.partition("://")[2].partition("/")[0]
         form = bare if ":" in bare else f"{bare or '127.0.0.1'}:7400"

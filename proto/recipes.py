@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -49,6 +50,13 @@ def shown(value: object) -> str:
         return f"a whole number of {value.bit_length()} bits"
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def shown_address(value: object) -> str:
+    """As `shown`, without what may be a secret in it: what stands before an `@`, and behind a `?`."""
+    if isinstance(value, str):
+        value = re.sub(r"\?.*", "?...", re.sub(r"[^/]*@", "...@", value))
+    return shown(value)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 from ...proto.errors import InvalidRequest
-from ...proto.recipes import is_number, shown
+from ...proto.recipes import is_number, shown, shown_address
 
 MAX_TIMEOUT_S = 1e9  # 30 years; what operating systems can wait for ends not far above
 _ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
@@ -26,10 +26,10 @@ def as_addresses(value: object) -> tuple[str, ...]:
         if isinstance(one, str) and found is not None and 0 < int(found[1]) < 1 << 16:
             addresses[one] = None
         else:
-            among = "" if one is value else f" (among {shown(several)})"
+            among = "" if one is value else f" (among {', '.join(map(shown_address, several))})"
             raise InvalidRequest(
                 f'address must be "host:port" with a port of 1 to 65535, and "[host]:port" for an IPv6 host; '
-                f"got {shown(one)}{among}"
+                f"got {shown_address(one)}{among}"
             )
     if not several:
         raise InvalidRequest('address must be "host:port", or several of them; got none')

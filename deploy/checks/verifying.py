@@ -18,7 +18,7 @@ import numpy as np
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.channel import Channels
-from ...proto.errors import Rerouted, RowloomError, TableNotFound, Unavailable, cause
+from ...proto.errors import Rerouted, RowloomError, TableNotFound, Unauthorized, Unavailable, cause
 from ...proto.layout import Layout, ShardAddress, owner
 from ...proto.security.credentials import NOTHING, Credentials
 from ...proto.spec import TableEntry
@@ -136,6 +136,8 @@ def _shard(
         after = _counts(ask(methods.STATISTICS, pb.StatisticsReply))
     except (Rerouted, TableNotFound) as e:  # a change meanwhile, or it never took one
         return rows, [Discrepancy("layout", shard.index, "", f"at {shard.address}: {e}")]
+    except Unauthorized:  # nothing is wrong with the shard
+        raise
     except RowloomError as e:
         return rows, [Discrepancy("no answer", shard.index, "", f"at {shard.address}: {cause(e)}")]
     for number, count in rows.items():

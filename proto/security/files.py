@@ -13,32 +13,29 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from ..errors import InvalidRequest, in_words
 
 log = logging.getLogger(__name__)
+MOST_BYTES = 4 << 20  # of a file: a bundle of all CAs of a system has a quarter of a megabyte
 LOOK_S = 1.0  # how often files are looked at, at the most
 T = TypeVar("T")
 
 
 def read_file(path: str, what: str) -> bytes:
     """A file's bytes. what: it is, for messages. Raises InvalidRequest."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as e:
-        raise InvalidRequest(f"{what} {path} cannot be read: {e.strerror or e}") from None
+    return _read(path, what)[0]
 
 
 def read_private(path: str, what: str) -> bytes:
     """The bytes of a file that is nobody else's business. Raises InvalidRequest: it cannot be read, or others may."""
-    data = read_file(path, what)
-    mode = os.stat(path)
-    readable = mode.st_mode & stat.S_IRWXO or (mode.st_mode & stat.S_IRWXG and mode.st_uid != 0)
+    data, found = _read(path, what)
+    _check_owner(path, what, found)
+    readable = found.st_mode & stat.S_IRWXO or (found.st_mode & stat.S_IRWXG and found.st_uid != 0)
     if readable:
         raise InvalidRequest(
-            f"{what} {path} may be read by others (mode {stat.S_IMODE(mode.st_mode):04o}), so it is not used: "
+            f"{what} {path} may be read by others (mode {stat.S_IMODE(found.st_mode):04o}), so it is not used: "
             f"`chmod 600 {path}`; a file of root may be readable by a group, 0640"
         )
     return data
@@ -46,13 +43,45 @@ def read_private(path: str, what: str) -> bytes:
 
 def read_guarded(path: str, what: str) -> bytes:
     """The bytes of a file that others may read and not change, its group neither. Raises InvalidRequest."""
-    data = read_file(path, what)
-    mode = stat.S_IMODE(os.stat(path).st_mode)
+    data, found = _read(path, what)
+    _check_owner(path, what, found)
+    mode = stat.S_IMODE(found.st_mode)
     if mode & (stat.S_IWOTH | stat.S_IWGRP):
         raise InvalidRequest(
             f"{what} {path} may be changed by others (mode {mode:04o}), so it is not used: `chmod 600 {path}`"
         )
     return data
+
+
+def _read(path: str, what: str) -> tuple[bytes, os.stat_result]:
+    """A file's bytes, and what the system says of that very file, not of what has its name a moment later."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe would be waited for
+            found = os.fstat(file.fileno())
+            regular = stat.S_ISREG(found.st_mode)
+            data = file.read(MOST_BYTES + 1) if regular else b""
+    except OSError as e:
+        raise InvalidRequest(f"{what} {path} cannot be read: {e.strerror or e}") from None
+    if not regular or len(data) > MOST_BYTES:
+        is_no = "it is no file" if not regular else f"it has more than {MOST_BYTES:,} bytes"
+        raise InvalidRequest(f"{what} {path} cannot be used: {is_no}")
+    return data, found
+
+
+def _check_owner(path: str, what: str, found: os.stat_result) -> None:
+    """Raise InvalidRequest if somebody else could change the file, or put another one in its place."""
+    if found.st_uid not in (0, os.geteuid()):
+        raise InvalidRequest(
+            f"{what} {path} belongs to user {found.st_uid}, who may change it, so it is not used: "
+            f"`chown {os.geteuid()} {path}`"
+        )
+    folder = os.path.dirname(os.path.abspath(path))
+    mode = os.stat(folder).st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise InvalidRequest(
+            f"{what} {path} is in a folder in which everybody may put another file in its place (mode "
+            f"{stat.S_IMODE(mode):04o}), so it is not used: `chmod o-w {folder}`"
+        )
 
 
 class Reloaded(Generic[T]):

@@ -43,16 +43,18 @@ class Access:
 
     def identify(self, token: str) -> Principal:
         """Who shows a token; of its hashes it has that one only. Raises Unauthenticated: nobody has it."""
-        shown = hash_of(token)
-        found = self._file.now().owner(shown)
-        if found is None:  # it may have been given this very moment
-            found = self._file.now(look=True).owner(shown)
+        found = self._owner(hash_of(token)) if token else None
         if found is None:
             lacking = "the token is of nobody here" if token else "a token is needed, and none was shown"
             raise Unauthenticated(
                 f"{lacking}: give token_file= (or ROWLOOM_TOKEN_FILE) a file with one that the cluster knows"
             )
         return found
+
+    def _owner(self, shown: bytes) -> Principal | None:
+        found = self._file.now().owner(shown)
+        # It may have been given this very moment.
+        return found if found is not None else self._file.now(look=True).owner(shown)
 
     def renewed(self, principal: Principal) -> Principal:
         """Who was identified before, with the rights of now. Raises Unauthenticated: the token that it showed is gone.
@@ -127,6 +129,11 @@ def _principal(name: str, entry: Any, where: str) -> Principal:
             raise InvalidRequest(
                 f"{where}.sha256 must be 64 hexadecimal digits in quotes, the sha256 of a token and never the token "
                 "itself: `rowloom secure token` writes it"
+            )
+        if bytes.fromhex(one) == hash_of(""):
+            raise InvalidRequest(
+                f"{where}.sha256 is that of no token at all, as an empty variable has it: "
+                f"`rowloom secure token {name}` makes one"
             )
     allow = said.get("allow")
     grants = () if allow == [] else tuple(Grant.parse(one) for one in _list(allow, f"{where}.allow"))

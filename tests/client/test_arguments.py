@@ -105,6 +105,15 @@ def test_what_is_no_address_is_refused_in_one_line(address) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "address", ["me:s3cret@host:7400", "host:7400?token=s3cret", "rowloom://s3cret@host", ["s3cret@h:1"]]
+)
+def test_an_error_repeated_the_token_in_an_address(address) -> None:
+    with pytest.raises(InvalidRequest, match=r"got '.*h") as caught:
+        connect(address)
+    assert "s3cret" not in str(caught.value)
+
+
 def test_no_address_at_all_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="several of them; got none"):
         connect([])

@@ -164,6 +164,14 @@ def test_a_name_or_an_address_that_is_none(cli):
             "--address must be host:port, as 127.0.0.1:7400, got 'nonsense'",
         ),
         ("status", "--address", "host:0", 2, "--address must be host:port"),
+        # The token was in the error, and in whatever keeps what programs say.
+        (
+            "status",
+            "--address",
+            "me:s3cret@h:7400",
+            2,
+            "got '...@h:7400': a token is shown by ROWLOOM_TOKEN_FILE",
+        ),
         (
             "status",
             "--address",

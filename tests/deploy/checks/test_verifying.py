@@ -12,7 +12,7 @@ from rowloom.deploy.checks.verifying import strangers_in, verify_cluster
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.channel import Channels
-from rowloom.proto.errors import Unavailable
+from rowloom.proto.errors import PermissionDenied, Unavailable
 from rowloom.proto.spec import TableEntry
 
 
@@ -190,6 +190,17 @@ def test_a_shard_that_does_not_answer_is_named(cluster, users, said):
     found = verify_cluster(cluster.address)
     assert [(f.kind, f.shard) for f in found.faults] == [("no answer", 1)]
     assert found.rows["users"] == 167  # of the other one
+
+
+def test_a_right_that_is_missing_was_called_a_shard_that_does_not_answer(cluster, users, said):
+    def refusing(method, address, data):
+        if method == methods.READ_ROWS:
+            raise PermissionDenied("'reader' may not pull from table 'users': it lacks the right pull:users")
+        return data
+
+    said(refusing)
+    with pytest.raises(PermissionDenied, match="lacks the right pull:users"):
+        verify_cluster(cluster.address)
 
 
 def test_a_cluster_that_changes_each_time_is_no_fault_and_is_not_called_whole(cluster, users, said):

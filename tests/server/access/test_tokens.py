@@ -7,6 +7,7 @@ import yaml
 
 from rowloom.deploy.secure.token_files import PREFIX, add_token, new_token, revoke
 from rowloom.proto.errors import InvalidRequest, Unauthenticated
+from rowloom.proto.security.files import MOST_BYTES, read_private
 from rowloom.server.access.tokens import Access, hash_of, parse_tokens, read_tokens
 
 HASH = hash_of("x").hex()
@@ -29,6 +30,11 @@ ANN = {"sha256": [HASH], "allow": ["pull:users"]}
         ({"principals": {"ann": {"sha256": HASH, "allow": "pull:*", "tables": 1}}}, "tables is no key here"),
         ({"principals": {"a b": ANN}}, "'a b' is no name"),
         ({"principals": {"ann": ANN, "bob": ANN}}, "ann and bob have the same token"),
+        # Whoever showed no token was `ann`.
+        (
+            {"principals": {"ann": ANN | {"sha256": [HASH, hash_of("").hex()]}}},
+            "no token at all.*secure token ann",
+        ),
     ],
 )
 def test_what_a_file_may_not_say_is_named(value, said):
@@ -140,3 +146,41 @@ def test_a_file_that_others_may_change_is_refused(tmp_path, mode):
     os.chmod(file, mode)
     with pytest.raises(InvalidRequest, match=rf"may be changed by others \(mode {mode:04o}\).*chmod 600"):
         read_tokens(str(file))
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    """A file of tokens in a folder of its own."""
+    (tmp_path / "keys").mkdir()
+    file = tmp_path / "keys/tokens.yaml"
+    add_token(file, "ann", ["pull:*"], tmp_path / "ann.token")
+    return file
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_the_owner_of_a_file_of_tokens_gave_himself_any_right_where_servers_are_of_another_user(tokens):
+    os.chown(tokens, 65534, 65534)
+    with pytest.raises(InvalidRequest, match=f"belongs to user 65534, who may change it.*chown 0 {tokens}"):
+        read_tokens(str(tokens))
+
+
+def test_whoever_could_put_another_file_in_its_place_had_the_rights_that_it_says(tokens):
+    tokens.parent.chmod(0o777)
+    with pytest.raises(InvalidRequest, match=rf"mode 0777\), so it is not used: `chmod o-w {tokens.parent}`"):
+        read_tokens(str(tokens))
+    tokens.parent.chmod(0o1777)  # as /tmp, and where Kubernetes mounts secrets
+    assert read_tokens(str(tokens))
+
+
+def test_a_file_without_an_end_was_read_until_memory_was_full(tmp_path):
+    for endless in ("/dev/zero", str(tmp_path)):
+        with pytest.raises(InvalidRequest, match=r"cannot be (used: it is no file|read)"):
+            read_private(endless, "the token")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidRequest, match="it is no file"):
+        read_private(str(tmp_path / "pipe"), "the token")
+    large = tmp_path / "large"
+    large.write_bytes(bytes(MOST_BYTES + 1))
+    large.chmod(0o600)
+    with pytest.raises(InvalidRequest, match="more than 4,194,304 bytes"):
+        read_private(str(large), "the token")
