@@ -77,6 +77,7 @@ def damage_end(log, count: int) -> None:
         out.write(bytes(count))
 
 
+@pytest.mark.slow
 def test_damage_of_the_last_record_after_a_down_that_keeps_was_taken_for_a_crash(cli, log):
     # The shard served without the last push, which had been acknowledged.
     copy = shutil.copytree(log, cli.folder / "copy")

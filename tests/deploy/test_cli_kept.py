@@ -74,6 +74,7 @@ def test_down_of_a_kept_cluster_whose_record_was_damaged_left_its_logs_and_forgo
     assert list(kept.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_start_of_a_cluster_that_was_scaled_told_the_number_of_shards_of_its_old_config(cli, kept):
     cli.run("up", "--name", "ads")
     cli.run("scale", "3")

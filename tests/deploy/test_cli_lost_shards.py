@@ -150,6 +150,7 @@ def test_hints_name_the_cluster_where_several_are_known(cli, dead):
     cli.run("down", "--name", "feed", "--forget")
 
 
+@pytest.mark.slow
 def test_a_shard_that_only_stands_still_keeps_its_rows_unless_its_end_is_forced(cli, ads, stopped):
     _, err = cli.run("status", code=3)
     assert "shard 1 at 127.0.0.1:" in err

@@ -113,6 +113,7 @@ def test_a_time_that_is_none_is_wrong_use(cli):
     assert "--every must be a time above 0" in cli.run("snapshot", "--every", "10", code=2)[1]
 
 
+@pytest.mark.slow
 def test_a_push_too_many_is_undone_by_a_restore_to_the_second_before_it_beside_the_cluster_that_had_it(
     cli, ads
 ):

@@ -55,6 +55,7 @@ def shards_of(cli: Cli) -> list[dict]:
     return cli.json("status")["shards"]
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_killed_right_after_a_restore_has_its_rows(taken, cli) -> None:
     url, before, after = taken
     cli.write(NEW.format(storage=cli.folder / "kept"))
