@@ -69,9 +69,9 @@ Name = Annotated[
 
 def _host_and_port(address: str | None) -> str | None:
     """An --address. Raises WrongUse: it can be none."""
-    from ..proto.recipes import shown_address
-
     if address is not None and ("@" in address or "?" in address):
+        from ..proto.recipes import shown_address
+
         raise WrongUse(
             f"--address must be host:port, as 127.0.0.1:7400, got {shown_address(address)}: a token is shown by "
             "ROWLOOM_TOKEN_FILE"

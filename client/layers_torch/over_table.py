@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -65,11 +64,8 @@ class OverTable(Anchored):
             raise InvalidRequest(f"max_norm must be above 0, got {max_norm}")
         super().__init__([table], grad_scale)
         spec = table.spec  # not asked again at each step: what is taken of it never changes
-        self.num_embeddings, self.embedding_dim, self.row_shape = (
-            spec.num_embeddings,
-            spec.dim,
-            spec.row_shape,
-        )
+        self.num_embeddings, self.embedding_dim = spec.num_embeddings, spec.dim
+        self.row_shape, self._width = spec.row_shape, spec.width
         self.padding_idx = from_start(padding_idx, self.num_embeddings)
         self.max_norm, self.norm_type = max_norm, norm_type
 
@@ -146,7 +142,7 @@ class OverTable(Anchored):
         """
         if pulled is None:
             pulled = self.table.pull(batch.ids) if len(batch.ids) else np.zeros(0, np.float32)
-        rows = np.ascontiguousarray(pulled).reshape(-1, math.prod(self.row_shape))
+        rows = np.ascontiguousarray(pulled).reshape(-1, self._width)
         (tensor,) = self.as_rows([rows if batch.inverse is None else rows.take(batch.inverse, axis=0)])
         return tensor
 

@@ -69,13 +69,8 @@ class PointInTime:
         ends = ",".join(map(str, self.lsns))
         told = f"{counted(self.pushes, 'push', 'pushes')} after the snapshot, up to record {ends}"
         if self.left_out:
-            one = self.left_out == 1
-            what = (
-                "one that was not yet on all of its shards is"
-                if one
-                else (f"{self.left_out:,} that were not yet on all of their shards are")
-            )
-            told += f"; {what} left out"
+            several = f"{self.left_out:,} that were not yet on all of their shards are"
+            told += f"; {several if self.left_out > 1 else 'one that was not yet on all of its shards is'} left out"
         return told
 
 

@@ -56,7 +56,7 @@ def read_guarded(path: str, what: str) -> bytes:
 def _read(path: str, what: str) -> tuple[bytes, os.stat_result]:
     """A file's bytes, and what the system says of that very file, not of what has its name a moment later."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe would be waited for
+        with open(path, "rb", opener=_at_once) as file:
             found = os.fstat(file.fileno())
             regular = stat.S_ISREG(found.st_mode)
             data = file.read(MOST_BYTES + 1) if regular else b""
@@ -66,6 +66,11 @@ def _read(path: str, what: str) -> tuple[bytes, os.stat_result]:
         is_no = "it is no file" if not regular else f"it has more than {MOST_BYTES:,} bytes"
         raise InvalidRequest(f"{what} {path} cannot be used: {is_no}")
     return data, found
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens a file; a pipe would be waited for."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _check_owner(path: str, what: str, found: os.stat_result) -> None:

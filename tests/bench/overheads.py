@@ -101,11 +101,10 @@ class Turns:
 
 def steps_of(clients: Iterable[Client]) -> Callable[[], object]:
     """A turn: the steps of one client, and the next time of the next."""
-    turns = [partial(each, [step_of(client)] * STEPS) for client in clients]
-    for turn in turns:
-        turn.args[0][0]()  # it has met its shards
-    known = itertools.cycle(turns)
-    return lambda: next(known)()
+    steps = [step_of(client) for client in clients]
+    each(steps)  # they have met their shards
+    known = itertools.cycle(steps)
+    return lambda: each([next(known)] * STEPS)
 
 
 COLLECTOR = """

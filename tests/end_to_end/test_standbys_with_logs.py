@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,15 @@ IDS = np.arange(V)
 SPEC = TableSpec("t", V, dim=DIM, optimizer=Adagrad(lr=0.1), initializer=Zeros())
 
 
+def push(table, oracle: OracleTable, rng: np.random.Generator, times: int = 1) -> None:
+    """The same to a table and to an oracle, one by one."""
+    for _ in range(times):
+        ids = rng.integers(0, V, 20)
+        grads = rng.standard_normal((20, DIM)).astype(np.float32)
+        table.push(ids, grads)
+        oracle.push(ids, grads)
+
+
 class Trainer:
     """Pushes to a cluster and to an oracle, in a thread; no push of it may fail."""
 
@@ -50,10 +60,7 @@ class Trainer:
     def _run(self) -> None:
         try:
             while not self._ending.wait(0.002):  # others need the cores, too
-                ids = self._rng.integers(0, V, 20)
-                grads = self._rng.standard_normal((20, DIM)).astype(np.float32)
-                self._table.push(ids, grads)
-                self._oracle.push(ids, grads)
+                push(self._table, self._oracle, self._rng)
                 self.pushed += 1
         except Exception as e:
             self._failed.append(e)
@@ -188,17 +195,17 @@ def test_a_restore_to_a_moment_has_the_pushes_before_it_though_standbys_have_gon
     record = up(config, directory).record
     before = in_step(record)
     with connect(record.address, timeout_s=100.0) as client:
-        trainer = Alternately(client.table("t"), oracle)
-        trainer.push(10)
+        ten_pushes = partial(push, client.table("t"), oracle, np.random.default_rng(5), 10)
+        ten_pushes()
         taken = client.snapshot()
         wanted, moment_s = oracle.pull(IDS), 0
         for turn in range(3):
-            trainer.push(10)
+            ten_pushes()
             if turn == promoted:
                 wanted, moment_s = oracle.pull(IDS), second_after(time.time())
             if turn < len(before):
                 os.kill(before[turn].pid, signal.SIGKILL)
-        trainer.push(10)
+        ten_pushes()
         np.testing.assert_array_equal(client.table("t").pull(IDS), oracle.pull(IDS))
     after = in_step(record)
     assert [s.shard.incarnation for s in after] == [s.standby.incarnation for s in before]
@@ -206,20 +213,6 @@ def test_a_restore_to_a_moment_has_the_pushes_before_it_though_standbys_have_gon
     with local_cluster(3, restore=taken.path, until=moment) as cluster, cluster.connect() as client:
         np.testing.assert_array_equal(client.table("t").pull(IDS), wanted)
     np.testing.assert_array_equal(rows(record), oracle.pull(IDS))
-
-
-class Alternately:
-    """Pushes the same to a table and to an oracle, one by one."""
-
-    def __init__(self, table, oracle: OracleTable) -> None:
-        self._table, self._oracle, self._rng = table, oracle, np.random.default_rng(5)
-
-    def push(self, times: int) -> None:
-        for _ in range(times):
-            ids = self._rng.integers(0, V, 20)
-            grads = self._rng.standard_normal((20, DIM)).astype(np.float32)
-            self._table.push(ids, grads)
-            self._oracle.push(ids, grads)
 
 
 def second_after(moment_s: float) -> int:
