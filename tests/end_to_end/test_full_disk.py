@@ -100,17 +100,24 @@ def test_a_disk_that_was_full_and_has_room_again_costs_no_row_and_no_restart(dis
         assert np.array_equal(table.pull(ids), shown + 1)
 
 
-def test_a_shard_whose_process_ended_on_a_disk_without_a_free_block_was_dead_until_there_was_room(
-    disk, tmp_path
-) -> None:
-    # The layout that says where the new one is could not be written, so that not even pulls were served.
+@contextlib.contextmanager
+def pushed_to(disk, out):
+    """A cluster with one push to many rows: (what asks it, its table, the ids, the gradients of that push)."""
     with (
-        on(disk, tmp_path / "out") as server,
+        on(disk, out) as server,
         connect(server.address, timeout_s=100.0) as client,
         Remote(server.address) as remote,
     ):
         table, ids, grads = client.table("t"), np.arange(MANY), np.full((MANY, 64), -1.0, np.float32)
         table.push(ids, grads)
+        yield remote, table, ids, grads
+
+
+def test_a_shard_whose_process_ended_on_a_disk_without_a_free_block_was_dead_until_there_was_room(
+    disk, tmp_path
+) -> None:
+    # The layout that says where the new one is could not be written, so that not even pulls were served.
+    with pushed_to(disk, tmp_path / "out") as (remote, table, ids, grads):
         for _ in range(3):  # what was kept for it is there each time
             other = fill(disk)
             pid = status_of(remote)["shards"][0]["pid"]
@@ -124,13 +131,7 @@ def test_a_shard_whose_process_ended_on_a_disk_without_a_free_block_was_dead_unt
 
 
 def test_a_shard_that_cannot_be_started_again_was_said_to_need_nothing_but_seconds(disk, tmp_path) -> None:
-    with (
-        on(disk, tmp_path / "out") as server,
-        connect(server.address, timeout_s=100.0) as client,
-        Remote(server.address) as remote,
-    ):
-        table, ids, grads = client.table("t"), np.arange(MANY), np.full((MANY, 64), -1.0, np.float32)
-        table.push(ids, grads)
+    with pushed_to(disk, tmp_path / "out") as (remote, table, ids, _grads):
         (disk / "layout.json.reserve").unlink()
         other = fill(disk)
         pid = status_of(remote)["shards"][0]["pid"]
