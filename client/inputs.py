@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -96,6 +97,8 @@ def _unmasked(value: np.ma.MaskedArray[Any, Any], what: str) -> np.ndarray:
 
 
 def _of_tensor(value: Any, what: str) -> np.ndarray:
+    with contextlib.suppress(TypeError, RuntimeError):
+        return value.numpy()  # what most are asked for: a plain one in this machine's memory
     try:
         value = value.detach().cpu()
         for lazy in ("resolve_conj", "resolve_neg"):  # views that numpy cannot make

@@ -75,7 +75,11 @@ class Anchored(torch.nn.Module):
         """Each on the anchor's device, float32, or float64 for a layer of doubles. pulled: float32."""
         anchor = self.anchor
         device, dtype = anchor.device, torch.float64 if anchor.dtype == torch.float64 else torch.float32
-        return [torch.from_numpy(rows).to(device, dtype) for rows in pulled]
+        tensors = [torch.from_numpy(rows) for rows in pulled]
+        as_they_are = (
+            device.type == "cpu" and dtype == torch.float32
+        )  # to ask torch for each costs as much as a row
+        return tensors if as_they_are else [rows.to(device, dtype) for rows in tensors]
 
     # ---------------------------------------------------------------------------------------------------- state dicts
 
@@ -147,8 +151,11 @@ def anchor_gradient(like: tuple[Any, Any, Any], upstreams: Iterable[np.ndarray])
         upstreams: float32.
     """
     shape, device, dtype = like
-    finite = all(largest(np.ascontiguousarray(one)) <= LARGEST for one in upstreams)
-    return torch.full(shape, 0.0 if finite else float("nan"), device=device, dtype=dtype)
+    value = 0.0
+    for one in upstreams:
+        if not largest(np.ascontiguousarray(one)) <= LARGEST:
+            value = float("nan")
+    return torch.full(shape, value, device=device, dtype=dtype)
 
 
 def _read_state(state: Any) -> dict[str, Any]:

@@ -96,12 +96,12 @@ class Embedding(OverTable):
         check_tensor(input, "input")
         if input.dtype not in (torch.int64, torch.int32):
             raise WrongInput(f"input must be int64 or int32, got {input.dtype}")
-        if self.anchor.device.type == "cpu" and self.max_norm is None and not self.scale_grad_by_freq:
-            out = self.row_of_each(input)
-        else:  # to a GPU each row goes once
-            inverse, rows, place = self.rows(input, by_frequency=self.scale_grad_by_freq)
-            out = F.embedding(inverse, rows, place)
-        return out.reshape(*input.shape, *self.row_shape).to(self.anchor.dtype)
+        anchor = self.anchor
+        if anchor.device.type == "cpu" and self.max_norm is None and not self.scale_grad_by_freq:
+            return self.row_of_each(input, anchor).to(anchor.dtype)
+        # To a GPU each row goes once.
+        inverse, rows, place = self.rows(input, by_frequency=self.scale_grad_by_freq)
+        return F.embedding(inverse, rows, place).reshape(*input.shape, *self.row_shape).to(anchor.dtype)
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""

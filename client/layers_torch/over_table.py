@@ -33,6 +33,7 @@ class _Batch(NamedTuple):
         counts: [U], how often each was there, if that matters.
         argmax_only: leave rows of zeros out.
         inverse: [N], where each id of the batch stands among them, if each of the batch has a row; None: each of them.
+        shape: of the result; None: [U or N, width].
     """
 
     ids: np.ndarray
@@ -40,6 +41,7 @@ class _Batch(NamedTuple):
     counts: np.ndarray | None
     argmax_only: bool = False
     inverse: np.ndarray | None = None
+    shape: tuple[int, ...] | None = None
 
 
 class OverTable(Anchored):
@@ -106,17 +108,20 @@ class OverTable(Anchored):
             rows = self._pull(_Batch(distinct, place, None), pulled)
         return torch.from_numpy(inverse).to(rows.device).reshape(ids.shape), rows, place
 
-    def row_of_each(self, ids: Any) -> Any:
-        """A row for each id, [N, width]: on a CPU cheaper than distinct ones that torch gathers and keeps track of.
+    def row_of_each(self, ids: Any, anchor: Any) -> Any:
+        """A row for each id, ids.shape + row_shape: on a CPU cheaper than distinct ones that torch gathers.
 
         Args:
             ids: integers of any shape.
+            anchor: the layer's; looking it up in a module costs as much as finding the rows.
         """
         flat = ids.detach().to("cpu", torch.int64).reshape(-1).numpy()
         distinct, inverse, pulled = self._ahead(flat)
-        batch = _Batch(distinct, self._place(distinct), None, inverse=inverse)
-        if torch.is_grad_enabled() and self.anchor.requires_grad:
-            return _Pulled.apply(self.anchor, self, batch, pulled)
+        # In their shape already: views that PyTorch keeps track of cost as much as the rows themselves.
+        shape = (*ids.shape, *self.row_shape)
+        batch = _Batch(distinct, self._place(distinct), None, inverse=inverse, shape=shape)
+        if torch.is_grad_enabled() and anchor.requires_grad:
+            return _Pulled.apply(anchor, self, batch, pulled)
         return self._pull(batch, pulled)
 
     def _place(self, distinct: np.ndarray) -> int | None:
@@ -134,7 +139,7 @@ class OverTable(Anchored):
         return (*distinct_of(flat), None) if ahead is None else ahead.of(flat)
 
     def _pull(self, batch: _Batch, pulled: np.ndarray | None) -> Any:
-        """[U or N, width] on the anchor's device, float32, or float64 for a layer of doubles.
+        """The batch's rows on the anchor's device, float32, or float64 for a layer of doubles.
 
         Args:
             batch: what to pull.
@@ -143,7 +148,9 @@ class OverTable(Anchored):
         if pulled is None:
             pulled = self.table.pull(batch.ids) if len(batch.ids) else np.zeros(0, np.float32)
         rows = np.ascontiguousarray(pulled).reshape(-1, self._width)
-        (tensor,) = self.as_rows([rows if batch.inverse is None else rows.take(batch.inverse, axis=0)])
+        if batch.inverse is not None:
+            rows = rows.take(batch.inverse, axis=0)
+        (tensor,) = self.as_rows([rows if batch.shape is None else rows.reshape(batch.shape)])
         return tensor
 
     def _hold(self, batch: _Batch, grads: np.ndarray) -> None:
@@ -183,8 +190,8 @@ class _Pulled(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *upstreams: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        grads = upstreams[0].detach().to("cpu", torch.float32).numpy()
         layer, batch = ctx.held
+        grads = upstreams[0].detach().to("cpu", torch.float32).numpy().reshape(-1, layer._width)
         if trains(ctx):
             layer._hold(batch, grads)
         return anchor_gradient(ctx.anchor, [grads]), None, None, None

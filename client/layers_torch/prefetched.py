@@ -47,7 +47,7 @@ class Ahead:
 
     def is_of(self, ids: np.ndarray) -> bool:
         """Whether these are its ids, in their order."""
-        return np.array_equal(ids, self._ids)
+        return len(ids) == len(self._ids) and bool((ids == self._ids).all())
 
     def of(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Ids each once, where each stands, and their rows; None if some of them are not here. ids: [N] int64."""
