@@ -9,7 +9,8 @@ row differs.
 What the machine does by itself is told beside it: `stolen_ms` is what a hypervisor took from the processors (of all of
 them together) during the longest call; `fresh_memory_mb_per_s` how fast the first writer gets pages of 2 MB, and
 `used_memory_mb_per_s` the second one: rows that move need memory that is new to their server, and where a hypervisor
-must find it first, that is most of a move.
+must find it first, that is most of a move. `--used-memory GIB` shows what moves are without that: a process that has
+used so much gives it back at the pace of a move, and uses as much again before the next one.
 
 Trainers push to rows of their own, each gradient the same number in all columns: so one column, replayed in numpy,
 tells what every one must be.
@@ -25,6 +26,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -154,17 +157,64 @@ class Stolen:
         return float(total[min(last, len(total) - 1)] - total[max(first - 1, 0)])
 
 
+class UsedMemory:
+    """A process that gives back memory while rows move, which servers then get faster than memory nobody has used.
+
+    Args:
+        size: bytes that it uses before a move.
+    """
+
+    PIECE, EVERY_S = 64 << 20, 0.25
+
+    def __init__(self, size: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_use_memory, args=(other, size), daemon=True)
+
+    def __enter__(self) -> "UsedMemory":
+        self._process.start()
+        self._pipe.recv()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._pipe.close()
+        self._process.join()
+
+    @contextmanager
+    def given_back(self) -> Iterator[None]:
+        """While rows move."""
+        self._pipe.send("give")
+        yield
+        self._pipe.send("use")
+        self._pipe.recv()
+
+
+def _use_memory(pipe: Any, size: int) -> None:
+    with suppress(EOFError):
+        while True:
+            pieces = [_used_piece(UsedMemory.PIECE) for _ in range(-(-size // UsedMemory.PIECE))]
+            pipe.send("used")
+            pipe.recv()
+            while pieces and not pipe.poll(UsedMemory.EVERY_S):
+                pieces.pop().close()
+            pipe.recv()
+
+
+def _used_piece(size: int) -> mmap.mmap:
+    """Memory of pages of 2 MB, each of which has been written to."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    np.frombuffer(memory, np.uint8)[::4096] = 1
+    return memory
+
+
 def memory_mb_per_s(size: int = 512 << 20) -> tuple[float, float]:
     """How fast huge pages are written to for the first time, and, given back and asked for again, for the second."""
     rates: list[float] = []
     for _ in range(2):
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        memory.madvise(mmap.MADV_HUGEPAGE)
-        bytes_ = np.frombuffer(memory, np.uint8)
         began = time.monotonic()
-        bytes_[::4096] = 1
+        memory = _used_piece(size)
         rates.append(size / 1e6 / (time.monotonic() - began))
-        del bytes_
         memory.close()
     return rates[0], rates[1]
 
@@ -187,7 +237,9 @@ def measured(move: dict[str, Any], calls: np.ndarray, stolen: Stolen) -> dict[st
     }
 
 
-def moves(address: str, args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[Any]]:
+def moves(
+    address: str, args: argparse.Namespace, memory: UsedMemory
+) -> tuple[list[dict[str, Any]], list[Any]]:
     """Go through all steps under trainers. Returns the moves and what the trainers report."""
     context = multiprocessing.get_context("spawn")
     phase, results = context.Value("i", 0), context.Queue()
@@ -212,9 +264,11 @@ def moves(address: str, args: argparse.Namespace) -> tuple[list[dict[str, Any]],
                 if count == now:
                     continue
                 time.sleep(BEFORE_S)
-                began = time.monotonic()
-                reply = remote.scale(count)
-                ended = time.monotonic()
+                with memory.given_back():
+                    began = time.monotonic()
+                    reply = remote.scale(count)
+                    ended = time.monotonic()
+                    time.sleep(AFTER_S)
                 out.append(
                     {
                         "ids": name,
@@ -232,7 +286,6 @@ def moves(address: str, args: argparse.Namespace) -> tuple[list[dict[str, Any]],
                 )
                 sys.stderr.write(f"{name} {now} -> {count}: {ended - began:.1f} s\n")
                 now = count
-                time.sleep(AFTER_S)
     phase.value = -1
     reports = [results.get(timeout=120) for _ in jobs]
     for job in jobs:
@@ -249,6 +302,7 @@ def main() -> None:
     parser.add_argument("--ids", default=",".join(DISTRIBUTIONS))
     parser.add_argument("--durability", default="memory", choices=["memory", "process", "interval", "disk"])
     parser.add_argument("--most-ms", type=float, default=200.0, help="that a call may take")
+    parser.add_argument("--used-memory", type=float, default=0.0, metavar="GIB", help="see above")
     parser.add_argument("folder", nargs="?")
     args = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="rowloom-bench-", dir=args.folder))
@@ -270,8 +324,8 @@ def main() -> None:
                 ids = np.arange(begin, min(begin + (1 << 16), args.rows))
                 table.assign(ids, np.zeros((len(ids), DIM), F))
         fresh, used = memory_mb_per_s()
-        with Stolen() as stolen:
-            made, reports = moves(record.address, args)
+        with Stolen() as stolen, UsedMemory(int(args.used_memory * (1 << 30))) as memory:
+            made, reports = moves(record.address, args, memory)
         calls = np.concatenate([np.array(calls).reshape(-1, 3) for _, calls, _, _ in reports])
         calls = calls[np.argsort(calls[:, 1])]
         lines = [measured(move, calls, stolen) for move in made]
@@ -300,6 +354,7 @@ def main() -> None:
                 "errors": errors[:3],
                 "rows_that_differ": different,
                 "longest_ms": longest,
+                "used_memory_gib": args.used_memory,
                 "fresh_memory_mb_per_s": round(fresh),
                 "used_memory_mb_per_s": round(used),
             }
