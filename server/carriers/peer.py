@@ -24,7 +24,7 @@ from ...proto.security.lane_dial import dial
 log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 2.0
 RETRY_S = 5.0  # without a lane, after one could not be had or broke
-ARENA_BYTES = 2 << 20  # that are shared, for one reply at a time
+ARENA_BYTES = 3 << 20  # that are shared, for one reply at a time: a block of rows and what is around them
 
 
 class Peer:

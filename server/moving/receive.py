@@ -32,6 +32,8 @@ from ..shard import Shard
 from .outgoing import BLOCK_BYTES, FIELDS
 from .steps import Latest, lacking, latest_pushes
 
+# Of blocks, in all streams together: each keeps the memory of one. Where they are many, blocks are smaller.
+BLOCKS_BYTES, LEAST_BYTES = 32 << 20, 1 << 19
 PEER_ATTEMPTS = 5  # to ask another server that is busy or does not answer
 # Between two passes. What has changed meanwhile goes with the next one; to ask all the time would cost the old shard.
 PASS_PAUSE_S = 0.005
@@ -189,7 +191,7 @@ class Receive:
         source: the layout of this epoch.
         shard: empty, with the tables of the old ones.
         clock: in seconds.
-        block_bytes: how much is asked for at a time, about.
+        block_bytes: how much is asked for at a time, about, where old shards are few.
         only: the one shard of them that has its rows; None: all may have some.
     """
 
@@ -201,9 +203,10 @@ class Receive:
         block_bytes: int = BLOCK_BYTES,
         only: int | None = None,
     ) -> None:
-        self.source, self.shard, self.clock, self.block_bytes = source, shard, clock, block_bytes
+        self.source, self.shard, self.clock = source, shard, clock
         self.tables = sorted(shard.tables)
         self.streams = [Stream(self, old) for old in source.shards if only is None or old.index == only]
+        self.block_bytes = min(block_bytes, max(LEAST_BYTES, BLOCKS_BYTES // max(1, len(self.streams))))
         self.done = False
         self._same: dict[bytes, bytes] = {}
 
