@@ -944,7 +944,7 @@ class BrakeRequest(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., epoch: _Optional[int] = ..., turn: _Optional[int] = ..., row_s: _Optional[float] = ...) -> None: ...
 
 class ReadPassRequest(_message.Message):
-    __slots__ = ("header", "tables", "new_n", "new_index", "since", "generation", "last", "at", "cursor", "limit_bytes", "mark", "marks", "dealt")
+    __slots__ = ("header", "tables", "new_n", "new_index", "since", "generation", "last", "at", "cursor", "limit_bytes", "mark", "marks", "dealt", "ledger_bytes", "wait_s")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     NEW_N_FIELD_NUMBER: _ClassVar[int]
@@ -958,6 +958,8 @@ class ReadPassRequest(_message.Message):
     MARK_FIELD_NUMBER: _ClassVar[int]
     MARKS_FIELD_NUMBER: _ClassVar[int]
     DEALT_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WAIT_S_FIELD_NUMBER: _ClassVar[int]
     header: Header
     tables: _containers.RepeatedScalarFieldContainer[int]
     new_n: int
@@ -971,7 +973,9 @@ class ReadPassRequest(_message.Message):
     mark: bool
     marks: _containers.RepeatedCompositeFieldContainer[PassMark]
     dealt: _containers.RepeatedCompositeFieldContainer[Dealing]
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., tables: _Optional[_Iterable[int]] = ..., new_n: _Optional[int] = ..., new_index: _Optional[int] = ..., since: _Optional[int] = ..., generation: _Optional[int] = ..., last: bool = ..., at: _Optional[int] = ..., cursor: _Optional[int] = ..., limit_bytes: _Optional[int] = ..., mark: bool = ..., marks: _Optional[_Iterable[_Union[PassMark, _Mapping]]] = ..., dealt: _Optional[_Iterable[_Union[Dealing, _Mapping]]] = ...) -> None: ...
+    ledger_bytes: int
+    wait_s: float
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., tables: _Optional[_Iterable[int]] = ..., new_n: _Optional[int] = ..., new_index: _Optional[int] = ..., since: _Optional[int] = ..., generation: _Optional[int] = ..., last: bool = ..., at: _Optional[int] = ..., cursor: _Optional[int] = ..., limit_bytes: _Optional[int] = ..., mark: bool = ..., marks: _Optional[_Iterable[_Union[PassMark, _Mapping]]] = ..., dealt: _Optional[_Iterable[_Union[Dealing, _Mapping]]] = ..., ledger_bytes: _Optional[int] = ..., wait_s: _Optional[float] = ...) -> None: ...
 
 class PassMark(_message.Message):
     __slots__ = ("at", "cursor", "since")
@@ -996,7 +1000,7 @@ class MovedRows(_message.Message):
     def __init__(self, table: _Optional[int] = ..., ids: _Optional[bytes] = ..., values: _Optional[bytes] = ..., slots: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class ReadPassReply(_message.Message):
-    __slots__ = ("shard", "generation", "last", "tables", "at", "cursor", "done", "rows", "steps", "calls")
+    __slots__ = ("shard", "generation", "last", "tables", "at", "cursor", "done", "rows", "steps", "calls", "ledger", "held_s")
     SHARD_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
@@ -1007,6 +1011,8 @@ class ReadPassReply(_message.Message):
     ROWS_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     CALLS_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_FIELD_NUMBER: _ClassVar[int]
+    HELD_S_FIELD_NUMBER: _ClassVar[int]
     shard: int
     generation: int
     last: bool
@@ -1017,7 +1023,9 @@ class ReadPassReply(_message.Message):
     rows: int
     steps: _containers.RepeatedScalarFieldContainer[int]
     calls: int
-    def __init__(self, shard: _Optional[int] = ..., generation: _Optional[int] = ..., last: bool = ..., tables: _Optional[_Iterable[_Union[MovedRows, _Mapping]]] = ..., at: _Optional[int] = ..., cursor: _Optional[int] = ..., done: bool = ..., rows: _Optional[int] = ..., steps: _Optional[_Iterable[int]] = ..., calls: _Optional[int] = ...) -> None: ...
+    ledger: ReadLedgerReply
+    held_s: float
+    def __init__(self, shard: _Optional[int] = ..., generation: _Optional[int] = ..., last: bool = ..., tables: _Optional[_Iterable[_Union[MovedRows, _Mapping]]] = ..., at: _Optional[int] = ..., cursor: _Optional[int] = ..., done: bool = ..., rows: _Optional[int] = ..., steps: _Optional[_Iterable[int]] = ..., calls: _Optional[int] = ..., ledger: _Optional[_Union[ReadLedgerReply, _Mapping]] = ..., held_s: _Optional[float] = ...) -> None: ...
 
 class ReadRowsRequest(_message.Message):
     __slots__ = ("header", "table", "cursor", "limit_bytes", "new_n", "new_index", "ids_only")

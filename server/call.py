@@ -45,7 +45,8 @@ class Call:
         table: number of the only table whose rows are asked for or sent, once that is known; see `metrics.traffic`.
         placed: how many bytes of the reply lie in `space`, from its beginning: all of it, and the answer has no
             buffers; or 0.
-        not_before: when a push that is braked may go on, or a standby is answered at the latest; 0: not known yet.
+        not_before: when a push that is braked may go on, a standby is answered or a pass begins at the latest; 0: not
+            known yet.
     """
 
     method: str

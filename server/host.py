@@ -31,7 +31,7 @@ from ..proto.errors import (
 from ..proto.spec import TableEntry
 from . import states
 from .access.rights import ADMIN, PULL, PUSH
-from .call import Answer, Call, Fed, WaitFor
+from .call import GRPC, Answer, Call, Fed, WaitFor
 from .durable.records import Kind
 from .holder import Holder
 from .metrics.traffic import only
@@ -42,6 +42,7 @@ from .taking import Taking
 
 MOVING_HOLD_S = 0.1  # that a push waits here for rows to have moved, before its client is told to come back
 MOVING_RETRY_S = 0.02
+MOST_PASS_WAIT_S = 1.0  # that a pass waits to begin, whatever is asked for
 # Their messages are applied and then noted, both times the same: with a log, nobody else writes to them in between.
 NOTED_ROWS = (methods.PUSH, methods.STEP)
 _HEADS: dict[str, Callable[[Buffer], pb.Header]] = {
@@ -375,7 +376,16 @@ class Host(Holder):
         request, shard = message_of(pb.ReadPassRequest, memoryview(call.data)), self.serving()
         shard.check(request.header)
         frozen = isinstance(self.state, states.Moving) and not self.state.admitted
+        wait_s = 0.0 if request.generation else min(request.wait_s, MOST_PASS_WAIT_S)
+        if wait_s and not frozen and call.caller.carrier != GRPC:  # of whose threads there are few
+            now = self.process.now()
+            call.not_before = call.not_before or now + wait_s
+            if now < call.not_before:
+                stopping = Unavailable("this server stops")
+                return Answer(wait_for=WaitFor(call.not_before - now, stopping, again=True))
         block = read_pass(shard, request, frozen=frozen, space=call.space)
+        if call.not_before:
+            block.head.held_s = self.process.now() - (call.not_before - wait_s)
         call.placed = block.place()
         return Answer() if call.placed else Answer(block.encode())
 

@@ -31,7 +31,6 @@ from .snapshots.source import SnapshotSource
 
 log = logging.getLogger(__name__)
 PEER_TIMEOUT_S = 10.0
-BULK_ROWS = 20_000  # streams with more than this in a pass take turns: trainers need the cores, too
 
 
 class Receiver:
@@ -124,12 +123,12 @@ class Receiver:
                 if isinstance(wants, Pause):
                     time.sleep(wants.seconds)
                     wants = next(run)
-                elif stream.passes and stream.left <= BULK_ROWS:
-                    wants = self._came(run, wants, ask(wants))
-                else:
+                elif stream.in_bulk:
                     wants = self._in_bulk(
                         stream, lambda run=run, asks=wants: self._came(run, asks, ask(asks))
                     )
+                else:
+                    wants = self._came(run, wants, ask(wants))
         except Exception as e:
             self._fail(e)
 

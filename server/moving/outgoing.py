@@ -25,6 +25,7 @@ from ...proto.errors import InvalidRequest, RetryLater, Unavailable
 from ...proto.framing import Buffer, scalar, varint
 from ...proto.layout import dealt_in
 from ...proto.owners import owners_of
+from ..ledger import PIECE_BYTES
 from ..rows.rows import MOST_LOOKED_AT
 from ..shard import Shard
 from ..table import ShardTable
@@ -152,6 +153,9 @@ def read_pass(
     reply.at, reply.cursor, reply.done = at, cursor, at == len(tables)
     if reply.done:
         reply.steps.extend(table.step for table in tables)
+        if last and request.ledger_bytes:
+            reply.ledger.CopyFrom(shard.ledger.read(limit_bytes=min(request.ledger_bytes, PIECE_BYTES)))
+            reply.ledger.shard = shard.index
     return block
 
 

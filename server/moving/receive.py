@@ -3,8 +3,8 @@
     pass 0: all rows ─▶ pass k: what changed since pass k - 1 began ─▶ ... ─▶ the last pass, while pushes wait ─▶ ledger
 
 One `Stream` for each old shard, all of them side by side: it asks pass after pass for the rows that will be owned
-here, until a pass has begun while pushes wait, and then for the ledger, piece by piece. When all streams have ended,
-steps and ledgers are put together.
+here, until a pass has begun while pushes wait, and then for the ledger, piece by piece; the first piece comes with the
+end of that pass. When all streams have ended, steps and ledgers are put together.
 
 Why it is so. What must hold: of a row the newest image wins. A stream asks one thing after the other and installs what
 comes, and a row has one old shard; so the newest image comes last. Every answer says what it is - of which shard, of
@@ -35,8 +35,10 @@ from .steps import Latest, lacking, latest_pushes
 # Of blocks, in all streams together: each keeps the memory of one. Where they are many, blocks are smaller.
 BLOCKS_BYTES, LEAST_BYTES = 32 << 20, 1 << 19
 PEER_ATTEMPTS = 5  # to ask another server that is busy or does not answer
-# Between two passes. What has changed meanwhile goes with the next one; to ask all the time would cost the old shard.
-PASS_PAUSE_S = 0.005
+BULK_ROWS = 20_000  # streams with more than this in a pass take turns: trainers need the cores, too
+# Between two passes, for each stream of a receiver; the most. What changes meanwhile goes with the next pass; to ask
+# all the time would cost old shards what trainers need: a move from 16 to 12 shards makes 192 streams.
+PASS_PAUSE_S, MOST_PAUSE_S = 0.005, 0.2
 # Between two marks of a pass; for each table of a shard; and so many of them fit into the time that a pass has taken.
 MARK_S, MARK_TABLE_S, MARKS = 0.01, 20e-6, 32
 # Passes have become shorter when one has less than this part of the rows of the shortest pass that counted as such.
@@ -80,7 +82,7 @@ class Stream:
         rows_there: of all tables on the old shard, for all owners.
         calls: of trainers, that the old shard has answered.
         stuck: passes since they last became shorter.
-        waited_s: for other streams and for trainers, which is not counted as work; said by the shell.
+        waited_s: for other streams and for trainers, which is not counted as work; said by the shell, which adds to it.
         done: the last pass is over, and the ledger is here.
     """
 
@@ -105,23 +107,32 @@ class Stream:
         while True:
             began, rows = self._worked(), self.rows
             before, marks = marks, Marks(self._receive.clock())
-            reply = pb.ReadPassReply()
+            reply, held = pb.ReadPassReply(), False
             while not reply.done:
                 marks.look(self._receive.clock(), reply, len(self._receive.tables))
                 reply = self._receive.rows_came((yield self._asks(before, marks.due, reply)))
                 marks.read(reply.generation)
+                held |= reply.held_s > 0
+                self.waited_s += reply.held_s
             self._passed(self.rows - rows, self._worked() - began)
             if reply.last:
                 break
-            yield Pause(PASS_PAUSE_S)
-        piece = pb.ReadLedgerReply(next=1)
-        cursor = 0
+            if self.in_bulk or not held:
+                yield Pause(self._receive.pause_s)
+        piece, cursor = pb.ReadLedgerReply(next=1), 0
+        if reply.HasField("ledger"):
+            piece, cursor = reply.ledger, reply.ledger.next
         while piece.next:
             header = self._receive.source.header(self.old.index)
             request = pb.ReadLedgerRequest(header=header, cursor=cursor, limit_bytes=PIECE_BYTES)
             data = yield PeerCall(self.old.address, methods.READ_LEDGER, request.SerializeToString())
             piece = self._receive.ledger_came(data)
             cursor = piece.next
+
+    @property
+    def in_bulk(self) -> bool:
+        """Whether it takes turns with the others of its receiver."""
+        return not self.passes or self.left > BULK_ROWS
 
     def _worked(self) -> float:
         return self._receive.clock() - self.waited_s
@@ -134,6 +145,11 @@ class Stream:
         request = self._receive.next_block(self.old.index, marks.since, before)
         request.marks.extend(marks.later)
         request.mark, request.last = mark, before.last
+        request.ledger_bytes = (
+            self._receive.block_bytes // 4
+        )  # most ledgers are small, and pushes wait for them
+        # There it begins at the moment in which pushes wait. Not in bulk: other streams would wait as well.
+        request.wait_s = 0.0 if self.in_bulk or before.generation else self._receive.pause_s
         return PeerCall(self.old.address, methods.READ_PASS, request.SerializeToString())
 
     def _passed(self, rows: int, seconds: float) -> None:
@@ -207,6 +223,7 @@ class Receive:
         self.tables = sorted(shard.tables)
         self.streams = [Stream(self, old) for old in source.shards if only is None or old.index == only]
         self.block_bytes = min(block_bytes, max(LEAST_BYTES, BLOCKS_BYTES // max(1, len(self.streams))))
+        self.pause_s = min(MOST_PAUSE_S, PASS_PAUSE_S * len(self.streams))  # between two passes of a stream
         self.done = False
         self._same: dict[bytes, bytes] = {}
 
@@ -282,11 +299,18 @@ class Receive:
             if len(reply.steps) != len(self.tables):
                 raise InvalidRequest(f"{len(reply.steps)} steps came for {len(self.tables)} tables")
             stream.steps = list(reply.steps)
+        if reply.HasField("ledger"):
+            self._merge(reply.ledger)
         return reply
 
     def ledger_came(self, data: Buffer) -> pb.ReadLedgerReply:
         """Merge a piece of a ledger; the last one of all ends it. Raises InvalidRequest."""
         piece = pb.ReadLedgerReply.FromString(bytes(data))
+        self._stream(piece.shard).bytes += len(data)
+        self._merge(piece)
+        return piece
+
+    def _merge(self, piece: pb.ReadLedgerReply) -> None:
         stream = self._stream(piece.shard)
         if stream.steps is None:
             raise InvalidRequest(f"the ledger of shard {piece.shard} came before the last of its rows")
@@ -295,11 +319,9 @@ class Receive:
         stream.pushes.update(
             (client, (push, self._same.setdefault(t, t))) for client, (push, t) in latest_pushes(piece)
         )
-        stream.bytes += len(data)
         stream.done = not piece.next
         if all(stream.done for stream in self.streams) and not self.done:
             self._finish()
-        return piece
 
     def _finish(self) -> None:
         ledger = self.shard.ledger

@@ -29,7 +29,6 @@ SHARD_STEPS = {
     "progress": lambda n, m: m,
     "freeze": lambda n, m: n,
     "read last pass": lambda n, m: n * m,
-    "read ledger": lambda n, m: n * m,
     "settle": lambda n, m: m,
     "adopt": lambda n, m: m,
     "retire": lambda n, m: max(0, n - m),

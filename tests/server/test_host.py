@@ -21,7 +21,7 @@ from rowloom.proto.layout import Layout, ShardAddress
 from rowloom.proto.methods import DESCRIBE_LAYOUT, HOTTEST_IDS
 from rowloom.proto.spec import TableEntry
 from rowloom.server.access.rights import Grant, Principal
-from rowloom.server.call import Answer, Call, Caller
+from rowloom.server.call import GRPC, Answer, Call, Caller
 from rowloom.server.host import Host
 
 SHARD = "/rowloom.v1.Shard/"
@@ -155,6 +155,35 @@ def test_while_rows_move_reads_go_on_and_pushes_wait() -> None:
     assert host.changes > changes
     call(host, "Push", part([1], [[1, 1]]))
     np.testing.assert_array_equal(pull(host, [1]), [[-1, -1]])
+
+
+def test_a_pass_waits_for_the_moment_in_which_pushes_wait_but_not_over_grpc() -> None:
+    host, now = serving(), [5.0]
+    host.process.now = lambda: now[0]
+    asked = pb.ReadPassRequest(header=header(), tables=[1], new_n=2, wait_s=0.25, ledger_bytes=1000)
+
+    def question(carrier: str = "test") -> Call:
+        return Call(SHARD + "ReadPass", asked.SerializeToString(), Caller(carrier))
+
+    def reply(question: Call) -> pb.ReadPassReply:
+        answer = host.handle(question)
+        assert answer.wait_for is None
+        return pb.ReadPassReply.FromString(joined(answer.buffers))
+
+    first, second = question(), question()
+    waits = host.handle(first).wait_for
+    assert waits is not None
+    assert (waits.limit_s, waits.again) == (0.25, True)
+    assert not reply(question(GRPC)).held_s
+    now[0] += 0.25
+    said = reply(first)
+    assert (said.held_s, said.last, said.HasField("ledger")) == (0.25, False, False)
+    assert host.handle(second).wait_for is not None
+    now[0] += 0.125
+    call(host, "Freeze", pb.FreezeRequest(cluster_id="c", epoch=1, on=True, turn=2))
+    said = reply(second)
+    assert (said.held_s, said.last, said.HasField("ledger")) == (0.125, True, True)
+    assert not reply(question()).held_s
 
 
 def test_a_push_that_is_let_in_goes_on_while_others_wait_and_what_is_here_of_each_is_told() -> None:

@@ -79,7 +79,6 @@ def _as_shard(steps: _Steps) -> None:
         methods.PREPARE: "prepare",
         methods.READ_PASS: "read pass",
         methods.FREEZE: "freeze",
-        methods.READ_LEDGER: "read ledger",
         methods.PROGRESS: "progress",
         methods.ADOPT: "adopt",
     }

@@ -1,16 +1,20 @@
 """The reading end of a move: passes over rows that change meanwhile."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 
 from rowloom.deploy.control.passes import STUCK, Passes
 from rowloom.proto import rowloom_pb2 as pb
+from rowloom.proto.codec import PartName
 from rowloom.proto.errors import InvalidRequest, RetryLater, Unavailable
 from rowloom.proto.layout import Layout, ShardAddress, owner
+from rowloom.proto.methods import READ_PASS
 from rowloom.proto.spec import SGD, TableEntry, TableSpec
 from rowloom.server.moving import outgoing
 from rowloom.server.moving.brake import MOST_BRAKED_S, Brake
-from rowloom.server.moving.receive import Marks, Pause, Receive
+from rowloom.server.moving.receive import LEAST_BYTES, MOST_PAUSE_S, PASS_PAUSE_S, Marks, Pause, Receive
 from rowloom.server.shard import Shard
 
 OLD = Layout("c", 1, (ShardAddress(0, "a:1", 1), ShardAddress(1, "a:2", 1)), "k:1")
@@ -246,6 +250,49 @@ def moving() -> tuple[Receive, list[float], list]:
     receive = Receive(OLD, Shard(Layout("c", 2, NEW.shards[:1], "k:1"), 0, ENTRIES), lambda: clock[0])
     runs = [(stream, stream.run()) for stream in receive.streams]
     return receive, clock, [[stream, run, next(run)] for stream, run in runs]
+
+
+def test_many_streams_ask_for_less_and_less_often_than_few() -> None:
+    # 192 of them, each of which asked again after 5 ms, left a trainer nothing of two cores.
+    many = Layout("c", 1, tuple(ShardAddress(i, f"a:{i}", 1) for i in range(64)), "k:1")
+    few, of_many = Receive(OLD, Shard(NEW, 1, ENTRIES)), Receive(many, Shard(NEW, 1, ENTRIES))
+    assert (few.pause_s, few.block_bytes) == (2 * PASS_PAUSE_S, outgoing.BLOCK_BYTES)
+    assert (of_many.pause_s, of_many.block_bytes) == (MOST_PAUSE_S, LEAST_BYTES)
+
+
+def test_a_stream_whose_question_has_waited_does_not_pause_and_that_time_is_no_work() -> None:
+    shard = filled(0)
+    receive, clock, streams = moving()
+    stream, run, wants = streams[0]
+    assert not pb.ReadPassRequest.FromString(wants.data).wait_s  # all rows: there is nothing to wait for
+    wants = pass_over(stream, run, wants, shard, clock)
+    left_s = stream.left_s
+    asked = pb.ReadPassRequest.FromString(wants.data)
+    assert asked.wait_s == receive.pause_s
+    clock[0] += 0.5
+    reply = read_pass(shard, asked, frozen=False)
+    reply.held_s = 0.5
+    wants = run.send(reply.SerializeToString())
+    assert pb.ReadPassRequest.FromString(wants.data).wait_s == receive.pause_s
+    assert stream.waited_s == 0.5
+    assert stream.left_s <= left_s
+
+
+def test_a_ledger_that_is_small_comes_with_the_last_rows() -> None:
+    receive, methods = Receive(OLD, Shard(NEW, 1, ENTRIES)), set()
+    for stream in receive.streams:
+        shard = filled(stream.old.index)
+        shard.ledger.record(7, 1, PartName(1, shard.index, 1), push=1, parts=1)
+        run = stream.run()
+        wants = next(run)
+        with suppress(StopIteration):
+            while True:
+                methods.add(wants.method)
+                asked = pb.ReadPassRequest.FromString(wants.data)
+                wants = run.send(read_pass(shard, asked, frozen=True).SerializeToString())
+    assert methods == {READ_PASS}
+    assert receive.done
+    assert receive.shard.ledger.knows(7)
 
 
 def test_a_move_ends_though_long_and_short_passes_take_turns() -> None:
