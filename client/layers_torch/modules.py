@@ -98,7 +98,8 @@ class Embedding(OverTable):
             raise WrongInput(f"input must be int64 or int32, got {input.dtype}")
         anchor = self.anchor
         if anchor.device.type == "cpu" and self.max_norm is None and not self.scale_grad_by_freq:
-            return self.row_of_each(input, anchor).to(anchor.dtype)
+            out = self.row_of_each(input, anchor)
+            return out if out.dtype == anchor.dtype else out.to(anchor.dtype)
         # To a GPU each row goes once.
         inverse, rows, place = self.rows(input, by_frequency=self.scale_grad_by_freq)
         return F.embedding(inverse, rows, place).reshape(*input.shape, *self.row_shape).to(anchor.dtype)

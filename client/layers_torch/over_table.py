@@ -28,20 +28,16 @@ class _Batch(NamedTuple):
     """What a backward pass must know of the forward one.
 
     Attributes:
-        ids: [U] int64, distinct.
-        padding: which of them is padding, or None.
-        counts: [U], how often each was there, if that matters.
+        ids: [N] int64, of the rows that it has.
+        shape: of the result.
+        counts: [N], how often each id was there, if that matters.
         argmax_only: leave rows of zeros out.
-        inverse: [N], where each id of the batch stands among them, if each of the batch has a row; None: each of them.
-        shape: of the result; None: [U or N, width].
     """
 
     ids: np.ndarray
-    padding: int | None
-    counts: np.ndarray | None
+    shape: tuple[int, ...]
+    counts: np.ndarray | None = None
     argmax_only: bool = False
-    inverse: np.ndarray | None = None
-    shape: tuple[int, ...] | None = None
 
 
 class OverTable(Anchored):
@@ -100,13 +96,10 @@ class OverTable(Anchored):
         distinct, inverse, pulled = self._ahead(flat)
         if self.max_norm is not None and len(distinct):
             self.table.renorm(distinct, self.max_norm, self.norm_type)
-        place = self._place(distinct)
-        if torch.is_grad_enabled() and self.anchor.requires_grad:
-            counts = np.bincount(inverse, minlength=len(distinct)) if by_frequency else None
-            rows = _Pulled.apply(self.anchor, self, _Batch(distinct, place, counts, argmax_only), pulled)
-        else:
-            rows = self._pull(_Batch(distinct, place, None), pulled)
-        return torch.from_numpy(inverse).to(rows.device).reshape(ids.shape), rows, place
+        counts = np.bincount(inverse, minlength=len(distinct)) if by_frequency else None
+        batch = _Batch(distinct, (len(distinct), self._width), counts, argmax_only)
+        rows = self._rows_of(batch, self.anchor, pulled)
+        return torch.from_numpy(inverse).to(rows.device).reshape(ids.shape), rows, self._place(distinct)
 
     def row_of_each(self, ids: Any, anchor: Any) -> Any:
         """A row for each id, ids.shape + row_shape: on a CPU cheaper than distinct ones that torch gathers.
@@ -116,10 +109,20 @@ class OverTable(Anchored):
             anchor: the layer's; looking it up in a module costs as much as finding the rows.
         """
         flat = ids.detach().to("cpu", torch.int64).reshape(-1).numpy()
-        distinct, inverse, pulled = self._ahead(flat)
+        ahead, pulled = ahead_of(self.table), None
+        if ahead is not None and ahead.is_of(flat):  # in range, then: they were pulled
+            flat, pulled = ahead.ids, ahead.spread()
+        else:
+            self._check_range(flat)
+            flat = flat.copy()  # the caller may fill the tensor with the next batch before the backward pass
+            if ahead is not None:
+                _, inverse, rows = ahead.of(flat)
+                pulled = None if rows is None else rows.take(inverse, axis=0)
         # In their shape already: views that PyTorch keeps track of cost as much as the rows themselves.
-        shape = (*ids.shape, *self.row_shape)
-        batch = _Batch(distinct, self._place(distinct), None, inverse=inverse, shape=shape)
+        return self._rows_of(_Batch(flat, (*ids.shape, *self.row_shape)), anchor, pulled)
+
+    def _rows_of(self, batch: _Batch, anchor: Any, pulled: np.ndarray | None) -> Any:
+        """As `_pull`; their gradients are pushed, if there are any."""
         if torch.is_grad_enabled() and anchor.requires_grad:
             return _Pulled.apply(anchor, self, batch, pulled)
         return self._pull(batch, pulled)
@@ -143,24 +146,21 @@ class OverTable(Anchored):
 
         Args:
             batch: what to pull.
-            pulled: [U] + row_shape, if that is done.
+            pulled: [N] + row_shape, if that is done.
         """
         if pulled is None:
             pulled = self.table.pull(batch.ids) if len(batch.ids) else np.zeros(0, np.float32)
-        rows = np.ascontiguousarray(pulled).reshape(-1, self._width)
-        if batch.inverse is not None:
-            rows = rows.take(batch.inverse, axis=0)
-        (tensor,) = self.as_rows([rows if batch.shape is None else rows.reshape(batch.shape)])
+        (tensor,) = self.as_rows([np.ascontiguousarray(pulled).reshape(batch.shape)])
         return tensor
 
     def _hold(self, batch: _Batch, grads: np.ndarray) -> None:
-        """Keep the gradients of a backward pass, [U or N, width] float32. Padding has none, not even one of zeros."""
-        ids = batch.ids if batch.inverse is None else batch.ids[batch.inverse]
+        """Keep the gradients of a backward pass, [N, width] float32. Padding has none, not even one of zeros."""
+        ids = batch.ids
         if batch.counts is not None:
             grads = grads / batch.counts.astype(np.float32)[:, None]
         keep: np.ndarray | None = np.asarray(grads.any(axis=1)) if batch.argmax_only else None
-        if batch.padding is not None:
-            there = ids != batch.ids[batch.padding]
+        if self.padding_idx is not None:
+            there = ids != self.padding_idx
             keep = there if keep is None else keep & there
         # Copied: PyTorch may make the very memory the gradient of a parameter, which the next pass adds to.
         ids, rows = (ids, np.array(grads, order="C")) if keep is None else (ids[keep], grads[keep])

@@ -54,12 +54,16 @@ def test_ids_may_be_a_scalar_and_rows_may_be_matrices():
     equal(pushed(table), expected)
 
 
-def test_each_distinct_row_is_pulled_once(monkeypatch):
+def test_a_batch_is_pulled_with_one_call_and_what_is_kept_of_it_is_a_copy(monkeypatch):
     table = a_table()
     asked = []
-    monkeypatch.setattr(table, "pull", lambda ids: asked.append(ids.copy()) or table.rows[ids])
-    Embedding(table)(torch.tensor([[5, 2], [5, 5]]))
-    assert [sorted(ids) for ids in asked] == [[2, 5]]
+    monkeypatch.setattr(table, "pull", lambda ids: asked.append(ids.tolist()) or table.rows[ids])
+    ids = torch.tensor([[5, 2], [5, 5]])
+    out = Embedding(table)(ids)  # `Table.pull` asks for each id once
+    ids.fill_(3)
+    out.sum().backward()
+    assert asked == [[5, 2, 5, 5]]
+    assert touched(table) == {2, 5}
 
 
 def test_no_ids_ask_nothing_and_push_nothing():
