@@ -35,7 +35,7 @@ from ..launch.launcher import Launched
 from .effects import Calls, Commit, Launch, NotStored, Program, ServerCall, Sleep, Stop, Stored, call_all
 from .lineage import recovery_points
 from .quotas import check_tables
-from .rounds import begun, tell_all
+from .rounds import begun, ended_of, tell_all
 from .state import GONE, ClusterState
 
 ATTEMPT_S = 2.0  # how long a server may take for a step that is always short; a lost request costs this much
@@ -246,11 +246,16 @@ class Coordinator:
         """Whether a shard whose process has ended has its rows elsewhere: in its log, or on its standby."""
         return self.revives or bool(self.state.standbys)
 
-    def adopt(self, limit_s: float, gone: Collection[int] = ()) -> Program:
+    def adopt(self, limit_s: float, gone: Collection[int] = (), *, looks: bool = False) -> Program:
         """Bring every server of the committed layout to its shard of it, and end a freeze: at once those that answer.
 
-        Those that have not when `limit_s` is over are asked again by `converge`. gone: shards that are not waited for.
-        Returns, by shard, the reply or a RowloomError; nothing is raised.
+        Those that have not when `limit_s` is over are asked again by `converge`. Returns, by shard, the reply or a
+        RowloomError; nothing is raised.
+
+        Args:
+            limit_s: see above.
+            gone: shards that are not waited for.
+            looks: nor are those whose process has ended: another one is to take its place.
         """
         self.doubt()
         outcomes: list[bytes | RowloomError] = [Unavailable("was not asked")] * self.layout.n
@@ -258,7 +263,10 @@ class Coordinator:
         while True:
             for index, outcome in (yield from self._adopt_doubtful()).items():
                 outcomes[index] = outcome
-            if self._doubtful <= set(gone) or self.clock() >= until:
+            left = self._doubtful - set(gone)
+            if looks and left:
+                left -= yield from ended_of(left, self.state.keys)
+            if not left or self.clock() >= until:
                 return outcomes
             yield Sleep(pause)
             pause = min(longest, pause * 2)

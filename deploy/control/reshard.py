@@ -333,7 +333,7 @@ class Reshard:
         progress.state, progress.error = "failed", f"{in_words(cause)}{known}"
         try:
             if self._begun:
-                yield from coordinator.adopt(THAW_LIMIT_S)
+                yield from coordinator.adopt(THAW_LIMIT_S, looks=coordinator.comes_back)
             with contextlib.suppress(RowloomError):  # they stay surplus
                 yield from coordinator.stop_surplus()
         finally:
@@ -349,7 +349,8 @@ class Reshard:
         """
         coordinator, progress = self._coordinator, self.progress
         revives = coordinator.revives
-        for outcome in (yield from coordinator.adopt(REVIVES_ADOPT_LIMIT_S if revives else ADOPT_LIMIT_S)):
+        limit_s = REVIVES_ADOPT_LIMIT_S if revives else ADOPT_LIMIT_S
+        for outcome in (yield from coordinator.adopt(limit_s, looks=revives)):
             if revives and isinstance(outcome, Rerouted | Unavailable):
                 continue
             if isinstance(outcome, RowloomError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from ...proto.errors import Rerouted, RowloomError, StateLost, Unavailable
 from ...proto.layout import ShardAddress
@@ -56,6 +56,16 @@ def tell_all(
             raise (StateLost if lost else Unavailable)("; ".join(words))
         yield Sleep(pause)
         pause = min(longest, pause * 2)
+
+
+def ended_of(shards: Collection[int], keys: Sequence[int]) -> Program:
+    """Which of these shards have no process any more; none, where the launcher cannot say. keys: as of `tell_all`."""
+    indexes = sorted(shards)
+    try:
+        processes: list[ServerProcess] = yield Look([keys[index] for index in indexes])
+    except RowloomError:
+        return set[int]()
+    return {i for i, process in zip(indexes, processes, strict=True) if process.state == "ended"}
 
 
 def _outstanding(shard: ShardAddress, error: RowloomError, process: ServerProcess, revives: bool) -> str:

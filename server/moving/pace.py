@@ -14,6 +14,8 @@ import math
 
 SHARE = 0.5  # of the cores of a machine: so many shards fetch rows there at a time, on average
 CALLED_S = 0.25  # so long after a call trainers are taken to be there
+# What takes longer waits for no cores, but for a server that stood still or a lane that broke.
+MOST_PAUSE_S = 2.0
 
 
 class Pace:
@@ -40,4 +42,6 @@ class Pace:
         """
         if calls != self._calls.setdefault(old, calls):
             self._calls[old], self._called_at = calls, now
-        return took_s * (1 / self._part - 1) if now <= self._called_at + CALLED_S else 0.0
+        if now > self._called_at + CALLED_S:
+            return 0.0
+        return min(MOST_PAUSE_S, took_s * (1 / self._part - 1))

@@ -2,13 +2,16 @@
 
 import random
 
+import pytest
+
 from rowloom.deploy.control.coordinator import Coordinator
-from rowloom.deploy.control.effects import Commit, Launch, Look, Stop
+from rowloom.deploy.control.effects import Calls, Commit, Launch, Look, Sleep, Stop
 from rowloom.deploy.control.reshard import Reshard
 from rowloom.deploy.control.revival import revive
 from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.launch.launcher import ServerProcess
 from rowloom.deploy.standby.standbys import Sighting, StandbyRules, Standbys
+from rowloom.proto.errors import Unavailable
 from rowloom.proto.layout import Layout, ShardAddress
 
 
@@ -45,3 +48,32 @@ def test_servers_that_rows_move_to_or_that_become_standbys_are_not_called_too_ma
         assert coordinator.waiting() == []
         program.close()
         assert "there are more servers than shards" in coordinator.waiting()[0]
+
+
+def _rolled_back(move: Reshard):
+    move._begun = True
+    return move._roll_back(Unavailable("a shard has ended"))
+
+
+@pytest.mark.parametrize("ends", [_rolled_back, Reshard._finish])
+def test_a_server_that_had_ended_was_waited_for_at_the_end_of_a_move_before_another_took_its_place(ends):
+    # Its shard was away for 5 s more: the standby takes over, or the log is read, when the program has ended.
+    program = ends(Reshard(_two(), 2))
+    assert isinstance(next(program), Calls)
+    assert program.send([b"", Unavailable("connection refused")]) == Look([1])
+    with pytest.raises(StopIteration):
+        program.send([ServerProcess("ended")])
+
+
+@pytest.mark.parametrize("known", [[ServerProcess("stopped")], Unavailable("the launcher does not answer")])
+def test_a_server_that_may_answer_yet_is_asked_again_when_a_move_rolls_back(known):
+    program = _rolled_back(Reshard(_two(), 2))
+    next(program)
+    program.send([b"", Unavailable("no answer in time")])
+    after = program.throw(known) if isinstance(known, Unavailable) else program.send(known)
+    assert isinstance(after, Sleep)
+    again = program.send(None)
+    assert isinstance(again, Calls)
+    assert [call.address for call in again.calls] == ["h:1"]
+    with pytest.raises(StopIteration):
+        program.send([b""])

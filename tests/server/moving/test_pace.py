@@ -2,7 +2,7 @@
 
 import pytest
 
-from rowloom.server.moving.pace import CALLED_S, SHARE, Pace
+from rowloom.server.moving.pace import CALLED_S, MOST_PAUSE_S, SHARE, Pace
 
 
 def test_rows_travel_a_part_of_the_time_while_trainers_call() -> None:
@@ -28,3 +28,9 @@ def test_nobody_waits_for_trainers_that_do_not_call() -> None:
 def test_nobody_waits_where_there_are_cores_for_all() -> None:
     pace = Pace(cores=16, receivers=3)
     assert [pace.pause_s(k / 100, 0, k, 0.1) for k in range(5)] == [0.0] * 5
+
+
+def test_a_server_that_stood_still_for_8_s_held_a_move_up_for_a_minute_more() -> None:
+    pace = Pace(cores=1, receivers=4)
+    pace.pause_s(0.0, 0, 1, 0.1)
+    assert pace.pause_s(8.0, 0, 2, 8.0) == MOST_PAUSE_S
