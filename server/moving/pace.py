@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 
-SHARE = 0.5  # of the cores of a machine: so many shards fetch rows there at a time, on average
+SHARE = 0.35  # of the cores of a machine: so many shards fetch rows there at a time, on average
 CALLED_S = 0.25  # so long after a call trainers are taken to be there
 # What takes longer waits for no cores, but for a server that stood still or a lane that broke.
 MOST_PAUSE_S = 2.0
