@@ -18,7 +18,7 @@ from typing import Any
 
 from ..proto import methods
 from ..proto import rowloom_pb2 as pb
-from ..proto.codec import Buffer, Pull, Push, Step, encode_push_reply, message_of
+from ..proto.codec import Buffer, Pull, Push, Step, encode_push_reply
 from ..proto.codec_bags import PullBags
 from ..proto.errors import (
     InvalidRequest,
@@ -31,18 +31,18 @@ from ..proto.errors import (
 from ..proto.spec import TableEntry
 from . import states
 from .access.rights import ADMIN, PULL, PUSH
-from .call import GRPC, Answer, Call, Fed, WaitFor
+from .call import Answer, Call, Fed, WaitFor
 from .durable.records import Kind
 from .holder import Holder
 from .metrics.traffic import only
-from .moving.outgoing import read_pass, read_rows
+from .moving.giving import give_ledger, give_pass
+from .moving.outgoing import read_rows
 from .shard import Shard
 from .standby import primary, secondary
 from .taking import Taking
 
 MOVING_HOLD_S = 0.1  # that a push waits here for rows to have moved, before its client is told to come back
 MOVING_RETRY_S = 0.02
-MOST_PASS_WAIT_S = 1.0  # that a pass waits to begin, whatever is asked for
 # Their messages are applied and then noted, both times the same: with a log, nobody else writes to them in between.
 NOTED_ROWS = (methods.PUSH, methods.STEP)
 _HEADS: dict[str, Callable[[Buffer], pb.Header]] = {
@@ -71,7 +71,7 @@ class Host(Holder):
             methods.PULL_BAGS: self._pull_bags,
             methods.PUSH: self._push,
             methods.STEP: self._step,
-            methods.READ_PASS: self._read_pass,
+            methods.READ_PASS: partial(give_pass, self),
             methods.READ_ROWS: self._read_rows,
             methods.HOTTEST_IDS: self._hottest_ids,
             methods.DESCRIBE_LANE: self._describe_lane,
@@ -87,7 +87,7 @@ class Host(Holder):
             methods.PREPARE: self._on(pb.PrepareRequest, self.prepare),
             methods.FREEZE: self._on(pb.FreezeRequest, partial(primary.freeze, self)),
             methods.BRAKE: self._on(pb.BrakeRequest, self.set_brake),
-            methods.READ_LEDGER: self._on(pb.ReadLedgerRequest, self._read_ledger),
+            methods.READ_LEDGER: self._on(pb.ReadLedgerRequest, partial(give_ledger, self)),
             methods.PROGRESS: self._on(pb.ProgressRequest, self.progress),
             methods.STAND_BY: self._on(pb.StandByRequest, partial(secondary.stand_by, self)),
             methods.SET_STANDBY: self._on(pb.SetStandbyRequest, partial(primary.set_standby, self)),
@@ -372,23 +372,6 @@ class Host(Holder):
 
     # ------------------------------------------------------------------------------------------ change of layout
 
-    def _read_pass(self, call: Call) -> Answer:
-        request, shard = message_of(pb.ReadPassRequest, memoryview(call.data)), self.serving()
-        shard.check(request.header)
-        frozen = isinstance(self.state, states.Moving) and not self.state.admitted
-        wait_s = 0.0 if request.generation else min(request.wait_s, MOST_PASS_WAIT_S)
-        if wait_s and not frozen and call.caller.carrier != GRPC:  # of whose threads there are few
-            now = self.process.now()
-            call.not_before = call.not_before or now + wait_s
-            if now < call.not_before:
-                stopping = Unavailable("this server stops")
-                return Answer(wait_for=WaitFor(call.not_before - now, stopping, again=True))
-        block = read_pass(shard, request, frozen=frozen, space=call.space)
-        if call.not_before:
-            block.head.held_s = self.process.now() - (call.not_before - wait_s)
-        call.placed = block.place()
-        return Answer() if call.placed else Answer(block.encode())
-
     def _read_rows(self, call: Call) -> Answer:
         def read(request: pb.ReadRowsRequest) -> pb.ReadRowsReply:
             shard = self._mine()
@@ -409,16 +392,6 @@ class Host(Holder):
             return shard.hot.message(request)
 
         return Answer(self._on(pb.HottestIdsRequest, read)(call.data))
-
-    def _read_ledger(self, request: pb.ReadLedgerRequest) -> pb.ReadLedgerReply:
-        shard = self.serving()
-        shard.check(request.header)
-        if not isinstance(self.state, states.Moving):
-            raise RetryLater("a ledger is read while pushes wait: freeze first", retry_after_s=0.05)
-        shard.check_whole()
-        reply = shard.ledger.read(request.cursor, request.limit_bytes)
-        reply.shard = shard.index
-        return reply
 
     # ----------------------------------------------------------------------------------------------------- snapshots
 
