@@ -231,7 +231,8 @@ def failing(error):
 def silent(error):
     """`Coordinator.adopt` where no shard adopts anything."""
 
-    def adopt(coordinator, limit_s):
+    def adopt(coordinator, limit_s, *, looks=False):
+        del limit_s, looks
         coordinator.doubt()
         return [error] * coordinator.layout.n
         yield

@@ -31,7 +31,7 @@ from rowloom.server.durable.replay import Replay
 from rowloom.server.holder import Holder, Incoming
 from rowloom.server.host import Host
 from rowloom.server.ledger import Ledger, Window
-from rowloom.server.moving import outgoing, receive
+from rowloom.server.moving import giving, outgoing, receive
 from rowloom.server.rows.cut import Cut as RowsCut
 from rowloom.server.rows.rows import Rows
 from rowloom.server.shard import Shard
@@ -223,7 +223,7 @@ def generations_are_counted_after_the_read(patch: Patches) -> None:
         return block
 
     patch.setattr(Shard, "begin_pass", early)
-    patch.setattr(host_module, "read_pass", late)
+    patch.setattr(giving, "read_pass", late)
 
 
 def the_last_pass_is_left_out(patch: Patches) -> None:
@@ -235,7 +235,7 @@ def the_last_pass_is_left_out(patch: Patches) -> None:
             request.at = len(request.tables)
         return read(shard, request, frozen=frozen, space=space)
 
-    patch.setattr(host_module, "read_pass", hasty)
+    patch.setattr(giving, "read_pass", hasty)
 
 
 def the_freeze_is_left_out(patch: Patches) -> None:
