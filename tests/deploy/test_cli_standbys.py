@@ -5,6 +5,7 @@ import os
 import signal
 
 import numpy as np
+import pytest
 from waiting import until
 
 from rowloom.client import connect
@@ -20,6 +21,7 @@ tables:
 IDS = np.arange(100)
 
 
+@pytest.mark.slow
 def test_of_a_shard_that_ended_with_its_coordinator_nobody_said_that_its_standby_has_the_rows(cli):
     # `list` said 3 shards, `status` 1, and `up` that the rows of shard 0 are gone, with ways to lose them.
     cli.write(ADS)
