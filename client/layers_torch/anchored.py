@@ -76,10 +76,9 @@ class Anchored(torch.nn.Module):
         anchor = self.anchor
         device, dtype = anchor.device, torch.float64 if anchor.dtype == torch.float64 else torch.float32
         tensors = [torch.from_numpy(rows) for rows in pulled]
-        as_they_are = (
-            device.type == "cpu" and dtype == torch.float32
-        )  # to ask torch for each costs as much as a row
-        return tensors if as_they_are else [rows.to(device, dtype) for rows in tensors]
+        if device.type == "cpu" and dtype == torch.float32:  # to ask torch for each costs as much as its rows
+            return tensors
+        return [rows.to(device, dtype) for rows in tensors]
 
     # ---------------------------------------------------------------------------------------------------- state dicts
 

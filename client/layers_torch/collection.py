@@ -29,7 +29,7 @@ from ..refusals import WrongInput, WrongType
 from .anchored import Anchored, anchor_gradient, described
 from .bags import check_bags, check_tensor, pooled, with_padding
 from .passes import trains
-from .prefetched import ahead_of
+from .prefetched import row_of_each_ahead
 
 if TYPE_CHECKING:
     from ..client import Client
@@ -78,7 +78,7 @@ class _Collection(Anchored):
     def _pull(self, given: Sequence[np.ndarray]) -> list[Any]:
         tables = [self.gradients.tables[slot.table] for slot in self._slots]
         ids = [some.reshape(-1) for some in given]
-        rows = [_pulled_ahead(table, some) for table, some in zip(tables, ids, strict=True)]
+        rows: list[Any] = [row_of_each_ahead(table, some) for table, some in zip(tables, ids, strict=True)]
         missing = [place for place, some in enumerate(rows) if some is None]
         found = pull_together([(tables[place], ids[place]) for place in missing])
         for place, some in zip(missing, found, strict=True):
@@ -282,15 +282,6 @@ def _copied(upstreams: Sequence[Any]) -> tuple[np.ndarray, list[np.ndarray | Non
         begin, end = end, end + len(one)
         grads.append(None if up is None else whole[begin:end].reshape(-1, up.shape[-1]))
     return whole, grads
-
-
-def _pulled_ahead(table: Any, ids: np.ndarray) -> Any:
-    """Rows of ids that were pulled ahead, or None. ids: [N] int64."""
-    ahead = ahead_of(table)
-    if ahead is None:
-        return None
-    _, inverse, rows = ahead.of(ids)
-    return None if rows is None else rows.take(inverse, axis=0)
 
 
 def _ids(ids: Any, slot: Slot) -> np.ndarray:

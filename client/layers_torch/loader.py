@@ -96,6 +96,4 @@ class PrefetchLoader:
 
     def _rows(self, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Ahead]]:
         ahead = pull_ahead(self.client, wanted, self.wire)
-        rows = {name: one.spread() for name, one in ahead.items()}
-        shapes = {name: (*wanted[name].shape, *some.shape[1:]) for name, some in rows.items()}
-        return {name: torch.from_numpy(some.reshape(shapes[name])) for name, some in rows.items()}, ahead
+        return {name: torch.from_numpy(one.spread(wanted[name].shape)) for name, one in ahead.items()}, ahead

@@ -18,7 +18,7 @@ from ..layers.configs import from_start
 from ..refusals import WrongType
 from .anchored import Anchored, anchor_gradient, described
 from .passes import trains
-from .prefetched import ahead_of
+from .prefetched import ahead_of, row_of_each_ahead
 
 if TYPE_CHECKING:
     from ..table import Table
@@ -109,15 +109,10 @@ class OverTable(Anchored):
             anchor: the layer's; looking it up in a module costs as much as finding the rows.
         """
         flat = ids.detach().to("cpu", torch.int64).reshape(-1).numpy()
-        ahead, pulled = ahead_of(self.table), None
-        if ahead is not None and ahead.is_of(flat):  # in range, then: they were pulled
-            flat, pulled = ahead.ids, ahead.spread()
-        else:
+        pulled = row_of_each_ahead(self.table, flat)
+        if pulled is None:  # else they are in range: they were pulled
             self._check_range(flat)
-            flat = flat.copy()  # the caller may fill the tensor with the next batch before the backward pass
-            if ahead is not None:
-                _, inverse, rows = ahead.of(flat)
-                pulled = None if rows is None else rows.take(inverse, axis=0)
+        flat = flat.copy()  # the caller may fill the tensor with the next batch before the backward pass
         # In their shape already: views that PyTorch keeps track of cost as much as the rows themselves.
         return self._rows_of(_Batch(flat, (*ids.shape, *self.row_shape)), anchor, pulled)
 

@@ -30,25 +30,24 @@ class Ahead:
         ids: [N] int64. Kept, not copied.
 
     Attributes:
-        ids: those.
         distinct: [U] int64.
         inverse: [N]; ids == distinct[inverse].
         rows: [U] + row_shape float32, when they are there.
     """
 
     def __init__(self, ids: np.ndarray) -> None:
-        self.ids = ids
+        self._ids = ids
         self.distinct, self.inverse = distinct_of(ids)
         self.rows = np.empty(0, np.float32)
         self._order: np.ndarray | None = None
 
-    def spread(self) -> np.ndarray:
-        """A row for each id, in memory of its own: [N] + row_shape."""
-        return self.rows.take(self.inverse, axis=0)
+    def spread(self, shape: tuple[int, ...]) -> np.ndarray:
+        """A row for each id, in memory of its own: shape + row_shape. shape: of the ids."""
+        return self.rows.take(self.inverse, axis=0).reshape(*shape, *self.rows.shape[1:])
 
     def is_of(self, ids: np.ndarray) -> bool:
         """Whether these are its ids, in their order."""
-        return len(ids) == len(self.ids) and bool((ids == self.ids).all())
+        return len(ids) == len(self._ids) and bool((ids == self._ids).all())
 
     def of(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Ids each once, where each stands, and their rows; None if some of them are not here. ids: [N] int64."""
@@ -152,6 +151,15 @@ def ahead_of(table: Table) -> Ahead | None:
     """What was pulled ahead of a table and still holds."""
     batch = _current.get()
     return None if batch is None else batch.table(table)
+
+
+def row_of_each_ahead(table: Table, ids: np.ndarray) -> np.ndarray | None:
+    """A row for each id in memory of its own, [N] + row_shape; None if not all were pulled ahead. ids: [N] int64."""
+    ahead = ahead_of(table)
+    if ahead is None:
+        return None
+    _, inverse, rows = ahead.of(ids)
+    return None if rows is None else rows.take(inverse, axis=0)
 
 
 def forget(tables: Iterable[Table]) -> None:

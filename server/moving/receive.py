@@ -82,7 +82,7 @@ class Stream:
         rows_there: of all tables on the old shard, for all owners.
         calls: of trainers, that the old shard has answered.
         stuck: passes since they last became shorter.
-        waited_s: for other streams and for trainers, which is not counted as work; said by the shell, which adds to it.
+        waited_s: for other streams and for trainers, which is not counted as work; the shell adds to it, too.
         done: the last pass is over, and the ledger is here.
     """
 
@@ -145,9 +145,8 @@ class Stream:
         request = self._receive.next_block(self.old.index, marks.since, before)
         request.marks.extend(marks.later)
         request.mark, request.last = mark, before.last
-        request.ledger_bytes = (
-            self._receive.block_bytes // 4
-        )  # most ledgers are small, and pushes wait for them
+        # Most ledgers are small, and pushes wait for them.
+        request.ledger_bytes = self._receive.block_bytes // 4
         # There it begins at the moment in which pushes wait. Not in bulk: other streams would wait as well.
         request.wait_s = 0.0 if self.in_bulk or before.generation else self._receive.pause_s
         return PeerCall(self.old.address, methods.READ_PASS, request.SerializeToString())
