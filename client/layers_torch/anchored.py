@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -71,15 +72,6 @@ class Anchored(torch.nn.Module):
         self.anchor.requires_grad_(self._trainable and not freeze)
         return self
 
-    def as_rows(self, pulled: Iterable[np.ndarray]) -> list[Any]:
-        """Each on the anchor's device, float32, or float64 for a layer of doubles. pulled: float32."""
-        anchor = self.anchor
-        device, dtype = anchor.device, torch.float64 if anchor.dtype == torch.float64 else torch.float32
-        tensors = [torch.from_numpy(rows) for rows in pulled]
-        if device.type == "cpu" and dtype == torch.float32:  # to ask torch for each costs as much as its rows
-            return tensors
-        return [rows.to(device, dtype) for rows in tensors]
-
     # ---------------------------------------------------------------------------------------------------- state dicts
 
     def get_extra_state(self) -> Any:
@@ -136,6 +128,34 @@ class Anchored(torch.nn.Module):
         missing_keys[:] = [key for key in missing_keys if key != prefix + "anchor"]
 
 
+def as_tensor(rows: np.ndarray, anchor: Any) -> Any:
+    """Rows on a layer's device, float32, or float64 for one of doubles. rows: float32; anchor: the layer's."""
+    tensor = torch.from_numpy(np.ascontiguousarray(rows))
+    device, dtype = anchor.device, anchor.dtype
+    if device.type == "cpu" and dtype != torch.float64:  # to ask torch costs as much as the rows
+        return tensor
+    return tensor.to(device, torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+def as_numpy(upstream: Any) -> np.ndarray:
+    """What a backward pass brings, float32; the very memory, where it can be."""
+    tensor = upstream.detach()
+    if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        tensor = tensor.to("cpu", torch.float32)
+    return tensor.numpy()
+
+
+def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """As torch's own, which takes 3 us at each node of a graph: only where gradients of gradients may be asked for."""
+    careful = torch.autograd.function.once_differentiable(backward)
+
+    @functools.wraps(backward)
+    def either(ctx: Any, *upstreams: Any) -> Any:
+        return careful(ctx, *upstreams) if torch.is_grad_enabled() else backward(ctx, *upstreams)
+
+    return either
+
+
 def described(table: Table) -> dict[str, Any]:
     """What says that it is the same table."""
     spec = table.spec
@@ -150,11 +170,8 @@ def anchor_gradient(like: tuple[Any, Any, Any], upstreams: Iterable[np.ndarray])
         upstreams: float32.
     """
     shape, device, dtype = like
-    value = 0.0
-    for one in upstreams:
-        if not largest(np.ascontiguousarray(one)) <= LARGEST:
-            value = float("nan")
-    return torch.full(shape, value, device=device, dtype=dtype)
+    finite = all(largest(np.ascontiguousarray(one)) <= LARGEST for one in upstreams)
+    return torch.full(shape, 0.0 if finite else float("nan"), device=device, dtype=dtype)
 
 
 def _read_state(state: Any) -> dict[str, Any]:

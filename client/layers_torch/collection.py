@@ -26,7 +26,7 @@ from ..layers.configs import (
 )
 from ..layers.together import pull_together
 from ..refusals import WrongInput, WrongType
-from .anchored import Anchored, anchor_gradient, described
+from .anchored import Anchored, anchor_gradient, as_numpy, as_tensor, described, once_differentiable
 from .bags import check_bags, check_tensor, pooled, with_padding
 from .passes import trains
 from .prefetched import row_of_each_ahead
@@ -84,9 +84,11 @@ class _Collection(Anchored):
         for place, some in zip(missing, found, strict=True):
             rows[place] = some
         # In their shape already: views that PyTorch keeps track of cost as much as the rows themselves.
-        return self.as_rows(
-            some.reshape(*one.shape, some.shape[1]) for one, some in zip(given, rows, strict=True)
-        )
+        anchor = self.anchor
+        return [
+            as_tensor(some.reshape(*one.shape, some.shape[1]), anchor)
+            for one, some in zip(given, rows, strict=True)
+        ]
 
     def _hold(self, ids: Sequence[np.ndarray], grads: Sequence[np.ndarray | None]) -> None:
         """Keep the gradients of a backward pass, [N, width] float32 of each slot; padding has none."""
@@ -259,7 +261,7 @@ class _PulledTables(torch.autograd.Function):
         return tuple(layer._pull(ids))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, *upstreams: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         layer, ids = ctx.held
         whole, grads = _copied(upstreams)
@@ -273,9 +275,7 @@ def _copied(upstreams: Sequence[Any]) -> tuple[np.ndarray, list[np.ndarray | Non
 
     Copied, because PyTorch may make the very memory the gradient of a parameter, which the next pass adds to.
     """
-    flat = [
-        _EMPTY if up is None else up.detach().to("cpu", torch.float32).numpy().reshape(-1) for up in upstreams
-    ]
+    flat = [_EMPTY if up is None else as_numpy(up).reshape(-1) for up in upstreams]
     whole, end = np.concatenate(flat), 0
     grads: list[np.ndarray | None] = []
     for up, one in zip(upstreams, flat, strict=True):

@@ -96,4 +96,4 @@ class PrefetchLoader:
 
     def _rows(self, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Ahead]]:
         ahead = pull_ahead(self.client, wanted, self.wire)
-        return {name: torch.from_numpy(one.spread(wanted[name].shape)) for name, one in ahead.items()}, ahead
+        return {name: torch.from_numpy(one.copied(wanted[name].shape)) for name, one in ahead.items()}, ahead

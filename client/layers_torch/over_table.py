@@ -16,7 +16,7 @@ from ...proto.errors import InvalidRequest
 from ..calls.routing import distinct_of
 from ..layers.configs import from_start
 from ..refusals import WrongType
-from .anchored import Anchored, anchor_gradient, described
+from .anchored import Anchored, anchor_gradient, as_numpy, as_tensor, described, once_differentiable
 from .passes import trains
 from .prefetched import ahead_of, row_of_each_ahead
 
@@ -108,19 +108,28 @@ class OverTable(Anchored):
             ids: integers of any shape.
             anchor: the layer's; looking it up in a module costs as much as finding the rows.
         """
-        flat = ids.detach().to("cpu", torch.int64).reshape(-1).numpy()
+        # Copied: the caller may fill the tensor with the next batch before the backward pass.
+        flat = np.array(ids.numpy(force=True), np.int64).reshape(-1)
         pulled = row_of_each_ahead(self.table, flat)
         if pulled is None:  # else they are in range: they were pulled
             self._check_range(flat)
-        flat = flat.copy()  # the caller may fill the tensor with the next batch before the backward pass
         # In their shape already: views that PyTorch keeps track of cost as much as the rows themselves.
         return self._rows_of(_Batch(flat, (*ids.shape, *self.row_shape)), anchor, pulled)
 
     def _rows_of(self, batch: _Batch, anchor: Any, pulled: np.ndarray | None) -> Any:
-        """As `_pull`; their gradients are pushed, if there are any."""
+        """The batch's rows on the anchor's device, in the shape of the batch; their gradients are pushed.
+
+        Args:
+            batch: what to pull.
+            anchor: the layer's.
+            pulled: [N] + row_shape, if that is done.
+        """
+        if pulled is None:
+            pulled = self.table.pull(batch.ids) if len(batch.ids) else np.zeros(0, np.float32)
+        rows = pulled.reshape(batch.shape)
         if torch.is_grad_enabled() and anchor.requires_grad:
-            return _Pulled.apply(anchor, self, batch, pulled)
-        return self._pull(batch, pulled)
+            return _Pulled.apply(anchor, self, batch, rows)
+        return as_tensor(rows, anchor)
 
     def _place(self, distinct: np.ndarray) -> int | None:
         """Where padding stands, or None."""
@@ -131,22 +140,10 @@ class OverTable(Anchored):
         """Ids each once, where each stands, and their rows if they were pulled ahead. Raises if one is out of range."""
         # What renorms changes the table first.
         ahead = ahead_of(self.table) if self.max_norm is None else None
-        if ahead is not None and ahead.is_of(flat):  # in range, then: they were pulled
-            return ahead.distinct, ahead.inverse, ahead.rows
-        self._check_range(flat)
-        return (*distinct_of(flat), None) if ahead is None else ahead.of(flat)
-
-    def _pull(self, batch: _Batch, pulled: np.ndarray | None) -> Any:
-        """The batch's rows on the anchor's device, float32, or float64 for a layer of doubles.
-
-        Args:
-            batch: what to pull.
-            pulled: [N] + row_shape, if that is done.
-        """
-        if pulled is None:
-            pulled = self.table.pull(batch.ids) if len(batch.ids) else np.zeros(0, np.float32)
-        (tensor,) = self.as_rows([np.ascontiguousarray(pulled).reshape(batch.shape)])
-        return tensor
+        found = (*distinct_of(flat), None) if ahead is None else ahead.of(flat)
+        if found[2] is None:  # else they are in range: they were pulled
+            self._check_range(flat)
+        return found
 
     def _hold(self, batch: _Batch, grads: np.ndarray) -> None:
         """Keep the gradients of a backward pass, [N, width] float32. Padding has none, not even one of zeros."""
@@ -177,16 +174,16 @@ class _Pulled(torch.autograd.Function):
     """Rows whose gradient goes to the table; the anchor makes the engine come by."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: Any, layer: Any, batch: _Batch, pulled: np.ndarray | None) -> Any:
+    def forward(ctx: Any, anchor: Any, layer: Any, batch: _Batch, rows: np.ndarray) -> Any:
         ctx.held = (layer, batch)
         ctx.anchor = (anchor.shape, anchor.device, anchor.dtype)
-        return layer._pull(batch, pulled)
+        return as_tensor(rows, anchor)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx: Any, *upstreams: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         layer, batch = ctx.held
-        grads = upstreams[0].detach().to("cpu", torch.float32).numpy().reshape(-1, layer._width)
+        grads = as_numpy(upstreams[0]).reshape(-1, layer._width)
         if trains(ctx):
             layer._hold(batch, grads)
         return anchor_gradient(ctx.anchor, [grads]), None, None, None

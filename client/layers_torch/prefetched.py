@@ -10,6 +10,7 @@ import contextvars
 import threading
 import weakref
 from collections.abc import Generator, Iterable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,38 +31,51 @@ class Ahead:
         ids: [N] int64. Kept, not copied.
 
     Attributes:
-        distinct: [U] int64.
-        inverse: [N]; ids == distinct[inverse].
-        rows: [U] + row_shape float32, when they are there.
+        rows: a row for each id, [N] + row_shape float32, when they are there.
     """
 
     def __init__(self, ids: np.ndarray) -> None:
-        self._ids = ids
-        self.distinct, self.inverse = distinct_of(ids)
+        self.ids = ids
         self.rows = np.empty(0, np.float32)
         self._order: np.ndarray | None = None
 
-    def spread(self, shape: tuple[int, ...]) -> np.ndarray:
-        """A row for each id, in memory of its own: shape + row_shape. shape: of the ids."""
-        return self.rows.take(self.inverse, axis=0).reshape(*shape, *self.rows.shape[1:])
+    @cached_property
+    def once(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids each once [U], where each stands [N], and their rows [U] + row_shape. Not all layers ask for it."""
+        distinct, inverse = distinct_of(self.ids)
+        rows = np.empty((len(distinct), *self.rows.shape[1:]), np.float32)
+        rows[inverse] = self.rows
+        return distinct, inverse, rows
 
-    def is_of(self, ids: np.ndarray) -> bool:
-        """Whether these are its ids, in their order."""
-        return len(ids) == len(self._ids) and bool((ids == self._ids).all())
+    def copied(self, shape: tuple[int, ...]) -> np.ndarray:
+        """A row for each id, in memory of its own: shape + row_shape. shape: of the ids."""
+        return self.rows.reshape(*shape, *self.rows.shape[1:]).copy()
+
+    def row_of_each(self, ids: np.ndarray) -> np.ndarray | None:
+        """A row for each of these ids in memory of its own; None if some of them are not here. ids: [N] int64."""
+        if self._is_of(ids):
+            return self.rows.copy()
+        _, inverse, rows = self.of(ids)
+        return None if rows is None else rows.take(inverse, axis=0)
 
     def of(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Ids each once, where each stands, and their rows; None if some of them are not here. ids: [N] int64."""
-        if self.is_of(ids):
-            return self.distinct, self.inverse, self.rows
+        mine, _, rows = self.once
+        if self._is_of(ids):
+            return self.once
         distinct, inverse = distinct_of(ids)
         if self._order is None:
-            self._order = np.argsort(self.distinct)
-        at = np.searchsorted(self.distinct, distinct, sorter=self._order)
-        if not len(self.distinct) or (at == len(self.distinct)).any():
+            self._order = np.argsort(mine)
+        at = np.searchsorted(mine, distinct, sorter=self._order)
+        if not len(mine) or (at == len(mine)).any():
             return distinct, inverse, None
         places = self._order[at]
-        here = bool((self.distinct[places] == distinct).all())
-        return distinct, inverse, self.rows[places] if here else None
+        here = bool((mine[places] == distinct).all())
+        return distinct, inverse, rows[places] if here else None
+
+    def _is_of(self, ids: np.ndarray) -> bool:
+        """Whether these are its ids, in their order."""
+        return len(ids) == len(self.ids) and bool((ids == self.ids).all())
 
 
 # The lock covers what all batches hold: gradients are pushed by the threads of PyTorch's engine.
@@ -126,7 +140,7 @@ def pull_ahead(client: Client, ids: Mapping[str, Any], wire: str | None = None) 
         Ahead(np.array(as_ids(some, entry.spec)).reshape(-1))
         for entry, some in zip(entries, ids.values(), strict=True)
     ]
-    wanted = [(entry, one.distinct) for entry, one in zip(entries, ahead, strict=True)]
+    wanted = [(entry, one.ids) for entry, one in zip(entries, ahead, strict=True)]
     for one, rows in zip(ahead, client.pull_entries(wanted, wire), strict=True):
         one.rows = rows
     return dict(zip(ids, ahead, strict=True))
@@ -156,10 +170,7 @@ def ahead_of(table: Table) -> Ahead | None:
 def row_of_each_ahead(table: Table, ids: np.ndarray) -> np.ndarray | None:
     """A row for each id in memory of its own, [N] + row_shape; None if not all were pulled ahead. ids: [N] int64."""
     ahead = ahead_of(table)
-    if ahead is None:
-        return None
-    _, inverse, rows = ahead.of(ids)
-    return None if rows is None else rows.take(inverse, axis=0)
+    return None if ahead is None else ahead.row_of_each(ids)
 
 
 def forget(tables: Iterable[Table]) -> None:
