@@ -31,11 +31,11 @@ from ...proto.errors import (
 from ...proto.layout import Layout, ShardAddress
 from ...proto.optimizers import checked_rate
 from ...proto.spec import TableEntry, TableSpec
-from ..launch.launcher import Launched
+from ..launch.launcher import addresses
 from .effects import Calls, Commit, Launch, NotStored, Program, ServerCall, Sleep, Stop, Stored, call_all
 from .lineage import recovery_points
 from .quotas import check_tables
-from .rounds import begun, ended_of, tell_all
+from .rounds import begun, check_there, ended_of, tell_all
 from .state import GONE, ClusterState
 
 ATTEMPT_S = 2.0  # how long a server may take for a step that is always short; a lost request costs this much
@@ -76,6 +76,8 @@ class Coordinator:
         self.unfinished_pushes: dict[int, int] = {}  # by client, one that it has given up, as a hold found
         self.expects_surplus = 0  # programs whose servers may be no shard for a while; see `expected_surplus`
         self.ended: set[int] = set()  # shards whose server before has ended for certain
+        # (epoch, incarnation) of servers that do not answer, and whose standbys are to take their places.
+        self.given_up: frozenset[tuple[int, int]] = frozenset()
         self._doubtful: set[int] = set()  # shards that have not adopted the layout since there was doubt
         state.term += 1  # stored with the first commit, before the first turn is taken
 
@@ -234,12 +236,16 @@ class Coordinator:
         )
         data = request.SerializeToString()
         calls = [ServerCall(shard.address, methods.FREEZE, data) for shard in shards or self.layout.shards]
-        return (yield from call_all(calls, self.clock, limit_s, ATTEMPT_S, keys=self.revived))
+        return (yield from call_all(calls, self.clock, limit_s, ATTEMPT_S, check=self.check_there))
 
-    @property
-    def revived(self) -> list[int]:
-        """Keys of the servers that are started again when their process has ended: no program waits for those."""
-        return self.state.keys if self.comes_back else []
+    def check_there(self, others: Sequence[int] = ()) -> Program:
+        """Raise Unavailable when it is of no use to wait for a shard, or a server of `others`, which are keys."""
+        keys = [*self.state.keys, *others] if self.comes_back else []
+        return check_there(self.layout, self._given_up(), keys)
+
+    def _given_up(self) -> set[int]:
+        layout = self.layout
+        return {s.index for s in layout.shards if (layout.epoch, s.incarnation) in self.given_up}
 
     @property
     def comes_back(self) -> bool:
@@ -263,7 +269,7 @@ class Coordinator:
         while True:
             for index, outcome in (yield from self._adopt_doubtful()).items():
                 outcomes[index] = outcome
-            left = self._doubtful - set(gone)
+            left = self._doubtful - set(gone) - self._given_up()
             if looks and left:
                 left -= yield from ended_of(left, self.state.keys)
             if not left or self.clock() >= until:
@@ -273,7 +279,7 @@ class Coordinator:
 
     def _adopt_doubtful(self) -> Program:
         """One round. Returns the outcomes by shard."""
-        doubtful = sorted(self._doubtful)
+        doubtful = sorted(self._doubtful - self._given_up())
         calls = self.adoptions(self.layout, doubtful, fresh=False)
         outcomes = dict(zip(doubtful, (yield Calls(calls, ATTEMPT_S)), strict=True))
         # One that has lost its rows has answered: it serves nobody, whatever it is told.
@@ -482,8 +488,3 @@ class Coordinator:
     def waiting(self) -> list[str]:
         """What was begun and does not hold everywhere yet, each in words; `converge` repeats it until it does."""
         return self.state.waiting(sorted(self._doubtful), expected=self.expects_surplus > 0)
-
-
-def addresses(launched: Sequence[Launched]) -> tuple[ShardAddress, ...]:
-    """Shard addresses of servers, in order."""
-    return tuple(ShardAddress(i, s.address, s.incarnation) for i, s in enumerate(launched))

@@ -120,7 +120,7 @@ def call_all(
     limit_s: float = 30.0,
     timeout_s: float = 10.0,
     *,
-    keys: Sequence[int] = (),
+    check: Callable[[], Program] | None = None,
 ) -> Program:
     """Make calls until each has an answer that is not "later". Returns the replies in order.
 
@@ -131,10 +131,10 @@ def call_all(
         clock: in seconds.
         limit_s: no attempt begins after it.
         timeout_s: of one attempt; a lost request costs this much.
-        keys: of servers that are not waited for once their process has ended; see `check_running`.
+        check: raises Unavailable when it is no use to wait; after each attempt that left some without an answer.
 
     Raises:
-        RowloomError: the first answer that is an error; Unavailable when `limit_s` is over, or a process has ended.
+        RowloomError: the first answer that is an error; Unavailable when `limit_s` is over; what `check` raises.
     """
     replies: dict[int, bytes] = {}
     until, pause = clock() + limit_s, 0.02
@@ -150,7 +150,8 @@ def call_all(
             else:
                 raise outcome
         if last is not None:
-            yield from check_running(keys)
+            if check is not None:
+                yield from check()
             if clock() >= until:
                 raise last if isinstance(last, Unavailable) else Unavailable(str(last))
             yield Sleep(pause)

@@ -138,7 +138,9 @@ def check_serving(coordinator: Coordinator) -> Program:
     layout = coordinator.layout
     ask = pb.HealthRequest().SerializeToString()
     calls = [ServerCall(shard.address, methods.HEALTH, ask) for shard in layout.shards]
-    replies = yield from call_all(calls, coordinator.clock, LOOK_LIMIT_S, ATTEMPT_S, keys=coordinator.revived)
+    replies = yield from call_all(
+        calls, coordinator.clock, LOOK_LIMIT_S, ATTEMPT_S, check=coordinator.check_there
+    )
     for shard, reply in zip(layout.shards, replies, strict=True):
         health = pb.HealthReply.FromString(reply)
         if health.incarnation != shard.incarnation or health.state == "lost":

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import SnapshotCorrupt, StateLost, Unavailable
 from ...proto.layout import Layout
 from .coordinator import ATTEMPT_S
-from .effects import Program, ServerCall, call_all, check_running
+from .effects import Program, ServerCall, call_all
 from .stalling import until_done
 
 POLL_S = (0.01, 0.2)  # first and longest pause between questions for progress
 STEP_LIMIT_S = 10.0  # for a server to answer one
 
 
-def progress_of(target: Layout, clock: Callable[[], float], keys: Sequence[int] = ()) -> Program:
+def progress_of(
+    target: Layout, clock: Callable[[], float], check: Callable[[], Program] | None = None
+) -> Program:
     """What each shard says of itself: ProgressReplies, in order.
 
     Args:
         target: whose shards receive.
         clock: in seconds.
-        keys: of servers, also of those that give rows, that are not waited for once their process has ended.
+        check: as of `call_all`; also of servers that give rows.
 
     Raises:
         SnapshotCorrupt: a shard reads a snapshot that is not right; the message names the file and the block.
@@ -31,7 +33,7 @@ def progress_of(target: Layout, clock: Callable[[], float], keys: Sequence[int] 
     """
     ask = pb.ProgressRequest().SerializeToString()
     calls = [ServerCall(s.address, methods.PROGRESS, ask) for s in target.shards]
-    answers = yield from call_all(calls, clock, STEP_LIMIT_S, ATTEMPT_S, keys=keys)
+    answers = yield from call_all(calls, clock, STEP_LIMIT_S, ATTEMPT_S, check=check)
     replies = [pb.ProgressReply.FromString(r) for r in answers]
     for shard, reply in zip(target.shards, replies, strict=True):
         if reply.error and reply.error_kind == SnapshotCorrupt.kind:
@@ -40,8 +42,8 @@ def progress_of(target: Layout, clock: Callable[[], float], keys: Sequence[int] 
             raise Unavailable(f"shard {shard.index} at {shard.address} stopped receiving: {reply.error}")
         if reply.epoch != target.epoch:
             raise StateLost(f"shard {shard.index} at {shard.address} started anew while it received")
-    if not all(r.done for r in replies):
-        yield from check_running(keys)
+    if check is not None and not all(r.done for r in replies):
+        yield from check()
     return replies
 
 
@@ -50,7 +52,7 @@ def all_received(
     clock: Callable[[], float],
     on_rows: Callable[[int], None],
     *,
-    keys: Sequence[int] = (),
+    check: Callable[[], Program] | None = None,
     pauses_s: tuple[float, float] = POLL_S,
     stall_s: float,
     stalled: str,
@@ -61,7 +63,7 @@ def all_received(
         target: as of `progress_of`, whose errors are raised too.
         clock: in seconds.
         on_rows: called with how many rows have arrived, at each look.
-        keys: as of `progress_of`.
+        check: as of `progress_of`.
         pauses_s: first and longest, between two looks.
         stall_s: for which nothing may arrive.
         stalled: what is said then.
@@ -71,7 +73,7 @@ def all_received(
     """
 
     def look() -> Program:
-        replies = yield from progress_of(target, clock, keys)
+        replies = yield from progress_of(target, clock, check)
         on_rows(sum(r.rows for r in replies))
         return all(r.done for r in replies), sum(r.bytes + r.done for r in replies)
 

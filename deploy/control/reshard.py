@@ -39,8 +39,8 @@ from ...proto.errors import (
 from ...proto.layout import Layout, ShardAddress
 from ...proto.spec import Dealing, TableEntry
 from ..config.memory import extra_bytes, too_much
-from ..launch.launcher import Launched
-from .coordinator import ATTEMPT_S, Coordinator, addresses
+from ..launch.launcher import Launched, addresses
+from .coordinator import ATTEMPT_S, Coordinator
 from .effects import NotStored, Program, ServerCall, Sleep, call_all
 from .passes import Passes
 from .receiving import all_received, progress_of
@@ -144,7 +144,7 @@ class Reshard:
         self._frozen_s = 0.0
         self._begun = self._cancelled = False
         self._looked: tuple[float, int] | None = None  # when, and how many rows had been moved
-        self._revived: list[int] = []  # nobody waits for these servers once their processes have ended
+        self._started: list[int] = []  # keys of its servers
         self._tables: dict[str, TableEntry] = {}  # as they will be
         self.progress = Progress(shards, self._dealings, started_s=coordinator.clock(), before=self._old.n)
 
@@ -181,11 +181,7 @@ class Reshard:
             yield from self._check_memory()
         self._tables = tables_dealt(coordinator.state.tables, self._dealings)
         target, keys = yield from self._servers()
-        if coordinator.comes_back:
-            self._revived = [
-                *coordinator.state.keys,
-                *(key for key in keys if key not in coordinator.state.keys),
-            ]
+        self._started = [key for key in keys if key not in coordinator.state.keys]
         yield from self._look(target)
         self._begun = True
         turn, receivers = coordinator.turn(), self._receivers(target)
@@ -241,7 +237,7 @@ class Reshard:
 
         def look() -> Program:
             self._check_cancelled()
-            replies = yield from progress_of(target, clock, self._revived)
+            replies = yield from progress_of(target, clock, self._check_there)
             self._show(replies)
             arrived = zip(target.shards, replies, strict=True)
             self.progress.arrived = {shard.index: reply.rows for shard, reply in arrived}
@@ -289,7 +285,10 @@ class Reshard:
                 raise StateLost(f"the server at {address} started anew: its rows cannot be moved")
 
     def _call_all(self, calls: Sequence[ServerCall]) -> Program:
-        return call_all(calls, self._coordinator.clock, STEP_LIMIT_S, ATTEMPT_S, keys=self._revived)
+        return call_all(calls, self._coordinator.clock, STEP_LIMIT_S, ATTEMPT_S, check=self._check_there)
+
+    def _check_there(self) -> Program:
+        return self._coordinator.check_there(self._started)
 
     def _after(self, target: Layout, keys: list[int]) -> ClusterState:
         """The state that the commit stores."""
@@ -320,7 +319,7 @@ class Reshard:
             target,
             clock,
             count,
-            keys=self._revived,
+            check=self._check_there,
             pauses_s=LAST_POLL_S,
             stall_s=STALL_S,
             stalled=_STALLED,

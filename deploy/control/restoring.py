@@ -22,8 +22,8 @@ from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RowloomError, Unavailable
 from ...proto.layout import Layout, ShardAddress
 from ...proto.spec import Dealing, TableEntry, TableSpec
-from ..launch.launcher import ServerProcess
-from .coordinator import ATTEMPT_S, Coordinator, addresses
+from ..launch.launcher import ServerProcess, addresses
+from .coordinator import ATTEMPT_S, Coordinator
 from .effects import Look, Program, ServerCall, call_all
 from .receiving import all_received
 from .state import ClusterState, RestoredSnapshot

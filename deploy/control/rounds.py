@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from ...proto.errors import Rerouted, RowloomError, StateLost, Unavailable
-from ...proto.layout import ShardAddress
+from ...proto.layout import Layout, ShardAddress
 from ..launch.launcher import ServerProcess
-from .effects import Calls, Look, Program, ServerCall, Sleep
+from .effects import Calls, Look, Program, ServerCall, Sleep, check_running
 
 PAUSE_S = (0.02, 1.0)  # first and longest, between two rounds
 
@@ -56,6 +56,23 @@ def tell_all(
             raise (StateLost if lost else Unavailable)("; ".join(words))
         yield Sleep(pause)
         pause = min(longest, pause * 2)
+
+
+def check_there(layout: Layout, given_up: Collection[int], keys: Sequence[int]) -> Program:
+    """Nobody waits for what comes back elsewhere: it does so only when the program that waits has ended.
+
+    Args:
+        layout: of the cluster.
+        given_up: shards that do not answer, whose standbys are to take their places.
+        keys: of servers that are started again when their processes have ended.
+
+    Raises:
+        Unavailable: there is one of these.
+    """
+    for index in sorted(given_up):
+        address = layout.shards[index].address
+        raise Unavailable(f"shard {index} at {address} does not answer, and its standby is to take its place")
+    yield from check_running(keys)
 
 
 def ended_of(shards: Collection[int], keys: Sequence[int]) -> Program:

@@ -146,7 +146,9 @@ class Snapshotting:
     ) -> Program:
         calls = [call(shard) for shard in self._layout.shards]
         coordinator = self._coordinator
-        return (yield from call_all(calls, coordinator.clock, limit_s, ATTEMPT_S, keys=coordinator.revived))
+        return (
+            yield from call_all(calls, coordinator.clock, limit_s, ATTEMPT_S, check=coordinator.check_there)
+        )
 
     @property
     def _tables(self) -> tuple[TableEntry, ...]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from ...proto.layout import ShardAddress
+
 
 @dataclass(frozen=True)
 class Launched:
@@ -15,6 +17,11 @@ class Launched:
     incarnation: int
     node: str = ""
     pid: int = 0
+
+
+def addresses(launched: Sequence[Launched]) -> tuple[ShardAddress, ...]:
+    """Shards on these servers, in order."""
+    return tuple(ShardAddress(i, s.address, s.incarnation) for i, s in enumerate(launched))
 
 
 @dataclass(frozen=True)

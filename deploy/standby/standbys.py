@@ -160,7 +160,7 @@ class Standbys:
     # ------------------------------------------------------------------------------------------------------- looking
 
     def look(self) -> Program:
-        """Ask all shards and standbys how they are; changes nothing. Returns the Sighting."""
+        """Ask all shards and standbys how they are. What runs meanwhile hears who is given up. Returns the Sighting."""
         coordinator = self._coordinator
         layout, state = coordinator.layout, coordinator.state
         standbys = dict(state.standbys)
@@ -203,6 +203,8 @@ class Standbys:
         ended = [process.state == "ended" and process.sure for process in processes[layout.n :]]
         over = {index for index, is_over in zip(standbys, ended, strict=True) if is_over}
         self.seen = Sighting(gone, empty, healths, unfit, alone, over)
+        waited_for = [i for i in gone if i not in empty and self._can_take_over(i, self.seen)]
+        coordinator.given_up = frozenset((layout.epoch, layout.shards[i].incarnation) for i in waited_for)
         return self.seen
 
     def is_suspected(self, incarnation: int) -> bool:

@@ -327,6 +327,8 @@ class CoordinatorNode:
                 self._look_at_shards()
             if self.alive and not self.busy and self.standbys is not None and self.coordinator.state.layout:
                 self.perform(self._keep_standbys(self.standbys), lambda _: None)
+            elif self.alive and self.busy and self.standbys is not None and self.coordinator.state.layout:
+                self._look_beside(self.standbys.look())
             elif self.alive and not self.busy and self.coordinator.unfinished:
                 self.perform(self.coordinator.converge(), lambda _: None)
             else:
@@ -336,6 +338,22 @@ class CoordinatorNode:
         if wanted and not self._watching:
             self._watching = True
             self.world.at(WATCH_S if self.standbys is None else STANDBY_WATCH_S, look)
+
+    def _look_beside(self, program: Program) -> None:
+        """Run a program that changes nothing, while another one runs; then watch again."""
+        life = self._life
+
+        def step(outcome: Any) -> None:
+            if life != self._life:
+                return
+            try:
+                effect = program.send(outcome)
+            except StopIteration:
+                self._watch()
+            else:
+                self._perform(effect, step)
+
+        step(None)
 
     def _keep_standbys(self, standbys: Standbys) -> Program:
         """As `Watcher` does."""

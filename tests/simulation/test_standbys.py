@@ -92,6 +92,26 @@ def test_rows_move_with_standbys_and_the_new_shards_get_theirs() -> None:
     assert set(lab.rows()[:, 0]) == {1}
 
 
+@pytest.mark.parametrize(("index", "shards"), [(0, 3), (1, 1)])
+def test_while_rows_moved_a_server_that_stood_still_was_waited_for_half_a_minute(
+    index: int, shards: int
+) -> None:
+    lab = lab_in_step(9, 2)
+    lab.do(lab.push(list(range(ROWS))))
+    old, ends = primary(lab, index), []
+    lab.node.scale(shards, lambda outcome: ends.append((lab.world.now, outcome)))
+    lab.world.run(lambda: lab.node.moving.progress.state == "moving")
+    began = lab.world.now
+    old.sleep(120.0)
+    lab.do(lab.push(list(range(ROWS))))
+    assert lab.world.now - began < 12.0
+    ((ended, outcome),) = ends
+    assert ended - began < 9.0
+    assert "does not answer" in str(outcome)
+    assert primary(lab, index) is not old
+    assert set(lab.rows()[:, 0]) == {2}
+
+
 def test_the_end_of_filling_that_comes_twice_forgets_nothing_that_came_between() -> None:
     lab = Lab(3, 1, rules=StandbyRules())
     world = lab.world

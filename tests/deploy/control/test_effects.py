@@ -2,7 +2,7 @@
 
 import pytest
 
-from rowloom.deploy.control.effects import Calls, Look, ServerCall, Sleep, call_all
+from rowloom.deploy.control.effects import Calls, Look, ServerCall, Sleep, call_all, check_running
 from rowloom.deploy.launch.launcher import ServerProcess
 from rowloom.proto.errors import RetryLater, Unavailable
 
@@ -15,7 +15,7 @@ def silent() -> list:
 
 def test_a_change_waited_for_a_shard_that_only_its_end_would_start_again():
     # Trainers stood still for as long: up to 40 s when a shard was killed while rows moved.
-    program = call_all(CALLS, lambda: 0.0, 30.0, keys=[1, 2])
+    program = call_all(CALLS, lambda: 0.0, 30.0, check=lambda: check_running([1, 2]))
     assert isinstance(next(program), Calls)
     assert program.send(silent()) == Look([1, 2])
     with pytest.raises(
@@ -26,7 +26,7 @@ def test_a_change_waited_for_a_shard_that_only_its_end_would_start_again():
 
 @pytest.mark.parametrize("answer", [Unavailable("busy"), RetryLater("later")])
 def test_a_shard_that_is_there_is_asked_again(answer):
-    program = call_all(CALLS, lambda: 0.0, 30.0, keys=[1, 2])
+    program = call_all(CALLS, lambda: 0.0, 30.0, check=lambda: check_running([1, 2]))
     next(program)
     program.send([b"yes", answer])
     assert isinstance(program.send([ServerProcess("running"), ServerProcess("stopped")]), Sleep)
@@ -36,7 +36,7 @@ def test_a_shard_that_is_there_is_asked_again(answer):
     assert ended.value.value == [b"yes", b"so"]
 
 
-def test_without_logs_nothing_is_looked_at():
+def test_without_a_check_nothing_is_looked_at():
     program = call_all(CALLS, lambda: 0.0, 30.0)
     next(program)
     assert isinstance(program.send(silent()), Sleep)
