@@ -17,12 +17,13 @@ import torch  # pyright: ignore[reportMissingImports]
 
 from ...proto.errors import InvalidRequest
 from ..inputs import LARGEST, largest
+from ..refusals import NotSupported, WrongInput
 from .passes import Gradients
 
 if TYPE_CHECKING:
     from ..table import Table
 
-_STATE_BYTES = 1024
+_STATE_BYTES, _RATE_BYTES = 1024, 40
 
 
 class Anchored(torch.nn.Module):
@@ -60,6 +61,10 @@ class Anchored(torch.nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the class says. `torch.compile` steps out of the compiled program here."""
         assert Anchored._untraced is not None
+        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+            raise NotSupported(
+                "a traced layer over a table would give the rows of the example for all other ids"
+            )
         self.gradients.meet_ranks(self.anchor)
         return Anchored._untraced(self, *args, **kwargs)
 
@@ -84,10 +89,13 @@ class Anchored(torch.nn.Module):
             "address": getattr(client, "address", None),
             "snapshot": getattr(client, "last_snapshot", None),
         }
-        text = json.dumps(self._described() | {k: v for k, v in found.items() if v}).encode()
-        # Of the same size wherever the cluster is: distributed checkpoints are read into tensors that are there.
+        text = json.dumps(self._described() | {k: v for k, v in found.items() if v})
+        # Of the same size wherever the cluster is, bound or not: distributed checkpoints are read into what is there.
+        size = len(text) + _RATE_BYTES * len(self.gradients.tables)
+        if (rates := self.gradients.own_rates) is not None:
+            text = json.dumps({**json.loads(text), "rates": rates})
         return torch.from_numpy(
-            np.frombuffer(text.ljust(-(-len(text) // _STATE_BYTES) * _STATE_BYTES), np.uint8).copy()
+            np.frombuffer(text.encode().ljust(-(-size // _STATE_BYTES) * _STATE_BYTES), np.uint8).copy()
         )
 
     def _described(self) -> dict[str, Any]:
@@ -100,6 +108,10 @@ class Anchored(torch.nn.Module):
         wrong = [f"{k}: {there.get(k)!r} there, {v!r} here" for k, v in mine.items() if there.get(k) != v]
         if wrong:
             raise InvalidRequest(f"the state is of a layer over another table ({'; '.join(wrong)})")
+        if (rates := there.get("rates")) is not None:
+            if not _are_rates(rates) or len(rates) != len(self.gradients.tables):
+                raise InvalidRequest(f"the state of a layer over a table has rates {rates!r}: it is damaged")
+            self.gradients.go_on([float(rate) for rate in rates])
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -139,10 +151,24 @@ def as_tensor(rows: np.ndarray, anchor: Any) -> Any:
 
 def as_numpy(upstream: Any) -> np.ndarray:
     """What a backward pass brings, float32; the very memory, where it can be."""
-    tensor = upstream.detach()
-    if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-        tensor = tensor.to("cpu", torch.float32)
-    return tensor.numpy()
+    return (upstream if upstream.dtype == torch.float32 else upstream.to(torch.float32)).numpy(force=True)
+
+
+def own_ids(ids: Any) -> np.ndarray:
+    """A copy of ids, int64, of their shape: the caller may fill the tensor with the next batch before backward.
+
+    Raises RuntimeError for tensors without numbers.
+    """
+    try:
+        # Without `force`, which detaches: to a transform of torch.func that is an operation on what it follows.
+        plain = ids.numpy() if ids.device.type == "cpu" else ids.numpy(force=True)
+    except (RuntimeError, NotImplementedError, TypeError) as e:
+        raise WrongInput(
+            f"ids must be numbers that a layer over a table can send, got {type(ids).__name__} on {ids.device}: "
+            "nothing inside of a transform of torch.func (look rows up outside), on a meta device or nested (of a "
+            f"jagged batch, give an EmbeddingBag the values and offsets): {e}"
+        ) from e
+    return np.array(plain, np.int64, order="C")
 
 
 def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -186,6 +212,10 @@ def _read_state(state: Any) -> dict[str, Any]:
             f"the state of a layer over a table must be what state_dict() gave, got {state!r}"
         )
     return state
+
+
+def _are_rates(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(rate, int | float) and rate >= 0 for rate in value)
 
 
 def _find_compiler() -> None:

@@ -26,9 +26,9 @@ from ..layers.configs import (
 )
 from ..layers.together import pull_together
 from ..refusals import WrongInput, WrongType
-from .anchored import Anchored, anchor_gradient, as_numpy, as_tensor, described, once_differentiable
+from .anchored import Anchored, anchor_gradient, as_numpy, as_tensor, described, once_differentiable, own_ids
 from .bags import check_bags, check_tensor, pooled, with_padding
-from .passes import trains
+from .passes import Piece, trains
 from .prefetched import row_of_each_ahead
 
 if TYPE_CHECKING:
@@ -90,9 +90,9 @@ class _Collection(Anchored):
             for one, some in zip(given, rows, strict=True)
         ]
 
-    def _hold(self, ids: Sequence[np.ndarray], grads: Sequence[np.ndarray | None]) -> None:
-        """Keep the gradients of a backward pass, [N, width] float32 of each slot; padding has none."""
-        pieces: list[tuple[int, np.ndarray, np.ndarray]] = []
+    def _counted(self, ids: Sequence[np.ndarray], grads: Sequence[np.ndarray | None]) -> list[Piece]:
+        """What is to be pushed of a backward pass's gradients, [N, width] float32 of each slot; padding has none."""
+        pieces: list[Piece] = []
         for slot, given, rows in zip(self._slots, ids, grads, strict=True):
             if rows is None or self.gradients.tables[slot.table].spec.frozen:
                 continue
@@ -102,7 +102,7 @@ class _Collection(Anchored):
                 if not keep.all():
                     some, rows = some[keep], rows[keep]
             pieces.append((slot.table, some, rows))
-        self.gradients.hold(pieces)
+        return pieces
 
 
 class EmbeddingCollection(_Collection):
@@ -265,9 +265,12 @@ class _PulledTables(torch.autograd.Function):
     def backward(ctx: Any, *upstreams: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         layer, ids = ctx.held
         whole, grads = _copied(upstreams)
+        pieces = layer._counted(ids, grads)
         if trains(ctx):
-            layer._hold(ids, grads)
-        return anchor_gradient(ctx.anchor, [whole]), None, None
+            layer.gradients.hold(pieces)
+        rows = [one for _, _, one in pieces]
+        all_counts = sum(map(len, rows)) == sum(map(_len, grads))  # then it is looked through at once
+        return anchor_gradient(ctx.anchor, [whole] if all_counts else rows), None, None
 
 
 def _copied(upstreams: Sequence[Any]) -> tuple[np.ndarray, list[np.ndarray | None]]:
@@ -284,13 +287,16 @@ def _copied(upstreams: Sequence[Any]) -> tuple[np.ndarray, list[np.ndarray | Non
     return whole, grads
 
 
+def _len(grads: np.ndarray | None) -> int:
+    return 0 if grads is None else len(grads)
+
+
 def _ids(ids: Any, slot: Slot) -> np.ndarray:
     """int64, of the same shape. Raises InvalidRequest for what are no ids."""
     check_tensor(ids, f"feature {slot.feature!r}")
     if ids.dtype not in (torch.int64, torch.int32):
         raise WrongInput(f"feature {slot.feature!r} must be int64 or int32, got {ids.dtype}")
-    # Copied: the caller may fill the tensor with the next batch before the backward pass.
-    return np.array(ids.numpy(force=True), np.int64, order="C")
+    return own_ids(ids)
 
 
 def _alone(bag: _Bag, slot: Slot) -> bool:

@@ -16,9 +16,9 @@ from ...proto.errors import InvalidRequest
 from ..calls.routing import distinct_of
 from ..layers.configs import from_start
 from ..refusals import WrongType
-from .anchored import Anchored, anchor_gradient, as_numpy, as_tensor, described, once_differentiable
+from .anchored import Anchored, anchor_gradient, as_numpy, as_tensor, described, once_differentiable, own_ids
 from .passes import trains
-from .prefetched import ahead_of, row_of_each_ahead
+from .prefetched import ahead_of, forget, row_of_each_ahead
 
 if TYPE_CHECKING:
     from ..table import Table
@@ -92,10 +92,11 @@ class OverTable(Anchored):
         Returns:
             (which row each id has, of the ids' shape; [U, width] rows; which of them is padding, or None).
         """
-        flat = ids.detach().to("cpu", torch.int64).reshape(-1).numpy()
+        flat = own_ids(ids).reshape(-1)
         distinct, inverse, pulled = self._ahead(flat)
         if self.max_norm is not None and len(distinct):
             self.table.renorm(distinct, self.max_norm, self.norm_type)
+            forget([self.table])
         counts = np.bincount(inverse, minlength=len(distinct)) if by_frequency else None
         batch = _Batch(distinct, (len(distinct), self._width), counts, argmax_only)
         rows = self._rows_of(batch, self.anchor, pulled)
@@ -108,8 +109,7 @@ class OverTable(Anchored):
             ids: integers of any shape.
             anchor: the layer's; looking it up in a module costs as much as finding the rows.
         """
-        # Copied: the caller may fill the tensor with the next batch before the backward pass.
-        flat = np.array(ids.numpy(force=True), np.int64).reshape(-1)
+        flat = own_ids(ids).reshape(-1)
         pulled = row_of_each_ahead(self.table, flat)
         if pulled is None:  # else they are in range: they were pulled
             self._check_range(flat)
@@ -145,8 +145,11 @@ class OverTable(Anchored):
             self._check_range(flat)
         return found
 
-    def _hold(self, batch: _Batch, grads: np.ndarray) -> None:
-        """Keep the gradients of a backward pass, [N, width] float32. Padding has none, not even one of zeros."""
+    def _counted(self, batch: _Batch, grads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What is to be pushed: ids and rows of a backward pass's gradients, [N, width] float32.
+
+        Padding has none, not even one of zeros; and nobody is told that it is not finite.
+        """
         ids = batch.ids
         if batch.counts is not None:
             grads = grads / batch.counts.astype(np.float32)[:, None]
@@ -156,7 +159,7 @@ class OverTable(Anchored):
             keep = there if keep is None else keep & there
         # Copied: PyTorch may make the very memory the gradient of a parameter, which the next pass adds to.
         ids, rows = (ids, np.array(grads, order="C")) if keep is None else (ids[keep], grads[keep])
-        self.gradients.hold([(0, ids, rows)])
+        return ids, rows
 
     def _described(self) -> dict[str, Any]:
         return described(self.table)
@@ -183,7 +186,7 @@ class _Pulled(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *upstreams: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         layer, batch = ctx.held
-        grads = as_numpy(upstreams[0]).reshape(-1, layer._width)
+        ids, rows = layer._counted(batch, as_numpy(upstreams[0]).reshape(-1, layer._width))
         if trains(ctx):
-            layer._hold(batch, grads)
-        return anchor_gradient(ctx.anchor, [grads]), None, None, None
+            layer.gradients.hold([(0, ids, rows)])
+        return anchor_gradient(ctx.anchor, [rows]), None, None, None

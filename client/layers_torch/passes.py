@@ -49,27 +49,34 @@ class Gradients:
         scaler: the GradScaler that scaled what waits, or None.
         mesh: of the processes that `fully_shard` shares the anchor out over, or None.
         ranks: the process group of those who train the model that the layer is in, or None.
-        follow: called before each push: sets learning rates (`rates.py`). None: they stay.
+        unbound: of a copy, which waits for the step of an optimizer that has not been told of it.
+        rates: of the tables, which are set before each push (`rates.py`). None: they stay.
+        loaded_rates: the tables' own, of a state dict, until rates are bound.
     """
 
     def __init__(self, tables: Sequence[Table], scale: float) -> None:
         self.tables = tuple(tables)
         self.scale = scale
-        self.at_step = False
+        self.at_step = self.unbound = False
         self.parameter: Any = None
         self.scaler: Any = None
         self.mesh: Any = None
         self.ranks: Any = None
-        self.follow: Callable[[], None] | None = None
+        self.rates: Any = None
+        self.loaded_rates: list[float] | None = None
         self._held: list[Piece] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Gradients:
         # A copied layer trains the same tables, over the same connection.
         copy = Gradients(self.tables, self.scale)
-        copy.at_step = self.at_step
+        copy.at_step = copy.unbound = self.at_step
         copy.parameter, copy.scaler = deepcopy(self.parameter, memo), self.scaler
-        copy.follow = self.follow
+        copy.rates, copy.loaded_rates = self.rates, self.loaded_rates
         return copy
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.unbound = self.at_step
 
     def meet_ranks(self, anchor: Any) -> None:
         """In a forward pass: find out who else trains the model. Raises InvalidRequest. anchor: of the layer."""
@@ -81,7 +88,15 @@ class Gradients:
             check_scale(self.scale, self.ranks)
 
     def hold(self, pieces: Sequence[Piece]) -> None:
-        """Keep gradients until this backward pass ends. Only from within one. Arrays are kept, not copied."""
+        """Keep gradients until this backward pass ends. Only from within one. Arrays are kept, not copied.
+
+        Raises InvalidRequest: nothing would ever push them.
+        """
+        if self.unbound:
+            raise InvalidRequest(
+                f"a copy of a layer over table {self.tables[0].name!r}, which pushes when an optimizer steps, has no "
+                "optimizer yet, and its gradients would be lost: call push_on_step(optimizer, model) for the copy"
+            )
         task = torch._C._current_graph_task_id()
         with _lock:
             if self.dropped:
@@ -92,6 +107,18 @@ class Gradients:
                 del _passes[next(iter(_passes))]
         if first:
             torch.autograd.Variable._execution_engine.queue_callback(lambda: _end(task))
+
+    @property
+    def own_rates(self) -> list[float] | None:
+        """The tables' own rates, of which those in force may be a part; None: they are those in force."""
+        return self.loaded_rates if self.rates is None else self.rates.own
+
+    def go_on(self, own_rates: list[float]) -> None:
+        """Training goes on in which the tables had these rates of their own."""
+        if self.rates is None:
+            self.loaded_rates = own_rates
+        else:
+            self.rates.go_on(own_rates)
 
     @property
     def dropped(self) -> bool:
@@ -112,6 +139,15 @@ class Gradients:
         """Multiply what waits for a step."""
         with _lock:
             self._held = [(k, ids, grads * np.float32(by)) for k, ids, grads in self._held]
+
+    def hurry(self) -> None:
+        """What the backward pass that this is called in has brought waits for a step now: the optimizer steps in it."""
+        task = torch._C._current_graph_task_id()
+        with _lock:
+            held = _passes.get(task)
+            if held and self.at_step:
+                self._held += [piece for one, pieces in held if one is self for piece in pieces]
+                _passes[task] = [one for one in held if one[0] is not self]
 
     def take(self) -> list[Piece]:
         """What waits for a step; then nothing does."""
@@ -160,8 +196,8 @@ def _by_ranks(some: Iterable[_T], ranks_of: Callable[[_T], Any]) -> list[tuple[A
 def _follow(gradients: Iterable[Gradients]) -> None:
     """Set the learning rates that are to be in force for a push."""
     for one in gradients:
-        if one.follow is not None:
-            one.follow()
+        if one.rates is not None:
+            one.rates.follow()
 
 
 def _push(given: Iterable[Given], ranks: Any, tables: Sequence[Table]) -> None:
@@ -194,7 +230,7 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
     """Push when an optimizer steps, not after each backward pass.
 
     From then on the layers' gradients behave like those of parameters: they add up over several backward passes
-    (gradient accumulation), `optimizer.step()` applies them, `zero_grad()` drops them, and a step that a
+    (gradient accumulation), `optimizer.step()` applies them, each once, `zero_grad()` drops them, and a step that a
     `torch.amp.GradScaler` skips is skipped for the tables too. Only gradients that the model, or your own loop, makes
     zeros in place (`model.zero_grad(set_to_none=False)`) are not seen to be dropped: use the optimizer's `zero_grad`.
 
@@ -226,6 +262,7 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
     for layer in layers:
         gradients = layer.gradients
         gradients.at_step, gradients.parameter, gradients.scaler = True, layer.anchor, scaler
+        gradients.unbound = False
 
     def after(optimizer: Any, args: Any, kwargs: Any) -> None:
         del args, kwargs
@@ -258,6 +295,7 @@ def _ready(optimizer: Any, layers: list[Any]) -> Iterable[Given]:
     found = getattr(optimizer, "found_inf", None)
     skipped = found is not None and bool(found > 0)
     for layer in layers:
+        layer.gradients.hurry()
         dropped, factor = skipped or layer.gradients.dropped, layer.gradients.factor
         for k, ids, grads in layer.gradients.take():
             if not dropped:
@@ -277,3 +315,4 @@ class _Handle:
             gradients = layer.gradients
             gradients.take()
             gradients.at_step, gradients.parameter, gradients.scaler = False, None, None
+            gradients.unbound = False

@@ -92,17 +92,21 @@ class Batch:
         """What is here of a table."""
         return self._tables.get(key_of(table))
 
+    def keys(self) -> Iterable[Key]:
+        """Of its tables."""
+        return self._tables.keys()
+
     def drop(self, keys: Iterable[Key]) -> None:
         """Their rows have changed."""
         for key in keys:
             self._tables.pop(key, None)
 
-    def beside(self, outer: Batch | None) -> Batch:
-        """With what only an outer block has."""
-        return self if outer is None else Batch({**outer._tables, **self._tables})
+    def __len__(self) -> int:
+        return len(self._tables)
 
 
-_current: contextvars.ContextVar[Batch | None] = contextvars.ContextVar("rowloom_prefetched", default=None)
+# Newest first. Blocks need not end in the order in which they began: loops over two loaders take turns.
+_current: contextvars.ContextVar[tuple[Batch, ...]] = contextvars.ContextVar("rowloom_prefetched", default=())
 _batches: weakref.WeakSet[Batch] = weakref.WeakSet()
 
 
@@ -149,22 +153,22 @@ def pull_ahead(client: Client, ids: Mapping[str, Any], wire: str | None = None) 
 @contextlib.contextmanager
 def offered(client: Client, ahead: Mapping[str, Ahead]) -> Generator[None]:
     """Inside, layers of this thread over these tables take their rows from there. ahead: by table name."""
-    outer = _current.get()
-    whole = Batch({(id(client), name): one for name, one in ahead.items()}).beside(outer)
+    batch = Batch({(id(client), name): one for name, one in ahead.items()})
     with _lock:
-        _batches.add(whole)
-    _current.set(whole)
+        _batches.add(batch)
+    _current.set((batch, *filter(len, _current.get())))
     try:
         yield
     finally:
-        # Not by a token: a generator may be closed in another context than it was opened in.
-        _current.set(outer)
+        # Emptied, because a generator may be closed in another context than it was opened in.
+        with _lock:
+            batch.drop(list(batch.keys()))
+        _current.set(tuple(filter(len, _current.get())))
 
 
 def ahead_of(table: Table) -> Ahead | None:
     """What was pulled ahead of a table and still holds."""
-    batch = _current.get()
-    return None if batch is None else batch.table(table)
+    return next((found for batch in _current.get() if (found := batch.table(table)) is not None), None)
 
 
 def row_of_each_ahead(table: Table, ids: np.ndarray) -> np.ndarray | None:

@@ -12,24 +12,28 @@ from ..layers.rates import FollowedRate
 from .passes import Gradients, layers_of
 
 if TYPE_CHECKING:
-    from ..table import Table
+    pass
 
 
-class _Followed:
+class _Followed(FollowedRate):
     """The rates of a layer's tables, in proportion to that of a group of parameters.
 
     Args:
-        group: the optimizer's.
-        tables: of the layer.
+        optimizer: whose rate.
+        at: number of the group. Not the group: `load_state_dict` makes others.
+        gradients: of the layer.
     """
 
-    def __init__(self, group: dict[str, Any], tables: tuple[Table, ...]) -> None:
-        self._group = group
+    def __init__(self, optimizer: Any, at: int, gradients: Gradients) -> None:
+        self._optimizer, self._at = optimizer, at
+        group = optimizer.param_groups[at]
         # Schedulers keep there what they begin from: theirs may be warming up already.
-        self._followed = FollowedRate(tables, float(group.get("initial_lr", group["lr"])))
+        first = float(group.get("initial_lr", group["lr"]))
+        super().__init__(gradients.tables, first, gradients.loaded_rates)
 
-    def __call__(self) -> None:
-        self._followed(float(self._group["lr"]))
+    def follow(self) -> None:
+        """Set the rates that are to be in force. Raises as `Table.set_lr`."""
+        self(float(self._optimizer.param_groups[self._at]["lr"]))
 
 
 def bind_lr(optimizer: Any, model: Any, *, group: int | None = None) -> None:
@@ -38,7 +42,8 @@ def bind_lr(optimizer: Any, model: Any, *, group: int | None = None) -> None:
     A table keeps its own rate while the optimizer has the one that it begins with; when the optimizer has a part of
     that, the table has the same part of its own. It is looked at before each push, and set on all shards when it has
     changed: a few milliseconds. A scheduler that steps once an epoch costs nothing, one that steps with each batch that
-    much.
+    much. A checkpoint of a model that is bound keeps the tables' own rates: bind again when training goes on, before or
+    after it is loaded.
 
     Args:
         optimizer: of the model's dense part, also with schedulers on it.
@@ -58,20 +63,21 @@ def bind_lr(optimizer: Any, model: Any, *, group: int | None = None) -> None:
     if not layers:
         raise InvalidRequest("the model has no layer over a table, so there is no rate to bind")
     follow = [
-        (layer.gradients, _Followed(_group_of(optimizer, layer, group), layer.gradients.tables))
+        (layer.gradients, _Followed(optimizer, _group_of(optimizer, layer, group), layer.gradients))
         for layer in layers
     ]
     for gradients, followed in follow:
         assert isinstance(gradients, Gradients)
-        gradients.follow = followed
+        gradients.rates, gradients.loaded_rates = followed, None
 
 
-def _group_of(optimizer: Any, layer: Any, group: int | None) -> dict[str, Any]:
+def _group_of(optimizer: Any, layer: Any, group: int | None) -> int:
+    groups = optimizer.param_groups
     if group is not None:
-        return optimizer.param_groups[group]
-    for some in optimizer.param_groups:
+        return range(len(groups))[group]
+    for at, some in enumerate(groups):
         if any(parameter is layer.anchor for parameter in some["params"]):
-            return some
+            return at
     raise InvalidRequest(
         "the optimizer has no anchor of a layer in the model: make it of all of model.parameters(), or say which of "
         "its groups the tables follow (group=0)"

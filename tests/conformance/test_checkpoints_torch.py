@@ -12,6 +12,7 @@ from resumed import STEPS, a_batch, a_client, assert_same_bits, rows_of  # noqa:
 from rowloom.client import InvalidRequest, newest_snapshot  # noqa: E402
 from rowloom.client.layers_torch import (  # noqa: E402
     Embedding,
+    bind_lr,
     load_checkpoint,
     push_on_step,
     save_checkpoint,
@@ -45,13 +46,20 @@ def step(model, optimizer, number):
     return loss.item()
 
 
-def trained(folder, stop=None):
-    """From the newest checkpoint on, to the end or until it is stopped behind a checkpoint. Losses, rows, weights."""
+def trained(folder, stop=None, *, bound=""):
+    """From the newest checkpoint on, to the end or until it is stopped behind a checkpoint. Losses, rows, weights.
+
+    bound: the tables' rates follow the schedule, from "before" or "after" a checkpoint is loaded on.
+    """
     with a_client(folder, newest_snapshot(folder / "snapshots", having="checkpoint")) as client:
         model, optimizer, schedule = made(client)
         begin = 0
+        if bound == "before":
+            bind_lr(optimizer, model)
         if client.restored:
             begin = load_checkpoint(client, model, optimizer, schedule=schedule)["step"]
+        if bound == "after":
+            bind_lr(optimizer, model)
         losses = []
         for number in range(begin, STEPS):
             losses.append(step(model, optimizer, number))
@@ -73,6 +81,16 @@ def test_stopped_at_any_step_and_gone_on_is_uninterrupted_to_the_bit(tmp_path):
         assert before + after == losses, f"stopped at {stop}"
         assert_same_bits(their_rows, rows)
         assert_same_bits(their_weights, weights)
+
+
+@pytest.mark.parametrize("bound", ["before", "after"])
+def test_rates_that_follow_a_schedule_went_on_from_another_one_or_stood_still(tmp_path, bound):
+    losses, rows, weights = trained(tmp_path / "whole", bound=bound)
+    before, _, _ = trained(tmp_path / "stopped", 7, bound=bound)
+    after, their_rows, their_weights = trained(tmp_path / "stopped", bound=bound)
+    assert before + after == losses
+    assert_same_bits(their_rows, rows)
+    assert_same_bits(their_weights, weights)
 
 
 def test_what_would_be_half_a_model_is_refused_and_nothing_is_filled(tmp_path):
