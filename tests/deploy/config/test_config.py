@@ -181,7 +181,7 @@ tables:
   - {name: a, num_embeddings: abc, optimizer: {adagrad: {lrr: 1, lr: -1, eps: -1}}, initializer: {normal: {std: x}}}
   - {name: b, partition: div}
   - {name: b, dim: 5000, hash_ids: 3}
-  - {name: c, optimizer: {sgd: {nesterov: true, learning_rate: 1.0}}}
+  - {name: c, optimizer: {sgd: {nesterov: true}}}
   - {dim: 4}
   - 5
   - name: d
@@ -216,7 +216,6 @@ tables:
         "tables[3].hash_ids": "must be true or false, got 3",
         "tables[3].name": "is the name of tables[2] too, got 'b'",
         "tables[4].optimizer.sgd.nesterov": "must be false without momentum, got true",
-        "tables[4].optimizer.sgd.learning_rate": "is no key here; did you mean 'lr'?",
         "tables[5].name": "is required",
         "tables[6]": "must be a mapping",
         "tables[7].optimizer.adam.mode": "got 'dens'; did you mean 'dense'?",
