@@ -168,6 +168,7 @@ def up(
         from .operate.clusters import up as start
         from .operate.left import shards_at_start, storage_away
         from .operate.status import in_memory, summary
+        from .snapshots.resuming import goes_on_with
 
     wanted, path = _wanted(config, name, home)
     directory = directory_of(home)
@@ -183,7 +184,9 @@ def up(
             result = start(wanted, directory, starting.say, file=file)
     record = result.record
     shards = result.shards or wanted.shards
-    well = result.status is None or summary(result.status)["healthy"]
+    state = summary(result.status) if result.status is not None else None
+    went_on = goes_on_with(state, record.storage) if state is not None and result.started else None
+    well = state is None or state["healthy"]
     started = "is up" if well else "is started, and not all of it serves"
     how = started if result.started else "has a new coordinator" if result.taken_over else "runs already"
     found = f", from ./{path}" if path is not None else ", no ./deploy.yaml here"
@@ -201,9 +204,10 @@ def up(
             "durability": wanted.durability,
             "config": str(path) if path is not None else None,
             "earlier_snapshots": result.passed_over.to_json() if result.passed_over is not None else None,
+            "goes_on": went_on.to_json() if went_on is not None else None,
         },
         f"{record.name} {how}: {counted(shards, 'shard')} ({record.launcher}{taken}), coordinator "
-        f"{record.address}\n"
+        f"{record.address}{f'; it {went_on}' if went_on is not None else ''}\n"
         f"    client = {record.to_connect}",
     )
     if result.started and wanted.durability == "memory" and not as_json:
@@ -216,10 +220,12 @@ def up(
     if result.passed_over is not None:
         told = result.passed_over.after_start(directory.option(record.name), str(path or "FILE"))
         sys.stderr.write(f"rowloom: {told}\n")
-    if result.status is not None:
+    if went_on is not None and not as_json:
+        sys.stderr.write(went_on.warning(directory.option(record.name), str(path or "FILE")))
+    if result.status is not None and state is not None:
         if away := storage_away(result.status, directory):
             sys.stderr.write(f"rowloom: {away}\n")
-        check_serving(summary(result.status), options=directory.option(record.name))
+        check_serving(state, options=directory.option(record.name))
 
 
 @app.command()
@@ -239,7 +245,7 @@ def status(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show each shard's node, address, epoch, rows, bytes, rates and health. Exit code 3 if one does not serve."""
+    """Show each shard: its node, address, rows, rates and health. Exit code 3 if one does not serve."""
     from .operate.left import storage_away
     from .operate.status import render_status, summary
 
@@ -294,7 +300,7 @@ def plan(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what `apply` would change, the memory that each shard needs, and what would be uneven. Changes nothing."""
+    """Show what `apply` would change, and the memory that it takes. Also what would be uneven. Changes nothing."""
     from .operate.planning import plan as compare
     from .operate.skew import to_json
     from .operate.status import render_plan, starts, summary
@@ -333,7 +339,9 @@ def apply(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a running cluster to a config: tables, learning rates, standbys; rows are moved to the new shards.
+    """Bring a running cluster to a config, while trainers go on.
+
+    Tables, learning rates, standbys; rows are moved to the new shards.
 
     With another `ray.runtime_env`, or --restart, every server is started anew, one after the other, while trainers
     go on; on Ray the coordinator, too.

@@ -86,7 +86,7 @@ def import_(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fill a table from a file, block by block: a file larger than memory works."""
+    """Fill a table from a file, block by block. A file larger than memory works."""
     from .importing import ImportTarget, check_formats, check_order, import_file
     from .operate.status import summary
 

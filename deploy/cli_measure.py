@@ -23,10 +23,16 @@ def demo(
         Path | None, typer.Option(help="A text file or folder; none: Python's own source.")
     ] = None,
     plot: Annotated[Path, typer.Option(help="Where the loss curve goes.")] = Path("rowloom-demo.png"),
-    launcher: Annotated[str, typer.Option(help="A launcher of deploy.yaml, or embedded (threads).")] = "ray",
+    launcher: Annotated[
+        str,
+        typer.Option(
+            metavar="local|ray|embedded",
+            help="Where shards run: processes of this machine, a local Ray, or threads of this process.",
+        ),
+    ] = "ray",
     as_json: AsJson = False,
 ) -> None:
-    """Train word embeddings on two shards, scale to three in the middle, and check that nothing was lost."""
+    """Train word embeddings while two shards become three. It checks that nothing was lost."""
     from .config.launchers import check_launcher
     from .demo.demo import report, run_demo
     from .demo.demo_cluster import LAUNCHERS_OF_DEMO
@@ -53,7 +59,7 @@ def bench(
     plot: Annotated[Path | None, typer.Option(help="Where a picture goes.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure pull, push and step beside plain sockets that move the same bytes in the same run."""
+    """Measure pull, push and step beside plain sockets. These move the same bytes in the same run."""
     from .bench.bench import RIVALS, report, run_bench
 
     if against is not None and against not in RIVALS:

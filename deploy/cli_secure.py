@@ -14,7 +14,7 @@ secure = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Make certificates and tokens for a cluster, and change who may do what.",
+    help="Make certificates and tokens, and change who may do what.",
 )
 Folder = Annotated[Path, typer.Option("--dir", help="The folder that `rowloom secure init` made.")]
 Hosts = Annotated[

@@ -72,7 +72,7 @@ def snapshot(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take a snapshot of a cluster while trainers go on: rows, slots, steps, and who pushed what."""
+    """Take a snapshot of a cluster while trainers go on. It has rows, slots, steps, and who pushed what."""
     from ..proto.snapshots.extra import encode_extra
     from .operate.status import summary
 
@@ -166,7 +166,7 @@ def snapshots(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """List snapshots: size, rows, time, and what is wrong with those that cannot be used.
+    """List snapshots: size, rows, time, and why some cannot be used.
 
     Of each it is looked whether its manifest can be read and its files are there, in their sizes: `rowloom verify URL`
     reads them. A cluster need not run: of one that is down its storage is known. Those with a * the cluster took by
@@ -285,7 +285,7 @@ def restore(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start a new cluster with all that a snapshot holds: rows, slots, steps, rates, and who pushed what.
+    """Start a new cluster with all that a snapshot holds. These are rows, slots, steps, rates, and who pushed what.
 
     The config says how many shards it has and how its tables are partitioned, whatever it was before; tables that the
     snapshot lacks are made. It is there whole, or not at all. With --until it begins as the cluster that took the

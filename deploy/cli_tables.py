@@ -78,9 +78,7 @@ def drop(
         state = summary(now)
         rows = table_of(state, table)["rows"]
         check_serving(state, "nothing was changed", options=options)
-        confirm(
-            f"Dropping table {table!r} of {state['name']!r} loses its {rows:,} rows.", yes, ask_nobody=False
-        )
+        confirm(f"Dropping table {table!r} of {state['name']!r} loses its {rows:,} rows.", yes)
         remote.drop_table(table)
     show(
         as_json,

@@ -27,7 +27,7 @@ def main(storage="resume", rule="adagrad"):
         bags = {name: EmbeddingBag(client.table(name), mode="sum") for name in SIZES}
         model = DLRM(bags)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        begin = load_checkpoint(client, model, optimizer)["step"] if client.restored else 0
+        begin = load_checkpoint(client, model, optimizer)["step"] if found or client.restored else 0
         for step, (numbers, ids, clicked) in enumerate(clicks(STEPS)):
             if step < begin:
                 continue

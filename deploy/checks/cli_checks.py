@@ -53,7 +53,7 @@ def inspect(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show rows: the shard that owns each, its place there, weights, slots, and whether it was ever trained.
+    """Show rows: their shard, place, weights and slots. Also whether each was ever trained.
 
     A row that was never trained shows its initial value, and has no slots.
     """
@@ -165,7 +165,7 @@ def doctor(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check this machine, the storage, Ray, and the clusters known here. Exit code 1 if there is a fault.
+    """Check this machine, storage, Ray and the clusters known here. Exit code 1 if there is a fault.
 
     Each fault comes with what mends it. It changes nothing; where it tries to write it leaves nothing.
     """

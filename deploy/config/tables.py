@@ -23,6 +23,8 @@ _EXAMPLES: dict[type[Recipe], str] = {
     Constraint: "a constraint, as {clip_norm: 1.0}",
 }
 
+OTHERWISE = {"learning_rate": "lr"}  # what Keras calls it, which is like none of our keys
+
 
 def tables_from_list(value: Any, faults: list[Fault]) -> list[TableSpec]:
     """The specs; what is wrong is appended to `faults`."""
@@ -142,7 +144,9 @@ def _known(value: Mapping[Any, Any], names: list[str], path: str, faults: list[F
     for key in value:
         if key not in names:
             problem = "is no key here" if names else "is no key here, where nothing is to be said"
-            faults.append(Fault(below(path, key), ABSENT, problem, near(key, names), tuple(names)))
+            meant = OTHERWISE.get(key)
+            meant = meant if meant in names else near(key, names)
+            faults.append(Fault(below(path, key), ABSENT, problem, meant, tuple(names)))
     return {str(k): v for k, v in value.items() if k in names}
 
 

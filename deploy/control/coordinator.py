@@ -31,6 +31,7 @@ from ...proto.errors import (
 from ...proto.layout import Layout, ShardAddress
 from ...proto.optimizers import checked_rate
 from ...proto.spec import TableEntry, TableSpec
+from ..config.words import told_apart
 from ..launch.launcher import addresses
 from .effects import Calls, Commit, Launch, NotStored, Program, ServerCall, Sleep, Stop, Stored, call_all
 from .lineage import recovery_points
@@ -359,10 +360,9 @@ class Coordinator:
         """
         known = self.state.tables.get(spec.name) or self.state.making.get(spec.name)
         if known is not None and not known.is_made_by(spec):
-            differences = "; ".join(known.spec.differences(spec))
             raise TableExists(
-                f"table {spec.name!r} exists with another spec ({differences}; 'here' is the one that exists): "
-                "use that spec, another name, or drop the table first"
+                f"table {spec.name!r} exists with another spec ({told_apart(known.spec, spec)}): use that spec, "
+                "another name, or drop the table first"
             )
         if spec.name in self.state.tables:
             return self.state.tables[spec.name]

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 def drain(
     node: NodeName, name: Name = None, address: Address = None, home: Home = None, as_json: AsJson = False
 ) -> None:
-    """Take everything off a node of Ray, while trainers go on: shards start elsewhere, and so does the coordinator.
+    """Take everything off a node of Ray, while trainers go on. Shards start elsewhere, and so does the coordinator.
 
     Standbys that are there end, and others are made on other nodes, if there is one that their shard is not on.
     Nothing is started there any more, until `rowloom undrain`. Refused, with nothing changed, if the others have no

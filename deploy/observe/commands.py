@@ -45,7 +45,7 @@ def top(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what each shard and table does: rows and bytes a second, times of calls, skew, memory. Ctrl-C ends it."""
+    """Show what each shard and table does now. Rows and bytes a second, times of calls, skew, memory. Ctrl-C ends."""
     from .history import History
 
     with cluster(name, address, home) as (remote, earlier, _):
@@ -111,7 +111,7 @@ def hot(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show which ids are pulled and pushed most, and how much of all that is each. Takes the right to pull."""
+    """Show which ids are pulled and pushed most. And how much of all that is each. Takes the right to pull."""
     from ..operate.status import render_hottest, summary
     from .hot import as_json as plain
     from .hot import hottest_of

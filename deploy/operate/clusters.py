@@ -16,6 +16,7 @@ from ..config.launchers import LAUNCHERS
 from ..launch.cluster_folder import config_of
 from ..launch.processes import is_running, is_stopped, wait_for_end
 from ..snapshots.earlier import EarlierSnapshots, passed_over
+from ..snapshots.resuming import and_checkpoint
 from .directory import Addressed, ClusterDirectory, DamagedRecord, Record
 from .launchers import Tell, launcher_of
 from .left import check_goes_on, check_not_live, is_kept, lacks_logs, not_there, placed
@@ -354,6 +355,7 @@ def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unrea
         return Unreachable(
             f"{what} is down, and its rows are kept in {record.storage}: `rowloom up --name {record.name}`, or `up` "
             f"with its config, goes on from them; `rowloom down{option}` removes them"
+            f"{and_checkpoint(record.storage, option)}"
         )
     if record.launcher and not record.address:
         if directory.is_locked(record.name):
@@ -387,7 +389,7 @@ def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unrea
         if is_kept(record):
             return Unreachable(
                 f"{what} has ended, not by a command of this home; its rows are in its logs: "
-                f"{up_of(record.name, directory)} goes on from them"
+                f"{up_of(record.name, directory)} goes on from them{and_checkpoint(record.storage, option)}"
             )
         if lacks_logs(record, config_of(folder_of(record.name, directory))):
             return Unreachable(

@@ -154,18 +154,17 @@ def _needed_beside(storage: str, unwanted: Collection[str]) -> frozenset[str]:
 
 def check_nothing_kept(storage: str | None, state: ClusterState | None) -> None:
     """Raise InvalidRequest if there is a cluster to go on from, which a new one in its place would pass over."""
-    cluster_id = _goes_on(storage, state)
-    if cluster_id is not None:
-        raise InvalidRequest(
-            f"the storage {storage} holds the logs of cluster {cluster_id!r}, which can go on: `rowloom up` "
-            "with its config. Nothing was started. A restore under another `name` and `storage` leaves it as it is. "
-            f"`rowloom up` and then `rowloom down` would end it for good, and remove its logs{_and_short(storage)}"
-        )
-
-
-def _and_short(storage: str | None) -> str:
+    if state is None or _goes_on(storage, state) is None:
+        return
     short = going_named(known_going(storage)) if storage is not None else ""
-    return f" and {short}: none of them can be restored then" if short else ""
+    also = f", with its logs and {short}: none of them can be restored then" if short else ""
+    down = f"`rowloom down --name {state.name} --yes`"
+    raise InvalidRequest(
+        f"the storage {storage} holds the logs of cluster {state.name!r}, which can go on, by `rowloom up` with its "
+        f"config. Nothing was started. To go back to the snapshot in its place: {down} ends it, and its rows since the "
+        f"snapshot are lost{also}; then this `rowloom restore` again. If no cluster of that name is known here, "
+        "`rowloom up` first makes it known. Under another `name` and `storage` a restore leaves it as it is"
+    )
 
 
 def _goes_on(storage: str | None, state: ClusterState | None) -> str | None:

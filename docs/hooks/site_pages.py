@@ -12,6 +12,10 @@ from contract_pages import errors_page, snapshot_page, source_page, wire_page
 from mkdocs.structure.files import File, Files
 
 PROJECT = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"}
+FACES_AT = {path: f"reference/{module.rpartition('.')[2]}.md" for module, path in FACES.items()}
+DESCRIBED = FACES_AT | {
+    "proto/errors.py": "reference/errors.md"
+}  # sources that a page of the reference is made from
 MEASURED = "<!-- measured -->"  # in docs/benchmarks.md; figures have one place, the README
 
 
@@ -24,7 +28,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def pages() -> dict[str, str]:
     """Every page that is made, by its place in the site."""
-    made = {f"reference/{module.rpartition('.')[2]}.md": api_page(module) for module in FACES}
+    made = {FACES_AT[path]: api_page(module) for module, path in FACES.items()}
     made |= {
         "reference/cli.md": cli_page(),
         "reference/config.md": config_page(),
@@ -71,6 +75,8 @@ def site_place(place: str) -> str | None:
     """Where on the site a file of the repository is; None: it is no page."""
     if place.startswith("docs/"):
         return place.removeprefix("docs/")
+    if place in DESCRIBED:
+        return DESCRIBED[place]
     if place in PROJECT:
         return f"project/{place}"
     if place.startswith("examples/") and place.endswith(".py"):

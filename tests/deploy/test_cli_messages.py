@@ -262,3 +262,19 @@ def test_a_package_that_is_missing_is_named_with_how_to_install_it(monkeypatch, 
     assert (
         capsys.readouterr().err == "rowloom: a Parquet file needs pyarrow: pip install 'rowloom[parquet]'\n"
     )
+
+
+def test_the_help_cut_what_commands_do_in_the_middle(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out, _ = cli.run("--help")
+    commands = out.partition("Commands:\n")[2].splitlines()
+    assert len(commands) > 25
+    assert [line for line in commands if "..." in line or not line.endswith(".") or len(line) > 80] == []
+
+
+def test_the_help_of_the_demo_did_not_say_which_launchers_there_are(cli):
+    from rowloom.deploy.demo.demo_cluster import LAUNCHERS_OF_DEMO
+
+    out, _ = cli.run("demo", "--help")
+    (choices,) = [line.split()[1] for line in out.splitlines() if line.strip().startswith("--launcher")]
+    assert sorted(choices.strip("<>").split("|")) == sorted(LAUNCHERS_OF_DEMO)

@@ -25,6 +25,11 @@ def test_the_site_is_built_without_a_broken_link_or_anchor(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     missing = [name for name in SHOWN if not (tmp_path / name).exists()]
     assert not missing
+    for name in ("layers_torch", "errors"):  # of a link to the file that the page is made from
+        page = "torch" if name == "layers_torch" else "numpy"
+        assert f'href="../reference/{name}.html"' in (tmp_path / f"howto/{page}.html").read_text(
+            encoding="utf-8"
+        )
     assert "Million rows a second" in (tmp_path / "benchmarks.html").read_text(encoding="utf-8")
     for page in tmp_path.rglob("*.html"):
         found = LOADED.search(page.read_text(encoding="utf-8"))

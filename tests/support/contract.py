@@ -227,7 +227,7 @@ class Contract:
                 table.push(ids, grads)
         with pytest.raises(ValueError, match=r"ids\[1, 0\] is 99"):
             table.pull([[1], [99]])
-        with pytest.raises(TableExists, match="dim: 2 here, 3 there"):
+        with pytest.raises(TableExists, match="the table that exists has dim=2; you asked for dim=3"):
             client.create_table(TableSpec("bad", 10, dim=3, optimizer=SGD(lr=1.0), initializer=Zeros()))
         with pytest.raises(TableNotFound, match="no table 'absent'"):
             client.table("absent")

@@ -40,6 +40,13 @@ def test_a_key_written_twice_was_reported_alone(tmp_path):
     ]
 
 
+def test_the_rate_by_its_name_of_keras_was_no_key_and_near_to_none():
+    optimizers = ({"adagrad": {"learning_rate": 0.05}}, {"adam": {"lr": {"cosine": {"learning_rate": 0.1}}}})
+    for optimizer in optimizers:
+        faults = said({"tables": [{"name": "t", "dim": 4, "optimizer": optimizer}]})
+        assert "learning_rate: is no key here; did you mean 'lr'?" in faults[0]
+
+
 def said(value: object) -> list[str]:
     """What is said of each fault; nothing if there is none."""
     try:
