@@ -82,7 +82,8 @@ def load_checkpoint(
         Unavailable: the cluster does not answer.
 
     Example:
-        >>> begin = load_checkpoint(client, model, optimizer)["step"] if client.restored else 0
+        >>> found = newest_snapshot(folder, having="checkpoint")
+        >>> begin = load_checkpoint(client, model, optimizer)["step"] if found or client.restored else 0
     """
     kept, state = checkpoints.load(client, "torch", path)
     parts = {"model": model, "optimizer": optimizer, **others}
