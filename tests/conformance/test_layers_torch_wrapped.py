@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 STEPS = int(os.environ.get("ROWLOOM_RANK_STEPS", "12"))
 OUTSIDE = ["plain", "at_step", "views many"]
 UNUSED = ["unused", "unused at_step views", "static", "static at_step"]
-KINDS = [*OUTSIDE, *UNUSED, "reentrant", "alone", "join"]
+KINDS = [*OUTSIDE, *UNUSED, "reentrant", "alone", "join", "join thrown"]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,8 @@ def test_a_module_used_by_itself_pushes_by_itself(said):
     assert said["alone"] == ["done"] * 2
 
 
-def test_ranks_that_may_run_out_of_batches_are_refused(said):
+def test_ranks_that_may_run_out_of_batches_are_refused_unless_all_stop_then(said):
     assert all(
         re.search(r"in join\(\) of DistributedDataParallel: .* as many batches", s) for s in said["join"]
     )
+    assert all(re.search("exhausted (all )?inputs", s) for s in said["join thrown"]), said["join thrown"]

@@ -6,7 +6,8 @@ Each KIND has its own tables, "a0" and "b0" for the first, and its own process g
 It is made of words: "unused", find_unused_parameters, where each rank uses some layers or none; "static", static_graph,
 where the first rank never uses a layer; "views", gradient_as_bucket_view; "at_step", push_on_step; "many",
 collections; "reentrant", layers in checkpoints, each of which is a backward pass of its own; "alone", a pass of the
-module by itself; "join". Prints for each "done", or what went wrong.
+module by itself; "join", where one rank has more batches; "thrown", all stop when one has none left.
+Prints for each "done", or what went wrong.
 """
 
 import datetime
@@ -124,7 +125,7 @@ def train(client, tables, rank, kind, count):
 
 
 def train_alone(client, tables, rank, kind):
-    """One rank trains the module by itself, which averages nothing."""
+    """One rank trains the module by itself, which averages nothing; without sync, both train the wrapped one."""
     ours, _ = pairs(client, tables, kind)
     wrapped = DDP(ours)
     wrapped(dict.fromkeys(NAMES, torch.tensor([1]))).sum().backward()
@@ -135,6 +136,10 @@ def train_alone(client, tables, rank, kind):
     torch.distributed.barrier()
     changed = np.flatnonzero((tables["a"].pull(np.arange(ROWS)) != before).any(axis=1))
     assert list(changed) == [2], f"rows {list(changed)} changed"
+    with wrapped.no_sync():
+        wrapped(dict.fromkeys(NAMES, torch.tensor([3]))).sum().backward()
+    step = np.abs(tables["a"].pull(np.array([3])) - before[3]).max()
+    assert abs(step - 0.1) < 1e-5, f"Adagrad's first step is of 0.1, not of {step}: each rank took one"
 
 
 def outcome(client, tables, rank, kind, count):
@@ -143,8 +148,9 @@ def outcome(client, tables, rank, kind, count):
             train_alone(client, tables, rank, kind)
         elif "join" in kind:
             model = DDP(pairs(client, tables, kind)[0])
-            with model.join():
-                model(dict.fromkeys(NAMES, torch.tensor([1])))
+            with model.join(throw_on_early_termination="thrown" in kind):
+                for _ in range(1 + rank):
+                    model(dict.fromkeys(NAMES, torch.tensor([1]))).sum().backward()
         else:
             train(client, tables, rank, kind, count)
     except Exception as e:
