@@ -20,6 +20,7 @@ from ...proto.errors import InvalidRequest
 from ..layers.together import push_together
 from .prefetched import forget
 from .ranks import Given, check_scale, check_whole, push_of_ranks, ranks_here
+from .wrapped import Wrapped, wrapped_here
 
 if TYPE_CHECKING:
     from ..table import Table
@@ -48,7 +49,8 @@ class Gradients:
         parameter: the anchor as that optimizer has it: with fully sharded models, not the one of the backward pass.
         scaler: the GradScaler that scaled what waits, or None.
         mesh: of the processes that `fully_shard` shares the anchor out over, or None.
-        ranks: the process group of those who train the model that the layer is in, or None.
+        ranks: the process group of those who push together what there is to push, or None.
+        wrapped: the DistributedDataParallel model that the layer is in, or None.
         unbound: of a copy, which waits for the step of an optimizer that has not been told of it.
         rates: of the tables, which are set before each push (`rates.py`). None: they stay.
         loaded_rates: the tables' own, of a state dict, until rates are bound.
@@ -62,6 +64,7 @@ class Gradients:
         self.scaler: Any = None
         self.mesh: Any = None
         self.ranks: Any = None
+        self.wrapped: Wrapped | None = None
         self.rates: Any = None
         self.loaded_rates: list[float] | None = None
         self._held: list[Piece] = []
@@ -83,9 +86,20 @@ class Gradients:
         if not torch.is_grad_enabled():  # an evaluation between a forward pass and its backward one
             return
         check_whole(anchor)
-        self.ranks = ranks_here(self.mesh)
-        if self.ranks is not None:
-            check_scale(self.scale, self.ranks)
+        self.wrapped = wrapped_here(self) or self.wrapped
+        ranks = ranks_here(self.mesh) if self.wrapped is None else self.wrapped.group()
+        if ranks is not None:
+            check_scale(self.scale, ranks)
+        if self.wrapped is None:  # else the backward pass tells
+            self.ranks = ranks
+
+    def follow_wrapper(self) -> None:
+        """At the end of a backward pass: push together if the wrapper averages in this pass what parameters get."""
+        if self.wrapped is None:
+            return
+        ranks = self.wrapped.group()
+        if ranks is not None or not self.at_step:  # what waits is averaged if any of its passes was
+            self.ranks = ranks
 
     def hold(self, pieces: Sequence[Piece]) -> None:
         """Keep gradients until this backward pass ends. Only from within one. Arrays are kept, not copied.
@@ -153,6 +167,8 @@ class Gradients:
         """What waits for a step; then nothing does."""
         with _lock:
             held, self._held = self._held, []
+            if self.wrapped is not None:
+                self.ranks = None
         return held
 
 
@@ -172,7 +188,29 @@ def trains(node: Any) -> bool:
 
 
 def _end(task: int) -> None:
-    """A backward pass is over: push what does not wait for a step."""
+    """A backward pass is over."""
+    with _lock:
+        wrapped = any(gradients.wrapped is not None for gradients, _ in _passes.get(task, []))
+    if wrapped:  # after the wrapper: in the same order on every rank, and it knows what it still awaits
+        torch.autograd.Variable._execution_engine.queue_callback(lambda: _after_wrappers(task))
+    else:
+        _close(task)
+
+
+def _after_wrappers(task: int) -> None:
+    with _lock:
+        held = list(_passes.get(task, []))
+    for gradients, _ in held:
+        gradients.follow_wrapper()
+    try:
+        _close(task)
+    finally:
+        for wrapped in {id(g.wrapped): g.wrapped for g, _ in held if g.wrapped is not None}.values():
+            wrapped.passed()
+
+
+def _close(task: int) -> None:
+    """Push what does not wait for a step."""
     with _lock:
         held = _passes.pop(task, [])
         for gradients, pieces in held:

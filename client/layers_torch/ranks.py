@@ -3,7 +3,8 @@
 Why it is so. Both average the ranks' gradients, then every rank steps. Were each rank to push its own rows' gradients,
 a table would step once for each rank: the same for SGD, another result for Adagrad and Adam. So the first rank gathers
 them and pushes once, and what became of that push is told to all: none pulls before it is done.
-Both call of every rank the same layers, so every rank comes to the same gatherings in the same order.
+Every rank comes to the same gatherings in the same order: `fully_shard` calls of each the same layers, and what the
+other does is in `wrapped.py`.
 """
 
 # The framework's types are unknown where it is not installed, and mostly so where it is.
@@ -15,7 +16,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch  # pyright: ignore[reportMissingImports]
 import torch.distributed as dist  # pyright: ignore[reportMissingImports]
 
 from ...proto.errors import InvalidRequest, RowloomError, Unavailable
@@ -31,22 +31,14 @@ _Plain = tuple[str, np.ndarray, np.ndarray]
 
 
 def ranks_here(mesh: Any) -> Any:
-    """The process group of those who train the model whose forward pass this is in; None: nobody else does.
+    """The process group over which `fully_shard` shares a layer's anchor out; None: nobody else trains it.
 
     Args:
-        mesh: that `fully_shard` shares the layer's anchor out over, or None.
+        mesh: of the anchor, or None.
 
     Raises:
         NotImplementedError: a mesh that is neither of one axis nor of all processes.
     """
-    if not dist.is_available():
-        return None
-    model = torch.nn.parallel.DistributedDataParallel._get_active_ddp_module()  # pyright: ignore[reportPrivateUsage]
-    group = _group_of(mesh) if model is None else model.process_group
-    return group if group is not None and dist.get_world_size(group) > 1 else None
-
-
-def _group_of(mesh: Any) -> Any:
     if mesh is None or mesh.size() == 1:
         return None
     if mesh.ndim == 1:
