@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ...proto.errors import InvalidRequest
@@ -17,26 +17,37 @@ class FollowedRate:
     Args:
         tables: that follow it.
         first: the optimizer's rate at which they have their own.
+        begun: what `begun` said of the same tables before they were restored, by name; None: they begin now.
 
     Raises:
         InvalidRequest: first is not above 0, or a table has a schedule of its own.
     """
 
-    def __init__(self, tables: Iterable[Table], first: float) -> None:
-        if not first > 0:
+    def __init__(
+        self, tables: Iterable[Table], first: float, begun: Mapping[str, Sequence[float]] | None = None
+    ) -> None:
+        if begun is None and not first > 0:
             raise InvalidRequest(
                 f"the optimizer's learning rate is {first:g}, and rates in proportion to that are none: bind "
                 "before a scheduler lowers it"
             )
-        self._tables = [(table, _own_rate(table)) for table in tables]
-        self._first = self._last = first
+        self._tables = [(table, _own_rate(table), first) for table in tables]
+        self._last: float | None = first
+        if begun is not None:  # the rates of now are parts of those
+            self._tables = [(table, *begun[table.name]) for table, _, _ in self._tables]
+            self._last = None
+
+    @property
+    def begun(self) -> dict[str, list[float]]:
+        """Of each table by name: its own rate, and that of the optimizer then."""
+        return {table.name: [own, first] for table, own, first in self._tables}
 
     def __call__(self, rate: float) -> None:
         """The optimizer's rate now: sent to the shards if it has changed. Raises as `Table.set_lr`."""
         if rate == self._last:
             return
-        for table, own in self._tables:
-            now = own * (rate / self._first)
+        for table, own, first in self._tables:
+            now = own * (rate / first)
             if table.spec.optimizer.lr != now:  # another layer over this table may have been first
                 table.set_lr(now)
         self._last = rate
