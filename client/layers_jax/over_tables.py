@@ -32,6 +32,8 @@ class OverTables:
         self._backward = backward
         self._differentiable = jax.custom_vjp(lambda anchor, *given: self._pulled(*given))
         self._differentiable.defvjp(self._forward, self._pushed)
+        self._once = jax.custom_jvp(self._push_in_program)
+        self._once.defjvp(self._refuse_second)
 
     @property
     def anchor(self) -> Any:
@@ -68,13 +70,28 @@ class OverTables:
         return tuple(self._backward.pull(ids))
 
     def _forward(self, anchor: Any, *given: tuple[Any, ...]) -> tuple[Any, Any]:
-        del anchor
-        return self._pulled(*given), given
+        return self._pulled(*given), (anchor, given)
 
-    def _pushed(self, given: tuple[Any, ...], upstreams: tuple[Any, ...]) -> tuple[Any, ...]:
-        io_callback(self._push, None, given[0], upstreams, ordered=True)
+    def _pushed(self, kept: tuple[Any, Any], upstreams: tuple[Any, ...]) -> tuple[Any, ...]:
+        anchor, given = kept
         none = jax.tree.map(lambda some: np.zeros(some.shape, jax.dtypes.float0), given)
-        return jnp.zeros((), jnp.float32), *none
+        return self._once(anchor, given[0], upstreams), *none
+
+    def _push_in_program(self, anchor: Any, flats: Any, upstreams: Any) -> Any:
+        """The anchor's gradient."""
+        del (
+            anchor
+        )  # it is here for `_refuse_second`, which sees whether a gradient of this gradient is wanted
+        io_callback(self._push, None, flats, upstreams, ordered=True)
+        return jnp.zeros((), jnp.float32)
+
+    def _refuse_second(self, *_: Any) -> Any:
+        names = ", ".join(repr(table.name) for table in self._backward.tables)
+        raise InvalidRequest(
+            f"a gradient by the anchor of table {names} pushes, so it cannot be differentiated again: keep the anchor "
+            "out of what the inner jax.grad differentiates (argnums of the other parameters; close over the anchor); "
+            "the outer one pushes what the penalty says"
+        )
 
     def _push(self, flats: Any, upstreams: Any) -> None:
         number = self._backward.open()

@@ -15,10 +15,13 @@ import numpy as np
 
 from ...proto.errors import InvalidRequest
 from ..layers import checkpoints
+from .rates import layers_of
 
 if TYPE_CHECKING:
     from ..client import Client
     from ..snapshots import Snapshot
+
+_RATES = "rates"  # of tables that follow the optimizer's; what they began with
 
 
 def save_checkpoint(client: Client, model: Any, **state: Any) -> Snapshot:
@@ -43,10 +46,13 @@ def save_checkpoint(client: Client, model: Any, **state: Any) -> Snapshot:
     Example:
         >>> save_checkpoint(client, model, epoch=epoch + 1)
     """
-    parts = {
+    parts: dict[str, Any] = {
         what: checkpoints.packed((_name(v), np.asarray(keras.ops.convert_to_numpy(v))) for v in variables)
         for what, variables in _variables(model).items()
     }
+    begun = {name: np.array(rates) for layer in layers_of(model) for name, rates in layer.rates.begun.items()}
+    if begun:
+        parts[_RATES] = begun
     return checkpoints.save(client, "keras", parts, state)
 
 
@@ -71,11 +77,13 @@ def load_checkpoint(client: Client, model: Any, *, path: str | None = None) -> d
         Unavailable: the cluster does not answer.
 
     Example:
-        >>> begin = load_checkpoint(client, model)["epoch"] if client.restored else 0
+        >>> found = newest_snapshot(folder, having="checkpoint")
+        >>> begin = load_checkpoint(client, model)["epoch"] if found or client.restored else 0
         >>> model.fit(x, y, initial_epoch=begin, epochs=12, callbacks=[Checkpoint(client)])
     """
     parts, state = checkpoints.load(client, "keras", path)
     variables = _variables(model)
+    begun = {name: rates.tolist() for name, rates in parts.pop(_RATES, {}).items()}
     if parts.keys() != variables.keys():
         raise InvalidRequest(
             f"the checkpoint has {', '.join(parts)}, this model {', '.join(variables)}: compile it as it was saved"
@@ -87,6 +95,8 @@ def load_checkpoint(client: Client, model: Any, *, path: str | None = None) -> d
     for what, some in variables.items():
         for variable, array in zip(some, arrays[what], strict=True):
             variable.assign(array)
+    for layer in layers_of(model):
+        layer.rates.resume(getattr(model, "optimizer", None), begun)
     return state
 
 

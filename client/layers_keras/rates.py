@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras  # pyright: ignore[reportMissingImports]
@@ -31,18 +31,45 @@ class Rates:
 
     Attributes:
         optimizer: that the tables follow (`bind_lr`), or None.
+        names: of the tables.
     """
 
     def __init__(self, layer: str, tables: Sequence[Table]) -> None:
         self._layer, self._tables = layer, tuple(tables)
+        self.names = tuple(table.name for table in tables)
         self.optimizer: Any = None
         self._followed: FollowedRate | None = None
         self._seen: tuple[Any, float] | None = None  # an optimizer that is not followed, and its rate
         self._warned = False
+        # Of a checkpoint that was loaded: its optimizer if that is known, and what the next binding begins with.
+        self._kept: tuple[Any, Mapping[str, Sequence[float]]] | None = None
+
+    @property
+    def begun(self) -> dict[str, list[float]]:
+        """What a checkpoint must have of the rates; empty if they follow none."""
+        return {} if self._followed is None else self._followed.begun
+
+    def bound(self, optimizer: Any) -> FollowedRate:
+        """How the tables would follow this one. Raises as `bind_lr`."""
+        kept = self._kept
+        known = kept is not None and kept[0] in (None, optimizer)
+        return FollowedRate(self._tables, _first(optimizer), kept[1] if kept is not None and known else None)
 
     def follow(self, optimizer: Any, followed: FollowedRate) -> None:
         """From now on the tables follow this one."""
-        self.optimizer, self._followed = optimizer, followed
+        self.optimizer, self._followed, self._kept = optimizer, followed, None
+
+    def resume(self, optimizer: Any, begun: Mapping[str, Sequence[float]]) -> None:
+        """The tables were restored, and so was the optimizer: its rate and theirs may be lowered already.
+
+        Args:
+            optimizer: that of the model; None: it has none.
+            begun: what `begun` was, of at least these tables, or of none if they followed none.
+        """
+        if all(name in begun for name in self.names):
+            self._kept = inner(optimizer), begun
+        if self.optimizer is not None and (self._kept is not None or _first(self.optimizer) > 0):
+            self.follow(self.optimizer, self.bound(self.optimizer))
 
     def met(self, optimizer: Any) -> Any:
         """Whose rate is to be told before each push; None: nobody's is known.
@@ -112,7 +139,8 @@ def bind_lr(optimizer: Any, model: Any) -> None:
     with each step that much.
 
     Call it after `compile`, and again after each further one; in a loop of one's own before its `tf.function` is
-    traced. What such a loop's optimizer does that tables would not see is refused here too, before anything is pushed.
+    traced. Before `load_checkpoint` or after it is the same: what was bound goes on from there. What such a loop's
+    optimizer does that tables would not see is refused here too, before anything is pushed.
 
     Args:
         optimizer: of the model's dense part.
@@ -127,18 +155,22 @@ def bind_lr(optimizer: Any, model: Any) -> None:
         >>> bind_lr(model.optimizer, model)
         >>> model.fit(x, y, callbacks=[keras.callbacks.ReduceLROnPlateau()])
     """
-    layers = [one for one in model._flatten_layers() if isinstance(getattr(one, "rates", None), Rates)]
+    layers = layers_of(model)
     if not layers:
         raise InvalidRequest("the model has no layer over a table, so there is no rate to bind")
     for layer in layers:
         if layer.trainable:
             check_optimizer(optimizer, layer)
-    first = _first(optimizer)
-    follow = [(layer, FollowedRate(layer.tables, first)) for layer in layers]
+    follow = [(layer, layer.rates.bound(optimizer)) for layer in layers]
     for layer, followed in follow:
         layer.rates.follow(optimizer, followed)
     if hasattr(model, "train_function"):
         model.train_function = None  # `fit` traces it again, with the rate in it
+
+
+def layers_of(model: Any) -> list[Any]:
+    """The layers over tables in a model, or in a layer."""
+    return [one for one in model._flatten_layers() if isinstance(getattr(one, "rates", None), Rates)]
 
 
 def _first(optimizer: Any) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf  # pyright: ignore[reportMissingImports]
 
 from ..layers.backward import Backward, whole_ids
+from .asked import asked
 from .exporting import baked, exporting, whole_in_program
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class Lookup:
 
     TensorFlow asks for gradients of variables only, and a table is none; so every pull depends on an anchor of each
     layer, a scalar variable that is always 0. Between the anchors and the pulls stands a gate: the tape adds up what
-    comes from all pulls before it goes on to the gate, and that is the moment to push.
+    comes from all pulls before it goes on to the gate, and that is the moment to push. What is not asked for is
+    not pushed (`asked`).
 
     Args:
         backward: gathers the gradients.
@@ -49,10 +51,10 @@ class Lookup:
         """
         ids = [one for use in uses for one in use.ids]
         flats = [tf.reshape(whole(i), [-1]) for i in ids]
-        trained = [use for use in uses if use.train]
         rows = self._baked(flats) if exporting() else None
         if rows is None:
-            rows = self._differentiable(trained, flats) if trained else self._pull(flats)[1:]
+            trains = any(use.train for use in uses)
+            rows = self._differentiable(uses, flats) if trains else self._pull(flats)[1:]
         shaped = []
         for place, (some, i) in enumerate(zip(rows, ids, strict=True)):
             row_shape = self._row_shape(place)
@@ -62,18 +64,22 @@ class Lookup:
         return list(_dealt(shaped, uses))
 
     def _differentiable(self, uses: Sequence[Use], flats: list[Any]) -> list[Any]:
-        passed = self._opened(uses)
+        passed = self._opened([use for use in uses if use.train])
         passed.uses += 1
         at = tf.constant(passed.uses, tf.int64)
 
         @tf.custom_gradient
         def pulled(gate: Any, *flats: Any) -> Any:
             def grad(*upstreams: Any) -> Any:
+                there = [one for use, one in zip(uses, asked(uses), strict=True) for _ in use.ids]
+                if not any(there):
+                    return tf.zeros(()), *[None] * len(flats)
                 # A pass with one pull pushes at once; several meet at the gate.
                 push = passed.rates if passed.uses == 1 else None
                 now = [] if push is None else [_rate_of(optimizer) for _, optimizer in push]
                 given = [tf.convert_to_tensor(one) for one in upstreams]
-                given = given if len(flats) > 1 else [*given, tf.ones(1)]
+                marks = given.pop() if len(flats) > 1 else tf.ones(1)
+                given.append(marks if all(there) else marks * tf.constant(there, tf.float32))
                 hold = functools.partial(self._hold, push)
                 zero = _call(hold, [passed.number, at, *given, *flats, *now], tf.float32)
                 return tf.ensure_shape(zero, []), *[None] * len(flats)
@@ -91,7 +97,8 @@ class Lookup:
 
     def _opened(self, uses: Sequence[Use]) -> _Pass:
         """The pass that this graph and this tape share."""
-        anchors = [tf.convert_to_tensor(one) for one in {id(u.anchor): u.anchor.value for u in uses}.values()]
+        each = list({id(use.anchor): use for use in uses}.values())
+        anchors = [tf.convert_to_tensor(use.anchor.value) for use in each]
         rates = list({id(use.rates): (use.rates, use.optimizer) for use in uses}.values())
         graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         last = self._pass
@@ -104,7 +111,7 @@ class Lookup:
         def gated(*anchors: Any) -> Any:
             def grad(upstream: Any) -> Any:
                 zero = upstream
-                if passed.uses > 1:
+                if passed.uses > 1 and any(asked(each)):
                     # Read here, where the optimizer has not stepped yet.
                     now = [_rate_of(optimizer) for _, optimizer in rates]
                     zero = _call(push, [passed.number, upstream, *now], tf.float32)

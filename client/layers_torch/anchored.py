@@ -23,7 +23,7 @@ from .passes import Gradients
 if TYPE_CHECKING:
     from ..table import Table
 
-_STATE_BYTES, _RATE_BYTES = 1024, 40
+_STATE_BYTES = 1024
 
 
 class Anchored(torch.nn.Module):
@@ -91,8 +91,8 @@ class Anchored(torch.nn.Module):
         }
         text = json.dumps(self._described() | {k: v for k, v in found.items() if v})
         # Of the same size wherever the cluster is, bound or not: distributed checkpoints are read into what is there.
-        size = len(text) + _RATE_BYTES * len(self.gradients.tables)
-        if (rates := self.gradients.own_rates) is not None:
+        size = len(text) + sum(len(table.name) + 80 for table in self.gradients.tables)
+        if (rates := self.gradients.begun_rates) is not None:
             text = json.dumps({**json.loads(text), "rates": rates})
         return torch.from_numpy(
             np.frombuffer(text.encode().ljust(-(-size // _STATE_BYTES) * _STATE_BYTES), np.uint8).copy()
@@ -109,9 +109,9 @@ class Anchored(torch.nn.Module):
         if wrong:
             raise InvalidRequest(f"the state is of a layer over another table ({'; '.join(wrong)})")
         if (rates := there.get("rates")) is not None:
-            if not _are_rates(rates) or len(rates) != len(self.gradients.tables):
+            if not _are_rates(rates, [table.name for table in self.gradients.tables]):
                 raise InvalidRequest(f"the state of a layer over a table has rates {rates!r}: it is damaged")
-            self.gradients.go_on([float(rate) for rate in rates])
+            self.gradients.go_on(rates)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -214,8 +214,14 @@ def _read_state(state: Any) -> dict[str, Any]:
     return state
 
 
-def _are_rates(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(rate, int | float) and rate >= 0 for rate in value)
+def _are_rates(value: Any, names: Sequence[str]) -> bool:
+    """Whether it is what `FollowedRate.begun` gave, of these tables."""
+    return (
+        isinstance(value, dict)
+        and set(value) == set(names)
+        and all(isinstance(pair, list) and len(pair) == 2 for pair in value.values())
+        and all(isinstance(rate, int | float) and rate > 0 for pair in value.values() for rate in pair)
+    )
 
 
 def _find_compiler() -> None:

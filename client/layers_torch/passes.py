@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # Which of a layer's tables, ids [U] int64, gradients [U, width] float32.
 Piece = tuple[int, np.ndarray, np.ndarray]
+Begun = dict[str, list[float]]
 _T = TypeVar("_T")
 
 # A backward pass that failed half-way never ends; no more of such are remembered.
@@ -53,7 +54,7 @@ class Gradients:
         wrapped: the DistributedDataParallel model that the layer is in, or None.
         unbound: of a copy, which waits for the step of an optimizer that has not been told of it.
         rates: of the tables, which are set before each push (`rates.py`). None: they stay.
-        loaded_rates: the tables' own, of a state dict, until rates are bound.
+        loaded_rates: what those were of which a state dict was made, as `FollowedRate.begun`, until others are bound.
     """
 
     def __init__(self, tables: Sequence[Table], scale: float) -> None:
@@ -66,7 +67,7 @@ class Gradients:
         self.ranks: Any = None
         self.wrapped: Wrapped | None = None
         self.rates: Any = None
-        self.loaded_rates: list[float] | None = None
+        self.loaded_rates: Begun | None = None
         self._held: list[Piece] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Gradients:
@@ -123,16 +124,16 @@ class Gradients:
             torch.autograd.Variable._execution_engine.queue_callback(lambda: _end(task))
 
     @property
-    def own_rates(self) -> list[float] | None:
-        """The tables' own rates, of which those in force may be a part; None: they are those in force."""
-        return self.loaded_rates if self.rates is None else self.rates.own
+    def begun_rates(self) -> Begun | None:
+        """What the tables' rates began with, if they follow another one."""
+        return self.loaded_rates if self.rates is None else self.rates.begun
 
-    def go_on(self, own_rates: list[float]) -> None:
-        """Training goes on in which the tables had these rates of their own."""
+    def go_on(self, begun: Begun) -> None:
+        """Training goes on in which the tables' rates began so."""
         if self.rates is None:
-            self.loaded_rates = own_rates
+            self.loaded_rates = begun
         else:
-            self.rates.go_on(own_rates)
+            self.rates.go_on(begun)
 
     @property
     def dropped(self) -> bool:

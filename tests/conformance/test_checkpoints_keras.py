@@ -11,6 +11,7 @@ from rowloom.client import InvalidRequest, TableSpec, newest_snapshot
 from rowloom.client.layers_keras import (
     Checkpoint,
     Embedding,
+    bind_lr,
     load_checkpoint,
     save_checkpoint,
     tables_of,
@@ -67,6 +68,63 @@ def test_stopped_at_any_step_and_gone_on_is_uninterrupted_to_the_bit(tmp_path):
         assert before + after == losses, f"stopped at {stop}"
         assert_same_bits(their_rows, rows)
         assert_same_bits(their_dense, dense)
+
+
+@pytest.mark.parametrize("order", ["bind, load", "load, bind"])
+@pytest.mark.parametrize("rate", ["schedule", "number", "0 when it was saved"])
+def test_a_rate_that_was_bound_before_the_checkpoint_was_loaded_fell_twice(tmp_path, rate, order):
+    stop = STEPS // 2
+
+    def trained(folder, begin, end, restore=None):
+        with a_client(folder, restore) as client:
+            model = a_model(client)
+            if rate == "schedule":
+                falls = keras.optimizers.schedules.ExponentialDecay(0.02, 3, 0.3)
+                model.compile(keras.optimizers.Adam(falls), "mse")
+            if order == "bind, load" or restore is None:
+                bind_lr(model.optimizer, model)
+            if restore is not None:
+                load_checkpoint(client, model)
+            if order == "load, bind" and restore is not None:
+                bind_lr(model.optimizer, model)
+            for step in range(begin, end):
+                if rate != "schedule":
+                    model.optimizer.learning_rate = 0.02 * 0.7**step
+                train(model, step, step + 1)
+            if rate == "0 when it was saved" and end == stop:
+                model.optimizer.learning_rate = 0.0
+            save_checkpoint(client, model)
+            return rows_of(client), [table.spec.optimizer.lr for table in client.tables()]
+
+    whole, rates = trained(tmp_path / "one", 0, STEPS)
+    trained(tmp_path / "two", 0, stop)
+    found = newest_snapshot(tmp_path / "two" / "snapshots", having="checkpoint")
+    rows, their_rates = trained(tmp_path / "two", stop, STEPS, found)
+    assert their_rates == rates
+    assert_same_bits(rows, whole)
+
+
+@pytest.mark.filterwarnings("ignore:layer .*the optimizer's learning rate went")
+@pytest.mark.parametrize("order", ["bind, load", "load, bind"])
+def test_tables_that_were_bound_after_the_checkpoint_follow_from_there(tmp_path, order):
+    with a_client(tmp_path) as client:
+        model = a_model(client)
+        for rate in (0.02, 0.01):
+            model.optimizer.learning_rate = rate
+            train(model, 0, 1)
+        found = save_checkpoint(client, model).path
+    with a_client(tmp_path, found) as client:
+        model = a_model(client)
+        for what in order.split(", "):
+            if what == "bind":
+                bind_lr(model.optimizer, model)
+            else:
+                load_checkpoint(client, model)
+        train(model, 1, 2)
+        assert sorted(table.spec.optimizer.lr for table in client.tables()) == pytest.approx([0.05, 0.1])
+        model.optimizer.learning_rate = 0.005
+        train(model, 2, 3)
+        assert sorted(table.spec.optimizer.lr for table in client.tables()) == pytest.approx([0.025, 0.05])
 
 
 def test_the_callback_keeps_epochs_and_fit_goes_on_behind_them(tmp_path):

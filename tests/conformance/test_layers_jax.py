@@ -245,3 +245,55 @@ class SparseTable:
 def test_masked_ids_are_refused():
     with pytest.raises(InvalidRequest, match=r"ids\[1\] is masked, and 1 of 2 are"):
         Lookup(a_table())({"a": np.ma.array([1, 2], mask=[False, True])})
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("power", [1, 3])
+def test_a_gradient_of_a_gradient_by_the_anchor_pushed_something_wrong_without_a_word(jit, power):
+    table = a_table()
+    before, embed = table.rows.copy(), Lookup(table)
+
+    def slope(anchor):
+        return jax.grad(lambda a: jnp.sum(embed(jnp.array([1, 2]), a) ** power))(anchor)
+
+    step = jax.grad(slope)
+    with pytest.raises(
+        InvalidRequest, match="by the anchor of table 't' pushes, so it cannot be differentiated"
+    ):
+        (jax.jit(step) if jit else step)(embed.anchor)
+    jax.effects_barrier()
+    if jit:  # else the inner gradient has run by then
+        np.testing.assert_array_equal(table.rows, before)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_penalty_on_a_gradient_works_where_the_inner_one_leaves_the_anchor_out(jit):
+    table, ids = a_table(), jnp.array([1, 2, 2])
+    before, embed, weight = jnp.array(table.rows), Lookup(table), jnp.arange(DIM, dtype=jnp.float32)
+
+    def total(params, rows_of, inner):
+        def loss(params):
+            return jnp.sum((rows_of(params["rows"]) @ params["weight"]) ** 2)
+
+        if inner == "weight":
+            slope = jax.grad(lambda w: loss({**params, "weight": w}))(params["weight"])
+        else:
+            slope = jax.grad(loss)(params)["weight"]
+        return loss(params) + jnp.sum(slope**2)
+
+    def step(anchor, inner):
+        return jax.grad(lambda p: total(p, lambda a: embed(ids, a), inner))(
+            {"rows": anchor, "weight": weight}
+        )
+
+    run = jax.jit(step, static_argnums=1) if jit else step
+    wanted = jax.grad(lambda p: total(p, lambda rows: rows[ids], "weight"))(
+        {"rows": before, "weight": weight}
+    )
+    run(embed.anchor, "weight")
+    jax.effects_barrier()
+    np.testing.assert_allclose(table.rows, before - 0.1 * wanted["rows"], atol=1e-5)
+    with pytest.raises(
+        InvalidRequest, match=r"keep the anchor out of what the inner jax\.grad differentiates"
+    ):
+        run(embed.anchor, "all")

@@ -321,6 +321,29 @@ def test_a_loop_of_pytorch_with_its_own_optimizer_pushes_in_backward():
 # ------------------------------------------------------------------------------------------------------- saving
 
 
+@pytest.mark.skipif(ON_TENSORFLOW, reason="of the torch backend: needs KERAS_BACKEND=torch")
+def test_a_gradient_of_the_anchors_gradient_was_zero_on_torch_and_is_refused():
+    import torch
+
+    layer = Embedding(a_table())
+    loss = layer(torch.tensor([1, 2])).pow(3).sum()
+    (slope,) = torch.autograd.grad(loss, layer.anchor.value, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        (loss + slope**2).backward()
+
+
+@pytest.mark.skipif(ON_TENSORFLOW, reason="of the torch backend: needs KERAS_BACKEND=torch")
+def test_a_gradient_with_the_negative_bit_could_not_be_read_on_torch():
+    import torch
+
+    table = a_table(SGD(lr=1.0))
+    before, layer = table.rows.copy(), Embedding(table)
+    rows = layer(torch.tensor([1, 2]))
+    square = torch.complex(torch.ones_like(rows), rows).conj() ** 2  # 1 - rows ** 2 - 2i rows
+    square.imag.sum().backward()
+    np.testing.assert_allclose(table.rows[[1, 2]], before[[1, 2]] + 2, rtol=1e-6)
+
+
 def test_a_saved_model_says_where_the_table_is(tmp_path):
     client = MemoryClient()
     client.create_table(TableSpec("t", V, DIM))
