@@ -36,7 +36,8 @@ class Lookup(OverTables):
     is one step more for Adagrad or Adam: give such a loss's ids in one call, as a tuple or dict.
 
     Unless `jax_enable_x64` is set, JAX has no int64, and cuts 64-bit arrays that a jitted function is called with down
-    to 32 bits before any code sees them. Set it for ids from 2**31 on, such as hashes.
+    to 32 bits before any code sees them. So a table that may have ids from 2**31 on, as an open-ended one, is refused
+    there: set it, or make the table with `num_embeddings=2**31`.
 
     Args:
         table: where the rows are.

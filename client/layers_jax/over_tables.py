@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental import io_callback  # pyright: ignore[reportMissingImports]
 
 from ...proto.errors import InvalidRequest
+from ...proto.spec import TableSpec
 from ..inputs import as_array
 from ..layers.backward import Backward
 from ..lookups.bags import begins_of
@@ -49,6 +50,8 @@ class OverTables:
             offsets: where the bags of each begin, or None; checked when the program runs, since nobody knows them
                 before.
         """
+        for place, some in enumerate(ids):
+            _refuse_cut(some, self._backward.tables[self._backward.table(place)].spec)
         given = tuple(some.reshape(-1) for some in ids), tuple(offsets) or (None,) * len(ids)
         rows = self._pulled(*given) if anchor is None else self._differentiable(anchor, *given)
         return [some.reshape(*one.shape, *some.shape[1:]) for some, one in zip(rows, ids, strict=True)]
@@ -115,6 +118,19 @@ def as_ids(ids: Any, what: str = "ids") -> Any:
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise InvalidRequest(f"{what} must be integers, got {ids.dtype}")
     return ids
+
+
+def _refuse_cut(ids: Any, spec: TableSpec) -> None:
+    """Raises InvalidRequest for ids of a program that JAX may have cut down to 32 bits before anybody saw them."""
+    if not isinstance(ids, jax.core.Tracer) or ids.dtype.itemsize != 4 or jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+        return
+    most = int(jnp.iinfo(ids.dtype).max)
+    if spec.id_limit - 1 > most:
+        raise InvalidRequest(
+            f"table {spec.name!r} has ids up to {spec.id_limit - 1}, and JAX cuts those that a jitted function is "
+            f"called with down to {ids.dtype}: set jax_enable_x64; or, where all ids are below {most + 1}, make the "
+            f"table with num_embeddings={most + 1}"
+        )
 
 
 def _refuse_too_wide(ids: np.ndarray) -> None:

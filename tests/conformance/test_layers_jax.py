@@ -184,12 +184,28 @@ def test_large_unsigned_ids_beside_signed_ones_are_no_longer_rows_of_zeros(jit, 
     with jax.enable_x64(x64):
         table, given = SparseTable(), tuple(ids for ids, _ in MIXED)
         embed = Lookup(table)
+        if jit and not x64:  # nobody can see whether they were cut
+            with pytest.raises(InvalidRequest, match=r"JAX cuts .* down to u?int32: set jax_enable_x64"):
+                jax.jit(embed)(given)
+            return
         rows = (jax.jit(embed) if jit else embed)(given)
         jax.block_until_ready(rows)
         assert table.asked == [id for _, id in MIXED]
+        if not x64:
+            return
         jax.block_until_ready(jax.jit(jax.grad(lambda a: sum(r.sum() for r in embed(given, a))))(0.0))
         jax.effects_barrier()
         assert table.pushed == [id for _, id in MIXED]
+
+
+@pytest.mark.skipif(jax.config.jax_enable_x64, reason="with int64 nothing is narrowed")
+def test_a_jitted_lookup_gave_the_rows_of_ids_that_jax_had_cut_to_32_bits():
+    client = MemoryClient()
+    ids = np.array([2**33 + 5, 2**31 + 7])
+    with pytest.raises(InvalidRequest, match=r"make the table with num_embeddings=2147483648"):
+        jax.jit(Lookup(client.create_table(TableSpec("open", None, dim=DIM))))(ids)
+    fits = Lookup(client.create_table(TableSpec("fits", V, dim=DIM)))
+    jax.block_until_ready(jax.jit(fits)(np.array([V - 1])))
 
 
 @pytest.mark.skipif(jax.config.jax_enable_x64, reason="with int64 nothing is narrowed")
