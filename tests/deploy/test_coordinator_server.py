@@ -19,13 +19,10 @@ from rowloom.deploy.control.reshard import Reshard
 from rowloom.deploy.coordinator_server import CoordinatorServer
 from rowloom.deploy.launch.local_launcher import ThreadLauncher
 from rowloom.deploy.operate.remote import Remote
-from rowloom.deploy.requests.handlers import MOST_CREATE_BYTES
 from rowloom.deploy.storage import StateFile
 from rowloom.proto import atomic_file, methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import InvalidRequest, RetryLater, StateLost, Unavailable
-from rowloom.server.access.rights import Grant, Principal
-from rowloom.server.call import Call, Caller
 
 SPEC = TableSpec("t", 100, dim=2, optimizer=SGD(lr=1.0), initializer=Zeros())
 IDS = np.arange(100)
@@ -80,18 +77,6 @@ def test_calls_of_a_client_of_another_cluster_change_nothing(server, remote) -> 
             remote.call(method, request.SerializeToString())
     assert server.coordinator.state is before
     assert not server.wait(0.1)
-
-
-def test_a_spec_that_is_far_too_long_once_was_read_whole_before_it_was_refused(server, monkeypatch) -> None:
-    spec = TableSpec("u", 10, dim=1).to_message()
-    spec.row_shape.extend([1] * MOST_CREATE_BYTES)
-    request = pb.DefineTableRequest(spec=spec).SerializeToString()
-    rights = Principal("ann", (Grant.parse("create:*"),))
-    monkeypatch.setattr(pb, "DefineTableRequest", None)
-    with pytest.raises(
-        InvalidRequest, match=rf"a message of at most {MOST_CREATE_BYTES} bytes, got {len(request)}"
-    ):
-        server._answer(Call(methods.CREATE_TABLE, request, Caller("test", "ann", rights)))
 
 
 def test_a_client_that_outlives_its_cluster_leaves_the_next_one_at_that_address_alone(tmp_path) -> None:
