@@ -49,8 +49,10 @@ from .recipes import (
 
 __all__ = [
     "FTRL",
+    "MAX_AXES",
     "MAX_METADATA_BYTES",
     "MAX_SEED",
+    "MAX_SPEC_BYTES",
     "MAX_WIDTH",
     "NAME",
     "NAME_RULE",
@@ -85,6 +87,8 @@ __all__ = [
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 NAME_RULE = "1 to 128 letters, digits, '.', '_' or '-', not starting with a sign"
 MAX_WIDTH = 4096
+MAX_AXES = 16  # of a row
+MAX_SPEC_BYTES = 256 << 10  # as a message, for the same reason as of metadata
 MAX_METADATA_BYTES = 128 << 10  # of one table: all its specs go to every client that connects
 WIRES = ("float32", "bfloat16", "float16", "int8")
 
@@ -119,7 +123,7 @@ class TableSpec:
     Args:
         name: letters, digits, `.`, `_`, `-`; at most 128.
         num_embeddings: V; ids are in [0, V). None: any id in [0, 2**63).
-        dim: columns of a row, 1 to 4096, or the shape of a row, such as (2, 5) or ().
+        dim: columns of a row, 1 to 4096, or the shape of a row, of at most 16 axes, such as (2, 5) or ().
         partition: "mod" or "div"; how ids are dealt to shards.
         initializer: what a row is before its first push; Uniform(-0.05, 0.05) as in Keras. torch's is Normal().
         optimizer: what a push does to a row; SGD() with torch's defaults.
@@ -189,6 +193,8 @@ class TableSpec:
         if v is not None and (not is_whole(v) or not 0 <= v <= 2**63 - 1):
             raise self._wrong("num_embeddings", "None or in [0, 2**63)", v)
         shape = self.dim if isinstance(self.dim, tuple | list) else (self.dim,)
+        if len(shape) > MAX_AXES:
+            raise _too_many_axes(len(shape), self.name)
         if any(not is_whole(d) or d < 1 for d in shape):
             raise self._wrong("dim", "at least 1", self.dim)
         object.__setattr__(
@@ -234,8 +240,8 @@ class TableSpec:
         ]
 
     def to_message(self) -> pb.TableSpec:
-        """As the message."""
-        return pb.TableSpec(
+        """As the message. Raises InvalidRequest: it is too long, as with very many entries of metadata."""
+        message = pb.TableSpec(
             name=self.name,
             num_embeddings=self.num_embeddings,
             row_shape=self.row_shape,
@@ -249,10 +255,15 @@ class TableSpec:
             metadata=dict(self.metadata),
             wire=self.wire,
         )
+        _check_bytes(message.ByteSize(), self.name)
+        return message
 
     @classmethod
     def from_message(cls, message: pb.TableSpec) -> TableSpec:
-        """From the message; checks it."""
+        """From the message; checks it, its size first: whoever sent it may mean to keep us busy."""
+        if len(message.row_shape) > MAX_AXES:
+            raise _too_many_axes(len(message.row_shape), message.name)
+        _check_bytes(message.ByteSize(), message.name)
         shape = tuple(message.row_shape)
         return cls(
             name=message.name,
@@ -267,6 +278,20 @@ class TableSpec:
             metadata=dict(message.metadata),
             constraint=Recipe.from_message(message.constraint) if message.HasField("constraint") else None,  # type: ignore[arg-type]
             wire=message.wire or "float32",  # type: ignore[arg-type]
+        )
+
+
+def _too_many_axes(axes: int, name: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"dim must be a shape of at most {MAX_AXES} axes, got {axes} axes (table {shown(name)})"
+    )
+
+
+def _check_bytes(size: int, name: str) -> None:
+    if size > MAX_SPEC_BYTES:
+        raise InvalidRequest(
+            f"the spec of a table must be at most {MAX_SPEC_BYTES} bytes as a message, got {size} bytes "
+            f"(table {shown(name)})"
         )
 
 

@@ -23,6 +23,7 @@ from ..proto.layout import Layout
 from ..proto.spec import NAME, TableEntry
 from . import states
 from .access.in_flight import CallsInFlight
+from .access.newcomers import Newcomers
 from .access.quotas import Quotas
 from .call import Caller
 from .durable.extents import Owner
@@ -106,6 +107,7 @@ class Process:
     snapshots: str = ""  # folder or URL where they are kept; none: this server writes and reads none
     journals: Journals | None = None  # where shards' logs are; None: nothing is logged
     in_flight: CallsInFlight = field(default_factory=CallsInFlight)  # the shell counts calls in it
+    newcomers: Newcomers = field(default_factory=Newcomers)
     reads: StandbyReads = field(default_factory=StandbyReads)
     # Fills in what the shell knows of itself; names: of the shard's tables, by number.
     observe: Callable[[pb.StatisticsReply, Mapping[int, str]], None] = lambda reply, names: None

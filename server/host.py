@@ -205,6 +205,7 @@ class Host(Holder):
         try:
             if self.journal is not None:
                 self.journal.check()
+            self._let_in(call, shard, request)
             duplicate = shard.push(request)
         except RowloomError:
             shard.count_rejected(request)
@@ -225,6 +226,7 @@ class Host(Holder):
         try:
             if self.journal is not None:
                 self.journal.check()
+            self._let_in(call, shard, request.push)
             reply = shard.step(request, call.space)
         except RowloomError:
             shard.count_rejected(request.push)
@@ -233,6 +235,17 @@ class Host(Holder):
         after, fed = self._kept(Kind.STEP, data, shard, request.push, reply.duplicate)
         call.placed = reply.pull.placed
         return Answer(() if reply.pull.placed else reply.encode(), after, fed=fed)
+
+    def _let_in(self, call: Call, shard: Shard, push: Push) -> None:
+        """Refuse a push that takes no right, and a client too many. Raises InvalidRequest, Overloaded; as `check`.
+
+        Here and not in the shard: what a log has was let in when it came.
+        """
+        if not push.tables:
+            shard.check(push.header)
+            raise InvalidRequest("a push must name at least one table, with ids of it or without; got none")
+        if call.caller.rights is not None and not shard.ledger.knows(push.client_id):
+            self.process.newcomers.come(call.caller, self.process.now())
 
     def _later(self, call: Call, shard: Shard, push: Push) -> Answer | None:
         """What a push is told that must wait; None: it need not. Raises as `Shard.check`."""

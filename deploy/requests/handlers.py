@@ -11,7 +11,7 @@ from typing import Any
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, in_words
-from ...proto.spec import Dealing, TableSpec
+from ...proto.spec import MAX_SPEC_BYTES, Dealing, TableSpec
 from ...server.access.named import check_call, owner_of
 from ...server.call import Call
 from ...server.running.version import running_version
@@ -25,6 +25,7 @@ from ..standby.status import standbys_in_step
 from .parts import Parts
 
 log = logging.getLogger(__name__)
+MOST_CREATE_BYTES = MAX_SPEC_BYTES + (1 << 10)  # and the name of the cluster
 NOTHING_KEPT = (
     "rows of this cluster are in memory only, so none can be kept: `durability: memory`. `rowloom export TABLE FILE` "
     "keeps those of a table; nothing was ended"
@@ -104,6 +105,11 @@ class Handlers:
 
     def answer(self, call: Call) -> list[bytes]:
         """One request. Raises RowloomError."""
+        if call.method == methods.CREATE_TABLE and len(call.data) > MOST_CREATE_BYTES:
+            raise InvalidRequest(  # before it is read: of small values in their millions that takes long
+                f"to create a table takes a message of at most {MOST_CREATE_BYTES} bytes, got {len(call.data)}: "
+                f"its spec may have {MAX_SPEC_BYTES}"
+            )
         check_call(call)
         method = self.methods[call.method]
         if call.method == methods.CREATE_TABLE:

@@ -1,18 +1,18 @@
-"""Who has connected to the row lane and not yet said hello: a few at a time, without a thread for any of them."""
+"""Who has connected to the row lane over TCP and not yet said hello: a few at a time, without a thread for any of them.
+
+Over its Unix socket: `local_strangers`.
+"""
 
 from __future__ import annotations
 
-import fcntl
-import mmap
-import os
 import selectors
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ...proto.errors import InvalidRequest
-from ...proto.lane import ARENA_BYTES, HELLO_BYTES, Hello
+from ...proto.lane import HELLO_BYTES, Hello
 from ..call import Caller
 
 HELLO_TIMEOUT_S = 5.0
@@ -24,12 +24,6 @@ class _Stranger:
     until: float
     shaking: bool = False  # its TLS handshake is not done
     data: bytearray = field(default_factory=bytearray)
-    descriptors: list[int] = field(default_factory=list[int])
-
-    def close(self) -> None:
-        for descriptor in self.descriptors:
-            os.close(descriptor)
-        self.descriptors.clear()
 
 
 class Strangers:
@@ -56,37 +50,32 @@ class Strangers:
         self._poll.register(end, selectors.EVENT_READ)
         self._there[end] = _Stranger(now + HELLO_TIMEOUT_S, shaking=isinstance(end, ssl.SSLSocket))
 
-    def hear(self, end: socket.socket) -> tuple[Caller | None, mmap.mmap | None]:
-        """Take what somebody says: who it is, None as long as it is a stranger; and the memory that it shares, if any.
+    def hear(self, end: socket.socket) -> Caller | None:
+        """Take what somebody says: who it is, None as long as it is a stranger.
 
         Raises:
             OSError, InvalidRequest: it will never be one of ours; it is gone from here, and closed.
         """
         stranger = self._there.get(end)
         if stranger is None:  # closed since it was ready
-            return None, None
+            return None
         try:
             if stranger.shaking and isinstance(end, ssl.SSLSocket):
                 end.do_handshake()
                 stranger.shaking = False
             left = HELLO_BYTES - len(stranger.data)
-            if end.family == socket.AF_UNIX:
-                data, descriptors, _, _ = socket.recv_fds(end, left, 1)
-                stranger.descriptors += descriptors
-            else:
-                data = end.recv(left)
+            data = end.recv(left)
             stranger.data += data
             if not data:
                 raise InvalidRequest(f"what connected left after {len(stranger.data)} bytes of its hello")
             if len(stranger.data) < HELLO_BYTES:
-                return None, None
+                return None
             hello = Hello.decode(bytes(stranger.data))
-            caller = self._admit(hello.key)
-            if caller is None:
-                raise InvalidRequest("what connected has a key that is not of this server, or not any more")
-            arena = _arena(stranger.descriptors, hello.arena_bytes) if hello.arena_bytes else None
+            caller = admitted(self._admit, hello)
+            if hello.arena_bytes:
+                raise InvalidRequest(f"shared memory of {hello.arena_bytes} bytes cannot come over TCP")
         except (BlockingIOError, ssl.SSLWantReadError):
-            return None, None
+            return None
         except ssl.SSLWantWriteError:  # more than the socket's buffer takes: no client of ours
             self._drop(end)
             raise
@@ -94,7 +83,7 @@ class Strangers:
             self._drop(end)
             raise
         self._forget(end)
-        return caller, arena
+        return caller
 
     def expire(self, now: float) -> None:
         """Close those that have been silent for too long."""
@@ -117,14 +106,12 @@ class Strangers:
 
     def _forget(self, end: socket.socket) -> None:
         self._poll.unregister(end)
-        self._there.pop(end).close()
+        del self._there[end]
 
 
-def _arena(descriptors: Sequence[int], size: int) -> mmap.mmap:
-    """The client's shared memory, if it can never shrink under our feet. Raises InvalidRequest."""
-    if len(descriptors) != 1 or not 0 < size <= ARENA_BYTES:
-        raise InvalidRequest(f"shared memory of {size} bytes with {len(descriptors)} descriptors")
-    seals = fcntl.fcntl(descriptors[0], fcntl.F_GET_SEALS)
-    if not seals & fcntl.F_SEAL_SHRINK or os.fstat(descriptors[0]).st_size < size:
-        raise InvalidRequest("shared memory must be sealed against shrinking")
-    return mmap.mmap(descriptors[0], size)
+def admitted(admit: Callable[[bytes], Caller | None], hello: Hello) -> Caller:
+    """Who says a hello. Raises InvalidRequest: nobody whom this server knows."""
+    caller = admit(hello.key)
+    if caller is None:
+        raise InvalidRequest("what connected has a key that is not of this server, or not any more")
+    return caller

@@ -148,6 +148,28 @@ def test_metadata_that_every_client_would_have_to_be_told_is_bounded():
     )
 
 
+def test_a_row_of_millions_of_axes_once_stalled_every_server_that_was_told_of_it():
+    most = (1,) * specs.MAX_AXES
+    assert TableSpec.from_message(TableSpec("t", dim=most).to_message()).dim == most
+    said = "dim must be a shape of at most 16 axes, got 17 axes (table 't')"
+    refused(lambda: TableSpec("t", dim=(*most, 1)), said)
+    message = TableSpec("t", dim=most).to_message()
+    message.row_shape.append(1)
+    refused(lambda: TableSpec.from_message(message), said)
+
+
+def test_a_spec_as_a_message_has_a_bound_of_its_own():
+    # Metadata is bounded by its letters: entries of one letter each take several times as much.
+    metadata = {chr(0x4E00 + k % 20_000) * (k // 20_000 + 1): "" for k in range(30_000)}
+    spec = TableSpec("t", metadata=metadata)
+    refused(spec.to_message, f"at most {specs.MAX_SPEC_BYTES} bytes as a message, got")
+    message = TableSpec("t").to_message()
+    message.constraint.name = "x" * specs.MAX_SPEC_BYTES
+    refused(
+        lambda: TableSpec.from_message(message), f"at most {specs.MAX_SPEC_BYTES} bytes as a message, got"
+    )
+
+
 def test_differences_of_long_values_are_short():
     here, there = (TableSpec("t", metadata={"note": word * 100_000}) for word in "ab")
     (difference,) = here.differences(there)

@@ -5,7 +5,7 @@ import pytest
 
 from rowloom.client import SGD, InvalidRequest, StateLost, TableNotFound, TableSpec, Zeros
 from rowloom.proto import rowloom_pb2 as pb
-from rowloom.proto.codec import ASSIGN, Block, PartName, Pull, PullReply, Push
+from rowloom.proto.codec import ASSIGN, Block, PartName, Pull, PullReply, Push, Step
 from rowloom.proto.errors import (
     Moving,
     Overloaded,
@@ -20,6 +20,7 @@ from rowloom.proto.framing import joined
 from rowloom.proto.layout import Layout, ShardAddress
 from rowloom.proto.methods import DESCRIBE_LAYOUT, HOTTEST_IDS
 from rowloom.proto.spec import TableEntry
+from rowloom.server.access import newcomers
 from rowloom.server.access.rights import Grant, Principal
 from rowloom.server.call import GRPC, Answer, Call, Caller
 from rowloom.server.host import Host
@@ -430,3 +431,57 @@ def test_a_momentum_that_float32_takes_for_none_once_was_an_internal_error() -> 
         "CreateTable",
         pb.CreateTableRequest(header=header(), table=TableEntry(3, spec).to_message()),
     )
+
+
+# ------------------------------------------------------------------------------------------- clients of principals
+
+ANN, BOB = (Caller("test", name, Principal(name, (Grant("push", table),))) for name, table in ("at", "bu"))
+
+
+def push_as(host: Host, who: Caller, client: int, seq: int, table: int | None) -> None:
+    width = 0 if table is None else {1: 2, 2: 3}[table]
+    tables = [] if table is None else [(table, np.array([5]), Block(np.ones((1, width), np.float32)))]
+    request = Push(header(), client, (PartName(1, 0, seq),), push=seq, tables=tables)
+    host.handle(Call(SHARD + "Push", joined(request.encode()), who))
+
+
+def test_a_push_that_names_no_table_once_took_no_right_and_was_remembered() -> None:
+    host = serving()
+    for who in (CALLER, ANN):
+        with pytest.raises(InvalidRequest, match="must name at least one table"):
+            push_as(host, who, 7, 1, None)
+    assert not len(host.serving().ledger)
+    with pytest.raises(InvalidRequest, match="must name at least one table"):
+        call(host, "Step", Step(part([], [], tables=[]), Pull(header(), [(1, np.array([5]))])))
+    push_as(host, ANN, 7, 1, 1)
+    assert len(host.serving().ledger) == 1
+
+
+def test_who_may_push_to_one_table_once_made_a_shard_forget_the_clients_of_everybody_else(
+    monkeypatch,
+) -> None:
+    host = serving()
+    host.process.now = lambda: now[0]
+    now = [0.0]
+    ledger = host.serving().ledger
+    monkeypatch.setattr(newcomers, "FIRST", 10)
+    ledger.max_clients = 40
+    push_as(host, BOB, 1, 1, 2)
+    refused = 0
+    for client in range(100, 200):
+        try:
+            push_as(host, ANN, client, 1, 1)
+        except Overloaded:
+            refused += 1
+    assert (refused, len(ledger)) == (90, 11)
+    push_as(host, ANN, 109, 2, 1)  # who is known goes on
+    push_as(host, BOB, 1, 2, 2)
+    push_as(host, CALLER, 3, 1, 2)  # nobody asks who this is
+    now[0] += 60 / newcomers.PER_MINUTE
+    push_as(host, ANN, 199, 1, 1)
+    assert pull_of(host, 2, 3).tolist() == [[-3, -3, -3]]
+
+
+def pull_of(host: Host, table: int, width: int) -> np.ndarray:
+    data = call(host, "Pull", Pull(header(), [(table, np.array([5]))]))
+    return PullReply.decode(data).blocks[0].data.reshape(-1, width)

@@ -61,6 +61,11 @@ def answers(server: LaneServer, size: int = 100) -> bool:
         return ask(end, size) == (OK, size.to_bytes(8, "little"))
 
 
+def accept(server: LaneServer) -> bool:
+    """Whether all its threads that accept are there."""
+    return bool(server._accepting) and all(thread.is_alive() for thread in server._accepting)
+
+
 def test_one_thread_that_cannot_be_started_once_ended_the_lanes_of_a_shard(server, monkeypatch) -> None:
     server.start()
     start, failed = threading.Thread.start, []
@@ -94,8 +99,8 @@ def test_an_error_that_nobody_foresaw_ends_one_connection_and_not_the_lanes_of_a
     monkeypatch.setattr(strangers.Strangers, "add", failing)
     server.start()
     with connected(server), connected(server):
-        until(lambda: len(taken) == 2 or not server._accepting.is_alive())
-        assert server._accepting.is_alive()
+        until(lambda: len(taken) == 2 or not accept(server))
+        assert accept(server)
     taken[0].close()
     assert answers(server)
     assert "a connection of the row lane could not be taken" in caplog.text
@@ -119,7 +124,7 @@ def test_accept_once_spun_when_the_process_had_no_descriptors_left(server, monke
         def __getattr__(self, name: str):
             return getattr(self._listener, name)
 
-    starved = server._listeners[0] = Starved(server._listeners[0])
+    starved = server._tcp = Starved(server._tcp)
     server.start()
     with connected(server) as end:
         end.sendall(Hello(server.describe().key, 0).encode())
@@ -128,6 +133,11 @@ def test_accept_once_spun_when_the_process_had_no_descriptors_left(server, monke
         assert pauses.min() >= 0.9 * lane_server.BACK_OFF_S
         starved.free = True
         assert end.recv(1) == WELCOME
+        for free in (False, True, False, True):  # each time that it had some again it said so anew
+            starved.free = free
+            tries = len(starved.tries)
+            with connected(server):
+                until(lambda tries=tries: len(starved.tries) > tries)
     assert len([r for r in caplog.records if "cannot accept" in r.message]) == 1
 
 
@@ -136,10 +146,9 @@ def test_a_server_that_has_no_descriptors_can_still_be_stopped(server, monkeypat
     monkeypatch.setattr(server, "_take", lambda *_: server._starve(OSError(errno.EMFILE, "none")))
     server.start()
     with connected(server):
-        until(lambda: server._starved)
+        until(lambda: server._told_s > 0)
         server.stop()
-    assert server._accepting is not None
-    assert not server._accepting.is_alive()
+    assert not accept(server)
 
 
 def test_connections_that_say_nothing_once_took_a_thread_each(server, monkeypatch) -> None:
