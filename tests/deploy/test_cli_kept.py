@@ -319,6 +319,7 @@ def test_a_down_that_keeps_promised_rows_of_a_killed_cluster_that_were_in_memory
     cli.run("down")
 
 
+@pytest.mark.slow
 def test_advice_to_end_the_cluster_of_a_snapshot_that_keeps_its_logs_short_led_to_the_loss_of_both(cli):
     cli.write(ADS)
     with connect(cli.json("up")["address"]) as client:
@@ -367,6 +368,7 @@ def test_a_snapshot_that_another_one_needs_stays_although_it_only_kept_logs_shor
     assert cli.json("down", "--yes")["removed_snapshots"] == [first["id"], second["id"]]
 
 
+@pytest.mark.slow
 def test_a_down_that_keeps_did_not_say_that_a_damaged_log_cannot_be_read(cli):
     cli.write(ADS)
     with connect(cli.json("up")["address"]) as client:
@@ -414,6 +416,7 @@ def test_a_script_ended_a_healthy_cluster_with_all_its_rows_unasked(cli, durabil
     assert "it had 100 rows in 1 table" in cli.run("down", "--yes")[0]
 
 
+@pytest.mark.slow
 def test_a_restore_without_a_config_did_not_say_that_its_rows_are_in_memory_only(cli):
     cli.write(ADS)
     cli.run("up")

@@ -145,6 +145,7 @@ def test_every_cluster_that_is_known_is_listed_with_its_state(cli, ads):
     assert cli.directory.names() == ["ads"]
 
 
+@pytest.mark.slow
 def test_a_cluster_whose_up_was_killed_was_listed_as_interrupted_while_it_serves(cli, ads):
     known = cli.directory.get("ads")
     cli.directory.put(dataclasses.replace(known, address=""))  # as it is until `up` has heard that it is up

@@ -106,6 +106,7 @@ def test_a_stopped_coordinator_and_a_stopped_shard_end_with_the_cluster(director
     assert not [one for one in servers.items() if is_running(*one)]
 
 
+@pytest.mark.slow
 def test_a_cluster_that_cannot_say_what_it_holds_is_no_longer_ended_without_a_question(directory):
     config = parse({**ADS, "tables": [{"name": "users", "num_embeddings": 100, "dim": 4}]})
     record = up(config, directory).record
