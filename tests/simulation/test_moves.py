@@ -131,7 +131,7 @@ def test_a_program_goes_on_making_its_table_as_it_did_when_ids_are_dealt_otherwi
     for spec in (as_made, as_made.dealt(DIV)):
         entry = made(spec)
         assert (entry.number, entry.spec.dealing, entry.made) == (lab.entry.number, DIV, MOD)
-    with pytest.raises(AssertionError, match="hash_ids=False; you asked for .*hash_ids=True"):
+    with pytest.raises(AssertionError, match=r"hash_ids=False; you asked for .*hash_ids=True"):
         made(as_made.dealt(HASH))
     assert lab.scale(3, MOD) is None
     assert made(as_made).made is None
