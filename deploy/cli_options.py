@@ -294,18 +294,19 @@ def check_serving(
         raise NotServing(f"{'; '.join(bad.values())}{after}{todo}")
 
 
-def confirm(question: str, yes: bool) -> None:
+def confirm(question: str, yes: bool, *, ask_nobody: bool) -> None:
     """Ask before rows are thrown away.
 
     Args:
         question: what will be lost.
         yes: they may be.
+        ask_nobody: where nobody can be asked, go on.
 
     Raises:
         WrongUse: nobody can be asked.
         RowloomError: the answer was no.
     """
-    if yes:
+    if yes or (ask_nobody and not can_ask()):
         return
     if not can_ask():
         raise WrongUse(f"{question} Add --yes if that is meant; nothing was changed")

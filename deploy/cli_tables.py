@@ -78,7 +78,9 @@ def drop(
         state = summary(now)
         rows = table_of(state, table)["rows"]
         check_serving(state, "nothing was changed", options=options)
-        confirm(f"Dropping table {table!r} of {state['name']!r} loses its {rows:,} rows.", yes)
+        confirm(
+            f"Dropping table {table!r} of {state['name']!r} loses its {rows:,} rows.", yes, ask_nobody=False
+        )
         remote.drop_table(table)
     show(
         as_json,

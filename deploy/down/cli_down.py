@@ -31,12 +31,13 @@ def down(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """End a cluster, its shards and their rows. Also its coordinator, its actors and placement groups.
+    """End a cluster: its shards, their rows, its coordinator, its actors and placement groups.
 
     ALL ROWS ARE LOST, without --keep: `rowloom export` keeps those of a table, without its optimizer's slots, and
     `rowloom import` brings them back. Snapshots stay, but for those that the cluster took by itself to keep its logs
-    short: `rowloom snapshots` marks them. If rows would be lost, or nobody can say, it asks first; without a terminal,
-    as in a script, it is refused without --yes. So it is with --forget, where the cluster runs.
+    short: `rowloom snapshots` marks them. On a terminal it asks first, if there are rows. A script has to say --yes
+    where not all of the cluster serves, or it has ended and `rowloom up` could go on with its rows; with --forget,
+    where it runs.
     """
     from ..operate.clusters import DOWN_WAIT_S, only_name
     from ..operate.clusters import down as end
@@ -58,7 +59,7 @@ def down(
         known = None if yes else to_forget(directory, name)
         running = run_on_with(known, directory) if known is not None else Loss()
         if running.words:
-            confirm(running.words, yes)
+            confirm(running.words, yes, ask_nobody=False)
         stays = stays_of(name, directory)
         gone = forget_record(directory, name)
         show(as_json, {"name": gone, "down": False}, f"{gone} is forgotten; nothing was ended{stays}")
@@ -68,7 +69,7 @@ def down(
         had = is_kept(record)
         lost = Loss() if keep else lost_with(record, directory)
         if (
-            lost.unsure and record.name and directory.is_locked(record.name)
+            lost.to_confirm and record.name and directory.is_locked(record.name)
         ):  # another one ends it, or starts it
             with directory.lock(record.name, DOWN_WAIT_S, looking.say):
                 pass
@@ -76,7 +77,7 @@ def down(
             had, lost = is_kept(record), lost_with(record, directory)
         without = not_kept(record, directory.option(record.name)) if keep and record.address else ""
     if lost.words:
-        confirm(lost.words, yes)
+        confirm(lost.words, yes, ask_nobody=not lost.to_confirm)
     short = known_going(record.storage) if had and not keep else []
     old = known_old_logs(record.storage) if had and not keep else []
     again = f"some of it may run still; `rowloom down{directory.option(record.name)}` again ends it"

@@ -1,8 +1,8 @@
 """What a cluster's rows are when it is to be ended: how many, whether they could be had again, and how.
 
-Why it is so. Rows that are nowhere else go when somebody said so: on a terminal that is asked, a script says --yes, as
-for `rowloom drop`. Where that was left out, or --keep was, the rows are still there. Nor is a cluster that runs
-forgotten in passing: it would run on with its rows, and nobody would end it.
+Why it is so. Who ends a cluster that is well means to, and rows go with it, as `rowloom down` says. Who ends one that
+has ended already, has no coordinator or has a shard that does not serve, may only mean to tidy up: its rows go when
+somebody said so. Nor is one that runs forgotten in passing: it would run on with its rows, and nobody would end it.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Loss:
 
     Attributes:
         words: which, and what keeps them; empty: it has none.
-        unsure: not all of it serves, so that another command may be ending or starting it just now.
+        to_confirm: not all of it serves, or it would run on unknown: a script, too, has to say that this is meant.
         held: how many rows, as far as is known; empty: none, or nobody can say.
         empty: it is known to have none.
     """
 
     words: str = ""
-    unsure: bool = False
+    to_confirm: bool = False
     held: str = ""
     empty: bool = False
 
@@ -233,5 +233,6 @@ def run_on_with(record: Record, directory: ClusterDirectory) -> Loss:
     if is_kept(record):
         ways += f", `rowloom down --keep{option}` too, and leaves its rows in its logs"
     return Loss(
-        f"{who} {runs}{holds}. --forget ends nothing: it would run on, unknown to `rowloom list`. {ways}."
+        f"{who} {runs}{holds}. --forget ends nothing: it would run on, unknown to `rowloom list`. {ways}.",
+        True,
     )

@@ -106,7 +106,7 @@ def test_a_cluster_from_up_to_down(cli):
         assert (row["shard"], row["id"]) == (0, 7)
         assert row["row"] == pytest.approx(trained[7].tolist())
 
-    assert cli.json("down", "--yes") == {
+    assert cli.json("down") == {
         "name": "ads",
         "down": True,
         "kept": False,
@@ -358,7 +358,7 @@ def test_names_choose_among_clusters_and_near_misses_are_named(cli):
     assert "no cluster 'adz' is known on this machine; did you mean 'ads'?" in err
     address = cli.directory.get("ads").address
     assert cli.json("status", "--address", address)["name"] == "ads"
-    assert cli.json("down", "--address", address, "--yes")["name"] == "ads"
+    assert cli.json("down", "--address", address)["name"] == "ads"
     assert cli.directory.names() == ["feed"]
 
 
@@ -474,7 +474,7 @@ def test_on_ray_a_ray_of_our_own_comes_and_goes_with_the_cluster(cli, short_fold
     assert cli.json("scale", "3")["rows"] == 2
     cli.write(CONFIG.replace("shards: 2", "shards: 3") + "launcher: ray\nray: {address: local}\n")
     assert "runs already" in cli.process("up", "deploy.yaml")
-    cli.process("down", "--yes")
+    cli.process("down")
     assert not is_running(own["pid"], own["started"])
     assert session_of(own["pid"]) == []
     assert not list(cli.directory.home.glob("ray*n"))  # its record, its token

@@ -265,7 +265,7 @@ def test_a_cluster_of_the_same_name_and_another_home_wrote_over_the_storage_of_o
     before = {path: path.read_bytes() for path in (cli.folder / "kept").rglob("*") if path.is_file()}
     _, err, code = cli.attempt("up", "--home", "other")
     if code != 2:  # it was started
-        cli.run("down", "--home", "other", "--yes")
+        cli.run("down", "--home", "other")
     assert code == 2
     assert "is that of cluster 'ads', which runs and is not known here: it answers at 127.0.0.1:" in err
     assert f"--address {address}" in err
@@ -282,7 +282,7 @@ def test_a_down_of_a_kept_cluster_that_goes_on_by_another_home_would_have_remove
         address = cli.json("status", "--home", "other")["coordinator"]
         np.testing.assert_array_equal(rows(address), np.full((100, 4), -1, np.float32))
     finally:
-        cli.run("down", "--home", "other", "--yes")
+        cli.run("down", "--home", "other")
     assert cli.json("list")["clusters"][0]["state"] == "ended"  # what was kept is gone
     os.stat(cli.directory.home / "clusters/ads.json")
 
@@ -348,8 +348,8 @@ def test_advice_to_end_the_cluster_of_a_snapshot_that_keeps_its_logs_short_led_t
     out, _ = cli.run("snapshots")
     assert f"{one['bytes']:,} bytes  2 shards  *\n* only keeps the logs short" in out
     assert cli.json("restore", one["url"], str(elsewhere))["rows"] == 100
-    cli.run("down", "--name", "again", "--yes")
-    out, _ = cli.run("down", "--name", "ads", "--yes")
+    cli.run("down", "--name", "again")
+    out, _ = cli.run("down", "--name", "ads")
     assert f"are removed, 1 snapshot that only keeps its logs short ({one['id']}) too" in out
     assert cli.json("snapshots", "kept")["snapshots"] == []
 
@@ -391,29 +391,13 @@ def test_a_down_that_keeps_did_not_say_that_a_damaged_log_cannot_be_read(cli):
     assert (rows(cli.json("up")["address"]) == -3).all()  # put back, nothing is lost
 
 
-def test_what_a_script_ended_was_not_said(cli):
+@pytest.mark.parametrize("options", [[], ["--yes"]])
+def test_what_a_script_ended_was_not_said(cli, options):
     cli.write(ADS.replace("storage: kept", "durability: memory"))
     with connect(cli.json("up")["address"]) as client:
         client.table("users").push(IDS, np.ones((100, 4), np.float32))
-    out, _ = cli.run("down", "--yes")
+    out, _ = cli.run("down", *options)
     assert out == "ads is down; it had 100 rows in 1 table, which are gone with it\n"
-
-
-@pytest.mark.parametrize("durability", ["process", "memory"])
-def test_a_script_ended_a_healthy_cluster_with_all_its_rows_unasked(cli, durability):
-    cli.write(f"{ADS}durability: {durability}\n")
-    cli.run("up")
-    cli.run("down")  # there are no rows that could be lost
-    with connect(cli.json("up")["address"]) as client:
-        client.table("users").push(IDS, np.ones((100, 4), np.float32))
-        _, err = cli.run("down", code=2)
-        assert err.startswith(
-            "rowloom: 'ads' holds 100 rows in 1 table, and they are lost with it. `rowloom "
-        )
-        assert ("`rowloom down --keep` leaves them in its logs" in err) == (durability == "process")
-        assert err.endswith("Add --yes if that is meant; nothing was changed\n")
-        np.testing.assert_array_equal(client.table("users").pull(IDS), -1.0)
-    assert "it had 100 rows in 1 table" in cli.run("down", "--yes")[0]
 
 
 @pytest.mark.slow
@@ -426,11 +410,11 @@ def test_a_restore_without_a_config_did_not_say_that_its_rows_are_in_memory_only
     (cli.folder / "deploy.yaml").unlink()
     _, err = cli.run("restore", one["url"])
     assert "durability memory: a shard loses its rows with its process; `storage: FOLDER`" in err
-    cli.run("down", "--yes")
+    cli.run("down")
     cli.write(ADS + "durability: memory\n")
     out, err = cli.run("up")
     assert "`durability: process` keeps them in its log" in err  # it asked for the storage that it has
     with connect(cli.json("status")["coordinator"]) as client:
         client.table("users").push(IDS, np.ones((100, 4), np.float32))
-    out, _ = cli.run("down", "--yes")
+    out, _ = cli.run("down")
     assert "it had 100 rows in 1 table, which are gone with it; 1 snapshot stays in " in out

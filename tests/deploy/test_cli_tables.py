@@ -139,7 +139,7 @@ def test_every_cluster_that_is_known_is_listed_with_its_state(cli, ads):
     out, _ = cli.run("list")
     assert re.search(rf"ads +healthy +2 +local +{re.escape(ads)}", out)
     for name in ("gone", "half", "odd"):
-        cli.run("down", "--name", name, "--yes")
+        cli.run("down", "--name", name)
     for name in ("mute", "port"):
         cli.run("down", "--name", name, "--forget")
     assert cli.directory.names() == ["ads"]
@@ -443,5 +443,5 @@ def test_a_damaged_record_is_named_and_gone_round(cli, ads):
     assert "ads.json.damaged" in err
     assert "ads runs already" in out
     (cli.directory.home / "clusters/ads.json").write_text("{")
-    cli.run("down", "--yes")
+    cli.run("down")
     assert cli.directory.names() == []

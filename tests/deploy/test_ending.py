@@ -69,11 +69,7 @@ def test_a_table_of_an_import_that_was_ended_by_a_signal_stayed_half_full(cli, a
             ["snapshot"],
             "`rowloom snapshots` lists it when it is whole",
         ),
-        (
-            "operate.clusters.down",
-            ["down", "--yes"],
-            "some of it may run still; `rowloom down` again ends it",
-        ),
+        ("operate.clusters.down", ["down"], "some of it may run still; `rowloom down` again ends it"),
         ("operate.remote.Remote.accept_loss", ["recover", "--accept-loss", "0"], "`rowloom status` tells"),
         ("importing.import_file", ["import", "x.npy", "users"], "some rows of x.npy may be in table 'users'"),
         ("importing.import_file", ["import", "x.npy", "new", "--create"], "table 'new' was dropped again"),

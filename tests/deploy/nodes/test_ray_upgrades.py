@@ -111,7 +111,7 @@ def test_every_server_says_the_version_of_a_wheel_after_apply_while_a_trainer_pu
             trainer.join()
     assert not failed
     assert versions(cli) == ["99.1.0"] * 3
-    cli.run("down", "--name", "ads", "--yes")
+    cli.run("down", "--name", "ads")
 
 
 def test_a_wheel_that_is_not_there_leaves_the_cluster_as_it_was(cli, ray, tmp_path):
@@ -125,4 +125,4 @@ def test_a_wheel_that_is_not_there_leaves_the_cluster_as_it_was(cli, ray, tmp_pa
     assert code
     assert "98.0" in err
     assert versions(cli) == before
-    cli.run("down", "--name", "ads", "--yes")
+    cli.run("down", "--name", "ads")

@@ -76,7 +76,7 @@ def test_a_killed_cluster_that_can_go_on_was_said_to_have_lost_its_rows(director
         reach(record, directory)
     lost = lost_with(record, directory)
     (logs,) = (tmp_path / "kept" / "logs").iterdir()
-    assert lost.unsure
+    assert lost.to_confirm
     assert lost.words.startswith("'ads' has ended; `rowloom down` would remove ")
     assert lost.words.endswith(
         f" of logs in {logs}, and the rows of 'ads' with them. `rowloom up --name ads` goes on from them, "

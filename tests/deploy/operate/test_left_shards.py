@@ -235,7 +235,7 @@ def test_what_runs_without_a_coordinator_is_said_and_ended(directory, config, tm
     assert lost_with(record, directory) == Loss(
         "'ads' has no coordinator, and its shards hold 300 rows that are lost with it. `rowloom up --name ads` starts "
         f"a coordinator for them{logs}.",
-        unsure=True,
+        to_confirm=True,
     )
     with pytest.raises(InvalidRequest, match="cluster 'ads' runs already, and a restore makes a new one"):
         restore(config, Restore(str(tmp_path / "any")), directory)

@@ -122,12 +122,12 @@ def test_a_cluster_that_cannot_say_what_it_holds_is_no_longer_ended_without_a_qu
     stop(shard)
     lost = lost_with(record, directory)
     assert "holds at least 50 rows in 1 table (shard 1 is stopped and may hold more)" in lost.words
-    assert lost.unsure  # a script removed those rows without a word
+    assert lost.to_confirm  # a script removed those rows without a word
     os.kill(shard, signal.SIGCONT)
     stop(record.pid)
     lost = lost_with(record, directory)
     assert "'ads' does not answer, so how many rows it holds is not known" in lost.words
-    assert lost.unsure
+    assert lost.to_confirm
     with pytest.raises(Unavailable, match=f"cluster 'ads' at .* `kill -CONT {record.pid}` lets it go on"):
         up(config, directory)
     os.kill(record.pid, signal.SIGCONT)
