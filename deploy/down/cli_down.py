@@ -31,7 +31,7 @@ def down(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """End a cluster: its shards, their rows, its coordinator, its actors and placement groups.
+    """End a cluster, its shards and their rows. Also its coordinator, its actors and placement groups.
 
     ALL ROWS ARE LOST, without --keep: `rowloom export` keeps those of a table, without its optimizer's slots, and
     `rowloom import` brings them back. Snapshots stay, but for those that the cluster took by itself to keep its logs
