@@ -130,6 +130,7 @@ def test_the_rows_of_a_cluster_that_never_had_one_were_said_to_be_removed(cli):
     assert out == f"ads is down; it had no rows, and its logs in {cli.folder / 'kept'} are removed\n"
 
 
+@pytest.mark.slow
 def test_a_killed_cluster_began_empty_in_another_storage_and_its_rows_can_go_on_elsewhere(cli, kept):
     cli.run("up")
     cli.run("snapshot")

@@ -60,6 +60,7 @@ def test_rows_are_there_after_a_down_that_keeps_them_and_after_a_kill_of_everyth
     np.testing.assert_allclose(push(up(config(tmp_path), directory).record), first, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_killed_cluster_that_can_go_on_was_said_to_have_lost_its_rows(directory, tmp_path) -> None:
     # Who did what that advised, `rowloom down`, lost them then, and was not asked.
     first = push(up(config(tmp_path), directory).record)
