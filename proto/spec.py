@@ -82,6 +82,7 @@ __all__ = [
     "WarmUp",
     "Zeros",
     "check_name",
+    "cut_short",
 ]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -234,7 +235,7 @@ class TableSpec:
         """What differs, as `dim: 8 here, 16 there`; empty if nothing does."""
         pairs = [(f.name, getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self)]
         return [
-            f"{name}: {_short(mine)} here, {_short(theirs)} there"
+            f"{name}: {cut_short(mine)} here, {cut_short(theirs)} there"
             for name, mine, theirs in pairs
             if mine != theirs
         ]
@@ -295,7 +296,7 @@ def _check_bytes(size: int, name: str) -> None:
         )
 
 
-def _short(value: object) -> str:
+def cut_short(value: object) -> str:
     """A value in an error, which travels in what little room a transport has for errors."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} characters)"

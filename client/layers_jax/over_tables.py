@@ -81,10 +81,8 @@ class OverTables:
         return self._once(anchor, given[0], upstreams), *none
 
     def _push_in_program(self, anchor: Any, flats: Any, upstreams: Any) -> Any:
-        """The anchor's gradient."""
-        del (
-            anchor
-        )  # it is here for `_refuse_second`, which sees whether a gradient of this gradient is wanted
+        """The anchor's gradient. anchor: for `_refuse_second`, which sees whether a gradient of this one is wanted."""
+        del anchor
         io_callback(self._push, None, flats, upstreams, ordered=True)
         return jnp.zeros((), jnp.float32)
 

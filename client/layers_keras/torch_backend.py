@@ -16,7 +16,7 @@ import torch  # pyright: ignore[reportMissingImports]
 
 from ...proto.errors import InvalidRequest
 from ..layers.backward import Backward, whole_ids
-from ..layers_torch.anchored import once_differentiable
+from ..layers_torch.anchored import as_numpy, once_differentiable
 from ..layers_torch.passes import trains
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Lookup:
             torch.autograd.Variable._execution_engine.queue_callback(lambda: self._push(task))
         number, told = self._queued[task]
         told[id(use.rates)] = use
-        grads = [None if up is None else up.detach().float().numpy(force=True) for up in upstreams]
+        grads = [None if up is None else as_numpy(up) for up in upstreams]
         self._backward.hold(number, flats, grads, first, first)
 
     def _push(self, task: int) -> None:

@@ -89,14 +89,13 @@ class Anchored(torch.nn.Module):
             "address": getattr(client, "address", None),
             "snapshot": getattr(client, "last_snapshot", None),
         }
-        text = json.dumps(self._described() | {k: v for k, v in found.items() if v})
+        state = self._described() | {k: v for k, v in found.items() if v}
         # Of the same size wherever the cluster is, bound or not: distributed checkpoints are read into what is there.
-        size = len(text) + sum(len(table.name) + 80 for table in self.gradients.tables)
+        size = len(json.dumps(state)) + sum(len(table.name) + 80 for table in self.gradients.tables)
         if (rates := self.gradients.begun_rates) is not None:
-            text = json.dumps({**json.loads(text), "rates": rates})
-        return torch.from_numpy(
-            np.frombuffer(text.encode().ljust(-(-size // _STATE_BYTES) * _STATE_BYTES), np.uint8).copy()
-        )
+            state["rates"] = rates
+        text = json.dumps(state).encode().ljust(-(-size // _STATE_BYTES) * _STATE_BYTES)
+        return torch.from_numpy(np.frombuffer(text, np.uint8).copy())
 
     def _described(self) -> dict[str, Any]:
         """What of a state must be the same where it is loaded."""

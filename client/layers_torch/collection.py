@@ -269,7 +269,8 @@ class _PulledTables(torch.autograd.Function):
         if trains(ctx):
             layer.gradients.hold(pieces)
         rows = [one for _, _, one in pieces]
-        all_counts = sum(map(len, rows)) == sum(map(_len, grads))  # then it is looked through at once
+        # Most often all counts, and is looked through at once.
+        all_counts = sum(map(len, rows)) == sum(len(one) for one in grads if one is not None)
         return anchor_gradient(ctx.anchor, [whole] if all_counts else rows), None, None
 
 
@@ -285,10 +286,6 @@ def _copied(upstreams: Sequence[Any]) -> tuple[np.ndarray, list[np.ndarray | Non
         begin, end = end, end + len(one)
         grads.append(None if up is None else whole[begin:end].reshape(-1, up.shape[-1]))
     return whole, grads
-
-
-def _len(grads: np.ndarray | None) -> int:
-    return 0 if grads is None else len(grads)
 
 
 def _ids(ids: Any, slot: Slot) -> np.ndarray:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # Which of a layer's tables, ids [U] int64, gradients [U, width] float32.
 Piece = tuple[int, np.ndarray, np.ndarray]
+# What the rates of a layer's tables began with, as `FollowedRate.begun`.
 Begun = dict[str, list[float]]
 _T = TypeVar("_T")
 

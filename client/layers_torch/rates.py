@@ -5,14 +5,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...proto.errors import InvalidRequest
 from ..layers.rates import FollowedRate
 from .passes import Gradients, layers_of
-
-if TYPE_CHECKING:
-    pass
 
 
 class _Followed(FollowedRate):

@@ -6,10 +6,9 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
-from ...proto.spec import Dealing, TableSpec
+from ...proto.spec import Dealing, TableSpec, cut_short
 
 TIME = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([smhd])\s*$")
-_LONGEST = 200  # characters of a value in an error: a transport has little room for errors
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -63,11 +62,6 @@ def told_apart(exists: TableSpec, asked: TableSpec) -> str:
     """How the spec of a table that exists differs from one that somebody asked for."""
     names = [f.name for f in dataclasses.fields(asked) if getattr(exists, f.name) != getattr(asked, f.name)]
     has, wanted = (
-        ", ".join(f"{name}={_cut(getattr(spec, name))}" for name in names) for spec in (exists, asked)
+        ", ".join(f"{name}={cut_short(getattr(spec, name))}" for name in names) for spec in (exists, asked)
     )
     return f"the table that exists has {has}; you asked for {wanted}"
-
-
-def _cut(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text)} characters)"

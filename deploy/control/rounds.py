@@ -69,9 +69,11 @@ def check_there(layout: Layout, given_up: Collection[int], keys: Sequence[int]) 
     Raises:
         Unavailable: there is one of these.
     """
-    for index in sorted(given_up):
-        address = layout.shards[index].address
-        raise Unavailable(f"shard {index} at {address} does not answer, and its standby is to take its place")
+    if given_up:
+        shard = layout.shards[min(given_up)]
+        raise Unavailable(
+            f"shard {shard.index} at {shard.address} does not answer, and its standby is to take its place"
+        )
     yield from check_running(keys)
 
 

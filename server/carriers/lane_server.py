@@ -126,10 +126,8 @@ class LaneServer:
             connections = list(self._connections)
         for listener in (self._tcp, self._unix):
             if listener is not None:
-                with contextlib.suppress(OSError):
-                    listener.shutdown(
-                        socket.SHUT_RDWR
-                    )  # wakes the thread that polls it, which close does not
+                with contextlib.suppress(OSError):  # it wakes the thread that polls it, which close does not
+                    listener.shutdown(socket.SHUT_RDWR)
         for thread in self._accepting:
             thread.join(2 * _LOOK_S)
         if not self._accepting:
