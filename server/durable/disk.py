@@ -7,11 +7,17 @@ import errno
 import fcntl
 import os
 import shutil
+import socket
 from collections.abc import Generator, Sequence
 
 from ...proto.framing import Buffer
 
 MOST_BUFFERS = 1024  # that one call of the system takes (IOV_MAX)
+
+
+def this_process() -> str:
+    """What a lock says of who has it: those who wait for it may be on another machine."""
+    return f"process {os.getpid()} of {socket.gethostname()}"
 
 
 class Disk:

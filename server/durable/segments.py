@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 
 from ...proto.errors import RowloomError
 from ...proto.framing import Buffer
-from .disk import Disk
+from .disk import Disk, this_process
 from .extents import Header, Owner, SegmentExtent
 from .segment_files import OpenSegment, SegmentFiles, ended_name
 
@@ -100,7 +100,7 @@ class Segments(SegmentFiles):
 
     def _take(self) -> int:
         try:
-            return self.disk.lock(self._path(LOCK), f"process {os.getpid()}")
+            return self.disk.lock(self._path(LOCK), this_process())
         except BlockingIOError as e:
             raise LogInUse(
                 f"{self.folder} is the log of a shard server that runs: {e}. A log has one server: stop that one first"

@@ -18,7 +18,7 @@ from ..metrics.counters import Counters
 from ..shard import Shard
 from ..snapshots.loading import load_shard
 from ..standby.log_place import LogPlace
-from .disk import Disk
+from .disk import Disk, this_process
 from .extents import LogEnd, Owner
 from .log import Log, Mode, Ticket
 from .reading import Reading
@@ -306,7 +306,7 @@ class ShardLogs:
             Unavailable: somebody has it, who may be about to drop it.
         """
         try:
-            lock = self._disk.lock(os.path.join(folder, LOCK), f"process {os.getpid()}")
+            lock = self._disk.lock(os.path.join(folder, LOCK), this_process())
         except BlockingIOError as e:
             raise Unavailable(f"the log {folder} is still in use: {e}") from e
         try:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 from ...proto.errors import PushUnresolved, RowloomError, in_words
@@ -22,6 +23,7 @@ from ..receiving import Receiver
 from ..snapshots.writing import write_cut
 from ..standby.following import Following
 from ..standby.thread import StandbyThread
+from ..states import Recovering
 from ..taking import Taking
 from .own_process import give_back
 from .succeeding import succeed
@@ -119,7 +121,9 @@ class Tasks:
             try:
                 shard, journal = succeed(self._logs, task, patient=time.monotonic() < began + PATIENCE_S)
                 break
-            except LogInUse:  # until that one has ended it may serve
+            except LogInUse as e:  # until that one has ended it may serve
+                if time.monotonic() > began + PATIENCE_S:
+                    self._tell_waits(task.owner, e)
                 time.sleep(AGAIN_S)
             except OSError as e:
                 log.warning("%s cannot be read from its log yet: %s", task.owner, in_words(e))
@@ -136,6 +140,17 @@ class Tasks:
         with self._moved:
             self._host.recovered(shard, journal)
             self._moved.notify_all()
+
+    def _tell_waits(self, owner: Owner, error: Exception) -> None:
+        """Say what a standby waits for, in the log and to who asks for its health."""
+        why, self._unread = self._unread, in_words(error)
+        if why == self._unread:
+            return
+        log.error("%s is served again when its log is free: %s", owner, self._unread)
+        with self._moved:
+            state = self._host.state
+            if isinstance(state, Recovering):  # or it was told meanwhile to become something else
+                self._host.become(replace(state, why=self._unread))
 
     def _take(self, taking: Taking) -> None:
         """Write a shard's part of a snapshot. The lock is held while a block of rows is copied, not longer."""

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import socket
 
 import pytest
 from waiting import until
@@ -17,7 +18,12 @@ from rowloom.server.call import Call, Caller
 from rowloom.server.durable.extents import Owner
 from rowloom.server.durable.log import Mode
 from rowloom.server.durable.shard_log import ShardLogs
+from rowloom.server.durable.succession import Succession
+from rowloom.server.running import tasks
 from rowloom.server.serve import Server
+from rowloom.server.shard import Shard
+from rowloom.server.standby.log_place import LogPlace
+from rowloom.server.states import Recovering
 
 LAYOUT = Layout("c", 1, (ShardAddress(0, "h:1", 1),))
 HEADER = pb.Header(cluster_id="c", epoch=1, protocol=1)
@@ -66,5 +72,33 @@ def test_a_disk_that_does_not_read_a_log_was_a_traceback_each_second_and_no_reas
         assert said.exc_info is None
         until(lambda: adopted(server))
         assert (health(server).state, health(server).unread) == ("serving", "")
+    finally:
+        server.stop()
+
+
+def test_a_standby_whose_log_a_server_that_is_cut_off_still_has_gave_no_reason_for_its_waiting(
+    tmp_path, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr(tasks, "PATIENCE_S", 0.0)
+    owner = Owner("c", 1, 0)
+    logs = ShardLogs(str(tmp_path), Mode.PROCESS, segment_bytes=1 << 16)
+    cut_off = logs.begin(owner)
+    place = LogPlace()
+    place.based = True
+    server = Server(logs=ShardLogs(str(tmp_path), Mode.PROCESS, segment_bytes=1 << 16))
+    try:
+        with server._moved:
+            server._host.become(Recovering(LAYOUT, 0))
+            server._host.tasks.append(
+                Succession(owner, Shard(LAYOUT, 0, []), place, lambda: Shard(LAYOUT, 0, []), ())
+            )
+            server._tasks.start()
+        until(lambda: bool(health(server).unread))
+        assert f"runs: process {os.getpid()} of {socket.gethostname()}" in health(server).unread
+        (said,) = [one for one in caplog.records if "served again when its log is free" in one.getMessage()]
+        assert "stop that one first" in said.getMessage()
+        cut_off.close()
+        until(lambda: health(server).state == "serving")
+        assert not health(server).unread
     finally:
         server.stop()
