@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,13 +28,13 @@ from .control.effects import (
     Stored,
     WriteManifest,
 )
-from .launch.launcher import Launched, Launcher
+from .launch.launcher import Launcher
+from .launching import Launches, for_each, stop_all
 from .snapshots.manifests import write_manifest
 from .storage import StateFile
 
 log = logging.getLogger(__name__)
 BUSY_WAIT_S = 2.0  # how long a program waits for the one before it, until its caller is told to come again
-LAUNCH_THREADS = 32  # servers that start or stop at the same time
 CALL_THREADS = 32  # requests that are under way at the same time
 
 
@@ -113,6 +113,13 @@ class Performer:
         Raises:
             RowloomError: what the program raises.
         """
+        launches = Launches(self._launcher, self._ending)
+        try:
+            return self._run(program, launches, polite)
+        finally:
+            launches.give_up()
+
+    def _run(self, program: Program, launches: Launches, polite: bool) -> Any:
         outcome: Any = None
         error: RowloomError | None = None
         while True:
@@ -125,7 +132,7 @@ class Performer:
                 program.close()
                 return None
             try:
-                outcome = self._perform(effect)
+                outcome = self._perform(effect, launches)
             except RowloomError as e:
                 error = e
             except Exception as e:
@@ -133,19 +140,20 @@ class Performer:
                 error = Unavailable(f"{type(effect).__name__.lower()} failed: {in_words(e)}")
                 error.__cause__ = e
 
-    def _perform(self, effect: Effect) -> Any:
+    def _perform(self, effect: Effect, launches: Launches) -> Any:
         if isinstance(effect, Calls):
             return self.ask(effect.calls, effect.timeout_s)
         if isinstance(effect, Launch):
-            return self._launch(list(effect.keys), effect.apart)
+            return launches.outcome(effect)
         if isinstance(effect, Stop):
-            self._stop(list(effect.keys), self._grace_s)
+            launches.give_up()
+            stop_all(self._launcher, effect.keys, self._grace_s)
         elif isinstance(effect, Commit):
             self._file.commit(effect.state, pause=self._ending.wait)
         elif isinstance(effect, Stored):
             return self._file.load()
         elif isinstance(effect, Look):
-            return [f.result() for f in self._for_each(self._launcher.look, list(effect.keys))]
+            return [f.result() for f in for_each(self._launcher.look, effect.keys)]
         elif isinstance(effect, WriteManifest):
             return write_manifest(effect)
         elif isinstance(effect, Sleep) and self._ending.wait(effect.seconds):
@@ -165,30 +173,6 @@ class Performer:
             return self._channels.call(call.address, call.method, call.data, timeout_s)
         except RowloomError as e:
             return e
-
-    def _launch(self, keys: list[int], apart: Sequence[int]) -> list[Launched]:
-        self._launcher.reserve(keys, apart)
-        ended = self._for_each(self._launcher.start, keys)
-        errors = [e for f in ended if (e := f.exception()) is not None]
-        if self._ending.is_set():
-            errors.append(Unavailable("the cluster is being ended"))
-        if errors:
-            self._stop(keys, 0.0)
-            if isinstance(errors[0], OSError):
-                raise Unavailable(f"a shard server could not be started: {errors[0]}") from errors[0]
-            raise errors[0]
-        return [f.result() for f in ended]
-
-    def _stop(self, keys: list[int], grace_s: float) -> None:
-        for future in self._for_each(lambda key: self._launcher.stop(key, grace_s), keys):
-            future.result()
-
-    def _for_each(self, act: Callable[[int], Any], keys: list[int]) -> list[Future[Any]]:
-        """Do something for all keys at the same time; returns when each has ended, well or not."""
-        with ThreadPoolExecutor(
-            max(1, min(LAUNCH_THREADS, len(keys))), thread_name_prefix="rowloom-launch"
-        ) as pool:
-            return [pool.submit(act, key) for key in keys]
 
     # ----------------------------------------------------------------------------------------------------- the end
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from itertools import zip_longest
 
 from ..proto import methods
@@ -109,7 +110,7 @@ class Watcher:
         if not standbys.has_work(seen):
             return
         try:
-            with self._performer.alone("keeping standbys", wait_s=0.0):
+            with self._performer.alone("keeping standbys", wait_s=0.0), self._looking():
                 if coordinator.layout is layout and coordinator.state.standbys is known:
                     for index, why in seen.unfit.items():
                         log.warning("the standby of shard %d is given up: %s", index, why)
@@ -122,6 +123,24 @@ class Watcher:
                 self._tell("standbys are not as they should be", in_words(e))
         else:
             self._tell("standbys are not as they should be")
+
+    @contextmanager
+    def _looking(self) -> Generator[None]:
+        """Look at servers and standbys meanwhile: starts are given up for a standby that can take a place."""
+        over, standbys = threading.Event(), self._standbys()
+
+        def look() -> None:
+            while standbys is not None and not over.wait(STANDBY_WATCH_S):
+                with suppress(Exception):  # the next look may do better
+                    self._performer.run(standbys.look())
+
+        thread = threading.Thread(target=look, name="rowloom-look", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def look(self) -> None:
         """Ask all shards for their health, find those that do not answer, and finish what was begun."""
@@ -202,7 +221,7 @@ class Watcher:
         now = time.monotonic()
         self._away = {**{index: now for index in ended}, **self._away}
         try:
-            with self._performer.alone("starting shards again", wait_s=0.0):
+            with self._performer.alone("starting shards again", wait_s=0.0), self._looking():
                 if coordinator.layout is layout:
                     again = self._performer.run(revive(coordinator))
                     for index in again:

@@ -33,10 +33,11 @@ from ...proto.optimizers import checked_rate
 from ...proto.spec import TableEntry, TableSpec
 from ..config.words import told_apart
 from ..launch.launcher import addresses
-from .effects import Calls, Commit, Launch, NotStored, Program, ServerCall, Sleep, Stop, Stored, call_all
+from .effects import Calls, Commit, NotStored, Program, ServerCall, Sleep, Stop, Stored, call_all
 from .lineage import recovery_points
 from .quotas import check_tables
 from .rounds import begun, check_there, ended_of, tell_all
+from .starting import launch
 from .state import GONE, ClusterState
 
 ATTEMPT_S = 2.0  # how long a server may take for a step that is always short; a lost request costs this much
@@ -167,7 +168,7 @@ class Coordinator:
             InvalidRequest: all tables together would be too much for a client to be told.
         """
         self.state.with_begun(specs)  # or nothing is launched
-        keys, launched = yield from self.launch(shards)
+        keys, launched = yield from launch(self, shards)
         layout = Layout(self.new_cluster_id(), 1, addresses(launched), self.address)
         yield from call_all(self.adoptions(layout, range(layout.n), fresh=True), self.clock)
         surplus = [key for key in self.state.surplus if key not in keys]
@@ -178,23 +179,6 @@ class Coordinator:
     def new_cluster_id(self) -> str:
         """The name of a cluster that begins, unlike any other's."""
         return f"{self.state.name}-{self._rng.getrandbits(64):016x}"
-
-    def launch(self, count: int, apart: Sequence[int] = ()) -> Program:
-        """Start servers under keys of their own, surplus until a commit says otherwise.
-
-        apart: as `Launcher.reserve` takes it.
-
-        Returns:
-            (keys, list[Launched]).
-        """
-        keys = list(range(self.state.next_key, self.state.next_key + count))
-        if not keys:
-            return keys, []
-        # So that no other server ever gets these keys, and they are ended if nothing comes of them.
-        yield from self.commit(
-            dataclasses.replace(self.state, next_key=keys[-1] + 1, surplus=[*self.state.surplus, *keys])
-        )
-        return keys, (yield Launch(keys, apart))
 
     def doubt(self, shards: Sequence[int] | None = None) -> None:
         """All, or some, may be frozen, or of another layout than the committed one: `adopt` or `converge` mends it."""
@@ -243,6 +227,11 @@ class Coordinator:
         """Raise Unavailable when it is of no use to wait for a shard, or a server of `others`, which are keys."""
         keys = [*self.state.keys, *others] if self.comes_back else []
         return check_there(self.layout, self._given_up(), keys)
+
+    def check_standing(self) -> Program:
+        """Raise Unavailable when a standby is to take the place of a shard that does not answer."""
+        if self.state.layout is not None:
+            yield from check_there(self.layout, self._given_up(), ())
 
     def _given_up(self) -> set[int]:
         layout = self.layout

@@ -36,13 +36,17 @@ class Calls:
 
 @dataclass(frozen=True)
 class Launch:
-    """Start servers under these keys. Outcome: a list of Launched.
+    """Start servers under these keys. Outcome: a list of Launched; None: not yet, it is to be yielded again.
+
+    One that is not waited for to its end is given up, and its servers end.
 
     apart: as `Launcher.reserve` takes it.
+    patient: as it does, too.
     """
 
     keys: Sequence[int]
     apart: Sequence[int] = ()
+    patient: bool = True
 
 
 @dataclass(frozen=True)

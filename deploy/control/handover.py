@@ -26,6 +26,7 @@ from ...proto.layout import Layout, ShardAddress
 from .coordinator import ATTEMPT_S, Coordinator
 from .effects import Program, ServerCall, Stop, call_all
 from .reshard import Cancelled, Progress, Reshard
+from .starting import launch
 from .surplus import expected_surplus
 
 LOOK_LIMIT_S = 5.0  # for the shards to say that they serve, before one of them is stopped
@@ -47,7 +48,7 @@ class Handover(Reshard):
         self._givers = tuple(self._old.shards[index] for index in self.indexes)
 
     def _servers(self) -> Program:
-        fresh, launched = yield from self._coordinator.launch(len(self.indexes))
+        fresh, launched = yield from launch(self._coordinator, len(self.indexes), check=self._check_wanted)
         keys, shards = list(self._coordinator.state.keys), list(self._old.shards)
         for index, key, server in zip(self.indexes, fresh, launched, strict=True):
             keys[index], shards[index] = key, ShardAddress(index, server.address, server.incarnation)
@@ -119,7 +120,7 @@ class Restart:
     def _replace(self, indexes: Sequence[int]) -> Program:
         """Other servers for these shards, which the commit says. Returns when the old ones were ended."""
         coordinator = self._coordinator
-        fresh, launched = yield from coordinator.launch(len(indexes))
+        fresh, launched = yield from launch(coordinator, len(indexes))
         keys, shards = list(coordinator.state.keys), list(coordinator.layout.shards)
         began = coordinator.clock()
         yield Stop([keys[index] for index in indexes])  # whoever comes now starts them again, from their logs

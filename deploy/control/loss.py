@@ -21,6 +21,7 @@ from ..launch.launcher import ServerProcess
 from .coordinator import ATTEMPT_S, PAUSE_S, Coordinator
 from .effects import Calls, Look, Program, ServerCall, Sleep, Stop, call_all
 from .rounds import standing_still
+from .starting import launch
 from .state import ClusterState
 
 LOOK_LIMIT_S = 10.0  # for which a shard may be silent before it is taken for lost
@@ -59,7 +60,7 @@ def accept_loss(coordinator: Coordinator, index: int, *, force: bool = False) ->
     keys = list(state.keys)
     if there is None:
         yield Stop([keys[index]])
-        (keys[index],), (launched,) = yield from coordinator.launch(1)
+        (keys[index],), (launched,) = yield from launch(coordinator, 1)
         there = ShardAddress(index, launched.address, launched.incarnation)
     shards = tuple(there if s.index == index else s for s in layout.shards)
     layout = dataclasses.replace(layout, shards=shards)

@@ -45,6 +45,7 @@ from .effects import NotStored, Program, ServerCall, Sleep, call_all
 from .passes import Passes
 from .receiving import all_received, progress_of
 from .stalling import until_done
+from .starting import launch
 from .state import ClusterState
 from .surplus import expected_surplus
 
@@ -200,7 +201,8 @@ class Reshard:
     def _servers(self) -> Program:
         """Start what is missing. Returns the layout that is to be, and the launcher's keys of its servers."""
         coordinator, shards = self._coordinator, self.progress.shards
-        keys, launched = yield from coordinator.launch(max(0, shards - self._old.n))
+        more = max(0, shards - self._old.n)
+        keys, launched = yield from launch(coordinator, more, check=self._check_wanted)
         stay = [Launched(s.address, s.incarnation) for s in self._old.shards[:shards]]
         target = self._old.next(addresses([*stay, *launched]), self._tables.values())
         return target, [*coordinator.state.keys[:shards], *keys]
@@ -226,6 +228,11 @@ class Reshard:
         """Give it up. Returns whether that is still possible: it is not once the new layout is being committed."""
         self._cancelled = self.progress.state in ("starting", "moving", "finishing")
         return self._cancelled
+
+    def _check_wanted(self) -> Program:
+        """While servers start, which may take minutes: raises what gives it up."""
+        self._check_cancelled()
+        yield from self._check_there()
 
     def _check_cancelled(self) -> None:
         if self._cancelled:

@@ -26,6 +26,7 @@ from ..launch.launcher import ServerProcess, addresses
 from .coordinator import ATTEMPT_S, Coordinator
 from .effects import Look, Program, ServerCall, call_all
 from .receiving import all_received
+from .starting import launch
 from .state import ClusterState, RestoredSnapshot
 
 STEP_LIMIT_S = 10.0  # for every server to take a step
@@ -130,7 +131,7 @@ class Restoring:
         cluster_id = coordinator.new_cluster_id()
         # What a coordinator that is killed leaves in logs is found by this.
         yield from coordinator.commit(dataclasses.replace(coordinator.state, beginning=cluster_id))
-        keys, launched = yield from coordinator.launch(self._shards)
+        keys, launched = yield from launch(coordinator, self._shards)
         epoch = self._source.layout.epoch + 1
         target = Layout(cluster_id, epoch, addresses(launched), coordinator.address)
         try:

@@ -11,11 +11,12 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 
-from ...proto.errors import RowloomError
+from ...proto.errors import RowloomError, Unavailable
 from ...proto.layout import ShardAddress
 from ..launch.launcher import Launched, ServerProcess
 from .coordinator import ATTEMPT_S, Coordinator
 from .effects import Look, Program, Stop
+from .starting import launch
 from .surplus import expected_surplus
 
 
@@ -60,15 +61,34 @@ def revive(coordinator: Coordinator, limit_s: float = 0.0) -> Program:
     if not ended:
         return []
     with expected_surplus(coordinator):
-        yield from _replace(coordinator, keys, ended)
+        yield Stop([keys[index] for index in ended])  # they hold no room any more
+        again = yield from _replace_what_fits(coordinator, ended)
     yield from coordinator.adopt(limit_s)
-    return ended
+    return again
 
 
-def _replace(coordinator: Coordinator, keys: list[int], ended: Sequence[int]) -> Program:
-    """New servers for shards whose own have ended. keys: those of all shards; changed."""
-    yield Stop([keys[index] for index in ended])  # they hold no room any more
-    fresh, launched = yield from coordinator.launch(len(ended))
+def _replace_what_fits(coordinator: Coordinator, ended: Sequence[int]) -> Program:
+    """New servers for shards whose own have ended, for some where there is no room for all. Returns the shards."""
+    try:
+        yield from _replace(coordinator, ended)
+        return list(ended)
+    except Unavailable as e:
+        failed = e
+    again: list[int] = []
+    for index in ended if len(ended) > 1 else ():
+        if coordinator.given_up:  # a standby is to take a place, which is sooner done
+            break
+        with contextlib.suppress(Unavailable):
+            yield from _replace(coordinator, [index])
+            again.append(index)
+    if not again:
+        raise failed
+    return again
+
+
+def _replace(coordinator: Coordinator, ended: Sequence[int]) -> Program:
+    fresh, launched = yield from launch(coordinator, len(ended), patient=False)
+    keys = list(coordinator.state.keys)
     shards = list(coordinator.layout.shards)
     for index, key, server in zip(ended, fresh, launched, strict=True):
         keys[index], shards[index] = key, ShardAddress(index, server.address, server.incarnation)

@@ -59,11 +59,14 @@ class Launcher(Protocol):
 
     replicated: bool
 
-    def reserve(self, keys: Sequence[int], apart: Sequence[int] = ()) -> None:
+    def reserve(self, keys: Sequence[int], apart: Sequence[int] = (), *, patient: bool = True) -> None:
         """Set room aside for servers that will be started together. Raises Unavailable if there is none.
+
+        To stop one of them, from another thread, ends the wait for room.
 
         apart: for each the key of a server whose node it keeps off, as a standby does; none: they go anywhere. Where
         there is only one node, or none at all, they are there.
+        patient: room is waited for as long as a start may take; else for some seconds, as it is soon asked for again.
         """
         ...
 

@@ -34,7 +34,7 @@ class ProcessLauncher:
         self._lock = threading.Lock()
         self._running: dict[int, tuple[Child, Launched]] = {}
 
-    def reserve(self, keys: Sequence[int], apart: Sequence[int] = ()) -> None:
+    def reserve(self, keys: Sequence[int], apart: Sequence[int] = (), *, patient: bool = True) -> None:
         """As `Launcher`: whether this machine has it, which is the only one."""
         check_room(len(keys))
 
@@ -117,7 +117,7 @@ class ThreadLauncher:
         self._snapshots = snapshots_of(storage) if storage is not None else ""
         self._running: dict[int, Server] = {}
 
-    def reserve(self, keys: Sequence[int], apart: Sequence[int] = ()) -> None:
+    def reserve(self, keys: Sequence[int], apart: Sequence[int] = (), *, patient: bool = True) -> None:
         """As `Launcher`: this machine needs none."""
 
     def check_standbys(self, keys: Sequence[int]) -> None:

@@ -8,14 +8,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ...proto.errors import Unavailable
 from ...server.metrics.log_lines import name_process
 from ..config.config import DeployConfig
 from ..config.words import counted
 from ..nodes.apart import StandbyRoom, deal
-from ..nodes.nodes import Node, check_fits, could_hold
+from ..nodes.nodes import Node, check_fits, could_hold, free_of, in_words_of
 from ..nodes.ray_nodes import NODE_ID, nodes_of_ray, selector, selects
 from .keeping import logs_of, snapshots_of
 from .launcher import Launched, ServerProcess
@@ -45,6 +45,9 @@ BEYOND_S = 2.0  # that a server may take to say that it has stopped, beyond the 
 ANSWER_S = 2.0  # that a server gets to say that it is there
 SUSPECTED_S = (
     30.0  # no standby goes to a node where a server did not answer: Ray may not know yet that it has ended
+)
+AGAIN_ROOM_S = (
+    10.0  # for servers that are asked for again and again: Ray's autoscaler must see that they wait
 )
 ROOM_S = 3.0  # for a standby to find room: while it is waited for, nothing else of the cluster changes
 LOOK_S = 0.1  # between two looks for it
@@ -112,19 +115,44 @@ class RayLauncher:
         self._runtime_env: Mapping[str, object] = config.ray.runtime_env
         self.ray = ray_module()
 
-    def reserve(self, keys: Sequence[int], apart: Sequence[int] = ()) -> None:
-        """As `Launcher`: a placement group with a bundle for each; for a standby one of its own, or an empty seat."""
+    def reserve(self, keys: Sequence[int], apart: Sequence[int] = (), *, patient: bool = True) -> None:
+        """As `Launcher`: a placement group with a bundle for each; for a standby one of its own, or an empty seat.
+
+        Who is not patient gets empty seats, too: of servers that have ended, and do not come back.
+        """
         if not keys:
             return
         if apart:
             self._reserve_apart(keys, apart)
             return
+        left = keys if patient or not self.replicated else self._seated(keys)
+        if not left:
+            return
         placement, wanted = (
             self._config.ray.placement,
             selector(self._config.ray.label_selector, self._avoided),
         )
-        group = self._group(keys, placement, wanted)
-        self._await_room(group, keys, self._config.limits.start_timeout_s, placement)
+        group = self._group(left, placement, wanted)
+        self._await_room(
+            group, left, self._config.limits.start_timeout_s if patient else AGAIN_ROOM_S, placement
+        )
+
+    def _seated(self, keys: Sequence[int]) -> Sequence[int]:
+        """Give servers the seats that are empty, on different nodes as far as there are some. Returns who has none."""
+        with asking():
+            where, live = nodes_of_keys(self._config.name), self.keys()
+            held = Counter(node for key, node in where.items() if key in live)
+            off = {*self._avoided, *self._suspected({k: n for k, n in where.items() if k in live})}
+            usable = {n.id for n in nodes_of_ray() if not n.draining} - off
+            empty = empty_seats(seats_of(self._config.name), nodes_of_seats(self._config.name), live)
+        empty = {seat: node for seat, node in empty.items() if node in usable}
+        for at, key in enumerate(keys):
+            if not empty:
+                return keys[at:]
+            seat = min(empty, key=lambda seat: (held[empty[seat]], seat))
+            held[empty.pop(seat)] += 1
+            take(self._config.name, key, seat)
+        return []
 
     def _group(self, keys: Sequence[int], strategy: str, wanted: Mapping[str, str]) -> Any:
         """A placement group with a bundle for each, on nodes with these labels; it may have no room yet."""
@@ -139,15 +167,25 @@ class RayLauncher:
         )
 
     def _await_room(self, group: Any, keys: Sequence[int], limit_s: float, placement: str) -> None:
-        from ray.util.placement_group import remove_placement_group
+        from ray.util.placement_group import (
+            placement_group_table,  # pyright: ignore[reportUnknownVariableType]
+            remove_placement_group,
+        )
 
-        if group.wait(limit_s):
+        until = time.monotonic() + limit_s
+        while not group.wait(1):
+            if cast(Any, placement_group_table)(group)["state"] == "REMOVED":  # by `stop`, in another thread
+                raise Unavailable("nobody waits for this room any more")
+            if time.monotonic() >= until:
+                break
+        else:
             return
-        free = self.ray.available_resources()
         remove_placement_group(group)
+        bundle, nodes = bundle_of(self._config), self._labelled(self.nodes())
+        free = free_of(bundle, [node for node in nodes if node.id not in self._avoided])
         raise Unavailable(
-            f"Ray has no room for {counted(len(keys), 'shard')} of {bundle_of(self._config)} each ({placement}) within "
-            f"{limit_s} s; free now: CPU {free.get('CPU', 0)}, memory {free.get('memory', 0):.0f}. "
+            f"Ray has no room for {counted(len(keys), 'shard')} of {in_words_of(bundle)} each ({placement}) within "
+            f"{limit_s:g} s; free now: {free}. "
             "Add nodes, or ask for less: ray.num_cpus_per_shard, ray.memory_per_shard, ray.placement"
         )
 

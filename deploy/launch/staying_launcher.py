@@ -40,7 +40,7 @@ class StayingLauncher:
         self._log, self._logs = log, logs
         self._mark = mark
 
-    def reserve(self, keys: Sequence[int], apart: Sequence[int] = ()) -> None:
+    def reserve(self, keys: Sequence[int], apart: Sequence[int] = (), *, patient: bool = True) -> None:
         """As `Launcher`: whether this machine has it, which is the only one."""
         check_room(len(keys))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ...proto.errors import Unavailable
 from ..config.words import counted
 from ..launch.ray_seats import ShardSeat
-from .nodes import Node, slots
+from .nodes import Node, free_of, in_words_of, slots
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,14 @@ def _steps(begin: str, end: str, room: StandbyRoom) -> int:
 
 
 def _full(primary: str, room: StandbyRoom) -> str:
-    wants = ", ".join(f"{name} {wanted:g}" for name, wanted in room.bundle.items())
     others = [node for node in room.nodes if node.id != primary or room.known <= 1]
-    free = "; ".join(
-        f"{node}: {', '.join(f'{name} {node.free.get(name, 0.0):g}' for name in room.bundle)}"
-        for node in others[:8]
-    )
     if room.known <= 1:
         what = "the only node of Ray has no room for one more server"
     else:
         what = f"no other node of Ray than {primary[:8]}, where the shard is, has room for its standby"
+    free = free_of(room.bundle, others)
     there = f"free on {counted(len(others), 'node')} now: {free}" if others else "there is no other now"
-    return f"{what}, which takes {wants}; {there}. Add a node, or ask for less: ray.num_cpus_per_shard, " + (
-        "ray.memory_per_shard; or leave `replicas` at 0"
+    return (
+        f"{what}, which takes {in_words_of(room.bundle)}; {there}. Add a node, or ask for less: "
+        "ray.num_cpus_per_shard, ray.memory_per_shard; or leave `replicas` at 0"
     )

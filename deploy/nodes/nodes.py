@@ -114,12 +114,21 @@ def check_fits(count: int, bundle: Mapping[str, float], nodes: Sequence[Node]) -
     """Raise Unavailable if so many servers do not fit on nodes now."""
     fit = fitting(bundle, nodes)
     if fit < count:
-        wants = ", ".join(f"{name} {wanted:g}" for name, wanted in bundle.items())
-        free = "; ".join(
-            f"{node}: {', '.join(f'{name} {node.free.get(name, 0.0):g}' for name in bundle)}"
-            for node in nodes[:8]
-        )
         raise Unavailable(
-            f"no other node has room for {counted(count, 'shard')} of {wants} each: {fit} fit into what is free on "
-            f"the {len(nodes)} others ({free or 'there is none'}). Nothing was moved: add a node, or end something"
+            f"no other node has room for {counted(count, 'shard')} of {in_words_of(bundle)} each: {fit} fit into what "
+            f"is free on the {len(nodes)} others ({free_of(bundle, nodes)}). Nothing was moved: add a node, or end "
+            "something"
         )
+
+
+def in_words_of(bundle: Mapping[str, float]) -> str:
+    """What a server takes."""
+    return ", ".join(f"{name} {wanted:g}" for name, wanted in bundle.items())
+
+
+def free_of(bundle: Mapping[str, float], nodes: Sequence[Node]) -> str:
+    """In words, what each of some nodes has free now of what a server takes."""
+    each = (
+        f"{node}: {in_words_of({name: node.free.get(name, 0.0) for name in bundle})}" for node in nodes[:8]
+    )
+    return "; ".join(each) or "there is none"

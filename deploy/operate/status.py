@@ -113,8 +113,8 @@ def health_in_words(shard: dict[str, Any]) -> str:
 def stays_in_words(index: int, seconds: float, why: str) -> str:
     """In words, that a shard whose process ended so long ago could not be started again, and why."""
     return (
-        f"shard {index} cannot be started again yet, since {seconds:.0f} s, and that is tried each second: {why}. Its "
-        "process had ended, and its rows are in its log"
+        f"shard {index} cannot be started again yet, since {seconds:.0f} s, and that is tried again and again: {why}. "
+        "Its process had ended, and its rows are in its log"
     )
 
 

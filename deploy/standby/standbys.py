@@ -30,6 +30,7 @@ from ...proto import rowloom_pb2 as pb
 from ...proto.errors import RowloomError, in_words
 from ..control.coordinator import Coordinator
 from ..control.effects import Calls, Program, ServerCall
+from ..control.starting import launch
 from ..control.state import Standby
 from ..control.surplus import expected_surplus
 from ..launch.launcher import ServerProcess
@@ -177,12 +178,15 @@ class Standbys:
         gone: dict[int, bool] = {}
         empty: dict[int, int] = {}
         alone: set[int] = set()  # shards whose server does not answer: a standby is not blamed for it
+        dead: set[int] = set()  # of these, whose process has ended
         for shard, health, process in zip(layout.shards, answers, processes, strict=False):
             if health is not None and health.incarnation == shard.incarnation:
                 self._silent.pop(shard.incarnation, None)
                 continue
             alone.add(shard.index)
             ended = process.state == "ended"
+            if ended:
+                dead.add(shard.index)
             if ended or health is not None or self._is_silent(shard.incarnation):
                 gone[shard.index] = ended and process.sure
             if health is not None and health.state == "waiting":
@@ -195,6 +199,8 @@ class Standbys:
             if health is not None:
                 healths[index] = health
             why = self._unfit(index, one, health, process, index in alone)
+            if not why and index in dead and coordinator.revives and not one.in_step:
+                why = "its shard's server has ended before it had all, and is started again from the log"
             if why:
                 unfit[index] = why
         known = {s.incarnation for s in layout.shards} | {one.incarnation for one in standbys.values()}
@@ -344,6 +350,8 @@ class Standbys:
         # Who is started again from its log is another server then, and none has followed it.
         anew = seen.gone if coordinator.revives else ()
         missing = [i for i in range(layout.n) if i not in coordinator.state.standbys and i not in anew]
+        if anew and not all(coordinator.state.standby_in_step(index) for index in anew):
+            missing = []  # what room there is, is for shards
         now = coordinator.clock()
         self._later = {i: told for i, told in self._later.items() if i in missing}
         together = [i for i in missing if i not in self._later]
@@ -366,7 +374,7 @@ class Standbys:
         if not missing:
             return
         apart = [coordinator.state.keys[index] for index in missing]
-        keys, launched = yield from coordinator.launch(len(missing), apart)
+        keys, launched = yield from launch(coordinator, len(missing), apart)
         fresh = {
             index: Standby(
                 key, server.address, server.incarnation, layout.shards[index].incarnation, layout.epoch

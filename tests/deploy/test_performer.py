@@ -25,7 +25,7 @@ class FakeLauncher:
         self.broken = broken or {}
         self.stopped: list[tuple[int, float]] = []
 
-    def reserve(self, keys, apart=()):
+    def reserve(self, keys, apart=(), *, patient=True):
         pass
 
     def start(self, key):
@@ -178,3 +178,25 @@ def test_a_program_that_is_repeated_anyway_ends_as_soon_as_another_waits(launche
         pass
     watching.join(PATIENCE_S)
     assert not watching.is_alive()
+
+
+def test_servers_that_nobody_waits_for_any_more_start_and_end_before_the_program_is_over(launcher):
+    launcher.blocked.clear()
+    stop = launcher.stop
+
+    def stop_and_wake(key, grace_s):
+        stop(key, grace_s)
+        launcher.blocked.set()
+
+    launcher.stop = stop_and_wake
+
+    def program():
+        assert (yield Launch([1, 2])) is None
+        raise Unavailable("they are wanted no more")
+
+    performer = performer_of(launcher)
+    with pytest.raises(Unavailable, match="wanted no more"):
+        performer.run(program())
+    ended = [key for key, _ in launcher.stopped]
+    assert ended.count(1) >= 2 <= ended.count(2)  # to wake up who starts them, and when they had started
+    performer.close()

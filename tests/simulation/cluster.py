@@ -107,8 +107,8 @@ class CoordinatorNode:
         busy: a program runs.
         alive: it listens.
         doom: after how many more effects it dies; None: never.
-        launch_fails, empty_dies: how often a launch fails, and a new server ends that has no rows yet, or has just
-            received them and serves none.
+        launch_fails, launch_waits: how often a launch fails, or takes long.
+        empty_dies: how often a new server ends that has no rows yet, or has just received them and serves none.
         killed: addresses of those that had received rows.
         dies_after_failed_commit: how often it ends soon after a commit failed.
     """
@@ -131,11 +131,13 @@ class CoordinatorNode:
         self.busy = False
         self.alive = True
         self.doom: int | None = None
-        self.launch_fails = self.empty_dies = self.dies_after_failed_commit = 0.0
+        self.launch_fails = self.launch_waits = self.empty_dies = self.dies_after_failed_commit = 0.0
         self.killed: set[str] = set()
         self.taken_over = 0
         self.moving: Reshard | Restart | None = None
         self._life = 0
+        self._starting: Launch | None = None  # what takes long
+        self._asked = 0  # so often it is still to be waited for
         self._watching = False
         self.coordinator = self._new(ClusterState("sim"))
         world.nodes[self.ADDRESS] = self._arrive
@@ -244,7 +246,17 @@ class CoordinatorNode:
             )
 
     def _launch(self, effect: Launch, step: Callable[[Any], None]) -> None:
+        """Servers are there after a moment, or when the program has said some times that it still waits."""
         world = self.world
+        if self.launch_waits and self._starting != effect and world.rng.random() < self.launch_waits:
+            self._starting = effect
+            self._asked = world.rng.randint(1, 12)
+        if self._starting == effect and self._asked > 0:
+            self._asked -= 1
+            world.injected["launch that takes long"] += 1
+            world.at(0.5, step, None)
+            return
+        self._starting = None
         if world.rng.random() < self.launch_fails:
             world.injected["launch failed"] += 1
             world.at(0.5, step, Unavailable("no machine has room for another server"))

@@ -192,7 +192,7 @@ class History:
         node.disk.fail_after = 0.2 if "commit is stored and fails" in on else 0.0
         # The worst moment to end is when memory and disk may differ.
         node.dies_after_failed_commit = 0.5 if "coordinator dies" in on else 0.0
-        node.launch_fails = 0.3 if "launch fails" in on else 0.0
+        node.launch_fails = node.launch_waits = 0.3 if "launch fails" in on else 0.0
         node.empty_dies = 0.3 if "empty server dies" in on else 0.0
         if "clog" in on:
             for _ in range(rng.randint(1, 3)):
@@ -393,7 +393,8 @@ class History:
         self.world.clogged.clear()
         self.world.severed.clear()
         node = self.node
-        node.disk.fail_before = node.disk.fail_after = node.launch_fails = node.empty_dies = 0.0
+        node.disk.fail_before = node.disk.fail_after = node.launch_fails = node.launch_waits = 0.0
+        node.empty_dies = 0.0
         node.dies_after_failed_commit = 0.0
         node.doom = None
         self._mend_disk()

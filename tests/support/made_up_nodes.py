@@ -25,7 +25,7 @@ class NodesLauncher(ThreadLauncher):
         self.envs[key] = self.env
         return super().start(key)
 
-    def reserve(self, keys: Sequence[int], apart: Sequence[int] = ()) -> None:
+    def reserve(self, keys: Sequence[int], apart: Sequence[int] = (), *, patient: bool = True) -> None:
         usable = [n.id for n in self.there.values() if n.id not in self.avoided and not n.draining]
         for at, key in enumerate(keys):
             taken = list(self.placed.values())

@@ -1,0 +1,49 @@
+"""New servers, under keys that no other server ever had."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from .effects import Launch, Program
+
+if TYPE_CHECKING:
+    from .coordinator import Coordinator
+
+
+def launch(
+    coordinator: Coordinator,
+    count: int,
+    apart: Sequence[int] = (),
+    *,
+    patient: bool = True,
+    check: Callable[[], Program] | None = None,
+) -> Program:
+    """Start servers under keys of their own, surplus until a commit says otherwise.
+
+    Args:
+        coordinator: of the cluster.
+        count: of servers.
+        apart: as `Launcher.reserve` takes it.
+        patient: as it does, too.
+        check: raises Unavailable when they are wanted no more. Without: when a standby is to take a place, which it
+            does as soon as the program has ended.
+
+    Returns:
+        (keys, list[Launched]).
+
+    Raises:
+        Unavailable: they could not be started, or are wanted no more. None of them is left, but keys are surplus.
+    """
+    state = coordinator.state
+    keys = list(range(state.next_key, state.next_key + count))
+    if not keys:
+        return keys, []
+    # So that no other server ever gets these keys, and they are ended if nothing comes of them.
+    yield from coordinator.commit(
+        dataclasses.replace(state, next_key=keys[-1] + 1, surplus=[*state.surplus, *keys])
+    )
+    while (launched := (yield Launch(keys, apart, patient))) is None:
+        yield from (check or coordinator.check_standing)()
+    return keys, launched
