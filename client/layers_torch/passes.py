@@ -20,6 +20,7 @@ from ...proto.errors import InvalidRequest
 from ..layers.together import push_together
 from .prefetched import forget
 from .ranks import Given, check_scale, check_whole, push_of_ranks, ranks_here
+from .scaled import check_scaler
 from .wrapped import Wrapped, wrapped_here
 
 if TYPE_CHECKING:
@@ -283,7 +284,8 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
         A handle whose `.remove()` ends it.
 
     Raises:
-        InvalidRequest: the optimizer has no anchor of a layer in the model.
+        InvalidRequest: the optimizer has no anchor of a layer in the model. Also from `scaler.step(optimizer)`, before
+            anything is changed: of a GradScaler that was not given here.
 
     Example:
         >>> optimizer = torch.optim.Adam(model.parameters())
@@ -304,6 +306,10 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
         gradients.at_step, gradients.parameter, gradients.scaler = True, layer.anchor, scaler
         gradients.unbound = False
 
+    def before(optimizer: Any, args: Any, kwargs: Any) -> None:
+        del args, kwargs
+        check_scaler(optimizer, layers)
+
     def after(optimizer: Any, args: Any, kwargs: Any) -> None:
         del args, kwargs
         for ranks, some in _by_ranks(layers, lambda layer: layer.gradients.ranks):
@@ -311,9 +317,9 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
             _follow(layer.gradients for layer in some)
             _push(_ready(optimizer, some), ranks, tables)
 
-    hook = optimizer.register_step_post_hook(after)
+    hooks = [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
     _drop_with(optimizer, layers)
-    return _Handle(hook, layers)
+    return _Handle(hooks, layers)
 
 
 def _drop_with(optimizer: Any, layers: Iterable[Any]) -> None:
@@ -345,12 +351,13 @@ def _ready(optimizer: Any, layers: list[Any]) -> Iterable[Given]:
 class _Handle:
     """What `push_on_step` returns."""
 
-    def __init__(self, hook: Any, layers: list[Any]) -> None:
-        self._hook, self._layers = hook, layers
+    def __init__(self, hooks: list[Any], layers: list[Any]) -> None:
+        self._hooks, self._layers = hooks, layers
 
     def remove(self) -> None:
         """Push after each backward pass again; what waits is dropped."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         for layer in self._layers:
             gradients = layer.gradients
             gradients.take()
