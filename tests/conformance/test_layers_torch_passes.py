@@ -1,9 +1,11 @@
 """Backward passes and steps in which rows were trained with other gradients than a weight of PyTorch gets."""
 
+import copy
+
 import pytest
 from torch_beside import a_table, equal, pushed, torch, touched, twin
 
-from rowloom.client import InvalidRequest
+from rowloom.client import Adagrad, InvalidRequest
 from rowloom.client.layers_torch import Embedding, push_on_step
 
 IDS = torch.tensor([1, 2, 3])
@@ -41,3 +43,87 @@ def test_a_scaler_that_is_not_enabled_scales_nothing_and_need_not_be_given():
     scaler.scale(layer(IDS).sum()).backward()
     scaler.step(optimizer)
     assert pushed(table)[1].tolist() == [1.0, 1.0, 1.0]
+
+
+# ------------------------------------------------------------------------------------------- passes within passes
+
+
+def again(segment, *args):
+    """A reentrant checkpoint, which has a backward pass of its own; that comes to an input with a gradient only."""
+    zero = torch.zeros(1, requires_grad=True)
+    return torch.utils.checkpoint.checkpoint(
+        lambda zero, *args: segment(*args) + zero, zero, *args, use_reentrant=True
+    )
+
+
+def cubed(look_up):
+    return lambda ids: look_up(ids).pow(3)
+
+
+def segments(look_up):
+    return again(cubed(look_up), IDS).sum() + again(cubed(look_up), IDS).sum() + look_up(IDS).sum()
+
+
+def nested(look_up):
+    inner = cubed(look_up)
+    middle = lambda ids: again(inner, ids) * again(inner, ids)
+    return again(middle, IDS).sum() + again(middle, IDS).sum()
+
+
+@pytest.mark.parametrize("loss", [segments, nested])
+@pytest.mark.parametrize("at_step", [False, True])
+def test_checkpoints_of_one_table_saw_rows_that_the_pass_itself_had_pushed(loss, at_step):
+    table = a_table(optimizer=Adagrad(lr=0.1))
+    layer, theirs = Embedding(table), twin(torch.nn.Embedding, table)
+    optimizers = [torch.optim.SGD(one.parameters(), lr=0.0) for one in (layer, theirs)]
+    if at_step:
+        push_on_step(optimizers[0], layer)
+    for one, optimizer in zip((layer, theirs), optimizers, strict=True):
+        loss(one).backward()
+        optimizer.step()
+    assert len(table.pushes) == 1
+    equal(pushed(table), theirs.weight.grad, 1e-4 * float(theirs.weight.grad.abs().max()))
+
+
+def fail(grad=None):
+    raise ArithmeticError("on purpose")
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_checkpoint_that_fails_takes_nothing_of_later_passes_with_it(inner):
+    table = a_table()
+    layer = Embedding(table)
+
+    def fails(ids):
+        rows = layer(ids)
+        if torch.is_grad_enabled():  # in the backward pass
+            rows.register_hook(fail) if inner else fail()
+        return rows
+
+    loss = again(fails, IDS).sum() + again(layer, IDS).sum()  # the second one's pass comes first
+    with pytest.raises(ArithmeticError, match="on purpose") as kept:
+        loss.backward()
+    assert table.pushes == []
+    layer(IDS[:1]).sum().backward()
+    again(layer, IDS[1:2]).sum().backward()
+    assert touched(table) == {1, 2}
+    assert kept.traceback
+
+
+def test_an_optimizer_that_steps_within_the_pass_of_a_checkpoint_has_its_rows():
+    table = a_table()
+    model = torch.nn.ModuleList([Embedding(table), torch.nn.Linear(3, 1)])
+    theirs = torch.nn.ModuleList([twin(torch.nn.Embedding, table), copy.deepcopy(model[1])])
+    for one in (model, theirs):
+        table_like = next(iter(one[0].parameters()))
+        optimizer = torch.optim.SGD([table_like], lr=1.0)
+        if one is model:
+            push_on_step(optimizer, one)
+
+        def hook(parameter, optimizer=optimizer):
+            optimizer.step()
+            optimizer.zero_grad()
+
+        table_like.register_post_accumulate_grad_hook(hook)
+        one[1](again(one[0], IDS)).sum().backward()
+    equal(table.rows, theirs[0].weight)
