@@ -224,11 +224,14 @@ def trains(node: Any) -> bool:
     """Whether this pass adds to grads, as `backward` does; `torch.autograd.grad` hands them out and trains nothing.
 
     Asked of the engine, and not told by a hook on the anchor: copies and conversions of a layer get another one.
+    An anchor that was frozen since the forward pass takes no gradient, as a weight.
 
     Args:
         node: a `torch.autograd.Function` in its backward, whose first input is the anchor.
     """
     anchor = node.next_functions[0][0]
+    if not getattr(getattr(anchor, "variable", None), "requires_grad", True):
+        return False
     try:
         return anchor is not None and torch._C._will_engine_execute_node(anchor)
     except RuntimeError:  # its answer for a leaf whose gradient `torch.autograd.grad` was asked for

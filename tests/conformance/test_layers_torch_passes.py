@@ -5,8 +5,8 @@ import copy
 import pytest
 from torch_beside import a_table, equal, pushed, torch, touched, twin
 
-from rowloom.client import Adagrad, InvalidRequest
-from rowloom.client.layers_torch import Embedding, push_on_step
+from rowloom.client import Adagrad, InvalidRequest, TableSpec
+from rowloom.client.layers_torch import Embedding, EmbeddingCollection, EmbeddingConfig, push_on_step
 
 IDS = torch.tensor([1, 2, 3])
 
@@ -28,7 +28,9 @@ def test_rows_were_pushed_65536_times_too_large_if_the_scaler_was_not_given(fuse
     push_on_step(optimizer, model, scaler=scaled() if other else None)
     dense = model[1].weight.detach().clone()
     scaler.scale(model[1](model[0](IDS)).sum()).backward()
-    with pytest.raises(InvalidRequest, match=r"scale 65536 .*'t'.*push_on_step\(optimizer, model, scaler=scaler\)"):
+    with pytest.raises(
+        InvalidRequest, match=r"scale 65536 .*'t'.*push_on_step\(optimizer, model, scaler=scaler\)"
+    ):
         scaler.step(optimizer)
     assert table.pushes == []
     equal(model[1].weight, dense)
@@ -43,6 +45,33 @@ def test_a_scaler_that_is_not_enabled_scales_nothing_and_need_not_be_given():
     scaler.scale(layer(IDS).sum()).backward()
     scaler.step(optimizer)
     assert pushed(table)[1].tolist() == [1.0, 1.0, 1.0]
+
+
+# ------------------------------------------------------------------------------------------ what a weight would do
+
+
+@pytest.mark.parametrize(
+    "freeze", [lambda layer: layer.freeze(True), lambda layer: layer.requires_grad_(False)]
+)
+@pytest.mark.parametrize("at_step", [False, True])
+def test_rows_frozen_between_the_passes_were_trained_all_the_same(client, freeze, at_step):
+    tables = [client.create_table(TableSpec(name, 5, dim=2)) for name in ("a", "b")]
+    one = Embedding(tables[0])
+    config = EmbeddingConfig(num_embeddings=5, embedding_dim=2, name="b", feature_names=["b"])
+    many = EmbeddingCollection(client, [config])
+    model = torch.nn.ModuleList([one, many, torch.nn.Linear(2, 1)])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    if at_step:
+        push_on_step(optimizer, model)
+    before = [table.pull(IDS) for table in tables]
+    loss = model[2](one(IDS) + many({"b": IDS})["b"]).sum()
+    for layer in (one, many):
+        freeze(layer)
+    loss.backward()
+    optimizer.step()
+    for table, rows in zip(tables, before, strict=True):
+        equal(table.pull(IDS), rows)
+    assert one.anchor.grad is None
 
 
 # ------------------------------------------------------------------------------------------- passes within passes
