@@ -309,8 +309,9 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
 
     From then on the layers' gradients behave like those of parameters: they add up over several backward passes
     (gradient accumulation), `optimizer.step()` applies them, each once, `zero_grad()` drops them, and a step that a
-    `torch.amp.GradScaler` skips is skipped for the tables too. Only gradients that the model, or your own loop, makes
-    zeros in place (`model.zero_grad(set_to_none=False)`) are not seen to be dropped: use the optimizer's `zero_grad`.
+    `torch.amp.GradScaler` skips is skipped for the tables too. Rows ascend where the optimizer has `maximize=True` for
+    the anchor. Only gradients that the model, or your own loop, makes zeros in place
+    (`model.zero_grad(set_to_none=False)`) are not seen to be dropped: use the optimizer's `zero_grad`.
 
     Args:
         optimizer: of the model's dense part; made of `model.parameters()`, among which each layer has its anchor.
@@ -377,9 +378,12 @@ def _ready(optimizer: Any, layers: list[Any]) -> Iterable[Given]:
     # Fused optimizers are called with what GradScaler found, and skip the step themselves.
     found = getattr(optimizer, "found_inf", None)
     skipped = found is not None and bool(found > 0)
+    ascends = {id(p) for group in optimizer.param_groups if group.get("maximize") for p in group["params"]}
     for layer in layers:
         layer.gradients.hurry()
         dropped, factor = skipped or layer.gradients.dropped, layer.gradients.factor
+        if id(layer.gradients.parameter) in ascends:
+            factor = -factor
         for k, ids, grads in layer.gradients.take():
             if not dropped:
                 yield layer.gradients.tables[k], ids, grads, factor
