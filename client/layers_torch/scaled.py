@@ -24,14 +24,16 @@ def check_scaler(optimizer: Any, layers: Iterable[Any]) -> None:
         InvalidRequest: a GradScaler steps the optimizer that `push_on_step` was not given.
     """
     stepping = _stepping(optimizer)
-    for layer in layers if stepping is not None else ():
-        given = layer.gradients.scaler
-        if given is None or (isinstance(given, _GradScaler) and given is not stepping):
+    if stepping is None:
+        return
+    for gradients in (layer.gradients for layer in layers):
+        given = gradients.scaler
+        known = given is stepping or not (given is None or isinstance(given, _GradScaler))
+        if not known and not gradients.dropped:  # else nothing is pushed: it may be frozen
             raise InvalidRequest(
-                f"a GradScaler of scale {stepping.get_scale():g} steps an optimizer of which push_on_step was told "
-                f"{'without a scaler' if given is None else 'with another scaler'}: the rows of table "
-                f"{layer.gradients.tables[0].name!r} would be trained with gradients that are not divided by that; "
-                "call push_on_step(optimizer, model, scaler=scaler)"
+                f"a GradScaler of scale {stepping.get_scale():g} steps the optimizer, and push_on_step was not "
+                f"given it: rows of table {gradients.tables[0].name!r} would get gradients with that in them; call "
+                "push_on_step(optimizer, model, scaler=scaler)"
             )
 
 

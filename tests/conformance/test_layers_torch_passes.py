@@ -37,15 +37,16 @@ def test_rows_were_pushed_65536_times_too_large_if_the_scaler_was_not_given(fuse
     equal(model[1].weight, dense)
 
 
-def test_a_scaler_that_is_not_enabled_scales_nothing_and_need_not_be_given():
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_scaler_that_scales_nothing_of_a_table_need_not_be_given(frozen):
     table = a_table()
-    layer = Embedding(table)
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-    push_on_step(optimizer, layer)
-    scaler = scaled(enabled=False)
-    scaler.scale(layer(IDS).sum()).backward()
+    model = torch.nn.ModuleList([Embedding(table).freeze(frozen), torch.nn.Linear(3, 1)])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    push_on_step(optimizer, model)
+    scaler = scaled(enabled=frozen)
+    scaler.scale((model[0](IDS) * model[1].bias).sum()).backward()
     scaler.step(optimizer)
-    assert pushed(table)[1].tolist() == [1.0, 1.0, 1.0]
+    assert touched(table) == (set() if frozen else {1, 2, 3})
 
 
 # ------------------------------------------------------------------------------------------ what a weight would do
@@ -118,7 +119,10 @@ def segments(look_up):
 
 def nested(look_up):
     inner = cubed(look_up)
-    middle = lambda ids: again(inner, ids) * again(inner, ids)
+
+    def middle(ids):
+        return again(inner, ids) * again(inner, ids)
+
     return again(middle, IDS).sum() + again(middle, IDS).sum()
 
 
