@@ -18,7 +18,7 @@ import torch  # pyright: ignore[reportMissingImports]
 from ...proto.errors import InvalidRequest
 from ..inputs import LARGEST, largest
 from ..refusals import NotSupported, WrongInput
-from .passes import Gradients
+from .passes import Gradients, called_here
 
 if TYPE_CHECKING:
     from ..table import Table
@@ -229,4 +229,5 @@ def _find_compiler() -> None:
 
 
 def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    called_here()
     return layer.looked_up(*args, **kwargs)

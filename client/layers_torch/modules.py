@@ -6,7 +6,8 @@ optimizer does not see them. What it sees is one number per layer, the anchor, w
 come by, says which device and type the output has, and freezes the layer when it needs no gradient, as a weight would.
 
 When the push happens: at the end of each backward pass, one push for all layers; or, after `push_on_step`, when the
-optimizer steps. Use that for gradient accumulation, for `GradScaler`, and with reentrant checkpoints.
+optimizer steps. Use that for gradient accumulation, and with a `GradScaler`: a gradient that is pushed by `backward` is
+pushed as it comes, with the scaler's factor in it.
 
 DistributedDataParallel and `fully_shard`: the ranks train a table as one process with the whole batch would, whatever
 its optimizer: what they push is gathered, averaged as they average the gradients of the dense part, and pushed once
@@ -57,6 +58,8 @@ class Embedding(OverTable):
         scale_grad_by_freq: an id's gradient is divided by how often it is in the batch.
         sparse: of no effect: what is pushed are always the rows of the batch only.
         grad_scale: what is pushed is multiplied by it.
+
+    With a `GradScaler`, call `push_on_step(optimizer, model, scaler=scaler)` first: `backward` pushes scaled gradients.
 
     Call with:
         input: int32 or int64 of any shape.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +21,7 @@ from ...proto.errors import InvalidRequest
 from ..layers.together import push_together
 from .prefetched import forget
 from .ranks import Given, check_scale, check_whole, push_of_ranks, ranks_here
+from .scaled import check_scaler
 from .wrapped import Wrapped, wrapped_here
 
 if TYPE_CHECKING:
@@ -31,12 +33,63 @@ Piece = tuple[int, np.ndarray, np.ndarray]
 Begun = dict[str, list[float]]
 _T = TypeVar("_T")
 
-# A backward pass that failed half-way never ends; no more of such are remembered.
-_KEPT = 64
-
 # The lock covers the passes and what every Gradients holds: the engine runs backward on a thread per device.
 _lock = threading.Lock()
-_passes: dict[int, list[tuple[Gradients, Sequence[Piece]]]] = {}
+
+
+class _Pass:
+    """A backward pass. The engine alone keeps it, as what to call at its end: one that fails is gone.
+
+    A reentrant checkpoint has a backward pass within that of the model. What it brings waits for the end of the outer
+    one: other checkpoints are looked up again until then, and must find the rows that the forward pass found.
+
+    Args:
+        outer: the pass that this one is within, or None.
+
+    Attributes:
+        held: whose gradients it has brought.
+        thread: on which layers are called in it, as checkpoints do, until it ends; else None.
+    """
+
+    def __init__(self, outer: _Pass | None) -> None:
+        self.held: list[tuple[Gradients, Sequence[Piece]]] = []
+        self.thread: int | None = None
+        self._outer = outer
+
+    def __call__(self) -> None:
+        with _lock:
+            self.thread = None
+            if self._outer is not None and self._outer.thread is not None:
+                self._outer.held += self.held
+                self.held = []
+            wrapped = any(gradients.wrapped is not None for gradients, _ in self.held)
+        if wrapped:  # after the wrapper: in the same order on every rank, and it knows what it still awaits
+            torch.autograd.Variable._execution_engine.queue_callback(lambda: _after_wrappers(self))
+        else:
+            _close(self)
+
+
+# By the engine's number, which grows. Its lock is `_lock`.
+_passes: weakref.WeakValueDictionary[int, _Pass] = weakref.WeakValueDictionary()
+
+
+def _this_pass() -> _Pass:
+    """The backward pass that this is called in."""
+    task = torch._C._current_graph_task_id()
+    found = _passes.get(task)
+    if found is None:
+        here = threading.get_ident()
+        around = {number: one for number, one in _passes.items() if one.thread == here}
+        found = _passes[task] = _Pass(around[max(around)] if around else None)
+        torch.autograd.Variable._execution_engine.queue_callback(found)
+    return found
+
+
+def called_here() -> None:
+    """A layer is called: if in a backward pass, those that begin on this thread until that ends are within it."""
+    if torch._C._current_graph_task_id() != -1:
+        with _lock:
+            _this_pass().thread = threading.get_ident()
 
 
 class Gradients:
@@ -113,16 +166,10 @@ class Gradients:
                 f"a copy of a layer over table {self.tables[0].name!r}, which pushes when an optimizer steps, has no "
                 "optimizer yet, and its gradients would be lost: call push_on_step(optimizer, model) for the copy"
             )
-        task = torch._C._current_graph_task_id()
         with _lock:
             if self.dropped:
                 self._held.clear()
-            first = task not in _passes
-            _passes.setdefault(task, []).append((self, pieces))
-            while len(_passes) > _KEPT:
-                del _passes[next(iter(_passes))]
-        if first:
-            torch.autograd.Variable._execution_engine.queue_callback(lambda: _end(task))
+            _this_pass().held.append((self, pieces))
 
     @property
     def begun_rates(self) -> Begun | None:
@@ -158,12 +205,11 @@ class Gradients:
 
     def hurry(self) -> None:
         """What the backward pass that this is called in has brought waits for a step now: the optimizer steps in it."""
-        task = torch._C._current_graph_task_id()
         with _lock:
-            held = _passes.get(task)
-            if held and self.at_step:
-                self._held += [piece for one, pieces in held if one is self for piece in pieces]
-                _passes[task] = [one for one in held if one[0] is not self]
+            now = _passes.get(torch._C._current_graph_task_id())
+            if now is not None and self.at_step:
+                self._held += [piece for one, pieces in now.held if one is self for piece in pieces]
+                now.held = [one for one in now.held if one[0] is not self]
 
     def take(self) -> list[Piece]:
         """What waits for a step; then nothing does."""
@@ -178,43 +224,35 @@ def trains(node: Any) -> bool:
     """Whether this pass adds to grads, as `backward` does; `torch.autograd.grad` hands them out and trains nothing.
 
     Asked of the engine, and not told by a hook on the anchor: copies and conversions of a layer get another one.
+    An anchor that was frozen since the forward pass takes no gradient, as a weight.
 
     Args:
         node: a `torch.autograd.Function` in its backward, whose first input is the anchor.
     """
     anchor = node.next_functions[0][0]
+    if not getattr(getattr(anchor, "variable", None), "requires_grad", True):
+        return False
     try:
         return anchor is not None and torch._C._will_engine_execute_node(anchor)
     except RuntimeError:  # its answer for a leaf whose gradient `torch.autograd.grad` was asked for
         return False
 
 
-def _end(task: int) -> None:
-    """A backward pass is over."""
-    with _lock:
-        wrapped = any(gradients.wrapped is not None for gradients, _ in _passes.get(task, []))
-    if wrapped:  # after the wrapper: in the same order on every rank, and it knows what it still awaits
-        torch.autograd.Variable._execution_engine.queue_callback(lambda: _after_wrappers(task))
-    else:
-        _close(task)
-
-
-def _after_wrappers(task: int) -> None:
-    with _lock:
-        held = list(_passes.get(task, []))
+def _after_wrappers(done: _Pass) -> None:
+    held = list(done.held)
     for gradients, _ in held:
         gradients.follow_wrapper()
     try:
-        _close(task)
+        _close(done)
     finally:
         for wrapped in {id(g.wrapped): g.wrapped for g, _ in held if g.wrapped is not None}.values():
             wrapped.passed()
 
 
-def _close(task: int) -> None:
+def _close(done: _Pass) -> None:
     """Push what does not wait for a step."""
     with _lock:
-        held = _passes.pop(task, [])
+        held, done.held = done.held, []
         for gradients, pieces in held:
             if gradients.at_step:
                 gradients._held.extend(pieces)
@@ -271,8 +309,9 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
 
     From then on the layers' gradients behave like those of parameters: they add up over several backward passes
     (gradient accumulation), `optimizer.step()` applies them, each once, `zero_grad()` drops them, and a step that a
-    `torch.amp.GradScaler` skips is skipped for the tables too. Only gradients that the model, or your own loop, makes
-    zeros in place (`model.zero_grad(set_to_none=False)`) are not seen to be dropped: use the optimizer's `zero_grad`.
+    `torch.amp.GradScaler` skips is skipped for the tables too. Rows ascend where the optimizer has `maximize=True` for
+    the anchor. Only gradients that the model, or your own loop, makes zeros in place
+    (`model.zero_grad(set_to_none=False)`) are not seen to be dropped: use the optimizer's `zero_grad`.
 
     Args:
         optimizer: of the model's dense part; made of `model.parameters()`, among which each layer has its anchor.
@@ -283,7 +322,8 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
         A handle whose `.remove()` ends it.
 
     Raises:
-        InvalidRequest: the optimizer has no anchor of a layer in the model.
+        InvalidRequest: the optimizer has no anchor of a layer in the model. Also from `scaler.step(optimizer)`, before
+            anything is changed: of a GradScaler that was not given here.
 
     Example:
         >>> optimizer = torch.optim.Adam(model.parameters())
@@ -304,6 +344,10 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
         gradients.at_step, gradients.parameter, gradients.scaler = True, layer.anchor, scaler
         gradients.unbound = False
 
+    def before(optimizer: Any, args: Any, kwargs: Any) -> None:
+        del args, kwargs
+        check_scaler(optimizer, layers)
+
     def after(optimizer: Any, args: Any, kwargs: Any) -> None:
         del args, kwargs
         for ranks, some in _by_ranks(layers, lambda layer: layer.gradients.ranks):
@@ -311,9 +355,9 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
             _follow(layer.gradients for layer in some)
             _push(_ready(optimizer, some), ranks, tables)
 
-    hook = optimizer.register_step_post_hook(after)
+    hooks = [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
     _drop_with(optimizer, layers)
-    return _Handle(hook, layers)
+    return _Handle(hooks, layers)
 
 
 def _drop_with(optimizer: Any, layers: Iterable[Any]) -> None:
@@ -334,9 +378,12 @@ def _ready(optimizer: Any, layers: list[Any]) -> Iterable[Given]:
     # Fused optimizers are called with what GradScaler found, and skip the step themselves.
     found = getattr(optimizer, "found_inf", None)
     skipped = found is not None and bool(found > 0)
+    ascends = {id(p) for group in optimizer.param_groups if group.get("maximize") for p in group["params"]}
     for layer in layers:
         layer.gradients.hurry()
         dropped, factor = skipped or layer.gradients.dropped, layer.gradients.factor
+        if id(layer.gradients.parameter) in ascends:
+            factor = -factor
         for k, ids, grads in layer.gradients.take():
             if not dropped:
                 yield layer.gradients.tables[k], ids, grads, factor
@@ -345,12 +392,13 @@ def _ready(optimizer: Any, layers: list[Any]) -> Iterable[Given]:
 class _Handle:
     """What `push_on_step` returns."""
 
-    def __init__(self, hook: Any, layers: list[Any]) -> None:
-        self._hook, self._layers = hook, layers
+    def __init__(self, hooks: list[Any], layers: list[Any]) -> None:
+        self._hooks, self._layers = hooks, layers
 
     def remove(self) -> None:
         """Push after each backward pass again; what waits is dropped."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         for layer in self._layers:
             gradients = layer.gradients
             gradients.take()
