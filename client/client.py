@@ -343,14 +343,19 @@ class Client(Connection):
     def pushes_since_restored(self) -> int | None:
         """How many requests have changed rows since the cluster began with its snapshot, those of all trainers.
 
-        None: nobody knows, because a shard's server was started since, which counts anew; or it began with none.
+        None: nobody knows, because a shard's server was started again since, which counts anew, or shards were made
+        less, or others more than once, so that one which has counted may be gone; or it began with none.
 
         Raises:
             Unavailable: a shard or the coordinator does not answer.
         """
-        began = list(self._describe_restored().incarnations)
-        pushes = self._pushes()
-        return sum(pushes.values()) if began and began == list(pushes) else None
+        restored = self._describe_restored()
+        began, pushes = list(restored.incarnations), self._pushes()
+        assert self._session.layout is not None
+        moves = self._session.layout.epoch - restored.epoch
+        # By one move shards are added, or none is: nobody has gone. In two, some that counted may have come and gone.
+        known = bool(began) and list(pushes)[: len(began)] == began and moves in (0, 1)
+        return sum(pushes.values()) if known else None
 
     def moment(self) -> str:
         """A name of the rows as they are now: the same again only while no row of any table has changed.
@@ -359,7 +364,8 @@ class Client(Connection):
         """
         pushes = self._pushes()
         assert self._session.layout is not None
-        told = f"{self._session.layout.cluster_id} {sorted(pushes.items())}"
+        layout = self._session.layout  # with its epoch: a shard that has counted may have gone by moves
+        told = f"{layout.cluster_id} {layout.epoch} {sorted(pushes.items())}"
         return hashlib.sha256(told.encode()).hexdigest()
 
     def _describe_restored(self) -> pb.DescribeRestoredReply:

@@ -73,6 +73,7 @@ class Scalings:
         performer: runs them.
         on_done: called with the new number of shards.
         max_extra_bytes: what rows that move may take, as `Reshard` has it.
+        check_there: raises NotStored if the storage is not where it was: a move would make new logs elsewhere.
     """
 
     def __init__(
@@ -81,10 +82,12 @@ class Scalings:
         performer: Performer,
         on_done: Callable[[int], None] = lambda shards: None,
         max_extra_bytes: Callable[[], int] = lambda: 0,
+        check_there: Callable[[], object] = lambda: None,
     ) -> None:
         self._coordinator = coordinator
         self._performer = performer
         self._on_done, self._max_extra_bytes = on_done, max_extra_bytes
+        self._check_there = check_there
         # Only whoever has begun at the performer writes these.
         self._running: Scaling | None = None
         self._known: dict[int, Scaling] = {}
@@ -146,6 +149,8 @@ class Scalings:
         try:
             scaling = make()
             if scaling is not None:
+                if scaling.move is not None:
+                    self._check_there()
                 self._remember(scaling)
                 name = "rowloom-scale"
                 threading.Thread(target=self._run, args=(scaling,), name=name, daemon=True).start()

@@ -7,6 +7,9 @@ what it holds is true.
 A shard whose process has ended serves nothing until a layout says where its new server is. So a disk without a free
 block must take one more layout. A reserve lies beside it for that, which is written over in place and gets its name:
 that takes no block, and a crash leaves the old layout or the new one, as with any other write.
+A folder may be unmounted, or moved away, under a cluster that runs: its processes have files open there and do not
+notice. What is then made anew at its path is hidden, or taken for the truth, when the folder is back. So nothing is
+written where this cluster's state was and is not: to make the folder is for the first commit only.
 """
 
 from __future__ import annotations
@@ -25,12 +28,12 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from ..proto.atomic_file import AtomicFile, naming, write_atomic
-from ..proto.errors import InvalidRequest, Unavailable
+from ..proto.errors import InvalidRequest, RowloomError, Unavailable
 from ..proto.snapshots.folder import opened_url
 from .config.faults import InvalidConfig
 from .control.effects import NotStored
 from .control.state import ClusterState
-from .launch.keeping import snapshots_of
+from .launch.keeping import has_logs, snapshots_of
 
 log = logging.getLogger(__name__)
 _MEND = "nothing was changed: it is the `storage` of the deploy config; mend it, and try again"
@@ -98,6 +101,9 @@ class StateFile:
         self._url = storage.rstrip("/") + f"/{_FILE}" if storage else ""
         self._fs, self._path = _opened(self._url) if self._url else (None, "")
         self._reserve = _Reserve(Path(self._path)) if isinstance(self._fs, LocalFileSystem) else None
+        self._known: str | None = (
+            None  # id of the cluster whose state is there, if it has one yet; None: no state is
+        )
 
     @property
     def url(self) -> str:
@@ -118,11 +124,11 @@ class StateFile:
             held = self._read()
         except Exception as e:  # object stores raise errors of their own
             raise self._unavailable("cannot be read", e) from e
-        return (
-            self._at_home(ClusterState.from_json(held.decode("utf-8", "replace")))
-            if held is not None
-            else None
-        )
+        if held is None:
+            return None
+        state = _parsed(held)
+        self._known = _id_of(state)
+        return self._at_home(state)
 
     def _at_home(self, state: ClusterState) -> ClusterState:
         """The same, where snapshots that lie in this storage are those of the cluster.
@@ -161,18 +167,37 @@ class StateFile:
         if self._fs is None:
             return
         text = state.to_json()
-        self._check_answers()
+        self.check_there()
         try:
             self._write(text)
         except Exception as e:
             self._settle(text.encode(), e, pause)
+        self._known = _id_of(state)
 
-    def _check_answers(self) -> None:
-        """Ask storage for an answer before something is written: if there is none, surely nothing was committed."""
+    def check_there(self) -> None:
+        """Ask storage for an answer before something is made there: if there is none, surely nothing was.
+
+        Raises:
+            NotStored: it does not answer, or is not where it was. An object store cannot be elsewhere.
+        """
         try:
-            self._read()
+            held = self._read()
         except Exception as e:
             raise NotStored(f"{self._says('cannot be used', e)}; {_MEND}") from e
+        if self._reserve is None or self._known is None:
+            return
+        folder = os.path.dirname(self._path)
+        if held is not None:
+            other = _other(held, self._known)
+            found = f"{folder} has the layout of another cluster, {other}" if other else ""
+        elif self._known and has_logs(
+            folder, self._known
+        ):  # only the file is gone: the next commit writes it
+            found = ""
+        else:
+            found = f"the cluster's layout is not in {folder}"
+        if found:
+            raise not_there(found)
 
     def _settle(self, wanted: bytes, cause: Exception, pause: Callable[[float], object]) -> None:
         """After a failed write: return if storage holds what was written, raise if it holds something else."""
@@ -199,6 +224,7 @@ class StateFile:
             pass
         except Exception as e:
             raise self._unavailable("cannot be removed", e) from e
+        self._known = None
         if self._reserve is not None:
             self._reserve.remove()
 
@@ -231,6 +257,30 @@ class StateFile:
     def _says(self, what: str, error: Exception) -> str:
         file = file_in(os.path.dirname(self._path)) if isinstance(self._fs, LocalFileSystem) else ""
         return f"storage {self._url} {what}: {f'{file} is a file, and a folder is wanted' if file else _words(error)}"
+
+
+def not_there(found: str) -> NotStored:
+    """Of a storage that is not where it was. found: what is missing there, in words."""
+    return NotStored(
+        f"the storage is not where it was: {found}. Was it moved, or is it not mounted? Nothing was changed, and the "
+        "cluster serves on: put it back, and try again"
+    )
+
+
+def _parsed(held: bytes) -> ClusterState:
+    return ClusterState.from_json(held.decode("utf-8", "replace"))
+
+
+def _id_of(state: ClusterState) -> str:
+    return state.layout.cluster_id if state.layout is not None else ""
+
+
+def _other(held: bytes, known: str) -> str:
+    """The cluster whose state that is; empty: it is the known one's, or damaged, which the next commit mends."""
+    with contextlib.suppress(RowloomError):
+        state = _parsed(held)
+        return "" if _id_of(state) == known else _id_of(state) or state.name
+    return ""
 
 
 def file_in(folder: str | os.PathLike[str]) -> str:

@@ -1390,7 +1390,7 @@ class DescribeRestoredRequest(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ...) -> None: ...
 
 class DescribeRestoredReply(_message.Message):
-    __slots__ = ("id", "url", "rows", "bytes", "parent", "extra", "seconds", "incarnations")
+    __slots__ = ("id", "url", "rows", "bytes", "parent", "extra", "seconds", "incarnations", "epoch")
     ID_FIELD_NUMBER: _ClassVar[int]
     URL_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -1399,6 +1399,7 @@ class DescribeRestoredReply(_message.Message):
     EXTRA_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     INCARNATIONS_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     id: str
     url: str
     rows: int
@@ -1407,7 +1408,8 @@ class DescribeRestoredReply(_message.Message):
     extra: bytes
     seconds: float
     incarnations: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, id: _Optional[str] = ..., url: _Optional[str] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., parent: _Optional[str] = ..., extra: _Optional[bytes] = ..., seconds: _Optional[float] = ..., incarnations: _Optional[_Iterable[int]] = ...) -> None: ...
+    epoch: int
+    def __init__(self, id: _Optional[str] = ..., url: _Optional[str] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., parent: _Optional[str] = ..., extra: _Optional[bytes] = ..., seconds: _Optional[float] = ..., incarnations: _Optional[_Iterable[int]] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
     __slots__ = ()

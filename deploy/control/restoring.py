@@ -192,5 +192,6 @@ class Restoring:
                 self._source.about,
                 seconds=seconds,
                 incarnations=[shard.incarnation for shard in target.shards],
+                epoch=target.epoch,
             ),
         )

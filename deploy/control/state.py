@@ -78,6 +78,7 @@ class RestoredSnapshot:
         extra: what a trainer had kept with it, as `encode_extra`.
         seconds: that restoring it took.
         incarnations: of the servers that began with it, by shard. What they count began then, too.
+        epoch: that the cluster began with; 0: not known. By it moves since are known.
     """
 
     id: str
@@ -88,6 +89,7 @@ class RestoredSnapshot:
     extra: bytes = b""
     seconds: float = 0.0
     incarnations: Sequence[int] = ()
+    epoch: int = 0
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ..control.handover import InTurn, Restart, every_shard, these_shards
 from ..performer import Performer
 from ..scaling import Mover, Scalings
 from ..standby.standbys import Standbys
-from .nodes import Node, Nodes, meant
+from .nodes import Node, Nodes, meant, named
 
 log = logging.getLogger(__name__)
 LOOK_S = 3.0  # between two looks for nodes that are taken away
@@ -111,7 +111,12 @@ class Draining:
 
     def _undone(self, nodes: Nodes, drained: Sequence[str], text: str) -> pb.DrainReply:
         known = {node.id: node for node in nodes.nodes()}
-        node = meant(text, [known.get(id, Node(id, "gone")) for id in drained])
+        left = [known.get(id, Node(id, "gone")) for id in drained]
+        if not named(text, left) and named(text, list(known.values())):
+            raise InvalidRequest(
+                f"{text} is not drained, so nothing was changed; drained are: {'; '.join(map(str, left)) or 'none'}"
+            )
+        node = meant(text, left)
         self._avoid(nodes, [id for id in drained if id != node.id])
         return pb.DrainReply(node=node.id, address=node.address)
 

@@ -73,15 +73,21 @@ class Nodes(Protocol):
         ...
 
 
+def named(text: str, nodes: Sequence[Node]) -> list[Node]:
+    """The nodes that somebody may mean by that."""
+    found = [n for n in nodes if text in (n.id, n.address, n.name)]
+    if not found and len(text) >= SHORTEST_ID:
+        found = [n for n in nodes if n.id.startswith(text.lower())]
+    return found
+
+
 def meant(text: str, nodes: Sequence[Node]) -> Node:
     """The node that somebody means by its address, its name, or the beginning of its id.
 
     Raises:
         InvalidRequest: there is none, or more than one.
     """
-    found = [n for n in nodes if text in (n.id, n.address, n.name)]
-    if not found and len(text) >= SHORTEST_ID:
-        found = [n for n in nodes if n.id.startswith(text.lower())]
+    found = named(text, nodes)
     if len(found) == 1:
         return found[0]
     there = "; ".join(map(str, found or nodes)) or "none"

@@ -95,8 +95,8 @@ def storage_away(status: pb.StatusReply, directory: ClusterDirectory) -> str:
     what = "logs, with its rows, are" if logs else "layout is"
     return (
         f"the storage of {record.name!r} is not where it was: its {what} not in {record.storage}. Was that moved, or "
-        "is it not mounted? The cluster serves on; put it back before a process of the cluster ends: what starts anew "
-        "finds nothing there"
+        "is it not mounted? The cluster serves on, and nothing that changes it is done before you put it back; nor is "
+        "a process started again that ends meanwhile"
     )
 
 

@@ -46,10 +46,11 @@ class LeftShards:
     def words(self) -> str:
         """How they are. Asks them."""
         asked = self._ask(methods.HEALTH, pb.HealthRequest(), pb.HealthReply)
-        replies = [reply for reply in asked if reply is None or reply.state != "standby"]
-        serving = sum(reply is not None and reply.state in GOOD for reply in replies)
-        shards = counted(len(replies), "shard")
-        whole = counted(len(replies) + len(self.ended) + len(self.followed), "shard")
+        serving = sum(reply is not None and reply.state in GOOD for reply in asked)
+        running = (
+            self.shards - len(self.ended) - len(self.followed)
+        )  # not of `asked`: others, as standbys, run too
+        shards, whole = counted(running, "shard"), counted(self.shards, "shard")
         some = f"{serving} of its {whole} {_serve(serving)}"
         if self.followed:
             has = f"of {shards_named(self.followed)}, whose process has ended, the standby has the rows"
@@ -62,7 +63,7 @@ class LeftShards:
             return f"{some}; the process of {which} has ended, and {fate}"
         if self.followed:
             return some
-        if serving == len(replies):
+        if serving == running:
             return f"its {shards} {_serve(serving)}, and no row of theirs is lost"
         return f"{serving} of its {shards} that run serve"
 

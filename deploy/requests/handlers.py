@@ -203,6 +203,7 @@ class Handlers:
 
     def _accept_loss(self, request: pb.AcceptLossRequest) -> None:
         with self._performer.alone(f"making shard {request.shard} anew"):
+            self._parts.check_there()  # or its log is lost only because its disk is not mounted
             try:
                 self._performer.run(accept_loss(self._coordinator, request.shard, force=request.force))
             except LossUnsafe as e:

@@ -14,6 +14,7 @@ from ..config.quotas import QuotasConfig
 from ..config.sections import Autoscale
 from ..control.coordinator import Coordinator
 from ..control.state import ClusterState
+from ..launch.keeping import has_logs
 from ..launch.launcher import Launcher
 from ..nodes.draining import Draining
 from ..nodes.nodes import Nodes
@@ -22,7 +23,7 @@ from ..scaling import Autoscaling, Scalings
 from ..snapshots.snapshots import Snapshots
 from ..standby.changing import rules_of, set_replicas
 from ..standby.standbys import Standbys
-from ..storage import StateFile
+from ..storage import StateFile, not_there
 from ..watcher import Watcher
 
 
@@ -62,7 +63,10 @@ class Parts:
         self._address, self._in_flight, self._launcher = address, in_flight, launcher
         self.decide(ClusterState(config.name))
         self.performer = Performer(file, launcher, config.limits.stop_grace_s, credentials)
-        self.scalings = Scalings(self._current, self.performer, self._scaled, self.most_extra)
+        self._file = file
+        self.scalings = Scalings(
+            self._current, self.performer, self._scaled, self.most_extra, self.check_there
+        )
         self.draining = Draining(
             self._current,
             self.performer,
@@ -74,7 +78,13 @@ class Parts:
             leave=leave,
             standbys=lambda: self.standbys,
         )
-        self.snapshots = Snapshots(self._current, self.performer, config.storage, config.snapshots)
+        self.snapshots = Snapshots(
+            self._current,
+            self.performer,
+            config.storage,
+            config.snapshots,
+            check_there=self.check_there,
+        )
         self.watcher = Watcher(
             self._current,
             self.performer,
@@ -109,6 +119,15 @@ class Parts:
 
     def _current(self) -> Coordinator:
         return self.coordinator
+
+    def check_there(self) -> None:
+        """Raise NotStored if the storage is not where it was: what is begun now would be made anew at its path."""
+        self._file.check_there()
+        storage, id = self.config.storage, self.coordinator.layout.cluster_id
+        if (
+            self.revives and storage and not has_logs(storage, id)
+        ):  # as a coordinator without a layout there sees it
+            raise not_there(f"the cluster's logs, with its rows, are not in {storage}")
 
     def most_extra(self) -> int:
         """Bytes that rows may take while they move; 0: as many as they need."""

@@ -57,6 +57,7 @@ class Snapshots:
         storage: the cluster's; none: there is no place for snapshots.
         schedule: of those that nobody has to ask for.
         clock: seconds since 1970.
+        check_there: raises NotStored if the storage is not where it was.
     """
 
     def __init__(
@@ -66,9 +67,10 @@ class Snapshots:
         storage: str | None,
         schedule: SnapshotSchedule | None = None,
         clock: Callable[[], float] = time.time,
+        check_there: Callable[[], object] = lambda: None,
     ) -> None:
         self._schedule = schedule or SnapshotSchedule()
-        self._clock = clock
+        self._check_there, self._clock = check_there, clock
         self._since = clock()  # of which the first one is due a while later
         self._coordinator = coordinator
         self._performer = performer
@@ -121,6 +123,7 @@ class Snapshots:
         day = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
         id = f"{day}-{random.SystemRandom().getrandbits(32):08x}"
         with self._performer.alone("taking a snapshot", 0.0 if automatic else 2.0):
+            self._check_there()  # or all of it would be made anew at the path, logs that go on behind it too
             coordinator = self._coordinator()
             state = coordinator.state
             parent = None if full else parent_of_next(state.snapshots, coordinator.layout.epoch)
@@ -273,10 +276,12 @@ class Snapshots:
         try:
             if self._mending is not None:
                 with self._performer.alone("going on with logs that failed", 0.0):
+                    self._check_there()
                     self._performer.run(self._mending.tell_logs())
             if time.monotonic() < self._not_before:
                 return
             with self._performer.alone("making room for a snapshot", 0.0):
+                self._check_there()
                 self._clear()  # a disk that is full needs it
             self.take(full=True, automatic=True, mends=True)
         except RetryLater:

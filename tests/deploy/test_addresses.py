@@ -64,3 +64,22 @@ def test_a_ray_that_has_ended_and_is_still_announced_is_none(directory) -> None:
     (directory.home / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
     with pytest.raises(Unavailable, match="no Ray runs here"):
         address_of("ads")
+
+
+def test_a_cluster_on_a_ray_that_is_not_the_newest_of_this_machine_was_not_found(
+    directory, monkeypatch
+) -> None:
+    directory.put(Record("r1", "ray", "127.0.0.1:7400", ray="127.0.0.1:26379"))
+    attached: list[str] = []
+    on = {"127.0.0.1:26379": "127.0.0.1:7400"}
+    monkeypatch.setattr(addresses, "answers", lambda address: True)
+    monkeypatch.setattr(addresses, "attach", lambda address, token: attached.append(address))
+    monkeypatch.setattr(addresses, "find_ray", lambda name: on.get(attached[-1]))
+    monkeypatch.setattr(addresses, "clusters", lambda: ["b2"])
+    assert address_of("r1") == "127.0.0.1:7400"
+    # Who says a Ray means that one, and hears of the other.
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    with pytest.raises(
+        Unavailable, match=r"no cluster 'r1' runs on this Ray .* is on the Ray at 127\.0\.0\.1:26379"
+    ):
+        address_of("r1")

@@ -101,9 +101,26 @@ def test_a_checkpoint_is_refused_when_a_server_that_counts_anew_may_hide_pushes(
     with local_cluster(2, storage=tmp_path, restore=path) as cluster, cluster.connect() as client:
         assert client.pushes_since_restored() == 0
         cluster.scale(3)
-        assert client.pushes_since_restored() is None
-        with pytest.raises(InvalidRequest, match="a shard of it was started since"):
+        client.table("items").assign([2], np.ones((1, 4)))  # of the third shard, which then goes
+        cluster.scale(2)
+        assert client.pushes_since_restored() is None  # it was 0 once
+        with pytest.raises(InvalidRequest, match=r"shards were made less .* so nobody knows what was pushed"):
             load(client, "numpy")
+
+
+def test_a_checkpoint_was_refused_after_a_scale_to_more_shards_though_nobody_had_pushed(tmp_path):
+    from rowloom.deploy import local_cluster
+
+    path = saved(tmp_path)
+    with local_cluster(2, storage=tmp_path, restore=path) as cluster, cluster.connect() as client:
+        cluster.scale(3)
+        assert client.pushes_since_restored() == 0
+        load(client, "numpy")
+        before = client.moment()
+        client.table("items").assign([1, 2], np.ones((2, 4)))  # of a shard that was there, and of the new one
+        assert client.pushes_since_restored() == 2
+        cluster.scale(2)
+        assert client.moment() != before
 
 
 def test_a_moment_has_another_name_after_any_push_and_the_same_after_none(client):

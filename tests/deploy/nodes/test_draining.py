@@ -76,8 +76,12 @@ def test_shards_leave_a_node_and_nothing_goes_there_until_it_is_used_again(serve
     assert "b" not in on(server)
     assert remote.status().drained == [B]
     assert json.loads(server.coordinator.state.to_json())["drained"] == [B]
-    with pytest.raises(InvalidRequest, match=r"there is no node '10\.0\.0\.0': 10\.0\.0\.1 \(bbbbbbbb\)"):
-        remote.undrain("10.0.0.0")
+    with pytest.raises(InvalidRequest, match=r"there is no node '10\.0\.0\.9': 10\.0\.0\.1 \(bbbbbbbb\)"):
+        remote.undrain("10.0.0.9")
+    with pytest.raises(
+        InvalidRequest, match=r"^10\.0\.0\.0 is not drained, .* are: 10\.0\.0\.1 \(bbbbbbbb\)"
+    ):
+        remote.undrain("10.0.0.0")  # it was said that there is no such node
     remote.undrain("bbbb")
     assert (remote.status().drained, server.launcher.avoided) == ([], ())
     assert_trained(server)

@@ -30,11 +30,12 @@ from rowloom.deploy.operate import left_shards, local_clusters
 from rowloom.deploy.operate.clusters import down, reach, up
 from rowloom.deploy.operate.directory import ClusterDirectory, Record
 from rowloom.deploy.operate.launchers import Restore
-from rowloom.deploy.operate.left_shards import up_of
+from rowloom.deploy.operate.left_shards import LeftShards, up_of
 from rowloom.deploy.operate.listing import listed
 from rowloom.deploy.operate.remote import Remote
 from rowloom.deploy.operate.restoring import restore
 from rowloom.deploy.storage import StateFile
+from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import InvalidRequest, RowloomError, Unavailable
 
 IDS = np.arange(300)
@@ -479,3 +480,15 @@ def test_of_shards_that_an_interrupted_up_had_found_it_was_said_that_something_m
         "'ads' is there: its 2 shards serve, and no row of theirs is lost. `rowloom up` with its config finds them; "
         "`rowloom down` ends them"
     )
+
+
+def test_a_server_that_is_no_shard_was_counted_as_one_of_a_cluster_without_a_coordinator(monkeypatch) -> None:
+    states = ["serving"] * 4 + ["waiting"]  # the last one is of a standby that was just started
+    replies = [pb.HealthReply(state=state) for state in states]
+    monkeypatch.setattr(LeftShards, "_ask", lambda *_: replies)
+    left = LeftShards([""] * 5, None, ended=[1], shards=5)
+    assert left.words().startswith(
+        "4 of its 5 shards serve pulls and pushes; the process of shard 1 has ended"
+    )
+    whole = LeftShards([""] * 5, None, shards=4)
+    assert whole.words() == "its 4 shards serve pulls and pushes, and no row of theirs is lost"
