@@ -343,8 +343,8 @@ class Client(Connection):
     def pushes_since_restored(self) -> int | None:
         """How many requests have changed rows since the cluster began with its snapshot, those of all trainers.
 
-        None: nobody knows, because a shard's server was started again since, which counts anew, or shards were made
-        less, or others more than once, so that one which has counted may be gone; or it began with none.
+        None: nobody knows, because a shard's server was started again since, which counts anew, or the cluster was
+        scaled down, or more than once, so that a server which has counted may be gone; or it began with none.
 
         Raises:
             Unavailable: a shard or the coordinator does not answer.

@@ -78,8 +78,8 @@ def load(client: Client, framework: str, path: str | None = None) -> tuple[dict[
     pushes = client.pushes_since_restored()
     if pushes != 0:
         told = (
-            "a shard of it was started again since, or shards were made less or others more than once, so nobody "
-            "knows what was pushed"
+            "a shard of it was started again since, or it was scaled down, or more than once, so nobody knows what "
+            "was pushed"
             if pushes is None
             else f"{pushes} requests have changed its rows since"
         )
