@@ -21,6 +21,9 @@ from ..inputs import as_array
 from ..layers.backward import Backward
 from ..lookups.bags import begins_of
 
+# JAX 0.6 and above: an array's type says on which axes of a mesh it varies.
+_TYPED = hasattr(jax.lax, "pcast") or hasattr(jax.lax, "pvary")
+
 
 class OverTables:
     """Differentiable pulls of several batches of ids with one call, whose gradients one call pushes.
@@ -63,7 +66,7 @@ class OverTables:
             for flat, table in zip(flats, tables, strict=True)
         )
         # Not a pure callback: the same ids have other rows after a push.
-        return tuple(io_callback(self._pull, shapes, flats, offsets, ordered=True))
+        return _of_each_device(tuple(io_callback(self._pull, shapes, flats, offsets, ordered=True)))
 
     def _pull(self, flats: tuple[Any, ...], offsets: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
         ids = [np.asarray(flat) for flat in flats]
@@ -81,10 +84,9 @@ class OverTables:
         return self._once(anchor, given[0], upstreams), *none
 
     def _push_in_program(self, anchor: Any, flats: Any, upstreams: Any) -> Any:
-        """The anchor's gradient. anchor: for `_refuse_second`, which sees whether a gradient of this one is wanted."""
-        del anchor
+        """The anchor's gradient. By the anchor `_refuse_second` sees whether a gradient of this one is wanted."""
         io_callback(self._push, None, flats, upstreams, ordered=True)
-        return jnp.zeros((), jnp.float32)
+        return jnp.zeros_like(anchor)
 
     def _refuse_second(self, *_: Any) -> Any:
         names = ", ".join(repr(table.name) for table in self._backward.tables)
@@ -100,6 +102,22 @@ class OverTables:
             number, [np.asarray(one) for one in flats], [np.asarray(one) for one in upstreams]
         )
         self._backward.push(number)
+
+
+def _of_each_device(rows: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Rows; in `jax.shard_map` as what each device has for itself, since each of them pulls and pushes.
+
+    JAX takes what a callback returns for the same on all devices, and would give each of them the sum of all gradients
+    to push to its own ids.
+    """
+    if not _TYPED:
+        return rows
+    axes = jax.sharding.get_abstract_mesh().manual_axes
+    if not axes:
+        return rows
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(rows, axes, to="varying")
+    return jax.lax.pvary(rows, axes)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def as_ids(ids: Any, what: str = "ids") -> Any:
