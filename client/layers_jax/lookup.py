@@ -30,7 +30,8 @@ class Lookup(OverTables):
 
     Pulls and pushes are ordered callbacks: in a program they happen as it says, and one program after the other. So
     a pull sees every push of the steps before. JAX does not batch ordered callbacks: instead of `vmap` give ids of
-    any shape.
+    any shape. Nor does it take them in `jax.checkpoint`, or differentiate them forward (`jvp`, `linearize`, `jacfwd` by
+    the anchor): look up outside.
 
     All ids of one call are pulled together and pushed together. A loss that calls a lookup twice pushes twice, which
     is one step more for Adagrad or Adam: give such a loss's ids in one call, as a tuple or dict.
@@ -67,8 +68,8 @@ class Lookup(OverTables):
 
         Raises:
             InvalidRequest: ids are no integers, or too large for int32 where JAX has no int64 (set
-                `jax_enable_x64`). An id that the table does not have is refused when the program runs: JAX raises
-                its own error with our message.
+                `jax_enable_x64`); `vmap` of a lookup, `jacrev` by the anchor. An id that the table does not have is
+                refused when the program runs: JAX raises its own error with our message.
         """
         leaves, structure = jax.tree.flatten(ids, is_leaf=lambda x: isinstance(x, list))
         if not leaves:

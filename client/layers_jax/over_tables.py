@@ -21,6 +21,9 @@ from ..inputs import as_array
 from ..layers.backward import Backward
 from ..lookups.bags import begins_of
 
+# JAX 0.6 and above: an array's type says on which axes of a mesh it varies.
+_TYPED = hasattr(jax.lax, "pcast") or hasattr(jax.lax, "pvary")
+
 
 class OverTables:
     """Differentiable pulls of several batches of ids with one call, whose gradients one call pushes.
@@ -33,6 +36,8 @@ class OverTables:
         self._backward = backward
         self._differentiable = jax.custom_vjp(lambda anchor, *given: self._pulled(*given))
         self._differentiable.defvjp(self._forward, self._pushed)
+        self._unbatched: Any = jax.custom_batching.custom_vmap(lambda *arrays: arrays)
+        self._unbatched.def_vmap(self._refuse_batched)
         self._once = jax.custom_jvp(self._push_in_program)
         self._once.defjvp(self._refuse_second)
 
@@ -62,8 +67,9 @@ class OverTables:
             jax.ShapeDtypeStruct((*flat.shape, *table.spec.row_shape), jnp.float32)
             for flat, table in zip(flats, tables, strict=True)
         )
+        flats = self._to_callback(flats)
         # Not a pure callback: the same ids have other rows after a push.
-        return tuple(io_callback(self._pull, shapes, flats, offsets, ordered=True))
+        return _of_each_device(tuple(io_callback(self._pull, shapes, flats, offsets, ordered=True)))
 
     def _pull(self, flats: tuple[Any, ...], offsets: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
         ids = [np.asarray(flat) for flat in flats]
@@ -81,17 +87,30 @@ class OverTables:
         return self._once(anchor, given[0], upstreams), *none
 
     def _push_in_program(self, anchor: Any, flats: Any, upstreams: Any) -> Any:
-        """The anchor's gradient. anchor: for `_refuse_second`, which sees whether a gradient of this one is wanted."""
-        del anchor
-        io_callback(self._push, None, flats, upstreams, ordered=True)
-        return jnp.zeros((), jnp.float32)
+        """The anchor's gradient. By the anchor `_refuse_second` sees whether a gradient of this one is wanted."""
+        io_callback(self._push, None, flats, self._to_callback(upstreams), ordered=True)
+        return jnp.zeros_like(anchor)
+
+    def _to_callback(self, arrays: tuple[Any, ...]) -> tuple[Any, ...]:
+        """As they are. Raises InvalidRequest where JAX batches them."""
+        traced = any(isinstance(one, jax.core.Tracer) for one in arrays)  # pyright: ignore[reportAttributeAccessIssue]
+        return self._unbatched(*arrays) if traced and _TYPED else arrays  # older shard_map has no rule for it
+
+    def _refuse_batched(self, *_: Any) -> Any:
+        raise InvalidRequest(
+            f"table {self._names()}: JAX cannot batch pulls and pushes, which have an order: instead of jax.vmap of a "
+            "lookup give it the ids of all examples, of any shape, and vmap what comes after; instead of jax.jacrev "
+            "or jax.hessian by the anchor, jax.grad of a sum"
+        )
+
+    def _names(self) -> str:
+        return ", ".join(repr(table.name) for table in self._backward.tables)
 
     def _refuse_second(self, *_: Any) -> Any:
-        names = ", ".join(repr(table.name) for table in self._backward.tables)
         raise InvalidRequest(
-            f"a gradient by the anchor of table {names} pushes, so it cannot be differentiated again: keep the anchor "
-            "out of what the inner jax.grad differentiates (argnums of the other parameters; close over the anchor); "
-            "the outer one pushes what the penalty says"
+            f"a gradient by the anchor of table {self._names()} pushes, so it cannot be differentiated again: keep the "
+            "anchor out of what the inner jax.grad differentiates (argnums of the other parameters; close over the "
+            "anchor); the outer one pushes what the penalty says"
         )
 
     def _push(self, flats: Any, upstreams: Any) -> None:
@@ -100,6 +119,22 @@ class OverTables:
             number, [np.asarray(one) for one in flats], [np.asarray(one) for one in upstreams]
         )
         self._backward.push(number)
+
+
+def _of_each_device(rows: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Rows; in `jax.shard_map` as what each device has for itself, since each of them pulls and pushes.
+
+    JAX takes what a callback returns for the same on all devices, and would give each of them the sum of all gradients
+    to push to its own ids.
+    """
+    if not _TYPED:
+        return rows
+    axes = jax.sharding.get_abstract_mesh().manual_axes
+    if not axes:
+        return rows
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(rows, axes, to="varying")
+    return jax.lax.pvary(rows, axes)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def as_ids(ids: Any, what: str = "ids") -> Any:

@@ -80,8 +80,9 @@ class Embedding(_OverTable):
         InvalidRequest: an id that the table does not have, or that is no number below 2**63; inside `tf.function`
             TensorFlow's InvalidArgumentError with the same message. An optimizer that clips gradients (clipnorm,
             global_clipnorm, clipvalue) or accumulates them (gradient_accumulation_steps) while this layer has no such
-            argument: in `fit` and in a `tf.function` before anything is pushed; in an eager loop of your own, unless
-            `bind_lr` is called, at the end of its first step.
+            argument, or that scales the loss (loss_scale_factor, LossScaleOptimizer): in `fit` and in a `tf.function`
+            before anything is pushed; in an eager loop of your own, unless `bind_lr` is called, at the end of its
+            first step. Training under a `tf.distribute` strategy of several replicas.
 
     Example:
         >>> items = client.create_table(TableSpec("items", 1_000_000, dim=32, optimizer=Adagrad(lr=0.1)))

@@ -148,7 +148,8 @@ def bind_lr(optimizer: Any, model: Any) -> None:
 
     Raises:
         InvalidRequest: the model has no layer over tables, the rate is 0 to begin with, a table has a schedule of its
-            own; or the optimizer clips, or accumulates gradients, and a layer does not say what holds for its tables.
+            own; or the optimizer clips, or accumulates gradients, and a layer does not say what holds for its tables;
+            or it scales the loss.
 
     Example:
         >>> model.compile("adam", "mse")

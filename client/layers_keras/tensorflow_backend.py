@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf  # pyright: ignore[reportMissingImports]
 
+from ...proto.errors import InvalidRequest
 from ..layers.backward import Backward, whole_ids
 from .asked import asked
 from .exporting import baked, exporting, whole_in_program
@@ -67,6 +68,7 @@ class Lookup:
         passed = self._opened([use for use in uses if use.train])
         passed.uses += 1
         at = tf.constant(passed.uses, tf.int64)
+        replicas = _replicas()
 
         @tf.custom_gradient
         def pulled(gate: Any, *flats: Any) -> Any:
@@ -74,6 +76,8 @@ class Lookup:
                 there = [one for use, one in zip(uses, asked(uses), strict=True) for _ in use.ids]
                 if not any(there):
                     return tf.zeros(()), *[None] * len(flats)
+                if replicas > 1:
+                    raise _of_one_replica(uses, replicas)
                 # A pass with one pull pushes at once; several meet at the gate.
                 push = passed.rates if passed.uses == 1 else None
                 now = [] if push is None else [_rate_of(optimizer) for _, optimizer in push]
@@ -189,6 +193,22 @@ class _Pass:
         """Whether it is this graph's, and these layers'."""
         mine = None if self._graph is None else self._graph()
         return mine is graph and _identities(self.rates) == _identities(rates)
+
+
+def _replicas() -> int:
+    """How many replicas of a `tf.distribute` strategy run what is running now; 1 outside of them."""
+    context = tf.distribute.get_replica_context()
+    return 1 if context is None else context.num_replicas_in_sync
+
+
+def _of_one_replica(uses: Sequence[Use], replicas: int) -> InvalidRequest:
+    names = ", ".join(sorted({repr(name) for use in uses for name in use.rates.names}))
+    strategy = type(tf.distribute.get_strategy()).__name__
+    return InvalidRequest(
+        f"table {names}: {replicas} replicas of {strategy} would each push a step of their own for one batch, and pull "
+        "what others pushed: train without a strategy, or with one replica (tf.distribute.OneDeviceStrategy); several "
+        "trainers are processes that each connect and fit by themselves"
+    )
 
 
 def _identities(pairs: list[tuple[Any, Any]]) -> list[tuple[int, int]]:

@@ -68,13 +68,20 @@ def check_optimizer(optimizer: Any, layer: Any) -> None:
 
     Raises:
         InvalidRequest: it clips and the layer has no `clipnorm`; it accumulates gradients and the layer has no
-            `gradient_accumulation_steps`, or another number of them than 1; or it scales the loss.
+            `gradient_accumulation_steps`, or another number of them than 1; or it scales the loss (`loss_scale_factor`,
+            or a LossScaleOptimizer).
     """
     names = ", ".join(repr(table.name) for table in layer.tables)
     if inner(optimizer) is not optimizer:
         raise InvalidRequest(
             f"layer {layer.name!r}: loss scaling would scale what is pushed to {names}: "
             "compile(auto_scale_loss=False), or mixed_bfloat16, which needs none"
+        )
+    scale = getattr(optimizer, "loss_scale_factor", None)
+    if scale not in (None, 1):
+        raise InvalidRequest(
+            f"layer {layer.name!r}: the optimizer's loss_scale_factor={scale} would scale what is pushed to {names}, "
+            "before it divides by it: leave it out; float32 and mixed_bfloat16 need none"
         )
     steps = getattr(optimizer, "gradient_accumulation_steps", None)
     if steps and layer.gradient_accumulation_steps is None:

@@ -156,8 +156,43 @@ def test_what_is_wrong_is_named():
         embed(np.array([3_000_000_000]))
     with pytest.raises(Exception, match=r"is 20, table 't' has ids in \[0, 20\)"):
         jax.block_until_ready(jax.jit(embed)(jnp.array([20])))
-    with pytest.raises(ValueError, match="vmap"):
-        jax.vmap(embed)(jnp.array([1, 2]))
+
+
+@pytest.mark.skipif(
+    not hasattr(jax.lax, "pcast"), reason="needs JAX 0.9: older ones say it in their own words"
+)
+def test_a_batched_lookup_was_refused_in_words_that_name_neither_the_table_nor_what_to_write():
+    table, ids = a_table(), jnp.array([1, 2])
+    embed = Lookup(table)
+    ways = [
+        lambda: jax.vmap(embed)(ids),
+        lambda: jax.vmap(jax.jit(embed))(ids),
+        lambda: jax.vmap(jax.grad(lambda a, i: embed(i, a).sum()), (None, 0))(embed.anchor, ids),
+        lambda: jax.vmap(jax.grad(lambda a, c: embed(ids, a).sum() * c), (None, 0))(embed.anchor, 1.0 + ids),
+        lambda: jax.jacrev(lambda a: embed(ids, a))(embed.anchor),
+    ]
+    for way in ways:
+        with pytest.raises(InvalidRequest, match=r"table 't': JAX cannot batch .* give it the ids of all"):
+            way()
+    assert table.pushes == []
+
+
+def test_what_comes_after_a_lookup_may_be_batched_checkpointed_and_differentiated_forward():
+    table, ids, weight = a_table(), jnp.array([1, 2, 2]), jnp.arange(DIM, dtype=jnp.float32)
+    embed, rows = Lookup(table), jnp.array(table.rows)
+
+    def loss(anchor, weight, of):
+        after = jax.checkpoint(lambda row: (row @ weight) ** 2)
+        return jnp.sum(jax.vmap(after)(of(ids, anchor)))
+
+    def slope(anchor, of):
+        return jax.jvp(lambda w: loss(anchor, w, of), (weight,), (weight,))[1]
+
+    np.testing.assert_allclose(slope(embed.anchor, embed), slope(rows, lambda i, a: a[i]), rtol=1e-5)
+    wanted = jax.grad(loss)(rows, weight, lambda i, a: a[i])
+    jax.jit(jax.grad(lambda a: loss(a, weight, embed)))(embed.anchor)
+    jax.effects_barrier()
+    np.testing.assert_allclose(table.rows, rows - 0.1 * wanted, rtol=1e-5)
 
 
 def test_it_trains_on_a_real_cluster(client):

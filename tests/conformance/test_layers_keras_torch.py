@@ -14,7 +14,8 @@ pytest.importorskip("torch", reason="needs PyTorch: pip install torch")
 def test_the_keras_layers_on_pytorch():
     here = Path(__file__).parent
     names = [
-        "layers_keras" + name for name in ("", "_shared", "_collections", "_sharing", "_rates", "_export")
+        "layers_keras" + name
+        for name in ("", "_shared", "_collections", "_sharing", "_rates", "_export", "_watch")
     ]
     names.append("checkpoints_keras")
     files = [str(here / f"test_{name}.py") for name in names]

@@ -31,6 +31,7 @@ DOES = {
         3,
         r"give this layer gradient_accumulation_steps=3, .* or 1 if each batch",
     ),
+    "loss_scale_factor": (8.0, "the optimizer's loss_scale_factor=8.0 would scale what is pushed to 't'"),
 }
 
 
@@ -90,6 +91,16 @@ def test_loss_scaling_in_a_loop_of_ones_own_is_refused():
     optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
     with pytest.raises(InvalidRequest, match="loss scaling would scale what is pushed to 't'"):
         one_step(Embedding(a_table()), optimizer, traced=False)
+
+
+def test_an_optimizers_loss_scale_factor_was_in_what_is_pushed():
+    table, (x, y) = a_table(), two_inputs()
+    before = table.rows.copy()
+    for how in ({}, {"clipnorm": math.inf, "gradient_accumulation_steps": 1}):
+        with pytest.raises(InvalidRequest, match=DOES["loss_scale_factor"][1]):
+            fit(two_uses(Embedding(table, **how)), x, y, keras.optimizers.SGD(0.1, loss_scale_factor=8.0))
+    np.testing.assert_array_equal(table.rows, before)
+    fit(two_uses(Embedding(table)), x, y, keras.optimizers.SGD(0.1, loss_scale_factor=1.0))
 
 
 # ------------------------------------------------------------------------------------------------------- accumulation
