@@ -104,7 +104,9 @@ def test_a_checkpoint_is_refused_when_a_server_that_counts_anew_may_hide_pushes(
         client.table("items").assign([2], np.ones((1, 4)))  # of the third shard, which then goes
         cluster.scale(2)
         assert client.pushes_since_restored() is None  # it was 0 once
-        with pytest.raises(InvalidRequest, match=r"it was scaled down, or more than once, so nobody knows what was pushed"):
+        with pytest.raises(
+            InvalidRequest, match=r"it was scaled down, or more than once, so nobody knows what was pushed"
+        ):
             load(client, "numpy")
 
 
