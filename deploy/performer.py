@@ -29,7 +29,7 @@ from .control.effects import (
     WriteManifest,
 )
 from .launch.launcher import Launcher
-from .launching import Launches, for_each, stop_all
+from .launch.launches import Launches, for_each, stop_all
 from .snapshots.manifests import write_manifest
 from .storage import StateFile
 
@@ -144,7 +144,7 @@ class Performer:
         if isinstance(effect, Calls):
             return self.ask(effect.calls, effect.timeout_s)
         if isinstance(effect, Launch):
-            return launches.outcome(effect)
+            return launches.outcome(effect.keys, effect.apart, patient=effect.patient)
         if isinstance(effect, Stop):
             launches.give_up()
             stop_all(self._launcher, effect.keys, self._grace_s)

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from .effects import Launch, Program
+from .state import ClusterState
 
-if TYPE_CHECKING:
-    from .coordinator import Coordinator
+
+class Starter(Protocol):
+    """Who has servers started: a Coordinator."""
+
+    state: ClusterState
+
+    def commit(self, state: ClusterState) -> Program:
+        """Store this state, and have it."""
+        ...
+
+    def check_standing(self) -> Program:
+        """Raise Unavailable when a standby is to take a place."""
+        ...
 
 
 def launch(
-    coordinator: Coordinator,
+    coordinator: Starter,
     count: int,
     apart: Sequence[int] = (),
     *,

@@ -14,9 +14,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from ..proto.errors import RowloomError, Unavailable
-from .control.effects import Launch
-from .launch.launcher import Launched, Launcher
+from ...proto.errors import RowloomError, Unavailable
+from .launcher import Launched, Launcher
 
 LAUNCH_THREADS = 32  # servers that start or stop at the same time
 LOOK_S = 0.5  # between two times that a program is asked whether it still waits
@@ -35,11 +34,16 @@ class Launches:
         self._launcher, self._ending = launcher, ending
         self._now: _Launching | None = None
 
-    def outcome(self, launch: Launch) -> list[Launched] | None:
-        """The servers; None: not yet. Raises Unavailable: they could not be started, and none is left."""
-        if self._now is None or self._now.launch != launch:
+    def outcome(self, keys: Sequence[int], apart: Sequence[int], *, patient: bool) -> list[Launched] | None:
+        """Servers under these keys, as `Launcher.reserve` takes them; None: not yet, ask again.
+
+        Raises:
+            Unavailable: they could not be started, and none is left.
+        """
+        if self._now is None or self._now.keys != list(keys):
             self.give_up()
-            self._now = _Launching(self._launcher, launch, self._ending)
+            self._now = _Launching(self._launcher, list(keys), self._ending)
+            self._now.begin(apart, patient)
         launched: list[Launched] | None = None
         try:
             launched = self._now.outcome(LOOK_S)
@@ -58,13 +62,14 @@ class Launches:
 
 
 class _Launching:
-    def __init__(self, launcher: Launcher, launch: Launch, ending: threading.Event) -> None:
-        self.launch = launch
+    def __init__(self, launcher: Launcher, keys: list[int], ending: threading.Event) -> None:
+        self.keys = keys
         self._launcher, self._ending = launcher, ending
-        self._keys = list(launch.keys)
         self._given_up = False
         self._future: Future[list[Launched]] = Future()
-        threading.Thread(target=self._run, name="rowloom-launch", daemon=True).start()
+
+    def begin(self, apart: Sequence[int], patient: bool) -> None:
+        threading.Thread(target=self._run, args=(apart, patient), name="rowloom-launch", daemon=True).start()
 
     def outcome(self, wait_s: float) -> list[Launched] | None:
         wait([self._future], wait_s)
@@ -75,26 +80,26 @@ class _Launching:
         left_s = GIVE_UP_S
         while not self._future.done() and left_s > 0:
             with contextlib.suppress(RowloomError):  # they are surplus, and ended later
-                stop_all(self._launcher, self._keys, 0.0)  # who waits for them, or for room, is told so
+                stop_all(self._launcher, self.keys, 0.0)  # who waits for them, or for room, is told so
             wait([self._future], LOOK_S)
             left_s -= LOOK_S
 
-    def _run(self) -> None:
+    def _run(self, apart: Sequence[int], patient: bool) -> None:
         try:
-            self._future.set_result(self._started())
+            self._future.set_result(self._started(apart, patient))
         except BaseException as e:
             self._future.set_exception(e)
 
-    def _started(self) -> list[Launched]:
-        self._launcher.reserve(self._keys, self.launch.apart, patient=self.launch.patient)
-        ended = [] if self._given_up else for_each(self._launcher.start, self._keys)
+    def _started(self, apart: Sequence[int], patient: bool) -> list[Launched]:
+        self._launcher.reserve(self.keys, apart, patient=patient)
+        ended = [] if self._given_up else for_each(self._launcher.start, self.keys)
         errors = [e for f in ended if (e := f.exception()) is not None]
         if self._ending.is_set():
             errors.append(Unavailable("the cluster is being ended"))
         elif self._given_up:
             errors.append(Unavailable("nobody waits for these servers any more"))
         if errors:
-            stop_all(self._launcher, self._keys, 0.0)
+            stop_all(self._launcher, self.keys, 0.0)
             if isinstance(errors[0], OSError):
                 raise Unavailable(f"a shard server could not be started: {errors[0]}") from errors[0]
             raise errors[0]
