@@ -24,7 +24,7 @@ from .requests.handlers import Handlers
 from .requests.parts import Parts
 from .snapshots.kept import check_nothing_kept, forget_begun, forget_kept
 from .snapshots.restorable import restorable
-from .standby.standbys import Sighting
+from .standby.sighting import Sighting
 from .storage import StateFile
 
 log = logging.getLogger(__name__)

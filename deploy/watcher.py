@@ -22,7 +22,8 @@ from .control.state import ClusterState
 from .launch.launcher import Launched, Launcher, ServerProcess
 from .operate.status import AGAIN, GOOD, PULLS_ONLY, READABLE, stays_in_words
 from .performer import Performer
-from .standby.standbys import Sighting, Standbys
+from .standby.sighting import Sighting
+from .standby.standbys import Standbys
 from .standby.status import standby_status
 from .storage import StateFile
 

@@ -80,6 +80,8 @@ class Coordinator:
         self.ended: set[int] = set()  # shards whose server before has ended for certain
         # (epoch, incarnation) of servers that do not answer, and whose standbys are to take their places.
         self.given_up: frozenset[tuple[int, int]] = frozenset()
+        # What standbys need while a program takes long; None: there are none.
+        self.tend: Callable[[], Program] | None = None
         self._doubtful: set[int] = set()  # shards that have not adopted the layout since there was doubt
         state.term += 1  # stored with the first commit, before the first turn is taken
 
@@ -232,6 +234,15 @@ class Coordinator:
         """Raise Unavailable when a standby is to take the place of a shard that does not answer."""
         if self.state.layout is not None:
             yield from check_there(self.layout, self._given_up(), ())
+
+    def tend_standbys(self) -> Program:
+        """Now and then in a program that takes long: see `Standbys.tend`.
+
+        Not between two attempts of a request that has a turn: the second one would come too late.
+        """
+        if self.tend is not None:
+            with contextlib.suppress(RowloomError):  # whoever looks at the standbys does it later
+                yield from self.tend()
 
     def _given_up(self) -> set[int]:
         layout = self.layout

@@ -244,6 +244,7 @@ class Reshard:
 
         def look() -> Program:
             self._check_cancelled()
+            yield from self._coordinator.tend_standbys()
             replies = yield from progress_of(target, clock, self._check_there)
             self._show(replies)
             arrived = zip(target.shards, replies, strict=True)

@@ -173,6 +173,7 @@ class Snapshotting:
         stored: list[bytes] = []
 
         def look() -> Program:
+            yield from self._coordinator.tend_standbys()
             answers = yield from self._everywhere(lambda s: ServerCall(s.address, methods.CUT_PROGRESS, ask))
             replies = [pb.CutProgressReply.FromString(answer) for answer in answers]
             for shard, reply in zip(self._layout.shards, replies, strict=True):

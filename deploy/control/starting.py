@@ -19,6 +19,10 @@ class Starter(Protocol):
         """Store this state, and have it."""
         ...
 
+    def tend_standbys(self) -> Program:
+        """What standbys need meanwhile."""
+        ...
+
     def check_standing(self) -> Program:
         """Raise Unavailable when a standby is to take a place."""
         ...
@@ -57,5 +61,6 @@ def launch(
         dataclasses.replace(state, next_key=keys[-1] + 1, surplus=[*state.surplus, *keys])
     )
     while (launched := (yield Launch(keys, apart, patient))) is None:
+        yield from coordinator.tend_standbys()
         yield from (check or coordinator.check_standing)()
     return keys, launched

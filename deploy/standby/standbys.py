@@ -22,8 +22,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
@@ -36,6 +36,7 @@ from ..control.surplus import expected_surplus
 from ..launch.launcher import ServerProcess
 from .looking import health_in, processes_of
 from .places import put_empty, take_place
+from .sighting import Sighting
 
 ASK_S = 1.0  # what a server gets to answer here
 AGAIN_S = (
@@ -57,27 +58,6 @@ class StandbyRules:
     waits: bool = True
     lease_s: float = 2.0
     after_s: float = 5.0
-
-
-@dataclass(frozen=True)
-class Sighting:
-    """What was seen of shards and standbys, by shard index.
-
-    Attributes:
-        gone: shards whose server is given up; True: it has ended for certain.
-        empty: those of them at whose address another server answers, which holds nothing; its incarnation.
-        healths: of standbys that answered.
-        unfit: standbys that never will take a place, and why.
-        alone: shards whose server did not answer, so that their standby may be all that there is.
-        over: standbys whose process has ended for certain.
-    """
-
-    gone: Mapping[int, bool] = field(default_factory=dict[int, bool])
-    empty: Mapping[int, int] = field(default_factory=dict[int, int])
-    healths: Mapping[int, pb.HealthReply] = field(default_factory=dict[int, pb.HealthReply])
-    unfit: Mapping[int, str] = field(default_factory=dict[int, str])
-    alone: Collection[int] = frozenset()
-    over: Collection[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -114,6 +94,8 @@ class Standbys:
         self._coordinator, self.rules, self.wanted = coordinator, rules, wanted
         self.seen = Sighting()  # the last time
         self._told: dict[int, Told | None] = {}  # by shard; None: it may have heard what is no more
+        self._tended = self.seen
+        coordinator.tend = self.tend
         self._silent: dict[int, float] = {}  # by incarnation, since when it does not answer
         # Shards whose standby could not be started: until when it is not tried again, and why it could not be.
         self._later: dict[int, tuple[float, str]] = {}
@@ -310,6 +292,20 @@ class Standbys:
             raise failed
         return taken
 
+    def tend(self) -> Program:
+        """What does not wait until a program that takes long has ended; after each look. It starts and ends nothing.
+
+        Pushes wait for a standby that follows no more until it is stored that it is out. One that has all takes a place
+        only when that is stored.
+        """
+        if self.seen is self._tended:
+            return
+        seen = self._tended = self.seen
+        if self.wanted:
+            yield from self._let_go(seen.unfit)
+        yield from self._tell_primaries()
+        yield from self._note_in_step(seen)
+
     def take_up(self) -> Program:
         """As a coordinator begins: who is in step takes its place, and who is none any more is in nobody's way."""
         seen = yield from self.look()
@@ -387,11 +383,11 @@ class Standbys:
             dataclasses.replace(state, standbys={**state.standbys, **fresh}, surplus=surplus)
         )
 
-    def _tell(self) -> Program:
-        """Each primary who its standby is; then each standby that is not in step yet."""
+    def _tell_primaries(self) -> Program:
+        """Each one who its standby is."""
         coordinator, rules = self._coordinator, self.rules
         untold = [index for index in range(coordinator.layout.n) if self._untold(index)]
-        layout, standbys = coordinator.layout, coordinator.state.standbys
+        layout = coordinator.layout
         calls: list[ServerCall] = []
         for index in untold:
             primary = pb.SetStandbyRequest(
@@ -409,8 +405,14 @@ class Standbys:
         for index, outcome in zip(untold, outcomes, strict=True):
             if not isinstance(outcome, RowloomError):
                 self._told[index] = self._wanted_of(index)
-        calls = []
-        for index, one in standbys.items():
+
+    def _tell(self) -> Program:
+        """Each primary who its standby is; then each standby that is not in step yet."""
+        yield from self._tell_primaries()
+        coordinator, rules = self._coordinator, self.rules
+        layout = coordinator.layout
+        calls: list[ServerCall] = []
+        for index, one in coordinator.state.standbys.items():
             if not one.in_step and not self._untold(index):
                 request = pb.StandByRequest(
                     layout=layout.to_message(), index=index, turn=coordinator.turn(), lease_s=rules.lease_s
@@ -434,17 +436,22 @@ class Standbys:
             yield from coordinator.commit(dataclasses.replace(state, standbys={**state.standbys, **ready}))
 
     def _drop(self, indices: Collection[int]) -> Program:
-        """Store that these shards' standbys take nobody's place any more, then tell their primaries, and end them."""
+        """These shards' standbys take nobody's place any more, and end."""
+        if (yield from self._let_go(indices)):
+            with contextlib.suppress(RowloomError):  # they stay surplus
+                yield from self._coordinator.stop_surplus()
+
+    def _let_go(self, indices: Collection[int]) -> Program:
+        """Store that these standbys are none any more, then tell their primaries. Returns whether there were any."""
         coordinator, state = self._coordinator, self._coordinator.state
         dropped = [one for index, one in state.standbys.items() if index in indices]
         if not dropped:
-            return
+            return False
         left = {index: one for index, one in state.standbys.items() if index not in indices}
         surplus = [*state.surplus, *(one.key for one in dropped)]
         yield from coordinator.commit(dataclasses.replace(state, standbys=left, surplus=surplus))
         yield from self._release([i for i in sorted(indices) if i < coordinator.layout.n])
-        with contextlib.suppress(RowloomError):  # they stay surplus
-            yield from coordinator.stop_surplus()
+        return True
 
     def _release(self, indices: Sequence[int]) -> Program:
         """Tell primaries that they have no standby. Those that do not hear of it are told by `keep`."""

@@ -48,6 +48,11 @@ def in_step(server, count: int) -> bool:
     return sum(state.standby_in_step(index) is not None for index in range(state.layout.n)) == count
 
 
+def scale_in_vain(cluster) -> None:
+    with pytest.raises(RowloomError):
+        cluster.scale(3)
+
+
 def test_a_scaling_that_waited_for_room_kept_standbys_from_taking_places() -> None:
     with local_cluster(shards=2, replicas=1, tables=[SPEC]) as cluster:
         until(lambda: in_step(cluster._server, 2))
@@ -68,6 +73,23 @@ def test_a_scaling_that_waited_for_room_kept_standbys_from_taking_places() -> No
         assert room.given_up.is_set()
         thread.join()
         assert "standby" in said[0] or "have ended" in said[0]
+        assert set(table.pull(IDS)[:, 0].tolist()) == {1.0}
+
+
+def test_a_standby_that_ended_while_a_scaling_waited_for_room_held_up_all_pushes_to_its_shard() -> None:
+    with local_cluster(shards=2, replicas=1, tables=[SPEC]) as cluster:
+        until(lambda: in_step(cluster._server, 2))
+        table = cluster.connect().table("t")
+        room = NoRoom(cluster.launcher)
+        thread = threading.Thread(target=scale_in_vain, args=(cluster,))
+        thread.start()
+        assert room.waits.wait(PATIENCE_S)
+        cluster.launcher.stop(cluster._server.coordinator.state.standbys[1].key, 0.0)
+        table.push(IDS, ONES)
+        assert not room.given_up.is_set()  # the scaling waits on
+        room.given_up.set()
+        thread.join()
+        until(lambda: in_step(cluster._server, 2))
         assert set(table.pull(IDS)[:, 0].tolist()) == {1.0}
 
 
