@@ -142,7 +142,7 @@ def _as_coordinator(steps: _Steps) -> None:
             return of_commit(performer, effect.state)
         return {effects.Launch: "launch", effects.Stop: "stop"}.get(type(effect))
 
-    _around(Performer, "_perform", lambda performer, effect: steps.at(step(performer, effect)))
+    _around(Performer, "_perform", lambda performer, effect, _: steps.at(step(performer, effect)))
 
 
 def _begin() -> None:
