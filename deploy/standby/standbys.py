@@ -191,7 +191,9 @@ class Standbys:
         ended = [process.state == "ended" and process.sure for process in processes[layout.n :]]
         over = {index for index, is_over in zip(standbys, ended, strict=True) if is_over}
         self.seen = Sighting(gone, empty, healths, unfit, alone, over)
-        waited_for = [i for i in gone if i not in empty and self._can_take_over(i, self.seen)]
+        waited_for: list[int] = []
+        if coordinator.layout is layout:  # what runs meanwhile may have changed it
+            waited_for = [i for i in gone if i not in empty and self._can_take_over(i, self.seen)]
         coordinator.given_up = frozenset((layout.epoch, layout.shards[i].incarnation) for i in waited_for)
         return self.seen
 
