@@ -129,9 +129,12 @@ class Watcher:
     def _looking(self) -> Generator[None]:
         """Look at servers and standbys meanwhile: starts are given up for a standby that can take a place."""
         over, standbys = threading.Event(), self._standbys()
+        if standbys is None:
+            yield
+            return
 
         def look() -> None:
-            while standbys is not None and not over.wait(STANDBY_WATCH_S):
+            while not over.wait(STANDBY_WATCH_S):
                 with suppress(Exception):  # the next look may do better
                     self._performer.run(standbys.look())
 

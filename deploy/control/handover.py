@@ -26,7 +26,7 @@ from ...proto.layout import Layout, ShardAddress
 from .coordinator import ATTEMPT_S, Coordinator
 from .effects import Program, ServerCall, Stop, call_all
 from .reshard import Cancelled, Progress, Reshard
-from .starting import launch
+from .starting import launch, put_in_place
 from .surplus import expected_surplus
 
 LOOK_LIMIT_S = 5.0  # for the shards to say that they serve, before one of them is stopped
@@ -121,16 +121,9 @@ class Restart:
         """Other servers for these shards, which the commit says. Returns when the old ones were ended."""
         coordinator = self._coordinator
         fresh, launched = yield from launch(coordinator, len(indexes))
-        keys, shards = list(coordinator.state.keys), list(coordinator.layout.shards)
-        began = coordinator.clock()
-        yield Stop([keys[index] for index in indexes])  # whoever comes now starts them again, from their logs
-        for index, key, server in zip(indexes, fresh, launched, strict=True):
-            keys[index], shards[index] = key, ShardAddress(index, server.address, server.incarnation)
-        layout = dataclasses.replace(coordinator.layout, shards=tuple(shards))
-        surplus = [key for key in coordinator.state.surplus if key not in keys]
-        yield from coordinator.commit(
-            dataclasses.replace(coordinator.state, layout=layout, keys=keys, surplus=surplus)
-        )
+        began, old = coordinator.clock(), [coordinator.state.keys[index] for index in indexes]
+        yield Stop(old)  # whoever comes now starts them again, from their logs
+        yield from put_in_place(coordinator, indexes, fresh, launched)
         return began
 
 

@@ -12,11 +12,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from ...proto.errors import RowloomError, Unavailable
-from ...proto.layout import ShardAddress
 from ..launch.launcher import Launched, ServerProcess
 from .coordinator import ATTEMPT_S, Coordinator
 from .effects import Look, Program, Stop
-from .starting import launch
+from .starting import launch, put_in_place
 from .surplus import expected_surplus
 
 
@@ -88,15 +87,7 @@ def _replace_what_fits(coordinator: Coordinator, ended: Sequence[int]) -> Progra
 
 def _replace(coordinator: Coordinator, ended: Sequence[int]) -> Program:
     fresh, launched = yield from launch(coordinator, len(ended), patient=False)
-    keys = list(coordinator.state.keys)
-    shards = list(coordinator.layout.shards)
-    for index, key, server in zip(ended, fresh, launched, strict=True):
-        keys[index], shards[index] = key, ShardAddress(index, server.address, server.incarnation)
-    layout = dataclasses.replace(coordinator.layout, shards=tuple(shards))
-    surplus = [key for key in coordinator.state.surplus if key not in keys]
-    yield from coordinator.commit(
-        dataclasses.replace(coordinator.state, layout=layout, keys=keys, surplus=surplus)
-    )
+    yield from put_in_place(coordinator, ended, fresh, launched)
 
 
 def moved(coordinator: Coordinator, index: int, launched: Launched) -> bool:

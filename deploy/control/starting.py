@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from ...proto.layout import Layout, ShardAddress
+from ..launch.launcher import Launched
 from .effects import Launch, Program
 from .state import ClusterState
 
@@ -14,6 +16,11 @@ class Starter(Protocol):
     """Who has servers started: a Coordinator."""
 
     state: ClusterState
+
+    @property
+    def layout(self) -> Layout:
+        """Of the cluster."""
+        ...
 
     def commit(self, state: ClusterState) -> Program:
         """Store this state, and have it."""
@@ -64,3 +71,16 @@ def launch(
         yield from coordinator.tend_standbys()
         yield from (check or coordinator.check_standing)()
     return keys, launched
+
+
+def put_in_place(
+    coordinator: Starter, indexes: Sequence[int], fresh: Sequence[int], launched: Sequence[Launched]
+) -> Program:
+    """Store that these servers are those of these shards, and surplus no more. fresh: their keys."""
+    state = coordinator.state
+    keys, shards = list(state.keys), list(coordinator.layout.shards)
+    for index, key, server in zip(indexes, fresh, launched, strict=True):
+        keys[index], shards[index] = key, ShardAddress(index, server.address, server.incarnation)
+    layout = dataclasses.replace(coordinator.layout, shards=tuple(shards))
+    surplus = [key for key in state.surplus if key not in keys]
+    yield from coordinator.commit(dataclasses.replace(state, layout=layout, keys=keys, surplus=surplus))

@@ -140,12 +140,9 @@ class RayLauncher:
     def _seated(self, keys: Sequence[int]) -> Sequence[int]:
         """Give servers the seats that are empty, on different nodes as far as there are some. Returns who has none."""
         with asking():
-            where, live = nodes_of_keys(self._config.name), self.keys()
-            held = Counter(node for key, node in where.items() if key in live)
-            off = {*self._avoided, *self._suspected({k: n for k, n in where.items() if k in live})}
-            usable = {n.id for n in nodes_of_ray() if not n.draining} - off
-            empty = empty_seats(seats_of(self._config.name), nodes_of_seats(self._config.name), live)
-        empty = {seat: node for seat, node in empty.items() if node in usable}
+            room = self._room(nodes_of_keys(self._config.name))
+        usable, held = {node.id for node in room.nodes}, Counter(room.servers)
+        empty = {seat: node for seat, node in room.empty.items() if node in usable}
         for at, key in enumerate(keys):
             if not empty:
                 return keys[at:]
@@ -210,23 +207,28 @@ class RayLauncher:
     def _dealt(self, apart: Sequence[int]) -> list[ShardSeat | str]:
         """As `deal`, for standbys of the servers under these keys."""
         with asking():
-            where, seats = nodes_of_keys(self._config.name), seats_of(self._config.name)
+            where = nodes_of_keys(self._config.name)
             lost = [key for key in apart if key not in where]
             if lost:
                 raise Unavailable(
                     f"Ray has yet to say on which node shard server {lost[0]} is, so its standby waits"
                 )
-            live = self.keys()
-            off = self._suspected({key: node for key, node in where.items() if key in live})
-            bundle, nodes = bundle_of(self._config), self._labelled(nodes_of_ray(ended=True))
-            room = StandbyRoom(
-                bundle,
-                [n for n in nodes if n.alive and not n.draining and n.id not in (*self._avoided, *off)],
-                sum(could_hold(bundle, node) for node in nodes),
-                empty_seats(seats, nodes_of_seats(self._config.name), live),
-                Counter(node for key, node in where.items() if key in live),
-            )
+            room = self._room(where)
         return deal([where[key] for key in apart], room)
+
+    def _room(self, where: Mapping[int, str]) -> StandbyRoom:
+        """What there is for servers that may take empty seats. where: by key, the node of each server."""
+        live = self.keys()
+        servers = {key: node for key, node in where.items() if key in live}
+        off = self._suspected(servers)
+        bundle, nodes = bundle_of(self._config), self._labelled(nodes_of_ray(ended=True))
+        return StandbyRoom(
+            bundle,
+            [n for n in nodes if n.alive and not n.draining and n.id not in (*self._avoided, *off)],
+            sum(could_hold(bundle, node) for node in nodes),
+            empty_seats(seats_of(self._config.name), nodes_of_seats(self._config.name), live),
+            Counter(servers.values()),
+        )
 
     def _reserve_apart(self, keys: Sequence[int], apart: Sequence[int]) -> None:
         until = time.monotonic() + (0.0 if self._full else ROOM_S)

@@ -37,6 +37,7 @@ from ..launch.launcher import ServerProcess
 from .looking import health_in, processes_of
 from .places import put_empty, take_place
 from .sighting import Sighting
+from .told import Told
 
 ASK_S = 1.0  # what a server gets to answer here
 AGAIN_S = (
@@ -58,23 +59,6 @@ class StandbyRules:
     waits: bool = True
     lease_s: float = 2.0
     after_s: float = 5.0
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a shard's server was told of its standby, or is to be told.
-
-    Attributes:
-        server: its incarnation.
-        standby: that of its standby; 0: it has none.
-        waits: as in StandbyRules; of no meaning without a standby.
-        replicated: shards of the cluster have standbys.
-    """
-
-    server: int
-    standby: int
-    waits: bool
-    replicated: bool
 
 
 class Standbys:
@@ -180,9 +164,7 @@ class Standbys:
         ):
             if health is not None:
                 healths[index] = health
-            why = self._unfit(index, one, health, process, index in alone)
-            if not why and index in dead and coordinator.revives and not one.in_step:
-                why = "its shard's server has ended before it had all, and is started again from the log"
+            why = self._unfit(index, one, health, process, index in alone, index in dead)
             if why:
                 unfit[index] = why
         known = {s.incarnation for s in layout.shards} | {one.incarnation for one in standbys.values()}
@@ -207,14 +189,22 @@ class Standbys:
         return now >= self._silent.setdefault(incarnation, now) + self.rules.after_s
 
     def _unfit(
-        self, index: int, one: Standby, health: pb.HealthReply | None, process: ServerProcess, alone: bool
+        self,
+        index: int,
+        one: Standby,
+        health: pb.HealthReply | None,
+        process: ServerProcess,
+        alone: bool,
+        dead: bool,
     ) -> str:
-        """Why a standby is none any more; empty if it is one."""
+        """Why a standby is none any more; empty if it is one. alone, dead: its shard, as in `look`."""
         layout = self._coordinator.layout
         if index >= layout.n or (one.primary, one.epoch) != (layout.shards[index].incarnation, layout.epoch):
             return "its shard has another server"
         if process.state == "ended":
             return "its process has ended"
+        if dead and self._coordinator.revives and not one.in_step:
+            return "its shard's server has ended before it had all, and is started again from the log"
         if health is None:
             # Where its primary does not answer either, it is all that there is, but for a log.
             given_up = self._is_silent(one.incarnation) and (not alone or self._coordinator.revives)
