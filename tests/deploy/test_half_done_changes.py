@@ -50,7 +50,9 @@ def test_a_change_that_one_shard_did_not_hear_of_stayed_half_done_until_somebody
         for change in changes:
             with pytest.raises(Unavailable, match=r"is recorded; shard 0 at "):
                 change()
-            with cluster._server._performer.alone("the next change", wait_s=10.0):  # not behind this one's last attempt
+            with cluster._server._performer.alone(
+                "the next change", wait_s=10.0
+            ):  # not behind this one's last attempt
                 pass
         assert tables_of(first) == {"t": 0.0}  # that of its spec
         assert tables_of(second)["t"] == 100.0
