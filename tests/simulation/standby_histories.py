@@ -36,12 +36,13 @@ class StandbyHistory(History):
     ) -> None:
         rules = StandbyRules(waits=waits, lease_s=1.0, after_s=2.0)
         self._healed_s = 0.0
-        self._changes, self._seed = bool(seed % 3), seed
+        self._changes, self._seed, self._waits = bool(seed % 3), seed, waits
         super().__init__(seed, mode=mode, rules=rules, traced=traced, scalings=seed % 2)
 
     def _begin_faults(self, on: set[str]) -> None:
         super()._begin_faults(on)
-        self.world.max_staleness_s = STALENESS[self._seed // 2 % len(STALENESS)]
+        self.world.max_staleness_s = STALENESS[self._seed // 4 % len(STALENESS)]
+        self.world.reads_lag = not self._waits and bool(self.world.max_staleness_s)
         for _ in range(self.world.rng.randint(1, STRIKES)):
             self._later(self._strike)
         for _ in range(self.world.rng.randint(0, CHANGES) if self._changes else 0):

@@ -104,7 +104,7 @@ class Trainer:
         """As another client, which knows the layout: it is promised to see what the one before has done."""
         before = self.session
         self.session = self.world.session([CoordinatorNode.ADDRESS], self.world.rng.getrandbits(63) | 1)
-        self.session.layout = before.layout
+        self.session.layout, self.session.nearest = before.layout, before.nearest
         self.world.injected["client started anew"] += 1
 
     # ------------------------------------------------------------------------------------------------ what is asked
@@ -286,7 +286,8 @@ class Trainer:
         """What must be seen of a `look` that was taken when all servers were in `epoch`.
 
         While a new layout is taken up, a server of the old one may answer a pull of someone who has not heard of it:
-        then rows lack what others have pushed since. What a client has done itself it always sees.
+        then rows lack what others have pushed since. So they do where a standby that pushes do not wait for may answer;
+        how old such rows may be, histories of readers check. What a client has done itself it always sees.
         """
-        still = epoch is not None and epoch == self.history.one_epoch()
+        still = epoch is not None and epoch == self.history.one_epoch() and not self.world.reads_lag
         return least if still else table.own(self.number, rows, least)

@@ -41,6 +41,7 @@ class World:
         block_bytes: of rows that move, in one answer: few, so that pushes come between.
         snapshots: the URL under which snapshots are kept.
         max_staleness_s: of pulls that standbys may answer; None: there are none.
+        reads_lag: these may lack what others have pushed just before: pushes do not wait for standbys.
         trace: a hash of all that was sent and done, if it was asked for.
     """
 
@@ -56,6 +57,7 @@ class World:
         self.block_bytes = 100 if seed % 2 else 1 << 20
         self.snapshots = f"memory://simulated-{os.getpid()}-{next(_WORLDS)}"
         self.max_staleness_s: float | None = None
+        self.reads_lag = False
         self.trace = hashlib.blake2b(digest_size=16) if traced else None
         self._order = 0
         self._events: list[tuple[float, int, Callable, tuple]] = []
