@@ -1,6 +1,6 @@
 """What durability costs: pushes and steps of one trainer to two shards in each mode, beside `memory` in the same run.
 
-    python tests/bench/durable.py [--rounds 5] [--rows 1000000] [FOLDER]
+    python tests/bench/durable.py [--rounds 5] [--rows 1000000] [--carrier auto] [FOLDER]
 
 Prints medians of thousand ids a second, and their share of memory's. FOLDER is where the logs go: it decides `disk`.
 
@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from rowloom.client import Adagrad, TableSpec, Zeros, connect
+from rowloom.client.carriers.transport import CARRIERS
 from rowloom.deploy.bench.workload import zipf_ids
 from rowloom.deploy.config.config import parse
 from rowloom.deploy.coordinator_server import CoordinatorServer
@@ -41,13 +42,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--carrier", default="auto", choices=CARRIERS, help="as of `connect`")
     parser.add_argument("folder", nargs="?")
     args = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="rowloom-bench-", dir=args.folder))
     found: dict[tuple[str, int, str], list[float]] = defaultdict(list)
     try:
         with contextlib.ExitStack() as stack:
-            tables = {mode: stack.enter_context(_table(mode, args.rows, root)) for mode in MODES}
+            tables = {
+                mode: stack.enter_context(_table(mode, args.rows, root, args.carrier)) for mode in MODES
+            }
             for k in range(args.rounds + 1):
                 for batch in BATCHES:
                     for _, cut in tables.values():
@@ -101,7 +105,7 @@ def _disk_rate(root: Path) -> float:
 
 
 @contextlib.contextmanager
-def _table(mode: str, rows: int, root: Path):
+def _table(mode: str, rows: int, root: Path, carrier: str):
     spec = TableSpec("t", rows, dim=DIM, optimizer=Adagrad(lr=0.01), initializer=Zeros())
     config = parse(
         {"name": mode, "shards": 2, "storage": str(root / mode), "durability": mode, "tables": [spec]}
@@ -109,7 +113,7 @@ def _table(mode: str, rows: int, root: Path):
     server = CoordinatorServer(config, ProcessLauncher(config, root / mode))
     server.start()
     try:
-        with connect(server.address) as client:
+        with connect(server.address, carrier=carrier) as client:
             table = client.table("t")
             for begin in range(0, rows, 1 << 16):  # every row exists
                 ids = np.arange(begin, min(begin + (1 << 16), rows))

@@ -36,6 +36,7 @@ from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import InvalidRequest, RetryLater, RowloomError, Unavailable
 from rowloom.proto.spec import Dealing, TableSpec
+from rowloom.server.states import Moving
 
 WATCH_S = 1.0
 STANDBY_WATCH_S = 0.25
@@ -300,6 +301,16 @@ class CoordinatorNode:
         stored = self.disk.stored
         shards = stored.layout.shards if stored is not None and stored.layout is not None else ()
         return any(shard.address in self.killed for shard in shards)
+
+    def one_epoch(self) -> int | None:
+        """That of the stored layout; None while a server of another one serves, or one that handed its shard over."""
+        stored = self.disk.stored
+        assert stored is not None
+        epoch = stored.layout.epoch
+        hosts = [(key, node.host) for key, node in self.shards.items() if node.alive]
+        older = any(host.shard is not None and host.shard.layout.epoch != epoch for _, host in hosts)
+        older |= any(key not in stored.keys and isinstance(host.state, Moving) for key, host in hosts)
+        return None if older else epoch
 
     # -------------------------------------------------------------------------------------------------------- death
 

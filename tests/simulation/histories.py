@@ -156,14 +156,6 @@ class History:
             for _ in range(self._snapshots):
                 self._later(self._snapshot)
 
-    def one_epoch(self) -> int | None:
-        """The epoch of the stored layout; None while a server of another one still serves."""
-        assert self.node.disk.stored is not None
-        epoch = self.node.disk.stored.layout.epoch
-        hosts = (node.host for node in self.node.shards.values() if node.alive)
-        older = any(host.shard is not None and host.shard.layout.epoch != epoch for host in hosts)
-        return None if older else epoch
-
     @property
     def lost(self) -> bool:
         """Whether a shard lost its rows."""

@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 from simulation.histories import KINDS, History
+from simulation.lab import Lab
 from simulation.quick import collect
 
 SEEDS = int(os.environ.get("ROWLOOM_SEEDS", "300"))
@@ -57,3 +58,16 @@ def test_a_seed_has_half_of_the_kinds_of_faults() -> None:
     kinds = Counter(kind for seed in range(100) for kind in History(seed).on)
     assert set(kinds) == set(KINDS)
     assert sum(kinds.values()) == 100 * (len(KINDS) // 2)
+
+
+def test_a_server_that_had_handed_its_shard_over_was_expected_to_show_what_was_pushed_since() -> None:
+    lab = Lab(1, 1)
+    node, ended = lab.node, []
+    first, epoch = node.coordinator.state.keys, node.one_epoch()
+    assert epoch is not None
+    node.move(1, ended.append, {})
+    lab.world.run(lambda: node.disk.stored.keys != first)
+    assert node.one_epoch() is None  # both answer pulls, in the same epoch
+    assert lab.shards()[0].layout.epoch == epoch
+    lab.world.run(lambda: bool(ended))
+    assert node.one_epoch() == epoch

@@ -203,7 +203,7 @@ class Trainer:
         table = self.world.rng.choice([t for t in self.history.tables if "pull bags" in t.takes])
         rows = self._rows()
         rows = rows[: len(rows) - len(rows) % 3].reshape(-1, 3)
-        looked, epoch = table.look(rows).sum(1), self.history.one_epoch()
+        looked, epoch = table.look(rows).sum(1), self.history.node.one_epoch()
 
         def check(sums: np.ndarray) -> None:
             least = self._promised(epoch, table, rows, looked)
@@ -265,7 +265,7 @@ class Trainer:
     def _wanted(self, wire: str | None, pushed: list = ()) -> tuple[list, Callable[[list], None]]:
         """(what to pull, how to check it). pushed: marks of what the pull must show."""
         looks = []
-        epoch = self.history.one_epoch()
+        epoch = self.history.node.one_epoch()
         for table in self._some("pull"):
             rows = self._rows()
             least = table.look(rows)
@@ -289,5 +289,5 @@ class Trainer:
         then rows lack what others have pushed since. So they do where a standby that pushes do not wait for may answer;
         how old such rows may be, histories of readers check. What a client has done itself it always sees.
         """
-        still = epoch is not None and epoch == self.history.one_epoch() and not self.world.reads_lag
+        still = epoch is not None and epoch == self.history.node.one_epoch() and not self.world.reads_lag
         return least if still else table.own(self.number, rows, least)
