@@ -120,9 +120,11 @@ class Watcher:
         except RetryLater:
             return
         except RowloomError as e:
+            standbys.hindered = in_words(e)
             if not self._ending.is_set():
-                self._tell("standbys are not as they should be", in_words(e))
+                self._tell("standbys are not as they should be", standbys.hindered)
         else:
+            standbys.hindered = ""
             self._tell("standbys are not as they should be")
 
     @contextmanager

@@ -72,11 +72,12 @@ class Standbys:
     Attributes:
         rules, wanted: they may change, when that is stored.
         seen: at the last look.
+        hindered: in words, why the last `keep` could not do all; empty if it could.
     """
 
     def __init__(self, coordinator: Coordinator, rules: StandbyRules, *, wanted: bool = True) -> None:
         self._coordinator, self.rules, self.wanted = coordinator, rules, wanted
-        self.seen = Sighting()  # the last time
+        self.seen, self.hindered = Sighting(), ""
         self._told: dict[int, Told | None] = {}  # by shard; None: it may have heard what is no more
         self._tended = self.seen
         coordinator.tend = self.tend
@@ -102,6 +103,9 @@ class Standbys:
             if index not in coordinator.state.standbys:
                 _, why = self._later.get(index, (0.0, ""))
                 words.append(f"shard {index} has no standby yet" + (f": {why}" if why else ""))
+            elif index in self.seen.unfit and self.hindered:
+                why = f"its standby is none any more ({self.seen.unfit[index]}), and that cannot be stored"
+                words.append(f"calls to shard {index} wait: {why}: {self.hindered}")
             elif coordinator.state.standby_in_step(index) is None:
                 rows = f", {health.standby_rows} rows are there" if health is not None else ""
                 why = f": {health.standby_error}" if health is not None and health.standby_error else ""

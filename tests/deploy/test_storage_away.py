@@ -1,12 +1,18 @@
 """A storage that is moved away, or unmounted, under a cluster that runs, and what then is not made anew at its path."""
 
+import re
+
 import numpy as np
 import pytest
+from waiting import until
 
 from rowloom.client import SGD, TableSpec, Zeros, connect
 from rowloom.deploy import local_cluster
+from rowloom.deploy.config.config import parse
 from rowloom.deploy.control.effects import NotStored
 from rowloom.deploy.control.state import ClusterState
+from rowloom.deploy.coordinator_server import CoordinatorServer
+from rowloom.deploy.launch.local_launcher import ProcessLauncher
 from rowloom.deploy.operate.remote import Remote
 from rowloom.deploy.storage import StateFile
 from rowloom.proto.errors import Unavailable
@@ -14,6 +20,10 @@ from rowloom.proto.layout import Layout
 
 SPEC = TableSpec("t", 100, dim=2, optimizer=SGD(lr=1.0), initializer=Zeros())
 IDS = np.arange(100)
+WAITS = (
+    r"^calls to shard 0 wait: its standby is none any more \(its process has ended\), and that cannot be stored: the "
+    r"storage is not where it was: .* is it not mounted\?"
+)
 AWAY = (
     r"the storage is not where it was: .* is it not mounted\? Nothing was changed, and the cluster serves on"
 )
@@ -48,6 +58,28 @@ def test_pushes_after_a_scale_while_the_storage_was_away_were_lost_when_it_came_
         cluster.scale(3)
         client.snapshot()
         assert (table.pull(IDS) == 2.0).all()
+
+
+def test_status_had_nothing_of_a_shard_that_waited_because_its_standby_was_gone_and_the_storage_too(tmp_path):
+    kept, moved = tmp_path / "kept", tmp_path / "moved"
+    said = {"name": "ads", "shards": 1, "replicas": 1, "storage": str(kept), "durability": "process"}
+    config = parse({**said, "tables": [SPEC]})
+    server = CoordinatorServer(config, ProcessLauncher(config, tmp_path))
+    server.start()
+    try:
+        with Remote(server.address) as remote, connect(server.address) as client:
+            table = client.table("t")
+            table.push(IDS, -np.ones((100, 2)))
+            until(lambda: server.coordinator.state.standby_in_step(0) is not None)
+            kept.rename(moved)
+            server.launcher.stop(server.coordinator.state.standbys[0].key, 0.0)
+            until(lambda: any(re.search(WAITS, said) for said in remote.status().unfinished))
+            moved.rename(kept)
+            table.push(IDS, -np.ones((100, 2)))
+            assert (table.pull(IDS) == 2.0).all()
+            until(lambda: not remote.status().unfinished)
+    finally:
+        server.stop()
 
 
 def test_a_layout_was_written_into_a_folder_made_anew_where_the_storage_had_been(tmp_path):
