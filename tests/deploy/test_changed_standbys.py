@@ -88,6 +88,7 @@ class Trainer:
         assert set(self.table.pull(IDS)[:, 0].tolist()) == {float(self.pushed)}
 
 
+@pytest.mark.slow
 def test_standbys_come_and_go_under_a_trainer_and_a_killed_server_loses_nothing_meanwhile() -> None:
     with local_cluster(shards=1, processes=True, tables=[SPEC]) as cluster:
         trainer, launcher = Trainer(cluster), cluster.launcher

@@ -459,6 +459,7 @@ def short_folder():
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_on_ray_a_ray_of_our_own_comes_and_goes_with_the_cluster(cli, short_folder, monkeypatch):
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_TMPDIR", short_folder)

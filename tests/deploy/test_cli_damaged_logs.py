@@ -102,6 +102,7 @@ def test_damage_of_the_last_record_after_a_down_that_keeps_was_taken_for_a_crash
     assert "are no whole record, and are dropped" in cli.run("logs", "1")[0]
 
 
+@pytest.mark.slow
 def test_programs_hear_at_once_that_a_log_is_gone(cli, log):
     shutil.rmtree(log)
     out, err, code = cli.attempt("up", "--json")

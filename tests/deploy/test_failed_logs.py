@@ -383,6 +383,7 @@ def test_where_a_disk_has_little_room_a_second_snapshot_found_none_as_pushes_had
         assert np.array_equal(patient.table("t").pull(IDS), shown + 1)
 
 
+@pytest.mark.slow
 def test_a_shard_that_was_made_anew_does_not_go_back_to_a_snapshot_of_before(
     cluster, client, tmp_path
 ) -> None:

@@ -93,6 +93,7 @@ def test_a_standby_that_ended_while_a_scaling_waited_for_room_held_up_all_pushes
         assert set(table.pull(IDS)[:, 0].tolist()) == {1.0}
 
 
+@pytest.mark.slow
 def test_a_dead_shard_that_waited_for_room_kept_the_standbys_of_others_from_taking_places(tmp_path) -> None:
     config = parse({"shards": 2, "replicas": 1, "tables": [SPEC], "storage": str(tmp_path / "s")})
     launcher = ProcessLauncher(config, tmp_path / "s")

@@ -113,6 +113,7 @@ def pushed_to(disk, out):
         yield remote, table, ids, grads
 
 
+@pytest.mark.slow
 def test_a_shard_whose_process_ended_on_a_disk_without_a_free_block_was_dead_until_there_was_room(
     disk, tmp_path
 ) -> None:
@@ -150,6 +151,7 @@ def test_a_shard_that_cannot_be_started_again_was_said_to_need_nothing_but_secon
         assert (table.pull(ids) == 1.0).all()
 
 
+@pytest.mark.slow
 def test_a_log_went_on_for_two_seconds_with_the_room_that_status_asked_for(tmp_path) -> None:
     # A second snapshot, by which old logs go, found no room: pushes had filled what was left.
     with small_disk(tmp_path / "disk", "500m") as disk, on(disk, tmp_path / "out") as server:

@@ -97,6 +97,7 @@ def test_a_killed_shard_comes_back_with_every_push_that_was_acknowledged(durabil
         assert (table.pull(IDS) == done + 1).all()
 
 
+@pytest.mark.slow
 def test_rows_that_have_moved_come_back_too(tmp_path) -> None:
     spec = TableSpec("t", 1000, dim=4, optimizer=Adagrad(lr=1.0), initializer=Zeros())
     rng = np.random.default_rng(3)
@@ -126,6 +127,7 @@ def test_rows_that_have_moved_come_back_too(tmp_path) -> None:
     assert logs(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_shard_goes_on_from_a_snapshot_and_the_rest_of_its_log(tmp_path) -> None:
     specs = [
         TableSpec("a", 1000, dim=4, optimizer=Adagrad(lr=1.0), initializer=Zeros()),

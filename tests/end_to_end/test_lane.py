@@ -354,6 +354,7 @@ def test_a_shard_that_stops_for_a_second_during_a_push_breaks_no_lane(carrier: s
         assert [shard["pushes"] for shard in client.statistics()] == [4]
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_either_side() -> None:
     def held() -> tuple[int, int]:
         """How many descriptors this process has, and how many pieces of shared memory. Others may have some too."""

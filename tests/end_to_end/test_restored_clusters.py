@@ -110,6 +110,7 @@ def test_what_cannot_be_restored_is_said_at_once(taken, cli) -> None:
     assert cli.directory.names() == []
 
 
+@pytest.mark.slow
 def test_a_shard_killed_while_it_reads_ends_the_restore_and_a_second_try_works(
     taken, tmp_path, monkeypatch
 ) -> None:

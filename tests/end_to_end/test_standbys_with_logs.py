@@ -123,6 +123,7 @@ def directory(tmp_path) -> Iterator[ClusterDirectory]:
         down(Record("ads", "local", "", storage=str(tmp_path / "kept")), directory)
 
 
+@pytest.mark.slow
 def test_a_cluster_whose_servers_end_one_by_one_and_then_all_is_bit_for_bit_the_oracle(
     directory, tmp_path
 ) -> None:

@@ -165,6 +165,7 @@ class TestWhileItRuns(OneCluster):
 class TestWhatEnds(OneCluster):
     """Coordinators, then shards, then all of it."""
 
+    @pytest.mark.slow
     def test_shards_outlive_their_coordinator_and_the_next_one_finds_them(self, cluster, tmp_path):
         directory, address = ClusterDirectory(tmp_path), address_of("ads")
         directory.put(Record("ads", "ray", address, ray=attached_to() or ""))

@@ -131,6 +131,7 @@ def test_a_signal_that_ended_the_coordinator_once_took_the_logs_with_it(director
     np.testing.assert_allclose(push(up(config(tmp_path), directory).record), first + 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_stood_still_is_ended_with_its_rows_kept_too(
     directory, tmp_path, monkeypatch
 ) -> None:

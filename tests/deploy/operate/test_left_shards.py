@@ -354,6 +354,7 @@ def test_a_cluster_without_a_coordinator_is_found_by_its_name_when_its_record_wa
     assert servers(directory) == []
 
 
+@pytest.mark.slow
 def test_shards_that_ended_too_are_dead_in_memory_and_start_again_with_logs(directory, config) -> None:
     record = up(config, directory).record
     with connect(record.address) as client:

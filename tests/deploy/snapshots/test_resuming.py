@@ -66,6 +66,7 @@ def ways(text: str) -> list[list[str]]:
     return [shlex.split(part)[1:] for part in text.split("`")[1::2] if part.startswith("rowloom ")]
 
 
+@pytest.mark.slow
 def test_a_killed_cluster_went_on_and_its_trainer_began_with_new_weights_on_trained_rows(cli, checkpoint):
     _, err = cli.run("status", code=5)
     restore = f"`rowloom restore {checkpoint} FILE`, go on with model and rows of that moment"
