@@ -312,6 +312,7 @@ def reach(
         time.sleep(RETRY_S)
     moved = dataclasses.replace(record, address=address)
     found = _asked(moved, timeout_s)
+    moved = dataclasses.replace(moved, cluster_id=found[1].layout.cluster_id)
     with contextlib.suppress(OSError):  # it is looked up again the next time
         directory.put(moved)
     return found

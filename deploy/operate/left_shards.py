@@ -11,13 +11,14 @@ from typing import Any
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import RowloomError
+from ...proto.errors import RowloomError, Unavailable
 from ...proto.security.credentials import NOTHING
 from ..config.config import DeployConfig
 from ..config.words import counted, shards_named
 from ..launch.cluster_folder import config_of, left_shards, shards_in, storage_of
 from ..storage import StateFile
-from .directory import ClusterDirectory
+from .directory import ClusterDirectory, DamagedRecord
+from .left import other_layout
 from .remote import Remote
 from .status import GOOD
 
@@ -117,6 +118,7 @@ def find_left(name: str, directory: ClusterDirectory) -> LeftShards | None:
         return None
     config = config_of(folder)
     file = StateFile(_storage_of(name, directory, config, folder))
+    _check_own(name, directory)
     left, stored = left_shards(folder, file)
     launched = [one for server in left if (one := servers.launched(server)) is not None]
     if not launched:
@@ -130,6 +132,20 @@ def find_left(name: str, directory: ClusterDirectory) -> LeftShards | None:
     return LeftShards(
         addresses, config, [k for k in ended if k not in followed], followed, shards=len(stored.keys)
     )
+
+
+def _check_own(name: str, directory: ClusterDirectory) -> None:
+    """Raise Unavailable if the layout in its storage is another cluster's, whose servers may have the same keys."""
+    record = None
+    with contextlib.suppress(DamagedRecord):
+        record = directory.get(name)
+    if record is not None and (other := other_layout(record)):
+        pids = ", ".join(map(str, running_unknown(name, directory)))
+        raise Unavailable(
+            f"shard servers of cluster {record.cluster_id} run (processes {pids}), and {record.storage} has the layout "
+            f"of another cluster, {other}: was the storage moved, or is it not mounted? End none of them: put it back, "
+            f"then {up_of(name, directory)} takes them over, with all rows"
+        )
 
 
 def _storage_of(name: str, directory: ClusterDirectory, config: DeployConfig | None, folder: Path) -> str:
