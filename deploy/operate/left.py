@@ -96,6 +96,23 @@ def not_there(record: Record) -> str:
     )
 
 
+def not_removed(record: Record, config: DeployConfig | None) -> str:
+    """In words, what a `down` cannot remove, because it is not where it was; empty: nothing that is known of.
+
+    config: what the cluster was last started with, if that can be read.
+    """
+    if not lacks_logs(record, config):
+        return ""
+    if other := other_layout(record):
+        there = f", which has the layout of another cluster, {other}, of which nothing was removed."
+    else:
+        there = ", so they could not be removed: was it moved, or is it not mounted?"
+    return (
+        f"its logs, with its rows, are not in {record.storage}{there} Wherever they are, they stay: when they are back "
+        "there, `rowloom up` with its config goes on from them, and another `rowloom down` removes them"
+    )
+
+
 def storage_away(status: pb.StatusReply, directory: ClusterDirectory) -> str:
     """In words, that the storage of a cluster which runs on this machine is not where it was; empty: it is there.
 
