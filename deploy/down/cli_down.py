@@ -99,6 +99,12 @@ def down(
         if lost.empty:
             gone = f"it had no rows, and its logs in {record.storage} are removed"
         became = f"; {gone}{also}{staying_in_words(record.storage)}"
-    told = {"name": ended, "down": True, "kept": keep, "removed_snapshots": short, "removed_old_logs": old}
-    told["not_removed"] = record.storage if stays else None
+    told = {
+        "name": ended,
+        "down": True,
+        "kept": keep,
+        "removed_snapshots": short,
+        "removed_old_logs": old,
+        "not_removed": record.storage if stays else None,
+    }
     show(as_json, told, f"{ended} is down{became}")

@@ -28,7 +28,7 @@ def why_stopped(error: str) -> str:
 def test_a_scaling_on_a_full_disk_spoke_of_a_push_and_named_no_way_out(of_pushes):
     full = "[Errno 28] No space left on device: '/d/spare-2.new'"
     assert why_stopped(of_pushes.format(full)) == (
-        f"shard 0 at 127.0.0.1:9 stopped receiving: the rows could not be written to its log: {full}; make room on that "
-        "disk, or mend it, and try again"
+        f"shard 0 at 127.0.0.1:9 stopped receiving: the rows could not be written to its log: {full}; make room on "
+        "that disk, or mend it, and try again"
     )
     assert why_stopped("it was told to end").endswith("stopped receiving: it was told to end")

@@ -32,7 +32,7 @@ from rowloom.deploy.operate.directory import ClusterDirectory, Record
 from rowloom.deploy.operate.launchers import Restore
 from rowloom.deploy.operate.left_shards import LeftShards, up_of
 from rowloom.deploy.operate.listing import listed
-from rowloom.deploy.operate.remote import Remote, Unreachable
+from rowloom.deploy.operate.remote import Remote
 from rowloom.deploy.operate.restoring import restore
 from rowloom.deploy.storage import StateFile
 from rowloom.proto import rowloom_pb2 as pb
@@ -411,46 +411,6 @@ def test_a_cluster_whose_config_was_damaged_had_ended_by_itself_while_its_shards
         reach(record, directory)
     again = up(config, directory)
     assert (again.started, again.taken_over) == (False, True)
-
-
-def test_shards_of_an_unknown_layout_are_not_ended_by_an_up(directory, tmp_path) -> None:
-    # As where `storage` is a relative path, and `up` comes from another folder.
-    config = config_of(tmp_path, "process")
-    record = up(config, directory).record
-    kill(record)
-    (tmp_path / "kept").rename(tmp_path / "moved")
-    with pytest.raises(
-        Unavailable, match=r"shard servers of this cluster run .*does not say of which layout"
-    ):
-        up(config, directory)
-    assert len(servers(directory)) == 2
-    # And `up` and `down --keep`, of which neither was done, advised one another, and `list` said `ended`.
-    put_back = r"End none of them: put it back, then `rowloom up` takes them over, with all rows"
-    with pytest.raises(Unreachable, match=rf"the coordinator of cluster 'ads' has ended; .*{put_back}"):
-        reach(record, directory)
-    with pytest.raises(InvalidRequest, match=r"Nothing was ended: put them back first"):
-        down(record, directory, keep=True)
-    assert [one["state"] for one in listed(directory)] == ["no coordinator"]
-    assert not lost_with(record, directory).words  # its logs are wherever the storage is
-    (tmp_path / "kept" / "layout.json").unlink(missing_ok=True)
-    if (tmp_path / "kept").exists():
-        (tmp_path / "kept").rmdir()
-    (tmp_path / "moved").rename(tmp_path / "kept")
-    assert not up(config, directory).started
-
-
-def test_rows_in_memory_whose_layout_was_away_were_ended_without_a_question(directory, tmp_path) -> None:
-    record = up(config_of(tmp_path, storage=kept(tmp_path)), directory).record
-    kill(record)
-    (tmp_path / "kept").rename(tmp_path / "moved")
-    loss = lost_with(record, directory)
-    assert loss.to_confirm
-    assert (
-        f"its layout cannot be read from {tmp_path}/kept. With that back, `rowloom up --name ads`"
-        in loss.words
-    )
-    (tmp_path / "moved").rename(tmp_path / "kept")
-    assert up(config_of(tmp_path, storage=kept(tmp_path)), directory).taken_over
 
 
 @pytest.mark.slow
