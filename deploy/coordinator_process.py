@@ -95,7 +95,8 @@ def main(argv: list[str] | None = None) -> None:
         log.exception("the cluster did not start")
         traceback.print_exc()  # for whoever started it
         sys.exit(1)
-    write_atomic(ready, json.dumps({"address": server.address, "pid": os.getpid(), "took_over": len(left)}))
+    up = {"address": server.address, "pid": os.getpid(), "took_over": len(left)}
+    write_atomic(ready, json.dumps(up | {"cluster_id": server.coordinator.layout.cluster_id}))
     give_back_freed_memory(server.wait)
     held.close()
     gc.freeze()  # or the interpreter looks through all of it once more, for a third of a second, before it ends

@@ -22,7 +22,7 @@ from .nodes.nodes import Nodes
 from .observe.endpoint import observed
 from .requests.handlers import Handlers
 from .requests.parts import Parts
-from .snapshots.kept import check_nothing_kept, forget_begun, forget_kept
+from .snapshots.kept import check_nothing_kept, forget_begun, forget_kept, is_of_another
 from .snapshots.restorable import restorable
 from .standby.sighting import Sighting
 from .storage import StateFile
@@ -249,11 +249,13 @@ class CoordinatorServer:
         return self._parts.revives
 
     def _forget(self) -> None:
-        """Nobody goes on from here."""
+        """Nobody goes on from here. What is there of another cluster, as below a disk that is not mounted, stays."""
+        state = self.coordinator.state
         try:
-            forget_kept(self.config.storage, self.coordinator.state)
+            forget_kept(self.config.storage, state)
         finally:
-            self._file.clear()
+            if not is_of_another(self._file, state.layout.cluster_id if state.layout is not None else ""):
+                self._file.clear()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Until the coordinator has stopped."""

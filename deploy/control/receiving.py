@@ -13,6 +13,7 @@ from .effects import Program, ServerCall, call_all
 from .stalling import until_done
 
 POLL_S = (0.01, 0.2)  # first and longest pause between questions for progress
+LOG_FAILED = ("could not be written to the log: ", "its log failed: ")  # what a shard says of a push then
 STEP_LIMIT_S = 10.0  # for a server to answer one
 
 
@@ -39,12 +40,23 @@ def progress_of(
         if reply.error and reply.error_kind == SnapshotCorrupt.kind:
             raise SnapshotCorrupt(reply.error)
         if reply.error:
-            raise Unavailable(f"shard {shard.index} at {shard.address} stopped receiving: {reply.error}")
+            raise Unavailable(
+                f"shard {shard.index} at {shard.address} stopped receiving: {_without_push(reply.error)}"
+            )
         if reply.epoch != target.epoch:
             raise StateLost(f"shard {shard.index} at {shard.address} started anew while it received")
     if check is not None and not all(r.done for r in replies):
         yield from check()
     return replies
+
+
+def _without_push(error: str) -> str:
+    """Why a shard stopped. Where its log fails it says what it says of pushes, and these rows nobody pushed."""
+    for said in LOG_FAILED:
+        _, found, why = error.partition(said)
+        if found:
+            return f"the rows could not be written to its log: {why}; make room on that disk, or mend it, and try again"
+    return error
 
 
 def all_received(

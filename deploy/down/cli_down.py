@@ -39,11 +39,12 @@ def down(
     where not all of the cluster serves, or it has ended and `rowloom up` could go on with its rows; with --forget,
     where it runs.
     """
+    from ..launch.cluster_folder import config_of
     from ..operate.clusters import DOWN_WAIT_S, only_name
     from ..operate.clusters import down as end
     from ..operate.clusters import forget as forget_record
-    from ..operate.left import is_kept
-    from ..operate.left_shards import up_of
+    from ..operate.left import is_kept, not_removed
+    from ..operate.left_shards import folder_of, up_of
     from ..snapshots.kept import also_named, known_going, known_old_logs
     from ..snapshots.named import staying_in_words
     from .losses import Loss, lost_with, not_kept, run_on_with, stays_of
@@ -80,11 +81,14 @@ def down(
         confirm(lost.words, yes, ask_nobody=not lost.to_confirm)
     short = known_going(record.storage) if had and not keep else []
     old = known_old_logs(record.storage) if had and not keep else []
+    stays = "" if keep else not_removed(record, config_of(folder_of(record.name, directory)))
     again = f"some of it may run still; `rowloom down{directory.option(record.name)}` again ends it"
     with interrupted(lambda: again), stage(f"ending {record.name or record.address}", as_json):
         ended = end(record, directory, keep=keep)
     became = f"; its rows are kept, and {up_of(ended, directory)} goes on from them{without}" if keep else ""
-    if lost.held and not had:
+    if stays:
+        became = f"; it had {lost.held}; {stays}" if lost.held else f"; {stays}"
+    elif lost.held and not had:
         stay = staying_in_words(record.storage) if record.storage else ""
         became = f"; it had {lost.held}, which are gone with it{stay}"
     if had and not keep:
@@ -95,5 +99,12 @@ def down(
         if lost.empty:
             gone = f"it had no rows, and its logs in {record.storage} are removed"
         became = f"; {gone}{also}{staying_in_words(record.storage)}"
-    told = {"name": ended, "down": True, "kept": keep, "removed_snapshots": short, "removed_old_logs": old}
+    told = {
+        "name": ended,
+        "down": True,
+        "kept": keep,
+        "removed_snapshots": short,
+        "removed_old_logs": old,
+        "not_removed": record.storage if stays else None,
+    }
     show(as_json, told, f"{ended} is down{became}")

@@ -16,11 +16,12 @@ from ...proto.errors import RowloomError
 from ..config.config import from_json
 from ..config.memory import in_bytes
 from ..config.words import counted, shards_named
+from ..launch.cluster_folder import config_of
 from ..launch.keeping import logs_at, size_of_logs
 from ..launch.processes import is_running, is_stopped
 from ..operate.directory import ClusterDirectory, Record
 from ..operate.left import is_kept
-from ..operate.left_shards import LeftShards, serving_on, up_of
+from ..operate.left_shards import LeftShards, folder_of, running_unknown, serving_on, up_of
 from ..operate.remote import Remote
 from ..operate.status import AGAIN, GOOD, PULLS_ONLY, READABLE
 from ..snapshots.kept import going_in_words, kept_by
@@ -52,6 +53,9 @@ def lost_with(record: Record, directory: ClusterDirectory) -> Loss:
     left = serving_on(record.name, directory) if ended else None
     if left is not None and (rows := left.rows()) != 0:
         return Loss(_of_shards(record, directory, left, rows), True)
+    pids = running_unknown(record.name, directory) if ended and left is None and record.address else []
+    if pids and not _keeps_logs(record, directory):
+        return Loss(_of_unknown(record, directory, pids), True)
     if not record.address or left is not None or (ended and record.pid):
         return Loss(_in_logs(record, directory), True) if is_kept(record) else Loss()
     return _of_running(record, directory)
@@ -65,6 +69,21 @@ def _of_shards(record: Record, directory: ClusterDirectory, left: LeftShards, ro
         ways += f", {_keep(record, directory)} leaves them in its logs"
     ways += f".{_short(record)}"
     return f"{record.name!r} has no coordinator, and its shards hold {held} that are lost with it. {ways}"
+
+
+def _keeps_logs(record: Record, directory: ClusterDirectory) -> bool:
+    """Whether a cluster was last started with logs. Not if that cannot be told."""
+    config = config_of(folder_of(record.name, directory))
+    return config is not None and config.durability != "memory"
+
+
+def _of_unknown(record: Record, directory: ClusterDirectory, pids: Sequence[int]) -> str:
+    """Of servers without a coordinator, and without a layout that says what they are."""
+    return (
+        f"{record.name!r} has no coordinator, servers of it run (processes {', '.join(map(str, pids))}), and how many "
+        f"rows they hold is not known, and they are lost with it: its layout cannot be read from "
+        f"{record.storage or 'its folder'}. With that back, {up_of(record.name, directory)} takes them over."
+    )
 
 
 def _in_logs(record: Record, directory: ClusterDirectory) -> str:

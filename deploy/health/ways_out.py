@@ -13,13 +13,18 @@ from ..snapshots.room import to_go_on
 from ..standby.shown import IN_STEP
 
 FULL = os.strerror(errno.ENOSPC)
+_BY_ITSELF = (
+    ": it is started again by itself and reads them. Nothing is to be done; look again in some seconds. If it stays "
+    "dead, the log of the cluster says why"
+)
+_AWAY = ", which is not where it was: put the storage back, and it is started again by itself and reads them"
 
 
 def ways_out(state: dict[str, Any], options: str = "") -> str:
     """In words, what can be done about the shards that do not serve; empty if all do.
 
     Args:
-        state: a `summary`.
+        state: a `summary`, with `storage_away` where that was looked at.
         options: of commands that mean this cluster, such as " --name ads".
     """
     bad = [s for s in state["shards"] if s["health"] not in GOOD]
@@ -27,7 +32,7 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
     full = [s for s in bad if s["health"] == PULLS_ONLY]
     logs = state["durability"] != "memory"
     unread = [s for s in bad if s["health"] in AGAIN and s.get("unread")]
-    stays = [s for s in bad if s.get("stays_dead")]
+    stays, away = [s for s in bad if s.get("stays_dead")], bool(state.get("storage_away"))
     again = [s for s in bad if s["health"] in AGAIN or (s["health"] == "dead" and logs)]
     gone = lost(state)
     followed = [s for s in without_server(state) if s not in gone]
@@ -60,9 +65,8 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
     if stays:
         said += _not_started(stays)
     if any(s not in (*unread, *stays) for s in again):
-        said += (
-            ". A shard that is dead, or starts anew, has its rows in its log: it is started again by itself and reads "
-            "them. Nothing is to be done; look again in some seconds. If it stays dead, the log of the cluster says why"
+        said += ". A shard that is dead, or starts anew, has its rows in its log" + (
+            _AWAY if away else _BY_ITSELF
         )
     if any(s not in (*still, *full, *stays, *again, *followed, *gone) for s in bad):
         said += _silent(state, options)

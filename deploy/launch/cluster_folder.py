@@ -15,6 +15,10 @@ from .shard_folder import KnownServer, ShardFolder
 from .staying_launcher import StayingLauncher
 
 
+class StrangeShards(Unavailable):
+    """Shards of a cluster run, and the layout that they are of is not where it was. The message says what to do."""
+
+
 def mark_of(folder: Path) -> str:
     """What all processes of the cluster carry; see `spawn_detached`."""
     return str(folder.absolute())
@@ -112,7 +116,8 @@ def left_shards(folder: Path, file: StateFile) -> tuple[list[KnownServer], Clust
     No shards: those that run, if any, were started for a layout that was never committed, and serve nobody.
 
     Raises:
-        RowloomError: the state cannot be read, or knows nothing of servers that run, which may have rows.
+        StrangeShards: the state is not there, or knows nothing of servers that run, which may have rows.
+        RowloomError: it cannot be read.
     """
     running = shards_in(folder).running()
     if not running:  # then a damaged state stands in nobody's way
@@ -123,10 +128,12 @@ def left_shards(folder: Path, file: StateFile) -> tuple[list[KnownServer], Clust
     strange = [server for server in running if server.key not in known]
     if strange:
         pids = ", ".join(str(server.pid) for server in strange)
-        raise Unavailable(
+        gone = ", as it is not there" if stored is None else ""
+        raise StrangeShards(
             f"shard servers of this cluster run (processes {pids}), and {file.url or 'nothing'} does not say of which "
-            "layout: if `storage` is another one now, or a relative path, use the one with which the cluster was "
-            "started. `rowloom down --keep` ends them, and `rowloom up` goes on from their logs; where they have none "
-            "`rowloom down` ends them, and their rows are lost"
+            f"layout{gone}: was the storage moved, or is it not mounted? End none of them: put it back, then `rowloom "
+            "up` takes them over, with all rows. If `storage` is another one now, or a relative path, use the one with "
+            "which the cluster was started. Only if that layout is gone for good, or was never there, as after a start "
+            "that was interrupted: `rowloom down` ends them, and what they hold is lost"
         )
     return [server for server in running if server.key in keys], stored

@@ -20,7 +20,7 @@ from ..snapshots.resuming import and_checkpoint
 from .directory import Addressed, ClusterDirectory, DamagedRecord, Record
 from .launchers import Tell, launcher_of
 from .left import check_goes_on, check_not_live, is_kept, lacks_logs, not_there, placed
-from .left_shards import folder_of, running_unknown, serving_on, up_of
+from .left_shards import folder_of, serving_on, unknown_in_words, up_of
 from .remote import Remote, Unreachable
 from .status import not_serving, summary
 
@@ -312,6 +312,7 @@ def reach(
         time.sleep(RETRY_S)
     moved = dataclasses.replace(record, address=address)
     found = _asked(moved, timeout_s)
+    moved = dataclasses.replace(moved, cluster_id=found[1].layout.cluster_id)
     with contextlib.suppress(OSError):  # it is looked up again the next time
         directory.put(moved)
     return found
@@ -379,13 +380,8 @@ def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unrea
                 f"coordinator, which takes them over; `rowloom down{option}` ends them, and asks before rows are lost"
             )
     if ended and record.pid:
-        if pids := running_unknown(record.name, directory):
-            return Unreachable(
-                f"the coordinator of {what} has ended, servers of it run (processes {', '.join(map(str, pids))}), and "
-                f"what they serve cannot be read from {record.storage or 'its folder'}: `rowloom up` with its config "
-                f"starts a new coordinator; if that is refused, `rowloom down --keep{option}`, then `rowloom up` with "
-                "its config, goes on from the logs, if it has any"
-            )
+        if unknown := unknown_in_words(record, directory):
+            return Unreachable(f"the coordinator of {what} has ended; {unknown}")
         if is_kept(record):
             return Unreachable(
                 f"{what} has ended, not by a command of this home; its rows are in its logs: "
@@ -476,7 +472,7 @@ def _check_keeps(record: Record, directory: ClusterDirectory) -> None:
     if record.launcher != "local" or is_kept(record) or serving_on(record.name, directory) is not None:
         return
     if lacks_logs(record, config_of(folder_of(record.name, directory))):
-        raise InvalidRequest(f"{not_there(record)} Nothing was ended")
+        raise InvalidRequest(f"{not_there(record)} Nothing was ended: put them back first")
     from ..requests.handlers import NOTHING_KEPT  # what the coordinator says, if there is one
 
     raise InvalidRequest(NOTHING_KEPT)

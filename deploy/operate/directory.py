@@ -67,6 +67,7 @@ class Record:
         stop_grace_s: what calls under way get when it ends.
         ca, cert, key, server_name, token_file: paths of what the command line shows it, as `Credentials` has them.
         kept: it was ended, and its rows stay in the logs of its storage.
+        cluster_id: which one of that name; empty: it was not up yet, or an older version wrote this.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Record:
     server_name: str = ""
     token_file: str = ""
     kept: bool = False
+    cluster_id: str = ""
 
     @property
     def credentials(self) -> Credentials:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 from ...proto import methods
@@ -17,7 +18,7 @@ from ..config.config import DeployConfig
 from ..config.faults import InvalidConfig
 from ..config.storage_url import storage_folder
 from ..control.state import ClusterState
-from ..snapshots.kept import forget_stored, has_kept
+from ..snapshots.kept import forget_stored, has_kept, kept_by
 from ..storage import StateFile
 from .directory import ClusterDirectory, Record
 
@@ -27,10 +28,23 @@ HIDDEN = "?"  # no cluster is called so
 
 
 def is_kept(record: Record) -> bool:
-    """Whether `rowloom up` goes on from what a cluster has left. Not if that cannot be told."""
+    """Whether `rowloom up` goes on from what a cluster has left. Not if that cannot be told, or another's is there."""
+    there = _there(record)
+    return there != "" and record.cluster_id in ("", there)
+
+
+def other_layout(record: Record) -> str:
+    """The id of another cluster whose layout is in a cluster's storage, as below its disk; empty: none is known of."""
+    stored = _stored(record.storage or None)
+    there = stored.layout.cluster_id if stored is not None and stored.layout is not None else ""
+    return there if record.cluster_id and there != record.cluster_id else ""
+
+
+def _there(record: Record) -> str:
+    """The id of the cluster that has its logs in a cluster's storage; empty: none, or that cannot be told."""
     with contextlib.suppress(RowloomError, OSError):
-        return has_kept(record.storage or None)
-    return False
+        return kept_by(record.storage or None)
+    return ""
 
 
 def shards_at_start(config: DeployConfig) -> int:
@@ -43,12 +57,12 @@ def shards_at_start(config: DeployConfig) -> int:
 
 
 def forget(record: Record, layout: str) -> None:
-    """Remove what a cluster that was ended has left. Raises Unavailable: it is still there, or some of it.
+    """Remove what a cluster that was ended has left, and nothing of another one that is there in its place.
 
-    layout: the folder where its layout is kept.
+    layout: the folder where its layout is kept. Raises Unavailable: it is still there, or some of it.
     """
     try:
-        forget_stored(record.storage or None, layout)
+        forget_stored(record.storage or None, layout, record.cluster_id)
     except (Unavailable, OSError) as e:
         raise Unavailable(
             f"{record.name!r} was ended, but what it has left is not: {e}; mend that, then `rowloom down --name "
@@ -72,8 +86,30 @@ def lacks_logs(record: Record, config: DeployConfig | None) -> bool:
 
 def not_there(record: Record) -> str:
     """In words, that a cluster's storage has no logs of it."""
+    if other := other_layout(record):
+        return (
+            f"{record.storage} was the storage of {record.name!r}, cluster {record.cluster_id}, and has the layout of "
+            f"another cluster now, {other}: is the right disk mounted?"
+        )
     return (
         f"the rows of {record.name!r} are in logs in {record.storage}, and there are none now: is it mounted?"
+    )
+
+
+def not_removed(record: Record, config: DeployConfig | None) -> str:
+    """In words, what a `down` cannot remove, because it is not where it was; empty: nothing that is known of.
+
+    config: what the cluster was last started with, if that can be read.
+    """
+    if not lacks_logs(record, config):
+        return ""
+    if other := other_layout(record):
+        there = f", which has the layout of another cluster, {other}, of which nothing was removed."
+    else:
+        there = ", so they could not be removed: was it moved, or is it not mounted?"
+    return (
+        f"its logs, with its rows, are not in {record.storage}{there} Wherever they are, they stay: when they are back "
+        "there, `rowloom up` with its config goes on from them, and another `rowloom down` removes them"
     )
 
 
@@ -89,19 +125,23 @@ def storage_away(status: pb.StatusReply, directory: ClusterDirectory) -> str:
         return ""
     if record.address != status.layout.coordinator:  # another one of that name
         return ""
+    record = replace(record, cluster_id=status.layout.cluster_id)
     logs = status.durability != "memory"
-    if is_kept(record) if logs else _stored(record.storage) is not None:
+    other = other_layout(record)
+    if is_kept(record) if logs else _stored(record.storage) is not None and not other:
         return ""
     what = "logs, with its rows, are" if logs else "layout is"
+    found = f", but the layout of another cluster, {other}" if other else ""
     return (
-        f"the storage of {record.name!r} is not where it was: its {what} not in {record.storage}. Was that moved, or "
-        "is it not mounted? The cluster serves on, and nothing that changes it is done before you put it back; nor is "
-        "a process started again that ends meanwhile"
+        f"the storage of {record.name!r} is not where it was: its {what} not in {record.storage}{found}. Was that "
+        "moved, or is it not mounted? The cluster serves on, and nothing that changes it is done before you put it "
+        "back; nor is a process started again that ends meanwhile"
     )
 
 
 def check_there(record: Record, config: DeployConfig | None) -> None:
     """Raise InvalidRequest if an `up` would begin at initial values only because logs are not where they were."""
+    _check_own(record)
     if lacks_logs(record, config):
         raise InvalidRequest(
             f"{not_there(record)} Nothing was started. If they are gone for good, `rowloom down --name {record.name}` "
@@ -109,10 +149,20 @@ def check_there(record: Record, config: DeployConfig | None) -> None:
         )
 
 
+def _check_own(record: Record) -> None:
+    """Raise InvalidRequest if an `up` would go on with the rows of another cluster of that name."""
+    if _there(record) and not is_kept(record):
+        raise InvalidRequest(
+            f"{not_there(record)} Nothing was started. With that mounted, or put back, `rowloom up` goes on with its "
+            f"rows. If the other cluster is meant: `rowloom down --forget --name {record.name}`, which removes "
+            "nothing, then `rowloom up` with its config goes on with that one"
+        )
+
+
 def check_goes_on(config: DeployConfig, record: Record | None, *, ended: bool = False) -> None:
     """Raise InvalidRequest if there are rows of a cluster of that name, and this one would begin without them.
 
-    They may be in another storage, which nobody would remember then, or not where they were.
+    They may be in another storage, which nobody would remember then, or not where they were, or another cluster's.
 
     Args:
         config: of the cluster that is to be started.
@@ -121,6 +171,7 @@ def check_goes_on(config: DeployConfig, record: Record | None, *, ended: bool = 
     """
     if record is None or not (record.kept or ended):
         return
+    _check_own(record)
     if record.kept:
         check_there(record, None)
     if not is_kept(record):

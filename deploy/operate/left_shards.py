@@ -15,9 +15,10 @@ from ...proto.errors import RowloomError
 from ...proto.security.credentials import NOTHING
 from ..config.config import DeployConfig
 from ..config.words import counted, shards_named
-from ..launch.cluster_folder import config_of, left_shards, shards_in, storage_of
+from ..launch.cluster_folder import StrangeShards, config_of, left_shards, shards_in, storage_of
 from ..storage import StateFile
-from .directory import ClusterDirectory
+from .directory import ClusterDirectory, DamagedRecord, Record
+from .left import other_layout
 from .remote import Remote
 from .status import GOOD
 
@@ -109,6 +110,7 @@ def find_left(name: str, directory: ClusterDirectory) -> LeftShards | None:
     """The shards of a cluster that run, whether or not its coordinator does; None: there are none.
 
     Raises:
+        StrangeShards: shards run, and their layout is not there.
         RowloomError: shards run, and it cannot be known what they are.
     """
     folder = folder_of(name, directory)
@@ -117,6 +119,7 @@ def find_left(name: str, directory: ClusterDirectory) -> LeftShards | None:
         return None
     config = config_of(folder)
     file = StateFile(_storage_of(name, directory, config, folder))
+    _check_own(name, directory)
     left, stored = left_shards(folder, file)
     launched = [one for server in left if (one := servers.launched(server)) is not None]
     if not launched:
@@ -130,6 +133,20 @@ def find_left(name: str, directory: ClusterDirectory) -> LeftShards | None:
     return LeftShards(
         addresses, config, [k for k in ended if k not in followed], followed, shards=len(stored.keys)
     )
+
+
+def _check_own(name: str, directory: ClusterDirectory) -> None:
+    """Raise StrangeShards if the layout in its storage is another cluster's, whose servers may have the same keys."""
+    record = None
+    with contextlib.suppress(DamagedRecord):
+        record = directory.get(name)
+    if record is not None and (other := other_layout(record)):
+        pids = ", ".join(map(str, running_unknown(name, directory)))
+        raise StrangeShards(
+            f"shard servers of cluster {record.cluster_id} run (processes {pids}), and {record.storage} has the layout "
+            f"of another cluster, {other}: was the storage moved, or is it not mounted? End none of them: put it back, "
+            f"then {up_of(name, directory)} takes them over, with all rows"
+        )
 
 
 def _storage_of(name: str, directory: ClusterDirectory, config: DeployConfig | None, folder: Path) -> str:
@@ -147,6 +164,25 @@ def running_unknown(name: str, directory: ClusterDirectory) -> list[int]:
     with contextlib.suppress(RowloomError, OSError):
         return [server.pid for server in shards_in(folder_of(name, directory)).running()]
     return []
+
+
+def unknown_in_words(record: Record, directory: ClusterDirectory) -> str:
+    """What the servers of `running_unknown` are, if there are any, and what can be done; empty: there are none."""
+    pids = running_unknown(record.name, directory)
+    if not pids:
+        return ""
+    try:
+        find_left(record.name, directory)
+    except StrangeShards as e:
+        return str(e)
+    except RowloomError:
+        pass
+    return (
+        f"servers of it run (processes {', '.join(map(str, pids))}), and what they serve cannot be read from "
+        f"{record.storage or 'its folder'}: `rowloom up` with its config starts a new coordinator; if that is refused, "
+        f"`rowloom down --keep{directory.option(record.name)}`, then `rowloom up` with its config, goes on from the "
+        "logs, if it has any"
+    )
 
 
 def serving_on(name: str, directory: ClusterDirectory) -> LeftShards | None:

@@ -13,7 +13,7 @@ from ..launch.processes import is_running
 from .directory import ClusterDirectory, DamagedRecord, Record
 from .launchers import launcher_of
 from .left import is_kept
-from .left_shards import serving_on
+from .left_shards import running_unknown, serving_on
 from .remote import Remote
 from .status import grid, summary
 
@@ -74,7 +74,7 @@ def _state(record: Record, directory: ClusterDirectory) -> tuple[str, int | None
         if left is not None:
             return "no coordinator", left.shards
         if record.pid:
-            return "ended", None
+            return "no coordinator" if running_unknown(record.name, directory) else "ended", None
     try:
         with Remote(record.address, ASK_S, record.credentials) as remote:
             state = summary(remote.status())

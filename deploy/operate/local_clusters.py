@@ -79,7 +79,7 @@ def up(
     check_own_storage(config)
     left_over = dataclasses.replace(known or _begun(config), address="")  # nobody tells it to remove its logs
     _end(left_over, directory, END_S)
-    record = _begun(config)
+    record = _begun(config, known)
     try:
         directory.folder(config.name)
         record, _ = _start(config, record, directory, restore)
@@ -120,7 +120,7 @@ def _take_over(config: DeployConfig, known: Record, directory: ClusterDirectory)
         Unavailable: it did not start; the shards run on.
     """
     _end_coordinator(known, END_S)  # of an `up` that was killed, and not up yet
-    record = dataclasses.replace(_begun(config), address=known.address)
+    record = dataclasses.replace(_begun(config), address=known.address, cluster_id=known.cluster_id)
     try:
         record, took_over = _start(config, record, directory, None)
         directory.put(record)
@@ -169,9 +169,11 @@ def _or_elsewhere(record: Record) -> str:
     return ", or say another `storage`, and run `rowloom up` again"
 
 
-def _begun(config: DeployConfig) -> Record:
-    grace_s = config.limits.stop_grace_s
+def _begun(config: DeployConfig, before: Record | None = None) -> Record:
+    """Of a cluster that is not up yet. before: what is known of that name; it is the same one if its rows are there."""
     shown = shown_to(config)
+    shown["cluster_id"] = before.cluster_id if before is not None and is_kept(before) else ""
+    grace_s = config.limits.stop_grace_s
     return Record(config.name, "local", "", storage=placed(config.storage), stop_grace_s=grace_s, **shown)
 
 
@@ -203,8 +205,11 @@ def _start(
     pid = spawn_detached(command, log, mark=mark_of(folder), known=known)
     began = started(pid)
     address = wait_until_up("the coordinator", pid, began, log, limit_s, lambda: _address_in(ready, on_rows))
-    took_over = bool(_read(ready).get("took_over"))
-    return dataclasses.replace(record, address=address, pid=pid, started=began), took_over
+    said = _read(ready)
+    id = said.get("cluster_id", "")
+    return dataclasses.replace(record, address=address, pid=pid, started=began, cluster_id=id), bool(
+        said.get("took_over")
+    )
 
 
 def _ready(name: str, directory: ClusterDirectory) -> Path:
@@ -300,6 +305,7 @@ def find(name: str, directory: ClusterDirectory) -> Record | None:
     given = config_of(folder)
     storage = (given.storage if given is not None else None) or ""
     shown = shown_to(given) if given is not None else {}
+    shown["cluster_id"] = ready.get("cluster_id", "")
     if began and isinstance(pid, int) and address:
         return Record(name, "local", address, pid, began, storage=storage, **shown)
     left = serving_on(name, directory)
@@ -323,4 +329,5 @@ def _whole(record: Record, directory: ClusterDirectory) -> Record | None:
         return record if record.address else None
     if ready.get("pid") != record.pid or "address" not in ready:
         return None
-    return dataclasses.replace(record, address=ready["address"])
+    id = ready.get("cluster_id") or record.cluster_id
+    return dataclasses.replace(record, address=ready["address"], cluster_id=id)

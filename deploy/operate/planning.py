@@ -20,7 +20,7 @@ from ..config.memory import Memory, memory
 from ..launch.local_room import check_room
 from ..snapshots.earlier import passed_over
 from .directory import ClusterDirectory
-from .left import check_own_storage
+from .left import check_own_storage, shards_at_start, storage_away
 from .skew import Seen, TableSkew, skew_of
 
 
@@ -90,6 +90,7 @@ def plan(
         file: with that config, for commands that are named.
     """
     if status is None:
+        config = config.model_copy(update={"shards": shards_at_start(config)})
         found = [*before_start(config, directory), *not_listening(config)]
         if (left := passed_over(config.storage)) is not None:
             found.append(warning("snapshots", *left.before_start(file)))
@@ -107,6 +108,8 @@ def plan(
     if _runs_here(status):
         found = [replace(one, state="warning") for one in before_start(config)]
         found += _too_many_rows(config, needed)
+    if directory is not None and (away := storage_away(status, directory)):
+        found.append(warning("storage", away, "put it back: until then `apply` is refused"))
     return Plan(changes, needed, _no_room(config, status), skew, found)
 
 

@@ -271,8 +271,16 @@ def _up_on(
     if found is None:
         check_goes_on(config, known, ended=True)
     record = Record(
-        config.name, "ray", found or "", ray=ray_address, storage=placed(config.storage), **shown_to(config)
+        config.name,
+        "ray",
+        found or "",
+        ray=ray_address,
+        storage=placed(config.storage),
+        **shown_to(config),
+        cluster_id=known.cluster_id if known is not None and is_kept(known) else "",
     )
+    if found is not None:
+        record = dataclasses.replace(record, cluster_id=_id_of(record))
     directory.put(record)  # before it is started
     if found is not None:
         return record, True
@@ -282,6 +290,7 @@ def _up_on(
         if local_ray.is_own(ray_address):  # nobody adds nodes to it
             check_room(config)
         record = dataclasses.replace(record, address=up_ray(config, tell, restore))
+        record = dataclasses.replace(record, cluster_id=_id_of(record))
     except BaseException:
         if _nothing_is_left(config.name):
             if is_kept(record):  # by an earlier one
@@ -291,6 +300,13 @@ def _up_on(
         raise
     directory.put(record)
     return record, False
+
+
+def _id_of(record: Record) -> str:
+    """Of a cluster that came up; empty: it does not say."""
+    with contextlib.suppress(RowloomError), Remote(record.address, SHORT_S, record.credentials) as remote:
+        return remote.cluster
+    return ""
 
 
 def _is_up(record: Record) -> bool:

@@ -404,7 +404,9 @@ def _cells(table: dict[str, Any]) -> dict[str, str]:
 
 
 def starts(config: DeployConfig) -> str:
-    """In words, what `rowloom up` would start."""
+    """In words, what `rowloom up` would start: as many shards as it goes on from, whatever the config says."""
+    from .left import shards_at_start  # with fsspec, which not every command waits for
+
     tables = ", ".join(spec.name for spec in config.tables) or "none"
     ray = config.ray
     memory = f" and {in_bytes(ray.memory_per_shard)}" if ray.memory_per_shard else ""
@@ -412,8 +414,8 @@ def starts(config: DeployConfig) -> str:
         f", asking Ray for {ray.num_cpus_per_shard:g} CPU{memory} each" if config.launcher == "ray" else ""
     )
     return (
-        f"cluster {config.name!r} is not running; `rowloom up` would start it: {counted(config.shards, 'shard')} "
-        f"({config.launcher}{asked}), tables: {tables}"
+        f"cluster {config.name!r} is not running; `rowloom up` would start it: "
+        f"{counted(shards_at_start(config), 'shard')} ({config.launcher}{asked}), tables: {tables}"
     )
 
 

@@ -49,12 +49,26 @@ def goes_on(config: DeployConfig) -> bool:
     return kept
 
 
-def forget_stored(storage: str | None, layout: str) -> None:
+def is_of_another(file: StateFile, cluster_id: str) -> bool:
+    """Whether storage holds the layout of another cluster than this, as below a disk that is not mounted."""
+    with contextlib.suppress(RowloomError):
+        stored = file.load()
+        there = stored.layout.cluster_id if stored is not None and stored.layout is not None else ""
+        return there != "" and cluster_id not in ("", there)
+    return False
+
+
+def forget_stored(storage: str | None, layout: str, cluster_id: str = "") -> None:
     """Remove all that a cluster which is down could go on from. Raises Unavailable, OSError.
 
-    layout: the folder where its layout is kept.
+    Args:
+        storage: the cluster's.
+        layout: the folder where its layout is kept.
+        cluster_id: its id: what is there of another one stays; empty: that is not known.
     """
     file = StateFile(layout)
+    if is_of_another(file, cluster_id):
+        return
     with contextlib.suppress(RowloomError):  # a damaged one leads to no logs
         stored = file.load()
         if stored is not None:

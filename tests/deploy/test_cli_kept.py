@@ -37,6 +37,7 @@ def kept(cli):
         "kept": True,
         "removed_snapshots": [],
         "removed_old_logs": [],
+        "not_removed": None,
     }
     return cli.folder / "kept"
 
@@ -419,3 +420,22 @@ def test_a_restore_without_a_config_did_not_say_that_its_rows_are_in_memory_only
         client.table("users").push(IDS, np.ones((100, 4), np.float32))
     out, _ = cli.run("down")
     assert "it had 100 rows in 1 table, which are gone with it; 1 snapshot stays in " in out
+
+
+def test_a_down_without_its_storage_said_that_its_rows_are_gone_and_up_had_them_all_again(cli, kept):
+    cli.run("up")
+    moved = kept.rename(cli.folder / "unmounted")
+    problems = cli.json("plan")["problems"]  # there were none
+    assert [one["name"] for one in problems if "is not where it was" in one["found"]] == ["storage"]
+    out, _ = cli.run("down")
+    assert out.startswith(
+        f"ads is down; it had 100 rows in 1 table; its logs, with its rows, are not in {kept}, so they could not be "
+        "removed: was it moved, or is it not mounted?"
+    )
+    moved.rename(kept)
+    cli.write(ADS.replace("shards: 2", "shards: 4"))
+    assert "`rowloom up` would start it: 2 shards" in cli.run("plan")[0]  # it said 4
+    cli.write(ADS)
+    np.testing.assert_array_equal(rows(cli.json("up")["address"]), -1.0)
+    kept.rename(moved)
+    assert cli.json("down")["not_removed"] == str(kept)

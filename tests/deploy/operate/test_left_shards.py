@@ -414,24 +414,6 @@ def test_a_cluster_whose_config_was_damaged_had_ended_by_itself_while_its_shards
     assert (again.started, again.taken_over) == (False, True)
 
 
-def test_shards_of_an_unknown_layout_are_not_ended_by_an_up(directory, tmp_path) -> None:
-    # As where `storage` is a relative path, and `up` comes from another folder.
-    config = config_of(tmp_path, "process")
-    record = up(config, directory).record
-    kill(record)
-    (tmp_path / "kept").rename(tmp_path / "moved")
-    with pytest.raises(
-        Unavailable, match=r"shard servers of this cluster run .*does not say of which layout"
-    ):
-        up(config, directory)
-    assert len(servers(directory)) == 2
-    (tmp_path / "kept" / "layout.json").unlink(missing_ok=True)
-    if (tmp_path / "kept").exists():
-        (tmp_path / "kept").rmdir()
-    (tmp_path / "moved").rename(tmp_path / "kept")
-    assert not up(config, directory).started
-
-
 @pytest.mark.slow
 def test_what_supervises_a_coordinator_may_start_it_again_but_not_beside_another(directory, tmp_path) -> None:
     record = up(config_of(tmp_path), directory).record

@@ -161,6 +161,14 @@ def test_a_dead_shard_that_could_not_be_started_again_was_said_to_need_nothing_b
     assert "Nothing is to be done" in said  # for that one
 
 
+def test_a_shard_that_had_just_died_without_its_storage_was_said_to_need_nothing_but_time() -> None:
+    status = pb.StatusReply(name="ads", shards=[pb.ShardStatus(health="dead")], durability="process")
+    assert "Nothing is to be done" in ways_out(summary(status))
+    said = ways_out(summary(status) | {"storage_away": "the storage of 'ads' is not where it was"})
+    assert "Nothing is to be done" not in said
+    assert "has its rows in its log, which is not where it was: put the storage back" in said
+
+
 def test_status_says_what_survives_and_how_old_the_newest_snapshot_is() -> None:
     status = pb.StatusReply(name="ads", durability="disk")
     assert "durability disk (longest log 0 B)  newest snapshot taken: none" in text(status)
