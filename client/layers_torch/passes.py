@@ -19,6 +19,7 @@ import torch  # pyright: ignore[reportMissingImports]
 
 from ...proto.errors import InvalidRequest
 from ..layers.together import push_together
+from ..untraced import untraced
 from .prefetched import forget
 from .ranks import Given, check_scale, check_whole, push_of_ranks, ranks_here
 from .scaled import check_scaler
@@ -56,6 +57,7 @@ class _Pass:
         self.thread: int | None = None
         self._outer = outer
 
+    @untraced
     def __call__(self) -> None:
         with _lock:
             self.thread = None
@@ -238,6 +240,7 @@ def trains(node: Any) -> bool:
         return False
 
 
+@untraced
 def _after_wrappers(done: _Pass) -> None:
     held = list(done.held)
     for gradients, _ in held:
@@ -344,10 +347,12 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
         gradients.at_step, gradients.parameter, gradients.scaler = True, layer.anchor, scaler
         gradients.unbound = False
 
+    @untraced
     def before(optimizer: Any, args: Any, kwargs: Any) -> None:
         del args, kwargs
         check_scaler(optimizer, layers)
 
+    @untraced
     def after(optimizer: Any, args: Any, kwargs: Any) -> None:
         del args, kwargs
         for ranks, some in _by_ranks(layers, lambda layer: layer.gradients.ranks):
@@ -364,11 +369,15 @@ def _drop_with(optimizer: Any, layers: Iterable[Any]) -> None:
     """Let the optimizer's `zero_grad` drop what waits; `dropped` sees only gradients that are gone, not zeros."""
     zero_grad = optimizer.zero_grad
 
+    @untraced
+    def drop() -> None:
+        for layer in layers:
+            layer.gradients.take()
+
     @functools.wraps(zero_grad)
     def zeroed(*args: Any, **kwargs: Any) -> None:
         zero_grad(*args, **kwargs)
-        for layer in layers:
-            layer.gradients.take()
+        drop()
 
     optimizer.zero_grad = zeroed
 
