@@ -2,10 +2,17 @@
 
 import numpy as np
 import pytest
-from torch_beside import torch
+from torch_beside import a_table, torch, touched
 
 from rowloom.client import SGD, TableSpec, Zeros
-from rowloom.client.layers_torch import Embedding, EmbeddingBag, clip_grad_norm_, prefetched, push_on_step
+from rowloom.client.layers_torch import (
+    Embedding,
+    EmbeddingBag,
+    clip_grad_norm_,
+    passes,
+    prefetched,
+    push_on_step,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the compiler's own imports
@@ -111,6 +118,25 @@ def test_bags_in_a_compiled_step_find_what_was_prefetched_in_it(client):
         optimizer.step()
         optimizer.zero_grad()
     np.testing.assert_allclose(table.pull(range(V)), local.weight.detach(), rtol=0, atol=1e-6)
+
+
+def test_before_torch_2_4_a_step_pushed_nothing_once_anything_was_compiled(monkeypatch):
+    monkeypatch.setattr(passes, "_HOOKS_STAY", False)
+    table = a_table()
+    layer = Embedding(table)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    handle = push_on_step(optimizer, layer)
+    torch.optim.lr_scheduler.StepLR(optimizer, 5)  # it wraps the step, too
+    for hooks in (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks):
+        hooks.clear()
+    layer(torch.tensor([1, 2])).sum().backward()
+    assert table.pushes == []
+    optimizer.step()
+    assert touched(table) == {1, 2}
+    handle.remove()
+    layer(torch.tensor([3])).sum().backward()
+    optimizer.step()
+    assert len(table.pushes) == 2
 
 
 # ------------------------------------------------------------------------------------------- the client's own calls
