@@ -28,6 +28,7 @@ from .listing import Listing, public_names, screen
 from .prefetching import Prefetch, copied
 from .snapshots import Snapshot
 from .table import Table
+from .untraced import untraced
 from .vocabulary import Vocabulary
 
 
@@ -98,6 +99,7 @@ class Client(Connection):
 
     # ---------------------------------------------------------------------------------------------------- pull, push
 
+    @untraced
     def pull(self, ids: Mapping[str, Any], *, wire: str | None = None) -> dict[str, np.ndarray]:
         """Rows of several tables, one request to each shard; one for each wire type if tables differ in that.
 
@@ -114,6 +116,7 @@ class Client(Connection):
         wanted = [(self.table(name).entry, some) for name, some in ids.items()]
         return dict(zip(ids, self.pull_entries(wanted, wire), strict=True))
 
+    @untraced
     def push(self, grads: Mapping[str, tuple[Any, Any]], *, wire: str | None = None) -> None:
         """Apply gradients to several tables, one request to each shard; on each shard all tables change, or none.
 
@@ -129,6 +132,7 @@ class Client(Connection):
         given = [(self.table(name).entry, *operations.pair_of(name, pair)) for name, pair in grads.items()]
         self.push_entries(given, wire=wire)
 
+    @untraced
     def step(
         self, grads: Mapping[str, tuple[Any, Any]], ids: Mapping[str, Any], *, wire: str | None = None
     ) -> dict[str, np.ndarray]:
@@ -160,11 +164,13 @@ class Client(Connection):
         wanted = [(self.table(name).entry, some) for name, some in ids.items()]
         return dict(zip(ids, self.step_entries(given, wanted, wire), strict=True))
 
+    @untraced
     def pull_async(self, ids: Mapping[str, Any], *, wire: str | None = None) -> Future[dict[str, np.ndarray]]:
         """`pull` in the background. ids are copied, as by `Table.pull_async`."""
         own = {name: snapshot(some, "ids") for name, some in ids.items()}
         return self.later(partial(self.pull, own, wire=wire))
 
+    @untraced
     def push_async(self, grads: Mapping[str, tuple[Any, Any]], *, wire: str | None = None) -> Future[None]:
         """`push` in the background, after the pushes started before it. All is copied, as by `Table.push_async`."""
         own: dict[str, tuple[Any, Any]] = {}

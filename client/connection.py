@@ -45,6 +45,7 @@ from .lookups.pooling import factors
 from .nearest.here import is_here
 from .nearest.reading import ReadFrom
 from .spans import CallSpans, as_traces_a_second
+from .untraced import untraced
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -179,6 +180,7 @@ class Connection:
 
     # ------------------------------------------------------------------------------------------------------ driving
 
+    @untraced
     def _run(self, operation: Operation, about: Sequence[tuple[Any, ...]] = ()) -> Any:
         """Drive an operation. about: what it has to do with, each a tuple that begins with a table's entry."""
         try:
@@ -199,6 +201,7 @@ class Connection:
         asked = fetch_layout(session, self._deadline())
         self._run(announced(asked, ", ".join(self._addresses), self.timeout_s, session.clock))
 
+    @untraced
     def entry(self, name: str) -> TableEntry:
         """The entry of the table of that name, asked for if it is not known. Raises TableNotFound, InvalidRequest."""
         session = self._live()
@@ -238,6 +241,7 @@ class Connection:
 
     # ---------------------------------------------------------------------------------------------- rows, by entry
 
+    @untraced
     def pull_entries(
         self, wanted: Sequence[tuple[TableEntry, Any]], wire: str | None = None
     ) -> list[np.ndarray]:
@@ -262,6 +266,7 @@ class Connection:
     def _look_for_standbys(self) -> None:
         self._run(look_for_standbys(self._session, self._deadline()))
 
+    @untraced
     def push_entries(
         self,
         given: Sequence[tuple[TableEntry, Any, Any]],
@@ -273,6 +278,7 @@ class Connection:
         with self._changing(given):
             self._run(operations.push(session, given, self._deadline(), kind, wire), given)
 
+    @untraced
     def step_entries(
         self,
         given: Sequence[tuple[TableEntry, Any, Any]],
@@ -285,6 +291,7 @@ class Connection:
             operation = operations.step(session, given, wanted, self._deadline(), wire)
             return self._run(operation, (*given, *wanted))
 
+    @untraced
     def renorm_entry(self, entry: TableEntry, ids: Any, max_norm: Any, norm_type: Any) -> None:
         """What `Table.renorm` calls."""
         session, given = self._writable(), [(entry, ids)]
@@ -292,6 +299,7 @@ class Connection:
             operation = operations.renorm(session, entry, ids, max_norm, norm_type, self._deadline())
             self._run(operation, given)
 
+    @untraced
     def pull_entry_bags(self, entry: TableEntry, bags: Bags, combiner: str) -> np.ndarray:
         """What `Table.pull_bags` calls."""
         session = self._reading()
@@ -299,6 +307,7 @@ class Connection:
         operation = operations.pull_bags(session, entry, bags.ids, shares, bags.shape, self._deadline())
         return self._run(operation, [(entry, bags.ids)])
 
+    @untraced
     def push_entry_bags(self, entry: TableEntry, bags: Bags, grads: Any, combiner: str) -> None:
         """What `Table.push_bags` calls."""
         given = [(entry, bags.ids)]

@@ -25,6 +25,7 @@ from .lookups.pooling import (
 )
 from .lookups.sharded import Sharded, is_table
 from .refusals import WrongType
+from .untraced import untraced
 
 __all__ = [
     "Ragged",
@@ -44,6 +45,7 @@ __all__ = [
 Gradient = tuple[np.ndarray, np.ndarray]
 
 
+@untraced
 def lookup(params: Any, ids: Any, partition_strategy: str = "mod", max_norm: float | None = None) -> Any:
     """Rows of ids, as `tf.nn.embedding_lookup`.
 
@@ -71,6 +73,7 @@ def lookup(params: Any, ids: Any, partition_strategy: str = "mod", max_norm: flo
     return clipped(source.gather(array.reshape(-1)), max_norm).reshape(array.shape + source.row_shape)
 
 
+@untraced
 def lookup_gradient(
     params: Any, ids: Any, upstream: Any, partition_strategy: str = "mod", max_norm: float | None = None
 ) -> Gradient:
@@ -97,6 +100,7 @@ def lookup_gradient(
     return _through_clip(source, array.reshape(-1), grads, max_norm)
 
 
+@untraced
 def lookup_sparse(
     params: Any,
     sp_ids: Any,
@@ -129,6 +133,7 @@ def lookup_sparse(
     return _pooled(Sharded(params, partition_strategy), bags_of(sp_ids, sp_weights), combiner, max_norm)
 
 
+@untraced
 def lookup_sparse_gradient(
     params: Any,
     sp_ids: Any,
@@ -149,6 +154,7 @@ def lookup_sparse_gradient(
     return _pooled_gradient(source, bags_of(sp_ids, sp_weights), upstream, combiner, max_norm)
 
 
+@untraced
 def lookup_sparse_weights_gradient(
     params: Any,
     sp_ids: Any,
@@ -167,6 +173,7 @@ def lookup_sparse_weights_gradient(
     return weights_gradient(rows, _fitting(upstream, bags.shape + source.row_shape), bags, combiner)
 
 
+@untraced
 def safe_lookup_sparse(
     params: Any,
     sp_ids: Any,
@@ -202,6 +209,7 @@ def safe_lookup_sparse(
     return _pooled(Sharded(params, partition_strategy), bags, combiner, max_norm)
 
 
+@untraced
 def safe_lookup_sparse_gradient(
     params: Any,
     sp_ids: Any,
@@ -223,6 +231,7 @@ def safe_lookup_sparse_gradient(
     return _pooled_gradient(Sharded(params, partition_strategy), bags, upstream, combiner, max_norm)
 
 
+@untraced
 def weighted_sum(table: Any, examples: Any, features: Any, values: Any, n: int) -> np.ndarray:
     """What a wide model or a factorization machine adds up: for each example the sum of value * row of its features.
 
@@ -242,6 +251,7 @@ def weighted_sum(table: Any, examples: Any, features: Any, values: Any, n: int) 
     return _pooled(Sharded(table, "mod"), _entries(examples, features, values, n), "sum", None)
 
 
+@untraced
 def weighted_sum_gradient(examples: Any, features: Any, values: Any, upstream: Any) -> Gradient:
     """The gradient of `weighted_sum`: for each distinct feature the sum of value * upstream of its examples.
 
@@ -260,6 +270,7 @@ def weighted_sum_gradient(examples: Any, features: Any, values: Any, upstream: A
     return distinct, segment_sum(pooled_gradient(above, bags, "sum"), inverse.reshape(-1), len(distinct))
 
 
+@untraced
 def push(params: Any, ids: Any, grads: Any, partition_strategy: str = "mod") -> None:
     """Push gradients to a table, or to the tables of a list, each its own.
 

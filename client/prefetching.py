@@ -15,6 +15,7 @@ import numpy as np
 
 from ..proto.errors import InvalidRequest
 from ..proto.recipes import is_whole
+from .untraced import untraced
 
 Started = tuple[Any, Future[Any]]  # what is given with the rows, and the rows to come
 
@@ -47,6 +48,7 @@ class Prefetch(Iterator[tuple[Any, Any]]):
         self._depth = int(depth)
         self._ahead: deque[Started] = deque()
 
+    @untraced
     def __next__(self) -> tuple[Any, Any]:
         self._top_up()
         if not self._ahead:

@@ -20,6 +20,7 @@ from .inputs import as_range, snapshot
 from .listing import public_names, screen
 from .lookups.bags import bags_in
 from .prefetching import Prefetch, copied
+from .untraced import untraced
 from .vocabulary import Vocabulary
 
 
@@ -162,6 +163,7 @@ class Table:
         """`push(ids, grads)`, then `pull(next_ids)`, in one call to each shard; see `Client.step`."""
         return self.client.step_entries([(self._entry, ids, grads)], [(self._entry, next_ids)], wire)[0]
 
+    @untraced
     def pull_bags(
         self, ids: Any, offsets: Any = None, *, combiner: str = "sum", weights: Any = None
     ) -> np.ndarray:
@@ -186,6 +188,7 @@ class Table:
         """
         return self.client.pull_entry_bags(self._entry, bags_in(ids, offsets, weights), combiner)
 
+    @untraced
     def push_bags(
         self,
         ids: Any,
@@ -212,10 +215,12 @@ class Table:
         """
         self.client.push_entry_bags(self._entry, bags_in(ids, offsets, weights), grads, combiner)
 
+    @untraced
     def pull_async(self, ids: Any, *, wire: str | None = None) -> Future[np.ndarray]:
         """`pull` in the background; `.result()` gives the rows. ids are copied, whatever holds them."""
         return self.client.later(partial(self.pull, snapshot(ids, "ids"), wire=wire))
 
+    @untraced
     def push_async(self, ids: Any, grads: Any, *, wire: str | None = None) -> Future[None]:
         """`push` in the background, after the pushes that were started before it.
 

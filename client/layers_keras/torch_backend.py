@@ -18,6 +18,7 @@ from ...proto.errors import InvalidRequest
 from ..layers.backward import Backward, whole_ids
 from ..layers_torch.anchored import as_numpy, once_differentiable
 from ..layers_torch.passes import trains
+from ..untraced import untraced
 
 if TYPE_CHECKING:
     from .over_tables import Use
@@ -30,6 +31,7 @@ class Lookup:
         self._backward = backward
         self._queued: dict[int, tuple[int, dict[int, Use]]] = {}
 
+    @untraced
     def __call__(self, uses: Sequence[Use]) -> list[list[Any]]:
         """Rows of all ids of all uses, with one pull; see the class of the same name for TensorFlow."""
         refuse_export()
@@ -59,6 +61,7 @@ class Lookup:
         grads = [None if up is None else as_numpy(up) for up in upstreams]
         self._backward.hold(number, flats, grads, first, first)
 
+    @untraced
     def _push(self, task: int) -> None:
         number, told = self._queued.pop(task)
         for use in told.values():

@@ -18,6 +18,7 @@ import torch  # pyright: ignore[reportMissingImports]
 from ...proto.errors import InvalidRequest
 from ..inputs import LARGEST, largest
 from ..refusals import NotSupported, WrongInput
+from ..untraced import untraced
 from .passes import Gradients, called_here
 
 if TYPE_CHECKING:
@@ -34,15 +35,11 @@ class Anchored(torch.nn.Module):
         grad_scale: what is pushed is multiplied by it.
     """
 
-    # Set when the first layer is made: PyTorch's compiler takes seconds to import.
-    _untraced: Callable[..., Any] | None = None
-
     def __init__(self, tables: Sequence[Table], grad_scale: float) -> None:
         super().__init__()
         self.gradients = Gradients(tables, float(grad_scale))
         # One axis, because FSDP cannot share out a parameter that has none.
         self.anchor = torch.nn.Parameter(torch.zeros(1), requires_grad=self._trainable)
-        _find_compiler()
 
     @property
     def _trainable(self) -> bool:
@@ -54,19 +51,13 @@ class Anchored(torch.nn.Module):
         if name == "anchor" and hasattr(value, "device_mesh"):
             self.gradients.mesh = value.device_mesh
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        _find_compiler()
-
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the class says. `torch.compile` steps out of the compiled program here."""
-        assert Anchored._untraced is not None
         if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
             raise NotSupported(
                 "a traced layer over a table would give the rows of the example for all other ids"
             )
-        self.gradients.meet_ranks(self.anchor)
-        return Anchored._untraced(self, *args, **kwargs)
+        return _call(self, *args, **kwargs)
 
     def looked_up(self, *args: Any, **kwargs: Any) -> Any:
         """`forward`, seen by no compiler."""
@@ -174,6 +165,7 @@ def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
     """As torch's own, which takes 3 us at each node of a graph: only where gradients of gradients may be asked for."""
     careful = torch.autograd.function.once_differentiable(backward)
 
+    @untraced
     @functools.wraps(backward)
     def either(ctx: Any, *upstreams: Any) -> Any:
         return careful(ctx, *upstreams) if torch.is_grad_enabled() else backward(ctx, *upstreams)
@@ -223,11 +215,8 @@ def _are_rates(value: Any, names: Sequence[str]) -> bool:
     )
 
 
-def _find_compiler() -> None:
-    if Anchored._untraced is None:
-        Anchored._untraced = staticmethod(torch.compiler.disable(_call))
-
-
+@untraced
 def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    layer.gradients.meet_ranks(layer.anchor)
     called_here()
     return layer.looked_up(*args, **kwargs)

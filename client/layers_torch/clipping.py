@@ -15,12 +15,14 @@ import torch  # pyright: ignore[reportMissingImports]
 from ...proto.errors import InvalidRequest
 from ..lookups.pooling import sum_by_id
 from ..refusals import NotSupported
+from ..untraced import untraced
 from .passes import layers_of
 
 if TYPE_CHECKING:
     from ..table import Table
 
 
+@untraced
 def clip_grad_norm_(
     model: Any, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
 ) -> Any:

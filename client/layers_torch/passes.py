@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import threading
+import types
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +21,7 @@ import torch  # pyright: ignore[reportMissingImports]
 
 from ...proto.errors import InvalidRequest
 from ..layers.together import push_together
+from ..untraced import untraced
 from .prefetched import forget
 from .ranks import Given, check_scale, check_whole, push_of_ranks, ranks_here
 from .scaled import check_scaler
@@ -32,6 +35,8 @@ Piece = tuple[int, np.ndarray, np.ndarray]
 # What the rates of a layer's tables began with, as `FollowedRate.begun`.
 Begun = dict[str, list[float]]
 _T = TypeVar("_T")
+# Before 2.4, any `torch.compile` takes the hooks of PyTorch's own optimizers off, also for steps that are not compiled.
+_HOOKS_STAY = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 4)
 
 # The lock covers the passes and what every Gradients holds: the engine runs backward on a thread per device.
 _lock = threading.Lock()
@@ -56,6 +61,7 @@ class _Pass:
         self.thread: int | None = None
         self._outer = outer
 
+    @untraced
     def __call__(self) -> None:
         with _lock:
             self.thread = None
@@ -238,6 +244,7 @@ def trains(node: Any) -> bool:
         return False
 
 
+@untraced
 def _after_wrappers(done: _Pass) -> None:
     held = list(done.held)
     for gradients, _ in held:
@@ -344,10 +351,12 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
         gradients.at_step, gradients.parameter, gradients.scaler = True, layer.anchor, scaler
         gradients.unbound = False
 
+    @untraced
     def before(optimizer: Any, args: Any, kwargs: Any) -> None:
         del args, kwargs
         check_scaler(optimizer, layers)
 
+    @untraced
     def after(optimizer: Any, args: Any, kwargs: Any) -> None:
         del args, kwargs
         for ranks, some in _by_ranks(layers, lambda layer: layer.gradients.ranks):
@@ -355,20 +364,45 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
             _follow(layer.gradients for layer in some)
             _push(_ready(optimizer, some), ranks, tables)
 
-    hooks = [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
+    hooks = _hooked(optimizer, before, after)
     _drop_with(optimizer, layers)
     return _Handle(hooks, layers)
+
+
+def _hooked(optimizer: Any, before: Callable[..., None], after: Callable[..., None]) -> list[Any]:
+    """Have an optimizer call these around each step. Returns handles with `remove`."""
+    if _HOOKS_STAY:
+        return [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
+    step, hooks = optimizer.step, OrderedDict[int, Any]()
+    handle = torch.utils.hooks.RemovableHandle(hooks)
+    hooks[handle.id] = after
+
+    @functools.wraps(step)
+    def stepped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not hooks:
+            return step(*args, **kwargs)
+        before(self, args, kwargs)
+        done = step(*args, **kwargs)
+        after(self, args, kwargs)
+        return done
+
+    optimizer.step = types.MethodType(stepped, optimizer)
+    return [handle]
 
 
 def _drop_with(optimizer: Any, layers: Iterable[Any]) -> None:
     """Let the optimizer's `zero_grad` drop what waits; `dropped` sees only gradients that are gone, not zeros."""
     zero_grad = optimizer.zero_grad
 
+    @untraced
+    def drop() -> None:
+        for layer in layers:
+            layer.gradients.take()
+
     @functools.wraps(zero_grad)
     def zeroed(*args: Any, **kwargs: Any) -> None:
         zero_grad(*args, **kwargs)
-        for layer in layers:
-            layer.gradients.take()
+        drop()
 
     optimizer.zero_grad = zeroed
 

@@ -18,6 +18,7 @@ import numpy as np
 from ..calls.routing import distinct_of
 from ..inputs import as_ids
 from ..layers.together import Key, key_of
+from ..untraced import untraced
 
 if TYPE_CHECKING:
     from ..client import Client
@@ -137,6 +138,7 @@ def prefetched(client: Client, ids: Mapping[str, Any], *, wire: str | None = Non
         yield
 
 
+@untraced
 def pull_ahead(client: Client, ids: Mapping[str, Any], wire: str | None = None) -> dict[str, Ahead]:
     """The rows of table name -> ids, by table name, pulled with one call. ids are copied. Raises as `Client.pull`."""
     entries = [client.table(name).entry for name in ids]

@@ -22,6 +22,7 @@ import torch  # pyright: ignore[reportMissingImports]
 import torch.distributed as dist  # pyright: ignore[reportMissingImports]
 
 from ..refusals import NotSupported
+from ..untraced import untraced
 
 _Wrapper = torch.nn.parallel.DistributedDataParallel
 
@@ -59,6 +60,7 @@ class Wrapped:
             gradients.wrapped = self
             self.layers.append(gradients)
 
+    @untraced
     def forwarded(self, model: Any, args: Any = None, output: Any = None) -> None:
         """The wrapper's forward pass; a hook on it."""
         del args, output
@@ -71,6 +73,7 @@ class Wrapped:
                 if parameter.requires_grad:
                     parameter.register_post_accumulate_grad_hook(self._come)
 
+    @untraced
     def _come(self, parameter: Any) -> None:
         """In a backward pass: have every layer take part in it, once."""
         del parameter

@@ -112,7 +112,10 @@ def segment_sum(values: np.ndarray, segments: np.ndarray, count: int) -> np.ndar
         order = np.argsort(segments, kind="stable")
         segments, values = segments[order], values[order]
     starts = np.flatnonzero(np.concatenate([[True], segments[1:] != segments[:-1]]))
-    out[segments[starts]] = np.add.reduceat(values, starts, axis=0)
+    with np.errstate(
+        invalid="ignore", over="ignore"
+    ):  # of a step that overflowed: inf and NaN are what it sums to
+        out[segments[starts]] = np.add.reduceat(values, starts, axis=0)
     return out
 
 

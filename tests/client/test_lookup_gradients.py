@@ -16,6 +16,7 @@ from rowloom.client.lookup import (
     weighted_sum,
     weighted_sum_gradient,
 )
+from rowloom.client.lookups.pooling import segment_sum
 
 V = 7
 RNG = np.random.default_rng(0)
@@ -115,3 +116,10 @@ def test_of_weighted_sums():
         lambda: (weighted_sum(table, examples, features, values, 4) * upstream).sum(), table
     )
     np.testing.assert_allclose(dense(got, table.shape), expected, atol=1e-7)
+
+
+def test_gradients_of_a_step_that_overflowed_warned_on_stderr_where_they_are_summed():
+    grads = np.array([[np.inf], [-np.inf], [1.0], [3e38], [3e38]], np.float32)
+    with np.errstate(all="raise"):  # as a warning, wherever those of numpy are shown
+        sums = segment_sum(grads, np.array([0, 0, 1, 2, 2]), 3)
+    np.testing.assert_array_equal(sums, [[np.nan], [1.0], [np.inf]])
