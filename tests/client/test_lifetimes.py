@@ -178,7 +178,8 @@ def test_a_client_closed_or_dropped_in_a_child_stays_closed_there_and_goes_on_in
                 for number, call in enumerate((close_at_once, use_and_close, let_go)):
                     pending = table.pull_async([9])
                     in_child(call)
-                    assert pending.result()[0, 0] == (1 if number == 0 else 1 if number == 1 else 3)
+                    # Begun before the child was, it may end after what that pushes.
+                    assert pending.result()[0, 0] in ({1}, {1, 2, 3}, {3})[number]
                     table.push_async([9], [[0, 0]]).result()
                 assert table.pull([9])[0, 0] == 3
             """),
