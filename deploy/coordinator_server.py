@@ -22,7 +22,7 @@ from .nodes.nodes import Nodes
 from .observe.endpoint import observed
 from .requests.handlers import Handlers
 from .requests.parts import Parts
-from .snapshots.kept import check_nothing_kept, forget_begun, forget_kept, is_of_another
+from .snapshots.kept import check_nothing_kept, forget_begun, forget_kept, id_of_another
 from .snapshots.restorable import restorable
 from .standby.sighting import Sighting
 from .storage import StateFile
@@ -254,7 +254,7 @@ class CoordinatorServer:
         try:
             forget_kept(self.config.storage, state)
         finally:
-            if not is_of_another(self._file, state.layout.cluster_id if state.layout is not None else ""):
+            if not id_of_another(self._file, state.layout.cluster_id if state.layout is not None else ""):
                 self._file.clear()
 
     def wait(self, timeout_s: float | None = None) -> bool:

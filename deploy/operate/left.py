@@ -18,7 +18,7 @@ from ..config.config import DeployConfig
 from ..config.faults import InvalidConfig
 from ..config.storage_url import storage_folder
 from ..control.state import ClusterState
-from ..snapshots.kept import forget_stored, has_kept, kept_by
+from ..snapshots.kept import forget_stored, has_kept, id_of_another, kept_by
 from ..storage import StateFile
 from .directory import ClusterDirectory, Record
 
@@ -35,9 +35,7 @@ def is_kept(record: Record) -> bool:
 
 def other_layout(record: Record) -> str:
     """The id of another cluster whose layout is in a cluster's storage, as below its disk; empty: none is known of."""
-    stored = _stored(record.storage or None)
-    there = stored.layout.cluster_id if stored is not None and stored.layout is not None else ""
-    return there if record.cluster_id and there != record.cluster_id else ""
+    return id_of_another(StateFile(record.storage or None), record.cluster_id)
 
 
 def _there(record: Record) -> str:

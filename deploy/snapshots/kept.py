@@ -49,13 +49,16 @@ def goes_on(config: DeployConfig) -> bool:
     return kept
 
 
-def is_of_another(file: StateFile, cluster_id: str) -> bool:
-    """Whether storage holds the layout of another cluster than this, as below a disk that is not mounted."""
+def id_of_another(file: StateFile, cluster_id: str) -> str:
+    """The id of another cluster whose layout a storage holds, as below a disk that is not mounted; else empty.
+
+    cluster_id: of the one whose storage it is; empty: that is not known.
+    """
+    stored = None
     with contextlib.suppress(RowloomError):
         stored = file.load()
-        there = stored.layout.cluster_id if stored is not None and stored.layout is not None else ""
-        return there != "" and cluster_id not in ("", there)
-    return False
+    there = stored.layout.cluster_id if stored is not None and stored.layout is not None else ""
+    return there if cluster_id and there != cluster_id else ""
 
 
 def forget_stored(storage: str | None, layout: str, cluster_id: str = "") -> None:
@@ -67,7 +70,7 @@ def forget_stored(storage: str | None, layout: str, cluster_id: str = "") -> Non
         cluster_id: its id: what is there of another one stays; empty: that is not known.
     """
     file = StateFile(layout)
-    if is_of_another(file, cluster_id):
+    if id_of_another(file, cluster_id):
         return
     with contextlib.suppress(RowloomError):  # a damaged one leads to no logs
         stored = file.load()
