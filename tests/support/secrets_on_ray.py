@@ -229,8 +229,11 @@ def planted(folder: Path) -> Generator[dict[str, list[bytes]]]:
     ray.get(actor.up.remote())
     ray.experimental.internal_kv._internal_kv_put(b"careless", secrets["stored"].encode())
     (folder / "careless").write_bytes(base64.b64encode(f"any:{secrets['written']}".encode()))
-    stays = [sys.executable, "-c", "import sys; sys.stdin.read()", secrets["typed"]]
-    with subprocess.Popen(stays, stdin=subprocess.PIPE):  # until its input is closed
+    stays = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()", secrets["typed"]]
+    # It stays until its input is closed, and says when it runs: `Popen` comes back before its arguments are shown.
+    with subprocess.Popen(stays, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as typed:
+        assert typed.stdout is not None
+        typed.stdout.readline()
         yield {name: of_text(secret) for name, secret in secrets.items()}
 
 
