@@ -13,6 +13,8 @@ import pytest
 TUTORIAL = (Path(__file__).parents[2] / "docs/tutorial.md").read_text(encoding="utf-8")
 FENCES = re.findall(r'^```(\w+)(?: title="([\w.]+)")?\n(.*?)^```$', TUTORIAL, re.MULTILINE | re.DOTALL)
 MARK = "=== end of block ==="
+# Of rows that move "again because they had changed": on a busy machine the trainer in the background had not begun.
+PERHAPS = {"again", "because", "they", "had", "changed", "meanwhile"}
 
 
 def blocks() -> list[tuple[str, str]]:
@@ -27,7 +29,7 @@ def blocks() -> list[tuple[str, str]]:
 def words(text: str) -> set[str]:
     """What is the same in every run: words without digits. Sizes may have other units."""
     found = set(re.findall(r"(?<![\w.])[a-zA-Z_]{3,}(?![\w.])", text))
-    return found - {"KiB", "MiB", "GiB"}
+    return found - {"KiB", "MiB", "GiB"} - PERHAPS
 
 
 def heads(text: str) -> set[str]:
