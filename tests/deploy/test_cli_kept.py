@@ -15,7 +15,9 @@ from rowloom.deploy.config.config import load
 from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.operate.directory import Record
 from rowloom.deploy.operate.left import shards_at_start
+from rowloom.deploy.operate.remote import Remote
 from rowloom.deploy.storage import StateFile
+from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.layout import Layout
 
 ADS = """
@@ -41,6 +43,7 @@ def kept(cli):
         "removed_snapshots": [],
         "removed_old_logs": [],
         "not_removed": None,
+        "not_kept": [],
     }
     return cli.folder / "kept"
 
@@ -61,6 +64,25 @@ def test_the_question_before_rows_go_did_not_say_that_logs_can_keep_them(cli, mo
     assert (
         "`rowloom down --keep` too, and leaves its rows in its logs" in cli.run("down", "--forget", code=2)[1]
     )
+
+
+def test_a_script_took_back_what_pulls_had_shown_by_a_down_that_keeps_while_a_log_had_failed(
+    cli, monkeypatch
+):
+    cli.write(ADS)
+    cli.run("up")
+    status = Remote.status
+
+    def failed(self: Remote) -> pb.StatusReply:
+        said = status(self)
+        said.shards[1].health = "pulls only"
+        return said
+
+    monkeypatch.setattr(Remote, "status", failed)
+    said = cli.run("down", "--keep", code=2)[1]
+    assert "pushed since the log of shard 1 had failed is not in it" in said
+    assert "Add --yes if that is meant; nothing was changed" in said
+    assert cli.json("down", "--keep", "--yes")["not_kept"] == [1]
 
 
 def test_down_of_a_kept_cluster_whose_record_was_damaged_left_its_logs_and_forgot_them(cli, kept):
