@@ -353,8 +353,8 @@ def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unrea
     if record.kept:
         if lacks_logs(record, None):
             return Unreachable(
-                f"{what} is down; {not_there(record)} With them there again, `rowloom up --name {record.name}` goes "
-                f"on; if they are gone for good, `rowloom down{option}` forgets it"
+                f"{what} is down; {not_there(record)} With its rows there again, `rowloom up --name {record.name}` "
+                f"goes on; if they are gone for good, `rowloom down{option}` forgets it"
             )
         return Unreachable(
             f"{what} is down, and its rows are kept in {record.storage}: `rowloom up --name {record.name}`, or `up` "

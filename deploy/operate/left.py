@@ -142,9 +142,9 @@ def check_there(record: Record, config: DeployConfig | None) -> None:
     _check_own(record)
     if lacks_logs(record, config):
         raise InvalidRequest(
-            f"{not_there(record)} Nothing was started. With them there again, `rowloom up` goes on. If they are gone "
-            f"for good, `rowloom down --name {record.name}` clears it, and `rowloom up` with its config then begins at "
-            "initial values"
+            f"{not_there(record)} Nothing was started. With its rows there again, `rowloom up` goes on. If they are "
+            f"gone for good, `rowloom down --name {record.name}` clears it, and `rowloom up` with its config then "
+            "begins at initial values"
         )
 
 

@@ -322,7 +322,7 @@ def test_kept_rows_whose_disk_is_not_mounted_were_passed_over_by_an_up_that_bega
     )
     assert "`rowloom down --name ads` clears it" in err
     assert not kept.exists()
-    back = "is it mounted? With them there again, `rowloom up --name ads` goes on; if they are gone for good, `rowl"
+    back = "is it mounted? With its rows there again, `rowloom up --name ads` goes on; if they are gone for good, `rowl"
     assert back in cli.run("status", code=5)[1]  # it named only the way that forgets it
     assert cli.json("list")["clusters"][0]["state"] == "kept, storage away"  # as of one that is gone: "ended"
     assert "is it mounted? Nothing was ended" in cli.run("down", "--keep", code=1)[1]
