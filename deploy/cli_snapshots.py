@@ -194,21 +194,30 @@ def snapshots(
 
 
 def _storage_of(name: str | None, address: str | None, home: Path | None) -> str:
-    """Where a cluster keeps its snapshots, also one that does not answer; empty: it has no storage."""
+    """Where a cluster keeps its snapshots, also one that does not answer; empty: it has no storage.
+
+    Raises InvalidRequest: it is not where it was.
+    """
     from .config.config import from_json
+    from .launch.cluster_folder import config_of
     from .operate.clusters import locate
+    from .operate.left import check_storage, storage_away
+    from .operate.left_shards import folder_of
     from .operate.remote import Unreachable
 
-    known = locate(directory_of(home), name, address)
-    if known.kept:
-        return known.storage
-    try:
-        with cluster(name, address, home) as (_, now, _):
-            return from_json(now.config).storage or ""
-    except Unreachable:
-        if not known.storage:
-            raise
-        return known.storage
+    directory = directory_of(home)
+    known = locate(directory, name, address)
+    if not known.kept:
+        try:
+            with cluster(name, address, home) as (_, now, _):
+                if away := storage_away(now, directory):
+                    raise InvalidRequest(away)
+                return from_json(now.config).storage or ""
+        except Unreachable:
+            if not known.storage:
+                raise
+    check_storage(known, config_of(folder_of(known.name, directory)))
+    return known.storage
 
 
 def _listed(one: Any) -> dict[str, Any]:

@@ -316,9 +316,11 @@ class Watcher:
             _status(shard, health, figures, look.result() if look and look.done() else UNKNOWN, self._revives)
             for shard, health, figures, look in zip_longest(shards, healths, statistics, looks)
         ]
+        keeper = self._standbys()
+        stays = {**(keeper.stuck if keeper is not None else {}), **self._stays}
         for one in said:
             if one.health in ("dead", "unreachable"):
-                one.stays_dead = self._stays.get(one.shard.index, "")
+                one.stays_dead = stays.get(one.shard.index, "")
         self._add_standbys(coordinator.state, said)
         return said
 

@@ -36,8 +36,8 @@ def down(
     ALL ROWS ARE LOST, without --keep: `rowloom export` keeps those of a table, without its optimizer's slots, and
     `rowloom import` brings them back. Snapshots stay, but for those that the cluster took by itself to keep its logs
     short: `rowloom snapshots` marks them. On a terminal it asks first, if there are rows. A script has to say --yes
-    where not all of the cluster serves, or it has ended and `rowloom up` could go on with its rows; with --forget,
-    where it runs.
+    where not all of the cluster serves, or it has ended and `rowloom up` could go on with its rows; with --keep, where
+    a log has failed; with --forget, where it runs.
     """
     from ..launch.cluster_folder import config_of
     from ..operate.clusters import DOWN_WAIT_S, only_name
@@ -47,7 +47,7 @@ def down(
     from ..operate.left_shards import folder_of, up_of
     from ..snapshots.kept import also_named, known_going, known_old_logs
     from ..snapshots.named import staying_in_words
-    from .losses import Loss, lost_with, not_kept, run_on_with, stays_of
+    from .losses import Loss, NotKept, lost_with, not_kept, run_on_with, stays_of
     from .meant import locate_to_end, to_forget
 
     directory = directory_of(home)
@@ -76,16 +76,21 @@ def down(
                 pass
             record = locate_to_end(directory, name, address, looking.say)
             had, lost = is_kept(record), lost_with(record, directory)
-        without = not_kept(record, directory.option(record.name)) if keep and record.address else ""
+        runs = keep and record.address
+        without = not_kept(record, directory.option(record.name)) if runs else NotKept()
     if lost.words:
         confirm(lost.words, yes, ask_nobody=not lost.to_confirm)
+    if without.question:
+        confirm(without.question, yes, ask_nobody=False)
     short = known_going(record.storage) if had and not keep else []
     old = known_old_logs(record.storage) if had and not keep else []
     stays = "" if keep else not_removed(record, config_of(folder_of(record.name, directory)))
     again = f"some of it may run still; `rowloom down{directory.option(record.name)}` again ends it"
     with interrupted(lambda: again), stage(f"ending {record.name or record.address}", as_json):
         ended = end(record, directory, keep=keep)
-    became = f"; its rows are kept, and {up_of(ended, directory)} goes on from them{without}" if keep else ""
+    became = (
+        f"; its rows are kept, and {up_of(ended, directory)} goes on from them{without.words}" if keep else ""
+    )
     if stays:
         became = f"; it had {lost.held}; {stays}" if lost.held else f"; {stays}"
     elif lost.held and not had:
@@ -106,5 +111,6 @@ def down(
         "removed_snapshots": short,
         "removed_old_logs": old,
         "not_removed": record.storage if stays else None,
+        "not_kept": list(without.failed),
     }
     show(as_json, told, f"{ended} is down{became}")

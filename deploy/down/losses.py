@@ -47,6 +47,21 @@ class Loss:
     empty: bool = False
 
 
+@dataclass(frozen=True)
+class NotKept:
+    """What a `down --keep` of a cluster that runs cannot keep.
+
+    Attributes:
+        words: which, after "its rows are kept"; empty: nothing that is known of.
+        failed: shards whose logs have failed, and lack what was pushed since.
+        question: what of these is taken back, and what keeps it; empty: nothing.
+    """
+
+    words: str = ""
+    failed: Sequence[int] = ()
+    question: str = ""
+
+
 def lost_with(record: Record, directory: ClusterDirectory) -> Loss:
     """The rows that end with a cluster. One that does not answer, and is not known to have ended, may hold rows."""
     ended = record.launcher == "local" and not is_running(record.pid, record.started)
@@ -188,27 +203,35 @@ def _ways(shards: Sequence[pb.ShardStatus], option: str, keeps: bool, snapshot: 
     return "".join(f" {way}" for way in ways)
 
 
-def not_kept(record: Record, option: str = "") -> str:
-    """In words, what a `down --keep` of a cluster that runs cannot keep; empty: nothing that is known of.
-
-    option: of commands that mean it.
-    """
+def not_kept(record: Record, option: str = "") -> NotKept:
+    """What a `down --keep` of a cluster that runs cannot keep. option: of commands that mean it."""
     try:
         with Remote(record.address, LOST_S, record.credentials) as remote:
             shards = remote.status().shards
     except RowloomError:
-        return ""
+        return NotKept()
     lost = [s.shard.index for s in shards if s.health == "lost"]
-    words = ""
+    failed, words, question = _failed(shards), "", ""
     if lost:
         words = f"; but {shards_named(lost)} cannot be read from the log as that is: "
         words += f"`rowloom logs {lost[0]}{option}` says why"
-    return _but_failed(shards) + words
+    if failed:
+        question = (
+            f"What was pushed since the log of {shards_named(failed)} had failed is not in it: no trainer was told "
+            "that it is kept, but pulls have shown it, and `rowloom down --keep` takes it back. With room on the disk "
+            f"of the log the cluster keeps it by itself: wait until `rowloom status{option}` says serving."
+        )
+    return NotKept(_but_failed(shards) + words, failed, question)
+
+
+def _failed(shards: Sequence[pb.ShardStatus]) -> list[int]:
+    """The shards whose logs have failed."""
+    return [s.shard.index for s in shards if s.health == PULLS_ONLY]
 
 
 def _but_failed(shards: Sequence[pb.ShardStatus]) -> str:
     """In words, what is not in logs that failed."""
-    failed = [s.shard.index for s in shards if s.health == PULLS_ONLY]
+    failed = _failed(shards)
     return f", but for what was pushed since the log of {shards_named(failed)} had failed" if failed else ""
 
 

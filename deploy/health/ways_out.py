@@ -35,7 +35,7 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
     stays, away = [s for s in bad if s.get("stays_dead")], bool(state.get("storage_away"))
     again = [s for s in bad if s["health"] in AGAIN or (s["health"] == "dead" and logs)]
     gone = lost(state)
-    followed = [s for s in without_server(state) if s not in gone]
+    followed = [s for s in without_server(state) if s not in (*gone, *stays)]
     said = "".join(
         f". The process of shard {s['index']} stands still (as by SIGSTOP) and holds its rows: `kill -CONT {s['pid']}` "
         f"on {s['node']} lets it go on"
@@ -63,7 +63,7 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
             "look at its disk, and mend what is said of that"
         )
     if stays:
-        said += _not_started(stays)
+        said += _not_started(stays, "log" if logs else "standby")
     if any(s not in (*unread, *stays) for s in again):
         said += ". A shard that is dead, or starts anew, has its rows in its log" + (
             _AWAY if away else _BY_ITSELF
@@ -73,13 +73,16 @@ def ways_out(state: dict[str, Any], options: str = "") -> str:
     return said + (_without_rows(state, [s["index"] for s in gone], options) if gone else "")
 
 
-def _not_started(stays: list[dict[str, Any]]) -> str:
-    """In words, what can be done about shards whose processes ended, and that could not be started again."""
+def _not_started(stays: list[dict[str, Any]], place: str) -> str:
+    """In words, what can be done about shards whose processes ended, and that nobody could bring back.
+
+    place: where their rows are.
+    """
     full = any(FULL in s["stays_dead"] for s in stays)
     return (
-        ". A shard that cannot be started again yet has its rows in its log, and nothing of it is known to be lost; "
-        f"{'make room on the disk that is named, or ' if full else ''}mend what is said of it: it is tried again each "
-        "second, by itself"
+        f". A shard that cannot be started again yet has its rows in its {place}, and nothing of it is known to be "
+        f"lost; {'make room on the disk that is named, or ' if full else ''}mend what is said of it: it is tried again "
+        "each second, by itself"
     )
 
 

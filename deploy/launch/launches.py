@@ -94,8 +94,8 @@ class _Launching:
         self._launcher.reserve(self.keys, apart, patient=patient)
         ended = [] if self._given_up else for_each(self._launcher.start, self.keys)
         errors = [e for f in ended if (e := f.exception()) is not None]
-        if self._ending.is_set():
-            errors.append(Unavailable("the cluster is being ended"))
+        if self._ending.is_set():  # who ends it ends these too, and they cannot say why
+            errors.insert(0, Unavailable("the cluster is being ended"))
         elif self._given_up:
             errors.append(Unavailable("nobody waits for these servers any more"))
         if errors:

@@ -352,7 +352,10 @@ def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unrea
     option = directory.option(record.name)
     if record.kept:
         if lacks_logs(record, None):
-            return Unreachable(f"{what} is down; {not_there(record)} `rowloom down{option}` forgets it")
+            return Unreachable(
+                f"{what} is down; {not_there(record)} With its rows there again, `rowloom up --name {record.name}` "
+                f"goes on; if they are gone for good, `rowloom down{option}` forgets it"
+            )
         return Unreachable(
             f"{what} is down, and its rows are kept in {record.storage}: `rowloom up --name {record.name}`, or `up` "
             f"with its config, goes on from them; `rowloom down{option}` removes them"

@@ -142,8 +142,9 @@ def check_there(record: Record, config: DeployConfig | None) -> None:
     _check_own(record)
     if lacks_logs(record, config):
         raise InvalidRequest(
-            f"{not_there(record)} Nothing was started. If they are gone for good, `rowloom down --name {record.name}` "
-            "clears it, and `rowloom up` with its config then begins at initial values"
+            f"{not_there(record)} Nothing was started. With its rows there again, `rowloom up` goes on. If they are "
+            f"gone for good, `rowloom down --name {record.name}` clears it, and `rowloom up` with its config then "
+            "begins at initial values"
         )
 
 
@@ -190,6 +191,23 @@ def elsewhere(name: str, storage: str) -> str:
     return (
         f"To go on from them elsewhere, as on a disk with room: `cp -a {storage} FOLDER`, `rowloom down --forget "
         f"--name {name}`, then `rowloom up` with `storage: FOLDER`"
+    )
+
+
+def check_storage(record: Record, config: DeployConfig | None) -> None:
+    """Raise InvalidRequest if what is at a cluster's storage is not its own, of a cluster that does not answer.
+
+    config: what it was last started with, if that can be read.
+    """
+    if lacks_logs(record, config) or other_layout(record):
+        found = not_there(record)
+    elif record.launcher == "local" and record.address and record.storage and _stored(record.storage) is None:
+        found = f"the layout of {record.name!r} is not in {record.storage}: is it mounted?"
+    else:
+        return
+    raise InvalidRequest(
+        f"{found} What it has there is not known before that is back; `rowloom snapshots {record.storage}` lists what "
+        "is there now"
     )
 
 

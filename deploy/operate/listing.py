@@ -23,14 +23,16 @@ if TYPE_CHECKING:
 ASK_S = 3.0  # what each gets to answer
 ASKERS = 16
 COLOURS = {"healthy": "green", "starting": "yellow", "no coordinator": "yellow", "kept": "cyan"}
+AWAY = "kept, storage away"
 
 
 def listed(directory: ClusterDirectory) -> list[dict[str, Any]]:
     """Name, launcher, address, storage, shards and state of each, by name; all are asked at once.
 
     The states: healthy; not healthy (a shard does not serve); starting; interrupted (its `up` was); no coordinator
-    (that has ended, and shards run); kept (it is down, and its rows are in its storage); ended (its processes are
-    gone); silent (its coordinator does not answer); damaged (its record cannot be read).
+    (that has ended, and shards run); kept (it is down, and its rows are in its storage); kept, storage away (the same,
+    and they are not there now); ended (its processes are gone); silent (its coordinator does not answer); damaged (its
+    record cannot be read).
     """
     names = directory.names()
     with ThreadPoolExecutor(max(1, min(ASKERS, len(names)))) as askers:
@@ -65,7 +67,7 @@ def _as_it_runs(record: Record, directory: ClusterDirectory) -> Record:
 
 def _state(record: Record, directory: ClusterDirectory) -> tuple[str, int | None]:
     if record.kept:
-        return "kept" if is_kept(record) else "ended", None
+        return "kept" if is_kept(record) else AWAY, None
     if not record.address:
         starts = directory.is_locked(record.name) or is_running(record.pid, record.started)
         return "starting" if starts else "interrupted", None

@@ -23,7 +23,7 @@ from ...proto.snapshots.folder import SnapshotFolder
 from ...proto.snapshots.manifest import MANIFEST
 from ...proto.spec import NAME
 from ..launch.keeping import snapshots_of
-from .kept import remove_folder
+from .removing import remove_folder
 
 log = logging.getLogger(__name__)
 FILE = "begun.json"  # in the storage, as long as there may be something to remove
@@ -41,6 +41,7 @@ class BegunSnapshots:
     def __init__(self, storage: str) -> None:
         self._storage = storage
         self._cluster_id = ""  # whose are known here
+        self._whose = ""  # of which cluster storage has them
         self._ids: list[str] = []
         self._noted: list[str] = []  # of them, what storage says
 
@@ -64,6 +65,12 @@ class BegunSnapshots:
         self._ids = left if again else stay
         self._note()
 
+    def forget(self, cluster_id: str) -> None:
+        """A cluster has ended for good: what is left of those that it began goes, and nothing of another one."""
+        self._cluster_id, self._ids = cluster_id, self._left_by(cluster_id)
+        if self._whose == cluster_id:
+            self.clear(())
+
     def _url(self, id: str) -> str:
         return f"{snapshots_of(self._storage)}/{id}"
 
@@ -72,7 +79,7 @@ class BegunSnapshots:
         try:
             fs, path = self._file()
             said: Any = json.loads(fs.cat_file(path) if fs.exists(path) else "{}")
-            self._noted = [str(id) for id in said.get("ids", ())]
+            self._noted, self._whose = [str(id) for id in said.get("ids", ())], said.get("cluster_id", "")
             mine = [id for id in self._noted if said["cluster_id"] == cluster_id and NAME.fullmatch(id)]
             return [id for id in mine if SnapshotFolder(self._url(id)).size(MANIFEST) is None]
         except Exception as e:  # stores raise errors of their own

@@ -10,18 +10,17 @@ import contextlib
 import logging
 from collections.abc import Collection, Sequence
 
-import fsspec
-
 from ...proto.errors import InvalidRequest, RowloomError
 from ...proto.snapshots.folder import SnapshotFolder
 from ...proto.snapshots.listing import list_snapshots
-from ...proto.snapshots.manifest import MANIFEST
 from ..config.config import DeployConfig
 from ..config.faults import InvalidConfig
 from ..config.words import listed
 from ..control.state import ClusterState, KnownSnapshot
 from ..launch.keeping import drop_logs, has_logs, lost_logs, snapshots_of
 from ..storage import StateFile
+from .begun import BegunSnapshots
+from .removing import remove_folder
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +86,8 @@ def forget_kept(storage: str | None, state: ClusterState) -> None:
     short = [one for one in reversed(state.snapshots) if one.automatic]
     if short and storage is not None:
         remove_snapshots(storage, short)
+    if storage is not None and state.layout is not None:
+        BegunSnapshots(storage).forget(state.layout.cluster_id)
 
 
 def forget_begun(storage: str | None, state: ClusterState) -> None:
@@ -210,21 +211,3 @@ def remove_snapshots(storage: str, unwanted: Sequence[KnownSnapshot]) -> list[Kn
             break
         gone.append(one)
     return gone
-
-
-def remove_folder(url: str) -> bool:
-    """Remove a snapshot, or what there is of one. Returns whether it is gone.
-
-    Its manifest goes first: what is left of one that could not be removed whole is none.
-    """
-    try:
-        fs, path = fsspec.core.url_to_fs(url)  # pyright: ignore[reportUnknownVariableType]
-        fs.invalidate_cache()
-        if fs.exists(f"{path}/{MANIFEST}"):
-            fs.rm_file(f"{path}/{MANIFEST}")
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
-    except Exception as e:  # stores raise errors of their own
-        log.warning("snapshot %s is needed no more and could not be removed: %s", url, e)
-        return False
-    return True

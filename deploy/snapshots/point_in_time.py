@@ -38,8 +38,8 @@ from ...server.snapshots.target import target_of
 from ..config.words import counted
 from ..control.hold import unfinished
 from ..launch.keeping import logs_beside
-from .kept import remove_folder
 from .moments import in_words
+from .removing import remove_folder
 from .scratch import PREFIX, folder_for_increment
 
 log = logging.getLogger(__name__)

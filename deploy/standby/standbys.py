@@ -40,9 +40,7 @@ from .sighting import Sighting
 from .told import Told
 
 ASK_S = 1.0  # what a server gets to answer here
-AGAIN_S = (
-    5.0  # until a standby is asked for again for which there was no room: nothing else can change meanwhile
-)
+AGAIN_S = 5.0  # until one is asked for again for which there was no room: nothing else can change meanwhile
 IN_STEP, FAILED = "in step", "failed"  # as in HealthReply, and in StandbyStatus
 
 
@@ -73,11 +71,12 @@ class Standbys:
         rules, wanted: they may change, when that is stored.
         seen: at the last look.
         hindered: in words, why the last `keep` could not do all; empty if it could.
+        stuck: by shard whose standby could not take its place when it was to, why.
     """
 
     def __init__(self, coordinator: Coordinator, rules: StandbyRules, *, wanted: bool = True) -> None:
         self._coordinator, self.rules, self.wanted = coordinator, rules, wanted
-        self.seen, self.hindered = Sighting(), ""
+        self.seen, self.hindered, self.stuck = Sighting(), "", dict[int, str]()
         self._told: dict[int, Told | None] = {}  # by shard; None: it may have heard what is no more
         self._tended = self.seen
         coordinator.tend = self.tend
@@ -100,7 +99,9 @@ class Standbys:
             return self._said_of_the_last()
         for shard in coordinator.layout.shards:
             index, health = shard.index, self.seen.healths.get(shard.index)
-            if index not in coordinator.state.standbys:
+            if index in self.stuck:
+                words.append(f"calls to shard {index} wait: {self.stuck[index]}")
+            elif index not in coordinator.state.standbys:
                 _, why = self._later.get(index, (0.0, ""))
                 words.append(f"shard {index} has no standby yet" + (f": {why}" if why else ""))
             elif index in self.seen.unfit and self.hindered:
@@ -180,6 +181,7 @@ class Standbys:
         waited_for: list[int] = []
         if coordinator.layout is layout:  # what runs meanwhile may have changed it
             waited_for = [i for i in gone if i not in empty and self._can_take_over(i, self.seen)]
+        self.stuck = {index: why for index, why in self.stuck.items() if index in waited_for}
         coordinator.given_up = frozenset((layout.epoch, layout.shards[i].incarnation) for i in waited_for)
         return self.seen
 
@@ -482,8 +484,12 @@ class Standbys:
         taken = [index for index in seen.gone if self._can_take_over(index, seen)]
         if not taken:
             return taken
-        for index in taken:
-            yield from take_place(coordinator, index, ended=seen.gone[index])
+        try:
+            for index in taken:
+                yield from take_place(coordinator, index, ended=seen.gone[index])
+        except RowloomError as e:
+            self.stuck = dict.fromkeys(taken, f"its standby cannot take its place: {in_words(e)}")
+            raise
         if coordinator.revives:  # the standby serves when it has the log
             with contextlib.suppress(RowloomError):
                 yield from coordinator.stop_surplus()

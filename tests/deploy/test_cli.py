@@ -113,6 +113,7 @@ def test_a_cluster_from_up_to_down(cli):
         "removed_snapshots": [],
         "removed_old_logs": [],
         "not_removed": None,
+        "not_kept": [],
     }
     assert not is_running(record.pid, record.started)
     _, err = cli.run("status", code=4)

@@ -12,8 +12,13 @@ from waiting import until
 
 from rowloom.client import connect
 from rowloom.deploy.config.config import load
+from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.operate.directory import Record
 from rowloom.deploy.operate.left import shards_at_start
+from rowloom.deploy.operate.remote import Remote
+from rowloom.deploy.storage import StateFile
+from rowloom.proto import rowloom_pb2 as pb
+from rowloom.proto.layout import Layout
 
 ADS = """
 name: ads
@@ -38,6 +43,7 @@ def kept(cli):
         "removed_snapshots": [],
         "removed_old_logs": [],
         "not_removed": None,
+        "not_kept": [],
     }
     return cli.folder / "kept"
 
@@ -58,6 +64,25 @@ def test_the_question_before_rows_go_did_not_say_that_logs_can_keep_them(cli, mo
     assert (
         "`rowloom down --keep` too, and leaves its rows in its logs" in cli.run("down", "--forget", code=2)[1]
     )
+
+
+def test_a_script_took_back_what_pulls_had_shown_by_a_down_that_keeps_while_a_log_had_failed(
+    cli, monkeypatch
+):
+    cli.write(ADS)
+    cli.run("up")
+    status = Remote.status
+
+    def failed(self: Remote) -> pb.StatusReply:
+        said = status(self)
+        said.shards[1].health = "pulls only"
+        return said
+
+    monkeypatch.setattr(Remote, "status", failed)
+    said = cli.run("down", "--keep", code=2)[1]
+    assert "pushed since the log of shard 1 had failed is not in it" in said
+    assert "Add --yes if that is meant; nothing was changed" in said
+    assert cli.json("down", "--keep", "--yes")["not_kept"] == [1]
 
 
 def test_down_of_a_kept_cluster_whose_record_was_damaged_left_its_logs_and_forgot_them(cli, kept):
@@ -285,7 +310,7 @@ def test_a_down_of_a_kept_cluster_that_goes_on_by_another_home_would_have_remove
         np.testing.assert_array_equal(rows(address), np.full((100, 4), -1, np.float32))
     finally:
         cli.run("down", "--home", "other")
-    assert cli.json("list")["clusters"][0]["state"] == "ended"  # what was kept is gone
+    assert cli.json("list")["clusters"][0]["state"] == "kept, storage away"  # what was kept is gone
     os.stat(cli.directory.home / "clusters/ads.json")
 
 
@@ -297,7 +322,9 @@ def test_kept_rows_whose_disk_is_not_mounted_were_passed_over_by_an_up_that_bega
     )
     assert "`rowloom down --name ads` clears it" in err
     assert not kept.exists()
-    assert "is it mounted?" in cli.run("status", code=5)[1]
+    back = "is it mounted? With its rows there again, `rowloom up --name ads` goes on; if they are gone for good, `rowl"
+    assert back in cli.run("status", code=5)[1]  # it named only the way that forgets it
+    assert cli.json("list")["clusters"][0]["state"] == "kept, storage away"  # as of one that is gone: "ended"
     assert "is it mounted? Nothing was ended" in cli.run("down", "--keep", code=1)[1]
     moved.rename(kept)
     np.testing.assert_array_equal(rows(cli.json("up")["address"]), -1.0)
@@ -309,6 +336,35 @@ def test_kept_rows_whose_disk_is_not_mounted_were_passed_over_by_an_up_that_bega
     assert "is it mounted? Nothing was ended" in cli.run("down", "--keep", code=1)[1]
     cli.run("down", "--yes")
     assert (cli.json("up")["started"], cli.json("tables")["tables"][0]["rows"]) == (True, 0)
+
+
+@pytest.mark.parametrize("durability", ["process", "memory"])
+def test_snapshots_said_that_there_are_none_where_the_storage_is_away(cli, durability):
+    cli.write(f"{ADS}durability: {durability}\n")
+    cli.run("up")
+    taken, kept = cli.json("snapshot")["id"], cli.folder / "kept"
+    moved = kept.rename(cli.folder / "unmounted")
+    assert "the storage of 'ads' is not where it was" in cli.run("snapshots", code=1)[1]
+    moved.rename(kept)
+    if durability == "process":
+        cli.run("down", "--keep")
+    else:
+        kill_all(cli.directory, "ads")
+    assert [one["id"] for one in cli.json("snapshots")["snapshots"]] == [taken]
+    kept.rename(moved)
+    _, err = cli.run("snapshots", code=1)
+    assert (
+        f"is it mounted? What it has there is not known before that is back; `rowloom snapshots {kept}` l"
+        in err
+    )
+    kept.mkdir()
+    StateFile(str(kept)).commit(ClusterState("ads", layout=Layout("ads-2", 1, ())))
+    assert "has the layout of another cluster now, ads-2" in cli.run("snapshots", code=1)[1]
+    assert cli.json("snapshots", str(kept))["snapshots"] == []
+    assert [one["id"] for one in cli.json("snapshots", str(moved))["snapshots"]] == [taken]
+    shutil.rmtree(kept)
+    moved.rename(kept)
+    cli.run("down", "--yes")
 
 
 def test_a_down_that_keeps_promised_rows_of_a_killed_cluster_that_were_in_memory_only(cli):

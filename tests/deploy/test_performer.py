@@ -157,6 +157,14 @@ def test_servers_that_started_while_the_cluster_ended_are_stopped(launcher):
         performer.run(iterated(Sleep(60.0)))
 
 
+def test_who_scaled_while_another_ended_the_cluster_heard_that_a_server_said_nothing() -> None:
+    launcher = FakeLauncher({7: Unavailable("a shard server ended while it started: it said nothing")})
+    performer = performer_of(launcher)
+    performer.interrupt()
+    with pytest.raises(Unavailable, match=r"^the cluster is being ended"):
+        performer.run(iterated(Launch([7])))
+
+
 def test_a_program_that_is_repeated_anyway_ends_as_soon_as_another_waits(launcher):
     # Who made a lost shard anew waited for changes that waited for that shard.
     performer = performer_of(launcher)

@@ -260,6 +260,26 @@ def test_what_a_coordinator_that_ended_left_of_a_snapshot_stayed_for_good(
     assert "another" in ids_of(folder)
 
 
+def test_what_was_left_of_a_snapshot_that_failed_stayed_when_its_cluster_was_brought_down(
+    cluster, client, remote, tmp_path, monkeypatch
+) -> None:
+    client.table("t").push([1], np.ones((1, 8), np.float32))
+    folder, known = tmp_path / "snapshots", tmp_path / begun.FILE
+    whole = remote.take_snapshot()
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalTarget, "settle", fails_at_the_end)
+        patch.setattr(begun, "remove_folder", lambda url: False)  # as of shards that yet write
+        with pytest.raises(Unavailable, match="could not write its part"):
+            remote.take_snapshot()
+    assert known.exists()
+    assert len(ids_of(folder)) == 2
+    begun.BegunSnapshots(str(tmp_path)).forget("another")
+    assert known.exists()
+    cluster.stop()
+    assert not known.exists()
+    assert ids_of(folder) == {whole.id}
+
+
 @pytest.mark.parametrize("text", ["no json", "[]", '{"ids": 3}', '{"ids": ["x"]}'])
 def test_a_note_of_begun_snapshots_that_cannot_be_read_fails_none(tmp_path, text, caplog) -> None:
     (tmp_path / begun.FILE).write_text(text)

@@ -12,8 +12,10 @@ from rowloom.deploy.config.config import parse
 from rowloom.deploy.control.effects import NotStored
 from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.coordinator_server import CoordinatorServer
+from rowloom.deploy.health.ways_out import ways_out
 from rowloom.deploy.launch.local_launcher import ProcessLauncher
 from rowloom.deploy.operate.remote import Remote
+from rowloom.deploy.operate.status import summary
 from rowloom.deploy.storage import StateFile
 from rowloom.proto.errors import Unavailable
 from rowloom.proto.layout import Layout
@@ -78,6 +80,37 @@ def test_status_had_nothing_of_a_shard_that_waited_because_its_standby_was_gone_
             table.push(IDS, -np.ones((100, 2)))
             assert (table.pull(IDS) == 2.0).all()
             until(lambda: not remote.status().unfinished)
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(("durability", "place"), [("process", "log"), ("memory", "standby")])
+def test_a_dead_shard_whose_standby_had_no_storage_was_said_to_need_nothing_but_time(
+    tmp_path, durability, place
+):
+    kept, moved = tmp_path / "kept", tmp_path / "moved"
+    said = {"name": "ads", "shards": 1, "replicas": 1, "storage": str(kept), "durability": durability}
+    config = parse({**said, "tables": [SPEC]})
+    server = CoordinatorServer(config, ProcessLauncher(config, tmp_path))
+    server.start()
+    try:
+        with Remote(server.address) as remote, connect(server.address) as client:
+            client.table("t").push(IDS, -np.ones((100, 2)))
+            until(lambda: server.coordinator.state.standby_in_step(0) is not None)
+            kept.rename(moved)
+            server.launcher.stop(server.coordinator.state.keys[0], 0.0)
+            until(lambda: remote.status().shards[0].stays_dead)
+            state = summary(remote.status())
+            assert re.match(f"its standby cannot take its place: {AWAY}", state["shards"][0]["stays_dead"])
+            assert any(re.match("calls to shard 0 wait: its standby", one) for one in state["unfinished"])
+            told = ways_out(state)
+            assert f"has its rows in its {place}, and nothing of it is known to be lost; mend what" in told
+            for wrong in ("Nothing is to be done", "look again in some seconds", "accept-loss"):
+                assert wrong not in told
+            moved.rename(kept)
+            assert (client.table("t").pull(IDS) == 1.0).all()
+            until(lambda: remote.status().shards[0].health == "serving")
+            assert not remote.status().shards[0].stays_dead
     finally:
         server.stop()
 

@@ -57,12 +57,19 @@ def ways(answers, monkeypatch, tmp_path):
 def test_a_down_that_keeps_did_not_say_of_which_shards_the_last_pushes_are_in_no_log(answers):
     healths = ["serving", "pulls only", "lost", "pulls only"]
     answers(pb.StatusReply(shards=[shard(i, health) for i, health in enumerate(healths)]))
-    assert losses.not_kept(KEPT) == (
+    found = losses.not_kept(KEPT)
+    assert found.words == (
         ", but for what was pushed since the log of shards 1 and 3 had failed"
         "; but shard 2 cannot be read from the log as that is: `rowloom logs 2` says why"
     )
-    answers(pb.StatusReply(shards=[shard(0, "serving")]))
-    assert losses.not_kept(KEPT) == ""
+    assert found.failed == [1, 3]
+    assert found.question.startswith(
+        "What was pushed since the log of shards 1 and 3 had failed is not in it: no tr"
+    )
+    answers(pb.StatusReply(shards=[shard(0, "serving"), shard(1, "lost")]))
+    assert (losses.not_kept(KEPT).failed, losses.not_kept(KEPT).question) == ([], "")
+    answers(None)
+    assert losses.not_kept(KEPT) == losses.NotKept()
 
 
 def test_the_question_of_a_cluster_that_does_not_answer_was_silent_of_snapshots_that_go(
