@@ -8,18 +8,34 @@ write, and arrays are views of the bytes that came in. Encoders return a list of
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
-from google.protobuf.message import DecodeError
 
 from . import rowloom_pb2 as pb
 from .errors import InvalidRequest
-from .framing import Buffer, array_of, fields, framed, raw, scalar, size_of, spans, submessage, varint
-from .plain import block_bytes, put_block, read_pull, read_push, read_push_head
+from .framing import (
+    MOST_TABLE_FIELDS,
+    MOST_TABLES,
+    OTHER_FIELDS,
+    Buffer,
+    array_of,
+    fields,
+    framed,
+    message_of,
+    raw,
+    refuse_longer,
+    scalar,
+    size_of,
+    spans,
+    submessage,
+    too_many_tables,
+    varint,
+)
+from .plain import read_pull, read_push, read_push_head
 from .rounding import to_bfloat16
 
 FLOAT32, BFLOAT16, FLOAT16, INT8 = range(4)
@@ -35,6 +51,9 @@ _I64 = np.dtype("<i8")
 _I32 = np.dtype("<i4")
 _F32 = np.dtype("<f4")
 _NONE = np.empty(0, _F32)
+MOST_HEADER_BYTES = 1 << 10  # a cluster's random name and four numbers
+MOST_HEAD_BYTES = 64 << 10  # of a push: all but its tables
+MOST_NAMES = 1000  # of a part of a push: one for each layout in whose time it was sent
 GRADIENTS, ASSIGN, RENORM = pb.PushRequest.GRADIENTS, pb.PushRequest.ASSIGN, pb.PushRequest.RENORM
 
 
@@ -100,17 +119,15 @@ def from_wire(block: Block, wire: int) -> np.ndarray:
 @functools.lru_cache(256)
 def _header(field: bytes) -> pb.Header:
     """That of a request for rows whose first field it is: the same until the layout changes. Not to be written to."""
+    refuse_longer(len(field), MOST_HEADER_BYTES, "the header of a request")  # what is refused is not kept
     return message_of(pb.PullRequest, bytearray(field)).header
 
 
-def message_of(cls: type, value: object) -> Any:
-    """A small submessage, by protobuf itself."""
-    # bytes() of a number would be that many zeros: what comes from the wire must not choose how many.
-    data = value if isinstance(value, bytearray) else submessage(value)
-    try:
-        return cls.FromString(bytes(data))  # type: ignore[attr-defined]
-    except DecodeError as e:
-        raise InvalidRequest(f"malformed message: {cls.__name__} does not parse") from e
+def header_of(value: object) -> pb.Header:
+    """A header that stands somewhere else. Raises InvalidRequest."""
+    data = submessage(value)
+    refuse_longer(len(data), MOST_HEADER_BYTES, "the header of a request")
+    return message_of(pb.Header, data)
 
 
 @dataclass(slots=True)
@@ -129,8 +146,8 @@ class Pull:
         return [*out, scalar(3, self.wire)]
 
     @classmethod
-    def decode(cls, data: bytes | memoryview) -> Pull:
-        """From bytes; ids are views. Raises InvalidRequest."""
+    def decode(cls, data: bytes | memoryview, most: int = MOST_TABLES) -> Pull:
+        """From bytes; ids are views. most: tables that it may name. Raises InvalidRequest."""
         view = memoryview(data).toreadonly()
         array = np.frombuffer(view, _U8)
         tables: list[tuple[int, np.ndarray]] = []
@@ -140,14 +157,18 @@ class Pull:
             end = ids + 8 * count
             if end == len(view):
                 return cls(_header(bytes(view[:head])), tables)
+            if len(tables) == most:
+                break
             _, table, ids, count = read_pull(array, end)
         header, wire, tables = pb.Header(), FLOAT32, []
-        for number, value in fields(view):
+        for number, value in fields(view, most + OTHER_FIELDS):
             if number == 1:
-                header = message_of(pb.Header, value)
+                header = header_of(value)
             elif number == 2:
+                if len(tables) == most:
+                    raise too_many_tables(most)
                 table, ids = 0, np.empty(0, _I64)
-                for inner, item in fields(submessage(value)):
+                for inner, item in fields(submessage(value), MOST_TABLE_FIELDS):
                     if inner == 1:
                         table = table_of_field(item)
                     elif inner == 2:
@@ -194,49 +215,6 @@ class PullReply:
             elif number == 2:
                 wire = wire_of_field(value)
         return cls([_block(rows, scales, wire, "rows") for rows, scales in raw], wire)
-
-
-@dataclass(slots=True)
-class Room:
-    """Where the rows of a reply go.
-
-    Attributes:
-        buffer: what the whole reply will be written to, from its beginning; none: arrays of their own.
-        lead: what stands in front of a PullReply of so many bytes in the whole reply; none: nothing.
-        end: where the PullReply ends in the buffer, once `rows` has made all of it but the rows themselves; 0 if it
-            has not been made there.
-    """
-
-    buffer: memoryview | None = None
-    lead: Callable[[int], bytes] | None = None
-    end: int = 0
-
-    def rows(self, shapes: Sequence[tuple[int, int]], wire: int) -> list[np.ndarray]:
-        """Arrays to fill: [N, width] float32 for each table, in the buffer at the place where `encode` has them."""
-        space, at = self.buffer, 0
-        if space is None or wire != FLOAT32:
-            return _elsewhere(shapes)
-        buffer = np.frombuffer(space, _U8)
-        if self.lead is not None:
-            lead = self.lead(sum([block_bytes(4 * n * width) for n, width in shapes]))
-            at = len(lead)
-            if at > len(buffer):
-                return _elsewhere(shapes)
-            buffer[:at] = np.frombuffer(lead, _U8)
-        out: list[np.ndarray] = []
-        for shape in shapes:
-            size = 4 * shape[0] * shape[1]
-            at = put_block(buffer, at, size)
-            if at < 0:
-                return _elsewhere(shapes)
-            out.append(np.ndarray(shape, _F32, space, at))
-            at += size
-        self.end = at
-        return out
-
-
-def _elsewhere(shapes: Iterable[tuple[int, int]]) -> list[np.ndarray]:
-    return [np.empty(shape, _F32) for shape in shapes]
 
 
 # ------------------------------------------------------------------------------------------------------- push
@@ -290,8 +268,8 @@ class Push:
         return [self.head(), *push_tables(self.tables, self.wire)]
 
     @classmethod
-    def decode(cls, data: bytes | memoryview) -> Push:
-        """From bytes; ids and values are views. Raises InvalidRequest."""
+    def decode(cls, data: bytes | memoryview, most: int = MOST_TABLES) -> Push:
+        """From bytes; ids and values are views. most: tables that it may name. Raises InvalidRequest."""
         view = memoryview(data).toreadonly()
         array = np.frombuffer(view, np.uint8)
         table, begin, ids, count, values, end = read_push(array, 0)
@@ -305,11 +283,15 @@ class Push:
                 push.tables.append((table, np.frombuffer(view, _I64, count, ids), Block(grads)))
                 if end == len(view):
                     return push
+                if len(push.tables) == most:
+                    break
                 table, begin, ids, count, values, end = read_push(array, end)
         head = bytearray()
         parts: list[memoryview] = []
-        for number, value, begin, end, start in spans(view):
+        for number, value, begin, end, start in spans(view, most + OTHER_FIELDS):
             if number == 9:
+                if len(parts) == most:
+                    raise too_many_tables(most)
                 parts.append(submessage(view[begin:end] if value is None else value))
             else:
                 head += view[start:end]
@@ -328,7 +310,10 @@ class Push:
     @classmethod
     def _of_head(cls, head: memoryview | bytearray) -> Push:
         """All but the tables."""
+        refuse_longer(len(head), MOST_HEAD_BYTES, "the head of a push")
         h = message_of(pb.PushRequest, head)
+        if len(h.names) > MOST_NAMES:
+            raise InvalidRequest(f"a part of a push has {len(h.names)} names, at most {MOST_NAMES} are taken")
         return cls(
             header=h.header,
             client_id=h.client_id,
@@ -360,7 +345,7 @@ def _grads(part: memoryview, wire: int) -> tuple[int, np.ndarray, Block]:
     values: object = memoryview(b"")
     scales: object = None
     bags, factors = None, None
-    for number, item in fields(part):
+    for number, item in fields(part, MOST_TABLE_FIELDS):
         if number == 1:
             table = table_of_field(item)
         elif number == 2:
@@ -393,12 +378,12 @@ class Step:
         return [*framed(1, self.push.encode()), *framed(2, self.pull.encode())]
 
     @classmethod
-    def decode(cls, data: bytes | memoryview) -> Step:
-        """From bytes. Raises InvalidRequest."""
+    def decode(cls, data: bytes | memoryview, most: int = MOST_TABLES) -> Step:
+        """From bytes. most: tables that either of them may name. Raises InvalidRequest."""
         parts = {number: submessage(value) for number, value in fields(memoryview(data))}
         if 1 not in parts or 2 not in parts:
             raise InvalidRequest("a StepRequest needs push and pull")
-        return cls(Push.decode(parts[1]), Pull.decode(parts[2]))
+        return cls(Push.decode(parts[1], most), Pull.decode(parts[2], most))
 
 
 @dataclass

@@ -57,8 +57,10 @@ class PullBags:
         tables: list[Entries] = []
         for number, value in framing.fields(memoryview(data)):
             if number == 1:
-                header = codec.message_of(pb.Header, value)
+                header = codec.header_of(value)
             elif number == 2:
+                if len(tables) == framing.MOST_TABLES:
+                    raise framing.too_many_tables(framing.MOST_TABLES)
                 tables.append(_decoded(framing.submessage(value)))
             elif number == 3:
                 wire = codec.wire_of_field(value)
@@ -75,7 +77,7 @@ def _encoded(table: Entries) -> list[Buffer]:
 
 def _decoded(data: memoryview) -> Entries:
     table = Entries(0, np.empty(0, _I64), np.empty(0, I32))
-    for number, item in framing.fields(data):
+    for number, item in framing.fields(data, framing.MOST_TABLE_FIELDS):
         if number == 1:
             table.table = codec.table_of_field(item)
         elif number == 2:

@@ -6,10 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from .errors import InvalidRequest
 
 Buffer = bytes | memoryview
+
+# What one message for rows may be made of. Its bytes are bounded, but a field may be two of them, and costs a shard
+# some microseconds while all others wait. Clients cut what names more tables into several requests.
+MOST_TABLES = 4096
+OTHER_FIELDS = 1024  # names of a push among them, and what a newer version may have
+MOST_FIELDS = MOST_TABLES + OTHER_FIELDS
+MOST_TABLE_FIELDS = 32  # of one table: there are six
 
 
 def joined(buffers: Sequence[Buffer]) -> bytes:
@@ -61,15 +69,19 @@ def raw(array: np.ndarray, dtype: np.dtype) -> memoryview:
     return flat.view(np.uint8).data
 
 
-def fields(data: memoryview) -> list[tuple[int, Any]]:
-    """(field number, value): ints for varints, memoryviews for what has a length or a fixed size."""
+def fields(data: memoryview, most: int = MOST_FIELDS) -> list[tuple[int, Any]]:
+    """(field number, value): ints for varints, memoryviews for what has a length or a fixed size. Raises as `spans`."""
     return [
-        (number, data[begin:end] if value is None else value) for number, value, begin, end, _ in spans(data)
+        (number, data[begin:end] if value is None else value)
+        for number, value, begin, end, _ in spans(data, most)
     ]
 
 
-def spans(data: memoryview) -> list[tuple[int, int | None, int, int, int]]:
-    """(field number, varint or None, where its bytes begin and end, where the field begins) of each field."""
+def spans(data: memoryview, most: int = MOST_FIELDS) -> list[tuple[int, int | None, int, int, int]]:
+    """(field number, varint or None, where its bytes begin and end, where the field begins) of each field.
+
+    Raises InvalidRequest: it is malformed, or has more than so many fields.
+    """
     out: list[tuple[int, int | None, int, int, int]] = []
     at, size = 0, len(data)
     try:
@@ -90,6 +102,11 @@ def spans(data: memoryview) -> list[tuple[int, int | None, int, int, int]]:
                 raise InvalidRequest(f"malformed message: wire type {kind} at byte {at}")
             if at > size or tag < 8:
                 raise InvalidRequest(f"malformed message: a field runs past its end at byte {size}")
+            if len(out) == most:
+                raise InvalidRequest(
+                    f"a message of {size} bytes has more than {most} fields, the most that are read: "
+                    "send fewer tables in one request"
+                )
             out.append((tag >> 3, value, begin, at, start))
     except IndexError:
         raise InvalidRequest("malformed message: cut short in the middle of a number") from None
@@ -122,6 +139,29 @@ def array_of(value: object, dtype: np.dtype, what: str) -> np.ndarray:
             f"{what} has {len(value)} bytes, which is no multiple of {dtype.itemsize} ({dtype.name})"  # pyright: ignore[reportUnknownArgumentType]
         )
     return np.frombuffer(value, dtype)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def too_many_tables(most: int) -> InvalidRequest:
+    """What is said of a request that names more than so many."""
+    return InvalidRequest(
+        f"one request names more than {most} tables, the most that it may: send fewer in one"
+    )
+
+
+def refuse_longer(size: int, most: int, what: str) -> None:
+    """Raise InvalidRequest for what has more bytes than it may."""
+    if size > most:
+        raise InvalidRequest(f"{what} has {size} bytes, at most {most} are read")
+
+
+def message_of(cls: type, value: object) -> Any:
+    """A small submessage, by protobuf itself."""
+    # bytes() of a number would be that many zeros: what comes from the wire must not choose how many.
+    data = value if isinstance(value, bytearray) else submessage(value)
+    try:
+        return cls.FromString(bytes(data))  # type: ignore[attr-defined]
+    except DecodeError as e:
+        raise InvalidRequest(f"malformed message: {cls.__name__} does not parse") from e
 
 
 def submessage(value: object) -> memoryview:

@@ -12,6 +12,9 @@ Why beside the codec: framing in Python costs a call of a thousand ids a quarter
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 from .jit import kernel
@@ -28,6 +31,8 @@ _NAME_EPOCH, _NAME_SHARD, _SEQ = (
 _NUMBER, _IDS, _VALUES = 1, 2, 3
 _STEP_PUSH, _STEP_PULL = 1, 2
 _BLOCK, _ROWS = 1, 1
+_FLOAT32 = 0  # of wire types
+_U8, _F32 = np.dtype("u1"), np.dtype("<f4")
 
 
 @kernel
@@ -298,3 +303,46 @@ def rows_in(buffer, at, end, size, inside, last):
         return np.int64(-1)
     rows, at = get_head(buffer, at, stop, _ROWS)
     return np.int64(at) if rows == size and at + size == stop else np.int64(-1)
+
+
+@dataclass(slots=True)
+class Room:
+    """Where the rows of a reply go.
+
+    Attributes:
+        buffer: what the whole reply will be written to, from its beginning; none: arrays of their own.
+        lead: what stands in front of a PullReply of so many bytes in the whole reply; none: nothing.
+        end: where the PullReply ends in the buffer, once `rows` has made all of it but the rows themselves; 0 if it
+            has not been made there.
+    """
+
+    buffer: memoryview | None = None
+    lead: Callable[[int], bytes] | None = None
+    end: int = 0
+
+    def rows(self, shapes: Sequence[tuple[int, int]], wire: int) -> list[np.ndarray]:
+        """Arrays to fill: [N, width] float32 for each table, in the buffer at the place where `encode` has them."""
+        space, at = self.buffer, 0
+        if space is None or wire != _FLOAT32:
+            return _elsewhere(shapes)
+        buffer = np.frombuffer(space, _U8)
+        if self.lead is not None:
+            lead = self.lead(sum([block_bytes(4 * n * width) for n, width in shapes]))
+            at = len(lead)
+            if at > len(buffer):
+                return _elsewhere(shapes)
+            buffer[:at] = np.frombuffer(lead, _U8)
+        out: list[np.ndarray] = []
+        for shape in shapes:
+            size = 4 * shape[0] * shape[1]
+            at = put_block(buffer, at, size)
+            if at < 0:
+                return _elsewhere(shapes)
+            out.append(np.ndarray(shape, _F32, space, at))
+            at += size
+        self.end = at
+        return out
+
+
+def _elsewhere(shapes: Iterable[tuple[int, int]]) -> list[np.ndarray]:
+    return [np.empty(shape, _F32) for shape in shapes]

@@ -31,7 +31,6 @@ from ..proto.codec import (
     Pull,
     PullReply,
     Push,
-    Room,
     Step,
     StepReply,
     from_wire,
@@ -51,6 +50,7 @@ from ..proto.errors import (
     WrongLayout,
 )
 from ..proto.layout import PROTOCOL, Layout
+from ..proto.plain import Room
 from ..proto.spec import TableEntry
 from .access.owned import Owned
 from .bags import count_of, expanded, pooled

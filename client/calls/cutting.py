@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...proto.framing import MOST_TABLES
+
 ID_BYTES = 8
 
 
@@ -47,7 +49,7 @@ def cut(tables: Sequence[Routed], n: int, sizes: RequestSizes) -> list[tuple[int
                 size += (end - begin) * (row_bytes + ID_BYTES)
         if not runs:
             continue
-        if size > sizes.whole:
+        if size > sizes.whole or len(runs) > MOST_TABLES:
             runs, *others = _pieces(runs, tables, sizes.piece)
             more.append([(shard, group) for group in others])
         requests.append((shard, runs))
@@ -58,13 +60,14 @@ def cut(tables: Sequence[Routed], n: int, sizes: RequestSizes) -> list[tuple[int
 
 
 def _pieces(runs: list[Run], tables: Sequence[Routed], most: int) -> list[list[Run]]:
-    """Runs in groups of at most so many bytes; of a row that is larger, one in a group."""
+    """Runs in groups of at most so many bytes, and as many tables as a shard takes; of a row that is larger, one."""
     groups: list[list[Run]] = []
     left = 0
     for table, begin, end in runs:
         size = tables[table][1] + ID_BYTES
-        while begin < end or (begin == end and not _holds(groups, table)):
-            if left < size or not groups or _holds(groups[-1:], table):
+        while begin < end or (begin == end and not _ends_with(groups, table)):
+            full = not groups or len(groups[-1]) == MOST_TABLES
+            if left < size or full or _ends_with(groups, table):
                 groups.append([])
                 left = max(most, size)
             stop = min(end, begin + left // size)
@@ -74,5 +77,6 @@ def _pieces(runs: list[Run], tables: Sequence[Routed], most: int) -> list[list[R
     return groups
 
 
-def _holds(groups: list[list[Run]], table: int) -> bool:
-    return any(run[0] == table for group in groups for run in group)
+def _ends_with(groups: list[list[Run]], table: int) -> bool:
+    """Whether a table is in the newest group; one that is in an older one too has gone on there."""
+    return bool(groups) and groups[-1][-1][0] == table

@@ -8,12 +8,12 @@ found out, and a wrong table is never served.
 from __future__ import annotations
 
 from ...proto import rowloom_pb2 as pb
-from ...proto.codec import Push, Step
 from ...proto.errors import RowloomError, StateLost
 from ...proto.layout import Layout
 from ...proto.spec import TableEntry
 from ..moving.receive import Receive
 from ..shard import Shard
+from .counting import pushed
 from .records import Kind, LogCorrupt, LoggedRecord
 
 
@@ -65,7 +65,7 @@ class Replay:
     def _redo(self, kind: Kind, payload: memoryview) -> tuple[int, int]:
         shard = self._shard
         if kind in (Kind.PUSH, Kind.STEP):
-            push = Push.decode(payload) if kind is Kind.PUSH else Step.decode(payload).push
+            push = pushed(kind, payload)
             if shard.push(push):
                 raise LogCorrupt("the log has the same push twice")
             return shard.trace(push)

@@ -7,8 +7,8 @@ the time would take the cores that trainers need; one that asked now and then wo
 from __future__ import annotations
 
 from ...proto import rowloom_pb2 as pb
-from ...proto.codec import message_of
 from ...proto.errors import RetryLater, Unavailable
+from ...proto.framing import message_of
 from .. import states
 from ..call import GRPC, Answer, Call, WaitFor
 from ..holder import Holder

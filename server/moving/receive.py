@@ -21,9 +21,9 @@ import numpy as np
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
-from ...proto.codec import message_of, table_of_field
+from ...proto.codec import table_of_field
 from ...proto.errors import InvalidRequest
-from ...proto.framing import Buffer, array_of, fields, spans, submessage
+from ...proto.framing import Buffer, array_of, fields, message_of, spans, submessage
 from ...proto.layout import Layout, ShardAddress, dealings
 from ..durable.records import Kind
 from ..ledger import PIECE_BYTES

@@ -5,9 +5,9 @@ from __future__ import annotations
 from crc32c import crc32c
 
 from ...proto import rowloom_pb2 as pb
-from ...proto.codec import Push, message_of
+from ...proto.codec import Push
 from ...proto.errors import InvalidRequest, RetryLater, Unavailable, WrongLayout
-from ...proto.framing import joined
+from ...proto.framing import joined, message_of
 from ...proto.layout import dealings
 from .. import states
 from ..call import Answer, Call, Fed, WaitFor

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rowloom.client.calls.cutting import ID_BYTES, RequestSizes, Routed, cut
+from rowloom.proto.framing import MOST_TABLES
 
 COUNTS = st.lists(st.integers(0, 30), min_size=3, max_size=3)
 TABLES = st.lists(st.tuples(COUNTS, st.integers(1, 40), st.booleans()), min_size=1, max_size=4)
@@ -48,3 +49,12 @@ def test_every_id_is_in_one_request_of_its_shard_and_no_request_is_too_large(
 def test_shards_take_turns() -> None:
     requests = cut([([0, 4, 8, 9], 8, False)], 3, RequestSizes(16, 32))
     assert [shard for shard, _ in requests] == [0, 1, 2, 0, 1]
+
+
+def test_a_call_of_more_tables_than_a_shard_takes_at_once_goes_in_several_requests() -> None:
+    count = 2 * MOST_TABLES + 1
+    for edges, everywhere in (([0, 1], False), ([0, 0], True)):
+        requests = cut([(edges, 8, everywhere)] * count, 1, RequestSizes())
+        assert [len(runs) for _, runs in requests] == [MOST_TABLES, MOST_TABLES, 1]
+        assert [k for _, runs in requests for k, _, _ in runs] == list(range(count))
+    assert len(cut([([0, 1], 8, False)] * MOST_TABLES, 1, RequestSizes())) == 1
