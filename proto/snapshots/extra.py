@@ -73,7 +73,8 @@ def decode_extra(data: bytes, where: str = "extra") -> dict[str, Any]:
     try:
         size = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + size])
-        decoded = _value(json.loads(header["__metadata__"]["extra"]), header, memoryview(data)[8 + size :])
+        tensors = _tensors(header, memoryview(data)[8 + size :])
+        decoded = _value(json.loads(header["__metadata__"]["extra"]), tensors)
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError, struct.error) as e:
         raise SnapshotCorrupt(f"{where} is no dict that rowloom kept: {type(e).__name__}: {e}") from None
     if not isinstance(decoded, dict):
@@ -154,24 +155,37 @@ def _file(text: str, tensors: list[bytes]) -> bytes:
 # ---------------------------------------------------------------------------------------------------- from bytes
 
 
-def _value(plain: Any, header: dict[str, Any], data: memoryview) -> Any:
+def _tensors(header: dict[str, Any], data: memoryview) -> dict[str, memoryview]:
+    """The bytes of each tensor, by name. Raises ValueError: some lie over others, or outside."""
+    # Each byte belongs to one tensor, and `_value` takes each tensor once: what comes out is no longer than the file.
+    places = {name: tensor["data_offsets"] for name, tensor in header.items() if name != "__metadata__"}
+    at = 0
+    for name, (begin, end) in sorted(places.items(), key=lambda place: place[1]):
+        if not at <= begin <= end <= len(data):
+            raise ValueError(
+                f"tensor {name!r} is said to lie at bytes {begin} to {end}: not one behind the other in {len(data)}"
+            )
+        at = end
+    return {name: data[begin:end] for name, (begin, end) in places.items()}
+
+
+def _value(plain: Any, tensors: dict[str, memoryview]) -> Any:
     """A value back from what JSON has of it."""
     if not isinstance(plain, dict):
         return plain
     found = cast(dict[str, Any], plain)
     tag = next((key for key in found if key.startswith("$")), None)
     if tag is None:
-        return {key: _value(inner, header, data) for key, inner in found.items()}
+        return {key: _value(inner, tensors) for key, inner in found.items()}
     if tag == "$dict":
-        return {key: _value(inner, header, data) for key, inner in found[tag].items()}
+        return {key: _value(inner, tensors) for key, inner in found[tag].items()}
     if tag == "$float":
         return struct.unpack(">d", bytes.fromhex(found[tag]))[0]
     if tag == "$int":
         return int(found[tag], 16)
-    begin, end = header[found[tag]]["data_offsets"]
-    held = bytes(data[begin:end])
-    if len(held) != end - begin:
-        raise ValueError(f"it ends before byte {end}")
+    if found[tag] not in tensors:
+        raise ValueError(f"tensor {found[tag]!r} is not there, or is meant twice")
+    held = bytes(tensors.pop(found[tag]))
     if tag == "$bytes":
         return held
     if tag == "$array":

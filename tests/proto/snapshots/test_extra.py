@@ -128,3 +128,26 @@ def test_damage_is_said_or_harmless_and_never_another_error(place, junk):
         decode_extra(data[:place] + junk + data[place + 1 :])
     except SnapshotCorrupt:
         pass
+
+
+def a_file(told: dict, places: list[tuple[int, int]], size: int) -> bytes:
+    header = {"__metadata__": {"extra": json.dumps(told)}}
+    header |= {
+        str(k): {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end]}
+        for k, (begin, end) in enumerate(places)
+    }
+    head = json.dumps(header).encode()
+    return len(head).to_bytes(8, "little") + head + bytes(size)
+
+
+def test_one_tensor_named_many_times_made_gigabytes_of_a_megabyte():
+    assert decode_extra(a_file({"a": {"$bytes": "0"}}, [(0, 9)], 9)) == {"a": bytes(9)}
+    with pytest.raises(SnapshotCorrupt, match="tensor '0' is not there, or is meant twice"):
+        decode_extra(a_file({"a": {"$bytes": "0"}, "b": {"$bytes": "0"}}, [(0, 9)], 9))
+
+
+@pytest.mark.parametrize("places", [[(0, 9), (8, 9)], [(0, 9), (0, 9)], [(-4, 9)], [(9, 4)], [(0, 10)]])
+def test_tensors_that_lie_over_others_or_outside_were_taken(places):
+    told = {str(k): {"$bytes": str(k)} for k in range(len(places))}
+    with pytest.raises(SnapshotCorrupt, match="not one behind the other in 9"):
+        decode_extra(a_file(told, places, 9))
