@@ -293,8 +293,16 @@ def end_process(pid: int, began: int, grace_s: float) -> None:
             os.kill(pid, sent)
         let_go_on(pid, began)
         wait_for_end(pid, began, patience_s)
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+    _reap(pid)
+
+
+def _reap(pid: int) -> None:
+    """Let the system forget a process that has ended, if it was a child of ours."""
+    # The last of its threads may end after the first, and until then there is nothing to be had of it.
+    until = time.monotonic() + KILLED_S
+    with contextlib.suppress(OSError, ValueError):
+        while os.waitpid(pid, os.WNOHANG) == (0, 0) and _fields(pid)[0] == "Z" and time.monotonic() < until:
+            time.sleep(POLL_S)
 
 
 def let_go_on(pid: int, began: int) -> None:

@@ -110,6 +110,21 @@ def test_a_stopped_process_is_let_go_on_to_end_in_order(tmp_path):
     assert last_line(log) == "in order"
 
 
+def test_a_process_whose_first_thread_ended_before_the_others_stayed_a_zombie(tmp_path):
+    code = (
+        "import ctypes, os, threading, time\n"
+        "threading.Thread(target=lambda: (time.sleep(0.5), os._exit(0))).start()\n"
+        "print('up', flush=True)\n"
+        "ctypes.CDLL(None).pthread_exit(None)"
+    )
+    pid = spawn_detached(python("-c", code), tmp_path / "log")
+    began = started(pid)
+    until(lambda: not is_running(pid, began))
+    end_process(pid, began, 30.0)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
 def test_a_child_gets_our_environment_and_its_own(monkeypatch):
     monkeypatch.setenv("OURS", "1")
     code = "import os; print(os.environ['OURS'], os.environ['ITS'])"
