@@ -9,13 +9,19 @@ from typing import Any, NoReturn, TypeVar, cast
 from ..errors import SnapshotCorrupt
 
 MAX_JSON_BYTES = 256 << 20  # a manifest of some 25 TB
+_MOST_SAID = 500
 _T = TypeVar("_T")
 
 
 def require(good: object, message: str) -> None:
     """Raise SnapshotCorrupt unless it is good."""
     if not good:
-        raise SnapshotCorrupt(message)
+        raise SnapshotCorrupt(shortened(message))
+
+
+def shortened(message: str) -> str:
+    """The beginning of what quotes a file, which may be long."""
+    return message if len(message) <= _MOST_SAID else f"{message[:_MOST_SAID]} ..."
 
 
 def parsed(data: bytes, where: str) -> dict[str, Any]:
@@ -34,12 +40,14 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def take(content: Any, key: str, kind: type[_T]) -> _T:
-    """A value of exactly that type: JSON's true is no number here."""
+    """A value of exactly that type: JSON's true is no number here, and whole ones have 64 bits."""
     if not isinstance(content, dict) or key not in content:
         raise SnapshotCorrupt(f"{key} is missing")
     value = cast(dict[str, Any], content)[key]
     if type(value) is not kind:
         raise SnapshotCorrupt(f"{key} is {str(value)[:50]!r}")
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        raise SnapshotCorrupt(f"{key} is no number of 64 bits: {str(value)[:50]}")
     return value
 
 

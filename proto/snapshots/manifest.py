@@ -78,11 +78,11 @@ class Manifest:
     def __post_init__(self) -> None:
         require(NAME.fullmatch(self.id), f"{self.id!r} is no id of a snapshot")
         require(0 <= self.created_s < math.inf, f"created_s is {self.created_s}")
-        indices = [shard.index for shard in self.shards]
-        require(
-            indices == list(range(self.layout.n)),
-            f"the layout has {self.layout.n} shards, the parts are of {indices}",
-        )
+        _check_count(self.layout, self.shards)
+        for k, shard in enumerate(self.shards):
+            require(
+                shard.index == k, f"the layout has {self.layout.n} shards, part {k} is of shard {shard.index}"
+            )
         kinds = {tuple((t.number, t.name, t.width, t.slots) for t in shard.tables) for shard in self.shards}
         require(len(kinds) <= 1, f"the shards do not have the same tables: {sorted(kinds)}")
         require(
@@ -192,14 +192,22 @@ def _shown(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, sort_keys=True, indent=1) + "\n").encode()
 
 
+def _check_count(layout: Layout, shards: Sequence[object]) -> None:
+    require(len(shards) == layout.n, f"the layout has {layout.n} shards, there are parts of {len(shards)}")
+
+
 def _manifest(content: dict[str, Any]) -> Manifest:
     parent, extra = content.get("parent"), content.get("extra")
+    layout = _layout(cast(dict[str, Any], take(content, "layout", dict)))
+    _check_count(
+        layout, cast(list[object], take(content, "shards", list))
+    )  # reading a million takes half a minute
     return Manifest(
         id=take(content, "id", str),
         cluster_id=take(content, "cluster_id", str),
         cluster_name=take(content, "cluster_name", str),
         created_s=take(content, "created_s", float),
-        layout=_layout(cast(dict[str, Any], take(content, "layout", dict))),
+        layout=layout,
         shards=take_all(content, "shards", shard_of),
         tables=file_of(content.get("tables")),
         parent=None if parent is None else SnapshotName(take(parent, "id", str), take(parent, "digest", str)),

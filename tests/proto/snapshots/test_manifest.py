@@ -183,7 +183,8 @@ def test_what_does_not_belong_together_is_refused():
     layout = Layout("c", 1, (ShardAddress(0, "a"),))
     table = StoredTable(1, "t", 0, 5, 4, ())
     file = StoredFile("shard-00000/x", 0, "")
-    refused(r"the layout has 1 shards, the parts are of \[\]", layout=layout)
+    refused("the layout has 1 shards, there are parts of 0", layout=layout)
+    refused("the layout has 1 shards, part 0 is of shard 1", layout=layout, shards=(StoredShard(1, 1, 1),))
     refused("'a b' is no id", id="a b")
     refused("created_s is inf", created_s=math.inf)
     refused("extra needs a digest", extra_sha256="a" * 64)
@@ -216,3 +217,32 @@ def test_checksums_do_not_depend_on_how_the_bytes_came(sizes):
         begin += size
     assert (together.text(), together.bytes) == (apart.text(), apart.bytes)
     check_blocks(memoryview(data)[: sum(sizes)], apart.text(), "f")
+
+
+def changed(change) -> bytes:
+    """EMPTY's bytes with its JSON changed; the digest is made anew."""
+    content = json.loads(EMPTY.to_bytes())
+    change(content)
+    content.pop("digest")
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return (json.dumps({**content, "digest": digest}, sort_keys=True, indent=1) + "\n").encode()
+
+
+def test_parts_of_very_many_shards_were_all_read_and_all_printed():
+    part = json.loads(StoredShard(0, 1, 1).to_json())
+    with pytest.raises(SnapshotCorrupt, match=r"the layout has 0 shards, there are parts of 50000$"):
+        Manifest.from_bytes(changed(lambda content: content.update(shards=[part] * 50_000)))
+    tables = tuple(StoredTable(k, "t" * 50, 0, 0, 1, ()) for k in range(1000))
+    layout = Layout("c", 1, (ShardAddress(0, "a"), ShardAddress(1, "b")))
+    with pytest.raises(SnapshotCorrupt, match="do not have the same tables") as caught:
+        dataclasses.replace(EMPTY, layout=layout, shards=(StoredShard(0, 1, 1, tables), StoredShard(1, 1, 1)))
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("key", ["lsn", "generation"])
+def test_a_number_of_more_than_64_bits_was_sound(key):
+    part = {**json.loads(StoredShard(0, 1, 1).to_json()), key: 1 << 64}
+    with pytest.raises(SnapshotCorrupt, match=f"{key} is no number of 64 bits: {1 << 64}"):
+        StoredShard.from_json(json.dumps(part).encode())
+    part[key] -= 1
+    StoredShard.from_json(json.dumps(part).encode())
