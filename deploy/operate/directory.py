@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import itertools
 import json
@@ -158,6 +159,10 @@ class ClusterDirectory:
                     text = path.read_text()
                 except FileNotFoundError:
                     return None
+                except OSError as e:
+                    if e.errno == errno.ENAMETOOLONG:  # so no cluster can have it
+                        return None
+                    raise
             data = json.loads(text)
             known = {f.name: f.default for f in dataclasses.fields(Record)}
             if missing := [k for k, usual in known.items() if usual is dataclasses.MISSING and k not in data]:

@@ -220,6 +220,11 @@ def test_a_cluster_that_is_not_known_did_not_say_how_to_start_one(cli):
     )
 
 
+def test_a_name_longer_than_a_file_may_be_called_was_said_to_make_the_folder_unusable(cli):
+    _, err = cli.run("status", "--name", "x" * 5000, code=4)
+    assert f"no cluster '{'x' * 5000}' is known on this machine" in err
+
+
 def test_who_ends_a_cluster_that_is_not_known_was_told_how_to_start_one(cli):
     _, err = cli.run("down", "--name", "nosuch", code=4)
     assert err == (
