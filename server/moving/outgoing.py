@@ -120,7 +120,11 @@ def read_pass(
         Unavailable: this shard has started anew since the pass before.
         StateLost: a push has failed half-way.
     """
-    tables = [shard.table(number) for number in request.tables]
+    tables = [shard.table(number) for number in request.tables[: len(shard.tables) + 1]]
+    if len(tables) > len(shard.tables):
+        raise InvalidRequest(
+            f"{len(request.tables)} tables of a pass, and {len(shard.tables)} are here: one twice"
+        )
     if request.new_index >= request.new_n or request.at > len(tables):
         raise InvalidRequest(
             f"there is no shard {request.new_index} of {request.new_n}, or no table {request.at} of {len(tables)}"

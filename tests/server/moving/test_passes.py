@@ -127,6 +127,13 @@ def test_a_row_that_changed_before_its_pass_read_it_is_not_read_again_by_the_nex
     assert [int(k) for m in reply.tables for k in np.frombuffer(m.ids, "<i8")] == moved[:2]
 
 
+def test_a_pass_that_names_a_table_very_often_was_looked_up_each_time() -> None:
+    shard = filled(0)
+    asked = pb.ReadPassRequest(tables=[1] * 100_000, new_n=2)
+    with pytest.raises(InvalidRequest, match="100000 tables of a pass"):
+        read_pass(shard, asked, frozen=False)
+
+
 def test_marks_become_rare_in_a_long_pass_and_a_table_makes_them_rarer() -> None:
     def count(seconds: float, tables: int) -> int:
         marks, reply = Marks(0.0), pb.ReadPassReply()
