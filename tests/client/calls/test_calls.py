@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from rowloom.client import (
     connect,
     connection,
 )
-from rowloom.client.calls import assembly
+from rowloom.client.calls import assembly, cutting
 from rowloom.client.calls.operation import Event
 from rowloom.client.carriers import lane as lane_module
 from rowloom.client.carriers.lane import Lane
@@ -113,6 +114,20 @@ def test_a_call_that_is_too_much_for_one_request_to_a_shard_is_cut(client: Clien
         rows = table.pull(ids[:count])
     assert (rows[:most] == -2).all()
     assert (rows[most:] == -1).all()
+
+
+def test_a_call_of_more_tables_than_a_shard_takes_at_once_is_cut(client: Client, monkeypatch) -> None:
+    monkeypatch.setattr(cutting, "MOST_TABLES", 2)
+    names, ids, grads = [f"t{k}" for k in range(5)], np.arange(10), np.ones((10, 4), np.float32)
+    for name in names:
+        client.create_table(replace(SPEC, name=name))
+    client.push({name: (ids, (k + 1) * grads) for k, name in enumerate(names)})
+    rows = client.step(
+        {name: (ids, (k + 1) * grads) for k, name in enumerate(names)}, dict.fromkeys(names, ids)
+    )
+    for k, name in enumerate(names):
+        assert (rows[name] == -2 * (k + 1)).all()
+    assert all((one == rows[name]).all() for name, one in client.pull(dict.fromkeys(names, ids)).items())
 
 
 def test_the_largest_step_has_room_on_a_lane(client: Client) -> None:
