@@ -264,13 +264,13 @@ def _close(done: _Pass) -> None:
             if gradients.at_step:
                 gradients._held.extend(pieces)
     now = [(g, pieces) for g, pieces in held if not g.at_step]
-    for ranks, some in _by_ranks(now, lambda one: one[0].ranks):
+    for ranks, some in by_ranks(now, lambda one: one[0].ranks):
         given = ((g.tables[k], ids, grads, g.scale) for g, pieces in some for k, ids, grads in pieces)
         _follow(g for g, _ in some)
         _push(given, ranks, [table for g, _ in some for table in g.tables])
 
 
-def _by_ranks(some: Iterable[_T], ranks_of: Callable[[_T], Any]) -> list[tuple[Any, list[_T]]]:
+def by_ranks(some: Iterable[_T], ranks_of: Callable[[_T], Any]) -> list[tuple[Any, list[_T]]]:
     """Grouped by who pushes them together: (process group or None, those)."""
     groups: dict[int, tuple[Any, list[_T]]] = {}
     for one in some:
@@ -359,7 +359,7 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
     @untraced
     def after(optimizer: Any, args: Any, kwargs: Any) -> None:
         del args, kwargs
-        for ranks, some in _by_ranks(layers, lambda layer: layer.gradients.ranks):
+        for ranks, some in by_ranks(layers, lambda layer: layer.gradients.ranks):
             tables = [table for layer in some for table in layer.gradients.tables]
             _follow(layer.gradients for layer in some)
             _push(_ready(optimizer, some), ranks, tables)
