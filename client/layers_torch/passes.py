@@ -21,6 +21,7 @@ import torch  # pyright: ignore[reportMissingImports]
 
 from ...proto.errors import InvalidRequest
 from ..layers.together import push_together
+from ..refusals import NotSupported
 from ..untraced import untraced
 from .prefetched import forget
 from .ranks import Given, check_scale, check_whole, push_of_ranks, ranks_here
@@ -234,10 +235,19 @@ def trains(node: Any) -> bool:
 
     Args:
         node: a `torch.autograd.Function` in its backward, whose first input is the anchor.
+
+    Raises:
+        NotImplementedError: in compiled autograd, which puts another in the place of the node, and never says when its
+            pass ends: no rows would be trained.
     """
     anchor = node.next_functions[0][0]
     if not getattr(getattr(anchor, "variable", None), "requires_grad", True):
         return False
+    if not isinstance(node, torch.autograd.function.BackwardCFunction):
+        raise NotSupported(
+            "a layer over a table in a backward pass of compiled autograd: its rows would not be trained; leave "
+            "torch._dynamo.config.compiled_autograd and torch._dynamo.compiled_autograd off (torch.compile works)"
+        )
     try:
         return anchor is not None and torch._C._will_engine_execute_node(anchor)
     except RuntimeError:  # its answer for a leaf whose gradient `torch.autograd.grad` was asked for

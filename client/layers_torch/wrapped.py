@@ -20,10 +20,13 @@ from typing import Any, Protocol
 
 import torch  # pyright: ignore[reportMissingImports]
 import torch.distributed as dist  # pyright: ignore[reportMissingImports]
+from torch import _utils  # pyright: ignore[reportMissingImports]
 
 from ..refusals import NotSupported
 from ..untraced import untraced
 
+# Before 2.3 torch.compiler does not say.
+_is_compiling: Any = getattr(torch.compiler, "is_dynamo_compiling", None) or _utils.is_compiling
 _Wrapper = torch.nn.parallel.DistributedDataParallel
 
 
@@ -133,6 +136,9 @@ def _wrapped_of(model: Any) -> Wrapped:
 
 def _registered(module: Any, name: str, part: Any) -> None:
     """A module becomes a part of another: of a wrapper, perhaps."""
+    # Asked first: compiled autograd traces a module of PyTorch's own coming to be, and cannot look into it.
+    if _is_compiling():
+        return
     if isinstance(module, _Wrapper) and name == "module":
         for layer in part.modules():
             gradients = getattr(layer, "gradients", None)
