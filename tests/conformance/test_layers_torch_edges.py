@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch_beside import a_table, equal, pushed, torch, touched, twin
 
 from rowloom.client import SGD, InvalidRequest, TableSpec
@@ -184,10 +185,20 @@ def test_loops_over_two_loaders_left_the_rows_of_their_batches_behind(client):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_traced_layer_gave_the_rows_of_its_example():
-    layer = Embedding(a_table()).freeze(True)
-    with pytest.raises(NotImplementedError, match="rows of the example"):
-        torch.jit.trace(layer, (IDS,))
+@pytest.mark.parametrize("freeze", [True, False])
+@pytest.mark.parametrize(
+    "written_down",
+    [
+        lambda model: torch.jit.trace(model, (IDS,)),
+        lambda model: torch.jit.script(model),
+        lambda model: make_fx(model)(IDS),
+        lambda model: torch.fx.symbolic_trace(model),
+        lambda model: torch.export.export(model, (IDS,), strict=False),
+    ],
+)
+def test_a_traced_layer_gave_the_rows_of_its_example(written_down, freeze):
+    with pytest.raises(NotImplementedError, match=r"rows of the example"):
+        written_down(torch.nn.Sequential(Embedding(a_table()).freeze(freeze)))
 
 
 @pytest.mark.parametrize(
