@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import threading
 import types
 import weakref
@@ -227,6 +228,10 @@ class Gradients:
         return held
 
 
+# The optimizer whose step pushes for a layer. Not kept in the layer: its copies and pickles have none yet.
+_steps: weakref.WeakKeyDictionary[Gradients, Callable[[], Any]] = weakref.WeakKeyDictionary()
+
+
 def trains(node: Any) -> bool:
     """Whether this pass adds to grads, as `backward` does; `torch.autograd.grad` hands them out and trains nothing.
 
@@ -339,7 +344,8 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
         A handle whose `.remove()` ends it.
 
     Raises:
-        InvalidRequest: the optimizer has no anchor of a layer in the model. Also from `scaler.step(optimizer)`, before
+        InvalidRequest: the optimizer has no anchor of a layer in the model; or another one has been told of a layer:
+            what the first to step pushes, the second would not have. Also from `scaler.step(optimizer)`, before
             anything is changed: of a GradScaler that was not given here.
 
     Example:
@@ -356,10 +362,12 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
         raise InvalidRequest(
             "the optimizer has no layer's anchor: make it of all of model.parameters(), and give the same model here"
         )
+    _check_free(layers, optimizer)
     for layer in layers:
         gradients = layer.gradients
         gradients.at_step, gradients.parameter, gradients.scaler = True, layer.anchor, scaler
         gradients.unbound = False
+        _steps[gradients] = weakref.ref(optimizer)
 
     @untraced
     def before(optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -377,6 +385,23 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
     hooks = _hooked(optimizer, before, after)
     _drop_with(optimizer, layers)
     return _Handle(hooks, layers)
+
+
+def _check_free(layers: list[Any], optimizer: Any) -> None:
+    """Raise InvalidRequest if another optimizer, which is still there, pushes for a layer when it steps."""
+
+    def taken() -> list[Any]:
+        told = [(layer, _steps.get(layer.gradients, lambda: None)()) for layer in layers]
+        return [layer for layer, other in told if other is not None and other is not optimizer]
+
+    if taken():
+        gc.collect()  # one that nobody has any more may be there, held by its own `zero_grad`
+    for layer in taken():
+        raise InvalidRequest(
+            f"another optimizer pushes the gradients of table {layer.gradients.tables[0].name!r} when it steps, and a "
+            "step of this one would find none: give the layer to one optimizer, or call remove() of what the first "
+            "push_on_step returned"
+        )
 
 
 def _hooked(optimizer: Any, before: Callable[..., None], after: Callable[..., None]) -> list[Any]:
@@ -446,5 +471,6 @@ class _Handle:
         for layer in self._layers:
             gradients = layer.gradients
             gradients.take()
+            _steps.pop(gradients, None)
             gradients.at_step, gradients.parameter, gradients.scaler = False, None, None
             gradients.unbound = False

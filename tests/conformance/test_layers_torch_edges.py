@@ -119,6 +119,27 @@ def test_a_pickled_layer_that_pushed_at_steps_says_so_too(client):
         loss_of(again).backward()
 
 
+def test_two_optimizers_of_one_layer_pushed_once_where_torch_steps_twice():
+    table = a_table()
+    model = model_of(table)
+    one, other = (torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(2))
+    handle = push_on_step(one, model)
+    with pytest.raises(InvalidRequest, match=r"another optimizer pushes .* 't' .* call remove\(\)"):
+        push_on_step(other, model)
+    loss_of(model).backward()
+    other.step()
+    assert table.pushes == []
+    handle.remove()
+    push_on_step(other, model)
+    push_on_step(other, model)  # again, as with a scaler that was left out
+    del one, other, handle
+    last = torch.optim.SGD(model.parameters(), lr=0.1)
+    push_on_step(last, model)  # the other one is gone: a notebook's cell is run again
+    loss_of(model).backward()
+    last.step()
+    assert len(table.pushes) == 1
+
+
 def test_an_optimizer_that_steps_within_the_backward_pass_lost_all_rows():
     table = a_table()
     before = table.rows.copy()
