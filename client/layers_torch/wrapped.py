@@ -20,13 +20,13 @@ from typing import Any, Protocol
 
 import torch  # pyright: ignore[reportMissingImports]
 import torch.distributed as dist  # pyright: ignore[reportMissingImports]
-from torch import _utils  # pyright: ignore[reportMissingImports]
 
 from ..refusals import NotSupported
 from ..untraced import untraced
 
-# Before 2.3 torch.compiler does not say.
-_is_compiling: Any = getattr(torch.compiler, "is_dynamo_compiling", None) or _utils.is_compiling
+_is_compiling: Any = getattr(torch.compiler, "is_dynamo_compiling", None)
+if _is_compiling is None:  # before 2.3
+    _is_compiling = torch._utils.is_compiling  # pyright: ignore
 _Wrapper = torch.nn.parallel.DistributedDataParallel
 
 
