@@ -5,7 +5,6 @@ import pickle
 
 import numpy as np
 import pytest
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch_beside import a_table, equal, pushed, torch, touched, twin
 
 from rowloom.client import SGD, InvalidRequest, TableSpec
@@ -205,6 +204,12 @@ def test_loops_over_two_loaders_left_the_rows_of_their_batches_behind(client):
 # --------------------------------------------------------------------------------------------------------- refusals
 
 
+def made_fx(model):
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    return make_fx(model)(IDS)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("freeze", [True, False])
 @pytest.mark.parametrize(
@@ -212,7 +217,7 @@ def test_loops_over_two_loaders_left_the_rows_of_their_batches_behind(client):
     [
         lambda model: torch.jit.trace(model, (IDS,)),
         lambda model: torch.jit.script(model),
-        lambda model: make_fx(model)(IDS),
+        made_fx,
         lambda model: torch.fx.symbolic_trace(model),
         lambda model: torch.export.export(model, (IDS,), strict=False),
     ],
