@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
+from torch.fx import _symbolic_trace  # pyright: ignore[reportMissingImports]
 
 from ...proto.errors import InvalidRequest
 from ..inputs import LARGEST, largest
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from ..table import Table
 
 _STATE_BYTES = 1024
+_NO_PROGRAM = (
+    "a layer over a table cannot be traced, scripted or exported: the program would give the rows of the example for "
+    "all other ids; look the rows up outside, and trace or export the dense part alone"
+)
+_is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)  # of torch 2.7
 
 
 class Anchored(torch.nn.Module):
@@ -52,12 +58,17 @@ class Anchored(torch.nn.Module):
             self.gradients.mesh = value.device_mesh
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the class says. `torch.compile` steps out of the compiled program here."""
-        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
-            raise NotSupported(
-                "a traced layer over a table would give the rows of the example for all other ids"
-            )
+        """As the class says. `torch.compile` steps out of the compiled program here.
+
+        Raises NotImplementedError where a program is traced, scripted or exported: of it the rows are no part.
+        """
+        if torch.jit.is_tracing() or _is_exporting():  # pyright: ignore[reportPrivateImportUsage]
+            raise NotSupported(_NO_PROGRAM)
         return _call(self, *args, **kwargs)
+
+    def __prepare_scriptable__(self) -> Any:
+        """What `torch.jit.script` asks first, of each module in a model."""
+        raise NotSupported(_NO_PROGRAM)
 
     def looked_up(self, *args: Any, **kwargs: Any) -> Any:
         """`forward`, seen by no compiler."""
@@ -217,6 +228,8 @@ def _are_rates(value: Any, names: Sequence[str]) -> bool:
 
 @untraced
 def _call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    if _symbolic_trace._is_fx_tracing_flag:  # `make_fx` too; the function that says so warns
+        raise NotSupported(_NO_PROGRAM)
     layer.gradients.meet_ranks(layer.anchor)
     called_here()
     return layer.looked_up(*args, **kwargs)

@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Iterable
+from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
@@ -16,10 +17,8 @@ from ...proto.errors import InvalidRequest
 from ..lookups.pooling import sum_by_id
 from ..refusals import NotSupported
 from ..untraced import untraced
-from .passes import layers_of
-
-if TYPE_CHECKING:
-    from ..table import Table
+from .passes import by_ranks, layers_of
+from .ranks import Given, Plain, at_first, averaged
 
 
 @untraced
@@ -30,7 +29,8 @@ def clip_grad_norm_(
 
     torch's own sees the dense part only, because the rows' gradients are no parameter's. Call this one between
     `backward` and the step of an optimizer that `push_on_step` was told of; with a GradScaler, after `unscale_`.
-    Of several processes, each counts the rows that it looked up itself.
+    The ranks of a DistributedDataParallel model clip by one norm, that of one process with the whole batch: every rank
+    calls it, and rows' gradients are gathered once more than for the push.
 
     Args:
         model: a module.
@@ -64,8 +64,7 @@ def clip_grad_norm_(
             "clip_grad_norm_ counts the gradients of one process, and a fully sharded model has parts"
         )
     norms = [torch.linalg.vector_norm(grad.detach().float(), norm_type).cpu() for grad in grads]
-    norms += [torch.linalg.vector_norm(torch.from_numpy(rows), norm_type) for rows in _sums(layers)]
-    total = torch.linalg.vector_norm(torch.stack(norms), norm_type) if norms else torch.zeros(())
+    total = _with_rows(norms, layers, norm_type)
     if error_if_nonfinite and not bool(torch.isfinite(total)):
         raise RuntimeError(
             f"the norm of order {norm_type} of the gradients is {float(total)}: they cannot be clipped"
@@ -78,17 +77,53 @@ def clip_grad_norm_(
     return total
 
 
-def _sums(layers: list[Any]) -> list[np.ndarray]:
-    """What each table would be pushed, the gradients of an id summed: [U, width] float32."""
-    tables: dict[tuple[int, str], list[tuple[np.ndarray, np.ndarray]]] = {}
-    for layer in layers:
-        for k, ids, grads in layer.gradients.waiting():
-            table: Table = layer.gradients.tables[k]
-            if table.spec.frozen:  # since its layer was made: nothing is pushed
-                continue
-            pieces = tables.setdefault((id(table.client), table.name), [])
-            pieces.append((ids, grads * np.float32(layer.gradients.factor)))
+def _with_rows(norms: list[Any], layers: list[Any], norm_type: float) -> Any:
+    """The norm of the dense part and of all that is to be pushed, the same on each rank. norms: of the dense part."""
+    groups = by_ranks(layers, lambda layer: layer.gradients.ranks)
+    for ranks, some in sorted(groups, key=lambda one: one[0] is not None):  # what a rank has alone first
+        given = _waiting(some)
+        if ranks is None:
+            pieces = (
+                ((id(table.client), table.name), ids, grads * np.float32(by))
+                for table, ids, grads, by in given
+            )
+            norms = norms + _norms(pieces, norm_type)
+        else:
+            norms = [_of_ranks(norms, given, ranks, norm_type)]
+    return _total(norms, norm_type)
+
+
+def _of_ranks(norms: list[Any], given: list[Given], ranks: Any, norm_type: float) -> Any:
+    """The norm of these and of what all ranks push; not of the latter alone: all are to have one to the last bit."""
+
+    def whole(pieces: list[Plain]) -> float:
+        return float(_total(norms + _norms(pieces, norm_type), norm_type))
+
+    return torch.tensor(at_first(averaged(given, ranks), whole, ranks))
+
+
+def _waiting(layers: list[Any]) -> list[Given]:
+    """What this process would push."""
     return [
-        sum_by_id(np.concatenate([ids for ids, _ in pieces]), np.concatenate([grads for _, grads in pieces]))
-        for pieces in tables.values()
+        (layer.gradients.tables[k], ids, grads, layer.gradients.factor)
+        for layer in layers
+        for k, ids, grads in layer.gradients.waiting()
+        if not layer.gradients.tables[k].spec.frozen  # since its layer was made: nothing is pushed
     ]
+
+
+def _norms(pieces: Iterable[tuple[Hashable, np.ndarray, np.ndarray]], norm_type: float) -> list[Any]:
+    """Of what each table would be pushed, the gradients of an id summed. pieces: (which table, ids, gradients)."""
+    tables: dict[Hashable, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for key, ids, grads in pieces:
+        if len(ids):  # of nothing there is no largest one, which is the norm of order inf
+            tables.setdefault(key, []).append((ids, grads))
+    sums = [
+        sum_by_id(np.concatenate([ids for ids, _ in some]), np.concatenate([grads for _, grads in some]))
+        for some in tables.values()
+    ]
+    return [torch.linalg.vector_norm(torch.from_numpy(rows), norm_type) for rows in sums]
+
+
+def _total(norms: list[Any], norm_type: float) -> Any:
+    return torch.linalg.vector_norm(torch.stack(norms), norm_type) if norms else torch.zeros(())

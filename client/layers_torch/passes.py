@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import threading
 import types
 import weakref
@@ -21,6 +22,7 @@ import torch  # pyright: ignore[reportMissingImports]
 
 from ...proto.errors import InvalidRequest
 from ..layers.together import push_together
+from ..refusals import NotSupported
 from ..untraced import untraced
 from .prefetched import forget
 from .ranks import Given, check_scale, check_whole, push_of_ranks, ranks_here
@@ -226,6 +228,10 @@ class Gradients:
         return held
 
 
+# The optimizer whose step pushes for a layer. Not kept in the layer: its copies and pickles have none yet.
+_steps: weakref.WeakKeyDictionary[Gradients, Callable[[], Any]] = weakref.WeakKeyDictionary()
+
+
 def trains(node: Any) -> bool:
     """Whether this pass adds to grads, as `backward` does; `torch.autograd.grad` hands them out and trains nothing.
 
@@ -234,10 +240,19 @@ def trains(node: Any) -> bool:
 
     Args:
         node: a `torch.autograd.Function` in its backward, whose first input is the anchor.
+
+    Raises:
+        NotImplementedError: in compiled autograd, which puts another in the place of the node, and never says when its
+            pass ends: no rows would be trained.
     """
     anchor = node.next_functions[0][0]
     if not getattr(getattr(anchor, "variable", None), "requires_grad", True):
         return False
+    if not isinstance(node, torch.autograd.function.BackwardCFunction):
+        raise NotSupported(
+            "a layer over a table in a backward pass of compiled autograd: its rows would not be trained; leave "
+            "torch._dynamo.config.compiled_autograd and torch._dynamo.compiled_autograd off (torch.compile works)"
+        )
     try:
         return anchor is not None and torch._C._will_engine_execute_node(anchor)
     except RuntimeError:  # its answer for a leaf whose gradient `torch.autograd.grad` was asked for
@@ -264,13 +279,13 @@ def _close(done: _Pass) -> None:
             if gradients.at_step:
                 gradients._held.extend(pieces)
     now = [(g, pieces) for g, pieces in held if not g.at_step]
-    for ranks, some in _by_ranks(now, lambda one: one[0].ranks):
+    for ranks, some in by_ranks(now, lambda one: one[0].ranks):
         given = ((g.tables[k], ids, grads, g.scale) for g, pieces in some for k, ids, grads in pieces)
         _follow(g for g, _ in some)
         _push(given, ranks, [table for g, _ in some for table in g.tables])
 
 
-def _by_ranks(some: Iterable[_T], ranks_of: Callable[[_T], Any]) -> list[tuple[Any, list[_T]]]:
+def by_ranks(some: Iterable[_T], ranks_of: Callable[[_T], Any]) -> list[tuple[Any, list[_T]]]:
     """Grouped by who pushes them together: (process group or None, those)."""
     groups: dict[int, tuple[Any, list[_T]]] = {}
     for one in some:
@@ -329,7 +344,8 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
         A handle whose `.remove()` ends it.
 
     Raises:
-        InvalidRequest: the optimizer has no anchor of a layer in the model. Also from `scaler.step(optimizer)`, before
+        InvalidRequest: the optimizer has no anchor of a layer in the model; or another one has been told of a layer:
+            what the first to step pushes, the second would not have. Also from `scaler.step(optimizer)`, before
             anything is changed: of a GradScaler that was not given here.
 
     Example:
@@ -346,10 +362,12 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
         raise InvalidRequest(
             "the optimizer has no layer's anchor: make it of all of model.parameters(), and give the same model here"
         )
+    _check_free(layers, optimizer)
     for layer in layers:
         gradients = layer.gradients
         gradients.at_step, gradients.parameter, gradients.scaler = True, layer.anchor, scaler
         gradients.unbound = False
+        _steps[gradients] = weakref.ref(optimizer)
 
     @untraced
     def before(optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -359,7 +377,7 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
     @untraced
     def after(optimizer: Any, args: Any, kwargs: Any) -> None:
         del args, kwargs
-        for ranks, some in _by_ranks(layers, lambda layer: layer.gradients.ranks):
+        for ranks, some in by_ranks(layers, lambda layer: layer.gradients.ranks):
             tables = [table for layer in some for table in layer.gradients.tables]
             _follow(layer.gradients for layer in some)
             _push(_ready(optimizer, some), ranks, tables)
@@ -367,6 +385,23 @@ def push_on_step(optimizer: Any, model: Any, *, scaler: Any = None) -> Any:
     hooks = _hooked(optimizer, before, after)
     _drop_with(optimizer, layers)
     return _Handle(hooks, layers)
+
+
+def _check_free(layers: list[Any], optimizer: Any) -> None:
+    """Raise InvalidRequest if another optimizer, which is still there, pushes for a layer when it steps."""
+
+    def taken() -> list[Any]:
+        told = [(layer, _steps.get(layer.gradients, lambda: None)()) for layer in layers]
+        return [layer for layer, other in told if other is not None and other is not optimizer]
+
+    if taken():
+        gc.collect()  # one that nobody has any more may be there, held by its own `zero_grad`
+    for layer in taken():
+        raise InvalidRequest(
+            f"another optimizer pushes the gradients of table {layer.gradients.tables[0].name!r} when it steps, and a "
+            "step of this one would find none: give the layer to one optimizer, or call remove() of what the first "
+            "push_on_step returned"
+        )
 
 
 def _hooked(optimizer: Any, before: Callable[..., None], after: Callable[..., None]) -> list[Any]:
@@ -436,5 +471,6 @@ class _Handle:
         for layer in self._layers:
             gradients = layer.gradients
             gradients.take()
+            _steps.pop(gradients, None)
             gradients.at_step, gradients.parameter, gradients.scaler = False, None, None
             gradients.unbound = False

@@ -12,7 +12,7 @@ other does is in `wrapped.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 # A table, ids [N] int64, gradients [N, width] float32, and what to multiply them by.
 Given = tuple["Table", np.ndarray, np.ndarray, float]
-_Plain = tuple[str, np.ndarray, np.ndarray]
+# The same where it is sent: the name of the table, and gradients that are multiplied already.
+Plain = tuple[str, np.ndarray, np.ndarray]
 
 
 def ranks_here(mesh: Any) -> Any:
@@ -89,26 +90,51 @@ def push_of_ranks(given: Sequence[Given], tables: Sequence[Table], group: Any) -
     Raises:
         as `Table.push`, on every rank.
     """
-    world, first = dist.get_world_size(group), dist.get_global_rank(group, 0)
     by_name = {table.name: table for table in tables}
-    mine = [(table.name, ids, grads * np.float32(by / world)) for table, ids, grads, by in given]
-    every: list[list[_Plain]] | None = [[] for _ in range(world)] if dist.get_rank() == first else None
+    names = at_first(averaged(given, group), lambda pieces: _pushed(pieces, by_name), group)
+    return [by_name[name] for name in names if name in by_name]
+
+
+def averaged(given: Sequence[Given], group: Any) -> list[Plain]:
+    """A rank's part of the mean of a group, which is the sum of these."""
+    world = dist.get_world_size(group)
+    return [(table.name, ids, grads * np.float32(by / world)) for table, ids, grads, by in given]
+
+
+def at_first(mine: list[Plain], work: Callable[[list[Plain]], Any], group: Any) -> Any:
+    """What the first rank of a group makes of what all its ranks have. Every rank calls it.
+
+    Args:
+        mine: this rank's.
+        work: called on the first rank, with all that they have.
+        group: of processes.
+
+    Raises:
+        what `work` raises, on every rank; Unavailable for what is no error of ours.
+    """
+    world, first = dist.get_world_size(group), dist.get_global_rank(group, 0)
+    every: list[list[Plain]] | None = [[] for _ in range(world)] if dist.get_rank() == first else None
     dist.gather_object(mine, every, first, group)
     told: list[Any] = [None]
     if every is not None:
-        told[0] = _pushed([piece for pieces in every for piece in pieces], by_name)
+        told[0] = _tried(work, [piece for pieces in every for piece in pieces])
     dist.broadcast_object_list(told, first, group)
     if isinstance(told[0], BaseException):
         raise told[0]
-    return [by_name[name] for name in told[0] if name in by_name]
+    return told[0]
 
 
-def _pushed(pieces: Sequence[_Plain], by_name: dict[str, Table]) -> list[str] | BaseException:
-    """Push; names of the tables, or what went wrong, which all ranks are to hear."""
+def _tried(work: Callable[[list[Plain]], Any], pieces: list[Plain]) -> Any:
+    """Its result, or what went wrong, which all ranks are to hear."""
     try:
-        push_together((by_name[name], ids, grads) for name, ids, grads in pieces)
+        return work(pieces)
     except RowloomError as e:
         return e
     except Exception as e:  # it need not be one that can be sent
-        return Unavailable(f"the push of the first rank failed: {type(e).__name__}: {e}")
+        return Unavailable(f"the work of the first rank failed: {type(e).__name__}: {e}")
+
+
+def _pushed(pieces: Sequence[Plain], by_name: dict[str, Table]) -> list[str]:
+    """Push; names of the tables."""
+    push_together((by_name[name], ids, grads) for name, ids, grads in pieces)
     return list(dict.fromkeys(name for name, _, _ in pieces))

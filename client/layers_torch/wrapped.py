@@ -24,6 +24,9 @@ import torch.distributed as dist  # pyright: ignore[reportMissingImports]
 from ..refusals import NotSupported
 from ..untraced import untraced
 
+_is_compiling: Any = getattr(torch.compiler, "is_dynamo_compiling", None)
+if _is_compiling is None:  # before 2.3
+    _is_compiling = torch._utils.is_compiling  # pyright: ignore
 _Wrapper = torch.nn.parallel.DistributedDataParallel
 
 
@@ -133,6 +136,9 @@ def _wrapped_of(model: Any) -> Wrapped:
 
 def _registered(module: Any, name: str, part: Any) -> None:
     """A module becomes a part of another: of a wrapper, perhaps."""
+    # Asked first: compiled autograd traces a module of PyTorch's own coming to be, and cannot look into it.
+    if _is_compiling():
+        return
     if isinstance(module, _Wrapper) and name == "module":
         for layer in part.modules():
             gradients = getattr(layer, "gradients", None)

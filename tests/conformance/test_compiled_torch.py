@@ -1,5 +1,7 @@
 """`torch.compile` of more than the model, in which rows got what had been in memory before their gradients."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from torch_beside import a_table, torch, touched
@@ -118,6 +120,50 @@ def test_bags_in_a_compiled_step_find_what_was_prefetched_in_it(client):
         optimizer.step()
         optimizer.zero_grad()
     np.testing.assert_allclose(table.pull(range(V)), local.weight.detach(), rtol=0, atol=1e-6)
+
+
+@contextmanager
+def configured(run):
+    """A function whose backward pass PyTorch compiles as it says; it is asked when the function is made."""
+    torch._dynamo.config.compiled_autograd = True
+    try:
+        yield compiled(run)
+    finally:
+        torch._dynamo.config.compiled_autograd = False
+
+
+@contextmanager
+def enabled(run):
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+        yield run
+
+
+@pytest.mark.parametrize("at_step", [True, False])
+@pytest.mark.parametrize("compiled_autograd", [configured, enabled])
+def test_compiled_autograd_trained_no_rows(compiled_autograd, at_step):
+    table = a_table()
+    model = torch.nn.Sequential(Embedding(table), torch.nn.Linear(3, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    if at_step:
+        push_on_step(optimizer, model)
+
+    def backward(ids):
+        model(ids).sum().backward()
+
+    refused = pytest.raises(NotImplementedError, match="rows would not be trained; leave")
+    with compiled_autograd(backward) as run, refused:
+        run(torch.tensor([1, 2]))
+    backward(torch.tensor([1, 2]))
+    optimizer.step()
+    assert touched(table) == {1, 2}
+
+
+def test_compiled_autograd_failed_for_models_without_layers_too():
+    """A hook of ours sees each module that becomes a part of another, and the compiler followed it."""
+    model = torch.nn.Sequential(torch.nn.Embedding(V, DIM), torch.nn.Linear(DIM, 1))
+    with configured(lambda ids: model(ids).sum().backward()) as run:
+        run(torch.tensor([1, 2]))
+    assert model[0].weight.grad is not None
 
 
 def test_before_torch_2_4_a_step_pushed_nothing_once_anything_was_compiled(monkeypatch):

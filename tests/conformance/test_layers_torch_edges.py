@@ -118,6 +118,27 @@ def test_a_pickled_layer_that_pushed_at_steps_says_so_too(client):
         loss_of(again).backward()
 
 
+def test_two_optimizers_of_one_layer_pushed_once_where_torch_steps_twice():
+    table = a_table()
+    model = model_of(table)
+    one, other = (torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(2))
+    handle = push_on_step(one, model)
+    with pytest.raises(InvalidRequest, match=r"another optimizer pushes .* 't' .* call remove\(\)"):
+        push_on_step(other, model)
+    loss_of(model).backward()
+    other.step()
+    assert table.pushes == []
+    handle.remove()
+    push_on_step(other, model)
+    push_on_step(other, model)  # again, as with a scaler that was left out
+    del one, other, handle
+    last = torch.optim.SGD(model.parameters(), lr=0.1)
+    push_on_step(last, model)  # the other one is gone: a notebook's cell is run again
+    loss_of(model).backward()
+    last.step()
+    assert len(table.pushes) == 1
+
+
 def test_an_optimizer_that_steps_within_the_backward_pass_lost_all_rows():
     table = a_table()
     before = table.rows.copy()
@@ -183,11 +204,27 @@ def test_loops_over_two_loaders_left_the_rows_of_their_batches_behind(client):
 # --------------------------------------------------------------------------------------------------------- refusals
 
 
+def made_fx(model):
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    return make_fx(model)(IDS)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_traced_layer_gave_the_rows_of_its_example():
-    layer = Embedding(a_table()).freeze(True)
-    with pytest.raises(NotImplementedError, match="rows of the example"):
-        torch.jit.trace(layer, (IDS,))
+@pytest.mark.parametrize("freeze", [True, False])
+@pytest.mark.parametrize(
+    "written_down",
+    [
+        lambda model: torch.jit.trace(model, (IDS,)),
+        lambda model: torch.jit.script(model),
+        made_fx,
+        lambda model: torch.fx.symbolic_trace(model),
+        lambda model: torch.export.export(model, (IDS,), strict=False),
+    ],
+)
+def test_a_traced_layer_gave_the_rows_of_its_example(written_down, freeze):
+    with pytest.raises(NotImplementedError, match=r"rows of the example"):
+        written_down(torch.nn.Sequential(Embedding(a_table()).freeze(freeze)))
 
 
 @pytest.mark.parametrize(

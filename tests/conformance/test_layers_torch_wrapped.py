@@ -16,7 +16,8 @@ pytest.importorskip("torch")
 STEPS = int(os.environ.get("ROWLOOM_RANK_STEPS", "12"))
 OUTSIDE = ["plain", "at_step", "views many"]
 UNUSED = ["unused", "unused at_step views", "static", "static at_step"]
-KINDS = [*OUTSIDE, *UNUSED, "reentrant", "alone", "join", "join thrown"]
+CLIPPED = ["at_step clipped", "many at_step clipped", "unused at_step clipped", "static at_step clipped"]
+KINDS = [*OUTSIDE, *UNUSED, *CLIPPED, "reentrant", "alone", "join", "join thrown"]
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,12 @@ def test_a_forward_pass_outside_the_wrapper_once_had_each_rank_push_by_itself(sa
 @pytest.mark.parametrize("kind", UNUSED)
 def test_a_layer_that_one_rank_does_not_use_once_had_the_others_wait_for_it(said, kind):
     """In some steps no rank uses it, or one uses none at all."""
+    assert said[kind] == ["done"] * 2
+
+
+@pytest.mark.parametrize("kind", CLIPPED)
+def test_each_rank_clipped_by_the_norm_of_its_own_rows_and_made_a_model_of_its_own(said, kind):
+    """Also where a rank looks nothing up in a step: the others do not wait for it."""
     assert said[kind] == ["done"] * 2
 
 

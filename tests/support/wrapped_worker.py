@@ -6,7 +6,8 @@ Each KIND has its own tables, "a0" and "b0" for the first, and its own process g
 It is made of words: "unused", find_unused_parameters, where each rank uses some layers or none; "static", static_graph,
 where the first rank never uses a layer; "views", gradient_as_bucket_view; "at_step", push_on_step; "many",
 collections; "reentrant", layers in checkpoints, each of which is a backward pass of its own; "alone", a pass of the
-module by itself; "join", where one rank has more batches; "thrown", all stop when one has none left.
+module by itself; "clipped", gradients are clipped before each step; "join", where one rank has more batches; "thrown",
+all stop when one has none left.
 Prints for each "done", or what went wrong.
 """
 
@@ -18,7 +19,13 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from rowloom.client import connect
-from rowloom.client.layers_torch import Embedding, EmbeddingCollection, EmbeddingConfig, push_on_step
+from rowloom.client.layers_torch import (
+    Embedding,
+    EmbeddingCollection,
+    EmbeddingConfig,
+    clip_grad_norm_,
+    push_on_step,
+)
 
 ROWS, DIM, NAMES = 12, 4, ("a", "b")
 DDP = torch.nn.parallel.DistributedDataParallel
@@ -113,15 +120,26 @@ def train(client, tables, rank, kind, count):
     }
     wrapped = [DDP(model, **options) for model in (ours, theirs)]
     for n, one in enumerate(steps(kind, rank, count)):
+        norms = []
         for model, optimizer in zip(wrapped, optimizers, strict=True):
             one(model)
+            if "clipped" in kind:
+                norms.append(clip(model))
             optimizer.step()
             optimizer.zero_grad()
+        assert np.allclose(norms[:1], norms[1:], rtol=1e-5), f"step {n}: the norms {norms} differ"
         for name, table in tables.items():
             rows, expected = table.pull(np.arange(ROWS)), theirs.embeds[name].weight.detach()
             assert np.allclose(rows, expected, atol=1e-5), f"step {n}: rows of {name!r} differ"
         assert torch.allclose(ours.dense.weight, theirs.dense.weight, atol=1e-5), f"step {n}: dense differs"
         torch.distributed.barrier()
+
+
+def clip(model):
+    """Gradients, to less than most steps have. Returns their norm before."""
+    if any(isinstance(m, torch.nn.Embedding) for m in model.modules()):
+        return float(torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5))
+    return float(clip_grad_norm_(model, 0.5))
 
 
 def train_alone(client, tables, rank, kind):
