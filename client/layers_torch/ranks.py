@@ -19,7 +19,7 @@ import numpy as np
 import torch.distributed as dist  # pyright: ignore[reportMissingImports]
 
 from ...proto.errors import InvalidRequest, RowloomError, Unavailable
-from ..layers.together import push_together
+from ..layers.together import key_of, push_together
 from ..refusals import NotSupported
 
 if TYPE_CHECKING:
@@ -88,11 +88,23 @@ def push_of_ranks(given: Sequence[Given], tables: Sequence[Table], group: Any) -
         The tables that were pushed to, by any rank, as far as this one has them.
 
     Raises:
-        as `Table.push`, on every rank.
+        as `Table.push`, on every rank; NotImplementedError where a name does not say which table is meant.
     """
-    by_name = {table.name: table for table in tables}
+    by_name = _by_name(tables)
     names = at_first(averaged(given, group), lambda pieces: _pushed(pieces, by_name), group)
     return [by_name[name] for name in names if name in by_name]
+
+
+def _by_name(tables: Sequence[Table]) -> dict[str, Table]:
+    """Tables as ranks name them to each other. Raises NotImplementedError: two of two clients share a name."""
+    found: dict[str, Table] = {}
+    for table in tables:
+        if key_of(found.setdefault(table.name, table)) != key_of(table):
+            raise NotSupported(
+                f"two tables named {table.name!r}, of two clients, in one model of several ranks, which tell each "
+                "other names only: use one client for both layers, or, of two clusters, give one table another name"
+            )
+    return found
 
 
 def averaged(given: Sequence[Given], group: Any) -> list[Plain]:

@@ -253,6 +253,12 @@ def test_ranks_that_cannot_push_together_are_refused_with_what_would_be_right(
     assert all(re.search(match, line) for line in said), said
 
 
+def test_ranks_took_tables_of_one_name_in_two_clusters_for_one_table() -> None:
+    mine, other = (SimpleNamespace(name="users", client=object()) for _ in range(2))
+    with pytest.raises(NotImplementedError, match=r"two tables named 'users', of two clients.*another name"):
+        ranks.push_of_ranks([], [mine, mine, other], None)
+
+
 def test_a_scale_that_averages_ranks_would_average_them_twice(monkeypatch) -> None:
     monkeypatch.setattr(passes, "ranks_here", lambda mesh: "a group")
     monkeypatch.setattr(ranks.dist, "get_world_size", lambda group: 4)
