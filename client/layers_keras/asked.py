@@ -72,8 +72,9 @@ def refuse_vectorized(uses: Sequence[Use]) -> None:
         if _is(frame, _AT_ONCE):
             raise InvalidRequest(
                 f"tf.vectorized_map of the layer over {_names(uses)} under a tape: TensorFlow drops the gradient of "
-                "what it cannot vectorize, and nothing would be pushed; call the layer once, with all ids, before it, "
-                "or use tf.map_fn, which in a tf.function is a push for each element"
+                "what it cannot vectorize, and nothing would be pushed; call the layer once, with all ids, before it "
+                "(TimeDistributed has no use for one: it takes ids of any shape); or use tf.map_fn, which in a "
+                "tf.function is a push for each element"
             )
 
 

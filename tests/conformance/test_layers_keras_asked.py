@@ -260,6 +260,23 @@ def test_a_vectorized_map_pulled_right_rows_and_pushed_nothing(compiled):
     np.testing.assert_allclose(kernel[:, 0], expected.sum(0), rtol=1e-5)
 
 
+def test_a_time_distributed_layer_was_not_trained_once_sequences_had_several_lengths():
+    table, dense = a_table(), a_dense()
+    given = keras.Input((None, 3), dtype="int32")
+    rows = keras.layers.TimeDistributed(Embedding(table))(given)
+    model = keras.Model(given, dense(keras.ops.mean(rows, (1, 2))))
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    x, y = np.arange(12).reshape(2, 2, 3), np.ones((2, 1))
+    for length in (1, 2):  # the second time a program for any length is made
+        expected = numpy(dense(table.rows[x[:, :length]].mean((1, 2))))
+        np.testing.assert_allclose(model.predict_on_batch(x[:, :length]), expected, rtol=1e-5)
+    model.train_on_batch(x[:, :1], y)
+    pushes = len(table.pushes)
+    with pytest.raises(Exception, match="TimeDistributed has no use for one"):
+        model.train_on_batch(x, y)
+    assert len(table.pushes) == pushes
+
+
 @both
 @pytest.mark.parametrize("recomputed", [False, True])
 def test_gradients_of_each_example_pushed_some_of_them(compiled, recomputed):
