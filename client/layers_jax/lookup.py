@@ -34,7 +34,8 @@ class Lookup(OverTables):
     the anchor): look up outside.
 
     All ids of one call are pulled together and pushed together. A loss that calls a lookup twice pushes twice, which
-    is one step more for Adagrad or Adam: give such a loss's ids in one call, as a tuple or dict.
+    is one step more for Adagrad or Adam, and a lookup in a loop (`scan`, `fori_loop`, `map`) once for each turn: give
+    such a loss's ids in one call, as a tuple or dict, before the loop.
 
     Unless `jax_enable_x64` is set, JAX has no int64, and cuts 64-bit arrays that a jitted function is called with down
     to 32 bits before any code sees them. So a table that may have ids from 2**31 on, as an open-ended one, is refused

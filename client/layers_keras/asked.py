@@ -5,6 +5,8 @@ program keeps every call back into Python. So a layer's gradient function also r
 `tape.gradient(loss, dense.trainable_variables)`, where no weight of the layer would be trained. The frames of the tapes
 that run it know better. Rejected: a call back that TensorFlow leaves out where nothing needs its result. Loops that do
 not use the anchors' gradients would train nothing, and eager ones have no program to leave it out of.
+
+The same frames show what cannot be pushed right: gradients for each element, of forward mode, or in a vectorized map.
 """
 
 # The framework's types are unknown where it is not installed, and mostly so where it is.
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 _TRACERS = "tensorflow.python.eager.polymorphic_function"
 # What `jacobian` and `batch_jacobian` call for each element, and where it is.
 _ELEMENT = ("loop_fn", "tensorflow.python.eager.backprop")
+# What `vectorized_map` is made of, and `jacobian` too; and where it is.
+_AT_ONCE = ("_pfor_impl", "tensorflow.python.ops.parallel_for.control_flow_ops")
+# Through it the forward pass tells tapes what it did, and accumulators.
+_RECORDS = ("record_operation", "tensorflow.python.eager.record")
 
 
 def asked(uses: Sequence[Use]) -> list[bool]:
@@ -38,7 +44,7 @@ def asked(uses: Sequence[Use]) -> list[bool]:
     tape. TensorFlow makes such programs itself of branches and loops under a tape that is persistent or in another one.
 
     Raises:
-        InvalidRequest: a jacobian, or a gradient that another tape records.
+        InvalidRequest: a jacobian, a gradient that another tape records, or one of forward mode.
     """
     frames = list(_frames())
     handles = {id(use.anchor): use.anchor.value.handle for use in uses}
@@ -47,13 +53,39 @@ def asked(uses: Sequence[Use]) -> list[bool]:
         for key, handle in handles.items()
     }
     found = [use.train and wanted[id(use.anchor)] for use in uses]
-    if frames and any(found):
-        _refuse_several(frames[0], uses)
+    if any(found):
+        _refuse_several(frames[0], uses) if frames else _refuse_forward(uses)
     if len(frames) == 1 and any(found):  # else it computes a part again, for the tape around it
         _refuse_second(
             frames[0], [handles[id(use.anchor)] for use, one in zip(uses, found, strict=True) if one], uses
         )
     return found
+
+
+def refuse_vectorized(uses: Sequence[Use]) -> None:
+    """Raises InvalidRequest for a lookup in `tf.vectorized_map` under a tape, which would lose its gradient unseen."""
+    if tf.executing_eagerly() or not _tapes():
+        return
+    for frame in _outwards(sys._getframe(1)):
+        if frame.f_code is _ASKS:  # a tape computes a part again: `asked` judges it
+            return
+        if _is(frame, _AT_ONCE):
+            raise InvalidRequest(
+                f"tf.vectorized_map of the layer over {_names(uses)} under a tape: TensorFlow drops the gradient of "
+                "what it cannot vectorize, and nothing would be pushed; call the layer once, with all ids, before it "
+                "(TimeDistributed has no use for one: it takes ids of any shape); or use tf.map_fn, which in a "
+                "tf.function is a push for each element"
+            )
+
+
+def _outwards(frame: Any) -> Iterator[Any]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _is(frame: Any, what: tuple[str, str]) -> bool:
+    return (frame.f_code.co_name, frame.f_globals.get("__name__")) == what
 
 
 def _frames() -> Iterator[Any]:
@@ -70,11 +102,21 @@ def _frames() -> Iterator[Any]:
 
 def _refuse_several(frame: Any, uses: Sequence[Use]) -> None:
     """Raises InvalidRequest where a tape is asked for a gradient for each element of a target."""
-    outer = frame.f_back and frame.f_back.f_back
-    if outer is not None and (outer.f_code.co_name, outer.f_globals.get("__name__")) == _ELEMENT:
+    for outer in _outwards(frame):
+        if _is(outer, _ELEMENT) or _is(outer, _AT_ONCE):
+            raise InvalidRequest(
+                f"a jacobian with respect to the variables of the layer over {_names(uses)} would be a push for each "
+                "of its rows, and so would gradients in tf.vectorized_map: leave the layer's variables out of the "
+                "sources, or use gradient, of a sum"
+            )
+
+
+def _refuse_forward(uses: Sequence[Use]) -> None:
+    """Raises InvalidRequest where a gradient function is run while the forward pass is recorded."""
+    if any(_is(frame, _RECORDS) for frame in _outwards(sys._getframe(2))):
         raise InvalidRequest(
-            f"a jacobian with respect to the variables of the layer over {_names(uses)} would be a push for each of "
-            "its rows: leave the layer's variables out of its sources, or use gradient, of a sum"
+            f"tf.autodiff.ForwardAccumulator with respect to the variables of the layer over {_names(uses)}: pushes "
+            "have no forward mode; leave the layer's variables out of its primals"
         )
 
 
@@ -95,13 +137,17 @@ def _names(uses: Sequence[Use]) -> str:
     return "table " + ", ".join(sorted({repr(name) for use in uses for name in use.rates.names}))
 
 
-def _of_tensorflow() -> tuple[Any, Callable[[list[Any]], bool] | None]:
-    """The code whose frames know the sources, and what says whether a tape records tensors; None: there is none."""
+def _of_tensorflow() -> tuple[Any, Callable[[list[Any]], bool] | None, Callable[[], bool]]:
+    """The code whose frames know the sources; what says whether a tape records tensors; whether there is any tape."""
     try:
         from tensorflow.python.eager import imperative_grad, record  # pyright: ignore[reportMissingImports]
     except ImportError:  # then every gradient counts as asked for
-        return None, None
-    return imperative_grad.imperative_grad.__code__, record.should_record_backprop
+        return None, None, lambda: True
+    return (
+        imperative_grad.imperative_grad.__code__,
+        record.should_record_backprop,
+        record.could_possibly_record,
+    )
 
 
-_ASKS, _records = _of_tensorflow()
+_ASKS, _records, _tapes = _of_tensorflow()

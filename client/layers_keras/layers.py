@@ -51,8 +51,9 @@ class _OverTable(OverTables):
 class Embedding(_OverTable):
     """`keras.layers.Embedding` with a table in place of the weights.
 
-    The forward pass pulls; the backward pass pushes, once for all uses of the layer in it. The row of id 0 is looked
-    up and trained also with `mask_zero`. A layer with `trainable = False`, and one over a frozen table, pushes nothing.
+    The forward pass pulls; the backward pass pushes, once for all uses of the layer in it; in a loop of a `tf.function`
+    once for each turn. The row of id 0 is looked up and trained also with `mask_zero`. A layer with `trainable =
+    False`, and one over a frozen table, pushes nothing.
 
     Args:
         table: rows of any shape.
@@ -82,7 +83,8 @@ class Embedding(_OverTable):
             global_clipnorm, clipvalue) or accumulates them (gradient_accumulation_steps) while this layer has no such
             argument, or that scales the loss (loss_scale_factor, LossScaleOptimizer): in `fit` and in a `tf.function`
             before anything is pushed; in an eager loop of your own, unless `bind_lr` is called, at the end of its
-            first step. Training under a `tf.distribute` strategy of several replicas.
+            first step. Training under a `tf.distribute` strategy of several replicas. On TensorFlow, a call in
+            `tf.vectorized_map` under a tape; a jacobian by the layer's variables.
 
     Example:
         >>> items = client.create_table(TableSpec("items", 1_000_000, dim=32, optimizer=Adagrad(lr=0.1)))

@@ -17,7 +17,7 @@ import tensorflow as tf  # pyright: ignore[reportMissingImports]
 
 from ...proto.errors import InvalidRequest
 from ..layers.backward import Backward, whole_ids
-from .asked import asked
+from .asked import asked, refuse_vectorized
 from .exporting import baked, exporting, whole_in_program
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class Lookup:
         return list(_dealt(shaped, uses))
 
     def _differentiable(self, uses: Sequence[Use], flats: list[Any]) -> list[Any]:
+        refuse_vectorized(uses)
         passed = self._opened([use for use in uses if use.train])
         passed.uses += 1
         at = tf.constant(passed.uses, tf.int64)

@@ -139,6 +139,35 @@ def test_a_pull_sees_the_pushes_of_the_steps_before_also_inside_scan():
     np.testing.assert_allclose(steps(embed.anchor, jnp.zeros((3, 1), jnp.int32)), [2, 0.5, 0.125])
 
 
+@pytest.mark.parametrize("loop", ["scan", "map", "fori_loop"])
+def test_a_lookup_in_a_loop_of_a_loss_is_a_step_for_each_turn_and_one_before_it_is_one(loop):
+    ids = jnp.array([[1, 2], [1, 3]])
+
+    def total(each, over):  # of what each turn has, as an RNN would
+        if loop == "scan":
+            return jax.lax.scan(lambda sum, one: (sum + each(one), None), 0.0, over)[0]
+        if loop == "map":
+            return jax.lax.map(each, over).sum()
+        return jax.lax.fori_loop(0, len(over), lambda turn, sum: sum + each(over[turn]), 0.0)
+
+    def loss(look_up, before):
+        if before:
+            return total(lambda rows: (rows**2).sum(), look_up(ids))
+        return total(lambda some: (look_up(some) ** 2).sum(), ids)
+
+    moved = {}
+    for before in (False, True):
+        table = a_table(Adagrad(lr=0.1))
+        table.rows[:], embed = 1.0, Lookup(table)
+        jax.jit(jax.grad(lambda a, embed=embed, before=before: loss(lambda i: embed(i, a), before)))(
+            embed.anchor
+        )
+        jax.effects_barrier()
+        assert len(table.pushes) == (1 if before else 2)
+        moved[before] = 1 - table.rows[1, 0]
+    np.testing.assert_allclose([moved[True], moved[False]], [0.1, 0.1 + 0.1 / np.sqrt(2)], rtol=1e-4)
+
+
 def test_large_batches_pass():
     table = a_table(shape=(1000, 64))
     embed = Lookup(table)

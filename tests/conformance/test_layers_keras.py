@@ -142,6 +142,16 @@ def test_fit_with_a_layer_used_twice_has_the_losses_and_rows_of_keras(eagerly):
     assert len(table.pushes) == 4 * 3, "one push a step"
 
 
+def test_a_model_that_was_said_to_be_compiled_in_part_is_trained_as_it_is():
+    table = a_table()
+    local = beside(table)
+    x, y = two_inputs()
+    with pytest.warns(UserWarning, match="doesn't support `jit_compile=True`"):
+        got = fit(two_uses(Embedding(table)), x, y, jit_compile=True)
+    np.testing.assert_allclose(got, fit(two_uses(local), x, y), rtol=1e-5)
+    np.testing.assert_allclose(table.rows, weights_of(local), atol=1e-6)
+
+
 @pytest.mark.parametrize("eagerly", [False, True])
 def test_adagrad_sees_the_gradients_of_all_uses_as_one(eagerly):
     table = a_table(Adagrad(lr=0.1, eps=1e-7, initial_accumulator=0.1))

@@ -230,3 +230,98 @@ def test_a_persistent_tape_may_be_asked_inside_of_itself():
         loss = tf.reduce_sum(layer(tf.constant([1])))
         tape.gradient(loss, layer.trainable_variables)
     assert len(table.pushes) == 1
+
+
+def pooled(layer):
+    return lambda ids: tf.reduce_sum(layer(ids), 0)
+
+
+@both
+def test_a_vectorized_map_pulled_right_rows_and_pushed_nothing(compiled):
+    table = a_table()
+    before, layer, dense = table.rows.copy(), Embedding(table), a_dense()
+    layer.build()
+    ids = tf.constant([[1, 2], [2, 5]])
+
+    def step():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(dense(tf.vectorized_map(pooled(layer), ids)))
+        return tape.gradient(loss, [*dense.trainable_variables, *layer.trainable_variables])
+
+    with pytest.raises(Exception, match=r"tf\.vectorized_map of the layer over table 't' under a tape"):
+        run(step, compiled)
+    unchanged(table, before)
+    expected = before[ids].sum(1)
+    np.testing.assert_allclose(
+        run(lambda: tf.vectorized_map(pooled(layer), ids), compiled), expected, rtol=1e-5
+    )
+    layer.trainable = False
+    kernel, _ = run(step, compiled)
+    np.testing.assert_allclose(kernel[:, 0], expected.sum(0), rtol=1e-5)
+
+
+def test_a_time_distributed_layer_was_not_trained_once_sequences_had_several_lengths():
+    table, dense = a_table(), a_dense()
+    given = keras.Input((None, 3), dtype="int32")
+    rows = keras.layers.TimeDistributed(Embedding(table))(given)
+    model = keras.Model(given, dense(keras.ops.mean(rows, (1, 2))))
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    x, y = np.arange(12).reshape(2, 2, 3), np.ones((2, 1))
+    for length in (1, 2):  # the second time a program for any length is made
+        expected = numpy(dense(table.rows[x[:, :length]].mean((1, 2))))
+        np.testing.assert_allclose(model.predict_on_batch(x[:, :length]), expected, rtol=1e-5)
+    model.train_on_batch(x[:, :1], y)
+    pushes = len(table.pushes)
+    with pytest.raises(Exception, match="TimeDistributed has no use for one"):
+        model.train_on_batch(x, y)
+    assert len(table.pushes) == pushes
+
+
+@both
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_gradients_of_each_example_pushed_some_of_them(compiled, recomputed):
+    table = a_table()
+    before, layer, dense = table.rows.copy(), Embedding(table), a_dense()
+    layer.build()
+
+    def forward(ids):
+        return tf.reduce_sum(dense(layer(ids)), 1)
+
+    def step(anchors):
+        with tf.GradientTape(persistent=True) as tape:
+            target = (tf.recompute_grad(forward) if recomputed else forward)(tf.constant(IDS))
+
+        def of_one(place):
+            weight = tf.one_hot(place, len(IDS))
+            return tape.gradient(target, [dense.kernel, *anchors], output_gradients=weight)[0]
+
+        return tf.vectorized_map(of_one, tf.range(len(IDS)))
+
+    with pytest.raises(Exception, match=r"so would gradients in tf\.vectorized_map"):
+        run(lambda: step(layer.trainable_variables), compiled)
+    unchanged(table, before)
+    np.testing.assert_allclose(run(lambda: step([]), compiled)[..., 0], before[IDS], rtol=1e-5)
+    unchanged(table, before)
+
+
+@both
+def test_a_forward_accumulator_of_the_anchor_pushed_ones(compiled):
+    table = a_table()
+    before, layer, dense = table.rows.copy(), Embedding(table), a_dense()
+    layer.build()
+
+    def step(variables):
+        primals = [variable.value for variable in variables]
+        with tf.autodiff.ForwardAccumulator(primals, [tf.ones_like(one) for one in primals]) as forward:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(dense(layer(tf.constant(IDS))) ** 2)
+            gradient = tape.gradient(loss, dense.kernel)
+        return forward.jvp(gradient)
+
+    with pytest.raises(Exception, match="pushes have no forward mode"):
+        run(lambda: step([dense.kernel, *layer.trainable_variables]), compiled)
+    unchanged(table, before)
+    rows = before[IDS]
+    expected = 2 * (rows.T @ rows).sum(1)  # the hessian of a sum of squares
+    np.testing.assert_allclose(run(lambda: step([dense.kernel]), compiled)[:, 0], expected, rtol=1e-4)
+    unchanged(table, before)
