@@ -54,7 +54,10 @@ def asked(uses: Sequence[Use]) -> list[bool]:
     }
     found = [use.train and wanted[id(use.anchor)] for use in uses]
     if any(found):
-        _refuse_several(frames[0], uses) if frames else _refuse_forward(uses)
+        if frames:
+            _refuse_several(frames[0], uses)
+        else:
+            _refuse_forward(uses)
     if len(frames) == 1 and any(found):  # else it computes a part again, for the tape around it
         _refuse_second(
             frames[0], [handles[id(use.anchor)] for use, one in zip(uses, found, strict=True) if one], uses

@@ -14,6 +14,7 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
 from ...proto.errors import InvalidRequest
+from ..layers.together import key_of
 from ..lookups.pooling import sum_by_id
 from ..refusals import NotSupported
 from ..untraced import untraced
@@ -83,10 +84,7 @@ def _with_rows(norms: list[Any], layers: list[Any], norm_type: float) -> Any:
     for ranks, some in sorted(groups, key=lambda one: one[0] is not None):  # what a rank has alone first
         given = _waiting(some)
         if ranks is None:
-            pieces = (
-                ((id(table.client), table.name), ids, grads * np.float32(by))
-                for table, ids, grads, by in given
-            )
+            pieces = ((key_of(table), ids, grads * np.float32(by)) for table, ids, grads, by in given)
             norms = norms + _norms(pieces, norm_type)
         else:
             norms = [_of_ranks(norms, given, ranks, norm_type)]

@@ -16,10 +16,10 @@ _T = TypeVar("_T")
 def require(good: object, message: str) -> None:
     """Raise SnapshotCorrupt unless it is good."""
     if not good:
-        raise SnapshotCorrupt(shortened(message))
+        raise SnapshotCorrupt(_shortened(message))
 
 
-def shortened(message: str) -> str:
+def _shortened(message: str) -> str:
     """The beginning of what quotes a file, which may be long."""
     return message if len(message) <= _MOST_SAID else f"{message[:_MOST_SAID]} ..."
 

@@ -40,13 +40,19 @@ def a_dense(units=1):
     return dense
 
 
+def built():
+    """A table, its rows as they are, a layer over it and a dense one."""
+    table = a_table()
+    layer = Embedding(table)
+    layer.build()
+    return table, table.rows.copy(), layer, a_dense()
+
+
 @both
 @pytest.mark.parametrize("uses", [1, 2])
 @pytest.mark.parametrize("recomputed", [False, True])
 def test_the_gradient_of_dense_weights_alone_pushed_rows(compiled, uses, recomputed):
-    table = a_table()
-    before, layer, dense = table.rows.copy(), Embedding(table), a_dense()
-    layer.build()
+    table, before, layer, dense = built()
 
     def forward(ids):
         return tf.reduce_sum(dense(sum(layer(ids) for _ in range(uses))))
@@ -187,9 +193,7 @@ def test_branches_and_loops_push_only_what_was_asked_for():
 
 @both
 def test_a_jacobian_by_the_anchor_pushed_one_row_twice(compiled):
-    table = a_table()
-    before, layer, dense = table.rows.copy(), Embedding(table), a_dense()
-    layer.build()
+    table, before, layer, dense = built()
 
     def step(sources):
         with tf.GradientTape(persistent=True) as tape:
@@ -207,9 +211,7 @@ def test_a_jacobian_by_the_anchor_pushed_one_row_twice(compiled):
 
 @both
 def test_an_inner_gradient_of_the_anchor_that_another_tape_records_is_refused(compiled):
-    table = a_table()
-    before, layer, dense = table.rows.copy(), Embedding(table), a_dense()
-    layer.build()
+    table, before, layer, dense = built()
 
     def step():
         with tf.GradientTape():
@@ -238,9 +240,7 @@ def pooled(layer):
 
 @both
 def test_a_vectorized_map_pulled_right_rows_and_pushed_nothing(compiled):
-    table = a_table()
-    before, layer, dense = table.rows.copy(), Embedding(table), a_dense()
-    layer.build()
+    table, before, layer, dense = built()
     ids = tf.constant([[1, 2], [2, 5]])
 
     def step():
@@ -280,9 +280,7 @@ def test_a_time_distributed_layer_was_not_trained_once_sequences_had_several_len
 @both
 @pytest.mark.parametrize("recomputed", [False, True])
 def test_gradients_of_each_example_pushed_some_of_them(compiled, recomputed):
-    table = a_table()
-    before, layer, dense = table.rows.copy(), Embedding(table), a_dense()
-    layer.build()
+    table, before, layer, dense = built()
 
     def forward(ids):
         return tf.reduce_sum(dense(layer(ids)), 1)
@@ -306,9 +304,7 @@ def test_gradients_of_each_example_pushed_some_of_them(compiled, recomputed):
 
 @both
 def test_a_forward_accumulator_of_the_anchor_pushed_ones(compiled):
-    table = a_table()
-    before, layer, dense = table.rows.copy(), Embedding(table), a_dense()
-    layer.build()
+    table, before, layer, dense = built()
 
     def step(variables):
         primals = [variable.value for variable in variables]
