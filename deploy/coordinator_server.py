@@ -120,8 +120,7 @@ class CoordinatorServer:
         try:
             with self._performer.alone("the start of the cluster"):
                 self._performer.run(self.coordinator.up(self.config.shards, self.config.tables))
-                for spec in self.config.tables:
-                    self._performer.run(self.coordinator.create_table(spec, START_LIMIT_S, later=False))
+                self._performer.run(self.coordinator.make_begun(START_LIMIT_S))
                 if self.config.replicas:
                     self._performer.run(self._parts.standbys.keep(Sighting()))
         except BaseException:

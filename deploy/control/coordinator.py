@@ -163,7 +163,7 @@ class Coordinator:
     def up(self, shards: int, specs: Sequence[TableSpec] = ()) -> Program:
         """Start a cluster from nothing: servers, layout, no tables.
 
-        specs: tables that `create_table` makes next. They are stored as begun together with the layout: a coordinator
+        specs: tables that `make_begun` makes next. They are stored as begun together with the layout: a coordinator
         that takes over from there makes them, instead of serving a cluster without.
 
         Raises:
@@ -339,9 +339,18 @@ class Coordinator:
 
     # ----------------------------------------------------------------------------------------------------- tables
 
-    def create_table(
-        self, spec: TableSpec, limit_s: float = CHANGE_LIMIT_S, owner: str = "", *, later: bool = True
-    ) -> Program:
+    def make_begun(self, limit_s: float) -> Program:
+        """Make all tables that are begun, at the start of a cluster. Raises as the first shard that takes one not.
+
+        They are committed together: a commit writes all tables, so one for each would take minutes for a thousand.
+        """
+        for entry in self.state.making.values():
+            yield from self._make_on_shards(entry, limit_s)
+        tables = {**self.state.tables, **self.state.making}
+        if self.state.making:
+            yield from self.commit(dataclasses.replace(self.state, tables=tables, making={}))
+
+    def create_table(self, spec: TableSpec, limit_s: float = CHANGE_LIMIT_S, owner: str = "") -> Program:
         """Make a table on every shard. Returns its entry; the existing one if the spec is the same, as made or as now.
 
         Args:
@@ -349,7 +358,6 @@ class Coordinator:
                 anew: they may say what it was made with, or what is so now.
             limit_s: for the shards to take it.
             owner: the principal who creates it, if there is none yet; empty: it is the cluster's own.
-            later: if a shard does not take it, that is repeated; False: the cluster ends then, as at its start.
 
         Raises:
             TableExists: with another spec.
@@ -370,19 +378,14 @@ class Coordinator:
             check_tables(self.state, self.quotas, owner)
             yield from self.commit(self.state.with_begun([spec], owner))
             known = self.state.making[spec.name]
-        step = self._make(known, limit_s)
-        yield from begun(f"table {spec.name!r}", step) if later else step
+        yield from begun(f"table {spec.name!r}", self._make(known, limit_s))
         return known
 
     def _make(self, entry: TableEntry, limit_s: float) -> Program:
         name = entry.spec.name
         making = {k: v for k, v in self.state.making.items() if k != name}
         try:
-            yield from self._on_every_shard(
-                methods.SHARD_CREATE_TABLE,
-                lambda header: pb.CreateTableRequest(header=header, table=entry.to_message()),
-                limit_s,
-            )
+            yield from self._make_on_shards(entry, limit_s)
         except (Unavailable, Rerouted, StateLost):
             raise  # later it may answer
         except RowloomError:  # a shard will not have it: none shall
@@ -392,6 +395,12 @@ class Coordinator:
             raise
         tables = {**self.state.tables, name: entry}
         yield from self.commit(dataclasses.replace(self.state, tables=tables, making=making))
+
+    def _make_on_shards(self, entry: TableEntry, limit_s: float) -> Program:
+        def request(header: pb.Header) -> pb.CreateTableRequest:
+            return pb.CreateTableRequest(header=header, table=entry.to_message())
+
+        return self._on_every_shard(methods.SHARD_CREATE_TABLE, request, limit_s)
 
     def drop_table(self, name: str) -> Program:
         """Drop a table on every shard, also one that is only half made.

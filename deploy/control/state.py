@@ -223,27 +223,28 @@ class ClusterState:
         return [e.spec.name for e in (*self.tables.values(), *self.making.values()) if e.owner == principal]
 
     def with_begun(self, specs: Sequence[TableSpec], owner: str = "") -> ClusterState:
-        """The state in which these tables are begun, too. Raises InvalidRequest, as `check_room`.
+        """The state in which these tables are begun, too.
 
         owner: the principal who creates them; empty: they are the cluster's own.
-        """
-        state = self
-        for spec in specs:
-            entry = TableEntry(state.next_table, spec, owner=owner)
-            state.check_room(entry)
-            making = {**state.making, spec.name: entry}
-            state = dataclasses.replace(state, making=making, next_table=entry.number + 1)
-        return state
 
-    def check_room(self, entry: TableEntry) -> None:
-        """Whether every client can still be told all tables, with one more. Raises InvalidRequest."""
-        entries = [entry, *self.tables.values(), *self.making.values()]
-        size = sum(one.to_message().ByteSize() for one in entries)
-        if size > MAX_TABLES_BYTES:
-            raise InvalidRequest(
-                f"with table {entry.spec.name!r} the specs of all {len(entries)} tables would be {size} bytes; every "
-                f"client is told all of them: at most {MAX_TABLES_BYTES}. Make fewer tables, or with less metadata"
-            )
+        Raises:
+            InvalidRequest: there would be more tables than every client can be told of.
+        """
+        begun = [TableEntry(number, spec, owner=owner) for number, spec in enumerate(specs, self.next_table)]
+        self._check_room(begun)
+        making = {**self.making, **{entry.spec.name: entry for entry in begun}}
+        return dataclasses.replace(self, making=making, next_table=self.next_table + len(begun))
+
+    def _check_room(self, begun: Sequence[TableEntry]) -> None:
+        there = [*self.tables.values(), *self.making.values()]
+        size = sum(one.to_message().ByteSize() for one in there)
+        for count, entry in enumerate(begun, len(there) + 1):
+            size += entry.to_message().ByteSize()
+            if size > MAX_TABLES_BYTES:
+                raise InvalidRequest(
+                    f"with table {entry.spec.name!r} the specs of all {count} tables would be {size} bytes; every "
+                    f"client is told all of them: at most {MAX_TABLES_BYTES}. Make fewer tables, or with less metadata"
+                )
 
     def to_json(self) -> str:
         """As JSON."""

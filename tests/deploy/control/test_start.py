@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from rowloom.deploy.control import state
 from rowloom.deploy.control.coordinator import Coordinator
 from rowloom.deploy.control.effects import Calls, Commit, Launch, Look, Program, Sleep
 from rowloom.deploy.control.revival import take_up
@@ -65,3 +66,22 @@ def test_tables_that_are_too_many_are_refused_before_a_server_is_started() -> No
     huge = [TableSpec(f"t{k}", 10, dim=2, metadata={"x": "y" * 120_000}) for k in range(200)]
     with pytest.raises(InvalidRequest, match="every client is told all of them"):
         performed(coordinator_of().up(2, huge))
+
+
+def test_a_start_with_many_tables_committed_all_of_them_for_each_and_took_minutes() -> None:
+    coordinator = coordinator_of()
+    many = [TableSpec(f"t{k}", 10, dim=2) for k in range(300)]
+    begun = performed(coordinator.up(2, many))
+    made = performed(coordinator.make_begun(1.0))
+    assert len(coordinator.state.tables) == 300
+    assert not coordinator.state.making
+    states = [[len(e.state.making), len(e.state.tables)] for e in begun + made if isinstance(e, Commit)]
+    assert states[-2:] == [[300, 0], [0, 300]]
+    told = [call for e in made if isinstance(e, Calls) for call in e.calls]
+    assert len(told) == 2 * 300  # each shard of each table
+
+
+def test_a_config_with_more_tables_than_clients_can_be_told_starts_nothing(monkeypatch) -> None:
+    monkeypatch.setattr(state, "MAX_TABLES_BYTES", 1000)
+    with pytest.raises(InvalidRequest, match=r"with table 't4' the specs of all 5 tables would be \d+ bytes"):
+        performed(coordinator_of().up(2, [TableSpec(f"t{k}", 10, dim=2) for k in range(300)]))
