@@ -64,7 +64,10 @@ def clip_grad_norm_(
         raise NotSupported(
             "clip_grad_norm_ counts the gradients of one process, and a fully sharded model has parts"
         )
-    norms = [torch.linalg.vector_norm(grad.detach().float(), norm_type).cpu() for grad in grads]
+    # An anchor's is 0, or NaN where a row's is not finite: the rows' own say which, as torch's would.
+    anchors = {id(layer.anchor) for layer in layers}
+    counted = [p.grad for p in model.parameters() if p.grad is not None and id(p) not in anchors]
+    norms = [torch.linalg.vector_norm(grad.detach().float(), norm_type).cpu() for grad in counted]
     total = _with_rows(norms, layers, norm_type)
     if error_if_nonfinite and not bool(torch.isfinite(total)):
         raise RuntimeError(

@@ -207,8 +207,8 @@ class Gradients:
             return [] if self.dropped else list(self._held)
 
     def scale_waiting(self, by: float) -> None:
-        """Multiply what waits for a step."""
-        with _lock:
+        """Multiply what waits for a step; what is not finite becomes NaN, which the push refuses by name."""
+        with _lock, np.errstate(invalid="ignore"):
             self._held = [(k, ids, grads * np.float32(by)) for k, ids, grads in self._held]
 
     def hurry(self) -> None:

@@ -395,6 +395,15 @@ def test_clipping_of_gradients_that_were_pushed_already_is_refused_and_nan_is_to
         clip_grad_norm_(ours, 1.0, error_if_nonfinite=True)
 
 
+def test_the_norm_of_infinite_gradients_was_nan_because_of_the_anchors_where_torch_says_inf():
+    theirs, ours = both(a_table())
+    push_on_step(torch.optim.SGD(ours.parameters(), lr=0.1), ours)
+    for model in (theirs, ours):
+        (model.embed(torch.tensor([5])).sum() * float("inf")).backward()
+    assert torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0) == float("inf")
+    assert clip_grad_norm_(ours, 1.0) == float("inf")
+
+
 @pytest.mark.parametrize(("mode", "sparse"), [("lazy", True), ("dense", False)])
 def test_a_batch_of_padding_only_is_a_step_as_in_torch(client, mode, sparse):
     rows = np.arange(20, dtype=np.float32).reshape(10, 2)

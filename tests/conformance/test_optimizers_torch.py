@@ -30,6 +30,7 @@ DENSE = [
     (SGD(0.05, weight_decay=0.01, mode="dense"), "SGD", {"lr": 0.05, "weight_decay": 0.01}),
     (AdamW(mode="dense"), "AdamW", {}),
     (AdamW(weight_decay=0.3, mode="dense"), "AdamW", {"weight_decay": 0.3}),
+    (AdamW(weight_decay=0.0, mode="dense"), "Adam", {}),
     (RMSprop(0.01, mode="dense"), "RMSprop", {"lr": 0.01}),
     (RMSprop(0.001, momentum=0.8, mode="dense"), "RMSprop", {"lr": 0.001, "momentum": 0.8}),
     (Adadelta(mode="dense"), "Adadelta", {}),
