@@ -15,6 +15,7 @@ from ...proto.errors import RowloomError
 from ...proto.security.credentials import NOTHING
 from ..config.config import DeployConfig
 from ..config.words import counted, shards_named
+from ..control.state import BadState
 from ..launch.cluster_folder import StrangeShards, config_of, left_shards, shards_in, storage_of
 from ..storage import StateFile
 from .directory import ClusterDirectory, DamagedRecord, Record
@@ -173,7 +174,7 @@ def unknown_in_words(record: Record, directory: ClusterDirectory) -> str:
         return ""
     try:
         find_left(record.name, directory)
-    except StrangeShards as e:
+    except (StrangeShards, BadState) as e:
         return str(e)
     except RowloomError:
         pass
