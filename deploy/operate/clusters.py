@@ -20,7 +20,7 @@ from ..snapshots.resuming import and_checkpoint
 from .directory import Addressed, ClusterDirectory, DamagedRecord, Record
 from .launchers import Tell, launcher_of
 from .left import check_goes_on, check_not_live, is_kept, lacks_logs, not_there, placed, unreadable
-from .left_shards import folder_of, serving_on, unknown_in_words, up_of
+from .left_shards import folder_of, serving_on, unknown_in_words, unread_in_words, up_of
 from .remote import Remote, Unreachable
 from .status import not_serving, summary
 
@@ -365,7 +365,10 @@ def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unrea
         )
     if record.launcher and not record.address:
         if directory.is_locked(record.name):
-            return Unreachable(f"{what} is being started: try again when its `rowloom up` has ended")
+            why = unread_in_words(record.name, directory)
+            return Unreachable(
+                f"{what} is being started: {f'{why}: ' if why else ''}try again when its `rowloom up` has ended"
+            )
         if _is_at_work(record):
             return Unreachable(
                 f"{what} is being started: its `rowloom up` was interrupted, and its coordinator, process "

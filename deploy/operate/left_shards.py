@@ -69,6 +69,11 @@ class LeftShards:
             return f"its {shards} {_serve(serving)}, and no row of theirs is lost"
         return f"{serving} of its {shards} that run serve"
 
+    def unread(self) -> str:
+        """Why one cannot be read from its log, and is tried again; empty: none says so. Asks them."""
+        asked = self._ask(methods.HEALTH, pb.HealthRequest(), pb.HealthReply)
+        return next((reply.unread for reply in asked if reply is not None and reply.unread), "")
+
     def rows(self) -> int | None:
         """How many rows they hold; None: one does not say. Asks them."""
         replies = self._ask(methods.STATISTICS, pb.StatisticsRequest(), pb.StatisticsReply)
@@ -183,6 +188,20 @@ def unknown_in_words(record: Record, directory: ClusterDirectory) -> str:
         f"{record.storage or 'its folder'}: `rowloom up` with its config starts a new coordinator; if that is refused, "
         f"`rowloom down --keep{directory.option(record.name)}`, then `rowloom up` with its config, goes on from the "
         "logs, if it has any"
+    )
+
+
+def unread_in_words(name: str, directory: ClusterDirectory) -> str:
+    """What a cluster that is being started waits for, if one of its shards cannot be read from its log; else empty."""
+    folder = folder_of(name, directory)
+    why = ""
+    with contextlib.suppress(RowloomError, OSError):
+        servers = shards_in(folder)
+        launched = [one for server in servers.running() if (one := servers.launched(server)) is not None]
+        if launched:
+            why = LeftShards([one.address for one in launched], config_of(folder)).unread()
+    return (
+        f"a shard cannot be read from its log, and is tried again until that is mended: {why}" if why else ""
     )
 
 
