@@ -29,6 +29,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from ..proto.atomic_file import AtomicFile, naming, write_atomic
 from ..proto.errors import InvalidRequest, RowloomError, Unavailable
+from ..proto.snapshots.checked_json import MAX_JSON_BYTES
 from ..proto.snapshots.folder import opened_url
 from .config.faults import InvalidConfig
 from .control.effects import NotStored
@@ -118,7 +119,7 @@ class StateFile:
 
         Raises:
             Unavailable: storage does not answer.
-            RowloomError: the file is damaged.
+            BadState: the file is damaged, or of a newer version.
         """
         try:
             held = self._read()
@@ -126,7 +127,7 @@ class StateFile:
             raise self._unavailable("cannot be read", e) from e
         if held is None:
             return None
-        state = _parsed(held)
+        state = _parsed(held, f"the state file {self._url}")
         self._known = _id_of(state)
         return self._at_home(state)
 
@@ -233,6 +234,8 @@ class StateFile:
             return None
         try:
             self._fs.invalidate_cache()
+            if self._reserve is not None and (size := os.stat(self._path).st_size) > MAX_JSON_BYTES:
+                raise OSError(errno.EFBIG, f"it has {size:,} bytes, more than any cluster writes there")
             return self._fs.cat_file(self._path)
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -267,8 +270,8 @@ def not_there(found: str) -> NotStored:
     )
 
 
-def _parsed(held: bytes) -> ClusterState:
-    return ClusterState.from_json(held.decode("utf-8", "replace"))
+def _parsed(held: bytes, url: str) -> ClusterState:
+    return ClusterState.from_json(held.decode("utf-8", "replace"), url)
 
 
 def _id_of(state: ClusterState) -> str:
@@ -278,7 +281,7 @@ def _id_of(state: ClusterState) -> str:
 def _other(held: bytes, known: str) -> str:
     """The cluster whose state that is; empty: it is the known one's, or damaged, which the next commit mends."""
     with contextlib.suppress(RowloomError):
-        state = _parsed(held)
+        state = _parsed(held, _FILE)
         return "" if _id_of(state) == known else _id_of(state) or state.name
     return ""
 

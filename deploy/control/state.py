@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from google.protobuf import json_format
 
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import InvalidRequest, RowloomError, version_fault
+from ...proto.errors import InvalidRequest, RowloomError, SnapshotCorrupt, version_fault
 from ...proto.layout import Layout, ShardAddress
+from ...proto.snapshots.checked_json import digest_of, parsed
 from ...proto.spec import TableEntry, TableSpec
 from ..config.words import shards_named
 from ..launch.launcher import Launched
@@ -23,6 +25,24 @@ MAX_TABLES_BYTES = 16 << 20  # of all entries, as messages
 
 
 GONE = -1
+_WAYS_OUT = (
+    "It says which shards, tables and logs are the cluster's, so nothing goes on without it; what lies beside it is as "
+    "it was. Put back a whole copy of it, if there is one (nobody can edit it: it has a digest of what it says). "
+    "Else begin with the newest snapshot, and by --until with what its logs have since, under another `name` and "
+    "`storage`: `rowloom snapshots` with this storage, then `rowloom restore URL CONFIG --until TIME`"
+)
+
+
+class BadState(RowloomError):
+    """The state of a cluster cannot be had from its file.
+
+    Attributes:
+        fault: the file, and what is wrong with it, without what there is to do.
+    """
+
+    def __init__(self, fault: str, ways_out: str = "") -> None:
+        super().__init__(f"{fault}. {ways_out}" if ways_out else fault)
+        self.fault = fault
 
 
 @dataclass(frozen=True)
@@ -247,78 +267,150 @@ class ClusterState:
                 )
 
     def to_json(self) -> str:
-        """As JSON."""
-        return json.dumps(
-            {
-                "format": FORMAT,
-                "name": self.name,
-                "layout": json_format.MessageToDict(self.layout.to_message()) if self.layout else None,
-                "keys": self.keys,
-                "tables": [json_format.MessageToDict(e.to_message()) for e in self.tables.values()],
-                "next_key": self.next_key,
-                "next_table": self.next_table,
-                "term": self.term,
-                "serial": self.serial,
-                "making": [json_format.MessageToDict(e.to_message()) for e in self.making.values()],
-                "dropping": self.dropping,
-                "changing": self.changing,
-                "surplus": self.surplus,
-                "snapshots": [dataclasses.asdict(one) for one in self.snapshots],
-                "beginning": self.beginning,
-                "restored": self.restored and _plain(self.restored),
-                "autoscale": self.autoscale,
-                "quotas": self.quotas,
-                "max_extra_bytes": self.max_extra_bytes,
-                "replicas": self.replicas,
-                "drained": self.drained,
-                "runtime_env": self.runtime_env,
-                "standbys": {str(index): dataclasses.asdict(one) for index, one in self.standbys.items()},
-            },
-            indent=1,
-        )
+        """As JSON, with a digest of all else."""
+        content = self._content()
+        return json.dumps({**content, "digest": digest_of(content)}, indent=1)
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "layout": json_format.MessageToDict(self.layout.to_message()) if self.layout else None,
+            "keys": self.keys,
+            "tables": [json_format.MessageToDict(e.to_message()) for e in self.tables.values()],
+            "next_key": self.next_key,
+            "next_table": self.next_table,
+            "term": self.term,
+            "serial": self.serial,
+            "making": [json_format.MessageToDict(e.to_message()) for e in self.making.values()],
+            "dropping": self.dropping,
+            "changing": self.changing,
+            "surplus": self.surplus,
+            "snapshots": [dataclasses.asdict(one) for one in self.snapshots],
+            "beginning": self.beginning,
+            "restored": self.restored and _plain(self.restored),
+            "autoscale": self.autoscale,
+            "quotas": self.quotas,
+            "max_extra_bytes": self.max_extra_bytes,
+            "replicas": self.replicas,
+            "drained": self.drained,
+            "runtime_env": self.runtime_env,
+            "standbys": {str(index): dataclasses.asdict(one) for index, one in self.standbys.items()},
+        }
 
     @classmethod
-    def from_json(cls, text: str) -> ClusterState:
-        """From JSON. Raises RowloomError if it is no state of a version that this one reads."""
+    def from_json(cls, text: str, where: str = "the cluster's state file") -> ClusterState:
+        """From JSON.
+
+        Args:
+            text: of the file.
+            where: the file, for messages.
+
+        Raises:
+            BadState: it is damaged, or of a version that this one does not read.
+        """
         try:
-            data = json.loads(text)
-            if fault := version_fault("the cluster's state file", data["format"], FORMAT):
-                raise RowloomError(fault)
-            layout = data["layout"] and Layout.from_message(
-                json_format.ParseDict(data["layout"], pb.Layout())
+            data = parsed(text.encode(), where)
+        except SnapshotCorrupt as e:
+            raise BadState(str(e), _WAYS_OUT) from None
+        if fault := version_fault(where, data.get("format"), FORMAT):
+            raise BadState(fault)
+        try:
+            state = cls._of(data)
+            state._check()
+        except KeyError as e:
+            raise BadState(f"{where} is damaged: {e} is missing", _WAYS_OUT) from None
+        except (ValueError, TypeError, AttributeError, json_format.ParseError, RowloomError) as e:
+            raise BadState(f"{where} is damaged: {e}", _WAYS_OUT) from e
+        return state
+
+    @classmethod
+    def _of(cls, data: dict[str, Any]) -> ClusterState:
+        # States that were written before there was a digest have none.
+        if (digest := data.pop("digest", None)) is not None and digest != digest_of(data):
+            raise ValueError("it was changed after it was written: its digest is not that of its content")
+        layout = data["layout"] and Layout.from_message(json_format.ParseDict(data["layout"], pb.Layout()))
+        return cls(
+            name=data["name"],
+            layout=layout,
+            keys=list(data["keys"]),
+            tables=_entries(data["tables"]),
+            next_key=data["next_key"],
+            next_table=data["next_table"],
+            term=data["term"],
+            # States that were written before there were these have none.
+            serial=data.get("serial", 0),
+            making=_entries(data.get("making", [])),
+            dropping=list(data.get("dropping", [])),
+            changing=list(data.get("changing", [])),
+            surplus=list(data.get("surplus", [])),
+            snapshots=[KnownSnapshot(**one) for one in data.get("snapshots", [])],
+            beginning=data.get("beginning", ""),
+            restored=_restored(data.get("restored")),
+            autoscale=data.get("autoscale"),
+            quotas=data.get("quotas"),
+            max_extra_bytes=data.get("max_extra_bytes"),
+            replicas=data.get("replicas"),
+            drained=list(data.get("drained", [])),
+            runtime_env=data.get("runtime_env"),
+            standbys={int(index): Standby(**one) for index, one in data.get("standbys", {}).items()},
+        )
+
+    def _check(self) -> None:
+        """Whether it means something. Raises ValueError."""
+        for name, hint in get_type_hints(type(self)).items():
+            if not _fits(value := getattr(self, name), hint):
+                raise ValueError(f"{name} is {str(value)[:100]}")
+        layout = self.layout
+        for id in (self.beginning, layout.cluster_id if layout is not None else ""):
+            if "/" in id or id in (".", ".."):  # it is the name of a folder, which goes with the cluster
+                raise ValueError(f"{id[:100]!r} is no id of a cluster")
+        if layout is not None:
+            _require(
+                [s.index for s in layout.shards] == list(range(layout.n)),
+                "its shards are not numbered from 0 on",
             )
-            return cls(
-                name=data["name"],
-                layout=layout,
-                keys=list(data["keys"]),
-                tables=_entries(data["tables"]),
-                next_key=data["next_key"],
-                next_table=data["next_table"],
-                term=data["term"],
-                # States that were written before there were these have none.
-                serial=data.get("serial", 0),
-                making=_entries(data.get("making", [])),
-                dropping=list(data.get("dropping", [])),
-                changing=list(data.get("changing", [])),
-                surplus=list(data.get("surplus", [])),
-                snapshots=[KnownSnapshot(**one) for one in data.get("snapshots", [])],
-                beginning=data.get("beginning", ""),
-                restored=_restored(data.get("restored")),
-                autoscale=data.get("autoscale"),
-                quotas=data.get("quotas"),
-                max_extra_bytes=data.get("max_extra_bytes"),
-                replicas=data.get("replicas"),
-                drained=list(data.get("drained", [])),
-                runtime_env=data.get("runtime_env"),
-                standbys={int(index): Standby(**one) for index, one in data.get("standbys", {}).items()},
+            _require(len(self.keys) == layout.n, f"it has {len(self.keys)} keys for {layout.n} shards")
+            _require(
+                set(self.standbys) <= set(range(layout.n)), "it has a standby of a shard that there is not"
             )
-        except (KeyError, ValueError, TypeError, json_format.ParseError) as e:
-            raise RowloomError(f"the cluster's state file is damaged: {e}") from e
+        keys = [*self.server_keys, *self.surplus]
+        _require(len(set(self.server_keys)) == len(self.server_keys), "two servers have one key")
+        _require(max(keys, default=-1) < self.next_key, f"next_key {self.next_key} is used already")
+        numbers = [entry.number for entry in (*self.tables.values(), *self.making.values())]
+        _require(len(set(numbers)) == len(numbers), "two tables have one number")
+        _require(
+            max([0, *numbers, *self.dropping]) < self.next_table,
+            f"next_table {self.next_table} is used already",
+        )
+
+
+def _require(good: bool, fault: str) -> None:
+    if not good:
+        raise ValueError(fault)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value that was read has the type of its field; what a message was read into is sure of its own."""
+    of, parts = get_origin(hint), get_args(hint)
+    if of is types.UnionType:
+        return any(_fits(value, one) for one in parts)
+    if of in (list, Sequence):
+        return isinstance(value, list | tuple) and all(_fits(one, parts[0]) for one in cast(list[Any], value))
+    if of is dict:
+        items = cast(dict[Any, Any], value).items() if isinstance(value, dict) else [(None, None)]
+        return all(_fits(k, parts[0]) and _fits(v, parts[1]) for k, v in items)
+    if hint in (KnownSnapshot, RestoredSnapshot, Standby):
+        fields = get_type_hints(hint).items()
+        return isinstance(value, hint) and all(_fits(getattr(value, name), one) for name, one in fields)
+    return type(value) is hint or (hint is float and type(value) is int)
 
 
 def _entries(messages: list[dict[str, Any]]) -> dict[str, TableEntry]:
     entries = [TableEntry.from_message(json_format.ParseDict(m, pb.TableEntry())) for m in messages]
-    return {e.spec.name: e for e in entries}
+    found = {e.spec.name: e for e in entries}
+    _require(len(found) == len(entries), "two tables have one name")
+    return found
 
 
 def _plain(restored: RestoredSnapshot) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...proto.atomic_file import write_atomic
 from ...proto.errors import RowloomError, Unavailable
 from ..config.config import DeployConfig, from_json
-from ..control.state import ClusterState
+from ..control.state import BadState, ClusterState
 from ..storage import StateFile
 from .shard_folder import KnownServer, ShardFolder
 from .staying_launcher import StayingLauncher
@@ -122,7 +122,13 @@ def left_shards(folder: Path, file: StateFile) -> tuple[list[KnownServer], Clust
     running = shards_in(folder).running()
     if not running:  # then a damaged state stands in nobody's way
         return [], None
-    stored = file.load()
+    try:
+        stored = file.load()
+    except BadState as e:
+        pids = ", ".join(str(server.pid) for server in running)
+        raise BadState(
+            f"shard servers of this cluster run (processes {pids}), with its rows: end none of them. {e}"
+        ) from None
     keys = stored.server_keys if stored is not None and stored.layout is not None else []
     known = {*keys, *(stored.surplus if stored is not None else [])}
     strange = [server for server in running if server.key not in known]

@@ -45,6 +45,11 @@ def has_logs(storage: str | None, cluster_id: str) -> bool:
     return storage is not None and os.path.isdir(logs_at(storage, cluster_id))
 
 
+def any_logs(storage: str | None) -> bool:
+    """Whether there are logs of any cluster."""
+    return storage is not None and os.path.isdir(_logs(storage))
+
+
 def logs_at(storage: str, cluster_id: str) -> str:
     """The folder with the logs of a cluster."""
     return os.path.join(_logs(storage), cluster_id)

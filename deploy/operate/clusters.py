@@ -19,8 +19,8 @@ from ..snapshots.earlier import EarlierSnapshots, passed_over
 from ..snapshots.resuming import and_checkpoint
 from .directory import Addressed, ClusterDirectory, DamagedRecord, Record
 from .launchers import Tell, launcher_of
-from .left import check_goes_on, check_not_live, is_kept, lacks_logs, not_there, placed
-from .left_shards import folder_of, serving_on, unknown_in_words, up_of
+from .left import check_goes_on, check_not_live, is_kept, lacks_logs, not_there, placed, unreadable
+from .left_shards import folder_of, serving_on, unknown_in_words, unread_in_words, up_of
 from .remote import Remote, Unreachable
 from .status import not_serving, summary
 
@@ -351,6 +351,8 @@ def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unrea
     what = f"cluster {record.name!r}" if record.name else "the coordinator"
     option = directory.option(record.name)
     if record.kept:
+        if why := unreadable(record):
+            return Unreachable(f"{what} is down; {why}")
         if lacks_logs(record, None):
             return Unreachable(
                 f"{what} is down; {not_there(record)} With its rows there again, `rowloom up --name {record.name}` "
@@ -363,7 +365,10 @@ def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unrea
         )
     if record.launcher and not record.address:
         if directory.is_locked(record.name):
-            return Unreachable(f"{what} is being started: try again when its `rowloom up` has ended")
+            why = unread_in_words(record.name, directory)
+            return Unreachable(
+                f"{what} is being started: {f'{why}: ' if why else ''}try again when its `rowloom up` has ended"
+            )
         if _is_at_work(record):
             return Unreachable(
                 f"{what} is being started: its `rowloom up` was interrupted, and its coordinator, process "
@@ -390,6 +395,8 @@ def _unreachable(record: Record, directory: ClusterDirectory, why: str) -> Unrea
                 f"{what} has ended, not by a command of this home; its rows are in its logs: "
                 f"{up_of(record.name, directory)} goes on from them{and_checkpoint(record.storage, option)}"
             )
+        if why := unreadable(record):
+            return Unreachable(f"{what} ended by itself; {why}")
         if lacks_logs(record, config_of(folder_of(record.name, directory))):
             return Unreachable(
                 f"{what} ended by itself; {not_there(record)} With them {up_of(record.name, directory)} goes on; "
@@ -475,7 +482,7 @@ def _check_keeps(record: Record, directory: ClusterDirectory) -> None:
     if record.launcher != "local" or is_kept(record) or serving_on(record.name, directory) is not None:
         return
     if lacks_logs(record, config_of(folder_of(record.name, directory))):
-        raise InvalidRequest(f"{not_there(record)} Nothing was ended: put them back first")
+        raise InvalidRequest(f"{not_there(record)} Nothing was ended: put that back first")
     from ..requests.handlers import NOTHING_KEPT  # what the coordinator says, if there is one
 
     raise InvalidRequest(NOTHING_KEPT)

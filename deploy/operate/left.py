@@ -17,7 +17,7 @@ from ...proto.security.credentials import Credentials
 from ..config.config import DeployConfig
 from ..config.faults import InvalidConfig
 from ..config.storage_url import storage_folder
-from ..control.state import ClusterState
+from ..control.state import BadState, ClusterState
 from ..snapshots.kept import forget_stored, has_kept, id_of_another, kept_by
 from ..storage import StateFile
 from .directory import ClusterDirectory, Record
@@ -45,6 +45,15 @@ def _there(record: Record) -> str:
     return ""
 
 
+def unreadable(record: Record) -> str:
+    """In words, why what a cluster's storage says of it cannot be read; empty: it can, or nothing is there."""
+    try:
+        StateFile(record.storage or None).load()
+    except RowloomError as e:
+        return str(e)
+    return ""
+
+
 def shards_at_start(config: DeployConfig) -> int:
     """How many shards `up` starts: as many as there were, where it goes on from logs, whatever the config says."""
     stored = None
@@ -61,7 +70,7 @@ def forget(record: Record, layout: str) -> None:
     """
     try:
         forget_stored(record.storage or None, layout, record.cluster_id)
-    except (Unavailable, OSError) as e:
+    except (BadState, Unavailable, OSError) as e:
         raise Unavailable(
             f"{record.name!r} was ended, but what it has left is not: {e}; mend that, then `rowloom down --name "
             f"{record.name}` again, or with --forget, which leaves it there"
@@ -83,7 +92,9 @@ def lacks_logs(record: Record, config: DeployConfig | None) -> bool:
 
 
 def not_there(record: Record) -> str:
-    """In words, that a cluster's storage has no logs of it."""
+    """In words, that a cluster's storage has no logs of it, or why that cannot be told."""
+    if why := unreadable(record):
+        return f"{why}."
     if other := other_layout(record):
         return (
             f"{record.storage} was the storage of {record.name!r}, cluster {record.cluster_id}, and has the layout of "
@@ -99,7 +110,7 @@ def not_removed(record: Record, config: DeployConfig | None) -> str:
 
     config: what the cluster was last started with, if that can be read.
     """
-    if not lacks_logs(record, config):
+    if not lacks_logs(record, config) or unreadable(record):  # then who ends it says so
         return ""
     if other := other_layout(record):
         there = f", which has the layout of another cluster, {other}, of which nothing was removed."
@@ -123,6 +134,12 @@ def storage_away(status: pb.StatusReply, directory: ClusterDirectory) -> str:
         return ""
     if record.address != status.layout.coordinator:  # another one of that name
         return ""
+    try:
+        StateFile(record.storage).load()
+    except BadState as e:
+        return f"{e.fault}. The cluster serves on, and its next change, as `rowloom snapshot`, writes it anew"
+    except RowloomError:
+        pass
     record = replace(record, cluster_id=status.layout.cluster_id)
     logs = status.durability != "memory"
     other = other_layout(record)
@@ -149,7 +166,9 @@ def check_there(record: Record, config: DeployConfig | None) -> None:
 
 
 def _check_own(record: Record) -> None:
-    """Raise InvalidRequest if an `up` would go on with the rows of another cluster of that name."""
+    """Raise InvalidRequest if an `up` would go on with the rows of another cluster of that name, or nobody can say."""
+    if why := unreadable(record):
+        raise InvalidRequest(f"{why}. Nothing was started")
     if _there(record) and not is_kept(record):
         raise InvalidRequest(
             f"{not_there(record)} Nothing was started. With that mounted, or put back, `rowloom up` goes on with its "
@@ -216,9 +235,14 @@ def check_own_storage(config: DeployConfig) -> None:
 
     Raises:
         InvalidConfig: another one has its layout there, so that the `down` of one would remove the other's logs; or one
-            of that name runs, started from elsewhere.
+            of that name runs, started from elsewhere; or what is there is damaged.
     """
-    stored = _stored(config.storage)
+    try:
+        stored = StateFile(config.storage).load()
+    except BadState as e:
+        raise InvalidConfig(f"{e}. Nothing was started") from None
+    except RowloomError:  # the coordinator says why
+        stored = None
     if stored is not None and stored.name != config.name and (stored.layout or stored.beginning):
         raise InvalidConfig(
             f"the storage {config.storage} is that of cluster {stored.name!r}, which runs or can go on, and "

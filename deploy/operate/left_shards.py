@@ -15,6 +15,7 @@ from ...proto.errors import RowloomError
 from ...proto.security.credentials import NOTHING
 from ..config.config import DeployConfig
 from ..config.words import counted, shards_named
+from ..control.state import BadState
 from ..launch.cluster_folder import StrangeShards, config_of, left_shards, shards_in, storage_of
 from ..storage import StateFile
 from .directory import ClusterDirectory, DamagedRecord, Record
@@ -67,6 +68,11 @@ class LeftShards:
         if serving == running:
             return f"its {shards} {_serve(serving)}, and no row of theirs is lost"
         return f"{serving} of its {shards} that run serve"
+
+    def unread(self) -> str:
+        """Why one cannot be read from its log, and is tried again; empty: none says so. Asks them."""
+        asked = self._ask(methods.HEALTH, pb.HealthRequest(), pb.HealthReply)
+        return next((reply.unread for reply in asked if reply is not None and reply.unread), "")
 
     def rows(self) -> int | None:
         """How many rows they hold; None: one does not say. Asks them."""
@@ -173,7 +179,7 @@ def unknown_in_words(record: Record, directory: ClusterDirectory) -> str:
         return ""
     try:
         find_left(record.name, directory)
-    except StrangeShards as e:
+    except (StrangeShards, BadState) as e:
         return str(e)
     except RowloomError:
         pass
@@ -182,6 +188,20 @@ def unknown_in_words(record: Record, directory: ClusterDirectory) -> str:
         f"{record.storage or 'its folder'}: `rowloom up` with its config starts a new coordinator; if that is refused, "
         f"`rowloom down --keep{directory.option(record.name)}`, then `rowloom up` with its config, goes on from the "
         "logs, if it has any"
+    )
+
+
+def unread_in_words(name: str, directory: ClusterDirectory) -> str:
+    """What a cluster that is being started waits for, if one of its shards cannot be read from its log; else empty."""
+    folder = folder_of(name, directory)
+    why = ""
+    with contextlib.suppress(RowloomError, OSError):
+        servers = shards_in(folder)
+        launched = [one for server in servers.running() if (one := servers.launched(server)) is not None]
+        if launched:
+            why = LeftShards([one.address for one in launched], config_of(folder)).unread()
+    return (
+        f"a shard cannot be read from its log, and is tried again until that is mended: {why}" if why else ""
     )
 
 

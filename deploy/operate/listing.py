@@ -12,7 +12,7 @@ from ...proto.errors import RowloomError
 from ..launch.processes import is_running
 from .directory import ClusterDirectory, DamagedRecord, Record
 from .launchers import launcher_of
-from .left import is_kept
+from .left import is_kept, unreadable
 from .left_shards import running_unknown, serving_on
 from .remote import Remote
 from .status import grid, summary
@@ -24,6 +24,7 @@ ASK_S = 3.0  # what each gets to answer
 ASKERS = 16
 COLOURS = {"healthy": "green", "starting": "yellow", "no coordinator": "yellow", "kept": "cyan"}
 AWAY = "kept, storage away"
+UNREADABLE = "kept, state damaged"
 
 
 def listed(directory: ClusterDirectory) -> list[dict[str, Any]]:
@@ -31,8 +32,8 @@ def listed(directory: ClusterDirectory) -> list[dict[str, Any]]:
 
     The states: healthy; not healthy (a shard does not serve); starting; interrupted (its `up` was); no coordinator
     (that has ended, and shards run); kept (it is down, and its rows are in its storage); kept, storage away (the same,
-    and they are not there now); ended (its processes are gone); silent (its coordinator does not answer); damaged (its
-    record cannot be read).
+    and they are not there now); kept, state damaged (what its storage says of it cannot be read); ended (its processes
+    are gone); silent (its coordinator does not answer); damaged (its record cannot be read).
     """
     names = directory.names()
     with ThreadPoolExecutor(max(1, min(ASKERS, len(names)))) as askers:
@@ -67,7 +68,7 @@ def _as_it_runs(record: Record, directory: ClusterDirectory) -> Record:
 
 def _state(record: Record, directory: ClusterDirectory) -> tuple[str, int | None]:
     if record.kept:
-        return "kept" if is_kept(record) else AWAY, None
+        return "kept" if is_kept(record) else UNREADABLE if unreadable(record) else AWAY, None
     if not record.address:
         starts = directory.is_locked(record.name) or is_running(record.pid, record.started)
         return "starting" if starts else "interrupted", None

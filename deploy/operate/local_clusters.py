@@ -13,7 +13,9 @@ import contextlib
 import dataclasses
 import errno
 import json
+import math
 import os
+import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -40,12 +42,13 @@ from ..snapshots.kept import has_kept
 from .directory import ELSEWHERE, BadHome, ClusterDirectory, Record, shown_to
 from .launchers import RESTORE_S, Restore, Tell
 from .left import check_goes_on, check_own_storage, check_there, elsewhere, forget, is_kept, placed
-from .left_shards import find_left, folder_of, serving_on, up_of
+from .left_shards import find_left, folder_of, serving_on, unread_in_words, up_of
 from .remote import Remote
 
 BEYOND_S = 30.0  # what a coordinator takes to start, and to say so, beyond what its shards may take
 END_S = 10.0  # what it gets to end, beyond its calls' grace
 ROOM_BYTES = 2**16  # on disk, for the records and the log of a start
+UNREAD_S = 5.0  # between two looks at why a start takes long
 FOLLOW_S = 2.0  # what other processes of a cluster get to end by themselves
 
 
@@ -72,7 +75,7 @@ def up(
         if restore is not None:
             return known, True
         tell(f"{config.name!r} runs without its coordinator, and {left.words()}: a new one takes them over")
-        return _take_over(left.config or config, known, directory)
+        return _take_over(left.config or config, known, directory, tell)
     if known is not None:
         check_there(known, config_of(folder_of(config.name, directory)))
         check_goes_on(config, known, ended=True)
@@ -82,7 +85,7 @@ def up(
     record = _begun(config, known)
     try:
         directory.folder(config.name)
-        record, _ = _start(config, record, directory, restore)
+        record, _ = _start(config, record, directory, tell, restore)
         directory.put(record)
     except BaseException as e:
         full = _full(directory)  # before what is ended gives room back
@@ -111,7 +114,9 @@ def _leave(record: Record, directory: ClusterDirectory) -> None:
         tidy(folder_of(record.name, directory))
 
 
-def _take_over(config: DeployConfig, known: Record, directory: ClusterDirectory) -> tuple[Record, bool]:
+def _take_over(
+    config: DeployConfig, known: Record, directory: ClusterDirectory, tell: Tell
+) -> tuple[Record, bool]:
     """A new coordinator for shards that run. Whether it found them: they may end meanwhile.
 
     The record keeps the old address until there is a new one: it is of a cluster that was up.
@@ -122,7 +127,7 @@ def _take_over(config: DeployConfig, known: Record, directory: ClusterDirectory)
     _end_coordinator(known, END_S)  # of an `up` that was killed, and not up yet
     record = dataclasses.replace(_begun(config), address=known.address, cluster_id=known.cluster_id)
     try:
-        record, took_over = _start(config, record, directory, None)
+        record, took_over = _start(config, record, directory, tell)
         directory.put(record)
     except BaseException as e:
         record = directory.get(config.name) or record
@@ -178,7 +183,11 @@ def _begun(config: DeployConfig, before: Record | None = None) -> Record:
 
 
 def _start(
-    config: DeployConfig, record: Record, directory: ClusterDirectory, restore: Restore | None
+    config: DeployConfig,
+    record: Record,
+    directory: ClusterDirectory,
+    tell: Tell,
+    restore: Restore | None = None,
 ) -> tuple[Record, bool]:
     """Start the coordinator and wait until it is up. Its process is on record before it does anything.
 
@@ -204,12 +213,32 @@ def _start(
 
     pid = spawn_detached(command, log, mark=mark_of(folder), known=known)
     began = started(pid)
-    address = wait_until_up("the coordinator", pid, began, log, limit_s, lambda: _address_in(ready, on_rows))
+    unread = _Unread(name, directory, tell)
+    address = wait_until_up(
+        "the coordinator", pid, began, log, limit_s, lambda: _address_in(ready, on_rows) or unread.look()
+    )
     said = _read(ready)
     id = said.get("cluster_id", "")
     return dataclasses.replace(record, address=address, pid=pid, started=began, cluster_id=id), bool(
         said.get("took_over")
     )
+
+
+class _Unread:
+    """Tells, once, why a start waits for a shard that cannot be read from its log."""
+
+    def __init__(self, name: str, directory: ClusterDirectory, tell: Tell) -> None:
+        self._name, self._directory, self._tell = name, directory, tell
+        self._next_s = time.monotonic() + UNREAD_S
+
+    def look(self) -> None:
+        """To be called from time to time."""
+        if time.monotonic() < self._next_s:
+            return
+        why = unread_in_words(self._name, self._directory)
+        if why:
+            self._tell(why)
+        self._next_s = math.inf if why else time.monotonic() + UNREAD_S
 
 
 def _ready(name: str, directory: ClusterDirectory) -> Path:

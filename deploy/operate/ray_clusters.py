@@ -21,6 +21,7 @@ from ..config.config import DeployConfig
 from ..config.words import to_a_port
 from ..coordinator_actor import CoordinatorActor
 from ..launch.cluster_folder import config_in
+from ..launch.keeping import any_logs
 from ..launch.ray_actors import (
     GET_TIMEOUT_S,
     actors_of,
@@ -46,7 +47,7 @@ from ..snapshots.kept import kept_by
 from . import local_ray
 from .directory import ClusterDirectory, Record, shown_to
 from .launchers import RESTORE_S, Restore, Tell
-from .left import check_goes_on, check_own_storage, forget, is_kept, placed
+from .left import check_goes_on, check_own_storage, forget, is_kept, placed, unreadable
 from .remote import Remote
 
 log = logging.getLogger(__name__)
@@ -400,7 +401,10 @@ def down(record: Record, directory: ClusterDirectory, *, keep: bool = False) -> 
     """
     if not record.kept:
         _end(record, directory, keep=keep)
-    if not keep and is_kept(record):  # its coordinator was killed, or hung, and could not remove them
+    damaged = any_logs(record.storage or None) and unreadable(record)
+    if not keep and (
+        is_kept(record) or damaged
+    ):  # its coordinator was killed, or hung, and could not remove them
         forget(record, record.storage)
 
 

@@ -17,7 +17,7 @@ from ..config.config import DeployConfig
 from ..config.faults import InvalidConfig
 from ..config.words import listed
 from ..control.state import ClusterState, KnownSnapshot
-from ..launch.keeping import drop_logs, has_logs, lost_logs, snapshots_of
+from ..launch.keeping import any_logs, drop_logs, has_logs, lost_logs, snapshots_of
 from ..storage import StateFile
 from .begun import BegunSnapshots
 from .removing import remove_folder
@@ -61,20 +61,28 @@ def id_of_another(file: StateFile, cluster_id: str) -> str:
 
 
 def forget_stored(storage: str | None, layout: str, cluster_id: str = "") -> None:
-    """Remove all that a cluster which is down could go on from. Raises Unavailable, OSError.
+    """Remove all that a cluster which is down could go on from.
 
     Args:
         storage: the cluster's.
         layout: the folder where its layout is kept.
         cluster_id: its id: what is there of another one stays; empty: that is not known.
+
+    Raises:
+        BadState: its state is damaged, and there are logs: whose they are is not known, so they stay.
+        Unavailable, OSError: it cannot be removed.
     """
     file = StateFile(layout)
     if id_of_another(file, cluster_id):
         return
-    with contextlib.suppress(RowloomError):  # a damaged one leads to no logs
+    try:
         stored = file.load()
-        if stored is not None:
-            forget_kept(storage, stored)
+    except RowloomError:
+        if any_logs(storage):
+            raise
+        stored = None
+    if stored is not None:
+        forget_kept(storage, stored)
     file.clear()
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar, cast
 
 from ..errors import SnapshotCorrupt
@@ -33,6 +34,11 @@ def parsed(data: bytes, where: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise SnapshotCorrupt(f"{where} is damaged: it holds {type(content).__name__}, not an object")
     return cast(dict[str, Any], content)
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 of content as JSON with sorted keys and without spaces: however it is laid out in a file."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _no_constant(name: str) -> NoReturn:

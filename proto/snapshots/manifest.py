@@ -9,7 +9,6 @@ The digest also names a snapshot: an increment says which one it was made upon, 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -23,7 +22,7 @@ from .. import rowloom_pb2 as pb
 from ..errors import SnapshotCorrupt, version_fault
 from ..layout import Layout
 from ..spec import NAME
-from .checked_json import parsed, require, take, take_all
+from .checked_json import digest_of, parsed, require, take, take_all
 from .stored import StoredFile, StoredShard, file_of, plain_file, plain_shard, shard_of
 
 MANIFEST = "MANIFEST.json"
@@ -123,7 +122,7 @@ class Manifest:
     @property
     def digest(self) -> str:
         """SHA-256 of its content as JSON with sorted keys, without spaces and without the digest."""
-        return _digest(self._content())
+        return digest_of(self._content())
 
     def _content(self) -> dict[str, Any]:
         return {
@@ -143,7 +142,7 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """The bytes of MANIFEST.json."""
         content = self._content()
-        return _shown({**content, "digest": _digest(content)})
+        return _shown({**content, "digest": digest_of(content)})
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str = MANIFEST) -> Manifest:
@@ -182,10 +181,6 @@ def _counts(names: Sequence[str]) -> dict[str, int]:
     for name in names:
         counts[name] = counts.get(name, 0) + 1
     return counts
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _shown(content: Mapping[str, Any]) -> bytes:

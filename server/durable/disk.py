@@ -83,7 +83,12 @@ class Disk:
             | os.O_NOFOLLOW
             | (os.O_CREAT if create else 0)
         )
-        handle = os.open(path, flags, 0o600)
+        try:
+            handle = os.open(path, flags, 0o600)
+        except OSError as e:
+            if e.errno == errno.ELOOP and os.path.islink(path):
+                raise OSError(errno.ELOOP, "it is a symbolic link, and none is followed here", path) from None
+            raise
         self._paths[handle] = path
         return handle
 

@@ -385,7 +385,7 @@ def test_advice_to_end_the_cluster_of_a_snapshot_that_keeps_its_logs_short_led_t
     one = cli.json("snapshot")
     cli.run("down", "--keep")
     state = cli.folder / "kept" / "layout.json"
-    text = state.read_text()
+    text = state.read_text().replace('\n "digest"', '\n "was"')  # one of before has none
     assert text.count('"automatic": false') == 1
     state.write_text(
         text.replace('"automatic": false', '"automatic": true')
@@ -419,7 +419,7 @@ def test_a_snapshot_that_another_one_needs_stays_although_it_only_kept_logs_shor
     assert second["parent"] == first["id"]
     cli.run("down", "--keep")
     state = cli.folder / "kept" / "layout.json"
-    text = state.read_text()
+    text = state.read_text().replace('\n "digest"', '\n "was"')  # one of before has none
     state.write_text(text.replace('"automatic": false', '"automatic": true', 1))
     assert [one["goes_with_logs"] for one in cli.json("snapshots")["snapshots"]] == [False, False]
     state.write_text(text.replace('"automatic": false', '"automatic": true'))

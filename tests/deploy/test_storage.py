@@ -248,7 +248,10 @@ def test_errors_of_an_object_store_are_ours_at_every_call(store):
 
 def test_a_damaged_state_is_refused(tmp_path):
     (tmp_path / "layout.json").write_text('{"format": 1')
-    with pytest.raises(RowloomError, match="state file is damaged"):
+    with pytest.raises(
+        RowloomError,
+        match=rf"state file {tmp_path}/layout.json is damaged: it is no JSON: .*Put back a whole copy",
+    ):
         StateFile(str(tmp_path)).load()
 
 
@@ -261,7 +264,7 @@ def test_a_storage_that_nothing_can_read_is_refused_at_once(url, words):
 def test_a_cluster_of_a_program_took_the_storage_of_one_that_runs(tmp_path):
     spec = [TableSpec("t", 9, dim=1)]
     with local_cluster(1, storage=tmp_path, tables=spec) as running:
-        state = ClusterState("ads", layout=running._server.coordinator.layout)
+        state = ClusterState("ads", layout=running._server.coordinator.layout, keys=[0], next_key=1)
         StateFile(str(tmp_path)).commit(state)
         with pytest.raises(
             InvalidConfig, match=rf"the storage {tmp_path} is that of cluster 'ads', which runs"

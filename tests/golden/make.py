@@ -54,7 +54,7 @@ def written() -> dict[str, bytes]:
                 found[f"snapshots/{path.relative_to(folder)}"] = path.read_bytes()
         VOCABULARY.save(Path(folder) / "words.json")
         found["cluster/vocabulary.json"] = (Path(folder) / "words.json").read_bytes()
-    found["cluster/layout.json"] = STATE.to_json().encode()
+    found["cluster/layout-with-digest.json"] = STATE.to_json().encode()
     found["cluster/known.json"] = json.dumps(dataclasses.asdict(RECORD)).encode()
     found["cluster/tokens.yaml"] = text_of(PRINCIPALS).encode()
     return found

@@ -191,8 +191,13 @@ def test_the_ledger_of_a_snapshot_means_what_it_did() -> None:
 
 
 def test_the_state_of_a_cluster_of_an_earlier_version_is_what_it_was() -> None:
-    assert ClusterState.from_json(golden("cluster/layout.json").decode()) == STATE
-    assert ClusterState.from_json(STATE.to_json()) == STATE
+    assert (
+        ClusterState.from_json(golden("cluster/layout.json").decode()) == STATE
+    )  # from before it had a digest
+    assert ClusterState.from_json(golden("cluster/layout-with-digest.json").decode()) == STATE
+    check_written(
+        "cluster/layout-with-digest.json", STATE.to_json().encode(), "FORMAT in deploy/control/state.py"
+    )
 
 
 def test_a_state_of_a_newer_version_is_refused_and_told_what_to_do() -> None:

@@ -160,3 +160,28 @@ def test_an_up_of_kept_rows_that_fails_leaves_them_kept(directory, tmp_path, mon
             up(config(tmp_path), directory)
     assert directory.get("ads").kept  # it was forgotten
     np.testing.assert_allclose(push(up(config(tmp_path), directory).record), first + 1, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_an_up_said_nothing_for_minutes_of_a_log_that_could_not_be_opened(
+    directory, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(local_clusters, "UNREAD_S", 0.2)
+    first = push(up(config(tmp_path), directory).record)
+    down(directory.get("ads"), directory, keep=True)
+    file = next((tmp_path / "kept" / "logs").glob("*/*/shard-0/wal-*.log"))
+    moved = file.rename(tmp_path / file.name)
+    file.symlink_to(moved)
+    why = f"a shard cannot be read from its log, and is tried again until that is mended: {file}: it is a symbolic link"
+    said: list[str] = []
+
+    def mend(text: str) -> None:
+        said.append(text)
+        with pytest.raises(Unavailable, match=f"'ads' is being started: {why}"):
+            reach(directory.get("ads"), directory)
+        moved.replace(file)
+
+    again = up(config(tmp_path), directory, mend)
+    assert len(said) == 1
+    assert said[0].startswith(why)
+    np.testing.assert_allclose(push(again.record), first + 1, rtol=1e-6)

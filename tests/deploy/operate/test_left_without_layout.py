@@ -50,7 +50,7 @@ def test_shards_of_an_unknown_layout_are_not_ended_by_an_up(directory, tmp_path)
     put_back = r"End none of them: put it back, then `rowloom up` takes them over, with all rows"
     with pytest.raises(Unreachable, match=rf"the coordinator of cluster 'ads' has ended; .*{put_back}"):
         reach(record, directory)
-    with pytest.raises(InvalidRequest, match=r"Nothing was ended: put them back first"):
+    with pytest.raises(InvalidRequest, match=r"Nothing was ended: put that back first"):
         down(record, directory, keep=True)
     assert [one["state"] for one in listed(directory)] == ["no coordinator"]
     assert not lost_with(record, directory).words  # its logs are wherever the storage is

@@ -419,7 +419,10 @@ def test_up_in_the_storage_of_another_cluster_took_its_layout_and_down_then_remo
     os.mkdir(storage)
     file = StateFile(storage)
     held = ClusterState(
-        name="ads", layout=Layout("ads-1", 1, (ShardAddress(0, "127.0.0.1:9", 7),), "127.0.0.1:8"), keys=[0]
+        name="ads",
+        layout=Layout("ads-1", 1, (ShardAddress(0, "127.0.0.1:9", 7),), "127.0.0.1:8"),
+        keys=[0],
+        next_key=1,
     )
     file.commit(held)
     with pytest.raises(InvalidRequest, match=r"is that of cluster 'ads', .* nothing was started.*--name ads"):
