@@ -10,7 +10,7 @@ the first sync. A segment that is needed no more becomes a spare, old records an
 and another salt, so none of them is taken for a new one.
 It stays one, up to MOST_SPARES: to write over pages that the system has for a file takes half the time of new ones.
 But for one they are given back where the disk has little room left: others, and snapshots, need it more.
-A file with a second name (a hard link of a backup, or of a tool that saves room) never becomes a segment again, and goes:
+A file with a second name (a hard link, of a backup or a tool that saves room) is never a segment again, and goes:
 what is written to it would be written there, too, over records that count.
 A file gets its name as a segment when its header is on disk. So each file of that name has a header, or is damaged.
 Records end anywhere, so that the last segment is gone could not be seen in those before it. The name of an empty file,
