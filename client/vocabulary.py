@@ -326,7 +326,7 @@ def _text(word: Any) -> str:
 def _json(text: str, where: str) -> dict[str, Any]:
     try:
         return json.loads(text)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise InvalidRequest(f"the vocabulary in {where} is damaged: {e}") from e
 
 

@@ -28,10 +28,10 @@ from .contract import (
     ArraySource,
     RowSink,
     StoredVocabulary,
+    choose_rows,
     choose_tensor,
-    damaged,
-    fits,
     mapped_array,
+    reading,
     take_room,
 )
 
@@ -135,9 +135,7 @@ def open_safetensors(path: Path, tensor: str | None, row_shape: tuple[int, ...] 
         path, tensor = _file_of(path, tensor)
     header, metadata, begin = _read_header(path)
     shapes = {name: entry["shape"] for name, entry in header.items()}
-    possible = [name for name in shapes if name != "ids" and fits(shapes[name], row_shape)]
-    hint = f"of rows of shape {row_shape}" if row_shape is not None else "with two dimensions"
-    name = choose_tensor(shapes, tensor, possible, what=str(path), hint=hint)
+    name = choose_rows(shapes, tensor, row_shape, what=str(path), others=["ids"])
     ids = None
     if "ids" in header and name != "ids":
         if shapes["ids"] != shapes[name][:1]:
@@ -156,22 +154,18 @@ def _stored_in(path: Path, metadata: dict[str, str]) -> StoredVocabulary | None:
     text = metadata.get(METADATA_KEY, "")
     if not text.startswith('{"format": "rowloom-vocabulary"'):
         return None
-    try:
-        return StoredVocabulary.from_json(json.loads(text))
-    except (ValueError, KeyError, TypeError) as e:
-        damaged(path, e)
+    return StoredVocabulary.parsed(text, path)[0]
 
 
 def _file_of(index: Path, tensor: str | None) -> tuple[Path, str]:
     """Which file has a tensor, and its name."""
-    try:
-        files = {
-            str(name): index.with_name(file)
-            for name, file in json.loads(index.read_text())["weight_map"].items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        damaged(index, e)
+    files = {
+        name: index.with_name(file)
+        for name, file in dict(json.loads(index.read_text())["weight_map"]).items()
+    }
     name = choose_tensor(files, tensor, files, what=str(index))
+    if files[name].is_dir():
+        raise UnreadableFile(f"{index}: {name!r} is said to be in {files[name].name!r}, which is a folder")
     return files[name], name
 
 
@@ -182,20 +176,20 @@ def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
         length = int.from_bytes(f.read(8), "little")
         if size < 8 or length > min(_HEADER_LIMIT, size - 8):
             raise UnreadableFile(f"{path} is cut short or no safetensors file: {size} bytes")
-        try:
-            header = json.loads(f.read(length))
-            metadata = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
+        with reading(path):  # it may be one of several
+            header = dict(json.loads(f.read(length)))
+            metadata = {str(k): str(v) for k, v in dict(header.pop("__metadata__", {})).items()}
             for name, entry in header.items():
                 _check_entry(path, name, entry, size - 8 - length)
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
-            if isinstance(e, InvalidRequest):
-                raise
-            damaged(path, e)
     return header, metadata, 8 + length
 
 
 def _check_entry(path: Path, name: str, entry: dict[str, Any], data_bytes: int) -> None:
     begin, end = entry["data_offsets"]
+    if any(type(number) is not int for number in (begin, end, *entry["shape"])):
+        raise UnreadableFile(
+            f"{path}: tensor {name!r} has shape {entry['shape']} at bytes {begin} to {end}, which are no integers"
+        )
     dtype = _DTYPES.get(entry["dtype"])
     if dtype is None:
         return  # a type that numpy lacks is refused only when that tensor is asked for

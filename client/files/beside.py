@@ -16,7 +16,7 @@ from crc32c import crc32c
 
 from ...proto.atomic_file import write_atomic
 from ...proto.errors import InvalidRequest
-from .contract import StoredVocabulary, damaged, mapped_array
+from .contract import StoredVocabulary, mapped_array
 
 IDS_SUFFIX = ".ids.npy"
 WORDS_SUFFIX = ".vocabulary.json"
@@ -87,11 +87,7 @@ def read_words(path: Path) -> StoredVocabulary | None:
     beside = words_beside(path)
     if not beside.exists():
         return None
-    try:
-        value = json.loads(beside.read_text(encoding="utf-8"))
-        stored = StoredVocabulary.from_json(value)
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        damaged(beside, e)
+    stored, value = StoredVocabulary.parsed(beside.read_bytes(), beside)
     if "rows" in value:
         _check_mark(value["rows"], path, beside, "words")
     return stored

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.util
+import json
 import math
 import os
 import tokenize
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from ...proto.errors import InvalidRequest
+from ...proto.errors import InvalidRequest, RowloomError
 from ...proto.spec import TableSpec
 from ..urls import UnreadableFile
 from ..vocabulary import HasSpec, Vocabulary
 
 # How every `.npy` file begins, and what numpy raises of one that it cannot read.
 _NPY = b"\x93NUMPY"
-_DISLIKED = (ValueError, EOFError, SyntaxError, TypeError, ArithmeticError, tokenize.TokenError)
+_DISLIKED = (
+    *(ValueError, EOFError, SyntaxError, TypeError, ArithmeticError, tokenize.TokenError),
+    *(RecursionError, MemoryError),  # a header that is nested deeply
+)
 # One pull or assign of this much keeps the shards busy, and any machine can hold a few of them.
 BLOCK_BYTES = 8 << 20
 # A vocabulary in a file's own metadata; readers of Parquet refuse metadata that is much longer, safetensors' too.
@@ -85,10 +90,14 @@ class StoredVocabulary:
         return {**self.words.to_json(), "num_embeddings": self.num_embeddings}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> StoredVocabulary:
-        """What `to_json` gave. Raises ValueError (InvalidRequest too), KeyError, TypeError for anything else."""
-        size = value.get("num_embeddings")
-        return cls(Vocabulary.from_json(value), None if size is None else int(size))
+    def parsed(cls, text: str | bytes, path: Path) -> tuple[StoredVocabulary, dict[str, Any]]:
+        """What `to_json` gave, as the text of JSON in a file; and all that stands there. Raises UnreadableFile."""
+        try:
+            value = dict(json.loads(text))
+            size = value.get("num_embeddings")
+            return cls(Vocabulary.from_json(value), None if size is None else int(size)), value
+        except (ValueError, KeyError, TypeError, RecursionError) as e:  # InvalidRequest too
+            damaged(path, e)
 
 
 class RowSource(Protocol):
@@ -266,6 +275,38 @@ def as_float32(rows: np.ndarray, ids: Sequence[object] | np.ndarray, what: str) 
     return out
 
 
+def choose_rows(
+    shapes: Mapping[str, Sequence[int]],
+    wanted: str | None,
+    row_shape: tuple[int, ...] | None,
+    *,
+    what: str,
+    others: Collection[str] = (),
+) -> str:
+    """The tensor that has the rows: `wanted`, or the only one that can have them, as `choose_tensor`.
+
+    Args:
+        shapes: of each tensor, by name.
+        wanted: its name, where that is said.
+        row_shape: what a row should be, if known; else a matrix is looked for, or the tensor that is there alone.
+        what: the file, for messages.
+        others: those that are only meant where they are `wanted`.
+
+    Raises:
+        InvalidRequest: as `choose_tensor`.
+    """
+    own = {name: shape for name, shape in shapes.items() if name not in others}
+    fitting = [name for name, shape in own.items() if _fits(shape, row_shape)]
+    if row_shape is None and not fitting and len(own) == 1:
+        fitting = [name for name, shape in own.items() if len(shape) >= 1]
+    hint = (
+        f"of rows of shape {row_shape}"
+        if row_shape is not None
+        else "with two dimensions (tensor= names one that has others)"
+    )
+    return choose_tensor(shapes, wanted, fitting, what=what, hint=hint)
+
+
 def choose_tensor(
     names: Iterable[str], wanted: str | None, fits: Iterable[str], *, what: str, hint: str = ""
 ) -> str:
@@ -295,14 +336,36 @@ def _listed(names: Sequence[str], most: int = 8) -> str:
     return (", ".join(repr(n) for n in names[:most]) or "nothing") + rest
 
 
-def fits(shape: Sequence[int], row_shape: tuple[int, ...] | None) -> bool:
+def _fits(shape: Sequence[int], row_shape: tuple[int, ...] | None) -> bool:
     """Whether a tensor of this shape could be the rows: a matrix, or the row shape where it is known."""
     return len(shape) == 2 if row_shape is None else len(shape) >= 1 and tuple(shape[1:]) == row_shape
 
 
 def damaged(path: Path, error: BaseException) -> NoReturn:
     """Raises UnreadableFile for a file that its own library cannot read."""
-    raise UnreadableFile(f"{path} is damaged, cut short or of another format: {error}") from error
+    words = f"{error}" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+    raise UnreadableFile(f"{path} is damaged, cut short or of another format: {words}") from error
+
+
+# What a file is not to blame for: it says itself what is wrong and where, or it is a fault of ours.
+_NOT_OF_FILES = (RowloomError, ImportError, MemoryError, AssertionError, AttributeError, NameError)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Generator[None]:
+    """Whatever a file makes its reader or a library raise becomes UnreadableFile, with the file's name.
+
+    All that looks at what is in a file does so in this, and it alone decides what a file is to blame for. The error
+    itself stays its cause, which `ROWLOOM_TRACEBACK=1` shows.
+    """
+    try:
+        yield
+    except _NOT_OF_FILES:
+        raise
+    except Exception as e:
+        if isinstance(e, OSError) and (e.filename is not None or type(e) is not OSError):
+            raise  # as that there is no such file; libraries raise a bare one of what they cannot read
+        damaged(path, e)
 
 
 def mapped_array(path: Path) -> np.ndarray:

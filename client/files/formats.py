@@ -19,7 +19,7 @@ from . import tensorflow_files as files_tensorflow
 from . import torch_files as files_torch
 from . import word_files as files_words
 from .beside import read_words
-from .contract import WITHOUT_IDS, ArraySource, RowSink, RowSource, StoredVocabulary
+from .contract import WITHOUT_IDS, ArraySource, RowSink, RowSource, StoredVocabulary, reading
 from .places import a_folder, fetched
 
 WORD_FORMATS = ("word2vec", "word2vec-binary", "glove")
@@ -69,7 +69,8 @@ def opened(
         yield ArraySource([as_array(path, "rows")], what="the array")
         return
     with fetched(path) as where:  # pyright: ignore[reportUnknownArgumentType]
-        source = _source(where, format, tensor, row_shape)
+        with reading(where):
+            source = _source(where, format, tensor, row_shape)
         try:
             if source.stored is None:
                 source.stored = read_words(where)

@@ -23,8 +23,8 @@ from .contract import (
     RowSource,
     StoredVocabulary,
     choose_tensor,
-    damaged,
     needs,
+    reading,
     signed_ids,
     words_in_order,
 )
@@ -58,11 +58,8 @@ class ParquetSource(RowSource):
         import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
 
         self._path = path
-        try:
-            self._file = pq.ParquetFile(path)
-            schema = self._file.schema_arrow
-        except (pa.ArrowInvalid, OSError) as e:
-            damaged(path, e)
+        self._file = pq.ParquetFile(path)
+        schema = self._file.schema_arrow
         kinds = pa.types
         self.rows = self._file.metadata.num_rows
         integers = [f.name for f in schema if kinds.is_integer(_plain(f.type)) and f.name in _ID_NAMES]
@@ -82,6 +79,7 @@ class ParquetSource(RowSource):
         self.stored = self._stored_in(schema)
         lists = [f.name for f in schema if _is_list(f.type)]
         self._columns = self._row_columns(schema, lists, tensor, index)
+        self._check_columns(schema)
         self.row_shape = self._shape(schema, row_shape)
 
     def _stored_in(self, schema: Any) -> StoredVocabulary | None:
@@ -89,10 +87,7 @@ class ParquetSource(RowSource):
         metadata = schema.metadata or {}
         if _VOCABULARY_KEY not in metadata:
             return None
-        try:
-            return StoredVocabulary.from_json(json.loads(metadata[_VOCABULARY_KEY]))
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
-            damaged(self._path, e)
+        return StoredVocabulary.parsed(metadata[_VOCABULARY_KEY], self._path)[0]
 
     def _check_named(self, schema: Any, index: list[str]) -> None:
         """Rows must not be taken by their place in the file where a column says whose they are, and cannot be read."""
@@ -121,6 +116,24 @@ class ParquetSource(RowSource):
             raise InvalidRequest(f"{self._path} has no column of lists or of numbers; it has: {schema.names}")
         return numbers
 
+    def _check_columns(self, schema: Any) -> None:
+        """Raises InvalidRequest for columns that hold no numbers, or cannot be told from others by their name."""
+        import pyarrow as pa  # pyright: ignore[reportMissingImports]
+
+        kinds = pa.types
+        numbers = (kinds.is_floating, kinds.is_integer, kinds.is_decimal, kinds.is_boolean, kinds.is_null)
+        twice = [name for name in (*self._columns, self._key) if schema.names.count(name) > 1]
+        if twice:
+            raise InvalidRequest(
+                f"{self._path} has {schema.names.count(twice[0])} columns {twice[0]!r}; give each a name of its own"
+            )
+        for field in map(schema.field, self._columns):
+            kind = field.type.value_type if _is_list(field.type) else _plain(field.type)
+            if not any(is_one(kind) for is_one in numbers):
+                raise InvalidRequest(
+                    f"{self._path}: column {field.name!r} has type {field.type}; rows are numbers, or lists of them"
+                )
+
     def _shape(self, schema: Any, row_shape: tuple[int, ...] | None) -> tuple[int, ...]:
         kind = schema.field(self._columns[0]).type
         if not _is_list(kind):
@@ -143,31 +156,23 @@ class ParquetSource(RowSource):
 
     def blocks(self, size: int) -> Iterator[tuple[np.ndarray | list[str], np.ndarray]]:
         """As `RowSource.blocks`."""
-        import pyarrow as pa  # pyright: ignore[reportMissingImports]
-
         wanted = [*self._columns, *([self._key] if self._key else [])]
         begin = 0
-        try:
+        with reading(self._path):
             for batch in self._file.iter_batches(size, columns=wanted):
                 rows = self._rows_of(batch, begin)
                 yield self._keys_of(batch, begin), rows
                 begin += len(rows)
-        except (pa.ArrowInvalid, OSError) as e:
-            damaged(self._path, e)
 
     def names(self, size: int) -> Iterator[np.ndarray | list[str]]:
         """As `RowSource.names`."""
-        import pyarrow as pa  # pyright: ignore[reportMissingImports]
-
         begin = 0
-        try:
+        with reading(self._path):
             for batch in self._file.iter_batches(
                 size, columns=[self._key] if self._key else self._columns[:1]
             ):
                 yield self._keys_of(batch, begin)
                 begin += batch.num_rows
-        except (pa.ArrowInvalid, OSError) as e:
-            damaged(self._path, e)
 
     def _keys_of(self, batch: Any, begin: int) -> np.ndarray | list[str]:
         if self._key is None:

@@ -152,7 +152,7 @@ def _fetch(fs: Any, there: str, local: Path) -> None:
         fs.get_file(posixpath.join(posixpath.dirname(there), name), str(local.with_name(name)))
     if local.name.endswith(INDEX_SUFFIX):
         with contextlib.suppress(
-            ValueError, KeyError, TypeError, AttributeError
+            ValueError, KeyError, TypeError, AttributeError, RecursionError
         ):  # its reader says what is wrong
             _fetch_parts(
                 fs, posixpath.dirname(there), local, json.loads(local.read_text())["weight_map"].values()

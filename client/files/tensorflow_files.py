@@ -22,7 +22,7 @@ import numpy as np
 
 from ...proto.errors import InvalidRequest
 from ..urls import UnreadableFile
-from .contract import ArraySource, RowSink, choose_tensor, damaged, fits, needs
+from .contract import ArraySource, RowSink, choose_rows, needs, reading
 
 _MAGIC = 0xDB4775248B80FB57
 _OBJECT_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -86,15 +86,12 @@ def open_tensorflow(path: Path, tensor: str | None, row_shape: tuple[int, ...] |
     if prefix is None:
         raise UnreadableFile(f"{path} is no checkpoint: there is no {path}.index")
     index = prefix.with_name(prefix.name + ".index")
-    try:
+    with reading(index):
         raw, shards = _read_index(index.read_bytes())
-    except (IndexError, struct.error, ValueError) as e:
-        damaged(index, e)
     variables = _variables(raw)
-    possible = [name for name, parts in variables.items() if fits(parts[0][1].shape, row_shape)]
     wanted = tensor.removesuffix(_OBJECT_SUFFIX) if tensor is not None else None
-    hint = f"of rows of shape {row_shape}" if row_shape is not None else "with two dimensions"
-    name = choose_tensor(variables, wanted, possible, what=str(prefix), hint=hint)
+    shapes = {name: parts[0][1].shape for name, parts in variables.items()}
+    name = choose_rows(shapes, wanted, row_shape, what=str(prefix))
     pieces = [piece for key, entry in variables[name] for piece in _pieces(prefix, shards, raw, key, entry)]
     return ArraySource(pieces, what=f"{prefix}: {name}")
 

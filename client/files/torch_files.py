@@ -14,7 +14,7 @@ import numpy as np
 from ...proto.atomic_file import AtomicFile
 from ...proto.errors import InvalidRequest
 from ..urls import UnreadableFile
-from .contract import RowSink, RowSource, check_matrix, choose_tensor, damaged, fits, needs, take_room
+from .contract import RowSink, RowSource, check_matrix, choose_rows, damaged, needs, take_room
 
 
 def open_torch(path: Path, tensor: str | None, row_shape: tuple[int, ...] | None) -> TorchSource:
@@ -26,9 +26,9 @@ def open_torch(path: Path, tensor: str | None, row_shape: tuple[int, ...] | None
     tensors = dict(_named("", _load(path)))
     if tensor is None and list(tensors) == [""]:
         return TorchSource(tensors[""], str(path))
-    possible = [n for n, value in tensors.items() if not value.is_nested and fits(value.shape, row_shape)]
-    hint = f"of rows of shape {row_shape}" if row_shape is not None else "with two dimensions"
-    name = choose_tensor(tensors, tensor, possible, what=str(path), hint=hint)
+    nested = [name for name, value in tensors.items() if value.is_nested]  # which have no shape
+    shapes = {name: () if name in nested else tuple(value.shape) for name, value in tensors.items()}
+    name = choose_rows(shapes, tensor, row_shape, what=str(path), others=nested)
     return TorchSource(tensors[name], f"{path}: {name}")
 
 

@@ -151,6 +151,8 @@ def from_pretrained(
     """
     with opened(path, format, tensor, None) as source:
         what = _what(path)
+        if source.rows == 0:
+            raise InvalidRequest(f"{what} has no rows to make a table of")
         _check_words(source, vocabulary, what)
         size = num_embeddings
         if vocabulary is None and (source.words or source.stored is not None):
@@ -161,15 +163,19 @@ def from_pretrained(
             size = source.rows
         if size is None and vocabulary is not None:
             size = len(vocabulary)
-        spec = TableSpec(
-            name,
-            num_embeddings=size,
-            dim=source.row_shape[0] if len(source.row_shape) == 1 else source.row_shape,
-            partition=partition,  # type: ignore[arg-type]  # TableSpec checks it
-            optimizer=SGD() if optimizer is None else optimizer,
-            initializer=Uniform() if initializer is None else initializer,
-            frozen=freeze,
-        )
+        try:
+            spec = TableSpec(
+                name,
+                num_embeddings=size,
+                dim=source.row_shape[0] if len(source.row_shape) == 1 else source.row_shape,
+                partition=partition,  # type: ignore[arg-type]  # TableSpec checks it
+                optimizer=SGD() if optimizer is None else optimizer,
+                initializer=Uniform() if initializer is None else initializer,
+                frozen=freeze,
+            )
+        except InvalidRequest as e:
+            e.message = f"{what}: {e.message}"  # whose rows may be none that a table can have
+            raise
         if vocabulary is not None:
             vocabulary.check(spec)
             spec = vocabulary.attach(spec) if vocabulary.is_small() else spec

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
-from ...proto.errors import InvalidRequest, RowloomError, Unavailable
+from ...proto.errors import InvalidRequest, SnapshotCorrupt, Unavailable
 from ...proto.layout import Layout, ShardAddress
 from ...proto.spec import Dealing, TableEntry, TableSpec
 from ..launch.launcher import ServerProcess, addresses
@@ -156,7 +156,11 @@ class Restoring:
         stalled = f"no row has arrived for {STALL_S:.0f} s: {self._source.about.url} may be out of reach"
         yield from all_received(target, coordinator.clock, count, stall_s=STALL_S, stalled=stalled)
         if self._rows != total:
-            raise RowloomError(f"snapshot {self._source.about.url} has {total} rows, {self._rows} arrived")
+            url = self._source.about.url
+            raise SnapshotCorrupt(
+                f"snapshot {url} has {total} rows, {self._rows} arrived: some ids are there twice; "
+                f"`rowloom verify {url}` names one"
+            )
 
     def _preparation(self, target: Layout, shard: ShardAddress, turn: int) -> ServerCall:
         request = pb.PrepareRequest(

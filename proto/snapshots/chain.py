@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import SnapshotCorrupt, Unavailable
 from ..layout import owner
-from ..spec import TableEntry
+from ..spec import TableEntry, TableSpec
 from .checked_json import MAX_JSON_BYTES
 from .checksums import BLOCK_BYTES, check_blocks
 from .folder import Scratch, SnapshotFolder
@@ -85,6 +85,24 @@ class Link:
         """[N] int64: the ids of a file with these columns; little more of it is read. Raises as `block`."""
         size = len(header_of(columns, file.rows)) + file.rows * columns[0].row_bytes
         return next(self._tensors(file, columns, self.data(file, size)))
+
+    def check_ids(self, file: StoredFile, ids: np.ndarray, spec: TableSpec, shard: int) -> None:
+        """Raise SnapshotCorrupt for an id that cannot be in this file of a shard. ids: [N] int64, what it has."""
+        where = self.folder.file(file.name)
+        wrong = (ids < 0) | (ids.astype(np.uint64) >= np.uint64(spec.id_limit))
+        if wrong.any():
+            k = int(wrong.argmax())
+            raise SnapshotCorrupt(
+                f"{where}: row {k} has id {ids[k]}, ids of {spec.name!r} are below {spec.id_limit}"
+            )
+        strange = owner(spec, ids, self.manifest.layout.n) != shard
+        if strange.any():
+            k = int(strange.argmax())
+            raise SnapshotCorrupt(f"{where}: row {k} has id {ids[k]}, which shard {shard} does not own")
+        ordered = np.sort(ids)
+        twice = ordered[1:][ordered[1:] == ordered[:-1]]
+        if len(twice):
+            raise SnapshotCorrupt(f"{where}: id {twice[0]} is there twice")
 
     def _tensors(
         self, file: StoredFile, columns: Sequence[TensorColumn], data: memoryview
@@ -205,6 +223,8 @@ class TableRows:
                 continue
             for file in part.table.files:
                 block = read(part.link, part.table, file)
+                if part.depth == self._last:  # the table may have been partitioned otherwise before
+                    part.link.check_ids(file, block.ids, self._spec, part.shard)
                 stale = self._replaced(block.ids, part)
                 for ids in changed[part.depth :]:
                     stale |= _among(block.ids, ids)

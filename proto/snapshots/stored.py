@@ -13,6 +13,7 @@ from .checksums import digits_of
 from .rows_file import ID_COLUMNS, TensorColumn, header_of, row_bytes, row_columns
 
 MAX_FILE_BYTES = 256 << 20  # one is read whole, so this bounds a reader's memory
+MAX_GENERATION = 1 << 31  # rows are marked with it in 32 bits, and more cuts of a shard may come
 _NAME = re.compile(r"(?:shard-[0-9]{5}/)?[A-Za-z0-9][A-Za-z0-9._-]*")
 _HEX = re.compile(r"[0-9a-f]*")
 
@@ -118,6 +119,9 @@ class StoredShard:
     def __post_init__(self) -> None:
         require(0 <= self.index < 100_000, f"shard {self.index}")
         require(min(self.lsn, self.generation) >= 0, f"shard {self.index}: lsn or generation is below 0")
+        require(
+            self.generation < MAX_GENERATION, f"shard {self.index}: generation {self.generation} is too large"
+        )
         numbers = [table.number for table in self.tables]
         require(
             numbers == sorted(set(numbers)), f"shard {self.index}: its tables are not in order: {numbers}"

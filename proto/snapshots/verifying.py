@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import SnapshotCorrupt
-from ..layout import owner
 from ..spec import TableEntry
-from .chain import Link
+from .chain import TableRows
 from .folder import Scratch
 from .snapshot import StoredSnapshot, open_snapshot
-from .stored import StoredFile
+
+_NO_IDS = np.empty(0, np.int64)
 
 
 class Verified(NamedTuple):
@@ -35,7 +35,9 @@ class Verified(NamedTuple):
 
 
 def verify(url: str | os.PathLike[str]) -> Verified:
-    """Check all of a snapshot, and of those that it was made upon. One file is in memory at a time.
+    """Check all of a snapshot, and of those that it was made upon.
+
+    One file is in memory at a time, and the ids of one table on one shard.
 
     Args:
         url: its folder, as `open_snapshot`.
@@ -52,9 +54,8 @@ def verify(url: str | os.PathLike[str]) -> Verified:
         _check_files(one)
         files += 1 + len(one.manifest.files)
         size += len(one.manifest.to_bytes()) + one.manifest.bytes
-        for name in one.tables:
-            for _ in one.ids(name):  # their number is checked at the end
-                pass
+        for entry in one.tables.values():
+            _check_once(one, entry)
     return Verified(snapshot.id, len(snapshot.links), files, size, snapshot.manifest.rows)
 
 
@@ -65,27 +66,20 @@ def _check_files(snapshot: StoredSnapshot) -> None:
     for shard, entries in ((shard, list(snapshot.tables.values())) for shard in snapshot.manifest.shards):
         for table, entry in zip(shard.tables, entries, strict=True):
             for file in table.files:
-                _check_ids(link, file, link.block(table, file, scratch).ids, entry, shard.index)
+                link.check_ids(file, link.block(table, file, scratch).ids, entry.spec, shard.index)
             for file in table.removed:
-                _check_ids(link, file, link.ids(file), entry, shard.index)
+                link.check_ids(file, link.ids(file), entry.spec, shard.index)
         for _ in snapshot.ledger(shard.index):
             pass
 
 
-def _check_ids(link: Link, file: StoredFile, ids: np.ndarray, entry: TableEntry, shard: int) -> None:
-    """Raise SnapshotCorrupt for an id that cannot be in this file. ids: [N] int64."""
-    where = link.folder.file(file.name)
-    wrong = (ids < 0) | (ids.astype(np.uint64) >= np.uint64(entry.spec.id_limit))
-    if wrong.any():
-        k = int(wrong.argmax())
-        raise SnapshotCorrupt(
-            f"{where}: row {k} has id {ids[k]}, ids of {entry.spec.name!r} are below {entry.spec.id_limit}"
-        )
-    strange = owner(entry.spec, ids, link.manifest.layout.n) != shard
-    if strange.any():
-        k = int(strange.argmax())
-        raise SnapshotCorrupt(f"{where}: row {k} has id {ids[k]}, which shard {shard} does not own")
-    ordered = np.sort(ids)
-    twice = ordered[1:][ordered[1:] == ordered[:-1]]
-    if len(twice):
-        raise SnapshotCorrupt(f"{where}: id {twice[0]} is there twice")
+def _check_once(snapshot: StoredSnapshot, entry: TableEntry) -> None:
+    """Raise SnapshotCorrupt for an id that two files of a table have, and for a wrong number of rows."""
+    for group in snapshot.groups():
+        ids = np.concatenate([_NO_IDS, *TableRows(snapshot.links, entry, group).ids()])
+        ids.sort()
+        twice = ids[1:][ids[1:] == ids[:-1]]
+        if len(twice):
+            raise SnapshotCorrupt(
+                f"{snapshot.url}: id {twice[0]} of table {entry.spec.name!r} is in two files of a shard"
+            )

@@ -103,6 +103,11 @@ class Disk:
         with self._naming(handle):
             return os.fstat(handle).st_size
 
+    def links(self, handle: int) -> int:
+        """How many names a file has: more than one where somebody has made a hard link to it."""
+        with self._naming(handle):
+            return os.fstat(handle).st_nlink
+
     def preadv(self, handle: int, buffer: Buffer, place: int) -> int:
         """Fill a writable buffer from a place in a file, or less of it. Returns how much; 0 at the end."""
         with self._naming(handle):

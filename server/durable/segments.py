@@ -10,6 +10,8 @@ the first sync. A segment that is needed no more becomes a spare, old records an
 and another salt, so none of them is taken for a new one.
 It stays one, up to MOST_SPARES: to write over pages that the system has for a file takes half the time of new ones.
 But for one they are given back where the disk has little room left: others, and snapshots, need it more.
+A file with a second name (a hard link, of a backup or a tool that saves room) is never a segment again, and goes:
+what is written to it would be written there, too, over records that count.
 A file gets its name as a segment when its header is on disk. So each file of that name has a header, or is damaged.
 Records end anywhere, so that the last segment is gone could not be seen in those before it. The name of an empty file,
 `newest-N`, says which it was: made after the segment, renamed before one is removed, so it never names one too many.
@@ -112,17 +114,21 @@ class Segments(SegmentFiles):
             if found is None:
                 continue
             self._spare_number = max(self._spare_number, int(found[1]))
-            if found[2] == "log" and self._size(name) == self.segment_bytes:
+            if found[2] == "log" and self._is_spare(name):
                 self._spares.append(name)
-            else:  # it was not finished, or is of another size
+            else:  # it was not finished, or is of another size, or shared
                 self.disk.unlink(self._path(name))
 
-    def _size(self, name: str) -> int:
+    def _is_spare(self, name: str) -> bool:
         handle = self.disk.open(self._path(name))
         try:
-            return self.disk.size(handle)
+            return self._fits(handle)
         finally:
             self.disk.close(handle)
+
+    def _fits(self, handle: int) -> bool:
+        """Whether a file may be a segment again: it has the size of one, and no second name."""
+        return self.disk.size(handle) == self.segment_bytes and self.disk.links(handle) <= 1
 
     def _opened(self, path: str) -> int:
         return self.disk.open(path)
@@ -217,10 +223,14 @@ class Segments(SegmentFiles):
                 self._spares.append(name)
 
     def _spare(self, size: int) -> str:
-        if size == self.segment_bytes:
+        while size == self.segment_bytes:
             with self._lock:
-                if self._spares:
-                    return self._spares.pop()
+                if not self._spares:
+                    break
+                name = self._spares.pop()
+            if self._is_spare(name):
+                return name
+            self.disk.unlink(self._path(name))  # it was linked since: spares are alike
         return self._filled(size)
 
     def _filled(self, size: int) -> str:
@@ -267,7 +277,7 @@ class Segments(SegmentFiles):
             with self._lock:
                 self._spare_number += 1
                 name = f"spare-{self._spare_number}.log"
-            fits = again and number > self._failed and self.disk.size(file.handle) == self.segment_bytes
+            fits = again and number > self._failed and self._fits(file.handle)
             if fits and len(self._spares) < self._kept_spares():
                 self.disk.rename(self.file(number), self._path(name))
                 # Its old name must be gone for good before the file is written to under a new one.

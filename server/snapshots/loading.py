@@ -36,6 +36,11 @@ def load_shard(snapshot: StoredSnapshot, shard: Shard) -> int:
         for block in snapshot.read(name, shard=shard.index):
             table.check_ids(block.ids)
             table.install(block.ids, block.values, list(block.slots), block.touched)
+        if len(table) != kept.rows:
+            raise SnapshotCorrupt(
+                f"{snapshot.url}: table {name!r} has {kept.rows} rows on shard {shard.index}, but {len(table)} ids: "
+                f"some are there twice; `rowloom verify {snapshot.url}` names one"
+            )
         table.step = kept.step
     for piece in snapshot.ledger(shard.index):
         shard.ledger.merge(piece)

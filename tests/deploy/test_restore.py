@@ -31,8 +31,13 @@ from rowloom.deploy.control import receiving, restoring
 from rowloom.deploy.coordinator_server import CoordinatorServer
 from rowloom.deploy.snapshots import restorable
 from rowloom.proto.errors import PushUnresolved
+from rowloom.proto.layout import Layout, ShardAddress
+from rowloom.proto.spec import TableEntry
 from rowloom.server.durable.disk import Disk
 from rowloom.server.rows.limits import Limit
+from rowloom.server.snapshots.commit import commit_snapshot
+from rowloom.server.snapshots.shard_writer import ShardWriter
+from rowloom.server.snapshots.target import target_of
 
 SPEC = TableSpec("t", 1000, dim=4, optimizer=Adagrad(lr=0.1), initializer=Normal(std=0.1, seed=3))
 DENSE = TableSpec("d", 1000, dim=2, optimizer=Adam(lr=0.1, mode="dense"), initializer=Normal(seed=4))
@@ -173,6 +178,29 @@ def test_a_damaged_block_is_named_nothing_is_left_and_a_whole_copy_is_restored(t
     check_nothing_is_left(server, folder)
     with restored(made.path, folder) as server, connect(server.address) as client:
         assert rows(client) == before
+
+
+def test_a_snapshot_with_an_id_in_two_files_arrived_with_too_few_rows(tmp_path) -> None:
+    target, layout = target_of(tmp_path / "s"), Layout("a-cluster", 3, (ShardAddress(0, "127.0.0.1:1"),))
+    entry = TableEntry(1, TableSpec("t", num_embeddings=10, dim=4))
+    writer = ShardWriter(target, 0, 4096 + 2 * 28)
+    table = writer.table(entry)
+    block = np.zeros((3, 4), np.float32)
+    table.write(np.array([1, 2, 1]), np.zeros(3, np.uint32), block, [])
+    table.finish(rows=3, step=0)
+    commit_snapshot(
+        target,
+        id="s",
+        cluster_name="",
+        created_s=0,
+        layout=layout,
+        shards=[writer.finish(lsn=0, generation=1)],
+        tables=[entry],
+    )
+    server = CoordinatorServer(config_of(tmp_path / "new"), LoggingLauncher(str(tmp_path / "new")))
+    with pytest.raises(SnapshotCorrupt, match=r"has 3 rows, 2 arrived: .*`rowloom verify .*/s` names one"):
+        server.restore(tmp_path / "s")
+    check_nothing_is_left(server, tmp_path / "new")
 
 
 def test_a_server_that_ends_while_it_reads_ends_the_restore(taken, tmp_path, monkeypatch) -> None:

@@ -188,6 +188,10 @@ class VirtualDisk(Disk):
     def size(self, handle: int) -> int:
         return len(self.open_files[handle][1].live)
 
+    def links(self, handle: int) -> int:
+        inode = self.open_files[handle][1]
+        return sum(other is inode for other in self.names_live.values())
+
     def preadv(self, handle: int, buffer, place: int) -> int:
         data = self.open_files[handle][1].live[place : place + len(buffer)]
         memoryview(buffer)[: len(data)] = data

@@ -11,7 +11,7 @@ import pytest
 from memory_client import MemoryClient
 from safetensors.numpy import save_file
 
-from rowloom.client.files import export_table, from_pretrained, import_table
+from rowloom.client.files import export_table, formats, from_pretrained, import_table
 from rowloom.client.vocabulary import Vocabulary
 from rowloom.proto.errors import InvalidRequest
 from rowloom.proto.spec import TableSpec
@@ -338,3 +338,156 @@ def test_a_package_that_a_format_lacks_was_named_without_how_to_install_it(
     (tmp_path / name).write_bytes(b"something")
     with pytest.raises(ImportError, match=re.escape(f"{package}: pip install {install}")):
         from_pretrained(memory, tmp_path / name, "v")
+
+
+# ---------------------------------------------------------------------------- what a file makes libraries raise
+
+
+DEEP = b"[" * 100_000
+
+
+def hostile_tensors(header: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header + bytes(24)
+
+
+def one_tensor(shape: str, offsets: str = "[0, 24]") -> bytes:
+    return hostile_tensors(
+        f'{{"w": {{"dtype": "F32", "shape": {shape}, "data_offsets": {offsets}}}}}'.encode()
+    )
+
+
+HOSTILE = {
+    "deep.safetensors": hostile_tensors(DEEP),
+    "floats.safetensors": one_tensor("[2.0, 3]"),
+    "bools.safetensors": one_tensor("[true, 6]"),
+    "offsets.safetensors": one_tensor("[2, 3]", "[0.0, 24.0]"),
+    "huge.safetensors": one_tensor("[0, 4611686018427387904]", "[0, 0]"),
+    "list.safetensors": hostile_tensors(b'{"__metadata__": [1]}'),
+    "deep.safetensors.index.json": DEEP,
+    "list.safetensors.index.json": b'{"weight_map": [1]}',
+    "nul.safetensors.index.json": b'{"weight_map": {"w": "a\\u0000b"}}',
+    "up.safetensors.index.json": b'{"weight_map": {"w": ".."}}',
+    "deep.npy": b"\x93NUMPY\x01\x00\x89\x13{'shape': " + b"-" * 5000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_a_file_made_its_reader_raise_was_an_internal_error_without_its_name(memory, tmp_path, name):
+    (tmp_path / name).write_bytes(HOSTILE[name])
+    refused_by_name(memory, tmp_path / name)
+
+
+def refused_by_name(memory, path, words=None):
+    with pytest.raises(InvalidRequest, match=words) as caught:
+        from_pretrained(memory, path, "v")
+    assert str(caught.value).startswith(str(path))
+    assert memory.tables() == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"id": [1, 2], "row": [[[1.0]], [[2.0]]]}, "column 'row' has type list<.*rows are numbers"),
+        ({"id": [1, 2], "row": [["a"], ["b"]]}, "column 'row' has type list<.*rows are numbers"),
+        ([("id", [1, 2]), ("a", [1.0, 2.0]), ("a", [5.0, 6.0])], "has 2 columns 'a'; give each a name"),
+    ],
+)
+def test_columns_that_are_no_rows_of_numbers_were_an_internal_error(memory, tmp_path, columns, words):
+    pa = pytest.importorskip("pyarrow", reason="needs pyarrow")
+    import pyarrow.parquet as pq
+
+    pairs = columns if isinstance(columns, list) else list(columns.items())
+    table = pa.Table.from_arrays([pa.array(v) for _, v in pairs], names=[name for name, _ in pairs])
+    pq.write_table(table, tmp_path / "x.parquet")
+    refused_by_name(memory, tmp_path / "x.parquet", words)
+
+
+@pytest.mark.parametrize("key", ["pandas", "rowloom.vocabulary"])
+def test_metadata_of_parquet_that_is_nested_deeply_was_an_internal_error(memory, tmp_path, key):
+    pa = pytest.importorskip("pyarrow", reason="needs pyarrow")
+    import pyarrow.parquet as pq
+
+    table = pa.table({"id": [1, 2], "row": [[1.0], [2.0]]}).replace_schema_metadata({key: DEEP})
+    pq.write_table(table, tmp_path / "x.parquet")
+    refused_by_name(memory, tmp_path / "x.parquet", "RecursionError")
+
+
+@pytest.mark.parametrize("text", [DEEP, b"[]", b"5", b"null"])
+def test_a_vocabulary_beside_a_file_that_is_none_is_refused_by_its_name(memory, tmp_path, text):
+    np.save(tmp_path / "x.npy", ROWS)
+    (tmp_path / "x.npy.vocabulary.json").write_bytes(text)
+    refused_by_name(memory, tmp_path / "x.npy", r"x\.npy\.vocabulary\.json is damaged")
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (np.empty((3, 0)), "dim must be at least 1, got 0"),
+        (np.zeros((1, 5000)), "at most 4096 columns, got 5000"),
+    ],
+)
+def test_rows_that_no_table_can_have_were_refused_without_the_name_of_their_file(
+    memory, tmp_path, rows, words
+):
+    np.save(tmp_path / "x.npy", rows)
+    refused_by_name(memory, tmp_path / "x.npy", words)
+
+
+def test_a_fault_of_ours_is_no_damage_of_the_file(memory, tmp_path, monkeypatch):
+    def at_fault(*_):
+        return memory.no_such_name
+
+    np.save(tmp_path / "x.npy", ROWS)
+    monkeypatch.setitem(formats._OPENERS, "npy", at_fault)
+    with pytest.raises(AttributeError):
+        from_pretrained(memory, tmp_path / "x.npy", "v")
+    monkeypatch.setitem(formats._OPENERS, "npy", lambda *_: {}["key"])
+    with pytest.raises(InvalidRequest, match="KeyError: 'key'") as caught:
+        from_pretrained(memory, tmp_path / "x.npy", "v")
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "safetensors", "parquet", "vec", "bin"])
+def test_a_file_without_rows_made_a_table_of_none(memory, tmp_path, suffix):
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "npy":
+        np.save(path, ROWS[:0])
+    elif suffix == "safetensors":
+        save_file({"w": ROWS[:0]}, path)
+    elif suffix == "parquet":
+        pa = pytest.importorskip("pyarrow", reason="needs pyarrow")
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.table({"a": pa.array([], pa.float32())}), path)
+    else:
+        path.write_bytes(b"0 2\n")
+    refused_by_name(memory, path, "has no rows to make a table of")
+
+
+@pytest.mark.parametrize("suffix", ["npy", "safetensors", "parquet"])
+@pytest.mark.parametrize("named", [False, True])
+def test_a_table_of_rows_with_several_axes_comes_back_from_its_own_export(memory, tmp_path, suffix, named):
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow", reason="needs pyarrow")
+    rows = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+    table = memory.create_table(TableSpec("t", 3, dim=(2, 2)), rows)
+    export_table(table, tmp_path / f"x.{suffix}", ids=[0, 2] if named else None)
+    done = from_pretrained(memory, tmp_path / f"x.{suffix}", "v")
+    assert done.table.spec.row_shape == (2, 2)
+    np.testing.assert_array_equal(done.table.pull([0, 2]), rows[[0, 2]])
+
+
+def test_a_state_dict_of_rows_with_several_axes_comes_back_from_its_own_export(memory, tmp_path):
+    pytest.importorskip("torch", reason="needs torch")
+    rows = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+    export_table(memory.create_table(TableSpec("t", 3, dim=(2, 2)), rows), tmp_path / "x.pt")
+    np.testing.assert_array_equal(from_pretrained(memory, tmp_path / "x.pt", "v").table.rows, rows)
+
+
+def test_of_several_tensors_none_of_which_is_a_matrix_the_refusal_says_how_to_name_one(memory, tmp_path):
+    save_file(
+        {"a": np.zeros((3, 2, 2), np.float32), "b": np.zeros(3, np.float32)}, tmp_path / "x.safetensors"
+    )
+    words = r"no tensor with two dimensions \(tensor= names one that has others\); it has: 'a', 'b'"
+    refused_by_name(memory, tmp_path / "x.safetensors", words)
+    assert from_pretrained(memory, tmp_path / "x.safetensors", "v", tensor="a").table.spec.dim == (2, 2)

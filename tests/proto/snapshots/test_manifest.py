@@ -14,7 +14,13 @@ from rowloom.proto.layout import Layout, ShardAddress
 from rowloom.proto.snapshots.checksums import BLOCK_BYTES, BlockSums, check_blocks, digits_of
 from rowloom.proto.snapshots.manifest import Manifest, SnapshotName
 from rowloom.proto.snapshots.rows_file import ID_COLUMNS, header_of, row_bytes
-from rowloom.proto.snapshots.stored import MAX_FILE_BYTES, StoredFile, StoredShard, StoredTable
+from rowloom.proto.snapshots.stored import (
+    MAX_FILE_BYTES,
+    MAX_GENERATION,
+    StoredFile,
+    StoredShard,
+    StoredTable,
+)
 
 WHOLE = st.integers(0, 2**63)
 IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
@@ -53,7 +59,8 @@ def manifests(draw) -> Manifest:
             stored_file(draw, f"shard-{index:05d}/ledger-{j}", draw(st.integers(0, 3 << 20)))
             for j in range(2)
         ]
-        shards.append(StoredShard(index, draw(WHOLE), draw(WHOLE), tuple(tables), tuple(ledger), whole))
+        generation = draw(st.integers(0, MAX_GENERATION - 1))
+        shards.append(StoredShard(index, draw(WHOLE), generation, tuple(tables), tuple(ledger), whole))
     extra = draw(st.booleans())
     addresses = tuple(
         ShardAddress(k, draw(st.text(max_size=9)), draw(st.integers(0, 2**64 - 1))) for k in range(n)
@@ -239,10 +246,10 @@ def test_parts_of_very_many_shards_were_all_read_and_all_printed():
     assert len(str(caught.value)) < 600
 
 
-@pytest.mark.parametrize("key", ["lsn", "generation"])
-def test_a_number_of_more_than_64_bits_was_sound(key):
+@pytest.mark.parametrize(("key", "most"), [("lsn", (1 << 64) - 1), ("generation", MAX_GENERATION - 1)])
+def test_a_number_of_more_than_64_bits_was_sound(key, most):
     part = {**json.loads(StoredShard(0, 1, 1).to_json()), key: 1 << 64}
     with pytest.raises(SnapshotCorrupt, match=f"{key} is no number of 64 bits: {1 << 64}"):
         StoredShard.from_json(json.dumps(part).encode())
-    part[key] -= 1
+    part[key] = most
     StoredShard.from_json(json.dumps(part).encode())

@@ -195,31 +195,59 @@ def test_zeros_of_two_signs_differ(tmp_path):
     assert (users.values, users.slots, users.differing, len(users.ids)) == (1, (0,), 1, 1)
 
 
-@pytest.mark.parametrize(
-    ("ids", "words"),
-    [
-        ([2, 4, 2], "id 2 is there twice"),
-        ([2, 3], "row 1 has id 3, which shard 0 does not own"),
-        ([-2], "has id -2"),
-    ],
-)
-def test_verify_refuses_ids_that_cannot_be_there(tmp_path, ids, words):
+def a_written(folder: Path, ids, *, generation=1):
+    """A snapshot of two shards, in files of at most three rows; the first one has a table with these ids."""
     from rowloom.server.snapshots.commit import commit_snapshot
     from rowloom.server.snapshots.shard_writer import ShardWriter
 
     life = SnapshotLife()
     life.create(0)
-    entry, target, parts = life.tables["users"].entry, target_of(tmp_path / "s"), []
+    entry, target, parts = life.tables["users"].entry, target_of(folder), []
     for shard in range(2):
-        writer = ShardWriter(target, shard)
+        writer = ShardWriter(target, shard, 4096 + 3 * 36)
         table = writer.table(entry)
         n = len(ids) if shard == 0 else 0
         rows = np.zeros((n, 3), np.float32)
         table.write(np.array(ids[:n], np.int64), np.zeros(n, np.uint32), rows, [rows])
         table.finish(rows=n, step=0)
-        parts.append(writer.finish(lsn=0, generation=1))
+        parts.append(writer.finish(lsn=0, generation=generation))
     commit_snapshot(
         target, id="s", cluster_name="", created_s=0, layout=life.layout, shards=parts, tables=[entry]
     )
+
+
+def loaded(folder: Path):
+    """What a shard that starts reads."""
+    from rowloom.server.shard import Shard
+    from rowloom.server.snapshots.loading import load_shard
+
+    snapshot = open_snapshot(folder)
+    shard = Shard(snapshot.layout, 0)
+    load_shard(snapshot, shard)
+    return shard.rows
+
+
+@pytest.mark.parametrize("read", [verify, loaded])
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        ([2, 4, 2], r"users\.rows-00000\.safetensors: id 2 is there twice"),
+        ([2, 3], r"users\.rows-00000\.safetensors: row 1 has id 3, which shard 0 does not own"),
+        ([-2], r"users\.rows-00000\.safetensors: row 0 has id -2"),
+        (
+            [2, 4, 6, 8, 2],
+            "id 2 of table 'users' is in two files|'users' has 5 rows on shard 0, but 4 ids: .*`rowloom verify ",
+        ),
+    ],
+)
+def test_ids_that_cannot_be_there_were_refused_by_verify_and_read_by_a_shard(tmp_path, read, ids, words):
+    a_written(tmp_path / "s", ids)
     with pytest.raises(SnapshotCorrupt, match=words):
-        verify(tmp_path / "s")
+        read(tmp_path / "s")
+
+
+def test_a_generation_that_no_row_can_be_marked_with_was_an_overflow(tmp_path):
+    a_written(tmp_path / "s", [2, 4], generation=(1 << 31) - 1)
+    assert loaded(tmp_path / "s") == 2
+    with pytest.raises(SnapshotCorrupt, match="generation 1099511627776 is too large"):
+        a_written(tmp_path / "t", [2, 4], generation=1 << 40)

@@ -57,9 +57,9 @@ def segments_of(path, disk=None, **options):
     return Segments(str(path), OWNER, segment_bytes=SMALL, disk=disk, **options)
 
 
-def writer_of(path, mode=Mode.DISK, disk=None, **options):
+def writer_of(path, mode=Mode.DISK, disk=None, after=0, **options):
     segments = segments_of(path, disk)
-    reading = Reading(segments)
+    reading = Reading(segments, after)
     found = [bytes(record.payload) for record in reading.records()]
     return Writer(Log(mode, reading.repair(), SMALL), segments, **options), found
 
@@ -318,6 +318,62 @@ def test_a_disk_with_little_room_was_full_of_spare_segments(tmp_path):
     writer.give_back(all=True)
     assert spares_in(tmp_path) == 0
     assert commit(writer, bytes(3000)).lsn == 9  # it makes one
+    writer.close()
+
+
+def test_a_spare_that_was_a_hard_link_to_a_live_segment_was_written_over(tmp_path):
+    payloads = [bytes([n]) * 3000 for n in range(6)]  # a segment for each
+    writer, _ = writer_of(tmp_path)
+    for payload in payloads[:3]:
+        commit(writer, payload)
+    writer.close()
+    for spare in tmp_path.glob("spare-*"):
+        spare.unlink()
+    os.link(tmp_path / "wal-0000000002.log", tmp_path / "spare-55.log")
+    writer, _ = writer_of(tmp_path)
+    assert not (tmp_path / "spare-55.log").exists()
+    for payload in payloads[3:]:
+        commit(writer, payload)
+    writer.close()
+    writer, found = writer_of(tmp_path)
+    assert found == payloads
+    writer.close()
+
+
+def test_a_backup_of_hard_links_changed_when_a_segment_was_used_again(tmp_path):
+    backup = tmp_path / "backup"
+    backup.mkdir()
+    writer, _ = writer_of(tmp_path / "log")
+    for n in range(4):
+        commit(writer, bytes([n]) * 3000)
+    for number in (1, 2):
+        file = f"wal-{number:010}.log"
+        os.link(tmp_path / "log" / file, backup / file)
+    kept = [file.read_bytes() for file in sorted(backup.iterdir())]
+    writer.recycle(3)  # two that are linked go, the third becomes a spare
+    for n in range(4, 9):
+        commit(writer, bytes([n]) * 3000)
+    writer.close()
+    assert [file.read_bytes() for file in sorted(backup.iterdir())] == kept
+    assert [file.stat().st_nlink for file in backup.iterdir()] == [1, 1]
+
+
+def test_spares_that_were_made_one_file_while_the_log_was_open_became_two_segments(tmp_path):
+    writer, _ = writer_of(tmp_path)
+    payloads = [bytes([n]) * 3000 for n in range(7)]
+    for payload in payloads[:4]:
+        commit(writer, payload)
+    writer.recycle(3)
+    first, *others = sorted(tmp_path.glob("spare-*.log"))
+    assert others
+    for other in others:  # as a tool does that finds files of equal bytes
+        other.unlink()
+        os.link(first, other)
+    for payload in payloads[4:]:
+        commit(writer, payload)
+    writer.close()
+    writer, found = writer_of(tmp_path, after=3)
+    assert found == payloads[3:]
     writer.close()
 
 
