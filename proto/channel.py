@@ -138,8 +138,22 @@ class Channels:
             RowloomError: what it answered; NoAnswer if the outcome is not known; Unauthenticated also if the server
                 could not be told from a stranger, which got nothing then.
         """
+        shown, until = self.credentials.metadata(address), time.monotonic() + timeout_s
         try:
-            shown = self.credentials.metadata(address)
+            return self._call(address, method, request, timeout_s, wait, shown)
+        except Unauthenticated:
+            # Nothing was done. The file is looked at now and then only: it may have been replaced twice since.
+            newest = self.credentials.metadata(address, look=True)
+            left_s = until - time.monotonic()
+            if newest == shown or left_s <= 0:
+                raise
+        return self._call(address, method, request, left_s, wait, newest)
+
+    def _call(
+        self, address: str, method: str, request: bytes, timeout_s: float, wait: bool, shown: Any
+    ) -> bytes:
+        """As `call`. shown: beside it."""
+        try:
             reply = self.method(address, method)(
                 request, timeout=timeout_s, wait_for_ready=wait, metadata=shown
             )

@@ -26,7 +26,7 @@ from ...proto.lane import (
 )
 from ...proto.security.credentials import NOTHING, Credentials
 from ...proto.security.lane_dial import dial
-from ..calls.operation import Event, Writable
+from ..calls.operation import Event, Send
 
 BUFFER_BYTES = 20 << 20  # of a plain socket's lane: memory only where it is written
 PATIENCE_S = 0.2  # how long `receive` blocks before it lets its caller look at the clock
@@ -34,8 +34,8 @@ _ROOM = 64  # in front of a message and of a reply, for their heads; their place
 _NOW = socket.MSG_DONTWAIT
 
 
-# A reply that is to come: its request's tag, until when; it may lie in buffer[at : at + room].
-Expected = tuple[int, float, np.ndarray, int, int]
+# A reply that is to come: its request; it may lie in buffer[at : at + room].
+Expected = tuple[Send, np.ndarray, int, int]
 
 
 class Lane:
@@ -78,9 +78,10 @@ class Lane:
         self._used = 0
         return not self.waiting
 
-    def send(self, tag: int, method: int, message: Writable, until: float) -> bool:
+    def send(self, method: int, send: Send) -> bool:
         """Put a request on its way; whether all there is to do now is to wait for its reply. Raises OSError."""
-        room, waiting, shared = message.reply_bytes, self.waiting, self._arena_bytes
+        message, waiting, shared = send.message, self.waiting, self._arena_bytes
+        room = message.reply_bytes
         buffer, begin = self._space, self._used + _ROOM
         reply_at = begin + (message.size + 2 * _ROOM - 1 & -_ROOM)
         if (end := reply_at + room) <= len(buffer):
@@ -89,7 +90,7 @@ class Lane:
             shared, begin, reply_at = 0, _ROOM, reply_at - begin + _ROOM
             buffer = np.empty(reply_at + room, np.uint8)
         # First, so that a lane on which anything was sent is never taken for an idle one, whatever happens now.
-        waiting.append((tag, until, buffer, reply_at, room))
+        waiting.append((send, buffer, reply_at, room))
         begin, end = message.write(buffer, begin)
         if shared:
             piece = encode_request(method, end - begin, begin, reply_at, room)
@@ -129,7 +130,7 @@ class Lane:
         Raises:
             OSError, InvalidRequest: the connection is of no use any more.
         """
-        tag, _, buffer, at, room = self.waiting[0]
+        send, buffer, at, room = self.waiting[0]
         flags, body = 0 if block else _NOW, self._body
         if body is None:
             # Through a socket head and body come together; but never more than this reply.
@@ -147,7 +148,9 @@ class Lane:
             return None
         self._body, self._got = None, 0
         self.waiting.popleft()
-        return Event(tag, body) if self._status == OK else Event(tag, error=decode_error(body.tobytes()))
+        if self._status == OK:
+            return Event(send.tag, body)
+        return Event(send.tag, error=decode_error(body.tobytes()))
 
     def _begin_body(self, length: int, buffer: np.ndarray, at: int, room: int) -> np.ndarray:
         """Where the body comes to lie: the head is here, and perhaps some of the body behind it."""

@@ -3,6 +3,9 @@
 While every lane has one reply to come, they are received one after the other by blocking: the fastest way to wait. As
 soon as there is more to look after - several replies on a lane, a socket whose buffer is full, gRPC calls, something
 that the operation wants to be woken for before the reply - all of them are polled.
+
+A lane is of the token that it was opened with, and a token counts until it has been replaced twice. So a lane that does
+not know its caller any more is opened once more, with the newest token, before anybody hears of it.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from ...proto.errors import InvalidRequest, NoAnswer
+from ...proto.errors import InvalidRequest, NoAnswer, Unauthenticated
 from ...proto.lane import NUMBER
 from ..calls.operation import Event, Send
 from .grpc_wire import LOOK_S, GrpcWire
@@ -37,6 +40,7 @@ class LaneWire:
         self._grpc: GrpcWire | None = None
         self._mine: dict[str, Lane] = {}
         self._ended: deque[Event] = deque()
+        self._opened_anew: set[str] = set()  # addresses whose lanes did not know us any more
         # No lane has more than one reply to come, or something left to send, and nothing goes over gRPC.
         self._one_each = True
 
@@ -50,13 +54,13 @@ class LaneWire:
             self._grpc.send(send)
             return
         try:
-            if not lane.send(send.tag, number, send.message, send.until):
+            if not lane.send(number, send):
                 self._one_each = False
         except OSError as e:
             self._broken(address, e)
 
     def _take(self, address: str, until: float) -> Lane | None:
-        lane = self._lanes.take(address, until)
+        lane = self._lanes.take(address, until, anew=address in self._opened_anew)
         if lane is not None:
             self._mine[address] = lane
         return lane
@@ -67,7 +71,7 @@ class LaneWire:
         while not self._ended:
             if self._one_each:
                 for address, lane in self._mine.items():
-                    if lane.waiting and lane.waiting[0][1] <= until + PATIENCE_S:
+                    if lane.waiting and lane.waiting[0][0].until <= until + PATIENCE_S:
                         event = self._receive(address, lane, block=True)
                         if event is not None:
                             return event
@@ -95,11 +99,18 @@ class LaneWire:
 
     def _receive(self, address: str, lane: Lane, *, block: bool) -> Event | None:
         """A lane's next reply; None if it has none yet. Of a lane that breaks, the ends of all its requests follow."""
+        send = lane.waiting[0][0]
         try:
-            return lane.receive(block=block)
+            event = lane.receive(block=block)
         except (OSError, InvalidRequest) as e:
             self._broken(address, e)
             return self._ended.popleft()
+        if event is None or not isinstance(event.error, Unauthenticated) or address in self._opened_anew:
+            return event
+        self._opened_anew.add(address)
+        self._broken(address, ConnectionAbortedError("it was opened with a token that is replaced"))
+        self.send(send)  # it was refused before anything was done; if the newest token is refused, so is this
+        return None
 
     def _poll(self, busy: dict[str, Lane], seconds: float) -> None:
         """Wait for any lane, and take what they bring."""
@@ -109,7 +120,7 @@ class LaneWire:
         for address, lane in busy.items():
             poll.register(lane.fileno(), select.POLLIN | (select.POLLOUT if lane.clogged else 0))
             at[lane.fileno()] = address
-            first = min(first, lane.waiting[0][1])
+            first = min(first, lane.waiting[0][0].until)
         seconds = max(0.0, min(seconds, first - time.monotonic()))
         for descriptor, _ in poll.poll(math.ceil(seconds * 1000)):
             address = at[descriptor]
@@ -126,7 +137,7 @@ class LaneWire:
                 self._ended.append(event)
         now = time.monotonic()
         for address, lane in busy.items():
-            if self._mine.get(address) is lane and lane.waiting and lane.waiting[0][1] <= now:
+            if self._mine.get(address) is lane and lane.waiting and lane.waiting[0][0].until <= now:
                 self._broken(address, TimeoutError("no answer in time"))
 
     def _broken(self, address: str, error: Exception) -> None:
@@ -134,9 +145,9 @@ class LaneWire:
         lane = self._mine.pop(address)
         lane.close()
         self._lanes.lost(address)
-        for tag, *_ in lane.waiting:
+        for send, *_ in lane.waiting:
             error_of = NoAnswer.of(address, _in_words(error))
-            self._ended.append(Event(tag, error=error_of))
+            self._ended.append(Event(send.tag, error=error_of))
 
     def close(self) -> None:
         """Give the lanes back."""

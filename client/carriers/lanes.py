@@ -61,14 +61,17 @@ class Lanes:
         self._known: dict[str, pb.LaneReply] = {}
         self._without: dict[str, float] = {}  # address -> until when
 
-    def take(self, address: str, until: float) -> Lane | None:
+    def take(self, address: str, until: float, *, anew: bool = False) -> Lane | None:
         """A lane to an address for the caller alone, or None if it has none for now.
 
-        until: as `Send.until`; it takes no longer than that, and CONNECT_TIMEOUT_S at the most.
+        Args:
+            address: host:port.
+            until: as `Send.until`; it takes no longer than that, and CONNECT_TIMEOUT_S at the most.
+            anew: none that was opened before.
         """
         with self._lock:
             free = self._free.get(address)
-            if free:
+            if free and not anew:
                 self._use[address].now += 1
                 return free.pop()
             now = time.monotonic()

@@ -227,8 +227,8 @@ class Coordinator:
 
     def check_there(self, others: Sequence[int] = ()) -> Program:
         """Raise Unavailable when it is of no use to wait for a shard, or a server of `others`, which are keys."""
-        keys = [*self.state.keys, *others] if self.comes_back else []
-        return check_there(self.layout, self._given_up(), keys)
+        keys = [key for index, key in enumerate(self.state.keys) if self.comes_back(index)]
+        return check_there(self.layout, self._given_up(), [*keys, *others] if keys else [])
 
     def check_standing(self) -> Program:
         """Raise Unavailable when a standby is to take the place of a shard that does not answer."""
@@ -248,10 +248,11 @@ class Coordinator:
         layout = self.layout
         return {s.index for s in layout.shards if (layout.epoch, s.incarnation) in self.given_up}
 
-    @property
-    def comes_back(self) -> bool:
-        """Whether a shard whose process has ended has its rows elsewhere: in its log, or on its standby."""
-        return self.revives or bool(self.state.standbys)
+    def comes_back(self, index: int) -> str:
+        """In words, how a shard whose process has ended goes on: by its log, or its standby; empty: it does not."""
+        if self.revives:
+            return "is started again"
+        return "its standby takes its place" if self.state.standby_in_step(index) is not None else ""
 
     def adopt(self, limit_s: float, gone: Collection[int] = (), *, looks: bool = False) -> Program:
         """Bring every server of the committed layout to its shard of it, and end a freeze: at once those that answer.
@@ -480,7 +481,7 @@ class Coordinator:
             self.clock,
             limit_s=limit_s,
             attempt_s=ATTEMPT_S,
-            revives=self.comes_back,
+            comes_back=self.comes_back,
         )
 
     # ----------------------------------------------------------------------------------------------------- looking

@@ -340,7 +340,8 @@ class Reshard:
         progress.state, progress.error = "failed", f"{in_words(cause)}{known}"
         try:
             if self._begun:
-                yield from coordinator.adopt(THAW_LIMIT_S, looks=coordinator.comes_back)
+                looks = coordinator.revives or bool(coordinator.state.standbys)
+                yield from coordinator.adopt(THAW_LIMIT_S, looks=looks)
             with contextlib.suppress(RowloomError):  # they stay surplus
                 yield from coordinator.stop_surplus()
         finally:

@@ -20,7 +20,7 @@ def tell_all(
     *,
     limit_s: float,
     attempt_s: float,
-    revives: bool = False,
+    comes_back: Callable[[int], str] = lambda index: "",
 ) -> Program:
     """Make a call to every shard until each has taken it. At least one round; none waits for a process that has ended.
 
@@ -31,7 +31,7 @@ def tell_all(
         clock: in seconds.
         limit_s: no round begins after it.
         attempt_s: what a shard gets to answer in a round.
-        revives: a shard whose process has ended is started again, when this has ended.
+        comes_back: of a shard whose process has ended, in words how it goes on when this has ended; empty: it does not.
 
     Raises:
         StateLost: a shard has lost its rows, or its process has ended for good. Like the next, it names the shards.
@@ -49,10 +49,13 @@ def tell_all(
             return
         left = [shard for shard, _ in failed]
         processes: list[ServerProcess] = yield Look([keys[shard.index] for shard in left])
-        ended = [process.state == "ended" for process in processes]
-        lost = any(isinstance(error, StateLost) for _, error in failed) or (any(ended) and not revives)
-        if lost or any(ended) or clock() >= until:
-            words = [_outstanding(s, e, p, revives) for (s, e), p in zip(failed, processes, strict=True)]
+        ended = [s.index for s, process in zip(left, processes, strict=True) if process.state == "ended"]
+        lost = any(isinstance(e, StateLost) for _, e in failed) or not all(map(comes_back, ended))
+        if lost or ended or clock() >= until:
+            words = [
+                _outstanding(s, e, p, comes_back(s.index))
+                for (s, e), p in zip(failed, processes, strict=True)
+            ]
             raise (StateLost if lost else Unavailable)("; ".join(words))
         yield Sleep(pause)
         pause = min(longest, pause * 2)
@@ -87,11 +90,11 @@ def ended_of(shards: Collection[int], keys: Sequence[int]) -> Program:
     return {i for i, process in zip(indexes, processes, strict=True) if process.state == "ended"}
 
 
-def _outstanding(shard: ShardAddress, error: RowloomError, process: ServerProcess, revives: bool) -> str:
-    """In words, which shard has not taken a change, and why."""
+def _outstanding(shard: ShardAddress, error: RowloomError, process: ServerProcess, comes_back: str) -> str:
+    """In words, which shard has not taken a change, and why. comes_back: as of `tell_all`."""
     who = f"shard {shard.index} at {shard.address} has not taken it yet"
-    if process.state == "ended" and revives:
-        return f"{who}: its process has ended, and is started again"
+    if process.state == "ended" and comes_back:
+        return f"{who}: its process has ended, and {comes_back}"
     if process.state == "ended":
         anew = f"`rowloom recover --accept-loss {shard.index}` makes it anew, without its rows"
         return f"{who}: it is dead, its process has ended ({anew})"

@@ -11,7 +11,8 @@ from ..config.config import DeployConfig, replicas_of
 from ..config.sections import StandbyConfig
 from ..control.coordinator import Coordinator
 from ..control.effects import Program
-from .standbys import StandbyRules, Standbys
+from .rules import StandbyRules
+from .standbys import Standbys
 
 
 def rules_of(standby: StandbyConfig) -> StandbyRules:

@@ -18,6 +18,7 @@ class Sighting:
         healths: of standbys that answered.
         unfit: standbys that never will take a place, and why.
         alone: shards whose server did not answer, so that their standby may be all that there is.
+        dead: of these, whose process has ended.
         over: standbys whose process has ended for certain.
     """
 
@@ -26,4 +27,5 @@ class Sighting:
     healths: Mapping[int, pb.HealthReply] = field(default_factory=dict[int, pb.HealthReply])
     unfit: Mapping[int, str] = field(default_factory=dict[int, str])
     alone: Collection[int] = frozenset()
+    dead: Collection[int] = frozenset()
     over: Collection[int] = frozenset()

@@ -23,7 +23,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
@@ -36,27 +35,13 @@ from ..control.surplus import expected_surplus
 from ..launch.launcher import ServerProcess
 from .looking import health_in, processes_of
 from .places import put_empty, take_place
+from .rules import StandbyRules
 from .sighting import Sighting
 from .told import Told
 
 ASK_S = 1.0  # what a server gets to answer here
 AGAIN_S = 5.0  # until one is asked for again for which there was no room: nothing else can change meanwhile
 IN_STEP, FAILED = "in step", "failed"  # as in HealthReply, and in StandbyStatus
-
-
-@dataclass(frozen=True)
-class StandbyRules:
-    """How standbys are kept.
-
-    Attributes:
-        waits: a push is acknowledged when its shard's standby has it.
-        lease_s: see SetStandbyRequest.
-        after_s: a server that has not answered for so long is given up.
-    """
-
-    waits: bool = True
-    lease_s: float = 2.0
-    after_s: float = 5.0
 
 
 class Standbys:
@@ -101,6 +86,8 @@ class Standbys:
             index, health = shard.index, self.seen.healths.get(shard.index)
             if index in self.stuck:
                 words.append(f"calls to shard {index} wait: {self.stuck[index]}")
+            elif self._is_lost(index):
+                continue  # its shard's status says that it is dead, and what can be done
             elif index not in coordinator.state.standbys:
                 _, why = self._later.get(index, (0.0, ""))
                 words.append(f"shard {index} has no standby yet" + (f": {why}" if why else ""))
@@ -115,6 +102,11 @@ class Standbys:
                 mode = "sync" if self.rules.waits else "async"
                 words.append(f"shard {index} has yet to hear that `standby.mode` is {mode}")
         return words
+
+    def _is_lost(self, index: int) -> bool:
+        """Whether a shard's server has ended and nobody has its rows: a standby could not be filled."""
+        ended = index in self.seen.dead and not self._coordinator.revives
+        return ended and self._coordinator.state.standby_in_step(index) is None
 
     def _said_of_the_last(self) -> list[str]:
         """In words, what is left of standbys where there are to be none."""
@@ -177,7 +169,7 @@ class Standbys:
         self._silent = {one: since for one, since in list(self._silent.items()) if one in known}
         ended = [process.state == "ended" and process.sure for process in processes[layout.n :]]
         over = {index for index, is_over in zip(standbys, ended, strict=True) if is_over}
-        self.seen = Sighting(gone, empty, healths, unfit, alone, over)
+        self.seen = Sighting(gone, empty, healths, unfit, alone, dead, over)
         waited_for: list[int] = []
         if coordinator.layout is layout:  # what runs meanwhile may have changed it
             waited_for = [i for i in gone if i not in empty and self._can_take_over(i, self.seen)]
@@ -341,9 +333,11 @@ class Standbys:
     def _launch(self, seen: Sighting) -> Program:
         coordinator = self._coordinator
         layout = coordinator.layout
-        # Who is started again from its log is another server then, and none has followed it.
+        # Who is started again from its log is another server then, and none has followed it. One that does
+        # not answer, as one that is dead for good, has nothing to fill a standby with.
         anew = seen.gone if coordinator.revives else ()
-        missing = [i for i in range(layout.n) if i not in coordinator.state.standbys and i not in anew]
+        there = (*coordinator.state.standbys, *anew, *seen.alone)
+        missing = [i for i in range(layout.n) if i not in there]
         if anew and not all(coordinator.state.standby_in_step(index) for index in anew):
             missing = []  # what room there is, is for shards
         now = coordinator.clock()

@@ -94,8 +94,11 @@ class Credentials:
             _HERE[handle] = self
         return _again, (self.paths(), handle)
 
-    def metadata(self, address: str) -> tuple[tuple[str, str], ...] | None:
-        """What goes beside each call to an address. Raises InvalidRequest: there is no token to be had, or no TLS."""
+    def metadata(self, address: str, *, look: bool = False) -> tuple[tuple[str, str], ...] | None:
+        """What goes beside each call to an address. Raises InvalidRequest: there is no token to be had, or no TLS.
+
+        look: at the token's file in any case, as `Reloaded.now`.
+        """
         if not (self.token or self.token_file):
             return None
         if not self.tls and not is_loopback(address.rpartition(":")[0]):
@@ -103,7 +106,7 @@ class Credentials:
                 f"the token is not sent to {address} in plain text, where others could read it: give `ca` (or "
                 "ROWLOOM_CA), the file of the CA that the servers' certificates are of"
             )
-        return ((AUTHORIZATION, BEARER + (self.token or _token_file(self.token_file).now())),)
+        return ((AUTHORIZATION, BEARER + (self.token or _token_file(self.token_file).now(look=look))),)
 
     def channel(self, address: str, options: Sequence[tuple[str, Any]]) -> grpc.Channel:
         """A channel to an address. Raises InvalidRequest: a file cannot be used."""

@@ -16,7 +16,7 @@ import numpy as np
 from ...proto import methods
 from ...proto import rowloom_pb2 as pb
 from ...proto.channel import Channels
-from ...proto.errors import InvalidRequest, NoAnswer, RowloomError, decode_error
+from ...proto.errors import InvalidRequest, NoAnswer, RowloomError, Unauthenticated, decode_error
 from ...proto.framing import Buffer
 from ...proto.lane import NOWHERE, NUMBER, OK, REPLY_BYTES, decode_reply, encode_request
 from ...proto.security.lane_dial import dial
@@ -43,6 +43,15 @@ class Peer:
 
     def call(self, method: str, data: bytes) -> Buffer:
         """One request. The reply stays as it is until the next one. Raises RowloomError."""
+        try:
+            return self._call(method, data)
+        except Unauthenticated:
+            if self._lane is None:
+                raise
+            self.close()  # it was opened with a token that may have been replaced twice since
+            return self._call(method, data)
+
+    def _call(self, method: str, data: bytes) -> Buffer:
         lane = self._connected() if method in NUMBER else None
         if lane is not None:
             try:

@@ -36,6 +36,7 @@ from pathlib import Path
 import numpy as np
 
 from rowloom.client import SGD, InvalidRequest, RowloomError, TableSpec, Zeros, connect
+from rowloom.client.calls.operation import Message, Send
 from rowloom.client.carriers.lane import open_lane
 from rowloom.deploy import local_cluster
 from rowloom.deploy.embedded import LocalCluster
@@ -161,7 +162,9 @@ class Attack:
             ).SerializeToString()
             for tag in range(200):
                 space[64 : 64 + len(message)] = np.frombuffer(message, np.uint8)
-                lane.waiting.append((tag, 0.0, space, 1 << 20, 1 << 20))
+                lane.waiting.append(
+                    (Send(tag, address, methods.PULL, Message(message), 0.0), space, 1 << 20, 1 << 20)
+                )
                 lane._end.send(encode_request(NUMBER[methods.PULL], len(message), 64, 1 << 20, 1 << 20))
                 lane.receive(block=True)
         finally:

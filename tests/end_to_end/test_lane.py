@@ -250,8 +250,8 @@ def test_a_burst_of_threads_leaves_no_lanes_and_no_threads_of_the_server_behind(
         together = threading.Barrier(64)
         take = client._transport._lanes.take
 
-        def take_together(address: str, until: float):
-            lane = take(address, until)
+        def take_together(address: str, until: float, **more):
+            lane = take(address, until, **more)
             with contextlib.suppress(threading.BrokenBarrierError):
                 together.wait(PATIENCE_S)
             return lane

@@ -1,8 +1,10 @@
 """Every right beside every call, table and carrier: what is allowed works, what is not is refused before it is read."""
 
 import itertools
+import math
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -28,7 +30,8 @@ from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.channel import Channels
 from rowloom.proto.errors import RowloomError, decode_error
 from rowloom.proto.lane import NUMBER, REFUSED, Reply, Request
-from rowloom.proto.security.credentials import Credentials
+from rowloom.proto.security import files
+from rowloom.proto.security.credentials import Credentials, _token_file
 
 ONES = np.ones((2, 4), np.float32)
 VERBS = ("pull", "push", "create", "admin")
@@ -259,3 +262,58 @@ def test_what_is_taken_away_is_refused_also_where_the_client_is_connected_alread
         users.pull([1])
         revoke(folder.path / "tokens.yaml", "leaver")
         until(lambda: refused(Unauthenticated))
+
+
+@pytest.mark.parametrize("looked", [False, True], ids=["looks", "has just looked"])
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_a_running_trainer_was_refused_for_good_when_its_token_was_replaced_a_second_time(
+    secured, carrier, looked, monkeypatch
+):
+    folder, cluster = secured
+    monkeypatch.setattr(files, "LOOK_S", 0.0)  # servers know at once what is in their file
+    name = f"replaced-{carrier}-{looked}"
+    folder.token(name, "pull:*", "push:*")
+    with cluster.connect() as owner:
+        owner.create_table(spec_of(name))
+    pushed = itertools.count()
+    with (
+        connect(cluster.address, carrier=carrier, **folder.shown(name)) as client,
+        ThreadPoolExecutor(3) as trainers,
+    ):
+        table = client[name]
+        mine = _token_file(folder[f"{name}.token"])
+
+        def push() -> None:
+            for _ in range(3):
+                table.push([1, 2], ONES)
+                next(pushed)
+
+        for _ in range(4):
+            for ended in [trainers.submit(push) for _ in range(3)]:
+                ended.result()
+            folder.token(name)
+            if looked:  # the file changes twice before this client looks again
+                mine._look_at = math.inf
+                folder.token(name)
+        push()
+        assert (table.pull([1, 2]) == -0.5 * next(pushed) * ONES).all()
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_a_client_whose_token_is_in_no_file_is_refused_once_that_was_replaced_twice(
+    secured, carrier, monkeypatch
+):
+    folder, cluster = secured
+    monkeypatch.setattr(files, "LOOK_S", 0.0)
+    token = folder.token("static", "pull:*", "push:*")
+    with connect(cluster.address, carrier=carrier, ca=folder["ca.pem"], token=token) as client:
+        users = client["users"]
+        folder.token("static")
+        users.push([5], 0 * ONES[:1])
+        before = users.pull([5])
+        folder.token("static")
+        for _ in range(3):
+            with pytest.raises(Unauthenticated, match="the token is of nobody here: give token_file="):
+                users.push([5], ONES[:1])
+    with cluster.connect() as owner:
+        assert (owner["users"].pull([5]) == before).all()

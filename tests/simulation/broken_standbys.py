@@ -11,7 +11,8 @@ from simulation.cluster import CoordinatorNode
 from simulation.lab import ROWS, Lab
 
 from rowloom.client.calls import operations as ops
-from rowloom.deploy.standby.standbys import StandbyRules, Standbys
+from rowloom.deploy.standby.rules import StandbyRules
+from rowloom.deploy.standby.standbys import Standbys
 from rowloom.proto.errors import StateLost, Unavailable
 from rowloom.server.durable.log import Mode
 from rowloom.server.standby.feed import Feed

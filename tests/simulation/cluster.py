@@ -30,7 +30,8 @@ from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.launch.launcher import ServerProcess
 from rowloom.deploy.snapshots.manifests import write_manifest
 from rowloom.deploy.standby.changing import rules_of, set_replicas
-from rowloom.deploy.standby.standbys import StandbyRules, Standbys
+from rowloom.deploy.standby.rules import StandbyRules
+from rowloom.deploy.standby.standbys import Standbys
 from rowloom.deploy.standby.status import standbys_in_step
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb

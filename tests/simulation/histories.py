@@ -22,7 +22,7 @@ from rowloom.client.calls import operations as ops
 from rowloom.client.calls.cutting import RequestSizes
 from rowloom.deploy.control.reshard import Cancelled
 from rowloom.deploy.control.state import KnownSnapshot
-from rowloom.deploy.standby.standbys import StandbyRules
+from rowloom.deploy.standby.rules import StandbyRules
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import (

@@ -14,7 +14,7 @@ from rowloom.client.calls.bag_requests import Shares
 from rowloom.client.calls.control import ask
 from rowloom.client.lookups.bags import bags_in
 from rowloom.client.lookups.pooling import factors
-from rowloom.deploy.standby.standbys import StandbyRules
+from rowloom.deploy.standby.rules import StandbyRules
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.snapshots.snapshot import open_snapshot

@@ -18,7 +18,7 @@ from rowloom.client.calls.bag_requests import Shares
 from rowloom.client.calls.cutting import RequestSizes
 from rowloom.client.lookups.bags import bags_in
 from rowloom.client.lookups.pooling import factors
-from rowloom.deploy.standby.standbys import StandbyRules
+from rowloom.deploy.standby.rules import StandbyRules
 from rowloom.server.standby.reading import StandbyReads
 
 READERS = 3

@@ -11,7 +11,7 @@ from simulation.histories import History
 from simulation.shards import ShardNode
 
 from rowloom.deploy.control.state import Standby
-from rowloom.deploy.standby.standbys import StandbyRules
+from rowloom.deploy.standby.rules import StandbyRules
 from rowloom.proto.errors import RowloomError, Unavailable
 from rowloom.server.durable.log import Mode
 

@@ -8,10 +8,10 @@ from simulation.broken_standbys import BUILDS, SCENES, in_step, lab_in_step, lab
 from simulation.lab import ROWS, WIDTH, Lab
 from simulation.standby_histories import StandbyHistory
 
-from rowloom.deploy.standby.standbys import StandbyRules
+from rowloom.deploy.standby.rules import StandbyRules
 from rowloom.proto import methods
 from rowloom.proto import rowloom_pb2 as pb
-from rowloom.proto.errors import Unavailable
+from rowloom.proto.errors import StateLost, Unavailable
 from rowloom.server.durable.log import Mode
 from rowloom.server.standby.primary import observe
 
@@ -80,6 +80,25 @@ def test_a_server_whose_standby_ends_goes_on_alone_and_gets_another_one() -> Non
     in_step(lab)
     primary(lab, 0).kill(None)
     assert set(lab.rows()[:, 0]) == {2}
+
+
+def test_a_shard_that_was_dead_for_good_was_said_to_be_started_again_and_its_standby_to_be_filled() -> None:
+    lab = lab_in_step(11, 2)
+    state, seen = lab.node.coordinator.state, lab.node.standbys.seen
+    lab.world.run(lambda: lab.node.standbys.seen is not seen)  # none of them answers a look that has begun
+    standby(lab, 0).kill(None)
+    primary(lab, 0).kill(None)
+    lab.world.run(lambda: 0 not in lab.node.coordinator.state.standbys)
+    began = lab.world.now
+    told = lab.change(lab.node.coordinator.set_lr("t", 0.5))
+    assert isinstance(told, StateLost)
+    assert "shard 0" in str(told)
+    assert "it is dead, its process has ended (`rowloom recover --accept-loss 0`" in str(told)
+    lab.world.run(lambda: lab.world.now - began > 20.0)
+    # The launcher does not know of the end at each look.
+    lab.world.run(lambda: not lab.node.standbys.said(), 2.0)
+    started = lab.node.coordinator.state.next_key - state.next_key
+    assert not started, "standbys that nothing can fill"
 
 
 def test_rows_move_with_standbys_and_the_new_shards_get_theirs() -> None:

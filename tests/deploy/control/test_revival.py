@@ -10,8 +10,9 @@ from rowloom.deploy.control.reshard import Reshard
 from rowloom.deploy.control.revival import revive
 from rowloom.deploy.control.state import ClusterState
 from rowloom.deploy.launch.launcher import ServerProcess
+from rowloom.deploy.standby.rules import StandbyRules
 from rowloom.deploy.standby.sighting import Sighting
-from rowloom.deploy.standby.standbys import StandbyRules, Standbys
+from rowloom.deploy.standby.standbys import Standbys
 from rowloom.proto.errors import Unavailable
 from rowloom.proto.layout import Layout, ShardAddress
 

@@ -9,9 +9,10 @@ from rowloom.deploy.control.effects import Calls, Commit, Launch, Look
 from rowloom.deploy.control.state import ClusterState, Standby
 from rowloom.deploy.launch.launcher import Launched, ServerProcess
 from rowloom.deploy.operate.status import render_status, summary
+from rowloom.deploy.standby.rules import StandbyRules
 from rowloom.deploy.standby.shown import beside_in_words
 from rowloom.deploy.standby.sighting import Sighting
-from rowloom.deploy.standby.standbys import AGAIN_S, StandbyRules, Standbys
+from rowloom.deploy.standby.standbys import AGAIN_S, Standbys
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.errors import RowloomError, Unavailable
 from rowloom.proto.layout import Layout, ShardAddress

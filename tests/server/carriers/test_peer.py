@@ -2,9 +2,11 @@
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from secured import SecuredFolder
 
 from rowloom.client import SGD, TableSpec
 from rowloom.proto import methods
@@ -12,13 +14,17 @@ from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.channel import Channels
 from rowloom.proto.errors import NoAnswer, Unavailable
 from rowloom.proto.layout import Layout, ShardAddress
+from rowloom.proto.security import files
+from rowloom.proto.security.credentials import Credentials
 from rowloom.proto.spec import TableEntry
+from rowloom.server.access.settings import ServerSecurity
 from rowloom.server.carriers import peer as peer_module
 from rowloom.server.carriers.peer import Peer
 from rowloom.server.serve import Server
 from rowloom.server.shard import Shard
 from rowloom.server.states import Serving
 
+NOTHING = ServerSecurity()
 LAYOUT = Layout("c", 1, (ShardAddress(0, "h:1", 1),))
 ENTRY = TableEntry(1, TableSpec("t", 5000, dim=8, optimizer=SGD(lr=1.0, momentum=0.5)))
 IDS = np.arange(1000)
@@ -29,8 +35,8 @@ def request(**more) -> bytes:
     return pb.ReadPassRequest(**given).SerializeToString()
 
 
-def started(carrier: str) -> Server:
-    server = Server(carrier=carrier)
+def started(carrier: str, security: ServerSecurity = NOTHING) -> Server:
+    server = Server(carrier=carrier, security=security)
     shard = Shard(LAYOUT, 0, [ENTRY])
     shard.tables[1].push(IDS, np.ones((1000, 8), np.float32), 1)
     server._host.state = Serving(shard)
@@ -113,3 +119,22 @@ def test_a_lane_that_breaks_is_no_answer_and_grpc_goes_on(server: Server) -> Non
             peer.call(methods.READ_PASS, request())
         check_rows(pb.ReadPassReply.FromString(bytes(peer.call(methods.READ_PASS, request()))))
         peer.close()
+
+
+def test_a_server_was_refused_by_another_ones_lane_when_their_token_was_replaced_a_second_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = SecuredFolder(tmp_path / "secured")
+    monkeypatch.setattr(files, "LOOK_S", 0.0)
+    server = started("auto", ServerSecurity(tokens=folder["tokens.yaml"], token=folder["cluster.token"]))
+    try:
+        with Channels(Credentials(token_file=folder["cluster.token"])) as channels:
+            peer = Peer(channels, server.address, 30.0)
+            for _ in range(3):
+                check_rows(pb.ReadPassReply.FromString(bytes(peer.call(methods.READ_PASS, request()))))
+                assert peer._lane is not None
+                folder.token("cluster")
+                folder.token("cluster")
+            peer.close()
+    finally:
+        server.stop(0)
