@@ -102,9 +102,9 @@ class StateFile:
         self._url = storage.rstrip("/") + f"/{_FILE}" if storage else ""
         self._fs, self._path = _opened(self._url) if self._url else (None, "")
         self._reserve = _Reserve(Path(self._path)) if isinstance(self._fs, LocalFileSystem) else None
-        self._known: str | None = (
-            None  # id of the cluster whose state is there, if it has one yet; None: no state is
-        )
+        # Id of the cluster whose state is there, if it has one yet; None: no state is.
+        self._known: str | None = None
+        self._mine = b""  # what was last read or written here: no need to read again what that means
 
     @property
     def url(self) -> str:
@@ -128,7 +128,7 @@ class StateFile:
         if held is None:
             return None
         state = _parsed(held, f"the state file {self._url}")
-        self._known = _id_of(state)
+        self._known, self._mine = _id_of(state), held
         return self._at_home(state)
 
     def _at_home(self, state: ClusterState) -> ClusterState:
@@ -173,7 +173,7 @@ class StateFile:
             self._write(text)
         except Exception as e:
             self._settle(text.encode(), e, pause)
-        self._known = _id_of(state)
+        self._known, self._mine = _id_of(state), text.encode()
 
     def check_there(self) -> None:
         """Ask storage for an answer before something is made there: if there is none, surely nothing was.
@@ -185,7 +185,7 @@ class StateFile:
             held = self._read()
         except Exception as e:
             raise NotStored(f"{self._says('cannot be used', e)}; {_MEND}") from e
-        if self._reserve is None or self._known is None:
+        if self._reserve is None or self._known is None or held == self._mine:
             return
         folder = os.path.dirname(self._path)
         if held is not None:
@@ -225,7 +225,7 @@ class StateFile:
             pass
         except Exception as e:
             raise self._unavailable("cannot be removed", e) from e
-        self._known = None
+        self._known, self._mine = None, b""
         if self._reserve is not None:
             self._reserve.remove()
 

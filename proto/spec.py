@@ -11,7 +11,9 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from google.protobuf import json_format
 
 from . import rowloom_pb2 as pb
 from .errors import InvalidRequest
@@ -378,6 +380,16 @@ class TableEntry:
             made=self.made and self.made.to_message(),
             owner=self.owner,
         )
+
+    @functools.cached_property
+    def as_json(self) -> dict[str, Any]:
+        """The message in JSON's words, not to be changed. Kept: each change of a cluster writes those of all tables."""
+        return json_format.MessageToDict(self.to_message())
+
+    @functools.cached_property
+    def told_bytes(self) -> int:
+        """Bytes of the message. Kept for the same reason."""
+        return self.to_message().ByteSize()
 
     @classmethod
     def from_message(cls, message: pb.TableEntry) -> TableEntry:

@@ -257,9 +257,9 @@ class ClusterState:
 
     def _check_room(self, begun: Sequence[TableEntry]) -> None:
         there = [*self.tables.values(), *self.making.values()]
-        size = sum(one.to_message().ByteSize() for one in there)
+        size = sum(one.told_bytes for one in there)
         for count, entry in enumerate(begun, len(there) + 1):
-            size += entry.to_message().ByteSize()
+            size += entry.told_bytes
             if size > MAX_TABLES_BYTES:
                 raise InvalidRequest(
                     f"with table {entry.spec.name!r} the specs of all {count} tables would be {size} bytes; every "
@@ -277,12 +277,12 @@ class ClusterState:
             "name": self.name,
             "layout": json_format.MessageToDict(self.layout.to_message()) if self.layout else None,
             "keys": self.keys,
-            "tables": [json_format.MessageToDict(e.to_message()) for e in self.tables.values()],
+            "tables": [entry.as_json for entry in self.tables.values()],
             "next_key": self.next_key,
             "next_table": self.next_table,
             "term": self.term,
             "serial": self.serial,
-            "making": [json_format.MessageToDict(e.to_message()) for e in self.making.values()],
+            "making": [entry.as_json for entry in self.making.values()],
             "dropping": self.dropping,
             "changing": self.changing,
             "surplus": self.surplus,

@@ -272,3 +272,13 @@ def test_a_cluster_of_a_program_took_the_storage_of_one_that_runs(tmp_path):
             local_cluster(1, storage=tmp_path)
     with local_cluster(1, storage=tmp_path):  # nobody answers there any more
         assert StateFile(str(tmp_path)).load() == state
+
+
+def test_each_commit_read_the_whole_state_again_and_tables_took_a_second_each(tmp_path, monkeypatch):
+    file = StateFile(str(tmp_path))
+    file.commit(OLD)
+    parsed: list[bytes] = []
+    monkeypatch.setattr(storage, "_parsed", lambda held, url: parsed.append(held))
+    file.commit(NEW)
+    file.commit(dataclasses.replace(NEW, next_key=3))
+    assert not parsed
