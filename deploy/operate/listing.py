@@ -24,7 +24,7 @@ ASK_S = 3.0  # what each gets to answer
 ASKERS = 16
 COLOURS = {"healthy": "green", "starting": "yellow", "no coordinator": "yellow", "kept": "cyan"}
 AWAY = "kept, storage away"
-UNREADABLE = "kept, state damaged"
+UNREADABLE = "kept, state unreadable"
 
 
 def listed(directory: ClusterDirectory) -> list[dict[str, Any]]:
@@ -32,7 +32,7 @@ def listed(directory: ClusterDirectory) -> list[dict[str, Any]]:
 
     The states: healthy; not healthy (a shard does not serve); starting; interrupted (its `up` was); no coordinator
     (that has ended, and shards run); kept (it is down, and its rows are in its storage); kept, storage away (the same,
-    and they are not there now); kept, state damaged (what its storage says of it cannot be read); ended (its processes
+    and they are not there now); kept, state unreadable (what its storage says of it cannot be read); ended (its processes
     are gone); silent (its coordinator does not answer); damaged (its record cannot be read).
     """
     names = directory.names()

@@ -51,7 +51,7 @@ def test_a_damaged_state_of_a_kept_cluster_was_said_to_be_a_storage_that_is_away
     with pytest.raises(InvalidRequest, match=said) as told:
         up(config, directory)
     assert "mounted" not in str(told.value)
-    assert listed(directory)[0]["state"] == "kept, state damaged"
+    assert listed(directory)[0]["state"] == "kept, state unreadable"
     with pytest.raises(InvalidConfig, match=said):  # where nothing is known of that cluster
         check_own_storage(config)
     with pytest.raises(Unavailable, match=rf"'ads' is down; {said}"):
