@@ -17,6 +17,7 @@ from .errors import (
     PermissionDenied,
     RowloomError,
     Unauthenticated,
+    Unreached,
     decode_error,
 )
 from .security.credentials import NOTHING, Credentials
@@ -60,6 +61,7 @@ SERVER_OPTIONS: list[tuple[str, Any]] = [
 ]
 
 # What gRPC says of a call that came to nothing, and what people read.
+_NO_CONNECTION = "failed to connect to all addresses"
 _IN_WORDS = (
     (
         r"failed parsing http/2|expected settings",
@@ -208,7 +210,9 @@ def error_of(error: grpc.RpcError, address: str) -> RowloomError:
             return decode_error(value)  # pyright: ignore[reportUnknownArgumentType]
     code, details = error.code(), error.details()  # type: ignore[attr-defined]
     if code in _UNKNOWN:
-        return NoAnswer.of(address, _in_words(code, details or ""))
+        # A call gets a connection before any of it is sent, and this says that there was none.
+        kind = Unreached if _NO_CONNECTION in (details or "") else NoAnswer
+        return kind.of(address, _in_words(code, details or ""))
     if code == grpc.StatusCode.UNIMPLEMENTED:
         return InvalidRequest(f"what answers at {address} is no rowloom server of this version: {details}")
     if code == grpc.StatusCode.UNAUTHENTICATED:

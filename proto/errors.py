@@ -124,6 +124,10 @@ class NoAnswer(Unavailable):
         return error
 
 
+class Unreached(NoAnswer):
+    """Internal: there was no connection to the server, so it was not even asked."""
+
+
 class Unconfirmed(NoAnswer):
     """Internal: a server did what it was asked, and its standby has not said yet that it has that, too.
 

@@ -27,6 +27,7 @@ from ...proto.errors import (
     RowloomError,
     StateLost,
     Unavailable,
+    Unreached,
     WrongCluster,
     WrongLayout,
 )
@@ -433,6 +434,8 @@ def _leaves_open(error: RowloomError) -> bool:
     """Whether a push that was answered so may have been applied.
 
     No answer, an internal error, one half-way; and a shard that cannot know: whatever repeats messages between us and
-    it may have brought it the push before, when it still knew the client.
+    it may have brought it the push before, when it still knew the client. Not one that could not be reached.
     """
+    if isinstance(error, Unreached):
+        return False
     return isinstance(error, NoAnswer | PushUnresolved | ClientForgotten) or type(error) is RowloomError

@@ -32,8 +32,8 @@ def listed(directory: ClusterDirectory) -> list[dict[str, Any]]:
 
     The states: healthy; not healthy (a shard does not serve); starting; interrupted (its `up` was); no coordinator
     (that has ended, and shards run); kept (it is down, and its rows are in its storage); kept, storage away (the same,
-    and they are not there now); kept, state unreadable (what its storage says of it cannot be read); ended (its processes
-    are gone); silent (its coordinator does not answer); damaged (its record cannot be read).
+    and they are not there now); kept, state unreadable (what its storage says of it cannot be read); ended (its
+    processes are gone); silent (its coordinator does not answer); damaged (its record cannot be read).
     """
     names = directory.names()
     with ThreadPoolExecutor(max(1, min(ASKERS, len(names)))) as askers:

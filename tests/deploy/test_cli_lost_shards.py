@@ -101,9 +101,19 @@ def test_a_trainer_hears_at_once_which_shard_is_dead_and_what_to_do(cli, dead):
                 users.pull(IDS)
             with pytest.raises(PushUnresolved, match=r"shard 1 at 127\.0\.0\.1:\d+ is dead: ") as unresolved:
                 users.push(IDS, np.ones((1000, 4), np.float32))
-            assert (unresolved.value.acked_rows, unresolved.value.unknown_rows) == (500, 500)
+            counts = unresolved.value
+            assert (counts.acked_rows, counts.unknown_rows, counts.unapplied_rows) == (500, 0, 500)
 
         assert least_seconds(told, AT_ONCE_S) < AT_ONCE_S
+
+
+@pytest.mark.parametrize("carrier", ["auto", "tcp", "grpc"])
+def test_a_push_that_only_a_dead_shard_needs_was_said_to_be_applied_perhaps(dead, carrier):
+    with connect(dead, carrier=carrier) as client:
+        users, ids = client.table("users"), IDS[IDS % 2 == 1]
+        for call in (users.push, users.assign):
+            with pytest.raises(StateLost, match=r"^shard 1 at 127\.0\.0\.1:\d+ is dead: "):
+                call(ids, np.ones((len(ids), 4), np.float32))
 
 
 def test_a_dead_shard_is_made_anew_without_waiting_for_changes_that_wait_for_it(cli, dead):

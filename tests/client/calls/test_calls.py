@@ -221,7 +221,7 @@ def test_a_server_without_a_lane_is_asked_over_grpc_without_delay_and_the_others
     with local_cluster(2, tables=[SPEC]) as cluster, connect(cluster.address) as client:
         taken = []
         take = Lanes.take
-        monkeypatch.setattr(Lanes, "take", lambda *a: taken.append(a) or take(*a))
+        monkeypatch.setattr(Lanes, "take", lambda *a, **how: taken.append(a) or take(*a, **how))
         table = client.table("t")
         table.pull(np.arange(10))
         lanes = client._transport._lanes
