@@ -459,7 +459,7 @@ def test_a_start_that_failed_was_said_to_have_left_rows_and_to_be_repeated(tmp_p
         yield from ()
         raise Unavailable("No space left on device")
 
-    monkeypatch.setattr(coordinator.Coordinator, "_make", refused)
+    monkeypatch.setattr(coordinator.Coordinator, "_make_on_shards", refused)
     config = parse({"name": "ads", "tables": [SPEC], "storage": str(tmp_path), "durability": "process"})
     with pytest.raises(Unavailable) as caught:
         CoordinatorServer(config, LoggingLauncher(str(tmp_path))).start()
