@@ -168,12 +168,13 @@ class StateFile:
         if self._fs is None:
             return
         text = state.to_json()
+        data = text.encode()
         self.check_there()
         try:
             self._write(text)
         except Exception as e:
-            self._settle(text.encode(), e, pause)
-        self._known, self._mine = _id_of(state), text.encode()
+            self._settle(data, e, pause)
+        self._known, self._mine = _id_of(state), data
 
     def check_there(self) -> None:
         """Ask storage for an answer before something is made there: if there is none, surely nothing was.

@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from ...proto import rowloom_pb2 as pb
 from ...proto.errors import InvalidRequest, RowloomError, SnapshotCorrupt, version_fault
 from ...proto.layout import Layout, ShardAddress
-from ...proto.snapshots.checked_json import digest_of, parsed
+from ...proto.snapshots.checked_json import digest_of, parsed, require
 from ...proto.spec import TableEntry, TableSpec
 from ..config.words import shards_named
 from ..launch.launcher import Launched
@@ -357,7 +357,7 @@ class ClusterState:
         )
 
     def _check(self) -> None:
-        """Whether it means something. Raises ValueError."""
+        """Whether it means something. Raises SnapshotCorrupt, ValueError."""
         for name, hint in get_type_hints(type(self)).items():
             if not _fits(value := getattr(self, name), hint):
                 raise ValueError(f"{name} is {str(value)[:100]}")
@@ -366,28 +366,23 @@ class ClusterState:
             if "/" in id or id in (".", ".."):  # it is the name of a folder, which goes with the cluster
                 raise ValueError(f"{id[:100]!r} is no id of a cluster")
         if layout is not None:
-            _require(
+            require(
                 [s.index for s in layout.shards] == list(range(layout.n)),
                 "its shards are not numbered from 0 on",
             )
-            _require(len(self.keys) == layout.n, f"it has {len(self.keys)} keys for {layout.n} shards")
-            _require(
+            require(len(self.keys) == layout.n, f"it has {len(self.keys)} keys for {layout.n} shards")
+            require(
                 set(self.standbys) <= set(range(layout.n)), "it has a standby of a shard that there is not"
             )
         keys = [*self.server_keys, *self.surplus]
-        _require(len(set(self.server_keys)) == len(self.server_keys), "two servers have one key")
-        _require(max(keys, default=-1) < self.next_key, f"next_key {self.next_key} is used already")
+        require(len(set(self.server_keys)) == len(self.server_keys), "two servers have one key")
+        require(max(keys, default=-1) < self.next_key, f"next_key {self.next_key} is used already")
         numbers = [entry.number for entry in (*self.tables.values(), *self.making.values())]
-        _require(len(set(numbers)) == len(numbers), "two tables have one number")
-        _require(
+        require(len(set(numbers)) == len(numbers), "two tables have one number")
+        require(
             max([0, *numbers, *self.dropping]) < self.next_table,
             f"next_table {self.next_table} is used already",
         )
-
-
-def _require(good: bool, fault: str) -> None:
-    if not good:
-        raise ValueError(fault)
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -409,7 +404,7 @@ def _fits(value: Any, hint: Any) -> bool:
 def _entries(messages: list[dict[str, Any]]) -> dict[str, TableEntry]:
     entries = [TableEntry.from_message(json_format.ParseDict(m, pb.TableEntry())) for m in messages]
     found = {e.spec.name: e for e in entries}
-    _require(len(found) == len(entries), "two tables have one name")
+    require(len(found) == len(entries), "two tables have one name")
     return found
 
 

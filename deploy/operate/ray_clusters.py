@@ -402,9 +402,8 @@ def down(record: Record, directory: ClusterDirectory, *, keep: bool = False) -> 
     if not record.kept:
         _end(record, directory, keep=keep)
     damaged = any_logs(record.storage or None) and unreadable(record)
-    if not keep and (
-        is_kept(record) or damaged
-    ):  # its coordinator was killed, or hung, and could not remove them
+    # Its coordinator was killed, or hung, and could not remove them.
+    if not keep and (is_kept(record) or damaged):
         forget(record, record.storage)
 
 

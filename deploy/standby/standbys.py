@@ -105,8 +105,7 @@ class Standbys:
 
     def _is_lost(self, index: int) -> bool:
         """Whether a shard's server has ended and nobody has its rows: a standby could not be filled."""
-        ended = index in self.seen.dead and not self._coordinator.revives
-        return ended and self._coordinator.state.standby_in_step(index) is None
+        return index in self.seen.dead and not self._coordinator.comes_back(index)
 
     def _said_of_the_last(self) -> list[str]:
         """In words, what is left of standbys where there are to be none."""

@@ -99,10 +99,8 @@ class Link:
         if strange.any():
             k = int(strange.argmax())
             raise SnapshotCorrupt(f"{where}: row {k} has id {ids[k]}, which shard {shard} does not own")
-        ordered = np.sort(ids)
-        twice = ordered[1:][ordered[1:] == ordered[:-1]]
-        if len(twice):
-            raise SnapshotCorrupt(f"{where}: id {twice[0]} is there twice")
+        if (twice := id_twice(np.sort(ids))) is not None:
+            raise SnapshotCorrupt(f"{where}: id {twice} is there twice")
 
     def _tensors(
         self, file: StoredFile, columns: Sequence[TensorColumn], data: memoryview
@@ -152,6 +150,12 @@ class _TablePart:
     depth: int  # 0: of the oldest snapshot
     shard: int
     table: StoredTable
+
+
+def id_twice(ordered: np.ndarray) -> int | None:
+    """The smallest id that is there twice; None: there is none. ordered: [N] int64, sorted."""
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    return int(twice[0]) if len(twice) else None
 
 
 class TableRows:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import SnapshotCorrupt
 from ..spec import TableEntry
-from .chain import TableRows
+from .chain import TableRows, id_twice
 from .folder import Scratch
 from .snapshot import StoredSnapshot, open_snapshot
 
@@ -78,8 +78,7 @@ def _check_once(snapshot: StoredSnapshot, entry: TableEntry) -> None:
     for group in snapshot.groups():
         ids = np.concatenate([_NO_IDS, *TableRows(snapshot.links, entry, group).ids()])
         ids.sort()
-        twice = ids[1:][ids[1:] == ids[:-1]]
-        if len(twice):
+        if (twice := id_twice(ids)) is not None:
             raise SnapshotCorrupt(
-                f"{snapshot.url}: id {twice[0]} of table {entry.spec.name!r} is in two files of a shard"
+                f"{snapshot.url}: id {twice} of table {entry.spec.name!r} is in two files of a shard"
             )
