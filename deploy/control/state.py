@@ -267,9 +267,9 @@ class ClusterState:
                 )
 
     def to_json(self) -> str:
-        """As JSON, with a digest of all else."""
+        """As JSON, with a digest of all else. Sorted: in which order a message tells its maps, nobody promises."""
         content = self._content()
-        return json.dumps({**content, "digest": digest_of(content)}, indent=1)
+        return json.dumps({**content, "digest": digest_of(content)}, indent=1, sort_keys=True)
 
     def _content(self) -> dict[str, Any]:
         return {

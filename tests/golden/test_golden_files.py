@@ -5,6 +5,7 @@ import json
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -198,6 +199,20 @@ def test_the_state_of_a_cluster_of_an_earlier_version_is_what_it_was() -> None:
     check_written(
         "cluster/layout-with-digest.json", STATE.to_json().encode(), "FORMAT in deploy/control/state.py"
     )
+
+
+def test_a_state_was_written_with_the_maps_of_a_message_in_any_order() -> None:
+    turned = ClusterState.from_json(STATE.to_json())
+    for entry in (*turned.tables.values(), *turned.making.values()):
+        entry.__dict__["as_json"] = _turned(
+            entry.as_json
+        )  # as another protobuf, or another process, tells it
+    assert list(turned.tables["users"].as_json) != list(STATE.tables["users"].as_json)
+    assert turned.to_json() == STATE.to_json()
+
+
+def _turned(value: Any) -> Any:
+    return {key: _turned(one) for key, one in reversed(value.items())} if isinstance(value, dict) else value
 
 
 def test_a_state_of_a_newer_version_is_refused_and_told_what_to_do() -> None:
