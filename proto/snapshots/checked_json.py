@@ -36,9 +36,14 @@ def parsed(data: bytes, where: str) -> dict[str, Any]:
     return cast(dict[str, Any], content)
 
 
+def canonical(content: Mapping[str, Any]) -> str:
+    """Content as JSON with sorted keys and without spaces."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
 def digest_of(content: Mapping[str, Any]) -> str:
-    """SHA-256 of content as JSON with sorted keys and without spaces: however it is laid out in a file."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """SHA-256 of content, however it is laid out in a file."""
+    return hashlib.sha256(canonical(content).encode()).hexdigest()
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -3,10 +3,17 @@
 from collections.abc import Iterator
 
 import pytest
-from simulation.quick import quick
+from simulation.quick import patient, quick
 
 
 @pytest.fixture(autouse=True)
 def _quick() -> Iterator[None]:
     with quick():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _patient() -> Iterator[None]:
+    """To be overridden where it is measured how long calls take meanwhile."""
+    with patient():
         yield

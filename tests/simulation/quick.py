@@ -1,8 +1,8 @@
 """What made-up worlds leave out, because it takes time and decides nothing here.
 
 Each of these has tests of its own. With them most of a history's time is files of /proc, filters of 8 MB, mappings of
-1 MB for tables of 40 rows, the same specs and layouts read from messages again and again, and questions whether rows
-have moved yet.
+1 MB for tables of 40 rows, the same specs and layouts read from messages again and again, and (`patient`) questions
+whether rows have moved yet.
 """
 
 import gc
@@ -12,11 +12,12 @@ from functools import lru_cache
 from typing import Any
 from unittest.mock import patch
 
-from rowloom.deploy.control import receiving
+from rowloom.deploy.control import receiving, reshard
 from rowloom.proto import rowloom_pb2 as pb
 from rowloom.proto.layout import Layout
 from rowloom.proto.spec import TableEntry
 from rowloom.server import forgotten, host, ledger
+from rowloom.server.moving import receive
 from rowloom.server.rows import limits, memory
 from rowloom.server.snapshots.shard_writer import ShardWriter
 
@@ -97,9 +98,23 @@ def quick() -> Generator[None]:
             (memory, "_reserve", _Region),
             (memory, "_FIRST", COLUMN_BYTES),
             (ShardWriter.__init__, "__defaults__", (1 << 16,)),  # else 64 MB for each file of a snapshot
+        ):
+            stack.enter_context(patch.object(target, name, value))
+        yield
+
+
+@contextmanager
+def patient() -> Generator[None]:
+    """Whether rows have moved is asked more rarely while it lasts: time is made up, and asking is most of the work."""
+    with ExitStack() as stack:
+        for target, name, value in (
             (host, "MOVING_HOLD_S", 0.4),
             (host, "MOVING_RETRY_S", 0.1),
-            (receiving, "POLL_S", (0.1, 1.0)),
+            (receive, "PASS_PAUSE_S", 0.1),
+            (receive, "MOST_PAUSE_S", 1.0),
+            (reshard, "COPY_POLL_S", (0.1, 0.5)),
+            (reshard, "LAST_POLL_S", (0.05, 0.5)),
+            (receiving.all_received, "__kwdefaults__", {"check": None, "pauses_s": (0.1, 1.0)}),
         ):
             stack.enter_context(patch.object(target, name, value))
         yield

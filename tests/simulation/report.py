@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from simulation import sabotage
 from simulation.histories import History
-from simulation.quick import collect, quick
+from simulation.quick import collect, patient, quick
 from simulation.shards import POINTS
 
 # Where processes end, as faults are called, beside POINTS.
@@ -92,7 +92,7 @@ def main() -> None:
         None
     )  # calls of broken builds may fail once more while they are cleared away
     logging.disable()  # of what is broken on purpose
-    with quick():
+    with quick(), patient():
         failed = histories(args.first, args.seeds)
         if args.tries:
             broken_builds(args.tries, args.first)

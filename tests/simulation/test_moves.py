@@ -36,6 +36,11 @@ MOD, DIV, HASH = Dealing("mod"), Dealing("div"), Dealing("mod", True)
 HOW = {"div": DIV, "hash": HASH}
 
 
+@pytest.fixture(autouse=True)
+def _patient() -> None:
+    """Pauses are as they are: how long calls take is measured here."""
+
+
 class Pushing:
     """Pushes all rows, one push after the other, until it is told to stop."""
 

@@ -118,7 +118,7 @@ def test_a_digit_that_was_changed_in_a_state_was_taken(storage) -> None:
     text = (storage / "layout.json").read_text()
     assert ClusterState.from_json(text) == STATE
     for changed in (
-        text.replace('"next_key": 1', '"next_key": 2'),
+        text.replace('"next_key":1', '"next_key":2'),
         text.replace("127.0.0.1:9", "127.0.0.1:8"),
     ):
         with pytest.raises(RowloomError, match="its digest is not that of its content"):
