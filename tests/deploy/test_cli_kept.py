@@ -30,6 +30,16 @@ tables:
 IDS = np.arange(100)
 
 
+def automatic(cli, count):
+    """Write the first snapshots of the state file as if nobody had asked for them."""
+    state = cli.folder / "kept" / "layout.json"
+    content = json.loads(state.read_text())
+    content.pop("digest", None)  # one of before has none
+    for one in content["snapshots"][:count]:
+        one["automatic"] = True
+    state.write_text(json.dumps(content))
+
+
 @pytest.fixture
 def kept(cli):
     """A cluster that was pushed once and is down; its rows are kept. Returns the folder with them."""
@@ -384,12 +394,7 @@ def test_advice_to_end_the_cluster_of_a_snapshot_that_keeps_its_logs_short_led_t
         client.table("users").push(IDS, np.ones((100, 4), np.float32))
     one = cli.json("snapshot")
     cli.run("down", "--keep")
-    state = cli.folder / "kept" / "layout.json"
-    text = state.read_text().replace('\n "digest"', '\n "was"')  # one of before has none
-    assert text.count('"automatic": false') == 1
-    state.write_text(
-        text.replace('"automatic": false', '"automatic": true')
-    )  # as those that no one asked for
+    automatic(cli, 1)
     elsewhere = cli.folder / "elsewhere.yaml"
     elsewhere.write_text(ADS.replace("name: ads", "name: again").replace("storage: kept", "storage: other"))
 
@@ -418,11 +423,9 @@ def test_a_snapshot_that_another_one_needs_stays_although_it_only_kept_logs_shor
     first, second = cli.json("snapshot"), cli.json("snapshot")
     assert second["parent"] == first["id"]
     cli.run("down", "--keep")
-    state = cli.folder / "kept" / "layout.json"
-    text = state.read_text().replace('\n "digest"', '\n "was"')  # one of before has none
-    state.write_text(text.replace('"automatic": false', '"automatic": true', 1))
+    automatic(cli, 1)
     assert [one["goes_with_logs"] for one in cli.json("snapshots")["snapshots"]] == [False, False]
-    state.write_text(text.replace('"automatic": false', '"automatic": true'))
+    automatic(cli, 2)
     assert cli.json("down", "--yes")["removed_snapshots"] == [first["id"], second["id"]]
 
 
